@@ -1,0 +1,19 @@
+"""s2l-ray: S2L-PO, group-relative policy optimisation with a frozen small explorer, as a Ray actor graph."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["S2LPO", "load_config", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the trainer and the objective import on machines without Ray, vLLM, pydantic or OmegaConf.
+    if name == "S2LPO":
+        from s2l_ray.algorithm import S2LPO
+
+        return S2LPO
+    if name == "load_config":
+        from s2l_ray.config import load_config
+
+        return load_config
+    raise AttributeError(f"module 's2l_ray' has no attribute {name!r}")

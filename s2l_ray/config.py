@@ -1,0 +1,366 @@
+"""The configuration of a run: pydantic models, read and merged with OmegaConf.
+
+`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the file, the files that its `extends:` names
+(paths relative to the file), and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types
+and impossible values raise `ConfigError` with the key's full name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.schedule import Schedule, ScheduleKind
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fractional = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelsConfig(Section):
+    learner: str
+    """Directory (Hugging Face layout) of the large model that is trained."""
+    explorer: str
+    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type of the engines and of the trainer's forward and backward."""
+    trust_remote_code: bool = False
+    """Run Python code that a model directory carries. Off unless you trust the directory."""
+
+
+class DataConfig(Section):
+    train: str
+    """JSONL or Parquet file of training problems."""
+    eval: str | None = None
+    """The same for held-out problems; without it nothing is evaluated."""
+    train_limit: Positive | None = None
+    eval_limit: Positive | None = None
+    """Use only the first N rows."""
+    chat: bool = True
+    """Render questions with the tokenizer's chat template; off: `prompt` alone."""
+    system: str | None = None
+    """System message, with `chat` only."""
+    prompt: str = "{question}"
+    """What the question is put into before the template; must contain {question}."""
+    max_prompt_tokens: Positive = 512
+
+    @model_validator(mode="after")
+    def _has_question(self) -> DataConfig:
+        if "{question}" not in self.prompt:
+            raise ValueError("prompt must contain {question}")
+        if self.system is not None and not self.chat:
+            raise ValueError("system needs chat: true")
+        return self
+
+
+class VerifierConfig(Section):
+    kind: str = "math"
+    """`math` (math-verify), `countdown` (exact, the embedded task), or your own `module:function`, called as
+    function(response=..., answer=..., question=...) and returning a bool or a reward in [0, 1]."""
+    timeout_s: PositiveFloat = 5.0
+    """A check that takes longer is killed and counted as a timeout."""
+    workers: Positive = 1
+    """Verifier actors, each with one worker process."""
+
+    @model_validator(mode="after")
+    def _known(self) -> VerifierConfig:
+        if self.kind not in ("math", "countdown") and ":" not in self.kind:
+            raise ValueError(f"kind must be math, countdown or module:function, not {self.kind!r}")
+        return self
+
+
+class SamplingConfig(Section):
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegative = 0
+    """0: no limit."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+
+
+class RolloutConfig(Section):
+    group_size: Positive = 8
+    """G: rollouts per prompt."""
+    prompts_per_step: Positive = 32
+    max_tokens: Positive = 256
+    """Response length limit."""
+    explorer: SamplingConfig = SamplingConfig()
+    learner: SamplingConfig = SamplingConfig()
+    explore_ahead_steps: NonNegative = 1
+    """Explorer rollouts of so many coming steps are sampled while the trainer works; they can never be stale."""
+
+    @model_validator(mode="after")
+    def _a_group(self) -> RolloutConfig:
+        if self.group_size < 2:
+            raise ValueError("group_size must be at least 2: an advantage is relative to the rest of its group")
+        return self
+
+
+class ScheduleConfig(Section):
+    kind: ScheduleKind = "linear"
+    steps: Positive = 60
+    """T: logical steps of the run."""
+    mix_steps: Positive = 30
+    """T_mix: the step at which the explorer's share reaches 0."""
+    start: Fractional = 1.0
+    """Explorer's share of a group at step 1 (alpha_1)."""
+
+    @model_validator(mode="after")
+    def _mix_within_run(self) -> ScheduleConfig:
+        if self.mix_steps > self.steps:
+            raise ValueError(f"mix_steps (T_mix = {self.mix_steps}) must not exceed steps (T = {self.steps})")
+        return self
+
+    def build(self, group_size: int) -> Schedule:
+        return Schedule(self.kind, group_size, self.mix_steps, Fraction(str(self.start)))
+
+
+class ObjectiveConfig(Section):
+    normalise_std: bool = True
+    """Divide advantages by the group's standard deviation (GRPO); off: only the mean is removed (Dr. GRPO)."""
+    clip_low: Fractional = 0.2
+    clip_high: PositiveFloat = 0.2
+    """PPO clip: the ratio counts within [1 - clip_low, 1 + clip_high]."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the k3 KL estimate to the initial learner, added to the loss."""
+    aggregation: Literal["token", "sequence"] = "token"
+    """Mean over all response tokens of the mini-batch, or mean over sequences of each sequence's token mean."""
+    explorer_negatives: Fractional = 1.0
+    """Weight of negative advantages of explorer rollouts; 1 as published, 0 drops them."""
+    mini_batch_prompts: Positive | None = None
+    """Prompts per optimizer step; default: all prompts of the step at once."""
+
+
+class TrainerConfig(Section):
+    ranks: Positive = 1
+    """FSDP ranks, one actor each."""
+    learning_rate: PositiveFloat = 1e-6
+    betas: tuple[Fractional, Fractional] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: NonNegative = 0
+    """Optimizer steps over which the learning rate rises linearly."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest global gradient norm."""
+    micro_batch_tokens: Positive = 8192
+    """Packed tokens (prompt and response) of one forward; a longer sequence is a micro-batch of its own."""
+    logprob_chunk_tokens: Positive = 1024
+    """Tokens whose logits over the whole vocabulary exist at one time."""
+    threads: Positive = 1
+    """CPU threads per rank."""
+    cpus: PositiveFloat = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """What Ray reserves per rank."""
+
+
+class EngineConfig(Section):
+    count: Positive = 1
+    """Engines of this kind."""
+    tensor_parallel: Positive = 1
+    max_model_len: Positive | None = None
+    """Prompt plus response; default: data.max_prompt_tokens + rollout.max_tokens."""
+    max_num_seqs: Positive = 256
+    """Sequences in one batch of the engine."""
+    kv_cache_gb: PositiveFloat = 0.5
+    """CPU engines: size of the KV cache in GiB."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """GPU engines: share of the GPU's memory that the engine may use."""
+    enforce_eager: bool = False
+    """Skip compilation and graph capture: slower sampling, much faster start."""
+    threads: Positive = 1
+    """CPU threads of a CPU engine."""
+    cpus: Annotated[float, Field(ge=0)] = 0.5
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """What Ray reserves per engine."""
+
+
+class EnginesConfig(Section):
+    explorer: EngineConfig = EngineConfig()
+    learner: EngineConfig = EngineConfig()
+
+
+class EvaluationConfig(Section):
+    samples: Positive = 16
+    """n: responses per problem, from which pass@k is estimated without bias."""
+    k: tuple[Positive, ...] = (1, 8)
+    every: NonNegative = 0
+    """Also evaluate every N steps; 0: before and after only."""
+    sampling: SamplingConfig = SamplingConfig()
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluationConfig:
+        if 1 not in self.k:
+            raise ValueError("k must include 1")
+        if max(self.k) > self.samples:
+            raise ValueError(f"samples ({self.samples}) must be at least the largest k ({max(self.k)})")
+        return self
+
+
+class CheckpointConfig(Section):
+    every: Positive = 20
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Positive = 2
+    """Newest checkpoints kept."""
+
+
+class TrackingConfig(Section):
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory."""
+    experiment: str = "s2l-ray"
+    timeout_s: PositiveFloat = 10.0
+    """How long a server may take to answer."""
+
+
+class ClusterConfig(Section):
+    address: str | None = None
+    """Ray address; default: RAY_ADDRESS (set by `ray job submit`), else a private Ray on this machine."""
+    start_timeout_s: PositiveFloat = 300.0
+    """Bound on placing and starting all actors."""
+    step_timeout_s: PositiveFloat = 3600.0
+    """Bound on each phase of a step."""
+    swap_timeout_s: PositiveFloat = 120.0
+    """Bound on a weight swap."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = "run"
+    run_dir: str | None = None
+    """Default: outputs/NAME."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint of run_dir if there is one; never: refuse a run_dir with results;
+    or the path of a checkpoint."""
+    seed: int = 1
+    models: ModelsConfig
+    data: DataConfig
+    verifier: VerifierConfig = VerifierConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    engines: EnginesConfig = EnginesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        for kind in ("explorer", "learner"):
+            limit = getattr(self.engines, kind).max_model_len
+            need = self.data.max_prompt_tokens + self.rollout.max_tokens
+            if limit is not None and limit < need:
+                raise ValueError(
+                    f"engines.{kind}.max_model_len ({limit}) is less than data.max_prompt_tokens + rollout.max_tokens ({need})"
+                )
+        if (mini := self.objective.mini_batch_prompts) is not None and self.rollout.prompts_per_step % mini:
+            raise ValueError(
+                f"objective.mini_batch_prompts ({mini}) must divide rollout.prompts_per_step ({self.rollout.prompts_per_step})"
+            )
+        return self
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.run_dir or Path("outputs") / self.name)
+
+    @property
+    def mini_batches(self) -> int:
+        """Optimizer steps of one logical step."""
+        return math.ceil(self.rollout.prompts_per_step / (self.objective.mini_batch_prompts or self.rollout.prompts_per_step))
+
+    def max_model_len(self, kind: Literal["explorer", "learner"]) -> int:
+        return getattr(self.engines, kind).max_model_len or self.data.max_prompt_tokens + self.rollout.max_tokens
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `load_config` of it gives an equal Config."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None = None) -> Config:
+    """Read a YAML configuration.
+
+    Args:
+        path: the file; its `extends:` (a path or a list of paths, relative to it) is read first.
+        overrides: dotted `key=value` strings, or a (nested or dotted) dictionary.
+
+    Raises:
+        ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
+            wrong type or is impossible.
+    """
+    merged = _read(Path(path), ())
+    try:
+        if isinstance(overrides, dict):
+            for key, value in overrides.items():
+                OmegaConf.update(merged, key, value, merge=True)
+        else:
+            for item in overrides or []:
+                if "=" not in item:
+                    raise ConfigError(f"override {item!r}: write it as key=value")
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> Config:
+    """Validate a plain dictionary; `where` names it in error messages."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} does not exist")
+    if path in seen:
+        raise ConfigError("extends goes in a circle: " + " -> ".join(str(p) for p in (*seen, path)))
+    try:
+        own = OmegaConf.load(path)
+    except Exception as error:  # OmegaConf lets PyYAML's many error classes through
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not OmegaConf.is_dict(own):
+        raise ConfigError(f"{path} must be a mapping of keys to values")
+    bases = own.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else list(bases)
+    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], own)
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        valid = _keys_of(error["loc"][:-1])
+        nearest = difflib.get_close_matches(str(error["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
+        return f"  {key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"  {key}: missing; give it a value"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    return f"  {key + ': ' if key else ''}{message}" + ("" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})")
+
+
+def _keys_of(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[part].annotation
+    return sorted(model.model_fields)

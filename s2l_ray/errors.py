@@ -1,0 +1,37 @@
+"""Errors that a user can act on. Each message names the key, row or resource and says what to do."""
+
+
+class S2LError(Exception):
+    """Base of every error that s2l-ray raises on purpose; the CLI prints these without a traceback."""
+
+
+class ConfigError(S2LError):
+    """A configuration key is unknown, has the wrong type, or its value is impossible."""
+
+
+class DataError(S2LError):
+    """A data file is missing, or one of its rows is malformed (file, line and field are named)."""
+
+
+class ModelError(S2LError):
+    """A model directory is missing, or explorer and learner cannot share rollouts."""
+
+
+class PlacementError(S2LError):
+    """The cluster cannot hold what the configuration asks for."""
+
+
+class TrackingError(S2LError):
+    """The MLflow server or store does not answer."""
+
+
+class StaleWeightsError(S2LError):
+    """A learner engine was asked to sample with weights that it does not hold."""
+
+
+class GroupError(S2LError):
+    """A rollout group is not exactly G rollouts of one prompt."""
+
+
+class StepTimeoutError(S2LError):
+    """Part of a step did not finish within its bound."""

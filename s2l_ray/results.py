@@ -1,0 +1,108 @@
+"""What a run reports: one record per step, one per evaluation, and the summary of both. No tokens, only numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from s2l_ray.rollout import RolloutSummary, Source
+
+
+@dataclass(frozen=True)
+class SourceStats:
+    """The rollouts of one source in one step."""
+
+    rollouts: int
+    reward: float
+    """Mean reward; 0 when there are no rollouts (see `rollouts`)."""
+    prompt_tokens: int
+    response_tokens: int
+    truncated: int
+    verdicts: dict[str, int]
+    """Count per verdict status: right, wrong, unparsable, timeout."""
+
+    @classmethod
+    def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
+        rows = list(summaries)
+        statuses = ("right", "wrong", "unparsable", "timeout")
+        return cls(
+            rollouts=len(rows),
+            reward=sum(r.reward for r in rows) / len(rows) if rows else 0.0,
+            prompt_tokens=sum(r.prompt_tokens for r in rows),
+            response_tokens=sum(r.response_tokens for r in rows),
+            truncated=sum(r.truncated for r in rows),
+            verdicts={s: sum(r.status == s for r in rows) for s in statuses},
+        )
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One logical step. Written to `steps.jsonl` as it ends, collected in `summary.json`."""
+
+    step: int
+    alpha: float
+    explorer_per_group: int
+    """G_w."""
+    learner_per_group: int
+    """G_s."""
+    reward: float
+    """Mean over all rollouts of the step."""
+    sources: dict[Source, SourceStats]
+    zero_variance_groups: int
+    groups: int
+    prompts: list[str]
+    """Prompt ids in the order of the data."""
+    digest: str
+    """Hash over every group's prompt id and response tokens: equal digests mean the same groups, to the token."""
+    weight_version: int
+    """The version that the step's learner rollouts were sampled with."""
+    trainer: dict[str, float]
+    """Metrics of the update: loss, grad_norm, learning_rate, ratio_mean, clip_fraction, kl, logprob_gap and others."""
+    seconds: dict[str, float]
+    """Wall-clock per phase (rollout, update, swap, checkpoint, evaluate) and `total`."""
+
+    @property
+    def tokens(self) -> int:
+        """Sampled tokens."""
+        return sum(s.response_tokens for s in self.sources.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> StepRecord:
+        return cls(**{**row, "sources": {name: SourceStats(**stats) for name, stats in row["sources"].items()}})
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """Held-out pass@k of one model at one time."""
+
+    step: int
+    model: Source
+    weight_version: int
+    problems: int
+    samples: int
+    pass_at: dict[int, float]
+    """k -> estimate in [0, 1]."""
+    ci: dict[int, tuple[float, float]]
+    """k -> confidence interval over problems."""
+    reward: float
+    response_tokens: int
+    seconds: float = field(default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """`pass@k` keys at the top level, as users look for them."""
+        row = asdict(self)
+        pass_at, ci = row.pop("pass_at"), row.pop("ci")
+        row |= {f"pass@{k}": value for k, value in pass_at.items()}
+        row["ci"] = {f"pass@{k}": list(bounds) for k, bounds in ci.items()}
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> EvaluationRecord:
+        row = dict(row)
+        ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
+        pass_at = {k: row.pop(f"pass@{k}") for k in ci}
+        return cls(**row, pass_at=pass_at, ci=ci)

@@ -1,0 +1,187 @@
+"""The records that walk through the actor graph: prompts, requests, rollouts and groups.
+
+A rollout knows who sampled it (source, model, weight version), so that a group can mix explorer and learner samples
+and every later stage can treat them by source. Token arrays are NumPy: Ray shares them between processes without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from s2l_ray.errors import GroupError
+
+Source = Literal["explorer", "learner"]
+VerdictStatus = Literal["right", "wrong", "unparsable", "timeout"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem, rendered and tokenised once, before any engine starts."""
+
+    id: str
+    """Unique within its data set; the identity of every group sampled from it."""
+    question: str
+    """The problem as the data file has it."""
+    text: str
+    """What the model reads: the chat template or prompt format applied to the question."""
+    token_ids: np.ndarray
+    """int32 [prompt tokens]."""
+    answer: str
+    """Gold answer, given to the verifier; never to a model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one response. `detail` is for people: the parsed answer, or what went wrong."""
+
+    status: VerdictStatus
+    reward: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """`count` rollouts of one prompt from one source for one step.
+
+    Rollout k of the request is sampled with seed `rollout_seed(seed, step, prompt_id, source, first_index + k)`, so it
+    does not depend on how requests are batched, split over engines or repeated after a failure.
+    """
+
+    step: int
+    prompt_id: str
+    source: Source
+    count: int
+    seed: int
+    weight_version: int | None
+    """Learner: the version that must sample it. Explorer: None, its weights never change."""
+    first_index: int = 0
+    sampling: str = "train"
+    """Which sampling settings of the engine apply: "train" or "eval"."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response with what is needed to train on it."""
+
+    prompt_id: str
+    source: Source
+    model: str
+    """Name of the model directory that sampled it."""
+    weight_version: int
+    index: int
+    """Position among this source's rollouts of the prompt in this step."""
+    token_ids: np.ndarray
+    """int32 [response tokens], the end-of-sequence token included when it was sampled."""
+    logprobs: np.ndarray
+    """float32 [response tokens], natural logarithms, of the distribution that was sampled from (after temperature,
+    top-p and top-k)."""
+    text: str
+    finish_reason: Literal["stop", "length"]
+    verdict: Verdict | None = None
+
+    @property
+    def reward(self) -> float:
+        if self.verdict is None:
+            raise GroupError(f"rollout {self.index} of prompt {self.prompt_id} was not verified")
+        return self.verdict.reward
+
+
+@dataclass(frozen=True)
+class RolloutSet:
+    """The rollouts of one request: one prompt, one source. What an engine returns and a verifier scores."""
+
+    prompt_id: str
+    prompt_token_ids: np.ndarray
+    """int32 [prompt tokens]."""
+    rollouts: list[Rollout]
+
+    def scored(self, verdicts: list[Verdict]) -> RolloutSet:
+        """The same rollouts with their verdicts, in order."""
+        return replace(
+            self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)]
+        )
+
+
+@dataclass(frozen=True)
+class RolloutSummary:
+    """The numbers of one rollout, without its tokens: all that the scheduler and the driver see."""
+
+    prompt_id: str
+    source: Source
+    index: int
+    weight_version: int
+    reward: float
+    status: VerdictStatus
+    prompt_tokens: int
+    response_tokens: int
+    truncated: bool
+    digest: str
+    """16 hex digits of the response tokens: equal digests mean the same rollout."""
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """Exactly G rollouts of one prompt, explorer's first. The unit that advantages are computed over."""
+
+    prompt_id: str
+    prompt_token_ids: np.ndarray
+    rollouts: list[Rollout] = field(repr=False)
+
+    @classmethod
+    def merge(cls, parts: list[RolloutSet], size: int) -> RolloutGroup:
+        """Join the sets of one prompt.
+
+        Raises:
+            GroupError: the sets belong to different prompts, or do not add up to `size` distinct rollouts.
+        """
+        prompt_ids = {p.prompt_id for p in parts} | {r.prompt_id for p in parts for r in p.rollouts}
+        if len(prompt_ids) != 1:
+            raise GroupError(f"a group mixes prompts {sorted(prompt_ids)}")
+        rollouts = sorted((r for p in parts for r in p.rollouts), key=lambda r: (r.source, r.index))
+        if len({(r.source, r.index) for r in rollouts}) != size or len(rollouts) != size:
+            raise GroupError(f"the group of prompt {parts[0].prompt_id} has {len(rollouts)} rollouts, not {size} distinct")
+        return cls(parts[0].prompt_id, parts[0].prompt_token_ids, rollouts)
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """float64 [G]."""
+        return np.array([r.reward for r in self.rollouts], dtype=np.float64)
+
+    @property
+    def from_explorer(self) -> np.ndarray:
+        """bool [G]."""
+        return np.array([r.source == "explorer" for r in self.rollouts])
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and response tokens over all G rollouts."""
+        return sum(len(self.prompt_token_ids) + len(r.token_ids) for r in self.rollouts)
+
+
+def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
+    """The token-free numbers of a scored set."""
+    return [
+        RolloutSummary(
+            prompt_id=r.prompt_id,
+            source=r.source,
+            index=r.index,
+            weight_version=r.weight_version,
+            reward=r.reward,
+            status=r.verdict.status,
+            prompt_tokens=len(rollouts.prompt_token_ids),
+            response_tokens=len(r.token_ids),
+            truncated=r.finish_reason == "length",
+            digest=hashlib.blake2b(np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8).hexdigest(),
+        )
+        for r in rollouts.rollouts
+    ]
+
+
+def rollout_seed(seed: int, step: int, prompt_id: str, source: str, index: int) -> int:
+    """A 63-bit sampling seed that is a function of what the rollout is, not of when or where it is sampled."""
+    key = f"{seed}/{step}/{prompt_id}/{source}/{index}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
