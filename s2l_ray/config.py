@@ -183,7 +183,7 @@ class EngineConfig(Section):
     """Skip compilation and graph capture: slower sampling, much faster start."""
     threads: Positive = 1
     """CPU threads of a CPU engine."""
-    cpus: Annotated[float, Field(ge=0)] = 0.5
+    cpus: PositiveFloat = 0.5
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """What Ray reserves per engine."""
 

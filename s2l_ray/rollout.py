@@ -182,6 +182,9 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
 
 
 def rollout_seed(seed: int, step: int, prompt_id: str, source: str, index: int) -> int:
-    """A 63-bit sampling seed that is a function of what the rollout is, not of when or where it is sampled."""
-    key = f"{seed}/{step}/{prompt_id}/{source}/{index}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+    """A sampling seed below 2**63 that is a function of what the rollout is, not of when or where it is sampled.
+
+    Rollouts of one (step, prompt, source) have consecutive seeds, as vLLM gives the samples of one request.
+    """
+    key = f"{seed}/{step}/{prompt_id}/{source}".encode()
+    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 2) + index

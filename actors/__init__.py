@@ -1,0 +1,1 @@
+"""Who runs it where: each file is one kind of process, a thin shell over a plain class of s2l_ray."""

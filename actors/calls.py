@@ -1,0 +1,26 @@
+"""Waiting for actors, with a bound and a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from s2l_ray.errors import S2LError, StepTimeoutError
+
+
+def fetch(refs: Any, timeout_s: float, what: str) -> Any:
+    """`ray.get` with a bound. An error made for users comes out as itself, without the remote traceback around it.
+
+    Raises:
+        StepTimeoutError: `what` did not finish within `timeout_s` seconds.
+        Exception: whatever the actors raised.
+    """
+    try:
+        return ray.get(refs, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError as error:
+        raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, S2LError):
+            raise error.cause from error
+        raise

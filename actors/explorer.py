@@ -1,0 +1,12 @@
+"""The explorer: a frozen small model. Its weights never change, so its rollouts can be sampled ahead and never be stale."""
+
+from __future__ import annotations
+
+import ray
+
+from actors.engine import EngineActor
+
+
+@ray.remote(max_restarts=0)
+class Explorer(EngineActor):
+    """One explorer engine."""

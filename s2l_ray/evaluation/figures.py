@@ -1,0 +1,235 @@
+"""The figures of a run, drawn from its summary.
+
+    learning.png    reward by source and held-out pass@1 over steps, above the explorer's share of each group
+    pass_at_k.png   held-out pass@k of the learner before and after, and of the explorer
+    time.png        seconds per phase of each step
+
+matplotlib is imported inside functions, and without pyplot: no backend is chosen for the caller's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2l_ray.evaluation import COLOURS
+from s2l_ray.evaluation.summary import SOURCES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#222222", "#6b6b6b", "#dddddd"
+BEFORE = "#8ab8d6"
+"""The learner before training: its colour, lighter."""
+PHASES = {
+    "rollout": "#56B4E9",
+    "update": "#009E73",
+    "swap": "#F0E442",
+    "checkpoint": "#CC79A7",
+    "evaluate": "#999999",
+    "other": "#e3e3e3",
+}
+"""Phase of a step -> colour; "other" is what `total` has over the phases."""
+STYLE = {
+    "font.size": 11,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": RULE,
+    "legend.frameon": False,
+}
+
+
+def draw_figures(summary: dict[str, Any], directory: Path) -> list[Path]:
+    """Draw what the summary (see `summary.py`) has data for, as PNG files in `directory`; returns their paths."""
+    from matplotlib import rc_context
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with rc_context(STYLE):
+        for name, draw in (("learning", learning_figure), ("pass_at_k", pass_at_k_figure), ("time", time_figure)):
+            figure = draw(summary)
+            if figure is not None:
+                paths.append(directory / f"{name}.png")
+                figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def learning_figure(summary: dict[str, Any]) -> Figure | None:
+    """Reward by source per step (light: each step, bold: mean over nearby steps), pass@1, and the groups' make-up."""
+    from matplotlib.figure import Figure
+
+    if not summary["steps"]:
+        return None
+    steps = np.array([s["step"] for s in summary["steps"]])
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    for source in SOURCES:
+        _draw_reward(top, steps, summary["rewards"][source], source)
+    _draw_pass_at_1(top, summary["evaluation"], _level(summary))
+    top.set(title=f"{summary['name']}: learning", ylabel="mean reward, pass@1", ylim=(0, None))
+    top.grid(axis="y")
+    _draw_shares(bottom, steps, summary["steps"])
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=3)
+    _integer_steps(bottom)
+    return figure
+
+
+def pass_at_k_figure(summary: dict[str, Any]) -> Figure | None:
+    """pass@k against k on a logarithmic axis, with confidence intervals; None when nothing was evaluated."""
+    from matplotlib.figure import Figure
+
+    evaluation = summary["evaluation"]
+    curves = [
+        ("explorer", evaluation["explorer"], COLOURS["explorer"], "s"),
+        ("learner before", evaluation["before"], BEFORE, "o"),
+        ("learner after", evaluation["after"], COLOURS["learner"], "o"),
+    ]
+    curves = [curve for curve in curves if curve[1]]
+    if not curves:
+        return None
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    all_k = sorted({k for _, record, _, _ in curves for k in _ks(record)})
+    for index, (label, record, colour, marker) in enumerate(curves):
+        # A few percent to the side, so that the error bars of one k do not lie on each other.
+        shift = 1.03 ** (index - (len(curves) - 1) / 2)
+        _draw_points(axes, _ks(record), record, shift, label=label, color=colour, marker=marker)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(all_k, labels=[str(k) for k in all_k])
+    axes.minorticks_off()
+    axes.set_xlim(min(all_k) / 1.25, max(all_k) * 1.25)
+    record = curves[-1][1]
+    axes.set(
+        title=f"{summary['name']}: held-out pass@k",
+        xlabel=f"k (of {record['samples']} samples on each of {record['problems']} problems)",
+        ylabel=f"pass@k ({_level(summary)})",
+        ylim=(0, None),
+    )
+    axes.grid(axis="y")
+    axes.legend(loc="best")
+    return figure
+
+
+def time_figure(summary: dict[str, Any]) -> Figure | None:
+    """Stacked wall-clock seconds per phase of each step."""
+    from matplotlib.figure import Figure
+
+    if not summary["steps"]:
+        return None
+    steps = [s["step"] for s in summary["steps"]]
+    phases = _phase_seconds(summary["steps"])
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    base, total = np.zeros(len(steps)), sum(values.sum() for values in phases.values())
+    for phase, values in phases.items():
+        share = f"{phase}  {values.sum():.1f} s ({values.sum() / total:.0%})" if total else phase
+        axes.bar(steps, values, bottom=base, width=0.9 if len(steps) < 100 else 1.0, color=PHASES.get(phase, INK), label=share)
+        base += values
+    axes.set(title=f"{summary['name']}: where the time goes", xlabel="step", ylabel="seconds")
+    axes.grid(axis="y")
+    # In the order of the stack, beside it: bars may fill the whole width.
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), title="sum over steps")
+    axes.set_xlim(steps[0] - 1, steps[-1] + 1)
+    _integer_steps(axes)
+    return figure
+
+
+def smooth(values: Sequence[float | None], width: int) -> np.ndarray:
+    """Mean over the `width` (odd) steps around each step, of those that have a value; NaN where the step has none."""
+    series = np.array([np.nan if v is None else v for v in values], dtype=float)
+    known = ~np.isnan(series)
+    window = np.ones(width)
+    sums = np.convolve(np.where(known, series, 0.0), window)[width // 2 : width // 2 + len(series)]
+    counts = np.convolve(known.astype(float), window)[width // 2 : width // 2 + len(series)]
+    return np.where(known, sums / np.maximum(counts, 1), np.nan)
+
+
+def _draw_reward(axes: Axes, steps: np.ndarray, rewards: Sequence[float | None], source: str) -> None:
+    if all(reward is None for reward in rewards):
+        return
+    width = max(1, len(steps) // 10) | 1
+    raw = np.array([np.nan if r is None else r for r in rewards], dtype=float)
+    colour = COLOURS[source]
+    axes.plot(steps, raw, color=colour, alpha=0.3, linewidth=1)
+    few = "." if np.count_nonzero(~np.isnan(raw)) < 4 else None  # one point alone would make no line
+    label = f"{source} reward, training" + (f" (mean of {width} steps)" if width > 1 else "")
+    axes.plot(steps, smooth(rewards, width), color=colour, linewidth=2.2, marker=few, label=label)
+
+
+def _draw_pass_at_1(axes: Axes, evaluation: dict[str, Any], level: str) -> None:
+    learner = [r for r in (evaluation["before"], *evaluation["during"], evaluation["after"]) if r]
+    learner = list({r["step"]: r for r in learner}.values())
+    marks = [(f"learner pass@1, held out ({level})", learner, COLOURS["learner"], "o")]
+    marks += [(f"explorer pass@1, held out ({level})", [r for r in [evaluation["explorer"]] if r], COLOURS["explorer"], "s")]
+    for label, records, colour, marker in marks:
+        if records:
+            values = [r["pass@1"] for r in records]
+            axes.errorbar(
+                [r["step"] for r in records], values, yerr=_errors(records, 1), color=colour, ecolor=INK, label=label,
+                linestyle="", marker=marker, markersize=8, markeredgecolor=INK, capsize=4, elinewidth=1.2, zorder=5,
+            )  # fmt: skip
+
+
+def _draw_shares(axes: Axes, steps: np.ndarray, rows: list[dict[str, Any]]) -> None:
+    explorer = np.array([r["explorer_per_group"] for r in rows])
+    learner = np.array([r["learner_per_group"] for r in rows])
+    axes.bar(steps, explorer, width=1.0, color=COLOURS["explorer"], alpha=0.8, linewidth=0)
+    axes.bar(steps, learner, bottom=explorer, width=1.0, color=COLOURS["learner"], alpha=0.8, linewidth=0)
+    size = int((explorer + learner).max())
+    axes.set(xlabel="step", ylabel="rollouts\nper group", ylim=(0, size), yticks=[0, size])
+    for values, base, name in ((explorer, np.zeros_like(explorer), "explorer"), (learner, explorer, "learner")):
+        if values.sum() > 0.1 * (explorer + learner).sum():
+            at = int(np.average(np.arange(len(steps)), weights=values))  # over the area's centre of mass
+            axes.text(steps[at], base[at] + values[at] / 2, name, color="white", ha="center", va="center", weight="bold")
+
+
+def _draw_points(axes: Axes, ks: list[int], record: dict[str, Any], shift: float, **style: Any) -> None:
+    values = [record[f"pass@{k}"] for k in ks]
+    errors = np.hstack([_errors([record], k) for k in ks])
+    axes.errorbar([k * shift for k in ks], values, yerr=errors, capsize=4, linewidth=2, elinewidth=1.2, markersize=7, **style)
+
+
+def _errors(records: list[dict[str, Any]], k: int) -> np.ndarray:
+    """[2, records]: distances from pass@k down and up to the ends of its interval."""
+    key = f"pass@{k}"
+    pairs = [(r[key] - r["ci"][key][0], r["ci"][key][1] - r[key]) for r in records]
+    return np.maximum(np.array(pairs, dtype=float).T, 0.0)
+
+
+def _ks(record: dict[str, Any]) -> list[int]:
+    return sorted(int(key.removeprefix("pass@")) for key in record["ci"])
+
+
+def _level(summary: dict[str, Any]) -> str:
+    return f"{summary['config']['evaluation']['confidence']:.0%} interval"
+
+
+def _phase_seconds(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Phase -> seconds [steps]. Phases that never took time are left out."""
+    names = dict.fromkeys([*PHASES, *(name for r in rows for name in r["seconds"])])
+    phases = {n: np.array([r["seconds"].get(n, 0.0) for r in rows]) for n in names if n not in ("total", "other")}
+    totals = np.array([r["seconds"].get("total", 0.0) for r in rows])
+    phases["other"] = np.maximum(totals - sum(phases.values()), 0.0)
+    return {name: values for name, values in phases.items() if values.sum() > 0}
+
+
+def _integer_steps(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))

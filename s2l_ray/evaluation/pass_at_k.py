@@ -1,0 +1,65 @@
+"""pass@k without bias, and its confidence interval over problems.
+
+With n samples of a problem, c of them right, the chance that k samples drawn without replacement hold a right one is
+1 - C(n-c, k) / C(n, k): an unbiased estimate of pass@k (Chen et al. 2021, arXiv 2107.03374, equation 1). Binomials
+are exact integers here, so the only rounding is one division.
+
+The interval is a percentile bootstrap over problems: problems are what a held-out set samples, the estimates of one
+problem are not normal (most are near 0 or 1), and percentiles stay within [0, 1] and may be lopsided. It says what another
+draw of problems would give; it says nothing about another training seed. Where all problems have the same estimate it
+has no width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that `k` of `samples` draws, `correct` of them right, hold at least one right one; in [0, 1].
+
+    Raises:
+        ValueError: not 1 <= k <= samples, or not 0 <= correct <= samples.
+    """
+    if not 1 <= k <= samples or not 0 <= correct <= samples:
+        raise ValueError(f"pass@{k} of {samples} samples with {correct} correct: need 1 <= k <= n and 0 <= c <= n")
+    draws = comb(samples, k)
+    return (draws - comb(samples - correct, k)) / draws
+
+
+def evaluate_counts(
+    correct: Sequence[int], samples: int, k: Sequence[int], confidence: float, seed: int
+) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
+    """Mean pass@k over problems and its bootstrap interval.
+
+    Args:
+        correct: right answers per problem, [problems].
+        samples: n, the same for every problem.
+        k: the k's to estimate, each <= n.
+        confidence: level of the interval, for example 0.95.
+        seed: of the bootstrap; every k sees the same resampled sets of problems.
+
+    Returns:
+        k -> estimate, and k -> (low, high).
+
+    Raises:
+        ValueError: no problems, a confidence outside (0, 1), or a count or k that does not fit `samples`.
+    """
+    if not len(correct):
+        raise ValueError("pass@k of no problems")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    # A problem's estimate depends on its count alone, so resampling problems is resampling the histogram of counts.
+    counts, problems = np.unique(np.asarray(correct), return_counts=True)
+    values = np.array([[pass_at_k(samples, int(c), i) for i in k] for c in counts])  # [distinct counts, k]
+    total = problems.sum()
+    means = problems @ values / total
+    resampled = np.random.default_rng(seed).multinomial(total, problems / total, size=RESAMPLES) @ values / total
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    estimates = {i: float(mean) for i, mean in zip(k, means, strict=True)}
+    return estimates, {i: (float(a), float(b)) for i, a, b in zip(k, low, high, strict=True)}

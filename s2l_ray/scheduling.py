@@ -1,0 +1,103 @@
+"""Who samples what for which step, how groups come together, and which trainer rank gets them. Pure: no Ray, no tokens.
+
+A step's prompts, split and seeds are functions of (configuration, seed, step) alone, so a resumed run continues exactly
+where it stopped without any saved position but the step number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2l_ray.errors import ConfigError, GroupError
+from s2l_ray.rollout import RolloutSummary, SampleRequest, Source
+from s2l_ray.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class StepPlanner:
+    """Algorithm 1's left-hand side: the requests of every step.
+
+    Args:
+        prompt_ids: the training set, in file order.
+        schedule: G_w and G_s per step.
+        prompts_per_step: how many prompts one step takes.
+        seed: of the run.
+    """
+
+    prompt_ids: Sequence[str]
+    schedule: Schedule
+    prompts_per_step: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.prompt_ids) < self.prompts_per_step:
+            raise ConfigError(
+                f"rollout.prompts_per_step ({self.prompts_per_step}) is more than data.train has ({len(self.prompt_ids)})"
+            )
+
+    def prompts(self, step: int) -> list[str]:
+        """Prompt ids of `step` (1-based): without repetition within a step, each at most once per epoch.
+
+        Every epoch is a fresh permutation; what does not fill a step at its end is left out of that epoch, since two
+        groups of one prompt in one step could not be told apart.
+        """
+        steps_per_epoch = len(self.prompt_ids) // self.prompts_per_step
+        epoch, position = divmod(step - 1, steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompt_ids))
+        chosen = order[position * self.prompts_per_step : (position + 1) * self.prompts_per_step]
+        return [self.prompt_ids[i] for i in chosen]
+
+    def requests(self, step: int, source: Source, weight_version: int | None = None) -> list[SampleRequest]:
+        """One request per prompt of the step, or none when the source has no share in it."""
+        share = self.schedule.share(step)
+        count = share.explorer if source == "explorer" else share.learner
+        if count == 0:
+            return []
+        return [
+            SampleRequest(step, prompt_id, source, count, self.seed, weight_version) for prompt_id in self.prompts(step)
+        ]
+
+
+def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: int, learner: int) -> None:
+    """A group is its prompt id: exactly G_w + G_s distinct rollouts of one prompt.
+
+    Raises:
+        GroupError: any rollout is of another prompt, missing or double.
+    """
+    rows = list(summaries)
+    if strangers := {r.prompt_id for r in rows} - {prompt_id}:
+        raise GroupError(f"rollouts of {sorted(strangers)} came back in the group of prompt {prompt_id}")
+    found = sorted((r.source, r.index) for r in rows)
+    expected = [("explorer", i) for i in range(explorer)] + [("learner", i) for i in range(learner)]
+    if found != expected:
+        raise GroupError(f"the group of prompt {prompt_id} should hold rollouts {expected}, but holds {found}")
+
+
+def step_digest(summaries: Iterable[RolloutSummary]) -> str:
+    """A hash over prompt ids and response tokens of a step: equal for equal groups, whatever order they arrived in."""
+    rows = sorted((r.prompt_id, r.source, r.index, r.digest, r.reward) for r in summaries)
+    return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+
+
+def balance(tokens: Sequence[int], ranks: int) -> list[list[int]]:
+    """Spread items over ranks so that the largest token sum is small: longest first, each to the lightest rank.
+
+    Returns:
+        For every rank the item indices, ascending. Deterministic.
+    """
+    loads = [0] * ranks
+    chosen: list[list[int]] = [[] for _ in range(ranks)]
+    for item in sorted(range(len(tokens)), key=lambda i: (-tokens[i], i)):
+        rank = loads.index(min(loads))
+        loads[rank] += tokens[item]
+        chosen[rank].append(item)
+    return [sorted(items) for items in chosen]
+
+
+def mini_batches(groups: int, per_batch: int) -> list[range]:
+    """Indices of the groups of every optimizer step, in the order of the data."""
+    return [range(start, min(start + per_batch, groups)) for start in range(0, groups, per_batch)]

@@ -1,0 +1,1 @@
+"""The policy's trainer: FSDP2, packed sequences, chunked log-probs. Needs torch and transformers, nothing else."""

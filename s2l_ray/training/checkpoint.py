@@ -1,0 +1,91 @@
+"""What a resumed trainer needs, through torch.distributed.checkpoint: every rank writes its shards, any number reads.
+
+The directory is the trainer's own; like every checkpoint of torch.distributed it contains pickled metadata, so load
+only those that you wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from s2l_ray.errors import ModelError
+from s2l_ray.training.model import PackedPolicy
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, optimizer_steps: int, rank: int
+) -> None:
+    """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`."""
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    model_state, optimizer_state = get_state_dict(policy, optimizer)
+    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=path)
+    _random_file(path, rank).write_text(json.dumps(_random_state()))
+    if rank == 0:
+        about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
+        (path / "trainer.json").write_text(json.dumps(about))
+    dist.barrier()
+
+
+def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, rank: int) -> int:
+    """Read what `save_checkpoint` wrote, on any number of ranks, and return the optimizer step count. A collective.
+
+    A rank that the saved run did not have keeps its own random state.
+
+    Raises:
+        ModelError: the directory holds no checkpoint of this format.
+    """
+    path = Path(directory)
+    if not (path / "trainer.json").is_file():
+        raise ModelError(f"{directory} holds no trainer checkpoint (no trainer.json); name a complete one")
+    about = json.loads((path / "trainer.json").read_text())
+    if about["format"] != FORMAT:
+        raise ModelError(f"{directory} has checkpoint format {about['format']}, this version reads {FORMAT}")
+    hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    model_state, optimizer_state = get_state_dict(policy, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    dcp.load(state, checkpoint_id=path)
+    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    for group, values in zip(optimizer.param_groups, hyperparameters, strict=True):
+        group.update(values)  # the configuration decides these, not the checkpoint
+    if _random_file(path, rank).is_file():
+        _set_random_state(json.loads(_random_file(path, rank).read_text()))
+    dist.barrier()
+    return about["optimizer_steps"]
+
+
+def _random_file(path: Path, rank: int) -> Path:
+    return path / f"random-{rank:05d}.json"
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "torch": bytes(torch.get_rng_state().tolist()).hex(),
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))

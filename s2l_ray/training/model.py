@@ -1,0 +1,132 @@
+"""The policy: a Hugging Face decoder that answers with log-probs of chosen tokens, sharded by FSDP2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from s2l_ray.errors import ModelError
+from s2l_ray.training.attention import PACKED_ATTENTION
+from s2l_ray.training.logprobs import chunked_logprobs
+from s2l_ray.training.packing import MicroBatch
+
+
+class PackedPolicy(nn.Module):
+    """Log-probs of the response tokens of a packed micro-batch, at the temperature that sampled them."""
+
+    def __init__(self, model: PreTrainedModel, *, temperature: float, chunk: int):
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.chunk = chunk
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """float32 [N]: the log-prob of each of `batch.targets`."""
+        hidden = self.model.base_model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, packed=batch.layout
+        ).last_hidden_state[0]
+        return chunked_logprobs(
+            hidden.index_select(0, batch.predictors),
+            self.model.get_output_embeddings().weight,
+            batch.targets,
+            temperature=self.temperature,
+            chunk=self.chunk,
+            softcap=self.softcap,
+        )
+
+
+def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a model directory with packed attention, in the type it is stored in, without dropout.
+
+    Raises:
+        ModelError: the directory is missing, or the architecture computes something that the trainer would get wrong.
+    """
+    if not (Path(model_dir) / "config.json").is_file():
+        raise ModelError(f"{model_dir} is not a model directory: it has no config.json")
+    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+    _check_config(config, model_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir,
+        config=config,
+        dtype="auto",
+        attn_implementation=PACKED_ATTENTION,
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+    )
+    _check_model(model, model_dir)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the old log-probs and the current ones must be of one function
+    return model
+
+
+def shard(
+    policy: PackedPolicy, mesh: DeviceMesh, *, master_dtype: torch.dtype, compute_dtype: torch.dtype
+) -> PackedPolicy:
+    """FSDP2 over `mesh`: weights kept in `master_dtype`, computed with in `compute_dtype`, gradients added in float32.
+
+    Bottom-up, as fully_shard wants it, and each decoder layer takes its master type just before it is cut: no more than
+    one layer exists whole in float32.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    for layer in policy.model.base_model.layers:
+        _cast_whole_parameters(layer, master_dtype)
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    _cast_whole_parameters(policy, master_dtype)
+    return fully_shard(policy, mesh=mesh, mp_policy=precision)
+
+
+def _cast_whole_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Not the buffers: rotary frequencies stay float32."""
+    for parameter in module.parameters():
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(dtype)
+
+
+def _check_config(config: PretrainedConfig, model_dir: str) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise ModelError(f"{model_dir}: {', '.join(sorted(kinds))} layers cannot be trained on packed sequences")
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise ModelError(f"{model_dir}: the trainer does not support attn_logit_softcapping")
+    for name in ("logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise ModelError(f"{model_dir}: the trainer does not support {name}")
+
+
+def _check_model(model: PreTrainedModel, model_dir: str) -> None:
+    name = type(model).__name__
+    head = model.get_output_embeddings()
+    layers = getattr(model.base_model, "layers", None)
+    if not model._supports_attention_backend or not isinstance(layers, nn.ModuleList):
+        raise ModelError(f"{model_dir}: {name} does not take its attention from transformers' registry: untrainable here")
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ModelError(f"{model_dir}: the trainer needs an output layer without bias, which {name} does not have")
+    stored = _stored_names(Path(model_dir))
+    foreign = [n for n, _ in model.named_parameters() if stored and n not in stored]
+    if foreign:
+        raise ModelError(
+            f"{model_dir}: {foreign[0]} of {name} is stored under another name, so engines would not know the trained "
+            "weights; save the model again with transformers' save_pretrained, or use a dense model"
+        )
+
+
+def _stored_names(model_dir: Path) -> set[str]:
+    """Names of the tensors in the directory's safetensors files; empty if it has none."""
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        return set(json.loads(index.read_text())["weight_map"])
+    names: set[str] = set()
+    for file in model_dir.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            names.update(tensors.keys())
+    return names

@@ -1,0 +1,45 @@
+"""The trainer's ranks as a process group: start, and reductions of host numbers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+def start_process_group(
+    device: str, *, rank: int, world_size: int, init_method: str | None, timeout_s: float
+) -> tuple[DeviceMesh, torch.device]:
+    """Join the group and return the mesh over all its ranks and this rank's device.
+
+    On CUDA the group also has gloo, for numbers that live on the host. A rank that dies makes the others' collectives
+    raise after `timeout_s`.
+
+    Args:
+        init_method: "tcp://HOST:PORT" of rank 0; None with a single rank.
+    """
+    if device == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())  # an actor that is given one GPU sees only that one
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+        **({"store": dist.HashStore()} if init_method is None else {"init_method": init_method}),
+    )
+    here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
+    return init_device_mesh(device, (world_size,)), here
+
+
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a CPU tensor over all ranks, in place."""
+    dist.all_reduce(values, op=dist.ReduceOp.SUM)
+    return values
+
+
+def all_reduce_max(values: torch.Tensor) -> torch.Tensor:
+    """Element-wise maximum of a CPU tensor over all ranks, in place."""
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values

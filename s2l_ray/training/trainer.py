@@ -1,0 +1,207 @@
+"""One FSDP rank of the learner's training: update on groups, hand out weights, save, load, export."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from s2l_ray.errors import GroupError
+from s2l_ray.rollout import RolloutGroup
+from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
+from s2l_ray.training.packing import MicroBatch, idle_micro_batch, micro_batches, pack
+from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group
+from s2l_ray.training.update import MetricSums, Share, micro_batch_loss, prepare_share
+from s2l_ray.training.weights import export_directory, full_weights, weight_specs
+
+if TYPE_CHECKING:
+    from s2l_ray.config import ObjectiveConfig, TrainerConfig
+
+
+class PolicyTrainer:
+    """The methods that say "collective" must be called by every rank, in the same order.
+
+    Args:
+        model_dir: Hugging Face directory of the learner.
+        dtype: of forward, backward and the weights that are handed out; master weights are float32.
+        temperature: that the learner samples with; log-probs are those of logits / temperature.
+        init_method: "tcp://HOST:PORT" that all ranks can reach; None with one rank.
+        timeout_s: bound on every collective.
+        device: chosen by what is there if None.
+
+    Raises:
+        ModelError: the model cannot be loaded, or computes something that the trainer does not support.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        *,
+        trainer: TrainerConfig,
+        objective: ObjectiveConfig,
+        dtype: Literal["bfloat16", "float32"],
+        temperature: float,
+        rank: int = 0,
+        world_size: int = 1,
+        init_method: str | None = None,
+        timeout_s: float,
+        device: Literal["cpu", "cuda"] | None = None,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+    ):
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(trainer.threads)
+        self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
+        self.trainer, self.objective = trainer, objective
+        self.dtype = getattr(torch, dtype)
+        self.temperature, self.trust_remote_code = temperature, trust_remote_code
+        self.optimizer_steps = 0
+        self.mesh, self.device = start_process_group(
+            device, rank=rank, world_size=world_size, init_method=init_method, timeout_s=timeout_s
+        )
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(seed + rank)
+        self.policy = self._load_policy()
+        if device == "cuda":  # activations of a layer are recomputed in backward; tiny CPU models need not save memory
+            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=trainer.learning_rate,
+            betas=tuple(trainer.betas),
+            eps=trainer.eps,
+            weight_decay=trainer.weight_decay,
+            fused=True,
+        )
+
+    def update(self, mini_batches: list[list[RolloutGroup]]) -> dict[str, float]:
+        """One optimizer step per mini-batch. Collective.
+
+        Args:
+            mini_batches: this rank's whole groups of each optimizer step. Ranks need equally many mini-batches, but
+                any of them may be empty on some rank.
+
+        Returns:
+            Metrics over all ranks; a mean over nothing is left out, as is what is not finite. `loss` and `grad_norm` are
+            means over the mini-batches; `logprob/...` and `logprob_gap/...` are under the weights before the update.
+            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite.
+
+        Raises:
+            GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
+        """
+        sums = MetricSums(self.device)
+        shares = self._prepare(mini_batches)
+        batches = self._pack_in_step([share.sequences for share in shares])
+        for share in shares:
+            sums.add_share(share)
+        # The first mini-batch meets the weights that old log-probs are defined by: its ratio is 1 by construction.
+        for batch in (b for later in batches[1:] for b in later):
+            with torch.no_grad():
+                batch.old_logprobs = self.policy(batch)
+        steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
+        finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
+        metrics = sums.metrics(all_reduce_sum, all_reduce_max, with_kl=self.reference is not None)
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        metrics["skipped_updates"] = float(len(steps) - len(finite))
+        if finite:
+            metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole tensor in the engines' dtype), one at a time. Collective: exhaust it. Read only."""
+        return full_weights(self.policy.model, self.dtype)
+
+    def weight_specs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
+        return weight_specs(self.policy.model, self.dtype)
+
+    def save(self, directory: str) -> None:
+        """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
+        save_checkpoint(
+            directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank
+        )
+
+    def load(self, directory: str) -> None:
+        """Go on from a checkpoint, saved by any number of ranks. Collective.
+
+        Raises:
+            ModelError: the directory holds no complete checkpoint.
+        """
+        self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+
+    def export(self, directory: str) -> None:
+        """Write a Hugging Face directory (weights in the engines' dtype, config, tokenizer). Collective."""
+        export_directory(self.policy.model, self.dtype, self.model_dir, directory, rank=self.rank)
+        dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _load_policy(self, *, frozen: bool = False) -> PackedPolicy:
+        model = load_causal_lm(self.model_dir, trust_remote_code=self.trust_remote_code)
+        policy = PackedPolicy(model, temperature=self.temperature, chunk=self.trainer.logprob_chunk_tokens)
+        master_dtype = self.dtype if frozen else torch.float32
+        shard(policy.requires_grad_(not frozen), self.mesh, master_dtype=master_dtype, compute_dtype=self.dtype)
+        return policy.eval() if frozen else policy.train()
+
+    def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[Share]:
+        """Advantages and weights, from totals of each mini-batch over all ranks."""
+        count = len(mini_batches)
+        most, fewest = all_reduce_max(torch.tensor([count, -count])).tolist()
+        if most != -fewest or most == 0:
+            raise GroupError(f"every rank needs the same number (> 0) of mini-batches; here {count}, elsewhere {most}")
+        lengths = [[len(r.token_ids) for g in mini for r in g.rollouts] for mini in mini_batches]
+        totals = torch.tensor([[sum(of_one), len(of_one)] for of_one in lengths])
+        return [
+            prepare_share(mini, self.objective, total_tokens=tokens, total_sequences=sequences)
+            for mini, (tokens, sequences) in zip(mini_batches, all_reduce_sum(totals).tolist(), strict=True)
+        ]
+
+    def _pack_in_step(self, steps: list[list]) -> list[list[MicroBatch]]:
+        """Micro-batches on the device, equally many (and at least one) per optimizer step on every rank.
+
+        Every forward and backward is a collective, so a rank with less to do runs idle micro-batches.
+        """
+        rows = [micro_batches(sequences, self.trainer.micro_batch_tokens) for sequences in steps]
+        counts = all_reduce_max(torch.tensor([max(1, len(r)) for r in rows])).tolist()
+        return [
+            [(pack(row) if row else idle_micro_batch()).to(self.device) for row in own + [[]] * (count - len(own))]
+            for own, count in zip(rows, counts, strict=True)
+        ]
+
+    def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums) -> tuple[float, float]:
+        """Loss and gradient norm of the whole mini-batch; steps if both are finite."""
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            reference = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    reference = self.reference(batch)
+            loss = micro_batch_loss(batch, self.policy(batch), reference, self.objective, sums)
+            (loss * self.world_size).backward()  # FSDP averages gradients over ranks; ours are parts of a sum
+            total += loss.detach()
+        loss = all_reduce_sum(total.double().cpu()).item()
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = norm.full_tensor()
+        if np.isfinite(loss) and torch.isfinite(norm):
+            clip_grads_with_norm_(self.parameters, self.trainer.grad_clip, norm)
+            self._set_learning_rate()
+            self.optimizer.step()
+            self.optimizer_steps += 1
+        self.optimizer.zero_grad()
+        return loss, norm.item()
+
+    def _set_learning_rate(self) -> None:
+        warmed = min(1.0, (self.optimizer_steps + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.trainer.learning_rate * warmed

@@ -1,0 +1,300 @@
+"""The trainer on one rank, against a plain transformers model, full logits and torch's AdamW."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from training_models import (
+    GRADIENT_READABLE,
+    make_trainer,
+    objective,
+    random_groups,
+    random_model,
+    trainer_config,
+    weights_of,
+    write_model,
+)
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.errors import GroupError, ModelError
+from s2l_ray.rollout import RolloutGroup, Verdict
+from s2l_ray.training.trainer import PolicyTrainer
+
+
+@pytest.fixture(autouse=True)
+def process_group_ends() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {f: write_model(f, tmp_path_factory.mktemp("models") / f) for f in ("qwen3", "llama")}
+
+
+class NaiveTrainer:
+    """The definition, spelled out: every rollout forwarded by itself, nothing skipped, one loss per mini-batch."""
+
+    def __init__(self, family: str, goal: SimpleNamespace, config: SimpleNamespace, temperature: float = 0.8):
+        self.model, self.reference = random_model(family), random_model(family)
+        self.goal, self.config, self.temperature = goal, config, temperature
+        self.steps = 0
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        )
+
+    def logprobs(self, model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+        response = group.rollouts[k].token_ids
+        ids = torch.from_numpy(np.concatenate([group.prompt_token_ids, response]).astype(np.int64))[None]
+        logits = model(input_ids=ids).logits[0, :-1] / self.temperature
+        return F.log_softmax(logits, -1).gather(1, ids[0, 1:, None])[-len(response) :, 0]
+
+    def loss(self, groups: list[RolloutGroup], old: dict[tuple[str, int], torch.Tensor]) -> torch.Tensor:
+        token_losses = []
+        for group in groups:
+            rewards = [r.reward for r in group.rollouts]
+            mean = sum(rewards) / len(rewards)
+            deviation = (sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5
+            for k, rollout in enumerate(group.rollouts):
+                advantage = (rewards[k] - mean) / (deviation + 1e-6)
+                if rollout.source == "explorer" and advantage < 0:
+                    advantage *= self.goal.explorer_negatives
+                logprobs = self.logprobs(self.model, group, k)
+                ratio = (logprobs - old[group.prompt_id, k]).exp()
+                bounded = ratio.clamp(1 - self.goal.clip_low, 1 + self.goal.clip_high)
+                loss = -torch.minimum(ratio * advantage, bounded * advantage)
+                if self.goal.kl:
+                    d = self.logprobs(self.reference, group, k).detach() - logprobs
+                    loss = loss + self.goal.kl * (d.exp() - d - 1)
+                token_losses.append(loss)
+        if self.goal.aggregation == "token":
+            return torch.cat(token_losses).mean()
+        return torch.stack([t.mean() for t in token_losses]).mean()
+
+    def update(self, mini_batches: list[list[RolloutGroup]]) -> list[float]:
+        groups = [g for mini in mini_batches for g in mini]
+        old = {
+            (g.prompt_id, k): self.logprobs(self.model, g, k).detach() for g in groups for k in range(len(g.rollouts))
+        }
+        return [self.step(mini, old) for mini in mini_batches]
+
+    def step(self, groups: list[RolloutGroup], old: dict[tuple[str, int], torch.Tensor]) -> float:
+        loss = self.loss(groups, old)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.steps += 1
+        for g in self.optimizer.param_groups:
+            g["lr"] = self.config.learning_rate * min(1.0, self.steps / max(1, self.config.warmup_steps))
+        self.optimizer.step()
+        return loss.item()
+
+
+def assert_same_weights(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float = 1e-5) -> None:
+    assert list(got) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+OBJECTIVES: list[dict[str, Any]] = [
+    {},
+    {"aggregation": "sequence", "explorer_negatives": 0.5},
+    {"kl": 0.1, "clip_low": 0.01, "clip_high": 0.02},
+    {"kl": 0.05, "aggregation": "sequence", "explorer_negatives": 0.0},
+]
+
+
+@pytest.mark.parametrize("changes", OBJECTIVES)
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_updates_equal_the_naive_trainer(family: str, changes: dict[str, Any], model_dirs: dict[str, str]) -> None:
+    goal, config = objective(**changes), trainer_config(warmup_steps=3)
+    naive, trainer = NaiveTrainer(family, goal, config), make_trainer(model_dirs[family], goal=goal, config=config)
+    start = {n: p.detach().clone() for n, p in naive.model.named_parameters()}
+    for seed in (0, 1):
+        groups = random_groups(4, seed=seed)
+        groups[1] = same_rewards(groups[1])
+        mini_batches = [groups[:2], groups[2:]]
+        losses = naive.update(mini_batches)
+        metrics = trainer.update(mini_batches)
+        assert metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+    expected = {n: p.detach() for n, p in naive.model.named_parameters()}
+    assert_same_weights(weights_of(trainer), expected)
+    assert max((expected[n] - start[n]).abs().max() for n in start) > 1e-2  # neither model stood still
+
+
+def same_rewards(group: RolloutGroup) -> RolloutGroup:
+    return replace(group, rollouts=[replace(r, verdict=Verdict("wrong", 0.0)) for r in group.rollouts])
+
+
+def first_step(
+    model_dir: str, groups: list[RolloutGroup], goal: SimpleNamespace, **changes: Any
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    trainer = make_trainer(model_dir, goal=goal, config=trainer_config(**GRADIENT_READABLE | changes))
+    metrics = trainer.update([groups])
+    weights = weights_of(trainer)
+    trainer.close()
+    return metrics, weights
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_loss_and_gradient_do_not_depend_on_micro_batches_chunks_or_order(
+    aggregation: str, model_dirs: dict[str, str]
+) -> None:
+    groups, goal = random_groups(5), objective(aggregation=aggregation, kl=0.1)
+    metrics, weights = first_step(model_dirs["qwen3"], groups, goal, micro_batch_tokens=10_000)
+    shuffled = [replace(g, rollouts=g.rollouts[::-1]) for g in groups[::-1]]
+    for order, changes in ((groups, {"micro_batch_tokens": 1}), (shuffled, {"logprob_chunk_tokens": 3})):
+        other_metrics, other_weights = first_step(model_dirs["qwen3"], order, goal, **changes)
+        assert_same_weights(other_weights, weights, atol=2e-6)
+        for name, value in metrics.items():
+            assert other_metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_groups_without_variance_are_skipped_but_counted(model_dirs: dict[str, str]) -> None:
+    groups = random_groups(3)
+    flat = [same_rewards(groups[0]), *groups[1:]]
+    metrics, _ = first_step(model_dirs["llama"], flat, objective())
+    alone, _ = first_step(model_dirs["llama"], groups[1:], objective())
+    tokens = [sum(len(r.token_ids) for r in g.rollouts) for g in groups]
+    assert metrics["zero_variance_groups"] == 1
+    assert metrics["skipped_rollouts"] == 4
+    assert metrics["trained_tokens"] == tokens[1] + tokens[2]
+    share = (tokens[1] + tokens[2]) / sum(tokens)
+    assert metrics["grad_norm"] == pytest.approx(alone["grad_norm"] * share, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(alone["loss"] * share, abs=1e-7)
+
+
+def test_dropped_explorer_negatives_are_not_forwarded(model_dirs: dict[str, str]) -> None:
+    groups = random_groups(1, rewards=[1, 0, 1, 0])
+    metrics, _ = first_step(model_dirs["llama"], groups, objective(explorer_negatives=0.0))
+    kept = [len(groups[0].rollouts[k].token_ids) for k in (0, 2, 3)]
+    assert metrics["skipped_rollouts"] == 1
+    assert metrics["trained_tokens"] == sum(kept)
+    assert metrics["advantage_mass/explorer"] == pytest.approx(kept[0] / sum(kept))
+
+
+def test_nothing_to_train_leaves_the_weights_and_says_so(model_dirs: dict[str, str]) -> None:
+    trainer = make_trainer(model_dirs["qwen3"], config=trainer_config(weight_decay=0.0))
+    before = weights_of(trainer)
+    metrics = trainer.update([[same_rewards(g) for g in random_groups(2)]])
+    assert_same_weights(weights_of(trainer), before, atol=0)
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["trained_tokens"] == metrics["skipped_updates"] == 0
+    assert not {"ratio_mean", "clip_fraction", "logprob/learner", "logprob_gap/learner"} & set(metrics)
+
+
+def test_metrics_by_source(model_dirs: dict[str, str]) -> None:
+    groups = random_groups(4)
+    naive = NaiveTrainer("qwen3", objective(), trainer_config())
+    logprobs: dict[str, list[float]] = {"explorer": [], "learner": []}
+    gaps = []
+    for g in groups:
+        for k, rollout in enumerate(g.rollouts):
+            ours = naive.logprobs(naive.model, g, k).tolist()
+            logprobs[rollout.source] += ours
+            if rollout.source == "learner":
+                gaps += [abs(a - b) for a, b in zip(ours, rollout.logprobs.tolist(), strict=True)]
+    # Two mini-batches: the second one's statistics too must be under the weights before the update.
+    metrics = make_trainer(model_dirs["qwen3"]).update([groups[:2], groups[2:]])
+    assert metrics["logprob/explorer"] == pytest.approx(np.mean(logprobs["explorer"]), abs=1e-5)
+    assert metrics["logprob/learner"] == pytest.approx(np.mean(logprobs["learner"]), abs=1e-5)
+    assert metrics["logprob_gap/learner"] == pytest.approx(np.mean(gaps), abs=1e-5)
+    assert metrics["logprob_gap/learner_max"] == pytest.approx(max(gaps), abs=1e-5)
+    assert "kl" not in metrics
+
+
+def test_the_ratio_of_a_single_mini_batch_is_exactly_one(model_dirs: dict[str, str]) -> None:
+    metrics = make_trainer(model_dirs["qwen3"], dtype="bfloat16").update([random_groups(3)])
+    assert metrics["ratio_mean"] == 1.0
+    assert metrics["clip_fraction"] == 0.0
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied(model_dirs: dict[str, str]) -> None:
+    trainer = make_trainer(model_dirs["qwen3"])
+    before = weights_of(trainer)
+    bad = random_groups(2)
+    broken = replace(bad[0].rollouts[0], verdict=Verdict("right", float("inf")))
+    bad[0] = replace(bad[0], rollouts=[broken, *bad[0].rollouts[1:]])
+    with np.errstate(invalid="ignore"):
+        metrics = trainer.update([bad])
+    assert metrics["skipped_updates"] == 1
+    assert "loss" not in metrics
+    assert np.isfinite(list(metrics.values())).all()
+    assert_same_weights(weights_of(trainer), before, atol=0)
+    assert trainer.update([random_groups(2)])["skipped_updates"] == 0
+
+
+def test_malformed_input_is_an_error(model_dirs: dict[str, str]) -> None:
+    trainer = make_trainer(model_dirs["qwen3"])
+    with pytest.raises(GroupError, match="mini-batches"):
+        trainer.update([])
+    with pytest.raises(GroupError, match="prompt p0 has no tokens"):
+        trainer.update([[replace(random_groups(1)[0], prompt_token_ids=np.zeros(0, np.int32))]])
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_happened(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    config = trainer_config(warmup_steps=10)
+    trainer = make_trainer(model_dirs["llama"], config=config, goal=objective(kl=0.1))
+    trainer.update([random_groups(3)])
+    trainer.save(str(tmp_path))
+    drawn = (torch.rand(3), np.random.rand(3), random.random())
+    metrics = trainer.update([random_groups(3, seed=5)])
+    weights = weights_of(trainer)
+    trainer.close()
+
+    resumed = make_trainer(model_dirs["llama"], config=config, goal=objective(kl=0.1), seed=99)
+    resumed.load(str(tmp_path))
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert np.array_equal(np.random.rand(3), drawn[1])
+    assert random.random() == drawn[2]
+    assert resumed.update([random_groups(3, seed=5)]) == metrics
+    assert_same_weights(weights_of(resumed), weights, atol=0)
+
+
+def test_loading_what_is_no_checkpoint_is_an_error(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="trainer.json"):
+        make_trainer(model_dirs["llama"]).load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("qwen3", "float32"), ("llama", "bfloat16")])
+def test_an_export_loads_in_transformers_with_the_same_logits(
+    family: str, dtype: str, model_dirs: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = make_trainer(model_dirs[family], dtype=dtype)
+    trainer.update([random_groups(3)])
+    trainer.export(str(tmp_path))
+    assert (tmp_path / "tokenizer.json").read_text() == (Path(model_dirs[family]) / "tokenizer.json").read_text()
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    expected = AutoModelForCausalLM.from_pretrained(model_dirs[family], dtype=getattr(torch, dtype))
+    expected.load_state_dict(weights_of(trainer), strict=family == "qwen3")  # the tied output layer comes once
+    ids = torch.arange(12)[None]
+    assert exported.dtype == getattr(torch, dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(ids).logits, expected(ids).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_weight_specs_describe_the_weights(family: str, model_dirs: dict[str, str]) -> None:
+    trainer = make_trainer(model_dirs[family], dtype="bfloat16")
+    specs = [(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in trainer.weights()]
+    assert specs == trainer.weight_specs()
+    names = [name for name, _, _ in specs]
+    assert names[0] == "model.embed_tokens.weight"
+    assert ("lm_head.weight" in names) == (family == "qwen3")
+
+
+def test_bfloat16_models_become_float32_masters(tmp_path: Path) -> None:
+    random_model("qwen3").to(torch.bfloat16).save_pretrained(tmp_path)
+    trainer: PolicyTrainer = make_trainer(str(tmp_path), dtype="bfloat16")
+    assert {p.dtype for p in trainer.parameters} == {torch.float32}
+    assert trainer.update([random_groups(2)])["grad_norm"] > 0

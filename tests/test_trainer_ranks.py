@@ -1,0 +1,172 @@
+"""Two gloo ranks against one: the same losses, gradients, weights and checkpoints.
+
+The two ranks run every scenario in one life, because starting them is most of the cost.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from training_models import (
+    GRADIENT_READABLE,
+    make_trainer,
+    objective,
+    random_groups,
+    trainer_config,
+    weights_of,
+    write_model,
+)
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.errors import GroupError
+from s2l_ray.rollout import RolloutGroup
+from s2l_ray.training.trainer import PolicyTrainer
+
+JOIN_SECONDS = 120
+KL = {"kl": 0.1, "aggregation": "sequence", "explorer_negatives": 0.5}
+
+
+def readable(**changes: Any) -> Any:
+    return trainer_config(**GRADIENT_READABLE | changes)
+
+
+def share(groups: list[RolloutGroup], rank: int | None) -> list[RolloutGroup]:
+    """Unequal shares: rank 0 has the first group only."""
+    return groups if rank is None else groups[:1] if rank == 0 else groups[1:]
+
+
+def even(trainer: PolicyTrainer, rank: int | None) -> dict[str, float]:
+    return trainer.update([share(random_groups(5), rank)])
+
+
+def mini_batches(trainer: PolicyTrainer, rank: int | None) -> dict[str, float]:
+    """Two optimizer steps; rank 0 has nothing of the first."""
+    first = [] if rank == 0 else random_groups(2, seed=1)
+    return trainer.update([first, share(random_groups(4, seed=2), rank)])
+
+
+def checkpointed(trainer: PolicyTrainer, rank: int | None) -> dict[str, float]:
+    """What CUDA ranks do: activations of each layer are recomputed in backward."""
+    if rank is not None:
+        trainer.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return even(trainer, rank)
+
+
+SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "token": (even, {}, {"micro_batch_tokens": 40}),
+    "kl": (mini_batches, KL, {"micro_batch_tokens": 30}),
+    "recomputed": (checkpointed, {}, {}),
+}
+
+
+def run(model_dir: str, name: str, **group: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    scenario, goal, changes = SCENARIOS[name]
+    trainer = make_trainer(model_dir, goal=objective(**goal), config=readable(**changes), **group)
+    result = scenario(trainer, group.get("rank")), weights_of(trainer)
+    trainer.close()
+    return result
+
+
+def rank_main(rank: int, model_dir: str, ports: list[int], out: str) -> None:
+    results: dict[str, Any] = {}
+
+    def group() -> dict[str, Any]:
+        return {"rank": rank, "world_size": 2, "init_method": f"tcp://127.0.0.1:{ports.pop()}"}
+
+    for name in SCENARIOS:
+        results[name] = run(model_dir, name, **group())
+
+    trainer = make_trainer(model_dir, goal=objective(**KL), **group())
+    with pytest.raises(GroupError, match="same number"):
+        trainer.update([[]] * (rank + 1))
+    mini_batches(trainer, rank)
+    trainer.save(f"{out}/checkpoint")
+    trainer.export(f"{out}/export")
+    results["exported"] = weights_of(trainer)
+    results["continued"] = mini_batches(trainer, rank), weights_of(trainer)
+    trainer.load(f"{out}/checkpoint")
+    results["loaded"] = weights_of(trainer)
+    trainer.close()
+    torch.save(results, f"{out}/rank{rank}.pt")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("ranks")
+    context = mp.get_context("spawn")
+    arguments = (model_dir, free_ports(len(SCENARIOS) + 1), str(out))
+    processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(JOIN_SECONDS)
+    alive = [p.is_alive() for p in processes]
+    for process in processes:
+        process.kill()
+    assert [p.exitcode for p in processes] == [0, 0], f"ranks failed (still running: {alive})"
+    return out, [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
+
+
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+    assert list(got) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_two_ranks_equal_one(name: str, model_dir: str, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    metrics, weights = run(model_dir, name)
+    for rank in two_ranks[1]:
+        got_metrics, got_weights = rank[name]
+        assert set(got_metrics) == set(metrics)
+        for key, value in metrics.items():
+            assert got_metrics[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+        assert_same(got_weights, weights, atol=5e-6)
+    start = dict(AutoModelForCausalLM.from_pretrained(model_dir).named_parameters())
+    assert max((weights[n] - start[n]).abs().max() for n in weights) > 1e-2
+
+
+def test_a_checkpoint_of_two_ranks_loads_on_one(
+    model_dir: str, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    out, (first, second) = two_ranks
+    trainer = make_trainer(model_dir, goal=objective(**KL))
+    trainer.load(f"{out}/checkpoint")
+    assert_same(weights_of(trainer), first["exported"], atol=0)
+    metrics = mini_batches(trainer, None)
+    for got_metrics, got_weights in (first["continued"], second["continued"]):
+        assert_same(got_weights, weights_of(trainer), atol=1e-5)
+        for key, value in metrics.items():
+            assert got_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+    trainer.close()
+
+
+def test_loading_restores_both_ranks(two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    for rank in two_ranks[1]:
+        assert_same(rank["loaded"], rank["exported"], atol=0)
+
+
+def test_two_ranks_export_the_gathered_weights(two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    out, (first, _) = two_ranks
+    exported = dict(AutoModelForCausalLM.from_pretrained(out / "export").named_parameters())
+    assert_same({n: p.detach() for n, p in exported.items()}, first["exported"], atol=0)
