@@ -43,7 +43,7 @@ class TrainerRank:
             temperature=config.rollout.learner.temperature,
             rank=self._rank,
             world_size=config.trainer.ranks,
-            init_method=None,
+            store=open_store(*address, config.cluster.step_timeout_s, self._listener),
             timeout_s=config.cluster.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,
             seed=config.seed,

@@ -30,7 +30,7 @@ from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.evaluation.summary import build_summary, write_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
-from s2l_ray.rollout import Prompt, RolloutSummary, Source
+from s2l_ray.rollout import RolloutSummary, Source
 from s2l_ray.run_directory import RunDirectory, read_state, write_state
 from s2l_ray.scheduling import step_digest
 from s2l_ray.tasks.compat import check_models
@@ -96,8 +96,10 @@ class S2LPO(Trainable):
         train = load_problems(data.train, data.train_limit)
         held_out = load_problems(data.eval, data.eval_limit) if data.eval else None
         tokenizer = load_tokenizer(models.learner, models.trust_remote_code)
-        self._train = _named("train", render_prompts(train.problems, tokenizer, data))
-        self._held_out = _named("eval", render_prompts(held_out.problems, tokenizer, data)) if held_out else []
+        self._train = render_prompts(train.problems, tokenizer, data)
+        rendered = render_prompts(held_out.problems, tokenizer, data) if held_out else []
+        # Ids are unique within a file; the two files' must not meet.
+        self._held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in rendered]
         return train, held_out
 
     def _open_tracker(self, train: ProblemSet, held_out: ProblemSet | None) -> None:
@@ -315,11 +317,6 @@ class _Clock:
 
     def seconds(self) -> dict[str, float]:
         return {**self._phases, "total": time.monotonic() - self._start}
-
-
-def _named(split: str, prompts: list[Prompt]) -> list[Prompt]:
-    """Ids that are distinct between training and held-out prompts."""
-    return [replace(p, id=f"{split}/{p.id}") for p in prompts]
 
 
 def _record(

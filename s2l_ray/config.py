@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from s2l_ray.errors import ConfigError
@@ -314,7 +314,9 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
                 if "=" not in item:
                     raise ConfigError(f"override {item!r}: write it as key=value")
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
-        values = OmegaConf.to_container(merged, resolve=True)
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{path}: {error.full_key} must be given, as an override {error.full_key}=... or in a file") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {error}") from error
     return parse_config(values, str(path))

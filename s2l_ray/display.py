@@ -204,7 +204,10 @@ def step_line(record: StepRecord, total_steps: int, eta: float | None) -> str:
 def evaluation_line(record: EvaluationRecord, when: str) -> str:
     """One evaluation in one line."""
     fields = [f"evaluation {when}", record.model, f"step {record.step}"]
-    fields += [f"pass@{k} {record.pass_at[k]:.3f} [{record.ci[k][0]:.3f}, {record.ci[k][1]:.3f}]" for k in sorted(record.pass_at)]
+    fields += [
+        f"pass@{k} {record.pass_at[k]:.3f} [{record.ci[k][0]:.3f}, {record.ci[k][1]:.3f}]"
+        for k in sorted(record.pass_at)
+    ]
     return "  ".join([*fields, f"{record.problems} problems x {record.samples} samples", f"{record.seconds:.1f} s"])
 
 
@@ -333,7 +336,9 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
         return Text("Nothing was evaluated: set data.eval to a file of held-out problems.")
     measured = list(records.values())[-1]
     ks = sorted(int(key.removeprefix("pass@")) for key in measured["ci"])
-    table = Table(title="held-out pass@k in %", title_justify="left", title_style="bold", box=None, padding=(0, 3, 0, 0))
+    table = Table(
+        title="held-out pass@k in %", title_justify="left", title_style="bold", box=None, padding=(0, 3, 0, 0)
+    )
     table.add_column("")
     for name, record in records.items():
         heading = "explorer" if name == "explorer" else f"learner {name}"
@@ -356,7 +361,7 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
 def _change(before: dict[str, Any], after: dict[str, Any], key: str, confidence: float) -> str:
     change = f"{key}: {100 * (after[key] - before[key]):+.1f} points; the {confidence:.0%} intervals "
     if overlap(before["ci"][key], after["ci"][key]):
-        return change + "overlap, so this is not told from chance."
+        return change + "overlap: this may be chance."
     return change + "do not overlap."
 
 
@@ -370,8 +375,13 @@ def _places(summary: dict[str, Any]) -> RenderableType:
     table.add_column(overflow="fold")  # paths and commands are copied: never cut
     for label, place in rows:
         if place:
-            table.add_row(label, Text(place))
+            table.add_row(label, Text(_short(place)))
     return Padding(table, (0, 0, 1, 0))
+
+
+def _short(place: str) -> str:
+    """`place` from the working directory: short enough to be copied in one line."""
+    return place.replace(f"{Path.cwd()}/", "")
 
 
 def _is_live(console: Console) -> bool:

@@ -1,7 +1,7 @@
 """Turn a GGUF file into an ordinary Hugging Face directory, which trainer and engines can load.
 
-A GGUF file is one quantised checkpoint with its tokenizer inside. The weights are dequantised to bfloat16: what was lost
-in quantising stays lost, so an imported model is close to the original and not equal to it.
+A GGUF file is one quantised checkpoint with its tokenizer inside. The weights are dequantised to bfloat16: what was
+lost in quantising stays lost, so an imported model is close to the original and not equal to it.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ SOURCES: dict[str, Callable[[], Path]] = {"smollm2-135m": smollm2_gguf}
 """GGUF files that have a name: name -> function that finds the file or raises ModelError."""
 
 
-def import_named(name: str, target: Path) -> Path:
-    """`import_gguf` of one of `SOURCES`.
+def import_model(source: str | Path, target: Path) -> Path:
+    """`import_gguf` of one of `SOURCES`, or of the GGUF file at that path.
 
     Raises:
-        ModelError: the name is unknown, or as `import_gguf`.
+        ModelError: as `import_gguf`, or there is neither such a name nor such a file.
     """
-    if name not in SOURCES:
-        raise ModelError(f"unknown model {name!r}; known: {', '.join(sorted(SOURCES))}, or the path of a GGUF file")
-    return import_gguf(SOURCES[name](), target)
+    if str(source) in SOURCES:
+        return import_gguf(SOURCES[str(source)](), target)
+    if not Path(source).is_file():
+        raise ModelError(f"{source} is neither a GGUF file nor a known model ({', '.join(sorted(SOURCES))})")
+    return import_gguf(Path(source), target)
 
 
 def import_gguf(source: Path, target: Path, chat_template: str | None = None) -> Path:

@@ -18,8 +18,8 @@ def die_with_parent(parent: int | None = None) -> None:
     the child ends, and our children are made in threads that come and go.
 
     Args:
-        parent: process id of the parent. Hand it over from the parent where you can: a parent that dies before this call
-            is then noticed too. Default: the parent now.
+        parent: process id of the parent. Hand it over from the parent where you can: a parent that dies before this
+            call is then noticed too. Default: the parent now.
     """
     expected = os.getppid() if parent is None else parent
     threading.Thread(target=_watch, args=(expected,), name="die-with-parent", daemon=True).start()

@@ -23,7 +23,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -64,15 +64,17 @@ class Tracker:
         self._undelivered: deque[Callable[[], None]] = deque()
         self._retry_at = 0.0
         self._params = dict(run.data.params)
-        self._steps = self._steps_with("alpha") if resumed else set()
-        self._evaluations = {s: self._steps_with(f"eval/{s}/reward") if resumed else set() for s in ("explorer", "learner")}
+        logged = self._steps_with if resumed else lambda metric: set()
+        self._steps = logged("alpha")
+        self._evaluations = {source: logged(f"eval/{source}/reward") for source in ("explorer", "learner")}
 
     @classmethod
     def open(cls, config: TrackingConfig, default_store: Path, run_name: str, run_id: str | None = None) -> Tracker:
         """Start a run, or continue `run_id`; a `run_id` that the store does not have (any more) starts a new run.
 
         Args:
-            default_store: directory of mlflow.db and mlartifacts when neither tracking.uri nor MLFLOW_TRACKING_URI is set.
+            default_store: directory of mlflow.db and mlartifacts, used when neither tracking.uri nor
+                MLFLOW_TRACKING_URI is set.
 
         Raises:
             TrackingError: the store cannot be used, or the server did not answer within tracking.timeout_s.
@@ -272,25 +274,26 @@ def how_to_open(uri: str) -> str:
 
 
 def _store(uri: str | None, default_store: Path) -> tuple[str, str | None]:
-    """Tracking URI, and where artifacts of a new experiment go (None: the server knows)."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri, None
-    return f"sqlite:///{default_store / 'mlflow.db'}", (default_store / "mlartifacts").as_uri()
+    """Tracking URI, and where a new experiment's artifacts go: beside a sqlite file; a server knows its own place."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store / 'mlflow.db'}"
+    file = _sqlite_file(uri)
+    return uri, (file.resolve().parent / "mlartifacts").as_uri() if file else None
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    scheme, _, path = uri.partition("://")
+    path = path.split("?")[0].removeprefix("/")
+    return Path(path) if scheme.split("+")[0] == "sqlite" and path not in ("", ":memory:") else None
 
 
 def _probe(uri: str, timeout_s: float) -> None:
-    """Fail within `timeout_s` where MLflow itself would retry for minutes: no database server, no usable sqlite file."""
+    """Fail within `timeout_s` where MLflow would retry for minutes: no database server, no usable sqlite file."""
     parts = urlsplit(uri)
     dialect = parts.scheme.split("+")[0]
-    if dialect == "sqlite" and parts.path.strip("/"):
-        file = Path(uri.split("://", 1)[1].split("?")[0].removeprefix("/"))
+    if file := _sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(file, timeout=timeout_s)
-        try:
+        with closing(sqlite3.connect(file, timeout=timeout_s)) as connection:
             connection.execute("PRAGMA schema_version")
-        finally:
-            connection.close()
     elif dialect in DATABASE_PORTS:
         socket.create_connection((parts.hostname or "", parts.port or DATABASE_PORTS[dialect]), timeout_s).close()
 
@@ -319,8 +322,8 @@ def _experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | N
             if time.monotonic() + 0.5 >= deadline:
                 raise TrackingError(
                     f"no answer from MLflow at {redact(str(client.tracking_uri))} within {config.timeout_s:g} s "
-                    f"({_first_line(error)}). Start the server, set tracking.uri to another one, raise tracking.timeout_s, "
-                    "or set tracking.enabled=false"
+                    f"({_cause(error)}). Start the server, set tracking.uri to another one, raise "
+                    "tracking.timeout_s, or set tracking.enabled=false"
                 ) from None
             time.sleep(0.5)
     if experiment is None:
@@ -351,7 +354,7 @@ def _continued(client: MlflowClient, run_id: str) -> Run | None:
 
 @contextmanager
 def _bounded(timeout_s: float) -> Iterator[None]:
-    """Bound MLflow's HTTP requests: it would wait 120 s for each and repeat it seven times, and knows only these names."""
+    """Bound MLflow's HTTP requests: it would wait 120 s for each, repeat it seven times, and only reads these names."""
     bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)
@@ -398,3 +401,8 @@ def _batches(items: list[Any]) -> Iterator[list[Any]]:
 
 def _first_line(error: BaseException) -> str:
     return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _cause(error: BaseException) -> str:
+    """The end of the chain that requests and urllib3 print in one line: "[Errno 111] Connection refused"."""
+    return _first_line(error).rsplit(": ", 1)[-1].split(". ")[0].strip("\"')")

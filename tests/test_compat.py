@@ -92,7 +92,9 @@ def test_too_few_embedding_rows(learner, tmp_path):
 
 def test_first_differing_token(learner, tmp_path):
     other = make_model(tmp_path / "other", [*WORDS[:5], "5", "12", *WORDS[7:]], rows=16)
-    with pytest.raises(ModelError, match=r"2 tokens differ, the first is '12': id 5 for the learner, 6 for the explorer"):
+    with pytest.raises(
+        ModelError, match=r"2 tokens differ, the first is '12': id 5 for the learner, 6 for the explorer"
+    ):
         check_models(str(learner), str(other))
     longer = make_model(tmp_path / "longer", [*WORDS, "extra"], rows=16)
     with pytest.raises(ModelError, match=r"1 tokens differ, .*'extra': id none for the learner, 10 for the explorer"):

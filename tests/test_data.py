@@ -17,7 +17,9 @@ from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 
 
 def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -112,7 +114,10 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
         ('{"question": "q", "answer": ["1"]}', "line 2, field answer must be a text or a number"),
         ('{"question": "q", "answer": "1", "id": [1]}', "line 2, field id must be"),
         ('{"prompt": [{"role": "user", "content": "q"}]}', "line 2, field reward_model: a record is needed"),
-        ('{"prompt": [{"role": "user", "content": "q"}], "reward_model": {}}', "line 2, field reward_model.ground_truth"),
+        (
+            '{"prompt": [{"role": "user", "content": "q"}], "reward_model": {}}',
+            "line 2, field reward_model.ground_truth",
+        ),
         ('{"prompt": "q", "reward_model": {"ground_truth": "1"}}', "line 2, field prompt: one message"),
         (
             '{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], "reward_model": {}}',
@@ -149,7 +154,21 @@ TEMPLATE = (
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """Words; by default it puts <s> (1) before every text and </s> (2) after it."""
-    words = ["<unk>", "<s>", "</s>", "what", "is", "{x}", "\\frac{1}{2}", "?", "user", "system", "assistant", "brief", "Q:"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "what",
+        "is",
+        "{x}",
+        "\\frac{1}{2}",
+        "?",
+        "user",
+        "system",
+        "assistant",
+        "brief",
+        "Q:",
+    ]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
@@ -188,6 +207,9 @@ def test_prompts_that_cannot_be_used(tokenizer):
         render_prompts([PROBLEM], tokenizer, DataConfig(train="x", system="brief"))
 
 
-def test_load_tokenizer_of_an_empty_directory(tmp_path):
+def test_load_tokenizer_without_a_usable_one(tmp_path):
+    with pytest.raises(ModelError, match="has no tokenizer; copy tokenizer.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="no usable tokenizer in"):
         load_tokenizer(tmp_path)

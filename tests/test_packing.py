@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_models import VOCABULARY, random_model, write_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from s2l_ray.errors import ModelError
@@ -17,6 +16,7 @@ from s2l_ray.training.attention import PackedLayout
 from s2l_ray.training.logprobs import chunked_logprobs
 from s2l_ray.training.model import PackedPolicy, load_causal_lm
 from s2l_ray.training.packing import TrainSequence, idle_micro_batch, micro_batches, pack
+from tests.training_models import VOCABULARY, random_model, write_model
 
 
 def sequence(ids: list[int], response: int, advantage: float = 1.0, explorer: bool = False) -> TrainSequence:

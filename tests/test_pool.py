@@ -16,7 +16,7 @@ from s2l_ray.tasks.verifiers import VerifierError, as_verdict, check_importable,
 from s2l_ray.tasks.verify_file import verify_file
 
 ROOT = Path(__file__).resolve().parents[1]
-USERS_MODULE = '''
+USERS_MODULE = """
 import os, signal, sys, time
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def check(response, answer, question):
     return response == answer
 
 not_callable = 5
-'''
+"""
 
 
 @pytest.fixture
@@ -52,7 +52,6 @@ def users(tmp_path, monkeypatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     yield "users_verifier:check"
     sys.modules.pop("users_verifier", None)
-
 
 
 def statuses(verdicts: list[Verdict]) -> list[str]:
@@ -75,13 +74,15 @@ def test_an_endless_symbolic_check_times_out_and_the_rest_goes_on():
 
 
 def test_each_item_has_its_own_limit(users):
-    with VerifierProcess(users, 1.0) as process:
-        verdicts = process.check([("sleep 0.4", "", "")] * 4 + [("sleep 30", "", ""), ("a", "a", "")])
+    with VerifierProcess(users, 1.5) as process:
+        verdicts = process.check([("sleep 0.5", "", "")] * 4 + [("sleep 30", "", ""), ("a", "a", "")])
     assert statuses(verdicts) == ["wrong"] * 4 + ["timeout", "right"]
 
 
 def test_a_slow_start_does_not_count(tmp_path, monkeypatch):
-    (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(1.5)\ndef check(response, answer, question): return True")
+    (tmp_path / "slow_import.py").write_text(
+        "import time\ntime.sleep(1.5)\ndef check(response, answer, question): return True"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with VerifierProcess("slow_import:check", 0.5) as process:
         assert statuses(process.check([("a", "b", "c")])) == ["right"]
@@ -98,7 +99,9 @@ def test_an_answer_that_kills_every_worker_is_unparsable_but_three_in_a_row_are_
         verdicts = process.check([("die", "", ""), ("a", "a", ""), ("die", "", "")])
         assert statuses(verdicts) == ["unparsable", "right", "unparsable"]
         assert "SIGSEGV" in verdicts[0].detail
-        with pytest.raises(VerifierError, match="3 answers in a row killed the workers of verifier users_verifier:check") as caught:
+        with pytest.raises(
+            VerifierError, match="3 answers in a row killed the workers of verifier users_verifier:check"
+        ) as caught:
             process.check([("a", "a", "")] + [("die", "", "")] * 3)
         assert caught.value.index == 3
 
@@ -114,7 +117,10 @@ def test_a_bug_in_the_users_function_surfaces_with_its_traceback(users, verb, me
 
 def test_rewards_between_0_and_1_and_impossible_ones(users):
     with VerifierProcess(users, 20) as process:
-        assert process.check([("number 0.25", "", ""), ("number 1", "", "")]) == [Verdict("wrong", 0.25), Verdict("right", 1.0)]
+        assert process.check([("number 0.25", "", ""), ("number 1", "", "")]) == [
+            Verdict("wrong", 0.25),
+            Verdict("right", 1.0),
+        ]
         with pytest.raises(VerifierError, match=r"returned 1.5; return a bool"):
             process.check([("number 1.5", "", "")])
     for impossible in (None, "right", float("nan"), -1, Verdict("right", 2.0), Verdict("good", 1.0)):
@@ -151,7 +157,10 @@ def test_close_ends_a_running_check_and_its_worker(users, tmp_path):
 
 def test_workers_die_with_a_killed_parent(users, tmp_path):
     pid_file = tmp_path / "pid"
-    code = f"from s2l_ray.tasks.pool import VerifierProcess; VerifierProcess({users!r}, 60).check([('pid {pid_file}', '', '')])"
+    code = f"""
+from s2l_ray.tasks.pool import VerifierProcess
+VerifierProcess({users!r}, 60).check([("pid {pid_file}", "", "")])
+"""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     pid = wait_for_pid(pid_file)

@@ -23,7 +23,10 @@ def step(number: int, **changes) -> StepRecord:
         explorer_per_group=1,
         learner_per_group=1,
         reward=0.4,
-        sources={"explorer": SourceStats(2, 0.3, 20, 40, 0, VERDICTS), "learner": SourceStats(2, 0.5, 20, 60, 0, VERDICTS)},
+        sources={
+            "explorer": SourceStats(2, 0.3, 20, 40, 0, VERDICTS),
+            "learner": SourceStats(2, 0.5, 20, 60, 0, VERDICTS),
+        },
         zero_variance_groups=0,
         groups=2,
         prompts=["a", "b"],
@@ -40,7 +43,12 @@ def evaluation(model: str, at: int) -> EvaluationRecord:
 
 
 def config(tmp_path: Path, **changes):
-    values = {"name": "trial", "run_dir": str(tmp_path), "models": {"learner": "l", "explorer": "e"}, "data": {"train": "t"}}
+    values = {
+        "name": "trial",
+        "run_dir": str(tmp_path),
+        "models": {"learner": "l", "explorer": "e"},
+        "data": {"train": "t"},
+    }
     return parse_config({**values, **changes})
 
 
@@ -72,7 +80,13 @@ def test_a_summary_adds_up(tmp_path):
     assert [StepRecord.from_json(row) for row in summary["steps"]] == steps
     assert (summary["name"], summary["run_dir"], summary["model"]) == ("trial", str(tmp_path), str(tmp_path / "model"))
     assert summary["config"]["rollout"]["group_size"] == 8
-    assert summary["versions"]["torch"] and set(summary["versions"]) == {"s2l-ray", "torch", "vllm", "ray", "transformers"}
+    assert summary["versions"]["torch"] and set(summary["versions"]) == {
+        "s2l-ray",
+        "torch",
+        "vllm",
+        "ray",
+        "transformers",
+    }
     assert "secret" not in json.dumps(summary) and summary["mlflow_run_id"] == "abc"
 
 

@@ -18,6 +18,8 @@ from s2l_ray.errors import TrackingError
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.tracking import Tracker, how_to_open, metric_name, redact, step_metrics
 
+ROOT = Path(__file__).parents[1]
+
 
 def stats(rollouts: int, reward: float, tokens: int) -> SourceStats:
     right = round(rollouts * reward)
@@ -49,9 +51,25 @@ def evaluation(at: int, model: str = "learner") -> EvaluationRecord:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """One store for the file: the first use of a database takes seconds."""
-    return tmp_path_factory.mktemp("store")
+def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A directory with a store that another process made, and that process. Once for the file: it takes seconds."""
+    directory = tmp_path_factory.mktemp("first use")
+    code = """
+from pathlib import Path
+from s2l_ray.config import TrackingConfig
+from s2l_ray.tracking import Tracker
+Tracker.open(TrackingConfig(), Path("outputs"), "run").finish()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120)
+    return directory, done
+
+
+@pytest.fixture
+def store(first_use) -> Path:
+    return first_use[0] / "outputs"
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +116,11 @@ def test_a_run_from_start_to_end(store, tmp_path):
     assert points(store, tracker, "eval/learner/pass_at_8") == [(0, 0.5)]
     assert points(store, tracker, "eval/learner/pass_at_8_low") == [(0, 0.4)]
     (given,) = run.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest, json.loads(given.dataset.profile)) == ("train", "d" * 36, {"num_rows": 1000})
+    assert (given.dataset.name, given.dataset.digest, given.dataset.profile) == (
+        "train",
+        "d" * 36,
+        '{"num_rows": 1000}',
+    )
     assert json.loads(given.dataset.source)["uri"] == str(tmp_path / "train.jsonl")
     assert [(t.key, t.value) for t in given.tags] == [("mlflow.data.context", "training")]
     artifacts = store / "mlartifacts" / tracker.run_id / "artifacts"
@@ -191,15 +213,15 @@ def test_a_server_that_does_not_listen_is_named_and_not_waited_for(tmp_path):
     with pytest.raises(TrackingError) as caught:
         Tracker.open(config, tmp_path, "run")
     message = str(caught.value)
-    assert f"http://***@127.0.0.1:{port} within 1 s" in message and "secret" not in message
-    assert "tracking.uri" in message and "tracking.enabled=false" in message
+    assert f"http://***@127.0.0.1:{port} within 1 s ([Errno 111] Connection refused). Start" in message
+    assert "tracking.uri" in message and "tracking.enabled=false" in message and "secret" not in message
     assert {k: v for k, v in os.environ.items() if "HTTP" in k} == {k: v for k, v in before.items() if "HTTP" in k}
 
 
 def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
-        with pytest.raises(TrackingError, match="no answer from MLflow at .* within 1 s"):
+        with pytest.raises(TrackingError, match="no answer from MLflow at .* within 1 s .Read timed out"):
             Tracker.open(config, tmp_path, "run")
 
 
@@ -243,36 +265,40 @@ tracker.finish("FAILED")
 assert tracker.run_id is tracker.uri is tracker.problem is None
 assert "mlflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60, cwd=ROOT)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_use_of_a_database_says_nothing_on_the_terminal(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking import Tracker
-Tracker.open(TrackingConfig(), Path(sys.argv[1]) / "not yet there", "run").finish()
-"""
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120, env=environment
-    )
+def test_the_first_use_of_a_database_says_nothing_and_litters_nothing(first_use):
+    directory, done = first_use
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "not yet there" / "mlflow.db").exists()
+    assert [path.name for path in directory.iterdir()] == ["outputs"]
+
+
+def test_artifacts_go_beside_a_sqlite_file():
+    assert tracking._store("sqlite:////data/x/my.db", Path("/unused")) == (
+        "sqlite:////data/x/my.db",
+        "file:///data/x/mlartifacts",
+    )
+    assert tracking._store(None, Path("/data/out")) == (
+        "sqlite:////data/out/mlflow.db",
+        "file:///data/out/mlartifacts",
+    )
+    assert tracking._store("http://127.0.0.1:5000", Path("/unused")) == ("http://127.0.0.1:5000", None)
 
 
 def test_a_server_takes_a_run(store, tmp_path):
-    opened(store).finish()  # migrates the database
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(tmp_path / "art")]
+    command += ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     try:
         _wait_for(port, server)
         config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=20)
@@ -309,7 +335,8 @@ def _wait_for(port: int, server: subprocess.Popen) -> None:
 
 
 def test_step_metrics_by_hand():
-    learner_only = step(9, sources={"explorer": stats(0, 0.0, 0), "learner": stats(32, 0.5, 640)}, trainer={"kl": math.nan})
+    sources = {"explorer": stats(0, 0.0, 0), "learner": stats(32, 0.5, 640)}
+    learner_only = step(9, sources=sources, trainer={"kl": math.nan})
     metrics = step_metrics(learner_only)
     assert metrics["tokens"] == 640 and metrics["tokens/learner"] == 640 and metrics["tokens_per_second"] == 320.0
     assert metrics["reward/learner"] == 0.5 and metrics["verdicts/learner/right"] == 16

@@ -14,7 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from training_models import (
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.errors import GroupError, ModelError
+from s2l_ray.rollout import RolloutGroup, Verdict
+from s2l_ray.training.trainer import PolicyTrainer
+from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
     objective,
@@ -24,11 +29,6 @@ from training_models import (
     weights_of,
     write_model,
 )
-from transformers import AutoModelForCausalLM
-
-from s2l_ray.errors import GroupError, ModelError
-from s2l_ray.rollout import RolloutGroup, Verdict
-from s2l_ray.training.trainer import PolicyTrainer
 
 
 @pytest.fixture(autouse=True)

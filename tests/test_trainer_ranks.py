@@ -5,14 +5,20 @@ The two ranks run every scenario in one life, because starting them is most of t
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from training_models import (
+from torch.distributed import PrefixStore
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.errors import GroupError
+from s2l_ray.rendezvous import listen, open_store
+from s2l_ray.rollout import RolloutGroup
+from s2l_ray.training.trainer import PolicyTrainer
+from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
     objective,
@@ -21,11 +27,6 @@ from training_models import (
     weights_of,
     write_model,
 )
-from transformers import AutoModelForCausalLM
-
-from s2l_ray.errors import GroupError
-from s2l_ray.rollout import RolloutGroup
-from s2l_ray.training.trainer import PolicyTrainer
 
 JOIN_SECONDS = 120
 KL = {"kl": 0.1, "aggregation": "sequence", "explorer_negatives": 0.5}
@@ -72,16 +73,17 @@ def run(model_dir: str, name: str, **group: Any) -> tuple[dict[str, float], dict
     return result
 
 
-def rank_main(rank: int, model_dir: str, ports: list[int], out: str) -> None:
+def rank_main(rank: int, model_dir: str, port: int, out: str) -> None:
     results: dict[str, Any] = {}
+    store = open_store("127.0.0.1", port, JOIN_SECONDS)
 
-    def group() -> dict[str, Any]:
-        return {"rank": rank, "world_size": 2, "init_method": f"tcp://127.0.0.1:{ports.pop()}"}
+    def group(name: str) -> dict[str, Any]:
+        return {"rank": rank, "world_size": 2, "store": PrefixStore(name, store)}
 
     for name in SCENARIOS:
-        results[name] = run(model_dir, name, **group())
+        results[name] = run(model_dir, name, **group(name))
 
-    trainer = make_trainer(model_dir, goal=objective(**KL), **group())
+    trainer = make_trainer(model_dir, goal=objective(**KL), **group("checkpoint"))
     with pytest.raises(GroupError, match="same number"):
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, rank)
@@ -95,16 +97,6 @@ def rank_main(rank: int, model_dir: str, ports: list[int], out: str) -> None:
     torch.save(results, f"{out}/rank{rank}.pt")
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_model("llama", tmp_path_factory.mktemp("model"))
@@ -114,7 +106,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 def two_ranks(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("ranks")
     context = mp.get_context("spawn")
-    arguments = (model_dir, free_ports(len(SCENARIOS) + 1), str(out))
+    listener = listen("127.0.0.1")
+    port = listener.getsockname()[1]
+    store = open_store("127.0.0.1", port, JOIN_SECONDS, listener)  # the ranks meet here for as long as it lives
+    arguments = (model_dir, port, str(out))
     processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()
@@ -123,6 +118,7 @@ def two_ranks(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple
     alive = [p.is_alive() for p in processes]
     for process in processes:
         process.kill()
+    del store
     assert [p.exitcode for p in processes] == [0, 0], f"ranks failed (still running: {alive})"
     return out, [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
 

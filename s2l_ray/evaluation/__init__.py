@@ -7,4 +7,4 @@ from s2l_ray.evaluation.pass_at_k import evaluate_counts, pass_at_k
 __all__ = ["COLOURS", "evaluate_counts", "pass_at_k"]
 
 COLOURS = {"explorer": "#D55E00", "learner": "#0072B2"}
-"""One colour per source, the same in every figure and on the terminal; told apart with any colour vision (Okabe-Ito)."""
+"""One colour per source, the same in figures and on the terminal; told apart with any colour vision (Okabe-Ito)."""

@@ -138,7 +138,14 @@ def time_figure(summary: dict[str, Any]) -> Figure | None:
     base, total = np.zeros(len(steps)), sum(values.sum() for values in phases.values())
     for phase, values in phases.items():
         share = f"{phase}  {values.sum():.1f} s ({values.sum() / total:.0%})" if total else phase
-        axes.bar(steps, values, bottom=base, width=0.9 if len(steps) < 100 else 1.0, color=PHASES.get(phase, INK), label=share)
+        axes.bar(
+            steps,
+            values,
+            bottom=base,
+            width=0.9 if len(steps) < 100 else 1.0,
+            color=PHASES.get(phase, INK),
+            label=share,
+        )
         base += values
     axes.set(title=f"{summary['name']}: where the time goes", xlabel="step", ylabel="seconds")
     axes.grid(axis="y")
@@ -176,7 +183,9 @@ def _draw_pass_at_1(axes: Axes, evaluation: dict[str, Any], level: str) -> None:
     learner = [r for r in (evaluation["before"], *evaluation["during"], evaluation["after"]) if r]
     learner = list({r["step"]: r for r in learner}.values())
     marks = [(f"learner pass@1, held out ({level})", learner, COLOURS["learner"], "o")]
-    marks += [(f"explorer pass@1, held out ({level})", [r for r in [evaluation["explorer"]] if r], COLOURS["explorer"], "s")]
+    marks += [
+        (f"explorer pass@1, held out ({level})", [r for r in [evaluation["explorer"]] if r], COLOURS["explorer"], "s")
+    ]
     for label, records, colour, marker in marks:
         if records:
             values = [r["pass@1"] for r in records]
@@ -196,13 +205,17 @@ def _draw_shares(axes: Axes, steps: np.ndarray, rows: list[dict[str, Any]]) -> N
     for values, base, name in ((explorer, np.zeros_like(explorer), "explorer"), (learner, explorer, "learner")):
         if values.sum() > 0.1 * (explorer + learner).sum():
             at = int(np.average(np.arange(len(steps)), weights=values))  # over the area's centre of mass
-            axes.text(steps[at], base[at] + values[at] / 2, name, color="white", ha="center", va="center", weight="bold")
+            axes.text(
+                steps[at], base[at] + values[at] / 2, name, color="white", ha="center", va="center", weight="bold"
+            )
 
 
 def _draw_points(axes: Axes, ks: list[int], record: dict[str, Any], shift: float, **style: Any) -> None:
     values = [record[f"pass@{k}"] for k in ks]
     errors = np.hstack([_errors([record], k) for k in ks])
-    axes.errorbar([k * shift for k in ks], values, yerr=errors, capsize=4, linewidth=2, elinewidth=1.2, markersize=7, **style)
+    axes.errorbar(
+        [k * shift for k in ks], values, yerr=errors, capsize=4, linewidth=2, elinewidth=1.2, markersize=7, **style
+    )
 
 
 def _errors(records: list[dict[str, Any]], k: int) -> np.ndarray:

@@ -5,9 +5,9 @@ With n samples of a problem, c of them right, the chance that k samples drawn wi
 are exact integers here, so the only rounding is one division.
 
 The interval is a percentile bootstrap over problems: problems are what a held-out set samples, the estimates of one
-problem are not normal (most are near 0 or 1), and percentiles stay within [0, 1] and may be lopsided. It says what another
-draw of problems would give; it says nothing about another training seed. Where all problems have the same estimate it
-has no width.
+problem are not normal (most are near 0 or 1), and percentiles stay within [0, 1] and may be lopsided. It says what
+another draw of problems would give; it says nothing about another training seed. Where all problems have the same
+estimate it has no width.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class SamplingEngine:
 
     def close(self) -> None:
         """Stop the engine and its processes."""
-        self._llm.shutdown(timeout=5)
+        self._llm.shutdown(timeout=2)
 
     async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
         request_id = f"{self.settings.source}-{next(self._requests)}"

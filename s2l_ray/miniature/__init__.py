@@ -1,1 +1,1 @@
-"""The embedded model family and its task: two tiny sibling models that are pretrained on this machine's CPU in minutes."""
+"""The embedded model family and its task: two tiny sibling models, pretrained on this machine's CPU in minutes."""

@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,9 +17,11 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import IO
 
 from s2l_ray.errors import ModelError
 from s2l_ray.miniature.countdown import generate, write_jsonl
+from s2l_ray.processes import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ FORMAT = 1
 """Raised when the same recipe starts to give another family (task, tokenizer, training loop)."""
 SIZES = ("small", "large")
 STALL_S = 300.0
+"""Longest silence of both training processes; they report every few seconds."""
+LOCK = ".lock"
 
 Progress = Callable[[str, int, int, float], None]
 """Called with (stage: "small" or "large", optimizer steps done, steps in all, training loss)."""
@@ -88,11 +91,15 @@ class Family:
         return self.directory / "manifest.json"
 
     def fingerprint(self) -> str | None:
-        """Fingerprint of the recipe that made it; None when it is not there or not whole."""
-        parts = (self.small / "config.json", self.large / "config.json", self.train, self.heldout, self.manifest)
-        if not all(part.is_file() for part in parts):
+        """Fingerprint of the recipe that made it; None when the directory holds no family."""
+        try:
+            return json.loads(self.manifest.read_text(encoding="utf-8"))["recipe_fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or somebody else's file of that name
             return None
-        return json.loads(self.manifest.read_text(encoding="utf-8"))["fingerprint"]
+
+    def is_whole(self) -> bool:
+        weights = [model / "model.safetensors" for model in (self.small, self.large)]
+        return all(part.is_file() for part in (*weights, self.train, self.heldout))
 
 
 def build_family(
@@ -113,14 +120,14 @@ def build_family(
     """
     directory = Path(directory).absolute()
     family = Family(directory)
-    if family.fingerprint() == recipe.fingerprint and not force:
+    if family.fingerprint() == recipe.fingerprint and family.is_whole() and not force:
         return family
-    _refuse_to_replace(family)
+    _may_replace(family)
     with _building(directory) as scratch:
         started = time.monotonic()
         losses = _fill(Family(scratch), recipe, progress or (lambda *_: None))
         record = {
-            "fingerprint": recipe.fingerprint,
+            "recipe_fingerprint": recipe.fingerprint,
             "recipe": asdict(recipe),
             "final_loss": losses,
             "seconds": round(time.monotonic() - started, 1),
@@ -130,39 +137,53 @@ def build_family(
     return family
 
 
-def _refuse_to_replace(family: Family) -> None:
-    """Only a family, whole or not, is ever replaced; anything else is the user's."""
-    if not family.directory.exists() or (family.directory.is_dir() and not any(family.directory.iterdir())):
-        return
-    if not family.manifest.is_file():
-        raise ModelError(f"{family.directory} exists and is not an embedded family; name another directory or remove it")
-    log.warning("%s holds a family of another recipe (or force is set): building it again", family.directory)
+def _may_replace(family: Family) -> None:
+    """Only a family is ever replaced; anything else is the user's."""
+    directory = family.directory
+    if family.fingerprint() is not None:
+        log.warning("building %s again: its recipe or format is another, files are missing, or it is forced", directory)
+    elif directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ModelError(f"{directory} exists and is not an embedded family; name another directory or remove it")
 
 
 @contextmanager
 def _building(directory: Path) -> Iterator[Path]:
-    """An empty directory beside `directory`, locked for this process and gone afterwards.
+    """An empty directory beside `directory`, this process's own until it is renamed or the block ends.
 
-    The lock is on the directory itself and the kernel frees it when the process dies, so what a killed build left behind
-    is recognised and cleared by the next one.
+    It is locked through a file in it. The kernel frees the lock of a process that dies, so the next build recognises
+    and clears what a killed one left behind.
     """
     scratch = directory.with_name(f".{directory.name}.building")
     scratch.mkdir(parents=True, exist_ok=True)
-    handle = os.open(scratch, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(handle), os.stat(scratch))
-        except (BlockingIOError, FileNotFoundError):  # held, or just renamed into place by its holder
-            mine = False
-        if not mine:
-            raise ModelError(f"another process is building {directory}; wait for it, or name another directory")
+    if (lock := _lock(scratch / LOCK)) is None:
+        raise ModelError(f"another process is building {directory}; wait for it, or name another directory")
+    with lock:
         for leftover in scratch.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        yield scratch
-    finally:
-        os.close(handle)
-    
+            if leftover.name != LOCK:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        try:
+            yield scratch
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        (directory / LOCK).unlink()  # it came along with the rename
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The open file that holds the lock; None when another process holds it, or has just renamed it into place."""
+    try:
+        file = path.open("a")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
+
 
 def _swap(scratch: Path, directory: Path) -> None:
     """Put the finished family in place of what is there."""
@@ -185,7 +206,8 @@ def _fill(family: Family, recipe: Recipe, progress: Progress) -> dict[str, float
     try:
         for size in SIZES:
             ours, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=_train, args=(size, recipe, family.directory / size, theirs), daemon=True)
+            task = (size, recipe, family.directory / size, theirs, os.getpid())
+            child = context.Process(target=_train, args=task, name=f"pretrain-{size}", daemon=True)
             child.start()
             theirs.close()  # so that the pipe ends when the child does
             children[ours] = (size, child)
@@ -203,7 +225,9 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
     while children:
         ready = wait(list(children), timeout=STALL_S)
         if not ready:
-            raise ModelError(f"pretraining made no progress for {STALL_S:.0f} s; is the machine overloaded? Build again")
+            raise ModelError(
+                f"pretraining made no progress for {STALL_S:.0f} s; is the machine overloaded? Build again"
+            )
         for pipe in ready:
             size, child = children[pipe]
             try:
@@ -224,9 +248,9 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
     return losses
 
 
-def _train(size: str, recipe: Recipe, target: Path, pipe: Connection) -> None:
+def _train(size: str, recipe: Recipe, target: Path, pipe: Connection, parent: int) -> None:
     """Body of a training process: sends ("progress", (done, total, loss)), then ("loss", loss) or ("error", text)."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent(parent)
     try:
         # Imported here so that the parent needs no torch, and stays quick when the family is already built.
         import torch
@@ -246,9 +270,3 @@ def _train(size: str, recipe: Recipe, target: Path, pipe: Connection) -> None:
         pipe.send(("loss", loss))
     except Exception:
         pipe.send(("error", traceback.format_exc()))
-
-
-def _die_with_parent() -> None:
-    """A daemon flag only helps when the parent exits by itself; this also works when it is killed."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 STD_EPS = 1e-6
-"""Added to the deviation before dividing, as verl's `compute_grpo_outcome_advantage` does; the authors train on verl."""
+"""Added to the deviation before dividing, as verl's `compute_grpo_outcome_advantage` does; the authors use verl."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -
         ModelError: a part is missing, or the two differ; the message names the key, the difference and the remedy.
     """
     ours, theirs = (
-        _load(f"models.{kind}", name, trust_remote_code) for kind, name in (("learner", learner), ("explorer", explorer))
+        _load(f"models.{kind}", name, trust_remote_code)
+        for kind, name in (("learner", learner), ("explorer", explorer))
     )
     if ours.path != theirs.path:
         _compare_vocabularies(ours, theirs)
@@ -62,8 +63,6 @@ def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
     path = _find(key, name)
     config = _read_json(key, path / "config.json")
     _check_weights(key, path)
-    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        raise ModelError(f"{key}: {path} has no tokenizer (tokenizer.json); copy it from the model's source, or {REMEDY}")
     try:
         tokenizer = load_tokenizer(path, trust_remote_code)
     except ModelError as error:
@@ -95,7 +94,9 @@ def _read_json(key: str, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ModelError(f"{key}: {path} is not readable JSON ({error}); copy it again from the model's source") from None
+        raise ModelError(
+            f"{key}: {path} is not readable JSON ({error}); copy it again from the model's source"
+        ) from None
     if not isinstance(values, dict):
         raise ModelError(f"{key}: {path} is not a JSON object; copy it again from the model's source")
     return values
@@ -107,7 +108,9 @@ def _check_weights(key: str, path: Path) -> None:
         weight_map = _read_json(key, index).get("weight_map", {})
         missing = sorted({shard for shard in weight_map.values() if not (path / shard).is_file()})
         if missing or not weight_map:
-            raise ModelError(f"{key}: {path} lacks {', '.join(missing) or 'all shards'}; copy the missing files, or {REMEDY}")
+            raise ModelError(
+                f"{key}: {path} lacks {', '.join(missing) or 'all shards'}; copy the missing files, or {REMEDY}"
+            )
     elif not (path / "model.safetensors").is_file():
         raise ModelError(
             f"{key}: {path} has no weights (model.safetensors); save the model with save_pretrained, or {REMEDY}"
@@ -158,7 +161,9 @@ def _compare_specials(learner: _Model, explorer: _Model) -> None:
     pairs["chat template"] = (ours.chat_template, theirs.chat_template)
     for name, (our_value, their_value) in pairs.items():
         if our_value != their_value:
-            shown = "" if name == "chat template" else f": {our_value!r} for the learner, {their_value!r} for the explorer"
+            shown = (
+                "" if name == "chat template" else f": {our_value!r} for the learner, {their_value!r} for the explorer"
+            )
             raise _different(learner, explorer, f"{name} differs{shown}")
 
 

@@ -49,8 +49,8 @@ class _Row:
 def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
     """Read a file of problems.
 
-    A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows; else
-    file stem and row number, as in `train-000017`.
+    A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows;
+    else file stem and row number, as in `train-000017`.
 
     Args:
         path: a `.jsonl` or `.parquet` file.
@@ -134,7 +134,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: not valid JSON ({error}); write one JSON object a line") from None
             if not isinstance(row, dict):
-                raise DataError(f"{where}: {_shown(row)} is not a JSON object; write {{\"question\": ..., \"answer\": ...}}")
+                raise DataError(
+                    f'{where}: {_shown(row)} is not a JSON object; write {{"question": ..., "answer": ...}}'
+                )
             yield number, row
 
 
@@ -206,8 +208,8 @@ def _identify(rows: list[_Row], path: Path) -> list[Problem]:
         id = row.own_id or (row.index_id if by_index else None) or f"{path.stem}-{row.number:06d}"
         if id in line_of:
             raise DataError(
-                f"{path}, line {row.number}, field id: {id!r} is already the id of line {line_of[id]}, which has another "
-                "question; make ids unique or leave them all out"
+                f"{path}, line {row.number}, field id: {id!r} is already the id of line {line_of[id]}, which has "
+                "another question; make ids unique or leave them all out"
             )
         line_of[id] = row.number
         problems.append(Problem(id, row.question, row.answer))

@@ -19,7 +19,12 @@ RELATIVE_TOLERANCE = Fraction(1, 10**6)
 """Between a fraction and a decimal that rounds it; two decimals must be equal."""
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_STATED = re.compile(r"\banswers?\s*\**\s*(?:is|are|:)\s*:?\s*\**\s*", re.IGNORECASE)
+_STATED = re.compile(
+    r"\banswers?\s*\**\s*(?:is|are|:)\s*:?\s*\**\s*"
+    r"(?:(?:therefore|thus|then|simply|just|exactly|approximately|about|probably|equal to|given by)\b[,:]?\s*)*",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",?\s+(?:because|since|which|where|as)\b.*", re.DOTALL)
 _MATH = r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$[^$\n]+\$|\\begin\{(\w+)\}.+?\\end\{\1\}"
 _SENTENCE = re.compile(rf"(?s:{_MATH})|\\.|\.(?=[^\s*])|[^.\n\\]")
 _MARKED = re.compile(r"####[ \t]*(\S.*)")
@@ -27,7 +32,9 @@ _LAST_NUMBER = re.compile(
     r"(?:(?<![\w)}.])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?:\.\d+)?)?%?|(?<!\d)-?\.\d+%?"
 )
 
-_SYMBOLS = str.maketrans({"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "})
+_SYMBOLS = str.maketrans(
+    {"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "}
+)
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([^{}]*)\}"
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -63,19 +70,20 @@ _UNIT_WORDS = re.compile(
 )
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)"
 _RATIONAL = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:(?P<number>{_NUMBER})|(?P<sign2>-?)(?P<a>{_NUMBER})\s*/\s*(?P<b>{_NUMBER})"
-    rf"|\\frac\s*\{{\s*(?P<sign3>-?)\s*(?P<c>{_NUMBER})\s*\}}\s*\{{\s*(?P<d>{_NUMBER})\s*\}})\s*(?P<percent>%?)"
+    rf"(?P<sign>[-+]?)\s*(?:(?P<number>{_NUMBER})|(?:(?P<whole>\d+)\s+)?(?P<a>{_NUMBER})\s*/\s*(?P<b>{_NUMBER})"
+    rf"|(?P<whole2>\d*)\s*\\frac\s*\{{\s*(?P<sign2>-?)\s*(?P<c>{_NUMBER})\s*\}}\s*\{{\s*(?P<d>{_NUMBER})\s*\}})\s*(?P<percent>%?)"
 )
 _BASE = re.compile(r"-?[0-9][0-9A-Fa-f]*_(?:\d|\{\d+\})")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_\\]*(?:[ '.,-]+[^\W\d_]+)*\.?")
-_CHOICE = re.compile(r"\(?([A-Z])[).:]?|\(([A-Z])\)\s.*", re.DOTALL)
+_CHOICE = re.compile(r"\(?([A-Z])\)?[.:]?(?:(?<=[).:])\s.*)?", re.DOTALL)
 _EQUALS = re.compile(r"(?<![\\<>!:=])=(?!=)")
 
 
 def check_math(response: str, answer: str, question: str = "") -> Verdict:
     """Grade a response: right (reward 1), wrong or unparsable (reward 0).
 
-    Units, currency and degree signs do not count; 50% is right for 50 and for 0.5; lists without brackets are unordered.
+    Units, currency and degree signs do not count; 50% is right for 50 and for 0.5; lists without brackets are
+    unordered; the brackets of a point may be left out.
 
     Args:
         response: the model's text; its answer is found by `extract_answer`.
@@ -94,9 +102,9 @@ def check_math(response: str, answer: str, question: str = "") -> Verdict:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The final answer that a response states: in its last `\boxed{}` with balanced braces, else after its last "answer
-    is" (or "answer:") up to the end of the sentence, else after its last `####` up to the end of the line, else its last
-    number."""
+    r"""The final answer that a response states: in its last `\boxed{}` with balanced braces, else after its last
+    "answer is" (or "answer:") up to the end of the sentence, else after its last `####` up to the end of the line, else
+    its last number."""
     for find in (_boxed, _stated, _marked, _last_number):
         if found := find(text):
             return found
@@ -108,9 +116,8 @@ def answers_equal(gold: str, found: str) -> bool | None:
     gold, found = _normalise(gold), _normalise(found)
     if (choice := _choice(gold)) is not None and (other := _choice(found)) is not None:
         return choice == other
-    gold_words, found_words = _words(gold), _words(found)
-    if gold_words is not None or found_words is not None:
-        return gold_words == found_words
+    if _is_words(gold) or _is_words(found):
+        return _folded(gold) == _folded(found)
     gold, found = _match_equation(gold, found)
     gold, found = _without_unit(gold), _without_unit(found)
     if _compact(gold) == _compact(found):
@@ -144,7 +151,7 @@ def _stated(text: str) -> str | None:
         end = statement.end()
         while token := _SENTENCE.match(text, end):
             end = token.end()
-        if found := text[statement.end() : end].strip().strip("*").strip():
+        if found := _REASON.sub("", text[statement.end() : end]).strip().strip("*").strip():
             return found
     return None
 
@@ -176,22 +183,27 @@ def _unwrapped(answer: str) -> tuple[str, bool]:
 def _choice(answer: str) -> str | None:
     """The letter of a multiple-choice answer: C, (C), C) or (C) with what it says."""
     match = _CHOICE.fullmatch(_unwrapped(re.sub(rf"^{_TEXT}", r"\1", answer))[0].strip())
-    return (match[1] or match[2]) if match else None
+    return match[1] if match else None
 
 
-def _words(answer: str) -> str | None:
-    """An answer in words, folded for comparison; as products of letters, `east` and `seat` would be equal."""
+def _is_words(answer: str) -> bool:
+    """Whether an answer is words, not variables: as products of letters, `east` and `seat` would be equal."""
     content, wrapped = _unwrapped(answer)
     if not _WORDS.fullmatch(content):
-        return None
+        return False
     longest = max(len(word) for word in re.findall(r"\w+", content))
-    if longest >= 4 or (wrapped and longest > 1) or content.casefold() in ("yes", "no"):
-        return re.sub(r"[\W_]+", " ", content.casefold()).strip()
-    return None
+    return longest >= 4 or (wrapped and longest > 1) or content.casefold() in ("yes", "no")
+
+
+def _folded(answer: str) -> str:
+    return re.sub(r"[\W_]+", " ", _unwrapped(answer)[0].casefold()).strip()
 
 
 def _match_equation(gold: str, found: str) -> tuple[str, str]:
-    """Reduce `x = 5` to `5` on the side that has an equation where the other has none; a chain counts by its last part."""
+    """Reduce `x = 5` to `5` on the side that has an equation where the other has none.
+
+    A chain in the response counts by its last part: 3 * 6 = 18 answers 18.
+    """
     parts, found_parts = _EQUALS.split(gold), _EQUALS.split(found)
     if len(parts) == 1 and len(found_parts) > 1 and "," not in found.rpartition("=")[0]:
         return gold, found_parts[-1].strip()
@@ -217,12 +229,12 @@ def _rationals(answer: str) -> list[Fraction]:
     match = _RATIONAL.fullmatch(answer) if len(answer) <= 100 else None
     if not match:
         return []
-    above = _exact(match["number"] or match["a"] or match["c"])
+    above = _exact(match["number"] or match["a"] or match["c"]) * (-1 if match["sign2"] else 1)
     below = _exact(match["b"] or match["d"] or "1")
     if below == 0:
         return []
-    signs = (match["sign"], match["sign2"], match["sign3"])
-    value = above / below * (-1) ** sum(sign == "-" for sign in signs)
+    whole = _exact(match["whole"] or match["whole2"] or "0")  # mixed numbers: 1 1/2
+    value = (whole + above / below) * (-1 if match["sign"] == "-" else 1)
     return [value, value / 100] if match["percent"] else [value]
 
 

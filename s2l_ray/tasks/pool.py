@@ -1,8 +1,8 @@
 """Answers are checked in processes that can be killed: an endless check costs its time limit and nothing else.
 
-math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic computation
-cannot be interrupted from within. So each worker is a single-threaded process that knows nothing of Ray, torch or vLLM,
-the clock runs out here, and the remedy is SIGKILL.
+math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic
+computation cannot be interrupted from within. So each worker is a single-threaded process that knows nothing of Ray,
+torch or vLLM, the clock runs out here, and the remedy is SIGKILL.
 
 Parent and worker exchange JSON over a pipe: the parent sends a chunk of answers, the worker one verdict after another.
 The time of an answer runs from the verdict before it, or from sending the chunk.
@@ -83,7 +83,8 @@ class VerifierProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a user's verifier prints must not mix with our output
                 pass_fds=(theirs.fileno(),),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
             )
         try:
             self._await_ready()
@@ -94,8 +95,8 @@ class VerifierProcess:
     def check(self, items: Sequence[Item]) -> list[Verdict]:
         """Verdicts in the order of `items`.
 
-        An answer over its limit gets the status timeout. One that kills its worker is checked again in a fresh worker; if
-        it kills that too it gets unparsable: it is sampled text, and no single answer may stop a run.
+        An answer over its limit gets the status timeout. One that kills its worker is checked again in a fresh worker;
+        if it kills that too it gets unparsable: it is sampled text, and no single answer may stop a run.
 
         Raises:
             VerifierError: the verifier raised, returned something impossible, cannot start, or CRASHES_IN_A_ROW answers

@@ -15,6 +15,8 @@ from s2l_ray.tasks.data import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
 
 def load_tokenizer(model_dir: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory, or of a Hub id that is already in the local cache; never downloads.
@@ -22,13 +24,14 @@ def load_tokenizer(model_dir: str | Path, trust_remote_code: bool = False) -> Pr
     Raises:
         ModelError: there is none, or it cannot be read.
     """
+    directory = Path(model_dir)
+    if directory.is_dir() and not any(map(Path.is_file, (directory / file for file in TOKENIZER_FILES))):
+        raise ModelError(f"{directory} has no tokenizer; copy tokenizer.json from the model's source")
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            str(model_dir), trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except Exception as error:  # a broken file surfaces as any of a dozen types, from KeyError to the Rust library's own
+        return AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # a broken file surfaces as any of a dozen types, from KeyError to the Rust library's
         raise ModelError(
             f"no usable tokenizer in {model_dir} ({type(error).__name__}: {error}); "
             "copy the model's tokenizer files into the directory"

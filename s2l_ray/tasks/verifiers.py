@@ -59,7 +59,11 @@ def as_verdict(result: Any, kind: str) -> Verdict:
         VerifierError: it is not a bool, a number in [0, 1] or a proper Verdict.
     """
     if isinstance(result, Verdict):
-        if result.status in get_args(VerdictStatus) and isinstance(result.reward, int | float) and 0 <= result.reward <= 1:
+        if (
+            result.status in get_args(VerdictStatus)
+            and isinstance(result.reward, int | float)
+            and 0 <= result.reward <= 1
+        ):
             return result
     elif isinstance(result, int | float) and 0 <= result <= 1:  # a bool is an int; NaN fails the comparison
         return Verdict("right" if result == 1 else "wrong", float(result))
@@ -81,7 +85,9 @@ def _import(kind: str) -> Callable[..., Any]:
             "imported (the working directory and PYTHONPATH are searched)"
         ) from error
     except Exception as error:  # whatever the user's module does when it is imported
-        raise ConfigError(f"verifier.kind: importing {module_name} fails with {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"verifier.kind: importing {module_name} fails with {type(error).__name__}: {error}"
+        ) from error
     if not callable(function):
         raise ConfigError(f"verifier.kind: {target} is {function!r}, not a function")
     return function

