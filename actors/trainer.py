@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import ray
+import transformers
 
 from actors.calls import fetch
 from actors.scheduler import GroupRefs
@@ -26,6 +27,8 @@ class TrainerRank:
         self._rank = rank
         self._host = ray.util.get_node_ip_address()
         self._listener: socket.socket | None = None
+        # Its bars would fill the actor's log file.
+        transformers.utils.logging.disable_progress_bar()
 
     def listen(self) -> tuple[str, int]:
         """Rank 0: the address at which the ranks meet."""

@@ -18,7 +18,8 @@ class Verifier:
         self._prompts = prompts
 
     def ready(self) -> None:
-        """Returns once the checking process answers."""
+        """Returns once the checking process can check; raises what keeps it from starting."""
+        self._process.start()
 
     @ray.method(num_returns=2)
     def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, list[RolloutSummary]]:

@@ -10,6 +10,7 @@ It is a `ray.tune.Trainable`, so Tune can run it, and it has RLlib's manners: tr
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from actors.graph import ActorGraph, connect
 from actors.scheduler import StepBatch
 from s2l_ray.config import Config, parse_config
 from s2l_ray.reporting import Reporter
-from s2l_ray.errors import S2LError
+from s2l_ray.errors import S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.evaluation.summary import build_summary, write_summary
@@ -55,6 +56,7 @@ class S2LPO(Trainable):
         self._reporter = reporter or Reporter()
         self._graph: ActorGraph | None = None
         self._tracker: Tracker | None = None
+        self._tracking_problem: str | None = None
         self._run: RunDirectory | None = None
         self._owns_ray = False
         try:
@@ -167,6 +169,9 @@ class S2LPO(Trainable):
         self._records.append(record)
         self._tracker.log_step(record)
         self._reporter.step(record)
+        if self._tracker.problem != self._tracking_problem:
+            self._tracking_problem = self._tracker.problem
+            self._reporter.note(self._tracking_problem or "MLflow answers again; everything was delivered")
         if due:
             self._run.commit_checkpoint(target, self._state(), settings.checkpoint.keep)
 
@@ -278,7 +283,6 @@ class S2LPO(Trainable):
             self._tracker.log_artifact(figure, "figures")
         write_summary(self._run.path / "summary.json", self.summary)
         self._tracker.log_artifact(self._run.path / "summary.json")
-        self._tracker.finish("FINISHED")
 
     def cleanup(self) -> None:
         """Stop every actor, end the MLflow run, free the run directory. Safe at any point, also half built."""
@@ -286,8 +290,7 @@ class S2LPO(Trainable):
             self._graph.close()
             self._graph = None
         if self._tracker is not None:
-            finished = hasattr(self, "summary")
-            self._tracker.finish("FINISHED" if finished else "KILLED")
+            self._end_tracking()
             self._tracker = None
         if self._run is not None:
             self._run.close()
@@ -295,6 +298,15 @@ class S2LPO(Trainable):
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
+
+    def _end_tracking(self) -> None:
+        error = sys.exc_info()[1]
+        stopped = error is None or isinstance(error, KeyboardInterrupt)
+        try:
+            self._tracker.finish("FINISHED" if hasattr(self, "summary") else "KILLED" if stopped else "FAILED")
+        except TrackingError as undelivered:
+            # Results are on disk; what MLflow lacks must not hide them, nor the error that brought us here.
+            self._reporter.note(str(undelivered))
 
     def _setup_logdir(self) -> None:
         # Outside Tune, Trainable would leave an empty directory in ~/ray_results for every run.

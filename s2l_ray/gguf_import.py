@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,7 @@ def _convert(source: Path, target: Path, chat_template: str | None) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, KeyError, NotImplementedError, struct.error) as error:  # the last: the file ends too early
         raise ModelError(f"transformers cannot read {source}: {error}") from error
     _restore_splitting(tokenizer, source)
     if chat_template is not None:

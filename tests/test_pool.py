@@ -110,7 +110,7 @@ def test_an_answer_that_kills_every_worker_is_unparsable_but_three_in_a_row_are_
 def test_a_bug_in_the_users_function_surfaces_with_its_traceback(users, verb, message):
     with VerifierProcess(users, 20) as process:
         with pytest.raises(VerifierError, match=rf"(?s)verifier users_verifier:check raised:.*{message}") as caught:
-            process.check([("a", "a", "")] * 20 + [(verb, "", "")])
+            process.check([("a", "a", "")] * 20 + [(verb, "", "")] + [("a", "a", "")] * 3)
         assert caught.value.index == 20
         assert statuses(process.check([("a", "a", ""), ("b", "a", "")])) == ["right", "wrong"]
 

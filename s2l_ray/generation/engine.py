@@ -113,6 +113,8 @@ class SamplingEngine:
     def close(self) -> None:
         """Stop the engine and its processes."""
         self._llm.shutdown(timeout=2)
+        # Now, not at interpreter exit: its finaliser would find half of vLLM's modules already gone.
+        del self._llm
 
     async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
         request_id = f"{self.settings.source}-{next(self._requests)}"

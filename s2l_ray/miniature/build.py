@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -251,6 +252,7 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
 def _train(size: str, recipe: Recipe, target: Path, pipe: Connection, parent: int) -> None:
     """Body of a training process: sends ("progress", (done, total, loss)), then ("loss", loss) or ("error", text)."""
     die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:
         # Imported here so that the parent needs no torch, and stays quick when the family is already built.
         import torch
