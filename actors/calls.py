@@ -21,6 +21,9 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
     except ray.exceptions.GetTimeoutError as error:
         raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, S2LError):
-            raise error.cause from error
+        cause: BaseException = error
+        while isinstance(cause, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
+            cause = cause.cause
+        if isinstance(cause, S2LError):
+            raise cause from error
         raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import ray
 
+from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine, engine_environment
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
 
@@ -16,10 +20,23 @@ class EngineActor:
     engine_class: ClassVar[type[SamplingEngine]] = SamplingEngine
 
     def __init__(self, settings: EngineSettings, prompts: dict[str, Prompt]) -> None:
-        self._engine = self.engine_class(settings, prompts)
+        self._settings = settings
+        self._prompts = prompts
 
     async def ready(self) -> None:
-        """Returns once the engine answers."""
+        """Start the engine; returns once it answers.
+
+        Raises:
+            EngineError: it does not start.
+        """
+        try:
+            self._engine = self.engine_class(self._settings, self._prompts)
+        except Exception as error:  # anything from a bad model file to a lack of memory, in another process
+            log = Path(ray._private.worker.global_worker.get_err_file_path())
+            raise EngineError(
+                f"the {self._settings.source} engine did not start on {self._settings.model}: "
+                f"{reason_in(log) or error} (its log: {log})"
+            ) from error
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
         return await self._engine.sample(request)
@@ -28,7 +45,8 @@ class EngineActor:
         return await self._engine.score(token_ids)
 
     async def close(self) -> None:
-        self._engine.close()
+        if hasattr(self, "_engine"):
+            self._engine.close()
 
 
 def engine_options(settings: EngineSettings) -> dict:
@@ -38,3 +56,10 @@ def engine_options(settings: EngineSettings) -> dict:
         "num_gpus": settings.engine.gpus,
         "runtime_env": {"env_vars": engine_environment(settings.engine)},
     }
+
+
+def reason_in(log: Path) -> str | None:
+    """The first exception in an engine's log that is not vLLM pointing at an earlier one."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    found = [match[1] for line in lines if (match := re.search(r"\b(\w+(?:Error|Exception): .+)", line))]
+    return next((line for line in found if "See root cause above" not in line), None)

@@ -101,8 +101,9 @@ class ActorGraph:
         verifiers = [self._spawn(Verifier, None, {}, verifier.kind, verifier.timeout_s, table) for _ in range(verifier.workers)]
         self._closers = [*self._learners, *self._explorers, *verifiers]
         self.trainer = TrainerGroup(ranks, config.cluster.step_timeout_s, config.cluster.swap_timeout_s)
+        starting = {actor.ready.remote(): actor for actor in self._closers}
         self.trainer.build()
-        self._wait_ready(timeout)
+        self._wait_ready(starting, timeout)
         progress("connecting trainer and learner engines")
         self.trainer.connect(self._learners, engines.learner.tensor_parallel, "weights-0")
         self._scheduler = self._spawn_scheduler(verifiers)
@@ -213,12 +214,11 @@ class ActorGraph:
         self._actors.append(actor)
         return actor
 
-    def _wait_ready(self, timeout: float) -> None:
-        waiting = {actor.ready.remote(): actor for actor in self._closers}
-        done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=timeout)
+    def _wait_ready(self, starting: dict[ray.ObjectRef, Any], timeout: float) -> None:
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=timeout)
         fetch(done, timeout, "starting")  # raises what an actor raised while it started
         if late:
-            names = sorted(repr(waiting[ref]) for ref in late)
+            names = sorted(repr(starting[ref]) for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
 
 

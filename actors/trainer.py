@@ -9,10 +9,10 @@ import ray
 import transformers
 
 from actors.calls import fetch
-from actors.scheduler import GroupRefs
+from actors.scheduler import GroupRefs, StepBatch
 from s2l_ray.config import Config
 from s2l_ray.rendezvous import listen, open_store
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.rollout import RolloutGroup, write_groups
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.sender import WeightSender
@@ -55,9 +55,13 @@ class TrainerRank:
         self._sender = WeightSender(specs, self._rank, self._host, config.cluster.swap_timeout_s)
         return specs
 
-    def update(self, mini_batches: list[list[GroupRefs]]) -> dict[str, float]:
+    def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> dict[str, float]:
         """One logical step on this rank's groups. Every rank returns the same, global, metrics."""
-        return self._trainer.update([[self._fetch(group) for group in batch] for batch in mini_batches])
+        groups = [[self._fetch(group) for group in batch] for batch in mini_batches]
+        kept = [group for batch in groups for group in batch][: self._config.rollout.keep_groups]
+        if self._rank == 0 and kept:
+            write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept)
+        return self._trainer.update(groups)
 
     def _fetch(self, group: GroupRefs) -> RolloutGroup:
         parts = ray.get(group.parts, timeout=self._config.cluster.step_timeout_s)
@@ -104,8 +108,9 @@ class TrainerGroup:
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._specs = self._get([rank.build.remote(address) for rank in self.ranks], "building the trainer")[0]
 
-    def update(self, assignment: list[list[list[GroupRefs]]]) -> dict[str, float]:
-        refs = [rank.update.remote(share) for rank, share in zip(self.ranks, assignment, strict=True)]
+    def update(self, batch: StepBatch) -> dict[str, float]:
+        pairs = zip(self.ranks, batch.assignment, strict=True)
+        refs = [rank.update.remote(batch.share.step, share) for rank, share in pairs]
         return self._get(refs, "the update")[0]
 
     def connect(self, learners: list[Any], tensor_parallel: int, name: str) -> None:

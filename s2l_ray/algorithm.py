@@ -69,7 +69,7 @@ class S2LPO(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
-        self.settings = parse_config(config)
+        self.settings = _located(parse_config(config))
         self._reporter.phase("checking models and data")
         train, held_out = self._load_inputs()
         self._run = RunDirectory.claim(self.settings)
@@ -127,7 +127,7 @@ class S2LPO(Trainable):
         with clock.phase("rollout"):
             batch = self._graph.collect(step)
         with clock.phase("update"):
-            metrics = self._graph.trainer.update(batch.assignment)
+            metrics = self._graph.trainer.update(batch)
         sampled_with = self._graph.version
         with clock.phase("swap"):
             self._graph.swap(step)
@@ -312,6 +312,17 @@ class S2LPO(Trainable):
         # Outside Tune, Trainable would leave an empty directory in ~/ray_results for every run.
         if self._storage:
             super()._setup_logdir()
+
+
+def _located(config: Config) -> Config:
+    """Local paths made absolute: actors need not share the driver's working directory."""
+    models = {
+        key: str(Path(getattr(config.models, key)).resolve())
+        for key in ("learner", "explorer")
+        if Path(getattr(config.models, key)).exists()
+    }
+    update = {"models": config.models.model_copy(update=models), "run_dir": str(config.run_path.resolve())}
+    return config.model_copy(update=update)
 
 
 class _Clock:

@@ -102,6 +102,8 @@ class RolloutConfig(Section):
     learner: SamplingConfig = SamplingConfig()
     explore_ahead_steps: NonNegative = 1
     """Explorer rollouts of so many coming steps are sampled while the trainer works; they can never be stale."""
+    keep_groups: NonNegative = 2
+    """Groups of every step whose texts and verdicts are written to RUN_DIR/rollouts/, for people to read."""
 
     @model_validator(mode="after")
     def _a_group(self) -> RolloutConfig:

@@ -17,6 +17,10 @@ class ModelError(S2LError):
     """A model directory is missing, or explorer and learner cannot share rollouts."""
 
 
+class EngineError(S2LError):
+    """A vLLM engine did not start; the message has its reason and where its log is."""
+
+
 class PlacementError(S2LError):
     """The cluster cannot hold what the configuration asks for."""
 

@@ -7,7 +7,9 @@ and every later stage can treat them by source. Token arrays are NumPy: Ray shar
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -160,6 +162,29 @@ class RolloutGroup:
     def tokens(self) -> int:
         """Prompt and response tokens over all G rollouts."""
         return sum(len(self.prompt_token_ids) + len(r.token_ids) for r in self.rollouts)
+
+
+def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
+    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it."""
+    rows = [
+        {
+            "prompt_id": r.prompt_id,
+            "source": r.source,
+            "model": r.model,
+            "weight_version": r.weight_version,
+            "index": r.index,
+            "reward": r.reward,
+            "verdict": r.verdict.status,
+            "detail": r.verdict.detail,
+            "tokens": len(r.token_ids),
+            "finish_reason": r.finish_reason,
+            "response": r.text,
+        }
+        for group in groups
+        for r in group.rollouts
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:

@@ -4,6 +4,7 @@
     run.json                what outlives a crash before the first checkpoint: the MLflow run id
     steps.jsonl             one record per step
     checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
+    rollouts/               texts and verdicts of a few groups per step
     model/                  the trained learner, Hugging Face layout
     summary.json, figures/  at the end
 """
@@ -21,8 +22,12 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation.summary import StepLog
 
-FREE_TO_CHANGE = ("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "verifier.workers", "verifier.timeout_s")
-"""Keys that may differ when a run is resumed: they do not enter what is computed."""
+FREE_TO_CHANGE = (
+    *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "verifier.workers", "verifier.timeout_s"),
+    *("rollout.explore_ahead_steps", "rollout.keep_groups", "trainer.ranks", "trainer.cpus", "trainer.gpus", "trainer.threads"),
+    *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
+)
+"""Keys that may differ when a run is resumed: where and how fast it is computed, not what."""
 
 
 class RunDirectory:
