@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,14 @@ def connect(address: str | None) -> bool:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _quiet("ray"):  # it announces that token authentication is on, as it should be
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
         return True
     try:
         ray.init(address=address, log_to_driver=False)
@@ -93,12 +95,19 @@ class ActorGraph:
         table = ray.put(prompts)
 
         progress("starting engines, verifiers and trainer")
-        ranks = [self._spawn(TrainerRank, next(places), self._trainer_options(), config, r) for r in range(config.trainer.ranks)]
+        ranks = [
+            self._spawn(TrainerRank, next(places), self._trainer_options(), config, r)
+            for r in range(config.trainer.ranks)
+        ]
         self._learners = [self._engine(Learner, "learner", next(places), table) for _ in range(engines.learner.count)]
         if explores:
-            self._explorers = [self._engine(Explorer, "explorer", next(places), table) for _ in range(engines.explorer.count)]
+            self._explorers = [
+                self._engine(Explorer, "explorer", next(places), table) for _ in range(engines.explorer.count)
+            ]
         verifier = config.verifier
-        verifiers = [self._spawn(Verifier, None, {}, verifier.kind, verifier.timeout_s, table) for _ in range(verifier.workers)]
+        verifiers = [
+            self._spawn(Verifier, None, {}, verifier.kind, verifier.timeout_s, table) for _ in range(verifier.workers)
+        ]
         self._closers = [*self._learners, *self._explorers, *verifiers]
         self.trainer = TrainerGroup(ranks, config.cluster.step_timeout_s, config.cluster.swap_timeout_s)
         starting = {actor.ready.remote(): actor for actor in self._closers}
@@ -189,9 +198,7 @@ class ActorGraph:
 
     def _spawn_scheduler(self, verifiers: list[Any]) -> Any:
         config = self._config
-        planner = StepPlanner(
-            [p.id for p in self._train], self._schedule, config.rollout.prompts_per_step, config.seed
-        )
+        planner = StepPlanner([p.id for p in self._train], self._schedule, config.rollout.prompts_per_step, config.seed)
         return self._spawn(
             Scheduler,
             None,
@@ -220,6 +227,17 @@ class ActorGraph:
         if late:
             names = sorted(repr(starting[ref]) for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _bundle(cpus: float, gpus: float) -> Bundle:

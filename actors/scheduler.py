@@ -92,7 +92,9 @@ class Scheduler:
         parts += await self._finish(step, "learner", learning)
         return self._batch(step, parts)
 
-    async def evaluate(self, prompt_ids: list[str], source: Source, samples: int, weight_version: int) -> list[RolloutSummary]:
+    async def evaluate(
+        self, prompt_ids: list[str], source: Source, samples: int, weight_version: int
+    ) -> list[RolloutSummary]:
         """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
         version = weight_version if source == "learner" else None
         seed = self._planner.seed

@@ -25,11 +25,11 @@ from ray.tune import Trainable
 from actors.graph import ActorGraph, connect
 from actors.scheduler import StepBatch
 from s2l_ray.config import Config, parse_config
-from s2l_ray.reporting import Reporter
 from s2l_ray.errors import S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
 from s2l_ray.run_directory import RunDirectory, read_state, write_state
@@ -106,13 +106,17 @@ class S2LPO(Trainable):
 
     def _open_tracker(self, train: ProblemSet, held_out: ProblemSet | None) -> None:
         config, run = self.settings, self._run
-        self._tracker = Tracker.open(config.tracking, run.path.parent, config.name, run.remembered().get("mlflow_run_id"))
+        self._tracker = Tracker.open(
+            config.tracking, run.path.parent, config.name, run.remembered().get("mlflow_run_id")
+        )
         run.remember(mlflow_run_id=self._tracker.run_id)
         self._tracker.log_params(config.model_dump(mode="json"))
         self._tracker.log_text(config.to_yaml(), "config.yaml")
         self._tracker.log_dataset("train", Path(train.path), train.digest, len(train.problems), "training")
         if held_out:
-            self._tracker.log_dataset("eval", Path(held_out.path), held_out.digest, len(held_out.problems), "evaluation")
+            self._tracker.log_dataset(
+                "eval", Path(held_out.path), held_out.digest, len(held_out.problems), "evaluation"
+            )
 
     # ---- Algorithm 1 ----------------------------------------------------------------------------------------------
 
@@ -154,7 +158,7 @@ class S2LPO(Trainable):
         return self._evaluate(["learner"])["learner"]
 
     def _finish_step(self, batch: StepBatch, metrics: dict[str, float], sampled_with: int, clock: _Clock) -> None:
-        """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole a step can be redone."""
+        """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole it can be redone."""
         step, settings = self._step, self.settings
         due = step % settings.checkpoint.every == 0 or step == settings.schedule.steps
         if settings.evaluation.every and step % settings.evaluation.every == 0 and step < settings.schedule.steps:
@@ -186,8 +190,8 @@ class S2LPO(Trainable):
         self._evaluations["before"] = found["learner"]
         if "explorer" in found:
             self._evaluations["explorer"] = found["explorer"]
-        for when, record in self._evaluations.items():
-            self._report(record, when)
+        for record in self._evaluations.values():
+            self._report(record, "before")
 
     def _evaluate_during(self) -> None:
         if self._held_out:
@@ -218,6 +222,7 @@ class S2LPO(Trainable):
             ci=ci,
             reward=sum(row.reward for row in rows) / len(rows),
             response_tokens=sum(row.response_tokens for row in rows),
+            correct=counts,
             seconds=seconds,
         )
 
@@ -342,9 +347,7 @@ class _Clock:
         return {**self._phases, "total": time.monotonic() - self._start}
 
 
-def _record(
-    batch: StepBatch, metrics: dict[str, float], sampled_with: int, seconds: dict[str, float]
-) -> StepRecord:
+def _record(batch: StepBatch, metrics: dict[str, float], sampled_with: int, seconds: dict[str, float]) -> StepRecord:
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
     for row in rows:

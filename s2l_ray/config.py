@@ -1,14 +1,13 @@
 """The configuration of a run: pydantic models, read and merged with OmegaConf.
 
-`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the file, the files that its `extends:` names
-(paths relative to the file), and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types
-and impossible values raise `ConfigError` with the key's full name.
+`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the files that `extends:` names (relative to the
+file), the file, and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types and
+impossible values raise `ConfigError` with the key's full name.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,22 +269,19 @@ class Config(Section):
             need = self.data.max_prompt_tokens + self.rollout.max_tokens
             if limit is not None and limit < need:
                 raise ValueError(
-                    f"engines.{kind}.max_model_len ({limit}) is less than data.max_prompt_tokens + rollout.max_tokens ({need})"
+                    f"engines.{kind}.max_model_len ({limit}) is less than "
+                    f"data.max_prompt_tokens + rollout.max_tokens ({need})"
                 )
         if (mini := self.objective.mini_batch_prompts) is not None and self.rollout.prompts_per_step % mini:
             raise ValueError(
-                f"objective.mini_batch_prompts ({mini}) must divide rollout.prompts_per_step ({self.rollout.prompts_per_step})"
+                f"objective.mini_batch_prompts ({mini}) must divide "
+                f"rollout.prompts_per_step ({self.rollout.prompts_per_step})"
             )
         return self
 
     @property
     def run_path(self) -> Path:
         return Path(self.run_dir or Path("outputs") / self.name)
-
-    @property
-    def mini_batches(self) -> int:
-        """Optimizer steps of one logical step."""
-        return math.ceil(self.rollout.prompts_per_step / (self.objective.mini_batch_prompts or self.rollout.prompts_per_step))
 
     def max_model_len(self, kind: Literal["explorer", "learner"]) -> int:
         return getattr(self.engines, kind).max_model_len or self.data.max_prompt_tokens + self.rollout.max_tokens
@@ -318,7 +314,9 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{path}: {error.full_key} must be given, as an override {error.full_key}=... or in a file") from error
+        raise ConfigError(
+            f"{path}: {error.full_key} must be given, as an override {error.full_key}=... or in a file"
+        ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {error}") from error
     return parse_config(values, str(path))
@@ -360,7 +358,9 @@ def _explain(error: dict[str, Any]) -> str:
         return f"  {key}: missing; give it a value"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
-    return f"  {key + ': ' if key else ''}{message}" + ("" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})")
+    return f"  {key + ': ' if key else ''}{message}" + (
+        "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
+    )
 
 
 def _keys_of(location: tuple[Any, ...]) -> list[str]:

@@ -249,11 +249,6 @@ def percent(value: float, bounds: Sequence[float]) -> str:
     return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
-def overlap(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two closed intervals share a point."""
-    return first[0] <= second[1] and second[0] <= first[1]
-
-
 def _step_rows(records: Sequence[StepRecord], width: int) -> list[tuple[str, RenderableType]]:
     record = records[-1]
     rows: list[tuple[str, RenderableType]] = [("group", _share_text(record))]
@@ -346,8 +341,8 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     for k in ks:
         table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
     lines: list[RenderableType] = [table, Text("")]
-    if "before" in records and "after" in records:
-        lines += [Text(_change(records["before"], records["after"], f"pass@{k}", confidence)) for k in ks]
+    if evaluation["change"]:
+        lines += [Text(_change(evaluation["change"], f"pass@{k}", confidence)) for k in ks]
     lines.append(
         Text(
             f"Measured on {measured['problems']} held-out problems x {measured['samples']} samples; one run, one seed. "
@@ -358,11 +353,10 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     return Group(*lines)
 
 
-def _change(before: dict[str, Any], after: dict[str, Any], key: str, confidence: float) -> str:
-    change = f"{key}: {100 * (after[key] - before[key]):+.1f} points; the {confidence:.0%} intervals "
-    if overlap(before["ci"][key], after["ci"][key]):
-        return change + "overlap: this may be chance."
-    return change + "do not overlap."
+def _change(change: dict[str, Any], key: str, confidence: float) -> str:
+    low, high = change["ci"][key]
+    verdict = "may be chance" if low <= 0 <= high else "more than chance over problems explains"
+    return f"{key}: {100 * change[key]:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {verdict}."
 
 
 def _places(summary: dict[str, Any]) -> RenderableType:

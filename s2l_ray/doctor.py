@@ -31,7 +31,19 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; nothing is started on the network and nothing is written."""
-    checks: list[Callable[[], Finding]] = [_python, _packages, _vllm, _strangers, _cores, _memory, _disk, _shm, _gpu, _family, _ray]
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _packages,
+        _vllm,
+        _strangers,
+        _cores,
+        _memory,
+        _disk,
+        _shm,
+        _gpu,
+        _family,
+        _ray,
+    ]
     return [check() for check in checks]
 
 
@@ -50,7 +62,12 @@ def report(findings: list[Finding]) -> None:
 
 
 def _python() -> Finding:
-    return Finding("Python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or later, then `make setup`")
+    return Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        platform.python_version(),
+        "install Python 3.11 or later, then `make setup`",
+    )
 
 
 def _packages() -> Finding:
@@ -73,7 +90,9 @@ def _strangers() -> Finding:
     version = _version("torch")
     present = [name for name in BREAKING if _version(name)]
     breaks = bool(version and "+cpu" in version and present)
-    return Finding("no clashing packages", not breaks, ", ".join(present) or "none", f"pip uninstall {' '.join(present)}")
+    return Finding(
+        "no clashing packages", not breaks, ", ".join(present) or "none", f"pip uninstall {' '.join(present)}"
+    )
 
 
 def _cores() -> Finding:
@@ -95,7 +114,10 @@ def _shm() -> Finding:
     path = Path("/dev/shm")
     free = shutil.disk_usage(path).free / GIB if path.exists() else 0.0
     return Finding(
-        "/dev/shm", free >= 1, f"{free:.1f} GiB free", "give the container more (docker: --shm-size=4g); Ray's object store lives there"
+        "/dev/shm",
+        free >= 1,
+        f"{free:.1f} GiB free",
+        "give the container more (docker: --shm-size=4g); Ray's object store lives there",
     )
 
 
@@ -121,7 +143,11 @@ def _family() -> Finding:
 
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
-    return Finding("Ray cluster", True, f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS: runs start a private Ray on this machine")
+    return Finding(
+        "Ray cluster",
+        True,
+        f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS: runs start a private Ray on this machine",
+    )
 
 
 def _version(name: str) -> str | None:

@@ -15,7 +15,7 @@ class Reporter:
         """A step has ended."""
 
     def evaluation(self, record: EvaluationRecord, when: str) -> None:
-        """An evaluation has ended; `when` is before, explorer, during or after."""
+        """An evaluation has ended; `when` is before, during or after training."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""

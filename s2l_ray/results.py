@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from s2l_ray.rollout import RolloutSummary, Source
@@ -90,7 +90,9 @@ class EvaluationRecord:
     """k -> confidence interval over problems."""
     reward: float
     response_tokens: int
-    seconds: float = field(default=0.0)
+    correct: list[int]
+    """Right answers per problem, in the order of the held-out file."""
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """`pass@k` keys at the top level, as users look for them."""

@@ -1,7 +1,7 @@
 """The records that walk through the actor graph: prompts, requests, rollouts and groups.
 
 A rollout knows who sampled it (source, model, weight version), so that a group can mix explorer and learner samples
-and every later stage can treat them by source. Token arrays are NumPy: Ray shares them between processes without a copy.
+and every later stage can treat them by source. Token arrays are NumPy: Ray shares them between processes uncopied.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class RolloutSet:
 
     def scored(self, verdicts: list[Verdict]) -> RolloutSet:
         """The same rollouts with their verdicts, in order."""
-        return replace(
-            self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)]
-        )
+        return replace(self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,9 @@ class RolloutGroup:
             raise GroupError(f"a group mixes prompts {sorted(prompt_ids)}")
         rollouts = sorted((r for p in parts for r in p.rollouts), key=lambda r: (r.source, r.index))
         if len({(r.source, r.index) for r in rollouts}) != size or len(rollouts) != size:
-            raise GroupError(f"the group of prompt {parts[0].prompt_id} has {len(rollouts)} rollouts, not {size} distinct")
+            raise GroupError(
+                f"the group of prompt {parts[0].prompt_id} has {len(rollouts)} rollouts, not {size} distinct"
+            )
         return cls(parts[0].prompt_id, parts[0].prompt_token_ids, rollouts)
 
     @property
@@ -200,7 +200,9 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
             prompt_tokens=len(rollouts.prompt_token_ids),
             response_tokens=len(r.token_ids),
             truncated=r.finish_reason == "length",
-            digest=hashlib.blake2b(np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8).hexdigest(),
+            digest=hashlib.blake2b(
+                np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8
+            ).hexdigest(),
         )
         for r in rollouts.rollouts
     ]

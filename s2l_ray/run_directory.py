@@ -1,12 +1,12 @@
 """The directory of one run: who may write to it, what it holds, and where a killed run goes on.
 
-    config.yaml             resolved configuration
-    run.json                what outlives a crash before the first checkpoint: the MLflow run id
-    steps.jsonl             one record per step
-    checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
-    rollouts/               texts and verdicts of a few groups per step
-    model/                  the trained learner, Hugging Face layout
-    summary.json, figures/  at the end
+config.yaml             resolved configuration
+run.json                what outlives a crash before the first checkpoint: the MLflow run id
+steps.jsonl             one record per step
+checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
+rollouts/               texts and verdicts of a few groups per step
+model/                  the trained learner, Hugging Face layout
+summary.json, figures/  at the end
 """
 
 from __future__ import annotations
@@ -23,8 +23,25 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation.summary import StepLog
 
 FREE_TO_CHANGE = (
-    *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "verifier.workers", "verifier.timeout_s"),
-    *("rollout.explore_ahead_steps", "rollout.keep_groups", "trainer.ranks", "trainer.cpus", "trainer.gpus", "trainer.threads"),
+    *(
+        "name",
+        "run_dir",
+        "resume",
+        "cluster",
+        "tracking",
+        "checkpoint",
+        "engines",
+        "verifier.workers",
+        "verifier.timeout_s",
+    ),
+    *(
+        "rollout.explore_ahead_steps",
+        "rollout.keep_groups",
+        "trainer.ranks",
+        "trainer.cpus",
+        "trainer.gpus",
+        "trainer.threads",
+    ),
     *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
 )
 """Keys that may differ when a run is resumed: where and how fast it is computed, not what."""
@@ -57,7 +74,9 @@ class RunDirectory:
         before = path / "config.yaml"
         if before.exists():
             if config.resume == "never":
-                raise ConfigError(f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto")
+                raise ConfigError(
+                    f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto"
+                )
             _check_same(load_config(before), config, path)
         _write(before, config.to_yaml())
         return run

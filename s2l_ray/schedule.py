@@ -1,8 +1,8 @@
 """How many of a group's G rollouts the explorer samples at each step, in exact integers.
 
 Algorithm 1 of arXiv 2605.30789: alpha_i = 1 - (i - 1) / (T_mix - 1) for i <= T_mix, G_w = ceil(alpha_i * G).
-A float ceil is off by one for some G (G = 7, T_mix = 8, i = 7 has alpha * G = 1 exactly, floats say 1.0000000000000002),
-so every alpha here is a Fraction.
+A float ceil is off by one for some G (G = 7, T_mix = 8, i = 7: alpha * G is exactly 1, floats say
+1.0000000000000002), so every alpha here is a Fraction.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class StepPlanner:
     def __post_init__(self) -> None:
         if len(self.prompt_ids) < self.prompts_per_step:
             raise ConfigError(
-                f"rollout.prompts_per_step ({self.prompts_per_step}) is more than data.train has ({len(self.prompt_ids)})"
+                f"rollout.prompts_per_step ({self.prompts_per_step}) is more than data.train holds "
+                f"({len(self.prompt_ids)})"
             )
 
     def prompts(self, step: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Real vLLM engines without Ray: sampling, log-probs, and weight swaps against transformers as the second implementation."""
+"""Real vLLM engines without Ray: sampling, log-probs and weight swaps, with transformers as second implementation."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ def test_logprobs_are_of_the_distribution_that_was_sampled(learner: Learner):
         probs = torch.softmax(logits[start + position - 1], dim=-1)
         ordered, order = probs.sort(descending=True)
         nucleus = order[: int((ordered.cumsum(0) < 0.9).sum()) + 1]
-        if abs(float(ordered.cumsum(0)[len(nucleus) - 1]) - 0.9) > 0.02:  # not at the nucleus's edge, where bf16 decides
+        if (
+            abs(float(ordered.cumsum(0)[len(nucleus) - 1]) - 0.9) > 0.02
+        ):  # not at the nucleus's edge, where bf16 decides
             assert token in nucleus
             assert logprob == pytest.approx(float((probs[token] / probs[nucleus].sum()).log()), abs=2 * BF16)
 

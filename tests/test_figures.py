@@ -39,7 +39,7 @@ def steps(total: int, schedule: Schedule) -> list[StepRecord]:
 def evaluation(at: int, model: str, value: float, ks: tuple[int, ...] = (1, 8)) -> EvaluationRecord:
     pass_at = {k: min(1.0, value * k**0.5) for k in ks}
     ci = {k: (p - 0.05, p + 0.1) for k, p in pass_at.items()}
-    return EvaluationRecord(at, model, at, 50, 16, pass_at, ci, value, 1000, 1.0)
+    return EvaluationRecord(at, model, at, 50, 16, pass_at, ci, value, 1000, [1] * 50, 1.0)
 
 
 def summary(total: int = 6, kind: str = "linear", evaluated: bool = True, explorer: bool = True, **changes):

@@ -28,9 +28,7 @@ def test_advantages_without_the_deviation() -> None:
 
 def test_negative_advantages_of_the_explorer_are_weighted_after_normalising() -> None:
     from_explorer = np.array([True, True, False, False])
-    result = group_advantages(
-        np.array([1, 0, 1, 0]), from_explorer, normalise_std=False, explorer_negatives=0.25
-    )
+    result = group_advantages(np.array([1, 0, 1, 0]), from_explorer, normalise_std=False, explorer_negatives=0.25)
     assert result.values.tolist() == [0.5, -0.125, 0.5, -0.5]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ray.evaluation import evaluate_counts, pass_at_k
+from s2l_ray.evaluation.pass_at_k import evaluate_counts, paired_change, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,26 @@ def test_equal_problems_have_an_interval_without_width():
 def test_impossible_evaluations_are_refused(correct, confidence):
     with pytest.raises(ValueError):
         evaluate_counts(correct, 4, (1,), confidence, seed=0)
+
+
+def test_paired_change_by_hand():
+    # 2 of 4 right before; half of the problems 3 of 4 after: pass@1 rises by 0.25 on half of them.
+    change, ci = paired_change([2] * 40, [3] * 20 + [2] * 20, samples=4, k=[1], confidence=0.95, seed=1)
+    assert change == {1: 0.125}
+    # The change is 0.25 x a binomial share of 40 problems: its standard error is 0.25 * sqrt(0.25 / 40) = 0.0198.
+    assert ci[1] == pytest.approx((0.125 - 1.96 * 0.0198, 0.125 + 1.96 * 0.0198), abs=0.01)
+
+
+def test_paired_change_is_narrower_than_two_independent_intervals():
+    hard_and_easy = [0] * 50 + [8] * 50
+    better = [1] * 50 + [8] * 50
+    change, ci = paired_change(hard_and_easy, better, samples=8, k=[1, 8], confidence=0.95, seed=1)
+    assert change[1] == pytest.approx(1 / 16) and change[8] == pytest.approx(0.5)
+    assert 0.03 < ci[1][0] < ci[1][1] < 0.1
+    unpaired = evaluate_counts(better, 8, [1], 0.95, 1)[1][1]
+    assert ci[1][1] - ci[1][0] < 0.5 * (unpaired[1] - unpaired[0])
+
+
+def test_paired_change_needs_the_same_problems():
+    with pytest.raises(ValueError, match="same problems twice, got 2 and 3"):
+        paired_change([1, 2], [1, 2, 3], 4, [1], 0.95, 1)

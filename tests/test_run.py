@@ -49,7 +49,7 @@ def run(family, tmp_path_factory) -> Undisturbed:
         previous = None
         while not run.results or not run.results[-1]["done"]:
             run.results.append(run.algo.train())
-            # After every swap: the engine's log-probs of a fixed text against transformers on the trainer's own weights.
+            # After every swap: the engine's log-probs of a fixed text against transformers on the trainer's weights.
             run.algo._graph.trainer.export(str(folder / "exported"))
             engine = run.algo._graph.score(text)[0]
             run.gaps.append((np.abs(engine - reference(folder / "exported", text)).max(), change(engine, previous)))
@@ -275,11 +275,15 @@ def test_too_little_cluster_fails_at_once_and_says_what_is_short(family, tmp_pat
     overrides = run_config(family, tmp_path / "run") | {"trainer.cpus": 5000, "tracking.enabled": False}
     with pytest.raises(PlacementError, match=r"5001 CPU asked for, \d+ in the cluster"):
         S2LPO(load_config(QUICKSTART, overrides))
-    wait_until(lambda: not [p for p in psutil.Process().children(recursive=True) if "raylet" in p.name()], 30, "Ray ended")
+    wait_until(
+        lambda: not [p for p in psutil.Process().children(recursive=True) if "raylet" in p.name()], 30, "Ray ended"
+    )
 
 
 def cli(*words: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "s2l_ray", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -295,7 +299,9 @@ def cli(*words: str) -> tuple[int, str]:
 )
 def test_bad_input_is_one_clear_line(family, tmp_path: Path, overrides: dict, message: str):
     values = run_config(family, tmp_path / "run") | {"tracking.timeout_s": 3} | overrides
-    code, output = cli("train", str(QUICKSTART), *[f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()])
+    code, output = cli(
+        "train", str(QUICKSTART), *[f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()]
+    )
     assert code == 1 and message in output
     assert "Traceback" not in output
 

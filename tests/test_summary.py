@@ -39,7 +39,9 @@ def step(number: int, **changes) -> StepRecord:
 
 
 def evaluation(model: str, at: int) -> EvaluationRecord:
-    return EvaluationRecord(at, model, at, 10, 8, {1: 0.2, 8: 0.5}, {1: (0.1, 0.3), 8: (0.4, 0.6)}, 0.2, 500, 2.0)
+    return EvaluationRecord(
+        at, model, at, 10, 8, {1: 0.2, 8: 0.5}, {1: (0.1, 0.3), 8: (0.4, 0.6)}, 0.2, 500, [2] * 10, 2.0
+    )
 
 
 def config(tmp_path: Path, **changes):
@@ -92,7 +94,7 @@ def test_a_summary_adds_up(tmp_path):
 
 def test_a_run_without_steps_or_evaluation_has_a_summary(tmp_path):
     summary = build_summary(config=config(tmp_path), steps=[], machine={"cpus": 3})
-    assert summary["evaluation"] == {"before": None, "after": None, "explorer": None, "during": []}
+    assert summary["evaluation"] == {"before": None, "after": None, "explorer": None, "during": [], "change": None}
     assert (summary["seconds"], summary["model"], summary["mlflow_uri"]) == ({}, None, None)
     assert summary["machine"] == {"cpus": 3}
 

@@ -47,7 +47,9 @@ def step(number: int, **changes) -> StepRecord:
 
 
 def evaluation(at: int, model: str = "learner") -> EvaluationRecord:
-    return EvaluationRecord(at, model, at, 50, 8, {1: 0.25, 8: 0.5}, {1: (0.2, 0.3), 8: (0.4, 0.6)}, 0.25, 9000, 3.0)
+    return EvaluationRecord(
+        at, model, at, 50, 8, {1: 0.25, 8: 0.5}, {1: (0.2, 0.3), 8: (0.4, 0.6)}, 0.25, 9000, [2] * 50, 3.0
+    )
 
 
 @pytest.fixture(scope="module")

@@ -142,9 +142,7 @@ def test_two_ranks_equal_one(name: str, model_dir: str, two_ranks: tuple[Path, l
     assert max((weights[n] - start[n]).abs().max() for n in weights) > 1e-2
 
 
-def test_a_checkpoint_of_two_ranks_loads_on_one(
-    model_dir: str, two_ranks: tuple[Path, list[dict[str, Any]]]
-) -> None:
+def test_a_checkpoint_of_two_ranks_loads_on_one(model_dir: str, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     out, (first, second) = two_ranks
     trainer = make_trainer(model_dir, goal=objective(**KL))
     trainer.load(f"{out}/checkpoint")

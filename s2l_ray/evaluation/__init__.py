@@ -2,9 +2,5 @@
 
 from __future__ import annotations
 
-from s2l_ray.evaluation.pass_at_k import evaluate_counts, pass_at_k
-
-__all__ = ["COLOURS", "evaluate_counts", "pass_at_k"]
-
 COLOURS = {"explorer": "#D55E00", "learner": "#0072B2"}
 """One colour per source, the same in figures and on the terminal; told apart with any colour vision (Okabe-Ito)."""

@@ -54,9 +54,45 @@ def evaluate_counts(
         raise ValueError("pass@k of no problems")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    # A problem's estimate depends on its count alone, so resampling problems is resampling the histogram of counts.
-    counts, problems = np.unique(np.asarray(correct), return_counts=True)
-    values = np.array([[pass_at_k(samples, int(c), i) for i in k] for c in counts])  # [distinct counts, k]
+    values, problems = _values([np.asarray(correct)], samples, k)
+    return _bootstrap(values[0], problems, k, confidence, seed)
+
+
+def paired_change(
+    before: Sequence[int], after: Sequence[int], samples: int, k: Sequence[int], confidence: float, seed: int
+) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
+    """Mean change of pass@k of the same problems, and its interval.
+
+    Both evaluations see the same resampled problems, so how hard the problems are cancels: the interval is narrower
+    than the difference of two independent ones. It is the one to read when asking whether training changed anything.
+
+    Args:
+        before, after: right answers per problem, [problems], in the same order.
+        samples, k, confidence, seed: as in `evaluate_counts`.
+
+    Returns:
+        k -> change in [-1, 1], and k -> (low, high).
+    """
+    if len(before) != len(after) or not len(before):
+        raise ValueError(f"a paired change needs the same problems twice, got {len(before)} and {len(after)}")
+    values, problems = _values([np.asarray(before), np.asarray(after)], samples, k)
+    return _bootstrap(values[1] - values[0], problems, k, confidence, seed)
+
+
+def _values(counts: list[np.ndarray], samples: int, k: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Estimates per distinct (tuple of) counts, and how many problems have it.
+
+    A problem's estimate depends on its counts alone, so resampling problems is resampling the histogram of counts.
+    """
+    distinct, problems = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)
+    columns = [np.array([[pass_at_k(samples, int(c), i) for i in k] for c in column]) for column in distinct.T]
+    return columns, problems
+
+
+def _bootstrap(
+    values: np.ndarray, problems: np.ndarray, k: Sequence[int], confidence: float, seed: int
+) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
+    """Mean of `values` [distinct counts, k], weighted by `problems` [distinct counts], and its percentile interval."""
     total = problems.sum()
     means = problems @ values / total
     resampled = np.random.default_rng(seed).multinomial(total, problems / total, size=RESAMPLES) @ values / total

@@ -8,7 +8,8 @@ Schema of the summary (numbers that are not finite are null):
     mlflow_uri      tracking URI without passwords, null when tracking is off
     steps           [StepRecord.to_json()] in order of steps
     evaluation      before, after: the learner's EvaluationRecord.to_json(); explorer: the explorer's; null when not
-                    measured. during: [the learner's while it trains]
+                    measured. during: [the learner's while it trains]. change: after minus before on the same problems,
+                    {"pass@k": ..., "ci": {"pass@k": [low, high]}}, null without both
     seconds         {phase: wall-clock seconds over all steps}, `total` among them
     tokens          {source: sampled response tokens over all steps}
     rewards         {"all" | source: [mean reward per step]}, null where the source has no rollouts in the step
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.tracking import redact
 
@@ -71,6 +73,7 @@ def build_summary(
                 "after": after and after.to_json(),
                 "explorer": explorer and explorer.to_json(),
                 "during": [e.to_json() for e in during],
+                "change": _change(config, before, after),
             },
             "seconds": _total_seconds(steps),
             "tokens": {
@@ -184,6 +187,16 @@ def _version(candidates: list[str]) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _change(config: Config, before: EvaluationRecord | None, after: EvaluationRecord | None) -> dict[str, Any] | None:
+    if before is None or after is None:
+        return None
+    ks = sorted(before.pass_at)
+    change, ci = paired_change(
+        before.correct, after.correct, before.samples, ks, config.evaluation.confidence, config.seed
+    )
+    return {f"pass@{k}": change[k] for k in ks} | {"ci": {f"pass@{k}": list(ci[k]) for k in ks}}
 
 
 def _total_seconds(steps: Sequence[StepRecord]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One vLLM engine that answers sample requests: continuous batching, a seed per rollout, log-probs of what it sampled."""
+"""One vLLM engine that answers sample requests: continuous batching, a seed per rollout, log-probs of its samples."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
     Everything an engine listens on stays on this host's loopback; several engines on one host must not each claim every
     core, nor report usage to anyone.
     """
-    # vLLM compiles some sampling helpers even when the model runs eagerly: half a minute at the first request, and a C++
-    # compiler that a bare machine may not have.
+    # vLLM compiles some sampling helpers even when the model runs eagerly: half a minute at the first request, with a
+    # C++ compiler that a bare machine may not have.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if engine.enforce_eager else {}
     return eager | {
         "VLLM_HOST_IP": "127.0.0.1",
@@ -118,10 +118,8 @@ class SamplingEngine:
 
     async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
         request_id = f"{self.settings.source}-{next(self._requests)}"
-        final = None
-        async for final in self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id):
-            pass
-        return final
+        outputs = self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id)
+        return [output async for output in outputs][-1]
 
     def _sampling_params(self, request: SampleRequest) -> Any:
         from vllm import SamplingParams
@@ -169,9 +167,10 @@ def _start_vllm(settings: EngineSettings) -> Any:
         generation_config="vllm",
         # Always on: it also makes engine processes end with their parent.
         worker_extension_cls="s2l_ray.weights.vllm_gloo.WorkerExtension",
-        weight_transfer_config=WeightTransferConfig(backend=settings.weight_transfer) if settings.weight_transfer else None,
+        weight_transfer_config=WeightTransferConfig(backend=settings.weight_transfer)
+        if settings.weight_transfer
+        else None,
         disable_log_stats=True,
         **memory,
     )
     return AsyncLLM.from_engine_args(args)
-

@@ -30,7 +30,7 @@ def reserve(bundles: list[Bundle], timeout_s: float, on_wait=lambda message: Non
         while not group.wait(timeout_seconds=min(30.0, max(0.1, deadline - time.monotonic()))):
             if placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE":
                 raise PlacementError(
-                    f"no node of the cluster can hold the largest bundle of {_describe(bundles)}; nodes have: {_nodes()}"
+                    f"no node can hold the largest bundle of {_describe(bundles)}; nodes have: {_nodes()}"
                 )
             if time.monotonic() > deadline:
                 raise PlacementError(
@@ -59,7 +59,7 @@ def check_totals(bundles: list[Bundle], cluster: dict[str, float]) -> None:
         raise PlacementError(
             "not enough resources: "
             + "; ".join(short)
-            + ". Lower trainer.ranks, trainer.cpus, trainer.gpus, engines.*.count, engines.*.cpus or engines.*.gpus, or add nodes"
+            + ". Lower trainer.{ranks,cpus,gpus} or engines.{explorer,learner}.{count,cpus,gpus}, or add nodes"
         )
 
 

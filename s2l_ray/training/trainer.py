@@ -125,9 +125,7 @@ class PolicyTrainer:
 
     def save(self, directory: str) -> None:
         """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
-        save_checkpoint(
-            directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank
-        )
+        save_checkpoint(directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank)
 
     def load(self, directory: str) -> None:
         """Go on from a checkpoint, saved by any number of ranks. Collective.

@@ -1,1 +1,1 @@
-"""Weight swaps: trainer rank 0 broadcasts into the learner engines' workers, through vLLM's weight-transfer lifecycle."""
+"""Weight swaps: trainer rank 0 broadcasts into the learner engines' workers, in vLLM's weight-transfer lifecycle."""

@@ -1,4 +1,4 @@
-"""How a model's weights are cut into broadcasts. Both ends compute it from the same specifications, so only bytes travel."""
+"""How a model's weights are cut into broadcasts. Both ends compute it from the same specifications: bytes travel."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def pack(bucket: list[WeightSpec], weights: Iterator[tuple[str, torch.Tensor]]) 
     for spec, target in zip(bucket, _views(bucket, buffer), strict=True):
         name, tensor = next(weights)
         if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.torch_dtype, spec.shape):
-            raise RuntimeError(f"the weight stream yields {name} {tensor.dtype} {tuple(tensor.shape)} where {spec} was declared")
+            raise RuntimeError(
+                f"the weight stream yields {name} {tensor.dtype} {tuple(tensor.shape)} where {spec} was declared"
+            )
         target.copy_(tensor)
     return buffer
 
@@ -70,6 +72,8 @@ def _views(bucket: list[WeightSpec], buffer: torch.Tensor) -> Iterator[torch.Ten
         # Within a mixed-dtype bucket an offset may be off the dtype's alignment, which `view` refuses.
         aligned = offset % spec.torch_dtype.itemsize == 0
         if not aligned:
-            raise RuntimeError(f"{spec.name} starts at byte {offset}, off its alignment: order the specifications by dtype")
+            raise RuntimeError(
+                f"{spec.name} starts at byte {offset}, off its alignment: order the specifications by dtype"
+            )
         yield piece.view(spec.torch_dtype).view(spec.shape)
         offset += spec.nbytes

@@ -1,8 +1,8 @@
 """The engine's end of a weight swap: a gloo backend for vLLM 0.32's weight-transfer protocol.
 
-vLLM ships nccl and ipc backends; on CPUs there is none, so this module registers "gloo". vLLM imports it in every worker
-process because `WorkerExtension` is named as the engine's `worker_extension_cls`, before the worker builds its transfer
-engine. Everything that depends on vLLM's protocol, which changed shape several times, is in this file.
+vLLM ships nccl and ipc backends; on CPUs there is none, so this module registers "gloo". vLLM imports it in every
+worker process because `WorkerExtension` is named as the engine's `worker_extension_cls`, before the worker builds its
+transfer engine. Everything that depends on vLLM's protocol, which changed shape several times, is in this file.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
     """Receives buckets by gloo broadcast and loads them inside vLLM's layerwise reload.
 
-    The layerwise reload is what makes loading into a running engine right: linear layers are re-packed after loading, on
-    CPUs as with quantised weights, so plain `load_weights` into a running model fails.
+    The layerwise reload is what makes loading into a running engine right: linear layers are re-packed after loading,
+    on CPUs as with quantised weights, so plain `load_weights` into a running model fails.
     """
 
     init_info_cls = GlooInitInfo
