@@ -42,14 +42,8 @@ def connect(address: str | None) -> bool:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        with _quiet("ray"):  # it announces that token authentication is on, as it should be
-            ray.init(
-                address="local",
-                _node_ip_address="127.0.0.1",
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+        with _on_loopback(), _quiet("ray"):  # it announces that token authentication is on, as it should be
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
         return True
     try:
         ray.init(address=address, log_to_driver=False)
@@ -227,6 +221,21 @@ class ActorGraph:
         if late:
             names = sorted(repr(starting[ref]) for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray started in here listens on 127.0.0.1 only.
+
+    Asked for 127.0.0.1, Ray takes this machine's outward address instead, and listens on every interface, unless it is
+    built for a single machine: that is what this constant says. With it, its servers bind to loopback.
+    """
+    constants = ray._private.ray_constants
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The configuration of a run: pydantic models, read and merged with OmegaConf.
 
-`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the files that `extends:` names (relative to the
-file), the file, and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types and
+`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the files that `extends:` names (relative to
+the file), the file, and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types and
 impossible values raise `ConfigError` with the key's full name.
 """
 

@@ -187,6 +187,12 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def listening_on(process: psutil.Process) -> set[str]:
+    """Addresses that a process accepts connections at; IPv4's loopback may be written as IPv6."""
+    connections = process.net_connections(kind="tcp")
+    return {c.laddr.ip.removeprefix("::ffff:") for c in connections if c.status == psutil.CONN_LISTEN}
+
+
 def wait_until(condition, seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -201,6 +207,7 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
     # Step 3 is done and recorded, but the newest checkpoint is step 2's: step 3 must be redone.
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3, 200, "three steps")
     assert len(processes_of(tmp_path)) > 5
+    assert {ip for p in processes_of(tmp_path) for ip in listening_on(p)} == {"127.0.0.1"}
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
     wait_until(lambda: not processes_of(tmp_path), 60, "no process outlives the killed run")
