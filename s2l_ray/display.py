@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.evaluation import COLOURS
+from s2l_ray.mlflow_store import how_to_open
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.tracking import how_to_open
 
 SPARKS = "▁▂▃▄▅▆▇█"
 RECENT_STEPS = 40

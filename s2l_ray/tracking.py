@@ -13,22 +13,16 @@ MLflow is imported inside functions: its import takes seconds.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import re
-import shlex
-import socket
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from s2l_ray.errors import TrackingError
+from s2l_ray.mlflow_store import bounded, connect, continued_run, find_experiment, first_line, locate, probe, redact
 from s2l_ray.results import EvaluationRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -45,7 +39,6 @@ MAX_DIGEST = 36
 """Characters of a data set's digest (MLflow's limit)."""
 RETRY_SECONDS = 30.0
 """After a failed delivery, none is tried for so long: a server that hangs must not add its timeout to every step."""
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -81,13 +74,13 @@ class Tracker:
         """
         if not config.enabled:
             return NoTracker()
-        uri, artifacts = _store(config.uri, Path(default_store).resolve())
+        uri, artifacts = locate(config.uri, Path(default_store).resolve())
         try:
-            with _bounded(config.timeout_s):
-                _probe(uri, config.timeout_s)
-                client = _client(uri)
-                experiment_id = _experiment(client, config, artifacts)
-                run = run_id and _continued(client, run_id)
+            with bounded(config.timeout_s):
+                probe(uri, config.timeout_s)
+                client = connect(uri)
+                experiment_id = find_experiment(client, config, artifacts)
+                run = run_id and continued_run(client, run_id)
                 resumed = bool(run)
                 run = run or client.create_run(experiment_id, run_name=run_name)
                 return cls(client, uri, run, config.timeout_s, resumed)
@@ -95,7 +88,7 @@ class Tracker:
             raise
         except Exception as error:  # a store raises MLflow's, SQLAlchemy's, sqlite's, socket's or its driver's errors
             raise TrackingError(
-                f"MLflow at {redact(uri)} cannot be used: {_first_line(error)}. Start it, set tracking.uri to another "
+                f"MLflow at {redact(uri)} cannot be used: {first_line(error)}. Start it, set tracking.uri to another "
                 "store, or set tracking.enabled=false"
             ) from None
 
@@ -183,12 +176,12 @@ class Tracker:
         self._undelivered.append(delivery)
         if not now and time.monotonic() < self._retry_at:
             return
-        with _bounded(self._timeout_s):
+        with bounded(self._timeout_s):
             while self._undelivered:
                 try:
                     self._undelivered[0]()
                 except Exception as error:  # artifact stores raise the errors of their own libraries
-                    self.problem = f"MLflow at {self.uri}: {_first_line(error)}"
+                    self.problem = f"MLflow at {self.uri}: {first_line(error)}"
                     self._retry_at = time.monotonic() + RETRY_SECONDS
                     return
                 self._undelivered.popleft()
@@ -262,125 +255,6 @@ def metric_name(name: str) -> str:
     return "/".join(part for part in name.split("/") if part.strip("."))[:250] or "_"
 
 
-def redact(text: str) -> str:
-    """`text` without the user:password@ of URIs and the password=, token= or secret= of their queries."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
-    return re.sub(r"([?&;](?:password|token|secret|pwd)=)[^&;\s]+", r"\1***", text, flags=re.IGNORECASE)
-
-
-def how_to_open(uri: str) -> str:
-    """What opens the store at `uri` in a browser: a server's own address, or the shell command that serves a store."""
-    return uri if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-
-
-def _store(uri: str | None, default_store: Path) -> tuple[str, str | None]:
-    """Tracking URI, and where a new experiment's artifacts go: beside a sqlite file; a server knows its own place."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store / 'mlflow.db'}"
-    file = _sqlite_file(uri)
-    return uri, (file.resolve().parent / "mlartifacts").as_uri() if file else None
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    scheme, _, path = uri.partition("://")
-    path = path.split("?")[0].removeprefix("/")
-    return Path(path) if scheme.split("+")[0] == "sqlite" and path not in ("", ":memory:") else None
-
-
-def _probe(uri: str, timeout_s: float) -> None:
-    """Fail within `timeout_s` where MLflow would retry for minutes: no database server, no usable sqlite file."""
-    parts = urlsplit(uri)
-    dialect = parts.scheme.split("+")[0]
-    if file := _sqlite_file(uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(file, timeout=timeout_s)) as connection:
-            connection.execute("PRAGMA schema_version")
-    elif dialect in DATABASE_PORTS:
-        socket.create_connection((parts.hostname or "", parts.port or DATABASE_PORTS[dialect]), timeout_s).close()
-
-
-def _client(uri: str) -> MlflowClient:
-    # Set before the import that reads it: a training run tells nobody but the user's own server about itself.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    with _quiet("mlflow", "alembic"):  # the first use of a database runs its migrations, a line each
-        return MlflowClient(tracking_uri=uri)
-
-
-def _experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | None) -> str:
-    """Id of the experiment, created if needed. The first request: repeated until the server answers or time is up."""
-    from mlflow.exceptions import MlflowException, RestException
-
-    deadline = time.monotonic() + config.timeout_s
-    while True:
-        try:
-            experiment = client.get_experiment_by_name(config.experiment)
-            break
-        except RestException:
-            raise  # an answer, though not a welcome one
-        except MlflowException as error:
-            if time.monotonic() + 0.5 >= deadline:
-                raise TrackingError(
-                    f"no answer from MLflow at {redact(str(client.tracking_uri))} within {config.timeout_s:g} s "
-                    f"({_cause(error)}). Start the server, set tracking.uri to another one, raise "
-                    "tracking.timeout_s, or set tracking.enabled=false"
-                ) from None
-            time.sleep(0.5)
-    if experiment is None:
-        return client.create_experiment(config.experiment, artifact_location=artifacts)
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"the MLflow experiment {config.experiment!r} is deleted; set tracking.experiment to another name or "
-            f"restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
-        )
-    return experiment.experiment_id
-
-
-def _continued(client: MlflowClient, run_id: str) -> Run | None:
-    """The run `run_id`, running again; None when the store has no such run."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    if run.info.lifecycle_stage == "deleted":
-        return None
-    client.update_run(run_id, status="RUNNING")
-    return run
-
-
-@contextmanager
-def _bounded(timeout_s: float) -> Iterator[None]:
-    """Bound MLflow's HTTP requests: it would wait 120 s for each, repeat it seven times, and only reads these names."""
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ.get(name) for name in bounds}
-    os.environ.update(bounds)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Only warnings and errors of these loggers."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
-    for logger in levels:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -397,12 +271,3 @@ def _value(value: Any) -> str:
 def _batches(items: list[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(items), MAX_PARAMS):
         yield items[start : start + MAX_PARAMS]
-
-
-def _first_line(error: BaseException) -> str:
-    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def _cause(error: BaseException) -> str:
-    """The end of the chain that requests and urllib3 print in one line: "[Errno 111] Connection refused"."""
-    return _first_line(error).rsplit(": ", 1)[-1].split(". ")[0].strip("\"')")

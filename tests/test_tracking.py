@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray import tracking
+from s2l_ray import mlflow_store, tracking
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
+from s2l_ray.mlflow_store import how_to_open, redact
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
-from s2l_ray.tracking import Tracker, how_to_open, metric_name, redact, step_metrics
+from s2l_ray.tracking import Tracker, metric_name, step_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -278,15 +279,15 @@ def test_the_first_use_of_a_database_says_nothing_and_litters_nothing(first_use)
 
 
 def test_artifacts_go_beside_a_sqlite_file():
-    assert tracking._store("sqlite:////data/x/my.db", Path("/unused")) == (
+    assert mlflow_store.locate("sqlite:////data/x/my.db", Path("/unused")) == (
         "sqlite:////data/x/my.db",
         "file:///data/x/mlartifacts",
     )
-    assert tracking._store(None, Path("/data/out")) == (
+    assert mlflow_store.locate(None, Path("/data/out")) == (
         "sqlite:////data/out/mlflow.db",
         "file:///data/out/mlartifacts",
     )
-    assert tracking._store("http://127.0.0.1:5000", Path("/unused")) == ("http://127.0.0.1:5000", None)
+    assert mlflow_store.locate("http://127.0.0.1:5000", Path("/unused")) == ("http://127.0.0.1:5000", None)
 
 
 def test_a_server_takes_a_run(store, tmp_path):

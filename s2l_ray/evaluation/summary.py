@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
 from s2l_ray.evaluation.pass_at_k import paired_change
+from s2l_ray.mlflow_store import redact
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.tracking import redact
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
