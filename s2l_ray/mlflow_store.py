@@ -12,6 +12,7 @@ import re
 import shlex
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -38,7 +39,11 @@ def redact(text: str) -> str:
 
 def how_to_open(uri: str) -> str:
     """What opens the store at `uri` in a browser: a server's own address, or the shell command that serves a store."""
-    return uri if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    if uri.startswith(("http://", "https://")):
+        return uri
+    # Not "mlflow" alone: the environment that the run used need not be active in the user's shell.
+    command = Path(sys.executable).with_name("mlflow")
+    return f"{shlex.quote(str(command))} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def locate(uri: str | None, default_store: Path) -> tuple[str, str | None]:

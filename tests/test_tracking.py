@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -373,5 +374,7 @@ def test_passwords_are_hidden():
 
 
 def test_how_to_open():
-    assert how_to_open("sqlite:////a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"
+    command = how_to_open("sqlite:////a b/mlflow.db")
+    assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'")
+    assert Path(shlex.split(command)[0]).is_file()  # it works without an active environment
     assert how_to_open("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
