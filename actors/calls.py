@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from s2l_ray.errors import S2LError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, S2LError, StepTimeoutError
 
 
 def fetch(refs: Any, timeout_s: float, what: str) -> Any:
@@ -14,16 +14,22 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
 
     Raises:
         StepTimeoutError: `what` did not finish within `timeout_s` seconds.
+        ActorLostError: an actor that it needs is gone.
         Exception: whatever the actors raised.
     """
     try:
         return ray.get(refs, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError as error:
         raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayError as error:
         cause: BaseException = error
         while isinstance(cause, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
             cause = cause.cause
         if isinstance(cause, S2LError):
             raise cause from error
+        if isinstance(cause, ray.exceptions.RayActorError):
+            raise ActorLostError(
+                f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
+                "The same command goes on from the last checkpoint."
+            ) from error
         raise

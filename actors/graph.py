@@ -48,7 +48,10 @@ def connect(address: str | None) -> bool:
     try:
         ray.init(address=address, log_to_driver=False)
     except ConnectionError as error:
-        raise PlacementError(f"no Ray cluster answers at {address} (cluster.address, RAY_ADDRESS): {error}") from error
+        raise PlacementError(
+            f"no Ray cluster answers at {address} (cluster.address, RAY_ADDRESS): {error}. Where a cluster asks for a "
+            "token, RAY_AUTH_MODE=token and the token must be set here too"
+        ) from error
     return False
 
 

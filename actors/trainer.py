@@ -13,6 +13,7 @@ from actors.scheduler import GroupRefs, StepBatch
 from s2l_ray.config import Config
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup, write_groups
+from s2l_ray.training.optimizer import optimizer_steps
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.sender import WeightSender
@@ -44,6 +45,7 @@ class TrainerRank:
             objective=config.objective,
             dtype=config.models.dtype,
             temperature=config.rollout.learner.temperature,
+            total_steps=optimizer_steps(config),
             rank=self._rank,
             world_size=config.trainer.ranks,
             store=open_store(*address, config.cluster.step_timeout_s, self._listener),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.schedule import Schedule, ScheduleKind
@@ -23,6 +23,8 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fractional = Annotated[float, Field(ge=0, le=1)]
+# YAML reads a bare on or off as a boolean.
+YamlWord = BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
 class Section(BaseModel):
@@ -112,13 +114,21 @@ class RolloutConfig(Section):
 
 
 class ScheduleConfig(Section):
-    kind: ScheduleKind = "linear"
+    kind: Annotated[ScheduleKind, YamlWord] = "linear"
+    """How the explorer's share alpha_i falls over steps i = 1, 2, ...; ceil(alpha_i * group_size) rollouts of a group
+    are the explorer's, the rest the learner's. With u = (i - 1) / (mix_steps - 1):
+    `linear` (the paper's): start * (1 - u) for i <= mix_steps, then 0;
+    `cosine`: start * (1 + cos(pi * u)) / 2 for i <= mix_steps, then 0 (its factor of start in units of 2**-20);
+    `abrupt`: start for i <= mix_steps, then 0;
+    `constant`: start at every step;
+    `off`: 0 at every step, plain GRPO.
+    With mix_steps = 1 the first step is at start and all others at 0 (linear, cosine, abrupt)."""
     steps: Positive = 60
     """T: logical steps of the run."""
     mix_steps: Positive = 30
-    """T_mix: the step at which the explorer's share reaches 0."""
+    """T_mix: the step at which linear and cosine reach 0, and the last one of abrupt with the explorer."""
     start: Fractional = 1.0
-    """Explorer's share of a group at step 1 (alpha_1)."""
+    """alpha_1, the explorer's share of a group at step 1; below 1 the learner takes part from the start."""
 
     @model_validator(mode="after")
     def _mix_within_run(self) -> ScheduleConfig:
@@ -130,20 +140,101 @@ class ScheduleConfig(Section):
         return Schedule(self.kind, group_size, self.mix_steps, Fraction(str(self.start)))
 
 
+class CorrectionConfig(Section):
+    explorer: Literal["none", "token", "sequence"] = "none"
+    learner: Literal["none", "token", "sequence"] = "none"
+    """Weight on the policy loss of that source's tokens: w = exp(learner's log-prob before the step - log-prob that
+    the engine sampled with). `none`: 1, as the paper has it; `token`: each token its own w; `sequence`: the product
+    over the response, for each of its tokens (verl's token and sequence levels). The engine's log-prob is of the
+    distribution sampled from, top-p and top-k included; the learner's has rollout.learner.temperature only."""
+    mode: Literal["truncate", "mask"] = "truncate"
+    """`truncate`: min(w, cap), truncated importance sampling; `mask`: w within [1/cap, cap], else 0. What is masked
+    stays in the loss's denominators. Metric correction_kept/SOURCE: share of tokens with w within [1/cap, cap]."""
+    cap: Annotated[float, Field(gt=1)] = 2.0
+
+
 class ObjectiveConfig(Section):
+    advantage: Literal["grpo", "rloo", "reinforce++", "reinforce++_baseline", "pass_at_k"] = "grpo"
+    """From the rewards R of a group of G rollouts, of mean m and sample standard deviation s:
+    `grpo`: (R - m) / s (arXiv 2402.03300);
+    `rloo`: R minus the mean of the G - 1 others (arXiv 2402.14740);
+    `reinforce++`: R normalised to mean 0 and deviation 1 over all response tokens of the mini-batch (arXiv 2501.03262);
+    `reinforce++_baseline`: R - m, so normalised;
+    `pass_at_k`: the group's pass@k, shared out over its rollouts in closed form (arXiv 2508.10751)."""
     normalise_std: bool = True
-    """Divide advantages by the group's standard deviation (GRPO); off: only the mean is removed (Dr. GRPO)."""
+    """grpo and pass_at_k: divide by the group's standard deviation; off: only the mean is removed (Dr. GRPO)."""
+    pass_k: Positive | None = None
+    """k of pass_at_k, less than rollout.group_size; 1 is grpo with the population deviation."""
+    grouping: Literal["mixed", "separate"] = "mixed"
+    """`mixed`: explorer and learner rollouts of a prompt are one group (the paper's Algorithm 1). `separate`: each
+    source's are a group of their own and an optimizer step of their own, the explorer's first (the authors' release);
+    old log-probs are of before both. A source's step is left out where it has no rollouts; a sub-group of one rollout
+    has advantage 0."""
+    loss: Literal["ppo", "gspo", "cispo", "sapo"] = "ppo"
+    """With r the ratio of a token's probability to that before the step, and A its advantage:
+    `ppo`: -min(r A, clip(r) A), per token (GRPO's; DAPO's with clip_high > clip_low and aggregation: token);
+    `gspo`: the same with the geometric mean of r over the response (arXiv 2507.18071: clips of 3e-4 and 4e-4,
+    aggregation: sequence);
+    `cispo`: -clip(r) A log p without gradient through clip(r) (MiniMax-M1, arXiv 2506.13585: clip_low 1);
+    `sapo`: -(4 / t) sigmoid(t (r - 1)) A, no clip (arXiv 2511.20347)."""
     clip_low: Fractional = 0.2
     clip_high: PositiveFloat = 0.2
-    """PPO clip: the ratio counts within [1 - clip_low, 1 + clip_high]."""
+    """ppo, gspo and cispo: clip(r) holds r within [1 - clip_low, 1 + clip_high]."""
+    sapo_positive: PositiveFloat = 1.0
+    sapo_negative: PositiveFloat = 1.05
+    """sapo: t where A > 0, and elsewhere."""
     kl: Annotated[float, Field(ge=0)] = 0.0
-    """Coefficient of the k3 KL estimate to the initial learner, added to the loss."""
-    aggregation: Literal["token", "sequence"] = "token"
-    """Mean over all response tokens of the mini-batch, or mean over sequences of each sequence's token mean."""
+    """Coefficient of the KL estimate to the initial learner."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """With d = log p - log p_reference: `k1`: d; `k2`: d^2 / 2; `k3`: exp(-d) - 1 + d. In the loss, k1's gradient is 0
+    in expectation and k2's is that of the KL (objective/kl.py)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """`loss`: kl times the estimate is added to each token's loss. `reward`: kl times its sum over the response, under
+    the weights before the step, is taken off the rollout's reward; costs another forward of every rollout."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Mean over all response tokens of the mini-batch (DAPO); or mean over sequences of each sequence's token mean
+    (GRPO); or mean over sequences of each sequence's token sum / aggregation_tokens (Dr. GRPO, arXiv 2503.20783)."""
+    aggregation_tokens: Positive | None = None
+    """For aggregation: constant. Dr. GRPO's choice is rollout.max_tokens."""
+    overlong: Literal["keep", "filter"] = "keep"
+    """`filter`: responses cut off at rollout.max_tokens have no loss (DAPO, arXiv 2503.14476). Their rewards count in
+    the group's advantages and their tokens in the loss's denominators all the same."""
+    correction: CorrectionConfig = CorrectionConfig()
+    """Off-policy correction with the log-probs that the engines sampled with."""
     explorer_negatives: Fractional = 1.0
     """Weight of negative advantages of explorer rollouts; 1 as published, 0 drops them."""
+    recentre: bool = False
+    """After explorer_negatives, shift each group's advantages to mean 0 again."""
     mini_batch_prompts: Positive | None = None
     """Prompts per optimizer step; default: all prompts of the step at once."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ObjectiveConfig:
+        whole_batch = self.advantage.startswith("reinforce++")
+        wrong = {
+            "advantage: pass_at_k needs pass_k": self.advantage == "pass_at_k" and self.pass_k is None,
+            "pass_k is only for advantage: pass_at_k": self.advantage != "pass_at_k" and self.pass_k is not None,
+            "advantage: pass_at_k needs grouping: mixed; a source's share of a group can be smaller than pass_k": (
+                self.advantage == "pass_at_k" and self.grouping == "separate"
+            ),
+            "aggregation: constant needs aggregation_tokens; Dr. GRPO's choice is the value of rollout.max_tokens": (
+                self.aggregation == "constant" and self.aggregation_tokens is None
+            ),
+            "aggregation_tokens is only for aggregation: constant": (
+                self.aggregation != "constant" and self.aggregation_tokens is not None
+            ),
+            "recentre needs explorer_negatives below 1": self.recentre and self.explorer_negatives == 1,
+            f"recentre shifts groups, which advantage: {self.advantage} does not centre; set recentre: false": (
+                self.recentre and whole_batch
+            ),
+            "kl_in: reward needs kl above 0": self.kl_in == "reward" and self.kl == 0,
+            "kl_in: reward makes rewards other than 0 and 1, which advantage: pass_at_k needs; use kl_in: loss": (
+                self.kl_in == "reward" and self.advantage == "pass_at_k"
+            ),
+        }
+        if messages := [message for message, holds in wrong.items() if holds]:
+            raise ValueError("; ".join(messages))
+        return self
 
 
 class TrainerConfig(Section):
@@ -153,19 +244,51 @@ class TrainerConfig(Section):
     betas: tuple[Fractional, Fractional] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norms_and_embeddings: bool = False
+    """Off: weight_decay leaves out norms, biases and embeddings (and an output layer tied to them)."""
     warmup_steps: NonNegative = 0
-    """Optimizer steps over which the learning rate rises linearly."""
+    """W: the n-th optimizer step up to the W-th has learning_rate * n / W."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up. A run has N = schedule.steps * mini-batches per step optimizer steps (with
+    objective.grouping: separate one of each source that samples). At the n-th the rate is
+    learning_rate * (m + (1 - m) * f), with p = (n - 1 - W) / (N - W), m = lr_min_ratio and
+    `constant`: f = 1; `linear`: f = 1 - p; `cosine`: f = (1 + cos(pi * p)) / 2.
+    Steps that are skipped do not count in n."""
+    lr_min_ratio: Fractional = 0.0
+    """m: share of learning_rate that linear and cosine fall to."""
     grad_clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
+    skip_grad_norm: PositiveFloat | None = None
+    """Skip an optimizer step whose global gradient norm, before clipping, is above this. Steps with a norm or loss that
+    is not finite are always skipped; the metric skipped_updates counts both."""
     micro_batch_tokens: Positive = 8192
     """Packed tokens (prompt and response) of one forward; a longer sequence is a micro-batch of its own."""
     logprob_chunk_tokens: Positive = 1024
     """Tokens whose logits over the whole vocabulary exist at one time."""
+    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], YamlWord] = "auto"
+    """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time. Loss
+    and gradients are the same. auto: on for CUDA, off for CPUs."""
+    deterministic: bool = False
+    """Equal inputs give bit-equal updates, at some cost in speed; an operation that cannot raises an error."""
+    lora_rank: NonNegative = 0
+    """0: every weight is trained. Above: only adapters of this rank (LoRA, through peft) beside frozen weights, so
+    gradients, optimizer states and float32 master weights exist for the adapters alone. Engines, exports and checks
+    get the merged weights."""
+    lora_alpha: PositiveFloat = 32.0
+    """An adapter's output is scaled by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Linear layers of the decoder with an adapter, such as [q_proj, v_proj]; empty: all of them."""
     threads: Positive = 1
     """CPU threads per rank."""
     cpus: PositiveFloat = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """What Ray reserves per rank."""
+
+    @model_validator(mode="after")
+    def _minimum_is_reached(self) -> TrainerConfig:
+        if self.lr_min_ratio and self.lr_schedule == "constant":
+            raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
+        return self
 
 
 class EngineConfig(Section):
@@ -272,6 +395,11 @@ class Config(Section):
                     f"engines.{kind}.max_model_len ({limit}) is less than "
                     f"data.max_prompt_tokens + rollout.max_tokens ({need})"
                 )
+        if (k := self.objective.pass_k) is not None and k >= self.rollout.group_size:
+            raise ValueError(
+                f"objective.pass_k ({k}) must be less than rollout.group_size ({self.rollout.group_size}): "
+                "with all of a group drawn at once no rollout stands out"
+            )
         if (mini := self.objective.mini_batch_prompts) is not None and self.rollout.prompts_per_step % mini:
             raise ValueError(
                 f"objective.mini_batch_prompts ({mini}) must divide "

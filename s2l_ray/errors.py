@@ -21,6 +21,10 @@ class EngineError(S2LError):
     """A vLLM engine did not start; the message has its reason and where its log is."""
 
 
+class ActorLostError(S2LError):
+    """An actor of the run died: its process was killed, its node went away, or Ray was stopped."""
+
+
 class PlacementError(S2LError):
     """The cluster cannot hold what the configuration asks for."""
 

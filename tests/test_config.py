@@ -52,6 +52,10 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("objective.mini_batch_prompts=5", "must divide rollout.prompts_per_step"),
         ("engines.learner.max_model_len=10", "engines.learner.max_model_len"),
         ("evaluation.samples=4", "samples .4. must be at least the largest k .8."),
+        ("trainer.lr_min_ratio=0.1", "trainer: lr_min_ratio needs lr_schedule: linear or cosine"),
+        ("trainer.lr_schedule=square", "trainer.lr_schedule: Input should be 'constant', 'linear' or 'cosine'"),
+        ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: Input should be greater than 0"),
+        ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
         ("data.prompt=hello", "prompt must contain {question}"),
         ("verifier.kind=maths", "kind must be math, countdown or module:function"),
         ("seed", "write it as key=value"),
@@ -60,6 +64,15 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
 def test_bad_values_name_the_key(minimal: Path, override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_config(minimal, [override])
+
+
+def test_a_bare_on_or_off_is_the_word(minimal: Path):
+    """YAML reads them as booleans."""
+    config = load_config(minimal, ["schedule.kind=off", "trainer.gradient_checkpointing=on"])
+    assert (config.schedule.kind, config.trainer.gradient_checkpointing) == ("off", "on")
+    minimal.write_text(MINIMAL + "schedule: {kind: off}\ntrainer: {gradient_checkpointing: off}\n")
+    config = load_config(minimal)
+    assert (config.schedule.kind, config.trainer.gradient_checkpointing) == ("off", "off")
 
 
 def test_bad_files_are_named(tmp_path: Path):

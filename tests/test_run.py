@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray import S2LPO, load_config
-from s2l_ray.errors import PlacementError, S2LError
+from s2l_ray.errors import ActorLostError, PlacementError, S2LError
 from tests.conftest import run_config
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,7 @@ def wait_until(condition, seconds: float, what: str) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: Path):
     overrides = run_config(family, tmp_path / "run")
     first = start_cli(overrides, "killed", tmp_path)
@@ -264,6 +266,9 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
         text = np.arange(3, 20, dtype=np.int32)
         scores = algo._graph.score(text)
         algo._graph.trainer.export(str(tmp_path / "exported"))
+        ray.kill(algo._graph._learners[1])
+        with pytest.raises(ActorLostError, match="scoring failed: an actor is gone"):
+            algo._graph.score(text)
     finally:
         algo.stop()
     # Step 1 is all explorer: the same groups as with one of everything, to the token, and the same loss.

@@ -34,8 +34,19 @@ def test_other_kinds_by_hand():
     assert explorer_counts(Schedule("constant", 8, 3, Fraction("0.3")), 5) == [3] * 5
     assert explorer_counts(Schedule("off", 8, 3), 3) == [0] * 3
     assert explorer_counts(Schedule("linear", 8, 5, Fraction("0.5")), 6) == [4, 3, 2, 1, 0, 0]
+    # 0.3 * 8 = 2.4
+    assert explorer_counts(Schedule("abrupt", 8, 2, Fraction("0.3")), 3) == [3, 3, 0]
+    # half of 1, 0.854, 0.5, 0.146, 0; times 8
+    assert explorer_counts(Schedule("cosine", 8, 5, Fraction("0.5")), 6) == [4, 4, 2, 1, 0, 0]
     # cosine over 5 steps: alpha = 1, 0.854, 0.5, 0.146, 0.
     assert explorer_counts(Schedule("cosine", 8, 5), 6) == [8, 7, 4, 2, 0, 0]
+
+
+@given(group=st.integers(1, 64), mix=st.integers(2, 50), tenths=st.integers(0, 10))
+def test_linear_equals_whole_number_arithmetic(group: int, mix: int, tenths: int):
+    # ceil(G * tenths * (T_mix - i) / (10 * (T_mix - 1))) as a floor division of integers.
+    expected = [-(-group * tenths * (mix - i) // (10 * (mix - 1))) for i in range(1, mix + 1)]
+    assert explorer_counts(Schedule("linear", group, mix, Fraction(tenths, 10)), mix) == expected
 
 
 @given(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.errors import GroupError, ModelError
 from s2l_ray.rollout import RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
@@ -46,13 +47,14 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 class NaiveTrainer:
     """The definition, spelled out: every rollout forwarded by itself, nothing skipped, one loss per mini-batch."""
 
-    def __init__(self, family: str, goal: SimpleNamespace, config: SimpleNamespace, temperature: float = 0.8):
+    def __init__(self, family: str, goal: ObjectiveConfig, config: TrainerConfig, temperature: float = 0.8):
         self.model, self.reference = random_model(family), random_model(family)
         self.goal, self.config, self.temperature = goal, config, temperature
         self.steps = 0
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
-        )
+        spared = () if config.decay_norms_and_embeddings else ("norm.weight", "embed_tokens.weight")
+        decays = [(p, 0.0 if n.endswith(spared) else config.weight_decay) for n, p in self.model.named_parameters()]
+        groups = [{"params": [p], "weight_decay": decay} for p, decay in decays]
+        self.optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps)
 
     def logprobs(self, model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
         response = group.rollouts[k].token_ids
@@ -133,12 +135,24 @@ def test_updates_equal_the_naive_trainer(family: str, changes: dict[str, Any], m
     assert max((expected[n] - start[n]).abs().max() for n in start) > 1e-2  # neither model stood still
 
 
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_weight_decay_equals_the_naive_trainers(family: str, everything: bool, model_dirs: dict[str, str]) -> None:
+    config = trainer_config(weight_decay=10.0, decay_norms_and_embeddings=everything)
+    naive, trainer = NaiveTrainer(family, objective(), config), make_trainer(model_dirs[family], config=config)
+    for seed in (0, 1):
+        groups = random_groups(2, seed=seed)
+        naive.update([groups])
+        trainer.update([groups])
+    assert_same_weights(weights_of(trainer), {n: p.detach() for n, p in naive.model.named_parameters()})
+
+
 def same_rewards(group: RolloutGroup) -> RolloutGroup:
     return replace(group, rollouts=[replace(r, verdict=Verdict("wrong", 0.0)) for r in group.rollouts])
 
 
 def first_step(
-    model_dir: str, groups: list[RolloutGroup], goal: SimpleNamespace, **changes: Any
+    model_dir: str, groups: list[RolloutGroup], goal: ObjectiveConfig, **changes: Any
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     trainer = make_trainer(model_dir, goal=goal, config=trainer_config(**GRADIENT_READABLE | changes))
     metrics = trainer.update([groups])
@@ -234,6 +248,60 @@ def test_a_gradient_that_is_not_finite_is_not_applied(model_dirs: dict[str, str]
     assert trainer.update([random_groups(2)])["skipped_updates"] == 0
 
 
+def test_a_gradient_that_is_too_large_is_not_applied(model_dirs: dict[str, str]) -> None:
+    small, large = random_groups(2), random_groups(2, seed=1)
+    norms = [first_step(model_dirs["qwen3"], g, objective())[0]["grad_norm"] for g in (small, large)]
+    assert norms[0] < norms[1]
+    still = {"learning_rate": 1e-9, "skip_grad_norm": sum(norms) / 2}  # the second norm is that of the first weights
+    trainer = make_trainer(model_dirs["qwen3"], config=trainer_config(**GRADIENT_READABLE | still))
+    metrics = trainer.update([small, large])
+    assert metrics["skipped_updates"] == 1
+    assert metrics["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)  # a mean that says how large it was
+    assert trainer.optimizer_steps == 1
+    before = weights_of(trainer)
+    assert trainer.update([large])["skipped_updates"] == 1
+    assert_same_weights(weights_of(trainer), before, atol=0)
+
+
+def test_gradient_checkpointing_recomputes_layers_and_changes_nothing(model_dirs: dict[str, str]) -> None:
+    results, forwards = {}, {}
+    for choice in ("off", "on", "auto"):
+        config = trainer_config(**GRADIENT_READABLE | {"gradient_checkpointing": choice})
+        trainer = make_trainer(model_dirs["qwen3"], config=config)
+        calls: list[int] = []
+        trainer.policy.model.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        results[choice] = trainer.update([random_groups(2)]), weights_of(trainer)
+        forwards[choice] = len(calls)
+        trainer.close()
+    assert forwards["on"] == 2 * forwards["off"] == 2 * forwards["auto"] > 0
+    assert results["on"][0] == pytest.approx(results["off"][0], rel=1e-6)
+    assert_same_weights(results["on"][1], results["off"][1], atol=1e-7)
+
+
+@pytest.fixture
+def nondeterministic_after() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+def test_deterministic_updates_are_bit_equal(
+    model_dirs: dict[str, str], nondeterministic_after: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    results = []
+    for _ in range(2):
+        config = trainer_config(deterministic=True, gradient_checkpointing="on")
+        trainer = make_trainer(model_dirs["llama"], dtype="bfloat16", config=config, goal=objective(kl=0.1))
+        results.append((trainer.update([random_groups(3), random_groups(3, seed=1)]), weights_of(trainer)))
+        trainer.close()
+    assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert results[0][0] == results[1][0]
+    assert_same_weights(results[0][1], results[1][1], atol=0)
+
+
 def test_malformed_input_is_an_error(model_dirs: dict[str, str]) -> None:
     trainer = make_trainer(model_dirs["qwen3"])
     with pytest.raises(GroupError, match="mini-batches"):
@@ -259,6 +327,45 @@ def test_a_checkpoint_goes_on_as_if_nothing_happened(model_dirs: dict[str, str],
     assert random.random() == drawn[2]
     assert resumed.update([random_groups(3, seed=5)]) == metrics
     assert_same_weights(weights_of(resumed), weights, atol=0)
+
+
+def test_a_resumed_learning_rate_goes_on_falling(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    def trainer_of(total: int) -> PolicyTrainer:
+        config = trainer_config(learning_rate=0.1, lr_schedule="linear", warmup_steps=1, lr_min_ratio=0.5)
+        return make_trainer(model_dirs["llama"], config=config, total_steps=total)
+
+    trainer = trainer_of(5)
+    rates = [trainer.update([random_groups(1)])["learning_rate"] for _ in range(3)]
+    assert rates == pytest.approx([0.1, 0.1, 0.0875])
+    trainer.save(str(tmp_path))
+    trainer.close()
+    resumed = trainer_of(5)
+    resumed.load(str(tmp_path))
+    # The fourth and fifth of five steps, in one update: the last one is reported.
+    assert resumed.update([random_groups(1), random_groups(1)])["learning_rate"] == pytest.approx(0.0625)
+
+
+def test_a_checkpoint_loads_with_another_weight_decay(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    """From one parameter group to two and back: the configuration decides, the moments stay."""
+    trainer = make_trainer(model_dirs["llama"], config=trainer_config(weight_decay=0.0))
+    trainer.update([random_groups(3)])
+    trainer.save(str(tmp_path / "one"))
+    trainer.close()
+
+    decaying = make_trainer(model_dirs["llama"], config=trainer_config(weight_decay=0.1))
+    decaying.load(str(tmp_path / "one"))
+    assert [g["weight_decay"] for g in decaying.optimizer.param_groups] == [0.1, 0.0]
+    decaying.save(str(tmp_path / "two"))
+    decaying.close()
+
+    back = make_trainer(model_dirs["llama"], config=trainer_config(weight_decay=0.0))
+    back.load(str(tmp_path / "two"))
+    assert [g["weight_decay"] for g in back.optimizer.param_groups] == [0.0]
+    metrics = back.update([random_groups(3, seed=5)])
+    weights = weights_of(back)
+    back.load(str(tmp_path / "one"))
+    assert back.update([random_groups(3, seed=5)]) == metrics
+    assert_same_weights(weights_of(back), weights, atol=0)
 
 
 def test_loading_what_is_no_checkpoint_is_an_error(model_dirs: dict[str, str], tmp_path: Path) -> None:

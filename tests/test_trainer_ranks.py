@@ -29,6 +29,8 @@ from tests.training_models import (
 )
 
 JOIN_SECONDS = 120
+WHITENED = {"advantage": "reinforce++", "correction": {"explorer": "token"}}
+SEPARATE = {"grouping": "separate", "loss": "gspo", "aggregation": "sequence", "kl": 0.1, "kl_in": "reward"}
 KL = {"kl": 0.1, "aggregation": "sequence", "explorer_negatives": 0.5}
 
 
@@ -51,23 +53,25 @@ def mini_batches(trainer: PolicyTrainer, rank: int | None) -> dict[str, float]:
     return trainer.update([first, share(random_groups(4, seed=2), rank)])
 
 
-def checkpointed(trainer: PolicyTrainer, rank: int | None) -> dict[str, float]:
-    """What CUDA ranks do: activations of each layer are recomputed in backward."""
-    if rank is not None:
-        trainer.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return even(trainer, rank)
-
+DECAYED = {"weight_decay": 0.1, "lr_schedule": "cosine", "lr_min_ratio": 0.1, "skip_grad_norm": 1e3}
+LORA = {"lora_rank": 3, "lora_alpha": 3.0, "learning_rate": 0.4, "gradient_checkpointing": "on"}
+TOTAL_STEPS = 4  # of a falling learning rate
 
 SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "token": (even, {}, {"micro_batch_tokens": 40}),
     "kl": (mini_batches, KL, {"micro_batch_tokens": 30}),
-    "recomputed": (checkpointed, {}, {}),
+    "recomputed": (even, {}, {"gradient_checkpointing": "on"}),
+    "decayed": (mini_batches, {}, DECAYED),
+    "lora": (mini_batches, {}, LORA),
+    "reinforce++": (mini_batches, WHITENED, {}),
+    "separate": (mini_batches, SEPARATE, {"micro_batch_tokens": 30, "learning_rate": 0.3}),
 }
 
 
 def run(model_dir: str, name: str, **group: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     scenario, goal, changes = SCENARIOS[name]
-    trainer = make_trainer(model_dir, goal=objective(**goal), config=readable(**changes), **group)
+    config = readable(**changes)
+    trainer = make_trainer(model_dir, goal=objective(**goal), config=config, total_steps=TOTAL_STEPS, **group)
     result = scenario(trainer, group.get("rank")), weights_of(trainer)
     trainer.close()
     return result

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 
@@ -68,19 +68,11 @@ def random_groups(count: int, size: int = 4, seed: int = 0, rewards: list[float]
     return groups
 
 
-def objective(**changes: Any) -> SimpleNamespace:
-    values = {
-        "normalise_std": True,
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "kl": 0.0,
-        "aggregation": "token",
-        "explorer_negatives": 1.0,
-    }
-    return SimpleNamespace(**values | changes)
+def objective(**changes: Any) -> ObjectiveConfig:
+    return ObjectiveConfig(**changes)
 
 
-def trainer_config(**changes: Any) -> SimpleNamespace:
+def trainer_config(**changes: Any) -> TrainerConfig:
     values = {
         "learning_rate": 1e-2,
         "betas": (0.9, 0.99),
@@ -92,14 +84,14 @@ def trainer_config(**changes: Any) -> SimpleNamespace:
         "logprob_chunk_tokens": 16,
         "threads": 1,
     }
-    return SimpleNamespace(**values | changes)
+    return TrainerConfig(**values | changes)
 
 
 GRADIENT_READABLE = {"learning_rate": 1.0, "eps": 1.0, "weight_decay": 0.0, "grad_clip": 1e9}
 """AdamW's first step is then -g / (|g| + 1): weights after it tell the gradient, noise is not blown up to a sign."""
 
 
-def make_trainer(model_dir: str, *, goal: SimpleNamespace | None = None, **options: Any) -> PolicyTrainer:
+def make_trainer(model_dir: str, *, goal: ObjectiveConfig | None = None, **options: Any) -> PolicyTrainer:
     config = options.pop("config", None) or trainer_config()
     values: dict[str, Any] = {"dtype": "float32", "temperature": 0.8, "timeout_s": 60, "device": "cpu"} | options
     return PolicyTrainer(model_dir, trainer=config, objective=goal or objective(), **values)

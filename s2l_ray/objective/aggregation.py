@@ -8,16 +8,29 @@ from __future__ import annotations
 
 from typing import Literal
 
+Aggregation = Literal["token", "sequence", "constant"]
+
 
 def token_weights(
-    response_tokens: int, aggregation: Literal["token", "sequence"], *, total_tokens: int, total_sequences: int
+    response_tokens: int,
+    aggregation: Aggregation,
+    *,
+    total_tokens: int,
+    total_sequences: int,
+    constant_tokens: int | None = None,
 ) -> float:
     """The weight of each of a sequence's response tokens.
 
     Args:
         response_tokens: length of this response, > 0.
         aggregation: "token" is the mean over all response tokens of the mini-batch (DAPO); "sequence" the mean over
-            sequences of each one's token mean (GRPO as published).
+            sequences of each one's token mean (GRPO as published); "constant" the mean over sequences of each one's
+            token sum over `constant_tokens` (Dr. GRPO, arXiv 2503.20783: no length is favoured).
         total_tokens, total_sequences: of the whole mini-batch over all ranks, rollouts that are not forwarded included.
     """
-    return 1.0 / total_tokens if aggregation == "token" else 1.0 / (total_sequences * response_tokens)
+    if aggregation == "token":
+        return 1.0 / total_tokens
+    if aggregation == "sequence":
+        return 1.0 / (total_sequences * response_tokens)
+    assert constant_tokens is not None, "aggregation by a constant needs the constant"
+    return 1.0 / (total_sequences * constant_tokens)

@@ -52,13 +52,12 @@ def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim
     about = json.loads((path / "trainer.json").read_text())
     if about["format"] != FORMAT:
         raise ModelError(f"{directory} has checkpoint format {about['format']}, this version reads {FORMAT}")
-    hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     model_state, optimizer_state = get_state_dict(policy, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    # The configuration decides the parameter groups and their hyperparameters, not the checkpoint.
+    state = {"model": model_state, "optimizer": {"state": optimizer_state["state"]}}
     dcp.load(state, checkpoint_id=path)
-    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    for group, values in zip(optimizer.param_groups, hyperparameters, strict=True):
-        group.update(values)  # the configuration decides these, not the checkpoint
+    optimizer_state["state"] = state["optimizer"]["state"]
+    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=optimizer_state)
     if _random_file(path, rank).is_file():
         _set_random_state(json.loads(_random_file(path, rank).read_text()))
     dist.barrier()

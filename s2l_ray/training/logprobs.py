@@ -61,7 +61,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature, chunk, softcap = ctx.options
         grad_hidden = torch.empty_like(hidden)
         # Chunks are added in float32: in bfloat16 the sum would depend on the chunk size.
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = None  # beside adapters the output layer is frozen
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits, squashed = _logits(hidden[part], weight, temperature, softcap)
@@ -73,5 +75,6 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 d.mul_(1 - squashed * squashed)
             d = d.to(hidden.dtype)
             grad_hidden[part] = d @ weight
-            grad_weight += d.T @ hidden[part]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+            if grad_weight is not None:
+                grad_weight += d.T @ hidden[part]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None

@@ -72,27 +72,27 @@ def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTra
     return model
 
 
-def shard(
-    policy: PackedPolicy, mesh: DeviceMesh, *, master_dtype: torch.dtype, compute_dtype: torch.dtype
-) -> PackedPolicy:
-    """FSDP2 over `mesh`: weights kept in `master_dtype`, computed with in `compute_dtype`, gradients added in float32.
+def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype) -> PackedPolicy:
+    """FSDP2 over `mesh`: weights computed with in `compute_dtype`, gradients added in float32.
+
+    Weights that are trained are kept in float32, frozen ones in `compute_dtype`.
 
     Bottom-up, as fully_shard wants it, and each decoder layer takes its master type just before it is cut: no more than
     one layer exists whole in float32.
     """
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for layer in policy.model.base_model.layers:
-        _cast_whole_parameters(layer, master_dtype)
+        _cast_whole_parameters(layer, compute_dtype)
         fully_shard(layer, mesh=mesh, mp_policy=precision)
-    _cast_whole_parameters(policy, master_dtype)
+    _cast_whole_parameters(policy, compute_dtype)
     return fully_shard(policy, mesh=mesh, mp_policy=precision)
 
 
-def _cast_whole_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+def _cast_whole_parameters(module: nn.Module, compute_dtype: torch.dtype) -> None:
     """Not the buffers: rotary frequencies stay float32."""
     for parameter in module.parameters():
         if not isinstance(parameter, DTensor):
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute_dtype)
 
 
 def _check_config(config: PretrainedConfig, model_dir: str) -> None:

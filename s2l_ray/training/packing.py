@@ -47,6 +47,8 @@ class MicroBatch:
     """float32 [N]."""
     weights: Tensor
     """float32 [N]."""
+    lengths: Tensor
+    """int64 [S]: response tokens of each sequence, N in all."""
     from_explorer: Tensor
     """bool [N]."""
     engine_logprobs: Tensor
@@ -95,6 +97,7 @@ def pack(sequences: list[TrainSequence]) -> MicroBatch:
         targets=torch.from_numpy(row[response_at]),
         advantages=per_token([s.advantage for s in sequences], torch.float32),
         weights=per_token([s.weight for s in sequences], torch.float32),
+        lengths=torch.tensor(responses),
         from_explorer=per_token([s.from_explorer for s in sequences], torch.bool),
         engine_logprobs=torch.from_numpy(np.concatenate([s.engine_logprobs for s in sequences]).astype(np.float32)),
         real=torch.ones(sum(responses), dtype=torch.bool),

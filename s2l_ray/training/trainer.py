@@ -13,12 +13,24 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from s2l_ray.errors import GroupError
+from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from s2l_ray.training.determinism import compute_deterministically
+from s2l_ray.training.lora import add_adapters
+from s2l_ray.training.metrics import MetricSums
 from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
+from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from s2l_ray.training.packing import MicroBatch, idle_micro_batch, micro_batches, pack
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group
-from s2l_ray.training.update import MetricSums, Share, micro_batch_loss, prepare_share
+from s2l_ray.training.update import (
+    Share,
+    all_sequences,
+    micro_batch_loss,
+    penalised_groups,
+    prepare_share,
+    share_moments,
+)
 from s2l_ray.training.weights import export_directory, full_weights, weight_specs
 
 if TYPE_CHECKING:
@@ -32,12 +44,14 @@ class PolicyTrainer:
         model_dir: Hugging Face directory of the learner.
         dtype: of forward, backward and the weights that are handed out; master weights are float32.
         temperature: that the learner samples with; log-probs are those of logits / temperature.
+        total_steps: optimizer steps of the whole run, resumed or not; trainer.lr_schedule falls over them.
         store: where the ranks meet (`s2l_ray.rendezvous`); None with one rank.
         timeout_s: bound on every collective.
         device: chosen by what is there if None.
 
     Raises:
         ModelError: the model cannot be loaded, or computes something that the trainer does not support.
+        ConfigError: trainer.lr_schedule does not go with total_steps.
     """
 
     def __init__(
@@ -48,6 +62,7 @@ class PolicyTrainer:
         objective: ObjectiveConfig,
         dtype: Literal["bfloat16", "float32"],
         temperature: float,
+        total_steps: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         store: dist.Store | None = None,
@@ -56,34 +71,31 @@ class PolicyTrainer:
         trust_remote_code: bool = False,
         seed: int = 0,
     ):
+        check_lr_schedule(trainer, total_steps)
+        if trainer.deterministic:
+            compute_deterministically()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(trainer.threads)
         self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
         self.trainer, self.objective = trainer, objective
         self.dtype = getattr(torch, dtype)
         self.temperature, self.trust_remote_code = temperature, trust_remote_code
-        self.optimizer_steps = 0
+        self.optimizer_steps, self.total_steps = 0, total_steps
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
         )
         for seeded in (random.seed, np.random.seed, torch.manual_seed):
             seeded(seed + rank)
-        self.policy = self._load_policy()
-        if device == "cuda":  # activations of a layer are recomputed in backward; tiny CPU models need not save memory
+        self.policy = self._load_policy(adapter_seed=seed)
+        checkpointing = trainer.gradient_checkpointing
+        if checkpointing == "on" or (checkpointing == "auto" and device == "cuda"):
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=trainer.learning_rate,
-            betas=tuple(trainer.betas),
-            eps=trainer.eps,
-            weight_decay=trainer.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(self.policy, trainer)
 
     def update(self, mini_batches: list[list[RolloutGroup]]) -> dict[str, float]:
-        """One optimizer step per mini-batch. Collective.
+        """One optimizer step per mini-batch, or one per mini-batch and source with `grouping: separate`. Collective.
 
         Args:
             mini_batches: this rank's whole groups of each optimizer step. Ranks need equally many mini-batches, but
@@ -91,13 +103,21 @@ class PolicyTrainer:
 
         Returns:
             Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
-            means over mini-batches; `logprob/...` and `logprob_gap/...` are under the weights before the update.
-            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite.
+            means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update.
+            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite, or
+            the gradient's norm above trainer.skip_grad_norm.
 
         Raises:
             GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
         """
         sums = MetricSums(self.device)
+        self._check(mini_batches)
+        for mini in mini_batches:
+            sums.add_groups(mini)
+        if self.objective.grouping == "separate":
+            mini_batches = self._without_empty(by_source(mini_batches))
+        if self.objective.kl > 0 and self.objective.kl_in == "reward":
+            mini_batches = self._penalised(mini_batches, sums)
         shares = self._prepare(mini_batches)
         batches = self._pack_in_step([share.sequences for share in shares])
         for share in shares:
@@ -106,11 +126,13 @@ class PolicyTrainer:
         for batch in (b for later in batches[1:] for b in later):
             with torch.no_grad():
                 batch.old_logprobs = self.policy(batch)
+        before = self.optimizer_steps
         steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
-        metrics = sums.metrics(all_reduce_sum, all_reduce_max, with_kl=self.reference is not None)
+        corrected = [s for s in ("explorer", "learner") if getattr(self.objective.correction, s) != "none"]
+        metrics = sums.metrics(all_reduce_sum, all_reduce_max, corrected=tuple(corrected))
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        metrics["skipped_updates"] = float(len(steps) - len(finite))
+        metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
         if finite:
             metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
@@ -145,25 +167,59 @@ class PolicyTrainer:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _load_policy(self, *, frozen: bool = False) -> PackedPolicy:
+    def _load_policy(self, *, frozen: bool = False, adapter_seed: int = 0) -> PackedPolicy:
         model = load_causal_lm(self.model_dir, trust_remote_code=self.trust_remote_code)
         policy = PackedPolicy(model, temperature=self.temperature, chunk=self.trainer.logprob_chunk_tokens)
-        master_dtype = self.dtype if frozen else torch.float32
-        shard(policy.requires_grad_(not frozen), self.mesh, master_dtype=master_dtype, compute_dtype=self.dtype)
+        policy.requires_grad_(not frozen)
+        if self.trainer.lora_rank and not frozen:
+            add_adapters(model, self.trainer, seed=adapter_seed)
+        shard(policy, self.mesh, compute_dtype=self.dtype)
         return policy.eval() if frozen else policy.train()
 
-    def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[Share]:
-        """Advantages and weights, from totals of each mini-batch over all ranks."""
+    def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:
         count = len(mini_batches)
         most, fewest = all_reduce_max(torch.tensor([count, -count])).tolist()
         if most != -fewest or most == 0:
             raise GroupError(f"every rank needs the same number (> 0) of mini-batches; here {count}, elsewhere {most}")
+        for group in (g for mini in mini_batches for g in mini):
+            if len(group.prompt_token_ids) == 0:
+                raise GroupError(f"prompt {group.prompt_id} has no tokens; a response needs at least one before it")
+
+    def _without_empty(self, steps: list[list[RolloutGroup]]) -> list[list[RolloutGroup]]:
+        """Leave out the optimizer steps of which no rank has a group."""
+        counts = all_reduce_sum(torch.tensor([len(groups) for groups in steps])).tolist()
+        if not any(counts):
+            raise GroupError("no rank has a group to train on")
+        return [groups for groups, count in zip(steps, counts, strict=True) if count]
+
+    def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[Share]:
+        """Advantages and weights, from totals of each mini-batch over all ranks."""
         lengths = [[len(r.token_ids) for g in mini for r in g.rollouts] for mini in mini_batches]
         totals = torch.tensor([[sum(of_one), len(of_one)] for of_one in lengths])
         return [
-            prepare_share(mini, self.objective, total_tokens=tokens, total_sequences=sequences)
+            prepare_share(
+                mini,
+                self.objective,
+                total_tokens=tokens,
+                total_sequences=sequences,
+                moments=share_moments(mini, self.objective, all_reduce_sum),
+            )
             for mini, (tokens, sequences) in zip(mini_batches, all_reduce_sum(totals).tolist(), strict=True)
         ]
+
+    def _penalised(self, mini_batches: list[list[RolloutGroup]], sums: MetricSums) -> list[list[RolloutGroup]]:
+        """The same groups with rewards less the KL to the reference under the weights before the update."""
+        sequences = all_sequences(mini_batches)
+        estimates: list[Tensor] = []
+        rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack_in_step([sequences])
+        for batch in batches:
+            with torch.no_grad():
+                kl = KL_ESTIMATORS[self.objective.kl_estimator](self.policy(batch), self.reference(batch))
+            sums.add_kl(batch, kl)
+            estimates.append(sequence_sums(kl, batch.lengths).cpu())
+        order = [sequence for row in rows for sequence in row]
+        by_sequence = dict(zip(map(id, order), torch.cat(estimates).tolist(), strict=False))  # idle ones come last
+        return penalised_groups(mini_batches, [self.objective.kl * by_sequence[id(s)] for s in sequences])
 
     def _pack_in_step(self, steps: list[list]) -> list[list[MicroBatch]]:
         """Micro-batches on the device, equally many (and at least one) per optimizer step on every rank.
@@ -178,11 +234,11 @@ class PolicyTrainer:
         ]
 
     def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums) -> tuple[float, float]:
-        """Loss and gradient norm of the whole mini-batch; steps if both are finite."""
+        """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""
         total = torch.zeros((), device=self.device)
         for batch in batches:
             reference = None
-            if self.reference is not None:
+            if self.reference is not None and self.objective.kl_in == "loss":
                 with torch.no_grad():
                     reference = self.reference(batch)
             loss = micro_batch_loss(batch, self.policy(batch), reference, self.objective, sums)
@@ -191,7 +247,8 @@ class PolicyTrainer:
         loss = all_reduce_sum(total.double().cpu()).item()
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = norm.full_tensor()
-        if np.isfinite(loss) and torch.isfinite(norm):
+        limit = self.trainer.skip_grad_norm
+        if np.isfinite(loss) and torch.isfinite(norm) and (limit is None or norm <= limit):
             clip_grads_with_norm_(self.parameters, self.trainer.grad_clip, norm)
             self._set_learning_rate()
             self.optimizer.step()
@@ -200,6 +257,5 @@ class PolicyTrainer:
         return loss, norm.item()
 
     def _set_learning_rate(self) -> None:
-        warmed = min(1.0, (self.optimizer_steps + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.trainer.learning_rate * warmed
+            group["lr"] = learning_rate(self.trainer, self.optimizer_steps, self.total_steps)

@@ -1,17 +1,33 @@
-"""From rollout groups to the token loss of a mini-batch, and the sums that its metrics are made of."""
+"""From rollout groups to the token loss of a mini-batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from s2l_ray.errors import GroupError
-from s2l_ray.objective import clipped_policy_loss, group_advantages, k3, token_weights
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.objective import (
+    BATCH_ESTIMATORS,
+    KL_ESTIMATORS,
+    BatchMoments,
+    Correction,
+    PolicyLoss,
+    batch_baseline,
+    batch_moments,
+    cispo_policy_loss,
+    clipped_policy_loss,
+    correction,
+    group_advantages,
+    gspo_policy_loss,
+    sapo_policy_loss,
+    token_weights,
+)
+from s2l_ray.rollout import Rollout, RolloutGroup
+from s2l_ray.training.metrics import MetricSums
 from s2l_ray.training.packing import MicroBatch, TrainSequence
 
 if TYPE_CHECKING:
@@ -34,43 +50,96 @@ class Share:
 
 
 def prepare_share(
-    groups: list[RolloutGroup], objective: ObjectiveConfig, *, total_tokens: int, total_sequences: int
+    groups: list[RolloutGroup],
+    objective: ObjectiveConfig,
+    *,
+    total_tokens: int,
+    total_sequences: int,
+    moments: BatchMoments | None = None,
 ) -> Share:
     """Advantages and loss weights of whole groups.
 
     Args:
         total_tokens, total_sequences: response tokens and rollouts of the mini-batch over all ranks.
+        moments: of the mini-batch, for advantages that are normalised over it (`share_moments`).
 
     Raises:
-        GroupError: a group has no prompt tokens, or a rollout was not verified.
+        GroupError: a rollout was not verified, or its reward does not suit the advantage.
     """
     sequences: list[TrainSequence] = []
     zero_variance = skipped = 0
     mass = explorer_mass = 0.0
+    kl_in_loss = objective.kl > 0 and objective.kl_in == "loss"
     for group in groups:
-        if len(group.prompt_token_ids) == 0:
-            raise GroupError(f"prompt {group.prompt_id} has no tokens; a response needs at least one token before it")
         advantages = group_advantages(
             group.rewards,
             group.from_explorer,
             normalise_std=objective.normalise_std,
             explorer_negatives=objective.explorer_negatives,
+            recentre=objective.recentre,
+            estimator=objective.advantage,
+            pass_k=objective.pass_k,
+            batch=moments,
         )
         zero_variance += advantages.zero_variance
         for rollout, advantage in zip(group.rollouts, advantages.values, strict=True):
             length = len(rollout.token_ids)
-            explorer = rollout.source == "explorer"
+            if objective.overlong == "filter" and rollout.finish_reason == "length":
+                skipped += 1
+                continue
             mass += abs(advantage) * length
-            explorer_mass += abs(advantage) * length * explorer
-            if length == 0 or (advantage == 0 and objective.kl == 0):
+            explorer_mass += abs(advantage) * length * (rollout.source == "explorer")
+            if length == 0 or (advantage == 0 and not kl_in_loss):
                 skipped += 1
                 continue
             weight = token_weights(
-                length, objective.aggregation, total_tokens=total_tokens, total_sequences=total_sequences
+                length,
+                objective.aggregation,
+                total_tokens=total_tokens,
+                total_sequences=total_sequences,
+                constant_tokens=objective.aggregation_tokens,
             )
-            ids = np.concatenate([group.prompt_token_ids, rollout.token_ids]).astype(np.int64)
-            sequences.append(TrainSequence(ids, length, rollout.logprobs, explorer, float(advantage), weight))
+            sequences.append(train_sequence(group, rollout, float(advantage), weight))
     return Share(sequences, zero_variance, skipped, explorer_mass, mass)
+
+
+def train_sequence(group: RolloutGroup, rollout: Rollout, advantage: float, weight: float) -> TrainSequence:
+    """A rollout with its prompt, of at least one token, in front."""
+    ids = np.concatenate([group.prompt_token_ids, rollout.token_ids]).astype(np.int64)
+    explorer = rollout.source == "explorer"
+    return TrainSequence(ids, len(rollout.token_ids), rollout.logprobs, explorer, advantage, weight)
+
+
+def all_sequences(mini_batches: list[list[RolloutGroup]]) -> list[TrainSequence]:
+    """Every rollout with at least one token, without advantage or weight, in the order of `penalised_groups`."""
+    groups = [group for mini in mini_batches for group in mini]
+    return [train_sequence(g, r, 0.0, 0.0) for g in groups for r in g.rollouts if len(r.token_ids)]
+
+
+def penalised_groups(mini_batches: list[list[RolloutGroup]], penalties: list[float]) -> list[list[RolloutGroup]]:
+    """The same groups with each rollout's penalty taken off its reward; an empty response has none."""
+    remaining = iter(penalties)
+
+    def penalised(rollout: Rollout) -> Rollout:
+        penalty = next(remaining) if len(rollout.token_ids) else 0.0
+        return replace(rollout, verdict=replace(rollout.verdict, reward=rollout.reward - penalty))
+
+    return [[replace(g, rollouts=[penalised(r) for r in g.rollouts]) for g in mini] for mini in mini_batches]
+
+
+def share_moments(
+    groups: list[RolloutGroup], objective: ObjectiveConfig, all_reduce_sum: Callable[[Tensor], Tensor]
+) -> BatchMoments | None:
+    """Of the mini-batch over all ranks, where the advantage needs them (a collective then), else None."""
+    if objective.advantage not in BATCH_ESTIMATORS:
+        return None
+    values = [batch_baseline(group.rewards, objective.advantage) for group in groups]
+    lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+    return batch_moments(
+        np.concatenate([np.zeros(0), *values]),
+        np.array(lengths, dtype=np.int64),
+        lambda sums: all_reduce_sum(torch.from_numpy(sums)).numpy(),
+    )
 
 
 def micro_batch_loss(
@@ -78,82 +147,43 @@ def micro_batch_loss(
 ) -> Tensor:
     """This micro-batch's part of the mini-batch loss (a scalar: parts of all micro-batches and ranks add up to it)."""
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    policy = clipped_policy_loss(
-        logprobs, old, batch.advantages, clip_low=objective.clip_low, clip_high=objective.clip_high
-    )
+    policy = policy_loss(batch, logprobs, old, objective)
     per_token = policy.loss
+    corrected = corrections(batch, old, objective)
+    if corrected is not None:
+        per_token = per_token * corrected.weights
     kl = None
     if reference is not None:
-        kl = k3(logprobs, reference)
+        kl = KL_ESTIMATORS[objective.kl_estimator](logprobs, reference)
         per_token = per_token + objective.kl * kl
-    sums.add_tokens(batch, old, policy.ratio, policy.clipped, None if kl is None else kl.detach())
+        sums.add_kl(batch, kl.detach())
+    sums.add_tokens(batch, old, policy, corrected)
     return (per_token * batch.weights).sum()
 
 
-class MetricSums:
-    """Sums over tokens and rollouts that only become means when all ranks have added theirs."""
+def policy_loss(batch: MicroBatch, logprobs: Tensor, old: Tensor, objective: ObjectiveConfig) -> PolicyLoss:
+    """The loss that the configuration names."""
+    clip = {"clip_low": objective.clip_low, "clip_high": objective.clip_high}
+    if objective.loss == "gspo":
+        return gspo_policy_loss(logprobs, old, batch.advantages, batch.lengths, **clip)
+    if objective.loss == "cispo":
+        return cispo_policy_loss(logprobs, old, batch.advantages, **clip)
+    if objective.loss == "sapo":
+        temperatures = {"positive": objective.sapo_positive, "negative": objective.sapo_negative}
+        return sapo_policy_loss(logprobs, old, batch.advantages, **temperatures)
+    return clipped_policy_loss(logprobs, old, batch.advantages, **clip)
 
-    NAMES = (
-        "tokens",
-        "ratio",
-        "clipped",
-        "kl",
-        "explorer_tokens",
-        "explorer_logprob",
-        "learner_logprob",
-        "learner_gap",
-        "zero_variance_groups",
-        "skipped_rollouts",
-        "explorer_mass",
-        "mass",
+
+def corrections(batch: MicroBatch, old: Tensor, objective: ObjectiveConfig) -> Correction | None:
+    """Each token's weight by its source's level; None if neither source is corrected."""
+    goal = objective.correction
+    if goal.explorer == goal.learner == "none":
+        return None
+    explorer, learner = (
+        correction(old - batch.engine_logprobs, batch.lengths, level=level, mode=goal.mode, cap=goal.cap)
+        for level in (goal.explorer, goal.learner)
     )
-
-    def __init__(self, device: torch.device):
-        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
-        self._largest_gap = torch.zeros((), dtype=torch.float64, device=device)
-
-    def add_share(self, share: Share) -> None:
-        ours = [0.0] * 8 + [share.zero_variance_groups, share.skipped_rollouts, share.explorer_mass, share.mass]
-        self._sums += torch.tensor(ours, dtype=torch.float64, device=self._sums.device)
-
-    def add_tokens(self, batch: MicroBatch, old: Tensor, ratio: Tensor, clipped: Tensor, kl: Tensor | None) -> None:
-        """`old` are the learner's log-probs under the weights that the learner's rollouts were sampled with."""
-        explorer, learner = batch.real & batch.from_explorer, batch.real & ~batch.from_explorer
-        gap = (batch.engine_logprobs - old).abs() * learner
-        parts = [
-            batch.real.sum(),
-            (ratio * batch.real).sum(),
-            (clipped & batch.real).sum(),
-            batch.real.sum() * 0 if kl is None else (kl * batch.real).sum(),
-            explorer.sum(),
-            (old * explorer).sum(),
-            (old * learner).sum(),
-            gap.sum(),
-        ]
-        self._sums[: len(parts)] += torch.stack([p.double() for p in parts])
-        self._largest_gap = torch.maximum(self._largest_gap, gap.max().double())
-
-    def metrics(self, all_reduce_sum, all_reduce_max, *, with_kl: bool) -> dict[str, float]:
-        """Means over all ranks' tokens. A mean over nothing is left out."""
-        total = dict(zip(self.NAMES, all_reduce_sum(self._sums.cpu()).tolist(), strict=True))
-        largest_gap = all_reduce_max(self._largest_gap.cpu()).item()
-        tokens, explorer = total["tokens"], total["explorer_tokens"]
-        learner = tokens - explorer
-        result = {
-            "zero_variance_groups": total["zero_variance_groups"],
-            "skipped_rollouts": total["skipped_rollouts"],
-            "trained_tokens": tokens,
-        }
-        if tokens:
-            result |= {"ratio_mean": total["ratio"] / tokens, "clip_fraction": total["clipped"] / tokens}
-            if with_kl:
-                result["kl"] = total["kl"] / tokens
-        if explorer:
-            result["logprob/explorer"] = total["explorer_logprob"] / explorer
-        if learner:
-            result["logprob/learner"] = total["learner_logprob"] / learner
-            result["logprob_gap/learner"] = total["learner_gap"] / learner
-            result["logprob_gap/learner_max"] = largest_gap
-        if total["mass"]:
-            result["advantage_mass/explorer"] = total["explorer_mass"] / total["mass"]
-        return result
+    return Correction(
+        torch.where(batch.from_explorer, explorer.weights, learner.weights),
+        torch.where(batch.from_explorer, explorer.kept, learner.kept),
+    )

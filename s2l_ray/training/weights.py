@@ -11,22 +11,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from s2l_ray.training.lora import base_name, merged
+
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
 
 
 def weight_specs(model: PreTrainedModel, dtype: torch.dtype) -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, dtype name such as "bfloat16", shape) of what `full_weights` yields, in the same order; no collective."""
     name = str(dtype).removeprefix("torch.")
-    return [(key, name, tuple(parameter.shape)) for key, parameter in model.named_parameters()]
+    named = [(base_name(key), parameter) for key, parameter in model.named_parameters()]
+    return [(key, name, tuple(parameter.shape)) for key, parameter in named if key is not None]
 
 
 def full_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Gather one parameter at a time. A collective: every rank must exhaust it. Tied weights come once. Read only.
 
-    The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic.
+    The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic. Adapters are merged.
     """
     for name, parameter in model.named_parameters():
-        yield name, parameter.detach().to(dtype).full_tensor()
+        if (key := base_name(name)) is not None:
+            yield key, merged(model, name, parameter.detach().to(dtype).full_tensor())
 
 
 def export_directory(model: PreTrainedModel, dtype: torch.dtype, model_dir: str, directory: str, *, rank: int) -> None:

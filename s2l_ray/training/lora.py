@@ -1,0 +1,65 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: trained instead of the weights, handed out merged into them.
+
+Adapters are put into the transformers model itself, which stays the class that it was. Engines never hear of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from s2l_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s2l_ray.config import TrainerConfig
+
+ADAPTER = "default"
+
+
+def add_adapters(model: PreTrainedModel, config: TrainerConfig, *, seed: int) -> None:
+    """Freeze the model and put an adapter (B A) * lora_alpha / lora_rank beside each linear layer that is asked for.
+
+    A is random and equal on every rank, B is zero: the model computes what it did.
+
+    Raises:
+        ConfigError: peft is not installed, or trainer.lora_targets names no linear layer of the decoder.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError("trainer.lora_rank needs the package peft; run `pip install '.[lora]'`")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = {name.rpartition(".")[2] for name, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
+    targets = set(config.lora_targets) or linear
+    if unknown := sorted(targets - linear):
+        raise ConfigError(
+            f"trainer.lora_targets: {unknown[0]!r} is no linear layer of {type(model).__name__}; "
+            f"it has {', '.join(sorted(linear))}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=sorted(targets))
+        inject_adapter_in_model(adapters, model, ADAPTER)
+
+
+def base_name(name: str) -> str | None:
+    """The name that a parameter has without adapters; None for a parameter of an adapter."""
+    return None if f".{ADAPTER}." in name else name.replace(".base_layer.", ".")
+
+
+def merged(model: PreTrainedModel, name: str, whole: Tensor) -> Tensor:
+    """`whole`, the gathered parameter `name`, with its adapter's share added in float32. A collective; same dtype."""
+    module, layer, kind = name.rpartition(".base_layer.")
+    if not layer or kind != "weight":
+        return whole
+    adapted = model.get_submodule(module)
+    a, b = (_whole(side[ADAPTER].weight.detach()).float() for side in (adapted.lora_A, adapted.lora_B))
+    return (whole.float() + (b @ a) * adapted.scaling[ADAPTER]).to(whole.dtype)
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -1,0 +1,82 @@
+"""AdamW over sharded parameters: what is decayed, and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from s2l_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config, TrainerConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
+    """AdamW over what requires gradients. Build it after FSDP: it keeps the shards, not the whole parameters."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config),
+        lr=config.learning_rate,
+        betas=tuple(config.betas),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
+    """One group, or two if some parameters are not decayed: norms, biases (vectors, whole or sharded) and embeddings.
+
+    An output layer that is tied to the embedding is that embedding; one of its own is a matrix like others.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if config.weight_decay == 0 or config.decay_norms_and_embeddings:
+        return [{"params": trained}]
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    exempt = [p.ndim < 2 or id(p) in embeddings for p in trained]
+    groups = [
+        {"params": [p for p, e in zip(trained, exempt, strict=True) if not e]},
+        {"params": [p for p, e in zip(trained, exempt, strict=True) if e], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(config: TrainerConfig, done: int, total: int | None) -> float:
+    """Of the optimizer step that follows `done` of the run's `total` steps; the formulas are at TrainerConfig.
+
+    After the warm-up it is what transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup give.
+    """
+    warmup = config.warmup_steps
+    if done < warmup:
+        return config.learning_rate * ((done + 1) / warmup)
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    progress = min(1.0, (done - warmup) / (total - warmup))
+    left = 1 - progress if config.lr_schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * (config.lr_min_ratio + (1 - config.lr_min_ratio) * left)
+
+
+def optimizer_steps(config: Config) -> int:
+    """Of a whole run, if none is skipped."""
+    prompts = config.rollout.prompts_per_step
+    mini_batches = prompts // (config.objective.mini_batch_prompts or prompts)
+    if config.objective.grouping == "mixed":
+        return config.schedule.steps * mini_batches
+    schedule = config.schedule.build(config.rollout.group_size)
+    shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
+    return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
+
+
+def check_lr_schedule(config: TrainerConfig, total: int | None) -> None:
+    """Raise ConfigError if the learning rate of a run of `total` optimizer steps is not defined."""
+    if config.lr_schedule == "constant":
+        return
+    if total is None:
+        raise ConfigError(f"trainer.lr_schedule: {config.lr_schedule} needs total_steps, the run's optimizer steps")
+    if config.warmup_steps >= total:
+        raise ConfigError(
+            f"trainer.warmup_steps ({config.warmup_steps}) leaves none of the run's {total} optimizer steps to "
+            f"trainer.lr_schedule: {config.lr_schedule}; lower it or use constant"
+        )
