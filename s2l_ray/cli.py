@@ -53,7 +53,7 @@ examples:
   s2l train configs/quickstart.yaml schedule.steps=20 schedule.mix_steps=10 run_dir=outputs/short
 
 A run that was stopped goes on when the same command is given again (resume: auto). When outputs/NAME holds a finished
-run and no run_dir is given, the new run goes to outputs/NAME-2, and so on. Every key is documented in s2l_ray/config.py
+run and no run_dir is given, the new run goes to outputs/NAME-2, and so on. Every key is documented in s2l_ray/config/
 and listed, with its value, in RUN_DIR/config.yaml.""",
     )
     train.add_argument("config", help="YAML file")

@@ -1,0 +1,50 @@
+"""The configuration of a run: pydantic models, read and merged with OmegaConf.
+
+`load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the files that `extends:` names (relative to
+the file), the file, and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types and
+impossible values raise `ConfigError` with the key's full name.
+"""
+
+from __future__ import annotations
+
+from s2l_ray.config.loading import load_config, parse_config
+from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
+from s2l_ray.config.rollout import (
+    DataConfig,
+    ModelsConfig,
+    RolloutConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    VerifierConfig,
+)
+from s2l_ray.config.run import (
+    CheckpointConfig,
+    ClusterConfig,
+    Config,
+    EngineConfig,
+    EnginesConfig,
+    EvaluationConfig,
+    TrackingConfig,
+)
+from s2l_ray.config.trainer import TrainerConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "ClusterConfig",
+    "Config",
+    "CorrectionConfig",
+    "DataConfig",
+    "EngineConfig",
+    "EnginesConfig",
+    "EvaluationConfig",
+    "ModelsConfig",
+    "ObjectiveConfig",
+    "RolloutConfig",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "TrackingConfig",
+    "TrainerConfig",
+    "VerifierConfig",
+    "load_config",
+    "parse_config",
+]

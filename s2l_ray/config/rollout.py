@@ -1,0 +1,118 @@
+"""Models, data, verifier, rollouts and the explorer's schedule."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.schedule import Schedule, ScheduleKind
+
+
+class ModelsConfig(Section):
+    learner: str
+    """Directory (Hugging Face layout) of the large model that is trained."""
+    explorer: str
+    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type of the engines and of the trainer's forward and backward."""
+    trust_remote_code: bool = False
+    """Run Python code that a model directory carries. Off unless you trust the directory."""
+
+
+class DataConfig(Section):
+    train: str
+    """JSONL or Parquet file of training problems."""
+    eval: str | None = None
+    """The same for held-out problems; without it nothing is evaluated."""
+    train_limit: Positive | None = None
+    eval_limit: Positive | None = None
+    """Use only the first N rows."""
+    chat: bool = True
+    """Render questions with the tokenizer's chat template; off: `prompt` alone."""
+    system: str | None = None
+    """System message, with `chat` only."""
+    prompt: str = "{question}"
+    """What the question is put into before the template; must contain {question}."""
+    max_prompt_tokens: Positive = 512
+
+    @model_validator(mode="after")
+    def _has_question(self) -> DataConfig:
+        if "{question}" not in self.prompt:
+            raise ValueError("prompt must contain {question}")
+        if self.system is not None and not self.chat:
+            raise ValueError("system needs chat: true")
+        return self
+
+
+class VerifierConfig(Section):
+    kind: str = "math"
+    """`math` (math-verify), `countdown` (exact, the embedded task), or your own `module:function`, called as
+    function(response=..., answer=..., question=...) and returning a bool or a reward in [0, 1]."""
+    timeout_s: PositiveFloat = 5.0
+    """A check that takes longer is killed and counted as a timeout."""
+    workers: Positive = 1
+    """Verifier actors, each with one worker process."""
+
+    @model_validator(mode="after")
+    def _known(self) -> VerifierConfig:
+        if self.kind not in ("math", "countdown") and ":" not in self.kind:
+            raise ValueError(f"kind must be math, countdown or module:function, not {self.kind!r}")
+        return self
+
+
+class SamplingConfig(Section):
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegative = 0
+    """0: no limit."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+
+
+class RolloutConfig(Section):
+    group_size: Positive = 8
+    """G: rollouts per prompt."""
+    prompts_per_step: Positive = 32
+    max_tokens: Positive = 256
+    """Response length limit."""
+    explorer: SamplingConfig = SamplingConfig()
+    learner: SamplingConfig = SamplingConfig()
+    explore_ahead_steps: NonNegative = 1
+    """Explorer rollouts of so many coming steps are sampled while the trainer works; they can never be stale."""
+    keep_groups: NonNegative = 2
+    """Groups of every step whose texts and verdicts are written to RUN_DIR/rollouts/, for people to read."""
+
+    @model_validator(mode="after")
+    def _a_group(self) -> RolloutConfig:
+        if self.group_size < 2:
+            raise ValueError("group_size must be at least 2: an advantage is relative to the rest of its group")
+        return self
+
+
+class ScheduleConfig(Section):
+    kind: Annotated[ScheduleKind, YamlWord] = "linear"
+    """How the explorer's share alpha_i falls over steps i = 1, 2, ...; ceil(alpha_i * group_size) rollouts of a group
+    are the explorer's, the rest the learner's. With u = (i - 1) / (mix_steps - 1):
+    `linear` (the paper's): start * (1 - u) for i <= mix_steps, then 0;
+    `cosine`: start * (1 + cos(pi * u)) / 2 for i <= mix_steps, then 0 (its factor of start in units of 2**-20);
+    `abrupt`: start for i <= mix_steps, then 0;
+    `constant`: start at every step;
+    `off`: 0 at every step, plain GRPO.
+    With mix_steps = 1 the first step is at start and all others at 0 (linear, cosine, abrupt)."""
+    steps: Positive = 60
+    """T: logical steps of the run."""
+    mix_steps: Positive = 30
+    """T_mix: the step at which linear and cosine reach 0, and the last one of abrupt with the explorer."""
+    start: Fractional = 1.0
+    """alpha_1, the explorer's share of a group at step 1; below 1 the learner takes part from the start."""
+
+    @model_validator(mode="after")
+    def _mix_within_run(self) -> ScheduleConfig:
+        if self.mix_steps > self.steps:
+            raise ValueError(f"mix_steps (T_mix = {self.mix_steps}) must not exceed steps (T = {self.steps})")
+        return self
+
+    def build(self, group_size: int) -> Schedule:
+        return Schedule(self.kind, group_size, self.mix_steps, Fraction(str(self.start)))

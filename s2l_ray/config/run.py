@@ -1,0 +1,149 @@
+"""Engines, evaluation, checkpoints, tracking, cluster; and the whole of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from omegaconf import OmegaConf
+from pydantic import Field, model_validator
+
+from s2l_ray.config.objective import ObjectiveConfig
+from s2l_ray.config.rollout import (
+    DataConfig,
+    ModelsConfig,
+    RolloutConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    VerifierConfig,
+)
+from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.trainer import TrainerConfig
+
+
+class EngineConfig(Section):
+    count: Positive = 1
+    """Engines of this kind."""
+    tensor_parallel: Positive = 1
+    max_model_len: Positive | None = None
+    """Prompt plus response; default: data.max_prompt_tokens + rollout.max_tokens."""
+    max_num_seqs: Positive = 256
+    """Sequences in one batch of the engine."""
+    kv_cache_gb: PositiveFloat = 0.5
+    """CPU engines: size of the KV cache in GiB."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """GPU engines: share of the GPU's memory that the engine may use."""
+    enforce_eager: bool = False
+    """Skip compilation and graph capture: slower sampling, much faster start."""
+    threads: Positive = 1
+    """CPU threads of a CPU engine."""
+    cpus: PositiveFloat = 0.5
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """What Ray reserves per engine."""
+
+
+class EnginesConfig(Section):
+    explorer: EngineConfig = EngineConfig()
+    learner: EngineConfig = EngineConfig()
+
+
+class EvaluationConfig(Section):
+    samples: Positive = 16
+    """n: responses per problem, from which pass@k is estimated without bias."""
+    k: tuple[Positive, ...] = (1, 8)
+    every: NonNegative = 0
+    """Also evaluate every N steps; 0: before and after only."""
+    sampling: SamplingConfig = SamplingConfig()
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluationConfig:
+        if 1 not in self.k:
+            raise ValueError("k must include 1")
+        if max(self.k) > self.samples:
+            raise ValueError(f"samples ({self.samples}) must be at least the largest k ({max(self.k)})")
+        return self
+
+
+class CheckpointConfig(Section):
+    every: Positive = 20
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Positive = 2
+    """Newest checkpoints kept."""
+
+
+class TrackingConfig(Section):
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory."""
+    experiment: str = "s2l-ray"
+    timeout_s: PositiveFloat = 10.0
+    """How long a server may take to answer."""
+
+
+class ClusterConfig(Section):
+    address: str | None = None
+    """Ray address; default: RAY_ADDRESS (set by `ray job submit`), else a private Ray on this machine."""
+    start_timeout_s: PositiveFloat = 300.0
+    """Bound on placing and starting all actors."""
+    step_timeout_s: PositiveFloat = 3600.0
+    """Bound on each phase of a step."""
+    swap_timeout_s: PositiveFloat = 120.0
+    """Bound on a weight swap."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = "run"
+    run_dir: str | None = None
+    """Default: outputs/NAME."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint of run_dir if there is one; never: refuse a run_dir with results;
+    or the path of a checkpoint."""
+    seed: int = 1
+    models: ModelsConfig
+    data: DataConfig
+    verifier: VerifierConfig = VerifierConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    engines: EnginesConfig = EnginesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        for kind in ("explorer", "learner"):
+            limit = getattr(self.engines, kind).max_model_len
+            need = self.data.max_prompt_tokens + self.rollout.max_tokens
+            if limit is not None and limit < need:
+                raise ValueError(
+                    f"engines.{kind}.max_model_len ({limit}) is less than "
+                    f"data.max_prompt_tokens + rollout.max_tokens ({need})"
+                )
+        if (k := self.objective.pass_k) is not None and k >= self.rollout.group_size:
+            raise ValueError(
+                f"objective.pass_k ({k}) must be less than rollout.group_size ({self.rollout.group_size}): "
+                "with all of a group drawn at once no rollout stands out"
+            )
+        if (mini := self.objective.mini_batch_prompts) is not None and self.rollout.prompts_per_step % mini:
+            raise ValueError(
+                f"objective.mini_batch_prompts ({mini}) must divide "
+                f"rollout.prompts_per_step ({self.rollout.prompts_per_step})"
+            )
+        return self
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.run_dir or Path("outputs") / self.name)
+
+    def max_model_len(self, kind: Literal["explorer", "learner"]) -> int:
+        return getattr(self.engines, kind).max_model_len or self.data.max_prompt_tokens + self.rollout.max_tokens
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `load_config` of it gives an equal Config."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))

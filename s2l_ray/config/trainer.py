@@ -1,0 +1,63 @@
+"""The trainer: ranks, optimizer, micro-batches, LoRA."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
+
+
+class TrainerConfig(Section):
+    ranks: Positive = 1
+    """FSDP ranks, one actor each."""
+    learning_rate: PositiveFloat = 1e-6
+    betas: tuple[Fractional, Fractional] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norms_and_embeddings: bool = False
+    """Off: weight_decay leaves out norms, biases and embeddings (and an output layer tied to them)."""
+    warmup_steps: NonNegative = 0
+    """W: the n-th optimizer step up to the W-th has learning_rate * n / W."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up. A run has N = schedule.steps * mini-batches per step optimizer steps (with
+    objective.grouping: separate one of each source that samples). At the n-th the rate is
+    learning_rate * (m + (1 - m) * f), with p = (n - 1 - W) / (N - W), m = lr_min_ratio and
+    `constant`: f = 1; `linear`: f = 1 - p; `cosine`: f = (1 + cos(pi * p)) / 2.
+    Steps that are skipped do not count in n."""
+    lr_min_ratio: Fractional = 0.0
+    """m: share of learning_rate that linear and cosine fall to."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest global gradient norm."""
+    skip_grad_norm: PositiveFloat | None = None
+    """Skip an optimizer step whose global gradient norm, before clipping, is above this. Steps with a norm or loss that
+    is not finite are always skipped; the metric skipped_updates counts both."""
+    micro_batch_tokens: Positive = 8192
+    """Packed tokens (prompt and response) of one forward; a longer sequence is a micro-batch of its own."""
+    logprob_chunk_tokens: Positive = 1024
+    """Tokens whose logits over the whole vocabulary exist at one time."""
+    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], YamlWord] = "auto"
+    """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time. Loss
+    and gradients are the same. auto: on for CUDA, off for CPUs."""
+    deterministic: bool = False
+    """Equal inputs give bit-equal updates, at some cost in speed; an operation that cannot raises an error."""
+    lora_rank: NonNegative = 0
+    """0: every weight is trained. Above: only adapters of this rank (LoRA, through peft) beside frozen weights, so
+    gradients, optimizer states and float32 master weights exist for the adapters alone. Engines, exports and checks
+    get the merged weights."""
+    lora_alpha: PositiveFloat = 32.0
+    """An adapter's output is scaled by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Linear layers of the decoder with an adapter, such as [q_proj, v_proj]; empty: all of them."""
+    threads: Positive = 1
+    """CPU threads per rank."""
+    cpus: PositiveFloat = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """What Ray reserves per rank."""
+
+    @model_validator(mode="after")
+    def _minimum_is_reached(self) -> TrainerConfig:
+        if self.lr_min_ratio and self.lr_schedule == "constant":
+            raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
+        return self
