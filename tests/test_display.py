@@ -146,9 +146,11 @@ def test_an_error_gives_the_terminal_back(error):
     assert written(target).rindex("\x1b[?25h") > written(target).rindex("\x1b[?25l")
 
 
-def test_closing_twice_is_fine():
-    with RunDisplay(1, "trial", console(live=True)) as display:
+def test_closing_twice_restores_the_terminal_once():
+    target = console(live=True)
+    with RunDisplay(1, "trial", target) as display:
         display.close()
+    assert written(target).count("\x1b[?25h") == 1
 
 
 def test_eta_by_hand():
