@@ -173,7 +173,7 @@ def start_cli(overrides: dict, name: str, folder: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # A shell that runs the tests in the background has SIGINT ignored, and children inherit that; a terminal does not.
+        # Tests in a shell's background have SIGINT ignored, and children inherit that; a terminal's do not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
