@@ -53,7 +53,6 @@ def engine_options(settings: EngineSettings) -> dict:
     """Ray options of an engine actor, apart from its place."""
     return {
         "num_cpus": settings.engine.cpus,
-        "num_gpus": settings.engine.gpus,
         "runtime_env": {"env_vars": engine_environment(settings.engine)},
     }
 

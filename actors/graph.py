@@ -85,7 +85,7 @@ class ActorGraph:
         engines = config.engines
         # Without a share for it in any step, the explorer's engines are not started.
         explores = any(self._schedule.share(step).explorer for step in range(1, config.schedule.steps + 1))
-        bundles = self._bundles(engines.explorer.count if explores else 0)
+        bundles = self._bundles((engines.explorer.count or 1) if explores else 0)
         progress("reserving resources")
         self._group = reserve(bundles, timeout, progress)
         places = iter(range(len(bundles)))
@@ -94,12 +94,14 @@ class ActorGraph:
         progress("starting engines, verifiers and trainer")
         ranks = [
             self._spawn(TrainerRank, next(places), self._trainer_options(), config, r)
-            for r in range(config.trainer.ranks)
+            for r in range(config.trainer.ranks or 1)
         ]
-        self._learners = [self._engine(Learner, "learner", next(places), table) for _ in range(engines.learner.count)]
+        self._learners = [
+            self._engine(Learner, "learner", next(places), table) for _ in range(engines.learner.count or 1)
+        ]
         if explores:
             self._explorers = [
-                self._engine(Explorer, "explorer", next(places), table) for _ in range(engines.explorer.count)
+                self._engine(Explorer, "explorer", next(places), table) for _ in range(engines.explorer.count or 1)
             ]
         verifier = config.verifier
         verifiers = [
@@ -111,7 +113,7 @@ class ActorGraph:
         self.trainer.build()
         self._wait_ready(starting, timeout)
         progress("connecting trainer and learner engines")
-        self.trainer.connect(self._learners, engines.learner.tensor_parallel, "weights-0")
+        self.trainer.connect(self._learners, engines.learner.tensor_parallel or 1, "weights-0")
         self._scheduler = self._spawn_scheduler(verifiers)
 
     @property
@@ -166,9 +168,9 @@ class ActorGraph:
     def _bundles(self, explorers: int) -> list[Bundle]:
         trainer, engines = self._config.trainer, self._config.engines
         return [
-            *[_bundle(trainer.cpus, trainer.gpus)] * trainer.ranks,
-            *[_bundle(engines.learner.cpus, engines.learner.gpus)] * engines.learner.count,
-            *[_bundle(engines.explorer.cpus, engines.explorer.gpus)] * explorers,
+            *[{"CPU": trainer.cpus}] * (trainer.ranks or 1),
+            *[{"CPU": engines.learner.cpus}] * (engines.learner.count or 1),
+            *[{"CPU": engines.explorer.cpus}] * explorers,
         ]
 
     def _engine(self, kind: Any, source: Source, place: int, table: ray.ObjectRef) -> Any:
@@ -180,6 +182,7 @@ class ActorGraph:
             sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
             max_tokens=config.rollout.max_tokens,
             max_model_len=config.max_model_len(source),
+            kv_cache_bytes=int((getattr(config.engines, source).kv_cache_gb or 0.5) * 2**30),
             dtype=config.models.dtype,
             trust_remote_code=config.models.trust_remote_code,
             weight_transfer="gloo" if source == "learner" else None,
@@ -191,7 +194,7 @@ class ActorGraph:
         env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"}
         if ray.util.get_node_ip_address() == "127.0.0.1":
             env["GLOO_SOCKET_IFNAME"] = "lo"
-        return {"num_cpus": trainer.cpus, "num_gpus": trainer.gpus, "runtime_env": {"env_vars": env}}
+        return {"num_cpus": trainer.cpus, "runtime_env": {"env_vars": env}}
 
     def _spawn_scheduler(self, verifiers: list[Any]) -> Any:
         config = self._config
@@ -203,7 +206,7 @@ class ActorGraph:
             planner,
             steps=config.schedule.steps,
             explore_ahead=config.rollout.explore_ahead_steps,
-            ranks=config.trainer.ranks,
+            ranks=config.trainer.ranks or 1,
             mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
             timeout_s=config.cluster.step_timeout_s,
             engines={"explorer": self._explorers, "learner": self._learners},
@@ -250,7 +253,3 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _bundle(cpus: float, gpus: float) -> Bundle:
-    return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}

@@ -47,7 +47,7 @@ class TrainerRank:
             temperature=config.rollout.learner.temperature,
             total_steps=optimizer_steps(config),
             rank=self._rank,
-            world_size=config.trainer.ranks,
+            world_size=config.trainer.ranks or 1,
             store=open_store(*address, config.cluster.step_timeout_s, self._listener),
             timeout_s=config.cluster.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,

@@ -32,7 +32,8 @@ class Learner:
         settings = EngineSettings(
             model=model_dir,
             source="learner",
-            engine=EngineConfig(enforce_eager=True, kv_cache_gb=0.1),
+            engine=EngineConfig(enforce_eager=True),
+            kv_cache_bytes=10**8,
             sampling={"train": SamplingConfig(), "eval": SamplingConfig(temperature=0.5, top_p=0.9)},
             max_tokens=MAX_TOKENS,
             max_model_len=64,

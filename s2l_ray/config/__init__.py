@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from s2l_ray.config.loading import load_config, parse_config
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
+from s2l_ray.config.placement import PlacementConfig
 from s2l_ray.config.rollout import (
     DataConfig,
     ModelsConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "EvaluationConfig",
     "ModelsConfig",
     "ObjectiveConfig",
+    "PlacementConfig",
     "RolloutConfig",
     "SamplingConfig",
     "ScheduleConfig",

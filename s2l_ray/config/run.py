@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
 from s2l_ray.config.objective import ObjectiveConfig
+from s2l_ray.config.placement import PlacementConfig
 from s2l_ray.config.rollout import (
     DataConfig,
     ModelsConfig,
@@ -22,24 +23,22 @@ from s2l_ray.config.trainer import TrainerConfig
 
 
 class EngineConfig(Section):
-    count: Positive = 1
-    """Engines of this kind."""
-    tensor_parallel: Positive = 1
+    count: Positive | None = None
+    """Engines of this kind; default: the plan decides (on CPUs: 1)."""
+    tensor_parallel: Positive | None = None
+    """Devices of each engine; default: the plan decides (on CPUs: 1)."""
     max_model_len: Positive | None = None
     """Prompt plus response; default: data.max_prompt_tokens + rollout.max_tokens."""
     max_num_seqs: Positive = 256
     """Sequences in one batch of the engine."""
-    kv_cache_gb: PositiveFloat = 0.5
-    """CPU engines: size of the KV cache in GiB."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """GPU engines: share of the GPU's memory that the engine may use."""
+    kv_cache_gb: PositiveFloat | None = None
+    """KV cache on each device in GiB; default: what the plan finds room and use for (on CPUs: 0.5)."""
     enforce_eager: bool = False
     """Skip compilation and graph capture: slower sampling, much faster start."""
     threads: Positive = 1
     """CPU threads of a CPU engine."""
     cpus: PositiveFloat = 0.5
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    """What Ray reserves per engine."""
+    """CPUs that Ray reserves per engine."""
 
 
 class EnginesConfig(Section):
@@ -114,6 +113,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+    placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:

@@ -10,8 +10,8 @@ from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFl
 
 
 class TrainerConfig(Section):
-    ranks: Positive = 1
-    """FSDP ranks, one actor each."""
+    ranks: Positive | None = None
+    """FSDP ranks, one actor each; default: the plan decides (on CPUs: 1)."""
     learning_rate: PositiveFloat = 1e-6
     betas: tuple[Fractional, Fractional] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
@@ -53,8 +53,7 @@ class TrainerConfig(Section):
     threads: Positive = 1
     """CPU threads per rank."""
     cpus: PositiveFloat = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    """What Ray reserves per rank."""
+    """CPUs that Ray reserves per rank."""
 
     @model_validator(mode="after")
     def _minimum_is_reached(self) -> TrainerConfig:

@@ -33,6 +33,10 @@ class EngineSettings:
     trust_remote_code: bool
     weight_transfer: str | None = None
     """Backend of the weight swap; None: the weights never change."""
+    tensor_parallel: int = 1
+    """Devices of this engine."""
+    kv_cache_bytes: int = 2**29
+    """On each device."""
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
@@ -145,18 +149,15 @@ class SamplingEngine:
 def _start_vllm(settings: EngineSettings) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = settings.engine
-    memory: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
-    if current_platform.is_cpu():
-        memory = {"kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30)}
     args = AsyncEngineArgs(
         model=settings.model,
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
-        tensor_parallel_size=engine.tensor_parallel,
+        tensor_parallel_size=settings.tensor_parallel,
+        kv_cache_memory_bytes=settings.kv_cache_bytes,
         max_model_len=settings.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         enforce_eager=engine.enforce_eager,
@@ -171,6 +172,5 @@ def _start_vllm(settings: EngineSettings) -> Any:
         if settings.weight_transfer
         else None,
         disable_log_stats=True,
-        **memory,
     )
     return AsyncLLM.from_engine_args(args)
