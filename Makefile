@@ -5,11 +5,12 @@ VENV := .venv
 FAMILY := .cache/family
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help setup family train test lint clean
+.PHONY: help setup family train test bench lint clean
 
 help:
 	@echo "make train    set up, build the embedded model family, train it (ARGS='key=value ...' overrides)"
 	@echo "make test     set up and run all tests (ARGS='-k name' narrows them)"
+	@echo "make bench    run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make setup    only make $(VENV)"
 	@echo "make family   only build the embedded family"
 	@echo "make lint     ruff"
@@ -36,6 +37,9 @@ train: family
 
 test: setup
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: setup
+	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
 lint: setup
 	@$(VENV)/bin/python -m pip install --quiet ruff==0.17.6
