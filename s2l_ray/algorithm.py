@@ -22,7 +22,8 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
-from actors.graph import ActorGraph, connect
+from actors.connection import connect
+from actors.graph import ActorGraph
 from actors.scheduler import StepBatch
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import S2LError, TrackingError
@@ -366,4 +367,5 @@ def _record(batch: StepBatch, metrics: dict[str, float], sampled_with: int, seco
         weight_version=sampled_with,
         trainer=metrics,
         seconds=seconds,
+        spans=batch.spans,
     )

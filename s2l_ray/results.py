@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from s2l_ray.rollout import RolloutSummary, Source
@@ -61,6 +61,9 @@ class StepRecord:
     """Metrics of the update: loss, grad_norm, learning_rate, ratio_mean, clip_fraction, kl, logprob_gap and others."""
     seconds: dict[str, float]
     """Wall-clock per phase (rollout, update, swap, checkpoint, evaluate) and `total`."""
+    spans: dict[str, float] = field(default_factory=dict)
+    """Seconds from the first request of a source to its last verdict: "explore" and "learner_generate". They overlap
+    each other and, since the explorer samples ahead, the phases of earlier steps."""
 
     @property
     def tokens(self) -> int:
