@@ -1,0 +1,254 @@
+"""What the nodes have: from a YAML file, or from records such as Ray's.
+
+    nodes:
+      - {count: 2, gpus: 8, gpu: H100-80GB, cpus: 192, memory_gb: 2000}
+      - {count: 1, gpus: 4, gpu_memory_gb: 24}
+    efficiency: {train: 0.45}
+
+A GB is 10**9 bytes here, as on data sheets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.errors import PlacementError
+from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
+
+GB = 10**9
+CPU_GFLOPS = 50.0
+"""Of a core, in matrix products; `s2l plan --calibrate` measures yours."""
+CPU_MEMORY_GB_S = 10.0
+"""A core's part of the memory bandwidth."""
+GLOO_GB_S = 0.4
+"""Between processes of one machine, as a 30 MB broadcast was measured."""
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Efficiency(Section):
+    """What is reached of the data sheet's rates. The defaults are round figures of what people report for dense models
+    of 1 to 30 billion parameters with FSDP2 and vLLM; calibrate with a run of yours where it matters."""
+
+    train: Share = 0.5
+    """Of the FLOP rate, in forward and backward with packed rows; recomputation counts as work, so with gradient
+    checkpointing the usual MFU (6 FLOPs per parameter and token) is three quarters of this."""
+    prefill: Share = 0.5
+    """Of the FLOP rate, while an engine reads prompts."""
+    decode: Share = 0.7
+    """Of the memory bandwidth, while an engine samples."""
+    link: Share = 0.7
+    """Of a link's rate, in collectives."""
+    decode_step_s: Annotated[float, Field(ge=0)] = 0.002
+    """Of each token step of an engine, beside the GPU's work: scheduling, sampling, detokenising."""
+    collective_s: Annotated[float, Field(ge=0)] = 2e-5
+    """Start of one collective."""
+    sleep_wake_s: Annotated[float, Field(ge=0)] = 1.0
+    """One cycle of an engine's sleep and wake, beside moving weights over PCIe."""
+    swap_s: Annotated[float, Field(ge=0)] = 0.5
+    """Pausing and resuming engines around a weight swap."""
+    engine_start_s: Annotated[float, Field(ge=0)] = 90.0
+    """Start of an engine that is handed a bundle: process, imports, memory profile, compilation, graph capture."""
+
+
+class NodeGroup(Section):
+    """Equal nodes."""
+
+    count: Positive = 1
+    gpus: NonNegative
+    """Per node; 0 for a CPU node."""
+    gpu: str | None = None
+    """A known name (s2l_ray/placement/gpu_types.py), which fills in what is not given below, or `logical`."""
+    gpu_memory_gb: PositiveFloat | None = None
+    """Per GPU. Without `gpu` enough by itself: rates that are not given are those of the known GPU nearest to it."""
+    gpu_tflops: PositiveFloat | None = None
+    """Dense bfloat16, 10**12 FLOP/s per GPU."""
+    hbm_gb_s: PositiveFloat | None = None
+    """Memory bandwidth per GPU. Rates are in 10**9 bytes/s."""
+    intra_node_gb_s: PositiveFloat | None = None
+    """Of each GPU to the others of its node, one way; on CPU nodes between processes."""
+    inter_node_gb_s: PositiveFloat | None = None
+    """Of the whole node to others, all network cards together, one way."""
+    pcie_gb_s: PositiveFloat | None = None
+    """Of each GPU to the host's memory, one way."""
+    cpus: PositiveFloat | None = None
+    """Default: 16 per GPU; must be given without GPUs."""
+    memory_gb: PositiveFloat | None = None
+    """Of the host; default: 128 per GPU, without GPUs 4 per CPU."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> NodeGroup:
+        if self.gpus == 0:
+            given = [k for k in ("gpu", "gpu_memory_gb", "gpu_tflops", "hbm_gb_s", "pcie_gb_s") if getattr(self, k)]
+            if given:
+                raise ValueError(f"{given[0]} is given, but gpus is 0")
+            if self.cpus is None:
+                raise ValueError("a node without GPUs needs cpus")
+        elif self.gpu is None and self.gpu_memory_gb is None:
+            raise ValueError(f"gpu_memory_gb is missing; give it, or gpu with one of: {', '.join(GPU_TYPES)}")
+        else:
+            self._model()
+        return self
+
+    @property
+    def emulated(self) -> bool:
+        """Whether actors run on CPUs here."""
+        return self.gpus == 0 or (self.gpu or "").lower() == LOGICAL
+
+    @property
+    def assumed(self) -> str | None:
+        """The known GPU whose rates stand in, where neither a name nor all rates are given."""
+        rates = (self.gpu_tflops, self.hbm_gb_s, self.intra_node_gb_s)
+        unknown = self.gpu is None and not self.emulated and None in rates
+        return like_memory(self.gpu_memory_gb) if unknown else None
+
+    def _model(self) -> GpuType | None:
+        """What fills in the rates.
+
+        Raises:
+            ValueError: gpu is not known, and not all that it stands for is given.
+        """
+        if self.emulated:
+            return None
+        if self.gpu is None:
+            return GPU_TYPES[like_memory(self.gpu_memory_gb)]
+        try:
+            return GPU_TYPES[canonical_name(self.gpu)]
+        except PlacementError as error:
+            if None in (self.gpu_memory_gb, self.gpu_tflops, self.hbm_gb_s, self.intra_node_gb_s):
+                raise ValueError(str(error)) from None
+            return GPU_TYPES[like_memory(self.gpu_memory_gb)]
+
+    def spec(self) -> NodeSpec:
+        """With every default filled in."""
+        cpus = self.cpus or 16.0 * self.gpus
+        memory = self.memory_gb or (128.0 * self.gpus if self.gpus else 4.0 * cpus)
+        if self.emulated:
+            return self._emulated(cpus, memory)
+        model = self._model()
+        return NodeSpec(
+            gpus=self.gpus,
+            gpu=self.gpu or f"{self.gpu_memory_gb:g}GB",
+            cpus=cpus,
+            memory_bytes=int(memory * GB),
+            gpu_memory_bytes=int((self.gpu_memory_gb or model.memory_gb) * GB),
+            flops=(self.gpu_tflops or model.tflops) * 1e12,
+            hbm=(self.hbm_gb_s or model.hbm_gb_s) * 1e9,
+            intra=(self.intra_node_gb_s or model.link_gb_s) * 1e9,
+            inter=(self.inter_node_gb_s or model.network_gb_s * self.gpus) * 1e9,
+            pcie=(self.pcie_gb_s or model.pcie_gb_s) * 1e9,
+        )
+
+    def _emulated(self, cpus: float, memory: float) -> NodeSpec:
+        """Rates of a CPU node; of one CPU each, where actors are counted by CPUs or by logical GPUs."""
+        return NodeSpec(
+            gpus=self.gpus,
+            gpu=LOGICAL if self.gpus else None,
+            cpus=cpus,
+            memory_bytes=int(memory * GB),
+            gpu_memory_bytes=int((self.gpu_memory_gb or memory / max(1, self.gpus)) * GB),
+            flops=(self.gpu_tflops or CPU_GFLOPS / 1e3) * 1e12,
+            hbm=(self.hbm_gb_s or CPU_MEMORY_GB_S) * 1e9,
+            intra=(self.intra_node_gb_s or GLOO_GB_S) * 1e9,
+            inter=(self.inter_node_gb_s or GLOO_GB_S) * 1e9,
+            pcie=(self.pcie_gb_s or CPU_MEMORY_GB_S) * 1e9,
+        )
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node, complete. Bytes, bytes/s, FLOP/s."""
+
+    gpus: int
+    gpu: str | None
+    """Name of its GPUs; None without."""
+    cpus: float
+    memory_bytes: int
+    gpu_memory_bytes: int
+    flops: float
+    """Of one GPU; on a node without (real) GPUs, of one CPU."""
+    hbm: float
+    """Memory bandwidth, of the same."""
+    intra: float
+    """One way, between two GPUs or processes of the node."""
+    inter: float
+    """One way, of the whole node to the others."""
+    pcie: float
+
+    @property
+    def real_gpus(self) -> bool:
+        return self.gpus > 0 and self.gpu != LOGICAL
+
+
+class Inventory(Section):
+    """All nodes of a cluster."""
+
+    nodes: Annotated[tuple[NodeGroup, ...], Field(min_length=1)]
+    efficiency: Efficiency = Efficiency()
+
+    @classmethod
+    def of(cls, nodes: Iterable[Mapping[str, Any]], *, efficiency: Mapping[str, Any] | None = None) -> Inventory:
+        """From records with the keys of the file's `nodes`, for example one per live Ray node.
+
+        Raises:
+            PlacementError: a record is incomplete or impossible.
+        """
+        return _parse({"nodes": list(nodes), "efficiency": dict(efficiency or {})}, "nodes of the cluster")
+
+    @cached_property
+    def specs(self) -> tuple[NodeSpec, ...]:
+        """Every node, in the order of the file; positions are the node numbers of plans."""
+        return tuple(spec for group in self.nodes for spec in [group.spec()] * group.count)
+
+    @property
+    def gpus(self) -> int:
+        return sum(group.count * group.gpus for group in self.nodes)
+
+    def describe(self) -> str:
+        """Such as `2 nodes of 8 x H100-80GB, 1 node of 16 CPUs`."""
+        parts = []
+        for group in self.nodes:
+            spec = group.spec()
+            has = f"{spec.gpus} x {spec.gpu}" if spec.gpus else f"{spec.cpus:g} CPUs"
+            parts.append(f"{group.count} node{'s' * (group.count > 1)} of {has}")
+        return ", ".join(parts)
+
+
+def load_inventory(path: str | Path) -> Inventory:
+    """Read an inventory file.
+
+    Raises:
+        PlacementError: the file is missing or malformed, or a node incomplete or impossible; names file and key.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlacementError(f"inventory {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise PlacementError(f"inventory {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise PlacementError(f"inventory {path} must be a mapping with the key nodes")
+    return _parse(values, f"inventory {path}")
+
+
+def _parse(values: dict[str, Any], where: str) -> Inventory:
+    try:
+        return Inventory.model_validate(values)
+    except ValidationError as error:
+        raise PlacementError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section = Efficiency if error["loc"][0] == "efficiency" else NodeGroup if len(error["loc"]) > 1 else Inventory
+        return f"  {key}: unknown key; valid here: {', '.join(section.model_fields)}"
+    return f"  {key}: " + error["msg"].removeprefix("Value error, ")
