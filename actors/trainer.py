@@ -10,22 +10,35 @@ import transformers
 
 from actors.calls import fetch
 from actors.scheduler import GroupRefs, StepBatch
+from actors.swaps import LearnerMember, SwapReport, WeightSwaps
 from s2l_ray.config import Config
+from s2l_ray.placement.plan import Transfer
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup, write_groups
-from s2l_ray.training.optimizer import optimizer_steps
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.sender import WeightSender
+from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.ipc_sender import IpcSender
+from s2l_ray.weights.nccl_sender import NcclSender
+from s2l_ray.weights.sender import GroupSender
+
+__all__ = ["LearnerMember", "SwapReport", "TrainerGroup", "TrainerRank"]
+
+GROUP_SENDERS: dict[Transfer, type[GroupSender]] = {"gloo": GlooSender, "nccl": NcclSender}
 
 
 @ray.remote(max_restarts=0)
 class TrainerRank:
-    """Fetches its share of a step's groups by reference, updates, and sends weights."""
+    """Fetches its share of a step's groups by reference, updates, and sends weights.
 
-    def __init__(self, config: Config, rank: int) -> None:
+    Args:
+        rank: of `ranks`.
+    """
+
+    def __init__(self, config: Config, rank: int, ranks: int) -> None:
         self._config = config
         self._rank = rank
+        self._ranks = ranks
         self._host = ray.util.get_node_ip_address()
         self._listener: socket.socket | None = None
         # Its bars would fill the actor's log file.
@@ -45,17 +58,19 @@ class TrainerRank:
             objective=config.objective,
             dtype=config.models.dtype,
             temperature=config.rollout.learner.temperature,
-            total_steps=optimizer_steps(config),
+            total_steps=config.optimizer_steps,
+            max_tokens=config.rollout.max_tokens,
             rank=self._rank,
-            world_size=config.trainer.ranks or 1,
+            world_size=self._ranks,
             store=open_store(*address, config.cluster.step_timeout_s, self._listener),
             timeout_s=config.cluster.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,
             seed=config.seed,
         )
-        specs = [WeightSpec(*row) for row in self._trainer.weight_specs()]
-        self._sender = WeightSender(specs, self._rank, self._host, config.cluster.swap_timeout_s)
-        return specs
+        self._specs = [WeightSpec(*row) for row in self._trainer.weight_specs()]
+        self._senders: dict[Transfer, GroupSender] = {}
+        self._ipc: IpcSender | None = None
+        return self._specs
 
     def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> dict[str, float]:
         """One logical step on this rank's groups. Every rank returns the same, global, metrics."""
@@ -69,14 +84,32 @@ class TrainerRank:
         parts = ray.get(group.parts, timeout=self._config.cluster.step_timeout_s)
         return RolloutGroup.merge(parts, self._config.rollout.group_size)
 
-    def listen_for_receivers(self) -> tuple[str, int]:
-        return self._sender.listen()
+    def listen_for_receivers(self, transfer: Transfer) -> tuple[str, int]:
+        """Rank 0: where the members of the next broadcast group meet."""
+        return self._sender(transfer).listen()
 
-    def form_group(self, name: str, receivers: int) -> None:
-        self._sender.form_group(name, receivers)
+    def form_group(self, transfer: Transfer, name: str, size: int) -> None:
+        """Rank 0: see `GroupSender.form`."""
+        self._sender(transfer).form(name, size)
 
-    def send_weights(self) -> int:
-        return self._sender.send(self._trainer.weights())
+    def send_weights(self, transfer: Transfer) -> int:
+        """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
+        return self._sender(transfer).send(self._trainer.weights())
+
+    def begin_chunks(self) -> None:
+        """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `IpcSender`."""
+        self._ipc = self._ipc or IpcSender(self._specs)
+        self._ipc.begin(self._trainer.weights())
+
+    def next_chunk(self) -> dict[str, Any] | None:
+        """All ranks at the same time, once every engine has taken the chunk before. None: that was the last."""
+        return self._ipc.next_chunk()
+
+    def _sender(self, transfer: Transfer) -> GroupSender:
+        if transfer not in self._senders:
+            kind = GROUP_SENDERS[transfer]
+            self._senders[transfer] = kind(self._specs, self._rank, self._host, self._config.cluster.swap_timeout_s)
+        return self._senders[transfer]
 
     def save(self, directory: str) -> None:
         self._trainer.save(directory)
@@ -88,7 +121,8 @@ class TrainerRank:
         self._trainer.export(directory)
 
     def close(self) -> None:
-        self._sender.close()
+        for sender in self._senders.values():
+            sender.close()
         self._trainer.close()
 
 
@@ -104,32 +138,24 @@ class TrainerGroup:
         self.ranks = ranks
         self._timeout_s = timeout_s
         self._swap_timeout_s = swap_timeout_s
-        self._specs: list[WeightSpec] = []
 
     def build(self) -> None:
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
-        self._specs = self._get([rank.build.remote(address) for rank in self.ranks], "building the trainer")[0]
+        specs = self._get([rank.build.remote(address) for rank in self.ranks], "building the trainer")[0]
+        self._swaps = WeightSwaps(self.ranks, specs, self._swap_timeout_s)
 
     def update(self, batch: StepBatch) -> dict[str, float]:
         pairs = zip(self.ranks, batch.assignment, strict=True)
         refs = [rank.update.remote(batch.share.step, share) for rank, share in pairs]
         return self._get(refs, "the update")[0]
 
-    def connect(self, learners: list[Any], tensor_parallel: int, name: str) -> None:
-        """Form the broadcast group of rank 0 and every worker of every learner engine."""
-        host, port = self._get(self.ranks[0].listen_for_receivers.remote(), "opening the broadcast group")
-        receivers = len(learners) * tensor_parallel
-        joins = [
-            learner.join.remote(host, port, name, 1 + i * tensor_parallel, receivers + 1, self._swap_timeout_s)
-            for i, learner in enumerate(learners)
-        ]
-        self._get([self.ranks[0].form_group.remote(name, receivers), *joins], "forming the broadcast group")
+    def connect(self, members: list[LearnerMember]) -> None:
+        """From here on, weights go to these learner engines. See `WeightSwaps.connect`."""
+        self._swaps.connect(members)
 
-    def swap(self, learners: list[Any], version: int) -> int:
-        """Give every learner engine the present weights, as `version`. Returns the bytes sent."""
-        swaps = [learner.swap.remote(version, self._specs) for learner in learners]
-        sends = [rank.send_weights.remote() for rank in self.ranks]
-        return self._get([*sends, *swaps], f"the swap to weight version {version}")[0]
+    def swap(self, version: int) -> SwapReport:
+        """Give every learner engine the present weights, as `version`. See `WeightSwaps.swap`."""
+        return self._swaps.swap(version)
 
     def save(self, directory: str) -> None:
         self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")

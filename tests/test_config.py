@@ -54,6 +54,17 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("evaluation.samples=4", "samples .4. must be at least the largest k .8."),
         ("trainer.lr_min_ratio=0.1", "trainer: lr_min_ratio needs lr_schedule: linear or cosine"),
         ("trainer.lr_schedule=square", "trainer.lr_schedule: Input should be 'constant', 'linear' or 'cosine'"),
+        (
+            "trainer={lr_schedule: linear, warmup_steps: 60}",
+            r"warmup_steps \(60\) leaves none of the run's 60 optimizer",
+        ),
+        ("objective.overlong_penalty=0.5", "overlong_penalty needs overlong_buffer_tokens"),
+        (
+            "objective={overlong_buffer_tokens: 9999}",
+            r"overlong_buffer_tokens \(9999\) must not exceed rollout.max_tokens",
+        ),
+        ("objective.reference_offload=true", "reference_offload needs kl above 0"),
+        ("objective.entropy=-1", "objective.entropy: Input should be greater than or equal to 0"),
         ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: Input should be greater than 0"),
         ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
         ("data.prompt=hello", "prompt must contain {question}"),

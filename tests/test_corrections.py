@@ -34,6 +34,7 @@ READABLE = GRADIENT_READABLE | {"learning_rate": 0.3}
 """Small enough that four steps do not blow up the rounding of the first."""
 RATIOS = torch.tensor([1.5, 3.0, 0.25, 0.5, 1.0])
 LENGTHS = torch.tensor([2, 2, 1])
+MAX_TOKENS = 9  # the longest response of random_groups
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "explorer_correction": {"correction": {"explorer": "sequence", "mode": "mask", "cap": 5.0}, "kl": 0.1},
     "learner_correction": {"correction": {"learner": "sequence", "cap": 3.0}, "loss": "gspo"},
     "kl_in_reward": {"kl": 0.05, "kl_in": "reward", "kl_estimator": "k1"},
+    "entropy": {"entropy": 0.3, "explorer_negatives": 0.5},
+    "overlong_shaping": {"overlong_buffer_tokens": 4},
+    "overlong_everything": {"overlong_buffer_tokens": 6, "overlong_penalty": 0.3, "overlong": "filter"}
+    | {"kl": 0.05, "kl_in": "reward", "entropy": 0.1},
     "separate": {"grouping": "separate"},
     "separate_reinforce++": {"grouping": "separate", "advantage": "reinforce++", "kl": 0.05, "kl_in": "reward"},
 }
@@ -123,11 +128,16 @@ def groups_of_six(seed: int = 3) -> list[RolloutGroup]:
     return result
 
 
-def logprobs_of(model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+def all_logprobs_of(model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+    """[response tokens, vocabulary]"""
     response = group.rollouts[k].token_ids
     ids = torch.from_numpy(np.concatenate([group.prompt_token_ids, response]).astype(np.int64))[None]
-    logits = model(input_ids=ids).logits[0, :-1] / 0.8
-    return logits.log_softmax(-1).gather(1, ids[0, 1:, None])[-len(response) :, 0]
+    return (model(input_ids=ids).logits[0, -len(response) - 1 : -1] / 0.8).log_softmax(-1)
+
+
+def logprobs_of(model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+    chosen = torch.from_numpy(group.rollouts[k].token_ids.astype(np.int64))[:, None]
+    return all_logprobs_of(model, group, k).gather(1, chosen)[:, 0]
 
 
 KL = {"k1": lambda d: d, "k2": lambda d: d * d / 2, "k3": lambda d: (-d).exp() - 1 + d}
@@ -158,10 +168,14 @@ class LoopedTrainer:
         return float(np.mean([self.step(step) for step in steps if step]))
 
     def reward(self, rollout: Any) -> float:
-        if self.goal.kl_in == "loss":
-            return rollout.reward
-        d = self.old[id(rollout)] - self.first[id(rollout)]
-        return rollout.reward - self.goal.kl * KL[self.goal.kl_estimator](d).sum().item()
+        reward = rollout.reward
+        if (over := self.goal.overlong_buffer_tokens) is not None:
+            beyond = max(0, len(rollout.token_ids) - (MAX_TOKENS - over))
+            reward -= (self.goal.overlong_penalty or 1) * beyond / over
+        if self.goal.kl_in == "reward":
+            d = self.old[id(rollout)] - self.first[id(rollout)]
+            reward -= self.goal.kl * KL[self.goal.kl_estimator](d).sum().item()
+        return reward
 
     def step(self, groups: list[RolloutGroup]) -> float:
         goal = self.goal
@@ -199,7 +213,8 @@ class LoopedTrainer:
         own = own * torch.tensor(looped.importance(log_ratios, level, goal.correction.mode, goal.correction.cap))
         if goal.kl and goal.kl_in == "loss":
             own = own + goal.kl * KL[goal.kl_estimator](new - self.first[id(rollout)])
-        return own
+        logp = all_logprobs_of(self.model, group, k)
+        return own + goal.entropy * (logp.exp() * logp).sum(1)
 
 
 def slopes(new: list[float], old: list[float], a: float, goal: ObjectiveConfig) -> list[float]:
@@ -223,7 +238,7 @@ def updates(goal: ObjectiveConfig) -> int:
 
 
 def trained(model_dir: str, goal: ObjectiveConfig, order: list[list[RolloutGroup]], **changes: Any) -> tuple[Any, Any]:
-    trainer = make_trainer(model_dir, goal=goal, config=trainer_config(**READABLE | changes))
+    trainer = make_trainer(model_dir, goal=goal, config=trainer_config(**READABLE | changes), max_tokens=MAX_TOKENS)
     for _ in range(updates(goal)):
         metrics = trainer.update(order)
     weights = weights_of(trainer)

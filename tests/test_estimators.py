@@ -285,6 +285,10 @@ def test_moments_are_only_asked_for_where_they_are_used() -> None:
             "set recentre: false",
         ),
         (["objective.kl_in=reward"], "needs kl above 0"),
+        (
+            ["objective.advantage=pass_at_k", "objective.pass_k=2", "objective.overlong_buffer_tokens=4"],
+            "rewards other than 0 and 1",
+        ),
         (["objective.correction.cap=1"], "objective.correction.cap"),
     ],
 )

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.training.logprobs import chunked_logprobs
+from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.trainer import PolicyTrainer
 from tests.training_models import (
     GRADIENT_READABLE,
@@ -142,8 +142,8 @@ def test_a_frozen_output_layer_costs_no_gradient() -> None:
     gradients = []
     for trained in (True, False):
         weight.requires_grad_(trained)
-        out = chunked_logprobs(hidden, weight, torch.arange(7), temperature=0.7, chunk=3)
-        (given, of_weight, *_) = out.grad_fn.apply(torch.ones(7))
+        out = chunked_scores(hidden, weight, torch.arange(7), temperature=0.7, chunk=3).logprobs
+        (given, of_weight, *_) = out.grad_fn.apply(torch.ones(7), None)
         assert (of_weight is not None) == trained
         gradients.append(given)
     assert torch.equal(*gradients)

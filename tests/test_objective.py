@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2l_ray.objective import clipped_policy_loss, group_advantages, k3, token_weights
+from s2l_ray.objective import clipped_policy_loss, group_advantages, k3, overlong_punishment, token_weights
 
 NOBODY = np.zeros(4, dtype=bool)
 
@@ -110,3 +110,13 @@ def test_token_weights_add_up_to_one_over_the_mini_batch() -> None:
     assert by_sequence == [1 / 9, 1 / 3, 1 / 12]
     for weights in (by_token, by_sequence):
         assert sum(w * n for w, n in zip(weights, lengths, strict=True)) == pytest.approx(1)
+
+
+def test_overlong_punishment_by_hand() -> None:
+    """DAPO, eq. 13, at L_max = 10 and L_cache = 4: 0 up to 6, then -(6 - n) / 4, and no more than the largest."""
+    lengths = np.array([0, 5, 6, 7, 8, 9, 10, 11])
+    got = overlong_punishment(lengths, max_tokens=10, buffer_tokens=4, largest=1.0)
+    assert got.tolist() == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
+    assert overlong_punishment(lengths, max_tokens=10, buffer_tokens=4, largest=0.4)[4] == 0.2
+    whole = overlong_punishment(np.array([0, 5, 10]), max_tokens=10, buffer_tokens=10, largest=1.0)
+    assert whole.tolist() == [0, 0.5, 1]

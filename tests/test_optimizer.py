@@ -11,7 +11,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear
 
 from s2l_ray.config import TrainerConfig, parse_config
 from s2l_ray.errors import ConfigError
-from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate, optimizer_steps
+from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from tests.training_models import random_model
 
 
@@ -75,11 +75,11 @@ def test_a_rate_that_is_not_defined_is_an_error() -> None:
 def test_the_optimizer_steps_of_a_run() -> None:
     sections = {"models": {"learner": "a", "explorer": "b"}, "data": {"train": "c"}}
     run = {"rollout": {"prompts_per_step": 12, "group_size": 4}, "schedule": {"steps": 5, "mix_steps": 3}}
-    assert optimizer_steps(parse_config(sections | run)) == 5
-    assert optimizer_steps(parse_config(sections | run | {"objective": {"mini_batch_prompts": 4}})) == 15
+    assert parse_config(sections | run).optimizer_steps == 5
+    assert parse_config(sections | run | {"objective": {"mini_batch_prompts": 4}}).optimizer_steps == 15
     # G_w = 4, 2, 0, 0, 0: only the second step has rollouts of both sources.
     separate = {"objective": {"mini_batch_prompts": 4, "grouping": "separate"}}
-    assert optimizer_steps(parse_config(sections | run | separate)) == 18
+    assert parse_config(sections | run | separate).optimizer_steps == 18
 
 
 def decayed(model: nn.Module, **config: Any) -> set[str]:

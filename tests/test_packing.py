@@ -13,7 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, Mistral
 
 from s2l_ray.errors import ModelError
 from s2l_ray.training.attention import PackedLayout
-from s2l_ray.training.logprobs import chunked_logprobs
+from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.model import PackedPolicy, load_causal_lm
 from s2l_ray.training.packing import TrainSequence, idle_micro_batch, micro_batches, pack
 from tests.training_models import VOCABULARY, random_model, write_model
@@ -59,19 +59,37 @@ def test_an_idle_micro_batch_weighs_nothing() -> None:
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("chunk", [1, 4, 7, 100])
-def test_chunked_logprobs_and_gradients_equal_the_whole_softmax(chunk: int, softcap: float | None) -> None:
+@pytest.mark.parametrize("parts", ["logprobs", "entropy", "both"])
+def test_chunked_scores_and_gradients_equal_the_whole_softmax(parts: str, chunk: int, softcap: float | None) -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(11, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
-    targets, outer = torch.randint(20, (11,)), torch.randn(11)
+    targets, outer = torch.randint(20, (11,)), torch.randn(2, 11)
+    outer[{"logprobs": 1, "entropy": 0, "both": slice(0)}[parts]] = 0
     logits = hidden @ weight.T
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
-    expected = F.log_softmax(logits / 0.7, -1).gather(1, targets[:, None])[:, 0]
-    expected_grads = torch.autograd.grad((expected * outer).sum(), (hidden, weight))
-    got = chunked_logprobs(hidden, weight, targets, temperature=0.7, chunk=chunk, softcap=softcap)
-    grads = torch.autograd.grad((got * outer).sum(), (hidden, weight))
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    logp = F.log_softmax(logits / 0.7, -1)
+    expected = logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(1)
+    expected_grads = torch.autograd.grad((torch.stack(expected) * outer).sum(), (hidden, weight))
+    got = chunked_scores(hidden, weight, targets, temperature=0.7, chunk=chunk, softcap=softcap)
+    used = [
+        score * of for score, of in zip(got, outer, strict=True) if of.any()
+    ]  # an unused one has no gradient at all
+    grads = torch.autograd.grad(sum(used).sum(), (hidden, weight))
+    torch.testing.assert_close(tuple(got), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-5, atol=1e-5)
+
+
+def test_entropy_by_hand() -> None:
+    """One hidden number h = 1; logits 0, log 2 at temperature 1: p = 1/3, 2/3."""
+    hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [float(np.log(2.0))]], requires_grad=True)
+    scores = chunked_scores(hidden, weight, torch.tensor([1]), temperature=1.0, chunk=8)
+    assert scores.logprobs.item() == pytest.approx(np.log(2 / 3))
+    entropy = np.log(3) - 2 / 3 * np.log(2)
+    assert scores.entropy.item() == pytest.approx(entropy)
+    scores.entropy.sum().backward()
+    of_second = -2 / 3 * (np.log(2 / 3) + entropy)
+    assert weight.grad[:, 0].tolist() == pytest.approx([-of_second, of_second])
 
 
 class LargestTensor(TorchDispatchMode):
@@ -89,13 +107,15 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_logits_of_all_tokens_never_exist() -> None:
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_logits_of_all_tokens_never_exist(with_entropy: bool) -> None:
     torch.manual_seed(0)
     tokens, vocabulary, chunk = 512, 1000, 32
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(vocabulary, 8, requires_grad=True)
     targets = torch.randint(vocabulary, (tokens,))
     with LargestTensor() as chunked:
-        chunked_logprobs(hidden, weight, targets, temperature=1.0, chunk=chunk).sum().backward()
+        scores = chunked_scores(hidden, weight, targets, temperature=1.0, chunk=chunk)
+        (scores.logprobs + with_entropy * scores.entropy).sum().backward()
     with LargestTensor() as whole:
         F.cross_entropy(hidden @ weight.T, targets).backward()
     assert chunked.numel == chunk * vocabulary
@@ -124,7 +144,7 @@ def test_packed_equals_one_by_one_in_values_and_gradients(
     outer = torch.randn(len(expected), generator=torch.Generator().manual_seed(1))
     (expected * outer).sum().backward()
     policy = PackedPolicy(load_causal_lm(write_model(family, tmp_path)), temperature=0.8, chunk=5)
-    got = policy(pack(sequences))
+    got = policy(pack(sequences)).logprobs
     (got * outer).sum().backward()
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     for (name, p), (other, q) in zip(plain.named_parameters(), policy.model.named_parameters(), strict=True):
@@ -138,7 +158,7 @@ def test_a_neighbour_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None
     first, middle, last = random_sequences([(3, 6), (2, 4), (4, 5)])
     other = sequence([(t + 1) % VOCABULARY for t in middle.token_ids], 4)
     with torch.no_grad():
-        before, after = policy(pack([first, middle, last])), policy(pack([first, other, last]))
+        before, after = policy(pack([first, middle, last])).logprobs, policy(pack([first, other, last])).logprobs
     assert torch.equal(before[:6], after[:6])
     assert torch.equal(before[-5:], after[-5:])
     assert not torch.equal(before[6:10], after[6:10])
@@ -149,7 +169,7 @@ def test_bfloat16_stays_close_to_float32(tmp_path: Path) -> None:
     batch = pack(random_sequences([(3, 6), (2, 4), (4, 5)]))
     with torch.no_grad():
         exact, rough = (
-            PackedPolicy(load_causal_lm(directory).to(t), temperature=1.0, chunk=64)(batch)
+            PackedPolicy(load_causal_lm(directory).to(t), temperature=1.0, chunk=64)(batch).logprobs
             for t in (torch.float32, torch.bfloat16)
         )
     assert rough.dtype == torch.float32
@@ -173,7 +193,7 @@ def test_a_sliding_window_is_an_error_only_when_a_sequence_is_longer(tmp_path: P
     within = random_sequences([(3, 5), (2, 2)])
     with torch.no_grad():
         expected = one_by_one(MistralForCausalLM.from_pretrained(tmp_path), within, 1.0)
-        torch.testing.assert_close(policy(pack(within)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(policy(pack(within)).logprobs, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ModelError, match="9 tokens exceeds the sliding window .8."):
         policy(pack(random_sequences([(3, 6)])))
 
@@ -191,7 +211,9 @@ def test_final_soft_capping_is_read_from_the_config(tmp_path: Path) -> None:
     sequences = random_sequences([(3, 5), (2, 4)])
     policy = PackedPolicy(load_causal_lm(str(tmp_path)), temperature=0.9, chunk=4)
     with torch.no_grad():
-        torch.testing.assert_close(policy(pack(sequences)), one_by_one(model, sequences, 0.9), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            policy(pack(sequences)).logprobs, one_by_one(model, sequences, 0.9), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_directory_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
-from s2l_ray.errors import GroupError, ModelError
+from s2l_ray.errors import ConfigError, GroupError, ModelError
 from s2l_ray.rollout import RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 from tests.training_models import (
@@ -30,6 +30,8 @@ from tests.training_models import (
     weights_of,
     write_model,
 )
+
+SOURCES = ("explorer", "learner")
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +58,15 @@ class NaiveTrainer:
         groups = [{"params": [p], "weight_decay": decay} for p, decay in decays]
         self.optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps)
 
-    def logprobs(self, model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+    def scores(self, model: torch.nn.Module, group: RolloutGroup, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies of a response's tokens."""
         response = group.rollouts[k].token_ids
         ids = torch.from_numpy(np.concatenate([group.prompt_token_ids, response]).astype(np.int64))[None]
-        logits = model(input_ids=ids).logits[0, :-1] / self.temperature
-        return F.log_softmax(logits, -1).gather(1, ids[0, 1:, None])[-len(response) :, 0]
+        logp = F.log_softmax(model(input_ids=ids).logits[0, -len(response) - 1 : -1] / self.temperature, -1)
+        return logp.gather(1, ids[0, -len(response) :, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+    def logprobs(self, model: torch.nn.Module, group: RolloutGroup, k: int) -> torch.Tensor:
+        return self.scores(model, group, k)[0]
 
     def loss(self, groups: list[RolloutGroup], old: dict[tuple[str, int], torch.Tensor]) -> torch.Tensor:
         token_losses = []
@@ -72,14 +78,14 @@ class NaiveTrainer:
                 advantage = (rewards[k] - mean) / (deviation + 1e-6)
                 if rollout.source == "explorer" and advantage < 0:
                     advantage *= self.goal.explorer_negatives
-                logprobs = self.logprobs(self.model, group, k)
+                logprobs, entropy = self.scores(self.model, group, k)
                 ratio = (logprobs - old[group.prompt_id, k]).exp()
                 bounded = ratio.clamp(1 - self.goal.clip_low, 1 + self.goal.clip_high)
                 loss = -torch.minimum(ratio * advantage, bounded * advantage)
                 if self.goal.kl:
                     d = self.logprobs(self.reference, group, k).detach() - logprobs
                     loss = loss + self.goal.kl * (d.exp() - d - 1)
-                token_losses.append(loss)
+                token_losses.append(loss - self.goal.entropy * entropy)
         if self.goal.aggregation == "token":
             return torch.cat(token_losses).mean()
         return torch.stack([t.mean() for t in token_losses]).mean()
@@ -114,6 +120,8 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"aggregation": "sequence", "explorer_negatives": 0.5},
     {"kl": 0.1, "clip_low": 0.01, "clip_high": 0.02},
     {"kl": 0.05, "aggregation": "sequence", "explorer_negatives": 0.0},
+    {"entropy": 0.5, "clip_low": 0.01, "clip_high": 0.02},
+    {"entropy": 0.2, "kl": 0.05, "aggregation": "sequence"},
 ]
 
 
@@ -210,21 +218,64 @@ def test_nothing_to_train_leaves_the_weights_and_says_so(model_dirs: dict[str, s
 def test_metrics_by_source(model_dirs: dict[str, str]) -> None:
     groups = random_groups(4)
     naive = NaiveTrainer("qwen3", objective(), trainer_config())
-    logprobs: dict[str, list[float]] = {"explorer": [], "learner": []}
-    gaps = []
+    seen: dict[str, list[float]] = {f"{name}/{s}": [] for name in ("ours", "engine") for s in ("explorer", "learner")}
     for g in groups:
         for k, rollout in enumerate(g.rollouts):
-            ours = naive.logprobs(naive.model, g, k).tolist()
-            logprobs[rollout.source] += ours
-            if rollout.source == "learner":
-                gaps += [abs(a - b) for a, b in zip(ours, rollout.logprobs.tolist(), strict=True)]
+            seen[f"ours/{rollout.source}"] += naive.logprobs(naive.model, g, k).tolist()
+            seen[f"engine/{rollout.source}"] += rollout.logprobs.tolist()
     # Two mini-batches: the second one's statistics too must be under the weights before the update.
     metrics = make_trainer(model_dirs["qwen3"]).update([groups[:2], groups[2:]])
-    assert metrics["logprob/explorer"] == pytest.approx(np.mean(logprobs["explorer"]), abs=1e-5)
-    assert metrics["logprob/learner"] == pytest.approx(np.mean(logprobs["learner"]), abs=1e-5)
-    assert metrics["logprob_gap/learner"] == pytest.approx(np.mean(gaps), abs=1e-5)
-    assert metrics["logprob_gap/learner_max"] == pytest.approx(max(gaps), abs=1e-5)
+    for source in ("explorer", "learner"):
+        ours, engine = np.array(seen[f"ours/{source}"]), np.array(seen[f"engine/{source}"])
+        gap = np.abs(ours - engine)
+        assert metrics[f"logprob/{source}"] == pytest.approx(ours.mean(), abs=1e-5)
+        assert metrics[f"perplexity/{source}"] == pytest.approx(np.exp(-ours.mean()), rel=1e-5)
+        assert metrics[f"logprob_gap/{source}"] == pytest.approx(gap.mean(), abs=1e-5)
+        k3 = np.exp(ours - engine) - 1 - (ours - engine)
+        assert metrics[f"sampler_kl/{source}"] == pytest.approx(k3.mean(), rel=1e-5)
+    assert metrics["logprob_gap/learner_max"] == pytest.approx(gap.max(), abs=1e-5)
     assert "kl" not in metrics
+
+
+def test_entropy_by_source(model_dirs: dict[str, str]) -> None:
+    groups = random_groups(3)
+    naive = NaiveTrainer("qwen3", objective(), trainer_config())
+    metrics = make_trainer(model_dirs["qwen3"]).update([groups])
+    for source in ("explorer", "learner"):
+        entropies = [
+            naive.scores(naive.model, g, k)[1].tolist()
+            for g in groups
+            for k, r in enumerate(g.rollouts)
+            if r.source == source
+        ]
+        assert metrics[f"entropy/{source}"] == pytest.approx(np.mean(sum(entropies, [])), abs=1e-5)
+
+
+def test_an_entropy_bonus_alone_raises_entropy(model_dirs: dict[str, str]) -> None:
+    """Groups without variance: the bonus is all there is."""
+    groups = [same_rewards(g) for g in random_groups(3)]
+    trainer = make_trainer(model_dirs["llama"], goal=objective(entropy=1.0), config=trainer_config(weight_decay=0.0))
+    before, after = (trainer.update([groups]) for _ in range(2))
+    tokens = {s: sum(len(r.token_ids) for g in groups for r in g.rollouts if r.source == s) for s in SOURCES}
+    mean = sum(before[f"entropy/{s}"] * tokens[s] for s in SOURCES) / sum(tokens.values())
+    assert before["loss"] == pytest.approx(-mean, rel=1e-5)
+    assert all(after[f"entropy/{s}"] > before[f"entropy/{s}"] + 0.01 for s in SOURCES)
+
+
+@pytest.mark.parametrize(("off", "limit", "alarm"), [(0.0, 0.05, 0.0), (0.06, 0.05, 1.0), (0.06, None, None)])
+def test_the_alarm_is_of_the_learners_mean_gap(
+    off: float, limit: float | None, alarm: float | None, model_dirs: dict[str, str]
+) -> None:
+    naive = NaiveTrainer("qwen3", objective(), trainer_config())
+    groups = []
+    for g in random_groups(2):
+        exact = [naive.logprobs(naive.model, g, k).detach().numpy() for k in range(len(g.rollouts))]
+        shift = [1.0 if r.source == "explorer" else off for r in g.rollouts]  # explorers are another model: no alarm
+        rollouts = [replace(r, logprobs=e - d) for r, e, d in zip(g.rollouts, exact, shift, strict=True)]
+        groups.append(replace(g, rollouts=rollouts))
+    metrics = make_trainer(model_dirs["qwen3"], goal=objective(logprob_gap_alarm=limit)).update([groups])
+    assert metrics["logprob_gap/learner"] == pytest.approx(off, abs=1e-5)
+    assert metrics.get("logprob_gap_alarm") == alarm
 
 
 def test_the_ratio_of_a_single_mini_batch_is_exactly_one(model_dirs: dict[str, str]) -> None:
@@ -405,3 +456,63 @@ def test_bfloat16_models_become_float32_masters(tmp_path: Path) -> None:
     trainer: PolicyTrainer = make_trainer(str(tmp_path), dtype="bfloat16")
     assert {p.dtype for p in trainer.parameters} == {torch.float32}
     assert trainer.update([random_groups(2)])["grad_norm"] > 0
+
+
+OFFLOADED = {"config": trainer_config(cpu_offload=True), "goal": objective(kl=0.1, reference_offload=True)}
+
+
+def test_offloading_changes_no_number(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    """On CPUs FSDP takes the same path, from host memory to host memory."""
+    results = []
+    for options in ({"goal": objective(kl=0.1)}, OFFLOADED):
+        trainer = make_trainer(model_dirs["qwen3"], dtype="bfloat16", **options)
+        first = trainer.update([random_groups(3)])
+        directory = str(tmp_path / str(len(results)))
+        trainer.save(directory)
+        trainer.load(directory)
+        results.append((first, trainer.update([random_groups(3, seed=1)]), weights_of(trainer)))
+        offloaded = [
+            parameter.offload_to_cpu
+            for policy in (trainer.policy, trainer.reference)
+            for parameter in policy._get_fsdp_state()._fsdp_param_group.fsdp_params
+        ]
+        assert offloaded and set(offloaded) == {options is OFFLOADED}
+        trainer.close()
+    assert results[0][:2] == results[1][:2]
+    assert_same_weights(results[1][2], results[0][2], atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offloading_on_cuda_keeps_shards_on_the_host(model_dirs: dict[str, str]) -> None:
+    weights = []
+    for options in ({"goal": objective(kl=0.1)}, OFFLOADED):
+        trainer = make_trainer(model_dirs["qwen3"], dtype="bfloat16", device="cuda", **options)
+        trainer.update([random_groups(3)])
+        host = options is OFFLOADED
+        states = [x for s in trainer.optimizer.state.values() for x in s.values() if x.ndim]
+        for tensor in (*trainer.parameters, *trainer.reference.parameters(), *states):
+            assert tensor.to_local().is_cuda != host
+        assert all(tensor.is_cuda for _, tensor in trainer.weights())  # what engines are sent
+        weights.append({name: tensor.cpu() for name, tensor in trainer.weights()})
+        trainer.close()
+    assert_same_weights(weights[1], weights[0], atol=2e-2)
+
+
+def test_overlong_shaping_needs_the_limit_it_counts_back_from(model_dirs: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="overlong_buffer_tokens needs max_tokens"):
+        make_trainer(model_dirs["llama"], goal=objective(overlong_buffer_tokens=4))
+
+
+def test_overlong_shaping_gives_equal_answers_an_order(model_dirs: dict[str, str]) -> None:
+    """Both wrong, 4 and 8 tokens of at most 8: rewards 0 and -1 of their group, so a group with variance."""
+    group = same_rewards(random_groups(1, size=2)[0])
+    rollouts = [
+        replace(r, token_ids=np.arange(n, dtype=np.int32), logprobs=np.zeros(n, np.float32))
+        for r, n in zip(group.rollouts, (4, 8), strict=True)
+    ]
+    group = replace(group, rollouts=rollouts)
+    goal = objective(overlong_buffer_tokens=4, normalise_std=False)
+    metrics = make_trainer(model_dirs["llama"], goal=goal, max_tokens=8).update([[group]])
+    assert metrics["zero_variance_groups"] == 0
+    # ratio 1: the loss is minus the mean over 12 tokens of advantages +1/2 and -1/2
+    assert metrics["loss"] == pytest.approx(-(4 * 0.5 - 8 * 0.5) / 12)

@@ -60,6 +60,9 @@ class ObjectiveConfig(Section):
     kl_in: Literal["loss", "reward"] = "loss"
     """`loss`: kl times the estimate is added to each token's loss. `reward`: kl times its sum over the response, under
     the weights before the step, is taken off the rollout's reward; costs another forward of every rollout."""
+    entropy: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the entropy bonus: entropy times the policy's entropy at each response token is taken off that
+    token's loss, and weighs as `aggregation` says."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
     """Mean over all response tokens of the mini-batch (DAPO); or mean over sequences of each sequence's token mean
     (GRPO); or mean over sequences of each sequence's token sum / aggregation_tokens (Dr. GRPO, arXiv 2503.20783)."""
@@ -68,12 +71,24 @@ class ObjectiveConfig(Section):
     overlong: Literal["keep", "filter"] = "keep"
     """`filter`: responses cut off at rollout.max_tokens have no loss (DAPO, arXiv 2503.14476). Their rewards count in
     the group's advantages and their tokens in the loss's denominators all the same."""
+    overlong_buffer_tokens: Positive | None = None
+    """Soft overlong punishment (DAPO, eq. 13): a response of n tokens, B = overlong_buffer_tokens and
+    L = rollout.max_tokens, has overlong_penalty * (n - (L - B)) / B taken off its reward where n > L - B."""
+    overlong_penalty: PositiveFloat | None = None
+    """Largest punishment, of a response of rollout.max_tokens; default 1, as published."""
     correction: CorrectionConfig = CorrectionConfig()
     """Off-policy correction with the log-probs that the engines sampled with."""
     explorer_negatives: Fractional = 1.0
     """Weight of negative advantages of explorer rollouts; 1 as published, 0 drops them."""
     recentre: bool = False
     """After explorer_negatives, shift each group's advantages to mean 0 again."""
+    logprob_gap_alarm: PositiveFloat | None = 0.05
+    """The metric logprob_gap_alarm is 1 where the mean |engine's log-prob - trainer's| of the learner's tokens, under
+    the same weights, is above this: engine and trainer compute different models. bfloat16 alone gave at most 0.01. With
+    rollout.learner.top_p or top_k on, the engine's log-probs are of another distribution. null: no alarm."""
+    reference_offload: bool = False
+    """Keep the reference's shards in host memory and copy each layer to the GPU when it is used (CUDA; on CPUs it lies
+    there anyway)."""
     mini_batch_prompts: Positive | None = None
     """Prompts per optimizer step; default: all prompts of the step at once."""
 
@@ -95,6 +110,15 @@ class ObjectiveConfig(Section):
             "recentre needs explorer_negatives below 1": self.recentre and self.explorer_negatives == 1,
             f"recentre shifts groups, which advantage: {self.advantage} does not centre; set recentre: false": (
                 self.recentre and whole_batch
+            ),
+            "overlong_penalty needs overlong_buffer_tokens": (
+                self.overlong_penalty is not None and self.overlong_buffer_tokens is None
+            ),
+            "overlong_buffer_tokens makes rewards other than 0 and 1, which advantage: pass_at_k needs": (
+                self.overlong_buffer_tokens is not None and self.advantage == "pass_at_k"
+            ),
+            "reference_offload needs kl above 0; without it there is no reference": (
+                self.reference_offload and self.kl == 0
             ),
             "kl_in: reward needs kl above 0": self.kl_in == "reward" and self.kl == 0,
             "kl_in: reward makes rewards other than 0 and 1, which advantage: pass_at_k needs; use kl_in: loss": (

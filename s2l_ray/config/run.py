@@ -135,7 +135,26 @@ class Config(Section):
                 f"objective.mini_batch_prompts ({mini}) must divide "
                 f"rollout.prompts_per_step ({self.rollout.prompts_per_step})"
             )
+        buffer = self.objective.overlong_buffer_tokens
+        if buffer is not None and buffer > self.rollout.max_tokens:
+            raise ValueError(
+                f"objective.overlong_buffer_tokens ({buffer}) must not exceed "
+                f"rollout.max_tokens ({self.rollout.max_tokens}), which it counts back from"
+            )
+        if problem := self.trainer.lr_schedule_problem(self.optimizer_steps):
+            raise ValueError(problem)
         return self
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Of the whole run, if none is skipped."""
+        prompts = self.rollout.prompts_per_step
+        mini_batches = prompts // (self.objective.mini_batch_prompts or prompts)
+        if self.objective.grouping == "mixed":
+            return self.schedule.steps * mini_batches
+        schedule = self.schedule.build(self.rollout.group_size)
+        shares = [schedule.share(step) for step in range(1, self.schedule.steps + 1)]
+        return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
 
     @property
     def run_path(self) -> Path:

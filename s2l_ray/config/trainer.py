@@ -50,6 +50,10 @@ class TrainerConfig(Section):
     """An adapter's output is scaled by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ()
     """Linear layers of the decoder with an adapter, such as [q_proj, v_proj]; empty: all of them."""
+    cpu_offload: bool = False
+    """CUDA: each rank keeps its shards of weights, gradients and optimizer states in host memory, copies a layer to the
+    GPU when it is used, and steps the optimizer on the CPU: the GPU holds activations and a few layers. Slow, for
+    models that do not fit otherwise. On CPUs everything is in host memory anyway."""
     threads: Positive = 1
     """CPU threads per rank."""
     cpus: PositiveFloat = 1.0
@@ -60,3 +64,12 @@ class TrainerConfig(Section):
         if self.lr_min_ratio and self.lr_schedule == "constant":
             raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
         return self
+
+    def lr_schedule_problem(self, total_steps: int) -> str | None:
+        """Why the learning rate of a run of so many optimizer steps is not defined; None if it is."""
+        if self.lr_schedule == "constant" or self.warmup_steps < total_steps:
+            return None
+        return (
+            f"trainer.warmup_steps ({self.warmup_steps}) leaves none of the run's {total_steps} optimizer steps to "
+            f"trainer.lr_schedule: {self.lr_schedule}; lower it or use constant"
+        )

@@ -6,6 +6,7 @@ from s2l_ray.objective.correction import Correction, Level, Mode, correction
 from s2l_ray.objective.estimators import BATCH_ESTIMATORS, Estimator, batch_baseline, pass_at_k, rloo
 from s2l_ray.objective.grouping import by_source
 from s2l_ray.objective.kl import KL_ESTIMATORS, KLEstimator, k1, k2, k3
+from s2l_ray.objective.overlong import overlong_punishment
 from s2l_ray.objective.per_sequence import sequence_sums
 from s2l_ray.objective.policy_loss import (
     PolicyLoss,
@@ -41,6 +42,7 @@ __all__ = [
     "k1",
     "k2",
     "k3",
+    "overlong_punishment",
     "pass_at_k",
     "rloo",
     "sapo_policy_loss",

@@ -1,21 +1,30 @@
-"""Log-probs of chosen tokens without the [tokens, vocabulary] matrix of logits.
+"""Log-probs of chosen tokens, and entropies where they stand, without the [tokens, vocabulary] matrix of logits.
 
-Logits are computed a chunk of tokens at a time and reduced to one log-prob each; backward computes every chunk again.
-So at most [chunk, vocabulary] floats (and their gradient) exist, whatever the batch.
+Logits are computed a chunk of tokens at a time and reduced to two numbers each; backward computes every chunk again.
+So a few [chunk, vocabulary] buffers exist, whatever the batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def chunked_logprobs(
+class TokenScores(NamedTuple):
+    """Both float32 [N]; the gradient flows through both."""
+
+    logprobs: Tensor
+    """Natural logarithms."""
+    entropy: Tensor
+    """Of the distribution that the token is drawn from, in nats."""
+
+
+def chunked_scores(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk: int, softcap: float | None = None
-) -> Tensor:
-    """log softmax(softcap(hidden @ weight.T) / temperature)[targets], natural logarithms.
+) -> TokenScores:
+    """log p[targets] and -sum p log p of p = softmax(softcap(hidden @ weight.T) / temperature).
 
     Args:
         hidden: [N, width], the compute dtype.
@@ -23,11 +32,8 @@ def chunked_logprobs(
         targets: int64 [N].
         chunk: tokens whose logits exist at one time.
         softcap: Gemma 2's final_logit_softcapping, tanh(logits / softcap) * softcap.
-
-    Returns:
-        float32 [N].
     """
-    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk, softcap)
+    return TokenScores(*_ChunkedScores.apply(hidden, weight, targets, temperature, chunk, softcap))
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float, softcap: float | None) -> tuple[Tensor, Tensor | None]:
@@ -39,26 +45,52 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float, softcap: float |
     return squashed * (softcap / temperature), squashed
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
+def _reduced(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The chosen logit, log sum exp and entropy of each row. Overwrites `logits`."""
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    largest = logits.amax(1)
+    unnormalised = logits.sub_(largest[:, None]).exp()
+    total = unnormalised.sum(1)
+    # -sum p log p = log sum exp(l) - sum p l, with l counted from the largest
+    entropy = total.log() - logits.mul_(unnormalised).sum(1) / total
+    return chosen, largest + total.log(), entropy
+
+
+def _logit_gradient(
+    logp: Tensor, targets: Tensor, entropy: Tensor, grad: Tensor, grad_entropy: Tensor | None
+) -> Tensor:
+    """Gradient by the logits of grad * logp[target] + grad_entropy * entropy. Overwrites `logp`.
+
+    d logp[target] / d logits = onehot(target) - p;  d entropy / d logits = -p (log p + entropy).
+    """
+    if grad_entropy is None:
+        d = logp.exp_().mul_(-grad[:, None])
+    else:
+        p = logp.exp()
+        d = logp.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad[:, None]).mul_(p).neg_()
+    return d.scatter_add_(1, targets[:, None], grad[:, None])
+
+
+class _ChunkedScores(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, softcap: float | None
-    ) -> Tensor:
-        chosen, normaliser = [], []
+    ) -> tuple[Tensor, Tensor]:
+        parts = []
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            logits, _ = _logits(hidden[part], weight, temperature, softcap)
-            chosen.append(logits.gather(1, targets[part, None])[:, 0])
-            normaliser.append(logits.logsumexp(1))
-        log_z = torch.cat(normaliser)
-        ctx.save_for_backward(hidden, weight, targets, log_z)
+            parts.append(_reduced(_logits(hidden[part], weight, temperature, softcap)[0], targets[part]))
+        chosen, log_z, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        ctx.save_for_backward(hidden, weight, targets, log_z, entropy)
         ctx.options = (temperature, chunk, softcap)
-        return torch.cat(chosen) - log_z
+        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing here
+        return chosen - log_z, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, log_z = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, log_z, entropy = ctx.saved_tensors
         temperature, chunk, softcap = ctx.options
+        grad = torch.zeros_like(log_z) if grad is None else grad
         grad_hidden = torch.empty_like(hidden)
         # Chunks are added in float32: in bfloat16 the sum would depend on the chunk size.
         grad_weight = None  # beside adapters the output layer is frozen
@@ -67,10 +99,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits, squashed = _logits(hidden[part], weight, temperature, softcap)
-            # d logp / d logits = onehot(target) - softmax(logits)
-            d = logits.sub_(log_z[part, None]).exp_().neg_()
-            d.scatter_add_(1, targets[part, None], torch.ones_like(d[:, :1]))
-            d.mul_(grad[part, None] / temperature)
+            of_entropy = None if grad_entropy is None else grad_entropy[part]
+            d = _logit_gradient(logits.sub_(log_z[part, None]), targets[part], entropy[part], grad[part], of_entropy)
+            d.div_(temperature)
             if squashed is not None:
                 d.mul_(1 - squashed * squashed)
             d = d.to(hidden.dtype)

@@ -57,7 +57,7 @@ def merged(model: PreTrainedModel, name: str, whole: Tensor) -> Tensor:
     if not layer or kind != "weight":
         return whole
     adapted = model.get_submodule(module)
-    a, b = (_whole(side[ADAPTER].weight.detach()).float() for side in (adapted.lora_A, adapted.lora_B))
+    a, b = (_whole(side[ADAPTER].weight.detach().to(whole.device)).float() for side in (adapted.lora_A, adapted.lora_B))
     return (whole.float() + (b @ a) * adapted.scaling[ADAPTER]).to(whole.dtype)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from s2l_ray.objective import Correction, PolicyLoss
+from s2l_ray.objective import Correction, PolicyLoss, k3
 from s2l_ray.rollout import RolloutGroup, Source
 from s2l_ray.training.packing import MicroBatch
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from s2l_ray.training.update import Share
 
 SOURCES: tuple[Source, ...] = ("explorer", "learner")
-OF_TOKENS = ("tokens", "logprob", "ratio", "clipped", "weight", "kept", "gap")
-"""Summed over the trained tokens of each source."""
+OF_TOKENS = ("tokens", "logprob", "entropy", "ratio", "clipped", "weight", "kept", "gap", "sampler_kl")
+"""Summed over the trained tokens of each source. `entropy` is the policy's, in nats, under the weights that each
+mini-batch is trained from; `sampler_kl` estimates KL(who sampled || learner before the update) by k3."""
 OF_GROUPS = (
     "zero_variance_groups",
     "skipped_rollouts",
@@ -57,17 +59,21 @@ class MetricSums:
         for name in ("zero_variance_groups", "skipped_rollouts", "explorer_mass", "mass"):
             self._sums[name] += getattr(share, name)
 
-    def add_tokens(self, batch: MicroBatch, old: Tensor, policy: PolicyLoss, corrected: Correction | None) -> None:
-        """`old` are the learner's log-probs under the weights that the learner's rollouts were sampled with."""
+    def add_tokens(
+        self, batch: MicroBatch, old: Tensor, policy: PolicyLoss, corrected: Correction | None, entropy: Tensor
+    ) -> None:
+        """`old` are the learner's log-probs under the weights that its own rollouts were sampled with. All [N]."""
         gap = (batch.engine_logprobs - old).abs()
+        sampler_kl = k3(batch.engine_logprobs, old)
         for source, of_source in zip(SOURCES, (batch.from_explorer, ~batch.from_explorer), strict=True):
             these = batch.real & of_source
-            values = {"tokens": these, "logprob": old, "ratio": policy.ratio, "clipped": policy.clipped, "gap": gap}
+            values = {"tokens": these, "logprob": old, "entropy": entropy, "gap": gap, "sampler_kl": sampler_kl}
+            values |= {"ratio": policy.ratio, "clipped": policy.clipped}
             if corrected is not None:
                 values |= {"weight": corrected.weights, "kept": corrected.kept}
             for name, value in values.items():
-                self._sums[f"{name}/{source}"] += (value * these).sum().double()
-        learner_gap = gap * (batch.real & ~batch.from_explorer)
+                self._sums[f"{name}/{source}"] += value.masked_fill(~these, 0).sum().double()
+        learner_gap = gap.masked_fill(~batch.real | batch.from_explorer, 0)
         self._largest_gap = torch.maximum(self._largest_gap, learner_gap.max().double())
 
     def add_kl(self, batch: MicroBatch, kl: Tensor) -> None:
@@ -80,11 +86,13 @@ class MetricSums:
         all_reduce_max: Callable[[Tensor], Tensor],
         *,
         corrected: tuple[Source, ...] = (),
+        gap_alarm: float | None = None,
     ) -> dict[str, float]:
         """Means over all ranks' tokens. A mean over nothing is left out.
 
         Args:
             corrected: sources whose tokens have importance weights.
+            gap_alarm: objective.logprob_gap_alarm.
         """
         mine = torch.stack([self._sums[name] for name in self.NAMES]).cpu()
         total = dict(zip(self.NAMES, all_reduce_sum(mine).tolist(), strict=True))
@@ -102,13 +110,17 @@ class MetricSums:
                 result |= _of_source(total, source, tokens[source], source in corrected)
         if tokens["learner"]:
             result["logprob_gap/learner_max"] = largest_gap
+            if gap_alarm is not None:  # a gap that is not a number alarms too
+                result["logprob_gap_alarm"] = float(not result["logprob_gap/learner"] <= gap_alarm)
         if total["mass"]:
             result["advantage_mass/explorer"] = total["explorer_mass"] / total["mass"]
         return result
 
 
 def _of_source(total: dict[str, float], source: Source, tokens: float, corrected: bool) -> dict[str, float]:
-    names = {"logprob": "logprob", "ratio": "ratio", "clipped": "clip_fraction", "gap": "logprob_gap"}
+    names = {"logprob": "logprob", "entropy": "entropy", "gap": "logprob_gap", "sampler_kl": "sampler_kl"}
+    names |= {"ratio": "ratio", "clipped": "clip_fraction"}
     if corrected:
         names |= {"weight": "correction_weight", "kept": "correction_kept"}
-    return {f"{shown}/{source}": total[f"{name}/{source}"] / tokens for name, shown in names.items()}
+    means = {f"{shown}/{source}": total[f"{name}/{source}"] / tokens for name, shown in names.items()}
+    return means | {f"perplexity/{source}": float(np.exp(-means[f"logprob/{source}"]))}

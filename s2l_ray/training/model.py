@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from s2l_ray.errors import ModelError
 from s2l_ray.training.attention import PACKED_ATTENTION
-from s2l_ray.training.logprobs import chunked_logprobs
+from s2l_ray.training.logprobs import TokenScores, chunked_scores
 from s2l_ray.training.packing import MicroBatch
 
 
 class PackedPolicy(nn.Module):
-    """Log-probs of the response tokens of a packed micro-batch, at the temperature that sampled them."""
+    """Scores of the response tokens of a packed micro-batch, at the temperature that sampled them."""
 
     def __init__(self, model: PreTrainedModel, *, temperature: float, chunk: int):
         super().__init__()
@@ -29,15 +29,15 @@ class PackedPolicy(nn.Module):
         self.chunk = chunk
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
 
-    def forward(self, batch: MicroBatch) -> Tensor:
-        """float32 [N]: the log-prob of each of `batch.targets`.
+    def forward(self, batch: MicroBatch) -> TokenScores:
+        """The log-prob of each of the N `batch.targets`, and the entropy of what it is drawn from.
 
         Reads integer fields only: FSDP hands forward a copy of the batch whose floats are cast to the compute type.
         """
         hidden = self.model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, packed=batch.layout
         ).last_hidden_state[0]
-        return chunked_logprobs(
+        return chunked_scores(
             hidden.index_select(0, batch.predictors),
             self.model.get_output_embeddings().weight,
             batch.targets,
@@ -72,20 +72,27 @@ def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTra
     return model
 
 
-def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype) -> PackedPolicy:
+def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype, offload: bool = False) -> PackedPolicy:
     """FSDP2 over `mesh`: weights computed with in `compute_dtype`, gradients added in float32.
 
     Weights that are trained are kept in float32, frozen ones in `compute_dtype`.
 
     Bottom-up, as fully_shard wants it, and each decoder layer takes its master type just before it is cut: no more than
     one layer exists whole in float32.
+
+    Args:
+        offload: keep shards, their gradients and so the optimizer's states in (on CUDA pinned) host memory.
     """
-    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    options = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
+        "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy(),
+    }
     for layer in policy.model.base_model.layers:
         _cast_whole_parameters(layer, compute_dtype)
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
+        fully_shard(layer, **options)
     _cast_whole_parameters(policy, compute_dtype)
-    return fully_shard(policy, mesh=mesh, mp_policy=precision)
+    return fully_shard(policy, **options)
 
 
 def _cast_whole_parameters(module: nn.Module, compute_dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from s2l_ray.config import Config, TrainerConfig
+    from s2l_ray.config import TrainerConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
@@ -58,25 +58,9 @@ def learning_rate(config: TrainerConfig, done: int, total: int | None) -> float:
     return config.learning_rate * (config.lr_min_ratio + (1 - config.lr_min_ratio) * left)
 
 
-def optimizer_steps(config: Config) -> int:
-    """Of a whole run, if none is skipped."""
-    prompts = config.rollout.prompts_per_step
-    mini_batches = prompts // (config.objective.mini_batch_prompts or prompts)
-    if config.objective.grouping == "mixed":
-        return config.schedule.steps * mini_batches
-    schedule = config.schedule.build(config.rollout.group_size)
-    shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
-    return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
-
-
 def check_lr_schedule(config: TrainerConfig, total: int | None) -> None:
     """Raise ConfigError if the learning rate of a run of `total` optimizer steps is not defined."""
-    if config.lr_schedule == "constant":
-        return
-    if total is None:
+    if config.lr_schedule != "constant" and total is None:
         raise ConfigError(f"trainer.lr_schedule: {config.lr_schedule} needs total_steps, the run's optimizer steps")
-    if config.warmup_steps >= total:
-        raise ConfigError(
-            f"trainer.warmup_steps ({config.warmup_steps}) leaves none of the run's {total} optimizer steps to "
-            f"trainer.lr_schedule: {config.lr_schedule}; lower it or use constant"
-        )
+    if total is not None and (problem := config.lr_schedule_problem(total)):
+        raise ConfigError(problem)

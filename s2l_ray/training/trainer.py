@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from s2l_ray.errors import GroupError
+from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
@@ -29,6 +29,7 @@ from s2l_ray.training.update import (
     micro_batch_loss,
     penalised_groups,
     prepare_share,
+    punished_groups,
     share_moments,
 )
 from s2l_ray.training.weights import export_directory, full_weights, weight_specs
@@ -45,13 +46,14 @@ class PolicyTrainer:
         dtype: of forward, backward and the weights that are handed out; master weights are float32.
         temperature: that the learner samples with; log-probs are those of logits / temperature.
         total_steps: optimizer steps of the whole run, resumed or not; trainer.lr_schedule falls over them.
+        max_tokens: rollout.max_tokens; objective.overlong_buffer_tokens counts back from it.
         store: where the ranks meet (`s2l_ray.rendezvous`); None with one rank.
         timeout_s: bound on every collective.
         device: chosen by what is there if None.
 
     Raises:
         ModelError: the model cannot be loaded, or computes something that the trainer does not support.
-        ConfigError: trainer.lr_schedule does not go with total_steps.
+        ConfigError: trainer.lr_schedule does not go with total_steps; peft or max_tokens is needed and not there.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PolicyTrainer:
         dtype: Literal["bfloat16", "float32"],
         temperature: float,
         total_steps: int | None = None,
+        max_tokens: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         store: dist.Store | None = None,
@@ -72,6 +75,8 @@ class PolicyTrainer:
         seed: int = 0,
     ):
         check_lr_schedule(trainer, total_steps)
+        if objective.overlong_buffer_tokens is not None and max_tokens is None:
+            raise ConfigError("objective.overlong_buffer_tokens needs max_tokens, the run's rollout.max_tokens")
         if trainer.deterministic:
             compute_deterministically()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,7 +84,7 @@ class PolicyTrainer:
         self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
         self.trainer, self.objective = trainer, objective
         self.dtype = getattr(torch, dtype)
-        self.temperature, self.trust_remote_code = temperature, trust_remote_code
+        self.temperature, self.max_tokens, self.trust_remote_code = temperature, max_tokens, trust_remote_code
         self.optimizer_steps, self.total_steps = 0, total_steps
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
@@ -114,6 +119,8 @@ class PolicyTrainer:
         self._check(mini_batches)
         for mini in mini_batches:
             sums.add_groups(mini)
+        if self.objective.overlong_buffer_tokens is not None:
+            mini_batches = punished_groups(mini_batches, self.objective, self.max_tokens)
         if self.objective.grouping == "separate":
             mini_batches = self._without_empty(by_source(mini_batches))
         if self.objective.kl > 0 and self.objective.kl_in == "reward":
@@ -125,12 +132,14 @@ class PolicyTrainer:
         # The first mini-batch meets the weights that old log-probs are defined by: its ratio is 1 by construction.
         for batch in (b for later in batches[1:] for b in later):
             with torch.no_grad():
-                batch.old_logprobs = self.policy(batch)
+                batch.old_logprobs = self.policy(batch).logprobs
         before = self.optimizer_steps
         steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = [s for s in ("explorer", "learner") if getattr(self.objective.correction, s) != "none"]
-        metrics = sums.metrics(all_reduce_sum, all_reduce_max, corrected=tuple(corrected))
+        metrics = sums.metrics(
+            all_reduce_sum, all_reduce_max, corrected=tuple(corrected), gap_alarm=self.objective.logprob_gap_alarm
+        )
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
         if finite:
@@ -139,7 +148,7 @@ class PolicyTrainer:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole tensor in the engines' dtype), one at a time. Collective: exhaust it. Read only."""
-        return full_weights(self.policy.model, self.dtype)
+        return full_weights(self.policy.model, self.dtype, self.device)
 
     def weight_specs(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
@@ -159,7 +168,7 @@ class PolicyTrainer:
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face directory (weights in the engines' dtype, config, tokenizer). Collective."""
-        export_directory(self.policy.model, self.dtype, self.model_dir, directory, rank=self.rank)
+        export_directory(self.policy.model, self.dtype, self.device, self.model_dir, directory, rank=self.rank)
         dist.barrier()
 
     def close(self) -> None:
@@ -173,7 +182,8 @@ class PolicyTrainer:
         policy.requires_grad_(not frozen)
         if self.trainer.lora_rank and not frozen:
             add_adapters(model, self.trainer, seed=adapter_seed)
-        shard(policy, self.mesh, compute_dtype=self.dtype)
+        offload = self.objective.reference_offload if frozen else self.trainer.cpu_offload
+        shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload)
         return policy.eval() if frozen else policy.train()
 
     def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:
@@ -214,7 +224,8 @@ class PolicyTrainer:
         rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack_in_step([sequences])
         for batch in batches:
             with torch.no_grad():
-                kl = KL_ESTIMATORS[self.objective.kl_estimator](self.policy(batch), self.reference(batch))
+                ours, theirs = self.policy(batch).logprobs, self.reference(batch).logprobs
+            kl = KL_ESTIMATORS[self.objective.kl_estimator](ours, theirs)
             sums.add_kl(batch, kl)
             estimates.append(sequence_sums(kl, batch.lengths).cpu())
         order = [sequence for row in rows for sequence in row]
@@ -240,7 +251,7 @@ class PolicyTrainer:
             reference = None
             if self.reference is not None and self.objective.kl_in == "loss":
                 with torch.no_grad():
-                    reference = self.reference(batch)
+                    reference = self.reference(batch).logprobs
             loss = micro_batch_loss(batch, self.policy(batch), reference, self.objective, sums)
             (loss * self.world_size).backward()  # FSDP averages gradients over ranks; ours are parts of a sum
             total += loss.detach()

@@ -23,10 +23,12 @@ from s2l_ray.objective import (
     correction,
     group_advantages,
     gspo_policy_loss,
+    overlong_punishment,
     sapo_policy_loss,
     token_weights,
 )
 from s2l_ray.rollout import Rollout, RolloutGroup
+from s2l_ray.training.logprobs import TokenScores
 from s2l_ray.training.metrics import MetricSums
 from s2l_ray.training.packing import MicroBatch, TrainSequence
 
@@ -69,7 +71,7 @@ def prepare_share(
     sequences: list[TrainSequence] = []
     zero_variance = skipped = 0
     mass = explorer_mass = 0.0
-    kl_in_loss = objective.kl > 0 and objective.kl_in == "loss"
+    regularised = objective.entropy > 0 or (objective.kl > 0 and objective.kl_in == "loss")
     for group in groups:
         advantages = group_advantages(
             group.rewards,
@@ -89,7 +91,7 @@ def prepare_share(
                 continue
             mass += abs(advantage) * length
             explorer_mass += abs(advantage) * length * (rollout.source == "explorer")
-            if length == 0 or (advantage == 0 and not kl_in_loss):
+            if length == 0 or (advantage == 0 and not regularised):
                 skipped += 1
                 continue
             weight = token_weights(
@@ -127,6 +129,20 @@ def penalised_groups(mini_batches: list[list[RolloutGroup]], penalties: list[flo
     return [[replace(g, rollouts=[penalised(r) for r in g.rollouts]) for g in mini] for mini in mini_batches]
 
 
+def punished_groups(
+    mini_batches: list[list[RolloutGroup]], objective: ObjectiveConfig, max_tokens: int
+) -> list[list[RolloutGroup]]:
+    """The same groups with the soft overlong punishment taken off each rollout's reward."""
+    lengths = np.array([sequence.response_tokens for sequence in all_sequences(mini_batches)])
+    punishments = overlong_punishment(
+        lengths,
+        max_tokens=max_tokens,
+        buffer_tokens=objective.overlong_buffer_tokens,
+        largest=1.0 if objective.overlong_penalty is None else objective.overlong_penalty,
+    )
+    return penalised_groups(mini_batches, punishments.tolist())
+
+
 def share_moments(
     groups: list[RolloutGroup], objective: ObjectiveConfig, all_reduce_sum: Callable[[Tensor], Tensor]
 ) -> BatchMoments | None:
@@ -143,21 +159,28 @@ def share_moments(
 
 
 def micro_batch_loss(
-    batch: MicroBatch, logprobs: Tensor, reference: Tensor | None, objective: ObjectiveConfig, sums: MetricSums
+    batch: MicroBatch, scores: TokenScores, reference: Tensor | None, objective: ObjectiveConfig, sums: MetricSums
 ) -> Tensor:
-    """This micro-batch's part of the mini-batch loss (a scalar: parts of all micro-batches and ranks add up to it)."""
+    """This micro-batch's part of the mini-batch loss (a scalar: parts of all micro-batches and ranks add up to it).
+
+    Args:
+        scores: of the policy that is trained.
+        reference: float32 [N], log-probs under the reference; None without KL in the loss.
+    """
+    logprobs = scores.logprobs
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     policy = policy_loss(batch, logprobs, old, objective)
     per_token = policy.loss
     corrected = corrections(batch, old, objective)
     if corrected is not None:
         per_token = per_token * corrected.weights
-    kl = None
     if reference is not None:
         kl = KL_ESTIMATORS[objective.kl_estimator](logprobs, reference)
         per_token = per_token + objective.kl * kl
         sums.add_kl(batch, kl.detach())
-    sums.add_tokens(batch, old, policy, corrected)
+    if objective.entropy:
+        per_token = per_token - objective.entropy * scores.entropy
+    sums.add_tokens(batch, old, policy, corrected, scores.entropy.detach())
     return (per_token * batch.weights).sum()
 
 

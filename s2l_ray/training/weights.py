@@ -23,23 +23,26 @@ def weight_specs(model: PreTrainedModel, dtype: torch.dtype) -> list[tuple[str, 
     return [(key, name, tuple(parameter.shape)) for key, parameter in named if key is not None]
 
 
-def full_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Gather one parameter at a time. A collective: every rank must exhaust it. Tied weights come once. Read only.
+def full_weights(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Gather one parameter at a time on `device`. A collective: every rank must exhaust it. Tied weights come once.
 
-    The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic. Adapters are merged.
+    Read only. The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic. Adapters
+    are merged.
     """
     for name, parameter in model.named_parameters():
         if (key := base_name(name)) is not None:
-            yield key, merged(model, name, parameter.detach().to(dtype).full_tensor())
+            yield key, merged(model, name, parameter.detach().to(device=device, dtype=dtype).full_tensor())
 
 
-def export_directory(model: PreTrainedModel, dtype: torch.dtype, model_dir: str, directory: str, *, rank: int) -> None:
+def export_directory(
+    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, model_dir: str, directory: str, *, rank: int
+) -> None:
     """Write a directory that transformers and vLLM load: weights in `dtype`, config, and model_dir's other files.
 
     A collective; rank 0 writes, and holds the whole model in host memory while it does.
     """
     state: dict[str, Tensor] = {}
-    for name, tensor in full_weights(model, dtype):
+    for name, tensor in full_weights(model, dtype, device):
         if rank == 0:
             state[name] = tensor.to("cpu", copy=True)
     if rank != 0:

@@ -7,6 +7,6 @@ To add one, put a module here whose docstring says what is measured, with
         return [Result("name_of_the_figure", value=..., aim=..., unit="tokens/s")]
 
 and nothing heavy at import. Each module runs in a process of its own, so it may set threads, start Ray or leave a
-process group behind; what it starts it must end, and everything it waits for must have a bound. `raise Skipped("why, and
-what to install or have")` where the machine lacks something. `make bench ARGS="memory simulate_cpu_runs"` runs some only.
+process group behind; what it starts it must end, and everything it waits for must have a bound. Where the machine lacks
+something, `raise Skipped("why, and what to install or have")`. `make bench ARGS="memory mfu"` runs some only.
 """
