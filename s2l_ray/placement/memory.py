@@ -145,8 +145,11 @@ class _Rank:
         self.dtype = dtype_bytes(config)
         trainer, rollout = config.trainer, config.rollout
         self.longest = config.data.max_prompt_tokens + rollout.max_tokens
+        prompts = config.objective.mini_batch_prompts or rollout.prompts_per_step
+        of_a_step = math.ceil(prompts * rollout.group_size / ranks)
         # Longest first into rows of at most the budget; a longer sequence is a row of its own (training/packing.py).
-        self.sequences = max(1, trainer.micro_batch_tokens // self.longest)
+        self.sequences = min(of_a_step, max(1, trainer.micro_batch_tokens // self.longest))
+        self.accumulates = of_a_step > self.sequences
         self.tokens = self.sequences * self.longest
         self.responses = self.sequences * rollout.max_tokens
         self.checkpointing = trainer.gradient_checkpointing == "on" or (
@@ -171,28 +174,59 @@ class _Rank:
 
     def moments(self) -> list[Ledger]:
         """What comes on top of it at the moments of a backward that can be the peak."""
+        gradients = FLOAT32 * self._trained_shards()
+        # All gradients are there from the first micro-batch on; with only one, hardly any before the end.
+        earlier = {"gradients": gradients if self.accumulates else 0, "batch": self._batch()}
+        moments = [earlier | moment for moment in (self._at_head(), *self._at_layers())]
+        return [*moments, earlier | {"gradients": gradients} | self._at_end()]
+
+    def _at_head(self) -> Ledger:
+        """Backward of the output head: every activation waits, the head's gradient is summed in float32."""
         shape, dtype = self.shape, self.dtype
-        root = dtype * shape.root_parameters
-        layer = dtype * self._layer_parameters()
-        common = {"gradients": FLOAT32 * self._trained_shards(), "batch": self._batch()}
-        head_gradient = 0 if self.lora else shape.vocab * shape.hidden
-        saved = self._saved()
-        # Backward of the output head: all activations wait, the head's gradient is summed in float32.
-        at_head = common | {
-            "gathered": root + layer,
-            "activations": saved,
-            "logits": self._logits() + (FLOAT32 + dtype) * head_gradient,
+        # A product in the compute dtype is added to the sum; CPUs make it float32 before.
+        parts = FLOAT32 + dtype + (FLOAT32 if dtype != FLOAT32 and not self.cuda else 0)
+        gradient = 0 if self.lora else parts * shape.vocab * shape.hidden
+        # The next group of parameters is gathered ahead, if there is something to gather.
+        gathered = dtype * (shape.root_parameters + self._layer_parameters() * (self.ranks > 1))
+        return {
+            "gathered": gathered,
+            "activations": self._saved(shape.layers) + self._saved_at_end(),
+            "logits": self._logits() + gradient,
         }
-        # Backward of the last layer: its own work space, gradients before they are reduced, the next layer gathered.
-        at_layer = common | {
-            "gathered": root + 2 * layer,
-            "activations": saved + self._layer_work(),
-            "unreduced_gradients": self._unreduced(),
-        }
-        # The root's gradients are reduced last, from a float32 copy.
-        trained_root = 0 if self.lora else shape.root_parameters
-        at_end = common | {"unreduced_gradients": (dtype + FLOAT32) * trained_root}
-        return [at_head, at_layer, at_end]
+
+    def _at_layers(self) -> list[Ledger]:
+        """Backward of a layer: within the last one's MLP; within the one before, when the last one's float32 gradients
+        are still being reduced; and at a layer's end, when its gradients are copied to be reduced."""
+        shape, dtype, layer = self.shape, self.dtype, self._layer_parameters()
+        gathered = dtype * (shape.root_parameters + layer * min(2, self.ranks))
+        head = 0 if self.lora else dtype * shape.vocab * shape.hidden
+        down = 0 if self.lora else dtype * shape.hidden * shape.intermediate
+        trained = sum(math.prod(t) for t in self._adapters()) if self.lora else layer
+        recomputed = self._layer_saved() if self.checkpointing else 0
+        work = recomputed + self.tokens * dtype * (2 * shape.intermediate + 2 * shape.hidden)
+        before = max(1, shape.layers - 1)
+        return [
+            {
+                "gathered": gathered,
+                "activations": self._saved(shape.layers) + work,
+                "unreduced_gradients": head + down,
+            },
+            {
+                "gathered": gathered,
+                "activations": self._saved(before) + work,
+                "unreduced_gradients": head + down + FLOAT32 * trained,
+            },
+            {
+                "gathered": gathered - dtype * layer,
+                "activations": self._saved(before),
+                "unreduced_gradients": head + (dtype + FLOAT32) * trained,
+            },
+        ]
+
+    def _at_end(self) -> Ledger:
+        """Embedding and head are reduced last, from a float32 copy."""
+        trained = 0 if self.lora else self.shape.root_parameters
+        return {"unreduced_gradients": trained * (FLOAT32 + max(self.dtype, math.ceil(FLOAT32 / self.ranks)))}
 
     def sending(self) -> int:
         """Rank 0: the largest tensor is cast, gathered and put into a bucket (training/weights.py, weights/sender.py)."""
@@ -216,68 +250,64 @@ class _Rank:
     def _trained_shards(self) -> int:
         if not self.lora:
             return self._shards(self.shape.layer_tensors, self.shape.root_tensors)
-        return self._shards(self._adapters(), ())
+        return self._shards(self._adapters(), [])
 
     def _adapters(self) -> list[tuple[int, ...]]:
         """Of one layer: A [rank, in] and B [out, rank] beside every linear layer that is asked for."""
+        if not self.lora:
+            return []
         targets = self.config.trainer.lora_targets or self.shape.linears
         pairs = [self.shape.linears[name] for name in targets if name in self.shape.linears]
         return [t for out, width in pairs for t in ((self.lora, width), (out, self.lora))]
 
     def _layer_parameters(self) -> int:
         """Of one layer, adapters included."""
-        return self.shape.layer_parameters + sum(math.prod(t) for t in self._adapters() if self.lora)
-
-    def _unreduced(self) -> int:
-        """A layer's whole gradients, their float32 copy for the reduction, and those of the head, which waits."""
-        if self.lora:
-            return (self.dtype + FLOAT32) * sum(math.prod(t) for t in self._adapters())
-        head = self.shape.vocab * self.shape.hidden
-        return (self.dtype + FLOAT32) * self.shape.layer_parameters + self.dtype * head
+        return self.shape.layer_parameters + sum(math.prod(t) for t in self._adapters())
 
     def _batch(self) -> int:
-        """All micro-batches of the step are on the device (PolicyTrainer._pack_in_step), 24 bytes a token and 34 bytes
-        a response token (training/packing.py)."""
+        """All micro-batches of the step are on the device (PolicyTrainer._pack_in_step): 24 bytes a token and 34 bytes a
+        response token (training/packing.py)."""
         rollout = self.config.rollout
         rollouts = math.ceil(rollout.prompts_per_step * rollout.group_size / self.ranks)
         return rollouts * (24 * self.longest + 34 * rollout.max_tokens)
 
     def _logits(self) -> int:
-        """Of one chunk of tokens: float32, and in the compute dtype on the way there or back (training/logprobs.py)."""
+        """Of one chunk of tokens, in float32 and as a gradient in the compute dtype (training/logprobs.py)."""
         tokens = min(self.config.trainer.logprob_chunk_tokens, self.responses)
-        return tokens * self.shape.vocab * (FLOAT32 + self.dtype)
+        return tokens * self.shape.vocab * (FLOAT32 + (self.dtype if self.dtype != FLOAT32 else 0))
 
-    def _saved(self) -> int:
-        """Activations that wait for the backward: all of every layer, or its input alone with checkpointing."""
-        shape = self.shape
-        ends = self.tokens * (_norm_bytes(shape, self.dtype) * shape.hidden + 2 * self.dtype * shape.head_dim)
-        ends += self.responses * self.dtype * shape.hidden
-        if self.checkpointing:
-            return ends + shape.layers * self.tokens * self.dtype * shape.hidden
-        return ends + shape.layers * self._layer_saved()
+    def _saved(self, layers: int) -> int:
+        """Activations of `layers` layers that wait for the backward; with checkpointing, only the layers' inputs."""
+        rotary = 2 * self.tokens * self.dtype * self.shape.head_dim
+        one = self.tokens * self.dtype * self.shape.hidden if self.checkpointing else self._layer_saved()
+        return rotary + layers * one
+
+    def _saved_at_end(self) -> int:
+        """The final norm's, and the hidden states that predict responses."""
+        norm = self._norm_bytes() * self.tokens
+        return self.shape.hidden * (norm + self.dtype * self.responses)
 
     def _layer_saved(self) -> int:
         """What one layer's operations keep for their backward."""
         shape, dtype = self.shape, self.dtype
         attention_dtype = dtype if self.cuda else FLOAT32
-        norm = _norm_bytes(shape, dtype)
-        per_token = shape.norms * norm * shape.hidden + 2 * dtype * shape.hidden
-        per_token += norm * (shape.query_width + shape.kv_width) * shape.qk_norm
+        # Norms, then the inputs of the matrices that follow two of them.
+        per_token = shape.norms * self._norm_bytes() * shape.hidden + 2 * dtype * shape.hidden
+        per_token += self._norm_bytes() * (shape.query_width + shape.kv_width) * shape.qk_norm
         # Queries, keys, values (repeated to all heads) and output; the output again if it changes type.
         per_token += 4 * attention_dtype * shape.query_width + FLOAT32 * shape.heads
         per_token += dtype * shape.query_width * (attention_dtype != dtype)
+        # Gate, its activation, up, their product.
         per_token += 4 * dtype * shape.intermediate
+        per_token += dtype * self.lora * len(self._adapters()) // 2
         return self.tokens * per_token
 
-    def _layer_work(self) -> int:
-        """Backward of one layer: the gradients that flow through its MLP, and with checkpointing its activations."""
-        flowing = self.tokens * self.dtype * (2 * self.shape.intermediate + 2 * self.shape.hidden)
-        return flowing + (self._layer_saved() if self.checkpointing else 0)
-
-
-def _norm_bytes(shape: ModelShape, dtype: int) -> int:
-    """RMS norms keep per element the float32 input and the normalised value (Gemma: in float32, else in `dtype`)."""
-    return FLOAT32 + (FLOAT32 if shape.family.startswith("gemma") else dtype)
+    def _norm_bytes(self) -> int:
+        """Kept per element of an RMS norm: the input in float32, and for the gradient of the norm's weight the
+        normalised value (Gemma: in float32)."""
+        if self.lora:
+            return FLOAT32
+        return FLOAT32 + (FLOAT32 if self.shape.family.startswith("gemma") else self.dtype)
 
 
 def _engine_activations(shape: ModelShape, config: Config, role: str, tensor_parallel: int, dtype: int) -> int:
