@@ -16,7 +16,7 @@ FAMILY_DIRECTORY = Path(".cache/family")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command. Returns the exit status: 0 done, 1 the user can mend it, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         return arguments.run(arguments) or 0
     except S2LError as error:
@@ -27,6 +27,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Overrides may also follow options, where argparse by itself does not look for them."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if late != rest or (late and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        arguments.overrides += late
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="s2l", description="Train large language models with small explorers (S2L-PO) on Ray."
@@ -34,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"s2l-ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_plan(commands)
     _add_family(commands)
     _add_verify(commands)
     _add_doctor(commands)
@@ -59,6 +72,30 @@ and listed, with its value, in RUN_DIR/config.yaml.""",
     train.add_argument("config", help="YAML file")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
     train.set_defaults(run=_train)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    from s2l_ray.plan_help import EPILOG
+
+    plan = commands.add_parser(
+        "plan",
+        help="say what a run puts where, whether it fits, and how long a step takes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Plan a run: which trainer rank and which engine sits on which GPU in every phase of the\n"
+        "schedule, what it holds in memory, how long a step takes, what else was considered. Starts nothing.",
+        epilog=EPILOG,
+    )
+    plan.add_argument("config", help="YAML file of the run")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
+    nodes = plan.add_mutually_exclusive_group()
+    nodes.add_argument("--inventory", type=Path, metavar="FILE", help="nodes (default: placement.inventory of the run)")
+    nodes.add_argument("--live", action="store_true", help="the nodes of a running Ray (cluster.address, RAY_ADDRESS)")
+    plan.add_argument(
+        "--mean-response-tokens", type=float, metavar="N", help="mean response (default: half of rollout.max_tokens)"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
+    plan.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too")
+    plan.set_defaults(run=_plan)
 
 
 def _add_family(commands: argparse._SubParsersAction) -> None:
@@ -135,6 +172,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
     Console().print(final_table(algorithm.summary))
     return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from s2l_ray.plan_command import plan_command
+
+    return plan_command(arguments)
 
 
 def _family_build(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,170 @@
+"""What is alike in a plan: GPUs with the same memory ledger, nodes with the same actors. Large plans are shown by kind.
+
+Devices of a CPU plan are whole nodes (`DeviceLoad.gpu` is None); they are grouped in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, PlannedBundle, Seat
+
+ROLES = ("trainer", "learner", "explorer")
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """One entry of `DeviceLoad.roles`, taken apart."""
+
+    role: str
+    index: int
+    """Trainer rank or engine."""
+
+
+@dataclass(frozen=True)
+class MemoryClass:
+    """Devices whose memory is the same, in whatever phase."""
+
+    letter: str
+    """A, B, ... in the order of their first appearance."""
+    load: DeviceLoad
+    """One of them."""
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes that hold the same kinds of actors on the same devices, in one phase."""
+
+    nodes: tuple[int, ...]
+    loads: tuple[DeviceLoad, ...]
+    """The devices of the first of the nodes."""
+    occupants: dict[str, tuple[int, ...]]
+    """Role -> ranks or engines on all of the nodes, ascending."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One actor on neighbouring devices of a node."""
+
+    index: int
+    first: int
+    """Position of its first device on the node."""
+    devices: int
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """What changes between two phases: engines that end, engines that begin, and the bundles concerned."""
+
+    step: int
+    """The first step after it."""
+    ends: tuple[Seat, ...]
+    begins: tuple[Seat, ...]
+
+    @property
+    def bundles(self) -> tuple[int, ...]:
+        return tuple(sorted({seat.bundle for seat in (*self.ends, *self.begins)}))
+
+
+def occupant(role: str) -> Occupant:
+    """`trainer:3` or `learner:1/0` (engine 1, tensor-parallel rank 0)."""
+    kind, _, number = role.partition(":")
+    return Occupant(kind, int(number.partition("/")[0]))
+
+
+def memory_classes(phases: Iterable[PhasePlan]) -> dict[tuple, MemoryClass]:
+    """Key (see `memory_key`) -> class, over all phases; devices with nothing on them belong to none."""
+    classes: dict[tuple, MemoryClass] = {}
+    for phase in phases:
+        for load in phase.gpus:
+            key = memory_key(load)
+            if load.ledger and key not in classes:
+                classes[key] = MemoryClass(_letter(len(classes)), load)
+    return classes
+
+
+def memory_key(load: DeviceLoad) -> tuple:
+    """Equal for devices of one memory class."""
+    return load.capacity_bytes, tuple(load.ledger.items())
+
+
+def node_groups(loads: Sequence[DeviceLoad]) -> list[NodeGroup]:
+    """The nodes of one phase, alike ones together, in the order of their first node."""
+    by_node: dict[int, list[DeviceLoad]] = {}
+    for load in loads:
+        by_node.setdefault(load.node, []).append(load)
+    by_kind: dict[tuple, list[int]] = {}
+    for node, devices in by_node.items():
+        by_kind.setdefault(_kind_of_node(devices), []).append(node)
+    return [_node_group(nodes, by_node) for nodes in by_kind.values()]
+
+
+def blocks(loads: Sequence[DeviceLoad], role: str) -> list[Block]:
+    """The actors of `role` on a node's devices; a tensor-parallel group on neighbouring devices is one block."""
+    found: list[Block] = []
+    for position, load in enumerate(loads):
+        for index in (o.index for o in map(occupant, load.roles) if o.role == role):
+            last = found[-1] if found else None
+            if last and last.index == index and last.first + last.devices == position:
+                found[-1] = Block(index, last.first, last.devices + 1)
+            else:
+                found.append(Block(index, position, 1))
+    return found
+
+
+def hand_overs(layout: Layout) -> list[HandOver]:
+    """Every change of seats between consecutive phases."""
+    changes = []
+    for before, after in zip(layout.phases, layout.phases[1:], strict=False):
+        then, now = _by_place(before.seats), _by_place(after.seats)
+        ends = tuple(seat for place, seat in then.items() if place not in now)
+        begins = tuple(seat for place, seat in now.items() if place not in then)
+        if ends or begins:
+            changes.append(HandOver(after.first_step, ends, begins))
+    return changes
+
+
+def bundles_of(layout: Layout, numbers: Iterable[int]) -> list[PlannedBundle]:
+    return [layout.bundles[number] for number in numbers]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """0-2, 5, 7-9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _kind_of_node(devices: list[DeviceLoad]) -> tuple:
+    """Equal for nodes that look the same: numbers of ranks and engines do not matter, who shares an engine does."""
+    seen: dict[Occupant, int] = {}
+    kinds = []
+    for load in devices:
+        occupants = [occupant(role) for role in load.roles]
+        names = tuple((o.role, seen.setdefault(o, len(seen))) for o in occupants)
+        kinds.append((load.gpu, names, memory_key(load)))
+    return tuple(kinds)
+
+
+def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]]) -> NodeGroup:
+    found: dict[str, set[int]] = {}
+    for node in nodes:
+        for load in by_node[node]:
+            for one in map(occupant, load.roles):
+                found.setdefault(one.role, set()).add(one.index)
+    occupants = {role: tuple(sorted(found[role])) for role in ROLES if role in found}
+    return NodeGroup(tuple(nodes), tuple(by_node[nodes[0]]), occupants)
+
+
+def _by_place(seats: Iterable[Seat]) -> dict[tuple, Seat]:
+    return {(seat.role, seat.index, seat.bundle, seat.devices): seat for seat in seats}
+
+
+def _letter(number: int) -> str:
+    """A to Z, then AA, AB, ..."""
+    return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
