@@ -1,0 +1,135 @@
+"""Which nodes a plan may use, and how trainer ranks and engine slots are packed into them, counted without listing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+
+from s2l_ray.placement.inventory import NodeSpec
+
+SLACK = 1e-9
+"""CPUs are added up as floats."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring nodes with equally many GPUs and CPUs."""
+
+    gpus: int
+    cpus: float
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Nodes that are planned with together, the ones with most GPUs first; rates and memory are those of the least."""
+
+    nodes: tuple[int, ...]
+    """Positions in the inventory, in the order in which they are filled."""
+    runs: tuple[Run, ...]
+    specs: tuple[NodeSpec, ...]
+    """The kinds of node among them."""
+
+    @classmethod
+    def of(cls, numbered: list[tuple[int, NodeSpec]]) -> Pool:
+        ordered = sorted(numbered, key=lambda entry: (-entry[1].gpus, -entry[1].cpus, entry[0]))
+        runs = groupby(ordered, key=lambda entry: (entry[1].gpus, entry[1].cpus))
+        return cls(
+            nodes=tuple(number for number, _ in ordered),
+            runs=tuple(Run(gpus, cpus, len(list(entries))) for (gpus, cpus), entries in runs),
+            specs=tuple(dict.fromkeys(spec for _, spec in ordered)),
+        )
+
+    @cached_property
+    def gpus(self) -> int:
+        return sum(run.gpus * run.count for run in self.runs)
+
+    @property
+    def gpu_memory_bytes(self) -> int:
+        return min(spec.gpu_memory_bytes for spec in self.specs)
+
+    @property
+    def largest_node(self) -> int:
+        """GPUs."""
+        return self.runs[0].gpus
+
+
+@dataclass(frozen=True)
+class Row:
+    """`count` neighbouring nodes with the same load each."""
+
+    count: int
+    ranks: int
+    slots: int
+
+
+def pack(pool: Pool, ranks: int, slot_gpus: int, rank_cpus: float, slot_cpus: float) -> tuple[Row, ...] | None:
+    """Trainer ranks on the first nodes, as many per node as go, and slots of `slot_gpus` GPUs on what is left.
+
+    A slot never crosses a node. A node's CPUs bound both.
+
+    Returns:
+        Every node of the pool in order, with all the slots that it has room for; None if the ranks do not fit.
+    """
+    rows, left = [], ranks
+
+    def slots(run: Run, here: int) -> int:
+        free = run.cpus - here * rank_cpus
+        return max(0, min((run.gpus - here) // slot_gpus, int((free + SLACK) // slot_cpus)))
+
+    for run in pool.runs:
+        most = min(run.gpus, int((run.cpus + SLACK) // rank_cpus))
+        full = min(run.count, left // most) if most else 0
+        left -= full * most
+        partial = min(left, most) if full < run.count else 0
+        left -= partial
+        for count, here in ((full, most), (1 if partial else 0, partial), (run.count - full - (partial > 0), 0)):
+            if count:
+                rows.append(Row(count, here, slots(run, here)))
+    return None if left else tuple(rows)
+
+
+def rank_nodes(rows: tuple[Row, ...]) -> int:
+    """Nodes with trainer ranks."""
+    return sum(row.count for row in rows if row.ranks)
+
+
+def shared_engines(rows: tuple[Row, ...], tensor_parallel: int) -> int:
+    """Engines that fit beside the ranks, on the ranks' own GPUs, each within a node."""
+    return sum(row.count * (row.ranks // tensor_parallel) for row in rows)
+
+
+def slots_in(rows: tuple[Row, ...]) -> int:
+    return sum(row.count * row.slots for row in rows)
+
+
+def pool_pairs(specs: tuple[NodeSpec, ...]) -> list[tuple[Pool, Pool]]:
+    """(trainer's nodes, samplers' nodes) worth trying: the nodes with each kind of GPU alone, the first two kinds, the
+    first three and so on, each for both; and every kind for the trainer with every other for the samplers.
+
+    Nodes that are added at the end of an inventory only ever add to the pairs, or nodes to a pair: no plan is lost.
+    """
+    kinds: dict[tuple, list[tuple[int, NodeSpec]]] = {}
+    for number, spec in enumerate(specs):
+        if spec.gpus:
+            kind = (spec.gpu, spec.gpu_memory_bytes, spec.flops, spec.hbm, spec.intra, spec.pcie)
+            kinds.setdefault(kind, []).append((number, spec))
+    single = [Pool.of(nodes) for nodes in kinds.values()]
+    groups = list(kinds.values())
+    joined = [Pool.of([node for group in groups[:n] for node in group]) for n in range(2, len(groups) + 1)]
+    pairs = [(pool, pool) for pool in (*single, *joined)]
+    return pairs + [(trainer, sampler) for trainer in single for sampler in single if trainer is not sampler]
+
+
+@lru_cache
+def sizes(limit: int, bits: int) -> tuple[int, ...]:
+    """1, 2, ... `limit`, thinned out to numbers with so many leading binary digits: exact while small, 4 bits within
+    12% of any number, 6 bits within 3%. The same numbers whatever the limit."""
+    found, step, number = [], 1, 1
+    while number <= limit:
+        found.append(number)
+        number += step
+        if number == step << bits:
+            step *= 2
+    return tuple(found)
