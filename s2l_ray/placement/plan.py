@@ -78,6 +78,13 @@ class Layout:
         """The phase of a step (1-based); the last phase for anything later."""
         return next((phase for phase in self.phases if step <= phase.last_step), self.phases[-1])
 
+    def beside_trainer(self, seat: Seat) -> bool:
+        """Whether an engine's seat shares a device with a trainer rank."""
+        return seat.role != "trainer" and any(
+            other.role == "trainer" and other.bundle == seat.bundle and set(other.devices) & set(seat.devices)
+            for other in self.phases[0].seats
+        )
+
 
 @dataclass(frozen=True)
 class DeviceLoad:

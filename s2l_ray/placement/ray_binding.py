@@ -1,79 +1,335 @@
-"""Reserving a run's resources on a Ray cluster: one placement group, or one clear error before anything starts."""
+"""Where a plan meets Ray: what nodes there are, one placement group for the run, bundles in physical order.
+
+A request that no cluster like this one can hold fails within seconds, naming what is short. Busy resources, and nodes
+that an autoscaler has yet to bring, are waited for, within a bound and with a word every 30 s.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import shutil
+import subprocess
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from s2l_ray.errors import PlacementError
+from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
+from s2l_ray.placement.inventory import GB, Inventory
+from s2l_ray.placement.plan import PlannedBundle, Seat
 
-Bundle = dict[str, float]
+Resources = dict[str, float]
+PROBE_TIMEOUT_S = 60.0
+REPORT_EVERY_S = 30.0
 
 
-def reserve(bundles: list[Bundle], timeout_s: float, on_wait=lambda message: None) -> PlacementGroup:
-    """Reserve every bundle at once.
+@dataclass(frozen=True)
+class Place:
+    """A planned bundle, found on the cluster."""
+
+    index: int
+    """Of the bundle within the placement group."""
+    node: str
+    """Ray node id."""
+    gpus: tuple[str, ...]
+    """Ids of the bundle's GPUs on its node, ascending."""
+
+
+class Reservation:
+    """The run's one placement group. Use as `options(seat)` of every actor; `release()` on every exit.
 
     Args:
-        bundles: resources of each actor, for example {"CPU": 1.0, "GPU": 0.5}.
-        timeout_s: bound on the wait for busy resources.
-        on_wait: told every 30 s what is being waited for.
+        group: created.
+        places: for every planned bundle, in the plan's order, where it is.
+    """
+
+    def __init__(self, group: PlacementGroup, places: Sequence[Place]) -> None:
+        self.group = group
+        self.places = tuple(places)
+
+    def options(self, seat: Seat, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
+        """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
+
+        GPUs are pinned by number: Ray would give two actors of half a GPU each the same one, and knows no half of two.
+        """
+        place = self.places[seat.bundle]
+        gpus = [place.gpus[device] for device in seat.devices]
+        pin = {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+        amount = seat.share * len(gpus)
+        return {
+            "num_cpus": cpus,
+            "num_gpus": amount if amount <= 1 else int(amount),  # Ray wants whole GPUs above one
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.group, placement_group_bundle_index=place.index
+            ),
+            "runtime_env": {"env_vars": environment | (pin if gpus else {})},
+        }
+
+    def release(self) -> None:
+        """Give everything back; kills what still runs there."""
+        remove_placement_group(self.group)
+
+
+def live_inventory() -> Inventory:
+    """The nodes that Ray has now, in the order of their addresses.
+
+    Ray knows how many GPUs a node has; what they are, nvidia-smi says on one node of each kind. GPUs of a node without
+    nvidia-smi are logical ones.
 
     Raises:
-        PlacementError: the cluster's nodes cannot hold the bundles, or they stay busy for `timeout_s` seconds.
+        PlacementError: a node did not say what its GPUs are.
     """
-    check_totals(bundles, ray.cluster_resources())
-    group = placement_group(bundles, strategy="PACK", name="")
-    deadline = time.monotonic() + timeout_s
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes.sort(key=lambda node: (int(_address(node)), node["NodeID"]))
+    models: dict[tuple, dict[str, Any]] = {}
+    rows = []
+    for node in nodes:
+        resources = node["Resources"]
+        gpus = int(resources.get("GPU", 0))
+        row = {"gpus": gpus, "cpus": max(resources.get("CPU", 0.0), 1e-3), "memory_gb": resources["memory"] / GB}
+        if gpus:
+            kind = (gpus, *sorted(name for name in resources if name.startswith("accelerator_type:")))
+            models[kind] = models.get(kind) or _gpu_model(node["NodeID"])
+            row |= models[kind]
+        rows.append(row)
+    return Inventory.of(rows)
+
+
+def _gpu_model(node: str) -> dict[str, Any]:
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
-        while not group.wait(timeout_seconds=min(30.0, max(0.1, deadline - time.monotonic()))):
-            if placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE":
-                raise PlacementError(
-                    f"no node can hold the largest bundle of {_describe(bundles)}; nodes have: {_nodes()}"
-                )
-            if time.monotonic() > deadline:
-                raise PlacementError(
-                    f"waited {timeout_s:.0f} s for {_describe(bundles)}; free now: {_pick(ray.available_resources())}. "
-                    "Free resources, or raise cluster.start_timeout_s"
-                )
-            on_wait(f"waiting for {_describe(bundles)}; free now: {_pick(ray.available_resources())}")
+        found = ray.get(_ask_nvidia_smi.options(scheduling_strategy=strategy).remote(), timeout=PROBE_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        raise PlacementError(
+            f"node {node} did not say what its GPUs are: {error}. Describe the nodes in a file instead "
+            "(placement.inventory)"
+        ) from error
+    if found is None:
+        return {"gpu": LOGICAL}
+    name, memory_bytes = found
+    try:
+        return {"gpu": canonical_name(name), "gpu_memory_gb": memory_bytes / GB}
+    except PlacementError:  # a card without known rates: those of the one nearest in memory stand in
+        return {"gpu_memory_gb": memory_bytes / GB}
+
+
+@ray.remote(num_cpus=0)
+def _ask_nvidia_smi() -> tuple[str, int] | None:
+    """Name and bytes of this node's first GPU; None without nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
+    name, mebibytes = first.rsplit(",", 1)
+    return name.strip(), int(mebibytes) * 2**20
+
+
+def reserve(
+    bundles: Sequence[PlannedBundle],
+    timeout_s: float,
+    on_wait: Callable[[str], None] = lambda message: None,
+    may_grow: bool = False,
+) -> Reservation:
+    """Reserve every bundle at once and find out where each is.
+
+    Bundles of equal resources are put in physical order (node address, GPU number), as the plan counts them, so that
+    neighbouring ranks are neighbours.
+
+    Args:
+        timeout_s: bound on the wait for busy resources or new nodes.
+        on_wait: told every 30 s what is being waited for.
+        may_grow: an autoscaler may add nodes, so that what is impossible now is waited for as well.
+
+    Raises:
+        PlacementError: the cluster's nodes cannot hold the bundles (unless `may_grow`), or not within `timeout_s` s.
+    """
+    asked = [bundle.resources for bundle in bundles]
+    _reap()
+    if not may_grow:
+        check_nodes(asked, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    group = placement_group(asked, strategy="PACK", name=_name(ray.get_runtime_context().get_actor_id()))
+    try:
+        _wait(group, asked, timeout_s, on_wait, may_grow)
+        return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
     except BaseException:
         remove_placement_group(group)
         raise
-    return group
 
 
-def check_totals(bundles: list[Bundle], cluster: dict[str, float]) -> None:
-    """Fail at once when the whole cluster has less than the sum of the bundles.
+def check_nodes(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> None:
+    """Fail at once when the nodes together, or any one of them, have less than is asked for.
 
     Raises:
         PlacementError: naming every resource that is short, what is asked and what is there.
     """
-    short = []
-    for resource in sorted({name for bundle in bundles for name in bundle}):
-        asked = sum(bundle.get(resource, 0.0) for bundle in bundles)
-        if asked > cluster.get(resource, 0.0) + 1e-9:
-            short.append(f"{asked:g} {resource} asked for, {cluster.get(resource, 0.0):g} in the cluster")
+    names = sorted({name for bundle in bundles for name in bundle})
+    short = [
+        f"{asked:g} {name} asked for, {there:g} in the cluster"
+        for name in names
+        if (asked := sum(b.get(name, 0.0) for b in bundles)) > (there := sum(n.get(name, 0.0) for n in nodes)) + 1e-9
+    ]
+    for bundle in {tuple(sorted(b.items())) for b in bundles}:
+        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle) for node in nodes):
+            short.append(f"no node has {_pick(dict(bundle))} for one bundle; nodes have {_list(nodes)}")
+    if not short and not may_fit(bundles, nodes):
+        short.append(f"the nodes cannot hold {_describe(bundles)} together; nodes have {_list(nodes)}")
     if short:
         raise PlacementError(
             "not enough resources: "
             + "; ".join(short)
-            + ". Lower trainer.{ranks,cpus,gpus} or engines.{explorer,learner}.{count,cpus,gpus}, or add nodes"
+            + ". Lower trainer.{ranks,cpus} or engines.{explorer,learner}.{count,tensor_parallel,cpus}, or add nodes"
         )
 
 
-def _describe(bundles: list[Bundle]) -> str:
-    totals: Bundle = {}
+def may_fit(bundles: Sequence[Resources], nodes: Sequence[Resources], tries: int = 10_000) -> bool:
+    """Whether the bundles can be spread over the nodes. True also when that is not settled within `tries` placements.
+
+    Ray itself takes bundles that never fit together for ones that wait for busy resources.
+    """
+    if len(bundles) > 500:  # deeper than Python recurses; the wait is bounded all the same
+        return True
+    waiting = sorted(bundles, key=lambda b: (-b.get("GPU", 0.0), -b.get("CPU", 0.0)))
+    free = [dict(node) for node in nodes]
+    left = iter(range(tries))
+
+    def place(index: int) -> bool:
+        if index == len(waiting) or next(left, None) is None:
+            return True
+        seen = set()
+        for node in free:
+            room = tuple(node.get(name, 0.0) for name in waiting[index])
+            if room in seen or any(
+                have + 1e-9 < need for have, need in zip(room, waiting[index].values(), strict=True)
+            ):
+                continue
+            seen.add(room)
+            _take(node, waiting[index], 1)
+            if place(index + 1):
+                return True
+            _take(node, waiting[index], -1)
+        return False
+
+    return place(0)
+
+
+def _take(node: Resources, bundle: Resources, sign: int) -> None:
+    for name, amount in bundle.items():
+        node[name] = node.get(name, 0.0) - sign * amount
+
+
+def _name(actor: str | None) -> str:
+    """A group made within an actor (a Tune trial) outlives it; the name tells the next one whose it was."""
+    return f"s2l-ray/{actor}" if actor else ""
+
+
+def _reap() -> None:
+    """Remove the groups of actors that are dead."""
+    for group in placement_group_table().values():
+        owner = group["name"].removeprefix("s2l-ray/")
+        if group["state"] == "REMOVED" or owner == group["name"]:
+            continue
+        if ray._private.state.actors(owner).get("State") == "DEAD":
+            remove_placement_group(get_placement_group(group["name"]))
+
+
+def _wait(
+    group: PlacementGroup,
+    asked: Sequence[Resources],
+    timeout_s: float,
+    on_wait: Callable[[str], None],
+    may_grow: bool,
+) -> None:
+    start = time.monotonic()
+    while not group.wait(timeout_seconds=min(REPORT_EVERY_S, max(0.1, start + timeout_s - time.monotonic()))):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        impossible = placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE"
+        if impossible and not may_grow:
+            raise PlacementError(f"the nodes cannot hold {_describe(asked)} together; nodes have {_list(nodes)}")
+        waited = time.monotonic() - start
+        free = _pick(ray.available_resources())
+        if waited > timeout_s:
+            raise PlacementError(
+                f"waited {timeout_s:.0f} s for {_describe(asked)}; free now: {free}; nodes have {_list(nodes)}. "
+                "Free resources, add nodes, or raise cluster.start_timeout_s"
+            )
+        on_wait(f"waited {waited:.0f} of {timeout_s:.0f} s for {_describe(asked)}; free now: {free}")
+
+
+def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
+    nodes = placement_group_table(group)["bundles_to_node_id"]
+    probes = {
+        index: _gpu_ids.options(
+            num_gpus=bundle["GPU"],
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        ).remote()
+        for index, bundle in enumerate(asked)
+        if bundle.get("GPU")
+    }
+    try:
+        gpus = dict(zip(probes, ray.get(list(probes.values()), timeout=PROBE_TIMEOUT_S), strict=True))
+    except ray.exceptions.GetTimeoutError as error:
+        raise PlacementError(
+            f"the reserved bundles did not say which GPUs they hold within {PROBE_TIMEOUT_S:.0f} s"
+        ) from error
+    return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(asked))]
+
+
+@ray.remote(num_cpus=0)
+def _gpu_ids() -> tuple[str, ...]:
+    return tuple(sorted(map(str, ray.get_gpu_ids()), key=_numerically))
+
+
+def _in_physical_order(bundles: Sequence[PlannedBundle], places: Sequence[Place]) -> list[Place]:
+    """A place for every planned bundle: the n-th of its kind, as the plan counts, gets the n-th as machines stand."""
+    address = {node["NodeID"]: _address(node) for node in ray.nodes()}
+    kinds: dict[tuple, list[int]] = {}
+    for index, bundle in enumerate(bundles):
+        kinds.setdefault(tuple(sorted(bundle.resources.items())), []).append(index)
+    found: dict[int, Place] = {}
+    for members in kinds.values():
+        planned = sorted(members, key=lambda i: (bundles[i].node, bundles[i].gpus, i))
+        physical = sorted(
+            (places[i] for i in members),
+            key=lambda p: (int(address[p.node]), p.node, [_numerically(gpu) for gpu in p.gpus], p.index),
+        )
+        found.update(zip(planned, physical, strict=True))
+    return [found[index] for index in range(len(bundles))]
+
+
+def _address(node: dict[str, Any]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(node["NodeManagerAddress"])
+
+
+def _numerically(gpu: str) -> tuple[int, str]:
+    return (int(gpu), "") if gpu.isdigit() else (0, gpu)  # a UUID, as MIG slices have
+
+
+def _describe(bundles: Sequence[Resources]) -> str:
+    totals: Resources = {}
     for bundle in bundles:
         for name, amount in bundle.items():
             totals[name] = totals.get(name, 0.0) + amount
     return f"{len(bundles)} bundles ({_pick(totals)})"
 
 
-def _pick(resources: dict[str, float]) -> str:
+def _pick(resources: Resources) -> str:
     return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name)) or "nothing"
 
 
-def _nodes() -> str:
-    return "; ".join(_pick(node["Resources"]) for node in ray.nodes() if node["Alive"])
+def _list(nodes: Sequence[Resources]) -> str:
+    """Like nodes together: "3 x (8 CPU, 2 GPU); 4 CPU"."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        counts[_pick(node)] = counts.get(_pick(node), 0) + 1
+    return "; ".join(kind if count == 1 else f"{count} x ({kind})" for kind, count in sorted(counts.items()))

@@ -1,0 +1,191 @@
+"""Reservations on real Ray clusters of several nodes with logical GPUs."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group_table
+
+from s2l_ray.errors import PlacementError
+from s2l_ray.placement import ray_binding
+from s2l_ray.placement.plan import PlannedBundle, Seat
+from s2l_ray.placement.ray_binding import check_nodes, live_inventory, reserve
+from tests.logical_cluster import logical_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with logical_cluster([4, 2, 2]) as started:
+        yield started
+
+
+@ray.remote
+class Who:
+    def am_i(self) -> tuple[str, str]:
+        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def sit(reservation, seat: Seat) -> tuple[str, str]:
+    """Node and visible GPUs of an actor in that seat; the actor goes on living."""
+    actor = Who.options(**reservation.options(seat, 0.5, {})).remote()
+    sit.actors.append(actor)
+    return ray.get(actor.am_i.remote(), timeout=60)
+
+
+sit.actors = []
+
+
+def free() -> dict[str, float]:
+    return {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+
+
+def wait_until_free(expected: dict[str, float]) -> None:
+    deadline = time.monotonic() + 20
+    while free() != expected:
+        assert time.monotonic() < deadline, free()
+        time.sleep(0.1)
+
+
+def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
+    before = free()
+    # Plan: four trainer GPUs on node 0; a slot of two GPUs on node 1; two single slots on node 2.
+    bundles = [
+        PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4, "CPU": 3}),
+        PlannedBundle(1, (0, 1), {"GPU": 2, "CPU": 1}),
+        PlannedBundle(2, (0,), {"GPU": 1, "CPU": 1}),
+        PlannedBundle(2, (1,), {"GPU": 1, "CPU": 1}),
+    ]
+    reservation = reserve(bundles, 30)
+    try:
+        ranks = [sit(reservation, Seat("trainer", r, 0, (r,), 0.5)) for r in range(4)]
+        beside = sit(reservation, Seat("learner", 0, 0, (1,), 0.5))
+        engine = sit(reservation, Seat("learner", 1, 1, (0, 1), 1.0))
+        single = [sit(reservation, Seat("explorer", i, 2 + i, (0,), 1.0)) for i in range(2)]
+        # Half a GPU each, and yet four ranks on four GPUs of one node, in order; Ray alone would pair them up.
+        assert len({node for node, _ in ranks}) == 1
+        assert [gpu for _, gpu in ranks] == ["0", "1", "2", "3"]
+        assert beside == ranks[1]
+        assert engine[1] == "0,1" and engine[0] != ranks[0][0]
+        # The two single bundles share the node that is left, in the order of its GPUs.
+        assert [gpu for _, gpu in single] == ["0", "1"]
+        assert {node for node, _ in single} == {n["NodeID"] for n in ray.nodes()} - {ranks[0][0], engine[0]}
+    finally:
+        reservation.release()
+        sit.actors.clear()
+    wait_until_free(before)
+
+
+def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(cluster):
+    # The plan counts bundle 1 (node 0) before bundle 0 (node 1); the physical order follows the plan's count.
+    bundles = [
+        PlannedBundle(1, (0,), {"GPU": 1}),
+        PlannedBundle(0, (1,), {"GPU": 1}),
+        PlannedBundle(0, (0,), {"GPU": 1}),
+    ]
+    reservation = reserve(bundles, 30)
+    try:
+        keys = [(place.node, place.gpus) for place in reservation.places]
+        assert keys[2] < keys[1] < keys[0]
+    finally:
+        reservation.release()
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ([{"GPU": 1}] * 9, r"9 GPU asked for, 8 in the cluster"),
+        ([{"GPU": 6}], r"no node has 6 GPU for one bundle; nodes have 2 x \(4 CPU, 2 GPU\); 4 CPU, 4 GPU"),
+        ([{"GPU": 1, "CPU": 7}], r"no node has 7 CPU, 1 GPU for one bundle"),
+        # Enough in all and for each, but not together.
+        ([{"GPU": 4}, {"GPU": 3}], r"the nodes cannot hold 2 bundles \(7 GPU\) together"),
+    ],
+)
+def test_the_impossible_fails_within_seconds_and_says_what_is_short(cluster, resources, message):
+    before = free()
+    start = time.monotonic()
+    bundles = [PlannedBundle(0, tuple(range(int(r["GPU"]))), r) for r in resources]
+    with pytest.raises(PlacementError, match=message):
+        reserve(bundles, timeout_s=60)
+    assert time.monotonic() - start < 30  # a bound on the wait, not a speed: the timeout would be 60 s
+    wait_until_free(before)
+
+
+def test_waiting_is_bounded_and_reported(cluster, monkeypatch):
+    monkeypatch.setattr(ray_binding, "REPORT_EVERY_S", 0.5)
+    held = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30)
+    said = []
+    try:
+        with pytest.raises(PlacementError, match=r"waited 2 s for 1 bundles \(4 GPU\); free now: 12 CPU, 4 GPU"):
+            reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 2, said.append)
+    finally:
+        held.release()
+    assert len(said) >= 2 and all("of 2 s for 1 bundles (4 GPU); free now: 12 CPU, 4 GPU" in line for line in said)
+    # Nothing was left behind: the same request is granted now.
+    reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30).release()
+
+
+def test_an_autoscalers_nodes_are_waited_for(cluster):
+    bundles = [PlannedBundle(0, tuple(range(6)), {"GPU": 6})]
+    with pytest.raises(PlacementError, match="waited 1 s"):
+        reserve(bundles, 1, may_grow=True)
+    added = []
+
+    def scale_up(message: str) -> None:
+        added.append(cluster.add_node(num_gpus=6, num_cpus=1))
+
+    ray_binding_report, ray_binding.REPORT_EVERY_S = ray_binding.REPORT_EVERY_S, 0.5
+    try:
+        reservation = reserve(bundles, 60, scale_up, may_grow=True)
+        assert reservation.places[0].gpus == tuple("012345")
+        reservation.release()
+    finally:
+        ray_binding.REPORT_EVERY_S = ray_binding_report
+        for node in added:
+            cluster.remove_node(node)
+
+
+def test_live_inventory_is_what_ray_has(cluster):
+    inventory = live_inventory()
+    assert sorted(group.gpus for group in inventory.nodes) == [2, 2, 4]
+    assert {group.gpu for group in inventory.nodes} == {"logical"}
+    assert {group.cpus for group in inventory.nodes} == {4}
+
+
+def test_the_group_of_a_dead_actor_does_not_stay(cluster):
+    """Ray keeps what an actor reserved until its job ends; a Tune trial that is killed must not block the next one."""
+
+    @ray.remote(num_cpus=0)
+    class Trial:
+        def hold(self) -> str:
+            return reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30).group.id.hex()
+
+    trials = [Trial.remote()]
+    groups = [ray.get(trials[0].hold.remote(), timeout=60)]
+    ray.kill(trials[0])
+    trials.append(Trial.remote())
+    groups.append(ray.get(trials[1].hold.remote(), timeout=60))
+    states = [placement_group_table()[group]["state"] for group in groups]
+    assert states == ["REMOVED", "CREATED"]  # and that of the living one stays
+    reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], 30).release()
+    assert placement_group_table()[groups[1]]["state"] == "CREATED"
+    ray.kill(trials[1])
+
+
+def test_check_nodes_by_hand():
+    nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 8.0}]
+    check_nodes([{"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}], nodes)
+    with pytest.raises(PlacementError, match="11 CPU asked for, 10 in the cluster; 2 GPU asked for, 1 in the cluster"):
+        check_nodes([{"CPU": 8.0}, {"CPU": 3.0, "GPU": 2.0}], nodes)
+    with pytest.raises(PlacementError, match="cannot hold 2 bundles"):
+        check_nodes([{"GPU": 4.0}, {"GPU": 3.0}], [{"GPU": 4.0}, {"GPU": 2.0}, {"GPU": 2.0}])
+
+
+def test_may_fit_where_first_fit_fails():
+    # 3 + 3 + 2 + 2 + 2 into 7 + 5: first fit puts both threes on the seven and strands a two; 3 + 2 + 2 and 3 + 2 fit.
+    assert ray_binding.may_fit([{"GPU": 3}] * 2 + [{"GPU": 2}] * 3, [{"GPU": 7}, {"GPU": 5}])
+    assert not ray_binding.may_fit([{"GPU": 3}] * 3, [{"GPU": 5}, {"GPU": 5}])
+    # CPUs bind too: two bundles of 3 CPUs beside 1 GPU do not go on one node of 4 CPUs and 2 GPUs.
+    assert not ray_binding.may_fit([{"GPU": 1, "CPU": 3}] * 2, [{"GPU": 2, "CPU": 4}])
