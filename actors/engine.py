@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from s2l_ray.errors import EngineError
-from s2l_ray.generation.engine import EngineSettings, SamplingEngine, engine_environment
+from s2l_ray.generation.engine import EngineSettings, Memory, SamplingEngine
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
 
 
@@ -44,17 +44,15 @@ class EngineActor:
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
         return await self._engine.score(token_ids)
 
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    async def wake(self, memory: Memory) -> None:
+        await self._engine.wake(memory)
+
     async def close(self) -> None:
         if hasattr(self, "_engine"):
             self._engine.close()
-
-
-def engine_options(settings: EngineSettings) -> dict:
-    """Ray options of an engine actor, apart from its place."""
-    return {
-        "num_cpus": settings.engine.cpus,
-        "runtime_env": {"env_vars": engine_environment(settings.engine)},
-    }
 
 
 def reason_in(log: Path) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 
 from actors.engine import EngineActor
 from s2l_ray.generation.learner import LearnerEngine
-from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.messages import Invitation
 
 
 @ray.remote(max_restarts=0)
@@ -15,8 +17,20 @@ class Learner(EngineActor):
 
     engine_class = LearnerEngine
 
-    async def join(self, host: str, port: int, group: str, rank_offset: int, size: int, timeout_s: float) -> None:
-        await self._engine.join(host, port, group, rank_offset, size, timeout_s)
+    async def check_in(self) -> None:
+        await self._engine.check_in()
 
-    async def swap(self, version: int, specs: list[WeightSpec]) -> None:
-        await self._engine.swap(version, specs)
+    async def join(self, invitation: Invitation) -> None:
+        await self._engine.join(invitation)
+
+    async def swap(self, version: int, update: dict[str, Any]) -> None:
+        await self._engine.swap(version, update)
+
+    async def begin_swap(self) -> None:
+        await self._engine.begin_swap()
+
+    async def receive(self, update: dict[str, Any]) -> None:
+        await self._engine.receive(update)
+
+    async def finish_swap(self, version: int) -> None:
+        await self._engine.finish_swap(version)

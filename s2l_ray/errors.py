@@ -18,7 +18,7 @@ class ModelError(S2LError):
 
 
 class EngineError(S2LError):
-    """A vLLM engine did not start; the message has its reason and where its log is."""
+    """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
 
 
 class ActorLostError(S2LError):
@@ -35,6 +35,10 @@ class TrackingError(S2LError):
 
 class StaleWeightsError(S2LError):
     """A learner engine was asked to sample with weights that it does not hold."""
+
+
+class BroadcastError(S2LError):
+    """A weight swap failed for one of its members; the others must receive the version again, without it."""
 
 
 class GroupError(S2LError):

@@ -16,8 +16,9 @@ from s2l_ray.errors import StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.rollout import Prompt, SampleRequest
-from s2l_ray.weights.buckets import WeightSpec, pack, plan_buckets, unpack
-from s2l_ray.weights.sender import WeightSender
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.messages import Invitation, update_info
 
 BF16 = 0.08
 """Largest difference of two bf16 computations of one log-prob; a step in bf16 between 2 and 4 is 0.016."""
@@ -27,7 +28,7 @@ MAX_TOKENS = 18
 class Learner:
     """A learner engine, a trainer's worth of weights to send it, and an event loop to drive it from plain tests."""
 
-    def __init__(self, model_dir: str, prompts: dict[str, Prompt]) -> None:
+    def __init__(self, model_dir: str, prompts: dict[str, Prompt], tensor_parallel: int = 1) -> None:
         self.runner = asyncio.Runner()
         settings = EngineSettings(
             model=model_dir,
@@ -40,25 +41,37 @@ class Learner:
             dtype="bfloat16",
             trust_remote_code=False,
             weight_transfer="gloo",
+            load_weights=False,
+            tensor_parallel=tensor_parallel,
         )
         self.engine = LearnerEngine(settings, prompts)
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
-        state = self.model.state_dict()
-        self.specs = [WeightSpec(n, "bfloat16", tuple(t.shape)) for n, t in state.items()]
-        self.sender = WeightSender(self.specs, 0, "127.0.0.1", 60)
+        # As the trainer does: tied weights come once.
+        named = dict(self.model.named_parameters())
+        self.specs = [WeightSpec(n, "bfloat16", tuple(p.shape)) for n, p in named.items()]
+        self.sender = GlooSender(self.specs, 0, "127.0.0.1", 60)
+        self.groups = 0
+        self.join(1 + tensor_parallel)
+
+    def join(self, size: int) -> None:
+        """A new broadcast group of this process and the engine's workers."""
         host, port = self.sender.listen()
-        forming = threading.Thread(target=self.sender.form_group, args=("weights-0", 1))
+        name, self.groups = f"weights-{self.groups}", self.groups + 1
+        forming = threading.Thread(target=self.sender.form, args=(name, size))
         forming.start()
-        self.call(self.engine.join(host, port, "weights-0", 1, 2, 60))
+        self.call(self.engine.join(Invitation(host, port, name, 1, size, 60)))
         forming.join()
+
+    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, parameter.detach()) for name, parameter in self.model.named_parameters())
 
     def call(self, coroutine):
         return self.runner.run(coroutine)
 
     def swap(self, version: int) -> None:
-        sending = threading.Thread(target=self.sender.send, args=(iter(self.model.state_dict().items()),))
+        sending = threading.Thread(target=self.sender.send, args=(self.stream(),))
         sending.start()
-        self.call(self.engine.swap(version, self.specs))
+        self.call(self.engine.swap(version, update_info(self.specs)))
         sending.join()
 
     def change_weights(self, seed: int) -> None:
@@ -174,15 +187,3 @@ def test_another_version_than_the_held_one_is_refused(learner: Learner):
     held = learner.engine.version
     with pytest.raises(StaleWeightsError, match=f"weight version {held + 1}, but holds version {held}"):
         sample(learner, "3 4 7 12 : 24 >", 1, held + 1)
-
-
-def test_buckets_by_hand():
-    specs = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (30,))]
-    assert [[s.name for s in bucket] for bucket in plan_buckets(specs, limit=16)] == [["a", "b"], ["c"]]
-    weights = [("a", torch.tensor([1.0, 2.0])), ("b", torch.arange(4, dtype=torch.bfloat16))]
-    buffer = pack(specs[:2], iter(weights))
-    assert buffer.shape == (16,)
-    for (name, tensor), (sent_name, sent) in zip(unpack(specs[:2], buffer), weights, strict=True):
-        assert name == sent_name and torch.equal(tensor, sent)
-    with pytest.raises(RuntimeError, match="the weight stream yields b"):
-        pack(specs[:1], iter(weights[1:]))

@@ -7,14 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from s2l_ray.errors import EngineError
 from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Source, rollout_seed
 
 if TYPE_CHECKING:
     from s2l_ray.config import EngineConfig, SamplingConfig
+    from s2l_ray.placement.plan import Transfer
+
+Memory = Literal["weights", "kv_cache"]
+"""What an engine holds on its devices, and gives back while it sleeps."""
+MEMORY: tuple[Memory, ...] = ("weights", "kv_cache")
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,12 @@ class EngineSettings:
     max_model_len: int
     dtype: str
     trust_remote_code: bool
-    weight_transfer: str | None = None
-    """Backend of the weight swap; None: the weights never change."""
+    weight_transfer: Transfer | None = None
+    """How weights reach it; None: they never change."""
+    load_weights: bool = True
+    """False: start without reading them from disk; they arrive by a swap before anything is sampled."""
+    sleep: bool = False
+    """It shares its devices with a trainer rank, and gives their memory back while it sleeps."""
     tensor_parallel: int = 1
     """Devices of this engine."""
     kv_cache_bytes: int = 2**29
@@ -64,6 +74,9 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
 class SamplingEngine:
     """A vLLM AsyncLLM with the run's prompts and sampling settings. Use from one asyncio loop; `close()` when done."""
 
+    sleep_level: ClassVar[int] = 1
+    """vLLM's: 1 keeps the weights in host memory meanwhile, 2 keeps nothing."""
+
     def __init__(self, settings: EngineSettings, prompts: Mapping[str, Prompt]) -> None:
         """Start the engine: load the model, allocate the KV cache (bounded by the configuration). Takes seconds.
 
@@ -74,6 +87,7 @@ class SamplingEngine:
         self.settings = settings
         self._prompts = prompts
         self._requests = itertools.count()
+        self._asleep: set[Memory] = set()
         self._llm = _start_vllm(settings)
         self._tokenizer = self._llm.get_tokenizer()
 
@@ -114,6 +128,20 @@ class SamplingEngine:
         rows = output.prompt_logprobs[1:]
         return np.array([row[int(t)].logprob for row, t in zip(rows, token_ids[1:], strict=True)], dtype=np.float32)
 
+    async def sleep(self) -> None:
+        """Finish running requests, then give weights and KV cache back to the devices, and sample nothing until woken.
+
+        On CPUs vLLM keeps the memory; all else is the same.
+        """
+        await self._llm.sleep(level=self.sleep_level, mode="wait")
+        self._asleep = set(MEMORY)
+
+    async def wake(self, memory: Memory) -> None:
+        """Take one kind of memory back; with the second the engine samples again. See `sleeping` for the order."""
+        if memory in self._asleep:
+            await self._llm.wake_up([memory])
+            self._asleep.remove(memory)
+
     def close(self) -> None:
         """Stop the engine and its processes."""
         self._llm.shutdown(timeout=2)
@@ -121,6 +149,10 @@ class SamplingEngine:
         del self._llm
 
     async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
+        if self._asleep:
+            raise EngineError(
+                f"the {self.settings.source} engine is asleep: {sorted(self._asleep)} must be woken first"
+            )
         request_id = f"{self.settings.source}-{next(self._requests)}"
         outputs = self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id)
         return [output async for output in outputs][-1]
@@ -149,11 +181,13 @@ class SamplingEngine:
 def _start_vllm(settings: EngineSettings) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = settings.engine
     args = AsyncEngineArgs(
         model=settings.model,
+        load_format="auto" if settings.load_weights else "dummy",
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
         tensor_parallel_size=settings.tensor_parallel,
@@ -166,9 +200,10 @@ def _start_vllm(settings: EngineSettings) -> Any:
         logprobs_mode="processed_logprobs",
         # A model directory's own sampling defaults must not leak into the run's settings.
         generation_config="vllm",
+        enable_sleep_mode=settings.sleep and current_platform.is_sleep_mode_available(),
         # Always on: it also makes engine processes end with their parent.
-        worker_extension_cls="s2l_ray.weights.vllm_gloo.WorkerExtension",
-        weight_transfer_config=WeightTransferConfig(backend=settings.weight_transfer)
+        worker_extension_cls="s2l_ray.weights.vllm_worker.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=f"s2l_{settings.weight_transfer}")
         if settings.weight_transfer
         else None,
         disable_log_stats=True,

@@ -1,55 +1,94 @@
-"""The learner's engine: weights arrive by broadcast, each with a version, and only that version is ever sampled."""
+"""The learner's engine: weights arrive from the trainer, each with a version, and only that version is ever sampled."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from s2l_ray.errors import StaleWeightsError
+from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
-from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.messages import Invitation
 
 
 class LearnerEngine(SamplingEngine):
-    """A sampling engine whose weights are invalid until the first swap, and during every swap."""
+    """A sampling engine whose weights are invalid until the first swap, during every swap, and after one that failed.
+
+    A swap is `begin_swap`, `receive` (once over gloo and nccl, once per chunk over ipc), `finish_swap`.
+    """
+
+    sleep_level: ClassVar[int] = 2  # new weights arrive before it samples again
 
     def __init__(self, settings: EngineSettings, prompts: Mapping[str, Prompt]) -> None:
         super().__init__(settings, prompts)
         self.version: int | None = None
         """Weight version held; None: no valid weights."""
 
-    async def join(self, host: str, port: int, group: str, rank_offset: int, size: int, timeout_s: float) -> None:
-        """Connect every worker of this engine to the trainer's broadcast group; returns once the group is complete."""
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+    async def check_in(self) -> None:
+        """Answer from every worker of this engine, and leave the broadcast group of before.
 
-        info = {
-            "host": host,
-            "port": port,
-            "group": group,
-            "rank_offset": rank_offset,
-            "size": size,
-            "timeout_s": timeout_s,
-        }
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
-
-    async def swap(self, version: int, specs: list[WeightSpec]) -> None:
-        """Receive one version of the weights while the trainer sends it.
-
-        Running requests finish first, under the old version; prefix and KV caches of the old version are dropped. When
-        anything fails the weights stay invalid and `sample` keeps refusing.
+        Raises:
+            EngineError: a worker is gone.
         """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+        await self._transfer("abandon_weight_update", EngineError)
+        await self._transfer("shutdown_weight_transfer_engine", EngineError)
 
+    async def join(self, invitation: Invitation) -> None:
+        """Connect every worker of this engine to the trainer's broadcast group; returns once the group is complete.
+
+        Raises:
+            BroadcastError: it was not within the invitation's bound.
+        """
+        await self._transfer("init_weight_transfer_engine", BroadcastError, dataclasses.asdict(invitation))
+
+    async def swap(self, version: int, update: dict[str, Any]) -> None:
+        """Receive one version of the weights while the trainer broadcasts it.
+
+        Args:
+            update: see `messages.update_info`.
+
+        Raises:
+            BroadcastError: it did not arrive whole. The weights stay invalid, and `sample` refuses, until a swap does.
+        """
+        await self.begin_swap()
+        await self.receive(update)
+        await self.finish_swap(version)
+
+    async def begin_swap(self) -> None:
+        """Invalidate the weights. Running requests finish first, under the old version; its caches are dropped.
+
+        Works while the KV cache is asleep.
+
+        Raises:
+            EngineError: the memory of the weights is asleep.
+        """
+        if "weights" in self._asleep:
+            raise EngineError("a weight swap needs the memory of the weights: wake it first")
         self.version = None
-        await self._llm.pause_generation(mode="wait", clear_cache=True)
-        await self._llm.start_weight_update()
-        rows = [[s.name, s.dtype, list(s.shape)] for s in specs]
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"specs": rows}))
-        await self._llm.finish_weight_update(weight_version=str(version))
-        await self._llm.resume_generation()
+        if not self._asleep:
+            await self._llm.pause_generation(mode="wait", clear_cache=True)
+        await self._transfer("abandon_weight_update")
+        await self._transfer("start_weight_update")
+
+    async def receive(self, update: dict[str, Any]) -> None:
+        """All of the weights, or one chunk of them."""
+        await self._transfer("update_weights", BroadcastError, update)
+
+    async def finish_swap(self, version: int) -> None:
+        """The weights are whole: they are `version` from here on."""
+        await self._transfer("finish_weight_update")
+        await self._llm.update_weight_version(str(version))
+        if not self._asleep:
+            await self._llm.resume_generation()
         self.version = version
+
+    async def sleep(self) -> None:
+        """As `SamplingEngine.sleep`; the weights are invalid afterwards."""
+        await super().sleep()
+        self.version = None
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """As `SamplingEngine.sample`.
@@ -73,3 +112,9 @@ class LearnerEngine(SamplingEngine):
         if self.version is None:
             raise StaleWeightsError("asked to score a text, but holds no valid weights")
         return await super().score(token_ids)
+
+    async def _transfer(self, method: str, error: type[Exception] = BroadcastError, *args: Any) -> None:
+        """Run a weight-transfer method in every worker of this engine."""
+        failures = await self._llm.collective_rpc("try_weight_transfer", args=(method, *args))
+        if any(failures):
+            raise error(f"{method}: {'; '.join(filter(None, failures))}")

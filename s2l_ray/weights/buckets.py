@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 
 BUCKET_BYTES = 64 * 2**20
-"""Large enough to reach a link's bandwidth, small enough that a bucket on both ends costs little memory."""
+"""gloo: large enough to reach a link's bandwidth, small enough that a bucket on both ends costs little memory."""
+GPU_CHUNK_BYTES = 256 * 2**20
+"""nccl and ipc. nccl holds GPU_BUFFERS chunks on each end, each longer by up to one tensor; ipc holds one chunk on the
+trainer's rank (as large as the largest tensor, if that is larger) and a copy of it in the engine."""
+GPU_BUFFERS = 2
+
+WeightStream = Iterator[tuple[str, torch.Tensor]]
+"""(Hugging Face name, whole tensor), one at a time. Walking it gathers shards: a collective of all trainer ranks."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,21 @@ class WeightSpec:
         return math.prod(self.shape) * self.torch_dtype.itemsize
 
 
+def checked(weights: WeightStream, specs: Iterable[WeightSpec]) -> WeightStream:
+    """The stream, as long as it is what the receivers were told to expect.
+
+    Raises:
+        ValueError: it yields another name, dtype or shape than the specification says, or ends early.
+    """
+    for spec in specs:
+        name, tensor = next(weights, (None, torch.empty(0)))
+        if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.torch_dtype, spec.shape):
+            raise ValueError(
+                f"the weight stream yields {name} {tensor.dtype} {tuple(tensor.shape)} where {spec} was declared"
+            )
+        yield name, tensor
+
+
 def plan_buckets(specs: Iterable[WeightSpec], limit: int = BUCKET_BYTES) -> list[list[WeightSpec]]:
     """Cut `specs`, in order, into runs of at most `limit` bytes; a larger tensor is a bucket of its own."""
     buckets: list[list[WeightSpec]] = []
@@ -43,19 +65,14 @@ def plan_buckets(specs: Iterable[WeightSpec], limit: int = BUCKET_BYTES) -> list
     return buckets
 
 
-def pack(bucket: list[WeightSpec], weights: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
+def pack(bucket: list[WeightSpec], weights: WeightStream) -> torch.Tensor:
     """Take the bucket's tensors from the stream and lay them end to end: uint8 [bucket bytes] on the CPU.
 
     Raises:
-        RuntimeError: the stream yields another name, dtype or shape than the specification says.
+        ValueError: the stream is not what the specification says.
     """
     buffer = torch.empty(sum(s.nbytes for s in bucket), dtype=torch.uint8)
-    for spec, target in zip(bucket, _views(bucket, buffer), strict=True):
-        name, tensor = next(weights)
-        if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.torch_dtype, spec.shape):
-            raise RuntimeError(
-                f"the weight stream yields {name} {tensor.dtype} {tuple(tensor.shape)} where {spec} was declared"
-            )
+    for target, (_, tensor) in zip(_views(bucket, buffer), checked(weights, bucket), strict=True):
         target.copy_(tensor)
     return buffer
 

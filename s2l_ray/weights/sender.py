@@ -1,58 +1,95 @@
-"""The trainer's end of a weight swap. Needs torch only."""
+"""The trainer's end of a broadcast. One subclass per kind of broadcast group; needs torch only."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from typing import Any
 
-import torch
+from torch.distributed import TCPStore
 
-from s2l_ray.rendezvous import BroadcastGroup, listen, open_store
-from s2l_ray.weights.buckets import WeightSpec, pack, plan_buckets
+from s2l_ray.errors import BroadcastError
+from s2l_ray.rendezvous import listen, open_store
+from s2l_ray.weights.buckets import WeightSpec, WeightStream
 
 
-class WeightSender:
-    """Broadcasts versions of the trainer's weights to every worker of every learner engine.
+class GroupSender(ABC):
+    """Broadcasts the trainer's weights to every worker of some learner engines.
 
     Lives on every trainer rank: all ranks walk the weight stream, since gathering FSDP shards is a collective, but only
-    rank 0 holds the broadcast group and sends.
+    rank 0 holds the broadcast group and sends. A group that failed once is left; `listen` and `form` make the next.
+
+    Args:
+        specs: what the stream yields.
+        rank: trainer rank.
+        host: address of this machine that the engines can reach.
+        timeout_s: bound on forming a group and on a whole broadcast.
     """
 
     def __init__(self, specs: list[WeightSpec], rank: int, host: str, timeout_s: float) -> None:
-        self._buckets = plan_buckets(specs)
+        self._specs = specs
         self._rank = rank
         self._host = host
         self._timeout_s = timeout_s
         self._listener: socket.socket | None = None
-        self._group: BroadcastGroup | None = None
+        self._group: Any = None
 
     def listen(self) -> tuple[str, int]:
-        """Rank 0: where receivers find the store. Call before they connect."""
+        """Rank 0: leave the present group. Returns where the receivers of the next one find its store."""
+        self.close()
         self._listener = listen(self._host)
         return self._host, self._listener.getsockname()[1]
 
-    def form_group(self, name: str, receivers: int) -> None:
-        """Rank 0: wait, within the timeout, until `receivers` workers have joined group `name`."""
+    def form(self, group: str, size: int) -> None:
+        """Rank 0: form `group` of this process and `size` - 1 workers. After `listen`.
+
+        Raises:
+            BroadcastError: not all of them came within the timeout.
+        """
         port = self._listener.getsockname()[1]
         store = open_store(self._host, port, self._timeout_s, self._listener)
-        self._group = BroadcastGroup(store, name, 0, receivers + 1, self._host, self._timeout_s)
+        self._listener = None
+        try:
+            self._group = self._join(store, group, size)
+        except (RuntimeError, TimeoutError) as error:
+            raise BroadcastError(f"broadcast group {group} of {size} did not form: {error}") from error
 
-    def send(self, weights: Iterator[tuple[str, torch.Tensor]]) -> int:
+    def send(self, weights: WeightStream) -> int:
         """Walk the stream once; on rank 0 broadcast it. Returns the bytes of the weights.
 
         Raises:
-            RuntimeError: a receiver is gone or not ready within the timeout.
+            BroadcastError: a receiver is gone, or did not take part within the timeout. The group is left.
+            ValueError: the stream is not what was declared.
         """
-        sent = 0
-        if self._rank != 0:
-            return sum(tensor.nbytes for _, tensor in weights)
-        for bucket in self._buckets:
-            buffer = pack(bucket, weights)
-            self._group.broadcast(buffer)
-            sent += buffer.nbytes
-        return sent
+        try:
+            if self._rank == 0:
+                self._broadcast(weights)
+        except Exception as error:
+            self.close()  # first: receivers that still wait for data learn of it from the closed connections
+            if isinstance(error, RuntimeError | TimeoutError):
+                raise BroadcastError(f"the broadcast failed: {error}") from error
+            raise
+        finally:
+            for _ in weights:  # a collective: the other ranks walk on to the end
+                pass
+        return sum(spec.nbytes for spec in self._specs)
 
     def close(self) -> None:
+        """Leave the group; nobody waits for anybody."""
         if self._group is not None:
-            self._group.close()
+            self._leave()
             self._group = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    @abstractmethod
+    def _join(self, store: TCPStore, group: str, size: int) -> Any:
+        """Member 0 of the new group; bounded."""
+
+    @abstractmethod
+    def _broadcast(self, weights: WeightStream) -> None:
+        """Send the stream to the group; bounded. RuntimeError or TimeoutError when a member does not take part."""
+
+    @abstractmethod
+    def _leave(self) -> None: ...

@@ -1,65 +1,41 @@
-"""The engine's end of a weight swap: a gloo backend for vLLM 0.32's weight-transfer protocol.
-
-vLLM ships nccl and ipc backends; on CPUs there is none, so this module registers "gloo". vLLM imports it in every
-worker process because `WorkerExtension` is named as the engine's `worker_extension_cls`, before the worker builds its
-transfer engine. Everything that depends on vLLM's protocol, which changed shape several times, is in this file.
-"""
+"""The engine's end of a gloo broadcast: vLLM 0.32 has no weight transfer for CPUs, so this is one in its protocol."""
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from s2l_ray.processes import die_with_parent
 from s2l_ray.rendezvous import BroadcastGroup, open_store
 from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
-
-BACKEND = "gloo"
-
-
-@dataclass
-class GlooInitInfo(WeightTransferInitInfo):
-    """How a worker joins: its rank in the group is `rank_offset` plus its rank within the engine."""
-
-    host: str
-    port: int
-    group: str
-    rank_offset: int
-    size: int
-    timeout_s: float
+from s2l_ray.weights.messages import Invitation
 
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What arrives: the whole model, as [name, dtype, shape] rows in the order of the stream."""
+    """What arrives: the whole model, in the order of the stream."""
 
-    specs: list[list[Any]]
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
 
 
-class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo]):
     """Receives buckets by gloo broadcast and loads them inside vLLM's layerwise reload.
 
     The layerwise reload is what makes loading into a running engine right: linear layers are re-packed after loading,
     on CPUs as with quantised weights, so plain `load_weights` into a running model fails.
     """
 
-    init_info_cls = GlooInitInfo
+    init_info_cls = Invitation
     update_info_cls = GlooUpdateInfo
 
     _group: BroadcastGroup | None = None
 
-    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+    def init_transfer_engine(self, init_info: Invitation) -> None:
         self.shutdown()
         store = open_store(init_info.host, init_info.port, init_info.timeout_s)
         rank = init_info.rank_offset + self.parallel_config.rank
@@ -70,15 +46,15 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
+    def update_weights(self, update_info: dict) -> None:
         # The base class also synchronises the accelerator, which a CPU worker does not have.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         if self._group is None:
             raise RuntimeError("init_weight_transfer_engine must come before update_weights")
-        specs = [WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in update_info.specs]
-        for bucket in plan_buckets(specs):
+        rows = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
+        for bucket in plan_buckets(WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in rows):
             # A fresh buffer each: the reload keeps views until the layer they belong to is complete.
             buffer = torch.empty(sum(s.nbytes for s in bucket), dtype=torch.uint8)
             self._group.broadcast(buffer)
@@ -93,18 +69,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             self._group = None
 
 
-class WorkerExtension:
-    """Mixed into vLLM's worker class. It adds no methods: importing its module is its purpose."""
-
-
 def _own_address(peer: str) -> str:
     """The address of this machine that faces `peer`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 1))  # no packet is sent: this only asks the routing table
         return probe.getsockname()[0]
-
-
-if (parent := multiprocessing.parent_process()) is not None:
-    die_with_parent(parent.pid)
-WeightTransferEngineFactory._registry.pop(BACKEND, None)
-WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)

@@ -1,0 +1,60 @@
+"""The trainer's end of a CUDA IPC transfer, for engines that share their GPUs with trainer ranks. Imports vLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSpec, WeightStream, checked
+
+
+class IpcSender:
+    """Shows the engines' workers on this rank's GPU the weights, one chunk at a time, in a buffer that both map.
+
+    Every trainer rank has one and walks the same stream (gathering FSDP shards is a collective), so each worker finds
+    the whole tensors on its own GPU. The next chunk overwrites the buffer: ask for it only when every worker has taken
+    the present one.
+    """
+
+    def __init__(self, specs: list[WeightSpec]) -> None:
+        if "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""):
+            raise ConfigError(
+                "PYTORCH_CUDA_ALLOC_CONF has expandable_segments:True, which CUDA IPC cannot share: unset it, or set "
+                "placement.mode=separate"
+            )
+        self._specs = specs
+        self._buffer_bytes = max(GPU_CHUNK_BYTES, *(spec.nbytes for spec in specs))
+        self._chunks: Iterator[Any] = iter(())
+
+    def begin(self, weights: WeightStream) -> None:
+        """Start over, with the weights of one version."""
+        from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer
+
+        gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        self._chunks = packed_ipc_producer(
+            checked(weights, self._specs), gpu, lambda item: item[1], buffer_size_bytes=self._buffer_bytes
+        )
+
+    def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk as this rank's part of `messages.merge_chunks`; None after the last. A collective."""
+        from s2l_ray.weights.vllm_ipc import plain_handle
+
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            torch.cuda.ipc_collect()
+            return None
+        return {
+            "names": chunk.names,
+            "dtype_names": chunk.dtype_names,
+            "shapes": chunk.shapes,
+            "tensor_sizes": chunk.tensor_sizes,
+            "handles": {gpu: plain_handle(handle) for gpu, handle in chunk.ipc_handle.items()},
+        }
+
+    def close(self) -> None:
+        """Give the buffer back."""
+        self._chunks = iter(())

@@ -1,0 +1,43 @@
+"""The trainer's end of an nccl broadcast, for engines on GPUs of their own. Rank 0 of it imports vLLM (seconds)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore
+
+from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightStream, checked
+from s2l_ray.weights.sender import GroupSender
+
+
+class NcclSender(GroupSender):
+    """Member 0 of a vLLM communicator; packs and sends with vLLM's own producer, so chunks are cut as receivers do."""
+
+    def _join(self, store: TCPStore, group: str, size: int) -> Any:
+        from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
+        from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
+
+        from s2l_ray.weights.vllm_nccl import agree_on_id, in_time
+
+        unique_id = agree_on_id(store, group, 0, size, lambda: bytes(NCCLLibrary().ncclGetUniqueId().internal))
+        device = torch.cuda.current_device()
+        return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
+
+    def _broadcast(self, weights: WeightStream) -> None:
+        from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+        from s2l_ray.weights.vllm_nccl import abort_after
+
+        with abort_after(self._timeout_s, self._group.destroy):
+            packed_nccl_broadcast_producer(
+                checked(weights, self._specs),
+                self._group,
+                src=0,
+                post_iter_func=lambda item: item[1],
+                buffer_size_bytes=GPU_CHUNK_BYTES,
+                num_buffers=GPU_BUFFERS,
+            )
+
+    def _leave(self) -> None:
+        self._group.destroy()

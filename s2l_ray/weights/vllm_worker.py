@@ -1,0 +1,74 @@
+"""What we add to vLLM's workers: the weight-transfer engines, and swaps that can fail and be begun anew.
+
+vLLM imports this module in every worker process because `WorkerExtension` is named as the engine's
+`worker_extension_cls`, before the worker builds its transfer engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Any
+
+import torch
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, get_layerwise_info
+
+from s2l_ray.processes import die_with_parent
+
+ENGINES = {
+    "gloo": ("s2l_ray.weights.vllm_gloo", "GlooWeightTransferEngine"),
+    "nccl": ("s2l_ray.weights.vllm_nccl", "BoundedNcclEngine"),
+    "ipc": ("s2l_ray.weights.vllm_ipc", "PlainIpcEngine"),
+}
+
+
+def backend_name(transfer: str) -> str:
+    """Name of our engine in vLLM's registry, which has its own `nccl` and `ipc`."""
+    return f"s2l_{transfer}"
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class."""
+
+    def try_weight_transfer(self, method: str, *args: Any) -> str | None:
+        """Run a weight-transfer method of this worker. Returns what went wrong, or None.
+
+        Never raises: where several workers share an engine, vLLM stops reading their answers at the first that raised,
+        and then takes the answers that are left for those of the next call.
+        """
+        try:
+            getattr(self, method)(*args)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def abandon_weight_update(self) -> None:
+        """End an update that did not come to its end, so that a whole one can start. The weights are then a mixture.
+
+        vLLM's layerwise reload keeps what a layer received so far; counted together with the next update's tensors it
+        would complete the layer too early, from both.
+        """
+        engine = self.weight_transfer_engine
+        self._weight_update_active = False
+        engine.reset_weight_update_target()
+        drop_unfinished_reload(engine.model, engine.model_config, self.vllm_config)
+
+
+def drop_unfinished_reload(model: torch.nn.Module, model_config: Any, vllm_config: Any) -> None:
+    """Forget what layers have received, and put their tensors back in place."""
+    infos = [info for layer in model.modules() if (info := get_layerwise_info(layer)).can_load()]
+    for info in infos:
+        info.load_numel = 0
+        info.loaded_weights.clear()
+    if infos:
+        with set_current_vllm_config(vllm_config):
+            finalize_layerwise_reload(model, model_config)
+
+
+if (parent := multiprocessing.parent_process()) is not None:
+    die_with_parent(parent.pid)
+for _transfer, (_module, _class) in ENGINES.items():
+    # Not yet there: a module of this name may be imported by path and by name in one process.
+    if backend_name(_transfer) not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(backend_name(_transfer), _module, _class)

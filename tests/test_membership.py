@@ -1,0 +1,240 @@
+"""Swaps go on when an engine dies: while a group forms, between swaps, in the middle of a broadcast.
+
+The groups are real: Ray actors in processes of their own, gloo on loopback, SIGKILL and SIGSTOP. In most tests the
+receivers load into a plain dictionary instead of a vLLM engine, so that many deaths fit into a minute; the last test
+has vLLM engines and a trainer rank.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.graph import connect
+from actors.learner import Learner
+from actors.swaps import LearnerMember, WeightSwaps
+from actors.trainer import TrainerGroup, TrainerRank
+from s2l_ray import load_config
+from s2l_ray.config import EngineConfig, SamplingConfig
+from s2l_ray.errors import ActorLostError
+from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.rendezvous import BroadcastGroup, open_store
+from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
+from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.messages import Invitation
+from tests.conftest import run_config
+from tests.test_run import QUICKSTART, reference
+
+TIMEOUT_S = 5.0
+BF16 = 0.08
+# Three buckets of 40 MB each: a death in the first leaves two to come.
+SPECS = [WeightSpec(f"layer.{i}", "float32", (10_000_000,)) for i in range(3)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    assert connect(None)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Rank:
+    """Stands for a trainer rank: weights of a version are its number, everywhere."""
+
+    def __init__(self) -> None:
+        self.sender = GlooSender(SPECS, 0, "127.0.0.1", TIMEOUT_S)
+        self.version = 0
+
+    def train(self) -> None:
+        self.version += 1
+
+    def listen_for_receivers(self, transfer: str) -> tuple[str, int]:
+        return self.sender.listen()
+
+    def form_group(self, transfer: str, name: str, size: int) -> None:
+        self.sender.form(name, size)
+
+    def send_weights(self, transfer: str) -> int:
+        return self.sender.send((s.name, torch.full(s.shape, float(self.version))) for s in SPECS)
+
+
+@ray.remote(num_cpus=0)
+class Receiver:
+    """Stands for an engine: receives buckets as `GlooWeightTransferEngine` does.
+
+    Args:
+        fate: signal that it sends itself, and at which moment: ("KILL", "join"), ("STOP", "receive").
+    """
+
+    def __init__(self, fate: tuple[str, str] | None = None) -> None:
+        self.fate = fate
+        self.weights: dict[str, torch.Tensor] = {}
+        self.version: int | None = None
+        self.group: BroadcastGroup | None = None
+
+    def meet_fate(self, moment: str) -> None:
+        if self.fate and self.fate[1] == moment:
+            os.kill(os.getpid(), getattr(signal, f"SIG{self.fate[0]}"))
+
+    def set_fate(self, fate: tuple[str, str]) -> None:
+        self.fate = fate
+
+    def check_in(self) -> None:
+        self.group = None
+
+    def join(self, invitation: Invitation) -> None:
+        store = open_store(invitation.host, invitation.port, invitation.timeout_s)
+        self.meet_fate("join")
+        self.group = BroadcastGroup(
+            store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s
+        )
+
+    def swap(self, version: int, update: dict) -> None:
+        self.version = None
+        for bucket in plan_buckets(SPECS):
+            buffer = torch.empty(sum(s.nbytes for s in bucket), dtype=torch.uint8)
+            self.group.broadcast(buffer)
+            self.meet_fate("receive")
+            self.weights.update((name, view.clone()) for name, view in unpack(bucket, buffer))
+        self.version = version
+
+    def held(self) -> tuple[int | None, list[float]]:
+        """Its version, and every value that occurs in its weights."""
+        return self.version, sorted({value.item() for w in self.weights.values() for value in (w.min(), w.max())})
+
+
+class Swaps:
+    """A rank, receivers, and the swaps between them."""
+
+    def __init__(self, *fates: tuple[str, str] | None) -> None:
+        self.rank = Rank.remote()
+        self.receivers = [Receiver.remote(fate) for fate in fates]
+        self.swaps = WeightSwaps([self.rank], SPECS, TIMEOUT_S)
+
+    def connect(self, *numbers: int) -> None:
+        self.swaps.connect([LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers])
+
+    def swap(self, version: int) -> tuple[int, ...]:
+        """The next version, to all. Returns the numbers of those that were lost."""
+        ray.get(self.rank.train.remote())
+        report = self.swaps.swap(version)
+        assert report.version == version and report.bytes == 3 * 40_000_000
+        return tuple(member.number for member in report.lost)
+
+    def held(self, *numbers: int) -> list[tuple[int | None, list[float]]]:
+        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=30)
+
+
+def pid_of(actor: ray.actor.ActorHandle) -> int:
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+
+
+def test_one_dies_while_the_group_forms():
+    it = Swaps(None, ("KILL", "join"), None)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == (1,)
+    assert it.held(0, 2) == [(1, [1.0])] * 2
+
+
+def test_one_dies_between_swaps():
+    it = Swaps(None, None, None)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == ()
+    os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
+    assert it.swap(2) == (2,)
+    assert it.swap(3) == ()
+    assert it.held(0, 1) == [(3, [3.0])] * 2
+
+
+@pytest.mark.parametrize("how", ["KILL", "STOP"])
+def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(how: str):
+    it = Swaps(None, None, None)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == ()
+    victim = pid_of(it.receivers[0])
+    ray.get(it.receivers[0].set_fate.remote((how, "receive")))
+    assert it.swap(2) == (0,)
+    assert it.held(1, 2) == [(2, [2.0])] * 2
+    if how == "STOP":  # it wakes up when all is over, and cannot disturb the others
+        os.kill(victim, signal.SIGCONT)
+        assert it.swap(3) == ()
+        assert it.held(1, 2) == [(3, [3.0])] * 2
+        assert it.held(0)[0][0] is None
+
+
+def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die():
+    it = Swaps(None, None, ("KILL", "join"))
+    it.connect(0)
+    assert it.swap(1) == ()
+    it.connect(0, 1, 2)
+    assert it.swap(2) == (2,)
+    assert it.held(0, 1) == [(2, [2.0])] * 2
+
+
+def test_with_nobody_left_it_says_so():
+    it = Swaps(("KILL", "receive"), ("KILL", "receive"))
+    it.connect(0, 1)
+    with pytest.raises(ActorLostError, match="no learner engine is left"):
+        it.swap(1)
+
+
+# ---- the real thing ----
+
+
+def engine(model: Path) -> ray.actor.ActorHandle:
+    settings = EngineSettings(
+        model=str(model),
+        source="learner",
+        engine=EngineConfig(enforce_eager=True),
+        kv_cache_bytes=10**8,
+        sampling={"train": SamplingConfig()},
+        max_tokens=8,
+        max_model_len=64,
+        dtype="bfloat16",
+        trust_remote_code=False,
+        weight_transfer="gloo",
+        load_weights=False,
+    )
+    environment = engine_environment(settings.engine)
+    return Learner.options(num_cpus=0, runtime_env={"env_vars": environment}).remote(settings, {})
+
+
+def another_policy(rank) -> None:
+    """Inside a trainer rank: weights that are not the ones on disk."""
+    with torch.no_grad():
+        for weight in rank._trainer.policy.model.parameters():
+            weight.mul_(3.0)
+
+
+def test_vllm_engines_one_of_which_is_killed(family, tmp_path: Path):
+    config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | {"cluster.swap_timeout_s": 20})
+    engines = [engine(family.large) for _ in range(2)]
+    rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
+    trainer = TrainerGroup([rank], 120, 20)
+    trainer.build()
+    ray.get([e.ready.remote() for e in engines], timeout=120)
+    trainer.connect([LearnerMember(i, e, 1, "gloo") for i, e in enumerate(engines)])
+    assert trainer.swap(0).lost == ()
+    text = np.arange(3, 20, dtype=np.int32)
+
+    def check(engines: list, name: str) -> np.ndarray:
+        trainer.export(str(tmp_path / name))
+        expected = reference(tmp_path / name, text)
+        for score in ray.get([e.score.remote(text) for e in engines], timeout=60):
+            np.testing.assert_allclose(score, expected, rtol=0.02, atol=BF16)
+        return expected
+
+    before = check(engines, "version-0")
+    os.kill(pid_of(engines[1]), signal.SIGKILL)
+    ray.get(rank.__ray_call__.remote(another_policy))
+    assert [member.number for member in trainer.swap(1).lost] == [1]
+    assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
+    ray.get(engines[0].close.remote())
