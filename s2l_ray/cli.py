@@ -89,7 +89,7 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
     nodes = plan.add_mutually_exclusive_group()
     nodes.add_argument("--inventory", type=Path, metavar="FILE", help="nodes (default: placement.inventory of the run)")
-    nodes.add_argument("--live", action="store_true", help="the nodes of a running Ray (cluster.address, RAY_ADDRESS)")
+    nodes.add_argument("--live", action="store_true", help="the nodes a run would get now: Ray at cluster.address or RAY_ADDRESS, else this machine")
     plan.add_argument(
         "--mean-response-tokens", type=float, metavar="N", help="mean response (default: half of rollout.max_tokens)"
     )

@@ -39,7 +39,7 @@ def _inventory(config: Config, arguments: Namespace) -> Inventory:
 
 
 def _live_inventory(config: Config) -> Inventory:
-    from actors.graph import connect
+    from actors.connection import connect
     from s2l_ray.placement.ray_binding import live_inventory
 
     connect(config.cluster.address)

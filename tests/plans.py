@@ -89,7 +89,7 @@ def separate_plan(nodes: int = 2) -> Plan:
     )  # fmt: skip
 
 
-def loads_of(bundles, seats) -> list[DeviceLoad]:
+def loads_of(bundles, seats, capacity: int = CAPACITY) -> list[DeviceLoad]:
     """Every GPU of 8 a node, with the ledger of who sits on it."""
     found: dict[tuple[int, int], list] = {}
     for seat in seats:
@@ -100,7 +100,14 @@ def loads_of(bundles, seats) -> list[DeviceLoad]:
             found.setdefault((bundle.node, bundle.gpus[device]), []).append((role, part))
     nodes = range(max(bundle.node for bundle in bundles) + 1)
     return [
-        load(node, gpu, tuple(role for role, _ in here), *(part for _, part in here), *([SHARED] if here else []))
+        load(
+            node,
+            gpu,
+            tuple(role for role, _ in here),
+            *(part for _, part in here),
+            *([SHARED] if here else []),
+            capacity=capacity,
+        )
         for node in nodes
         for gpu in range(8)
         for here in [found.get((node, gpu), [])]
@@ -108,7 +115,7 @@ def loads_of(bundles, seats) -> list[DeviceLoad]:
 
 
 def colocated_plan() -> Plan:
-    """1 x 8 GPUs; each holds a trainer rank, half of a learner engine and an explorer engine."""
+    """1 x 8 GPUs of 100 GiB; each holds a trainer rank, half of a learner engine and an explorer engine."""
     bundles = [PlannedBundle(0, (gpu, gpu + 1), {"GPU": 2, "CPU": 2}) for gpu in (0, 2, 4, 6)]
     trainers = [Seat("trainer", rank, rank // 2, (rank % 2,), 0.4) for rank in range(8)]
     learners = [Seat("learner", i, i, (0, 1), 0.3, 20 * GIB, "ipc") for i in range(4)]
@@ -120,7 +127,10 @@ def colocated_plan() -> Plan:
         problems=(),
         mode="colocated",
         layout=Layout("colocated", "gpu", tuple(bundles), seats, sleep=True),
-        phases=(phase("mix", 1, 4, loads_of(bundles, both)), phase("on-policy", 5, 8, loads_of(bundles, late))),
+        phases=(
+            phase("mix", 1, 4, loads_of(bundles, both, 100 * GIB)),
+            phase("on-policy", 5, 8, loads_of(bundles, late, 100 * GIB)),
+        ),
         swap=SwapPlan(16_381_470_720, 0.04, {"ipc": 4}),
         saving=Saving(8e18, 9e19, 8e19),
         run_seconds=3200.0,

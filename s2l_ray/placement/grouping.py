@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, PlannedBundle, Seat
 
 ROLES = ("trainer", "learner", "explorer")
+RUNS = 6
+"""Runs of numbers that are listed one by one."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,15 @@ def bundles_of(layout: Layout, numbers: Iterable[int]) -> list[PlannedBundle]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """0-2, 5, 7-9."""
+    """0-2, 5, 7-9; of more than RUNS runs the first and the last."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return ", ".join(texts if len(texts) <= RUNS else [*texts[: RUNS - 2], "...", texts[-1]])
 
 
 def _kind_of_node(devices: list[DeviceLoad]) -> tuple:
