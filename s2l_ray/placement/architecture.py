@@ -155,6 +155,11 @@ class ModelShape:
         return (matrix, (self.hidden,)) if self.tied else (matrix, (self.hidden,), matrix)
 
     @property
+    def largest_tensor(self) -> int:
+        """Parameters of the largest one."""
+        return max(math.prod(tensor) for tensor in (*self.layer_tensors, *self.root_tensors))
+
+    @property
     def layer_parameters(self) -> int:
         """Of one layer."""
         return sum(math.prod(tensor) for tensor in self.layer_tensors)

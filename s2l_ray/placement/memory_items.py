@@ -1,0 +1,43 @@
+"""Sizes that the trainer's and the engines' ledgers share: types, blocks, buffers, and what cannot be derived."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+Ledger = dict[str, int]
+"""Bytes per item."""
+
+MIB = 2**20
+FLOAT32 = 4
+GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
+"""Of vLLM's KV cache (vllm/config/cache.py, vllm/platforms/cpu.py)."""
+BUCKET_BYTES, GPU_CHUNK_BYTES, GPU_BUFFERS = 64 * MIB, 256 * MIB, 2
+"""As in s2l_ray/weights/buckets.py, which imports torch."""
+
+CUDA_CONTEXT_BYTES = 700 * MIB
+"""Context, loaded kernels and cuBLAS work space of a process. Not measured here: typical of data-centre GPUs."""
+NCCL_BYTES = 400 * MIB
+"""A communicator's buffers. Not measured here."""
+TRAINER_PROCESS_BYTES = 600 * MIB
+ENGINE_PROCESS_BYTES = 1536 * MIB
+"""Resident memory of a trainer rank and of an engine's processes that have loaded nothing yet, on Linux."""
+
+
+def dtype_bytes(config: Config) -> int:
+    """Of models.dtype: engines, the trainer's forward and backward, and the weights that travel."""
+    return {"bfloat16": 2, "float32": 4}[config.models.dtype]
+
+
+def context_bytes(cuda: bool, devices: int, process: int) -> int:
+    """What an actor costs before it does anything: on a GPU the CUDA context and, with others, NCCL; else `process`."""
+    if not cuda:
+        return process
+    return CUDA_CONTEXT_BYTES + (NCCL_BYTES if devices > 1 else 0)
+
+
+def positive(ledger: Ledger) -> Ledger:
+    """Without the items that this configuration does not have."""
+    return {item: size for item, size in ledger.items() if size}
