@@ -268,12 +268,13 @@ def test_many_kinds_of_node_are_cut_with_a_word():
 def test_ledgers_in_figures():
     rows = [" ".join(line.split()) for line in printed(separate_plan(), 80).splitlines()]
     for row in (
-        "A B C", "■ trainer weights 4.00 - -", "■ learner kv cache - 20.0 -", "■ explorer kv cache - - 30.0",
+        "A B C", "■ trainer weights 4.00 - -", "■ learner KV cache - 20.0 -", "■ explorer KV cache - - 30.0",
         "used 31.0 31.0 37.0", "free 49.0 49.0 43.0",
     ):  # fmt: skip
         assert row in rows
     order = [row.split()[1:3] for row in rows if row.startswith("■")]
-    assert order[0] == ["trainer", "weights"] and order[4] == ["learner", "weights"]
+    assert [name for _, name in order[:4]] == ["weights", "optimizer", "gradients", "activations"]
+    assert order[4] == ["learner", "weights"] and order[-1] == ["transfer", "buffers"]
 
 
 def test_memory_that_overflows_is_told():

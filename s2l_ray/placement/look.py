@@ -31,12 +31,20 @@ MODE_NAMES = {
     "separate": "separate: trainer, learner and explorer have devices of their own",
     "mixed": "mixed: learner engines sleep beside the trainer's ranks, explorers have GPUs of their own",
 }
-ITEMS = ("weights", "gradients", "optimizer", "activations", "logits", "reference", "kv_cache")
 SHADES = {
-    "weights": 0.0, "gradients": 0.22, "optimizer": 0.4, "activations": 0.55, "logits": 0.65, "reference": 0.12,
+    "weights": 0.0,
+    "reference": 0.12,
+    "optimizer": 0.24,
+    "gradients": 0.36,
+    "unreduced_gradients": 0.44,
+    "gathered": 0.52,
     "kv_cache": 0.45,
-}  # fmt: skip
-OTHER_SHADE = 0.72
+    "activations": 0.62,
+    "logits": 0.7,
+    "cuda_graphs": 0.78,
+}
+"""Items of a role in a ledger, in the order they are shown -> share of white in the role's colour."""
+OTHER_SHADE = 0.82
 SHARED_COLOURS = {"transfer_buffers": "#CC79A7", "context": "#999999"}
 OTHER_COLOUR = "#B5B5B5"
 
@@ -57,7 +65,7 @@ def ledger_order(key: str) -> tuple:
     roles = list(ROLE_COLOURS)
     return (
         roles.index(role) if role in roles else len(roles),
-        ITEMS.index(item) if item in ITEMS else len(ITEMS),
+        list(SHADES).index(item) if item in SHADES else len(SHADES),
         key,
     )
 
@@ -71,8 +79,9 @@ def ledger_colour(key: str) -> str:
 
 
 def ledger_name(key: str) -> str:
-    """`trainer/kv_cache` -> trainer kv cache."""
-    return key.replace("/", " ").replace("_", " ")
+    """`learner/kv_cache` -> learner KV cache."""
+    words = key.replace("/", " ").replace("_", " ").split()
+    return " ".join(word.upper() if word in ("kv", "cuda") else word for word in words)
 
 
 def lighter(colour: str, share: float) -> str:
