@@ -48,7 +48,7 @@ def _gpu_node(group: NodeGroup, width: int, colour: bool) -> Iterator[Text]:
         yield Text.assemble((f"nodes {ranges(group.nodes)}", "bold"), (f"  {len(group.nodes)} alike", "dim"))
         yield Text.assemble(" " * LABEL, gpus)
     for role in group.occupants:
-        line = Text(f"  {role:<{LABEL - 2}}", look.ROLE_COLOURS[role], no_wrap=True, overflow="ellipsis")
+        line = Text(no_wrap=True, overflow="ellipsis").append(f"  {role:<{LABEL - 2}}", look.ROLE_COLOURS[role])
         for part in _block_cells(group, role, cell, colour):
             line.append_text(part)
         yield line.append(f" {_who(group, role)}", "dim")
