@@ -100,12 +100,21 @@ def fit(budget: int, trainer: TrainerMemory | None, engines: list[EngineNeed], *
     moments = _moments(trainer, engines, sleep)
     room = budget - max(_total(ledger) for ledger, holds_kv in moments if holds_kv) if engines else 0
     kv = _share(room, engines)
-    ledgers = [_with_kv(ledger, kv) if holds_kv else ledger for ledger, holds_kv in moments]
-    fullest = max(ledgers, key=_total)
+    fullest = _fullest(moments, kv)
     if _total(fullest) <= budget:
         return Fit(kv, fullest)
     actors = [*(["trainer rank"] if trainer else []), *(f"{need.role} engine" for need in engines)]
     return Misfit(" and ".join(actors), fullest, budget)
+
+
+def device_ledger(trainer: TrainerMemory | None, engines: list[tuple[EngineNeed, int]], *, sleep: bool) -> Ledger:
+    """The fullest moment of a device whose engines have KV caches of these bytes."""
+    moments = _moments(trainer, [need for need, _ in engines], sleep)
+    return _fullest(moments, {need.role: kv for need, kv in engines})
+
+
+def _fullest(moments: list[tuple[Ledger, bool]], kv: Mapping[EngineRole, int]) -> Ledger:
+    return max((_with_kv(ledger, kv) if holds_kv else ledger for ledger, holds_kv in moments), key=_total)
 
 
 def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bool) -> list[tuple[Ledger, bool]]:

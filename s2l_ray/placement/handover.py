@@ -8,17 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Costs of one phase."""
-
-    seconds: np.ndarray
-    """Of all its steps: [choice of learner slots]; infinite where it is impossible."""
-    steps: int
-    explores: bool
-
-
-@dataclass(frozen=True)
-class Split:
+class SlotSplit:
     """Slots of each kind."""
 
     learner: tuple[int, ...]
@@ -31,49 +21,57 @@ class Split:
         return len(set(self.learner)) > 1
 
 
-def best_split(
-    phases: list[Phase],
-    choices: list[int],
-    total: int,
-    wait: np.ndarray,
-    *,
-    hands_over: bool,
-    forced: bool,
-    start_s: float,
-) -> tuple[Split, float] | None:
-    """The fastest way through the phases.
+@dataclass(frozen=True)
+class PhaseCosts:
+    """Of one phase."""
+
+    seconds: np.ndarray
+    """Of all its steps: [choice of learner slots]; infinite where it is impossible."""
+    steps: int
+    explores: bool
+
+
+def fixed_split(phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray) -> tuple[tuple[int, ...], float]:
+    """The fastest split that is the same in all phases, and the run's seconds (infinite if none is possible).
 
     Args:
         choices: numbers of learner slots to choose from, ascending.
-        total: slots.
         wait: what the run's first step costs more, for each choice.
-        hands_over: learner slots may grow between phases; else they are the same in all.
+    """
+    cost = wait + sum(phase.seconds for phase in phases)
+    best = int(np.argmin(cost))
+    return (int(choices[best]),) * len(phases), float(cost[best])
+
+
+def growing_split(
+    phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray, *, total: int, forced: bool, start_s: float
+) -> tuple[tuple[int, ...], float]:
+    """The fastest split whose learner slots may grow between phases, and the run's seconds.
+
+    Args:
+        total: slots.
         forced: every slot is the learner's in a phase without the explorer.
         start_s: seconds until handed-over engines take part; until then steps take as long as without them.
-
-    Returns:
-        The split, and seconds of the run; None if nothing is possible.
     """
-    numbers = np.array(choices)
-    cost = phases[0].seconds + wait
-    back: list[np.ndarray] = []
+    cost, back = phases[0].seconds + wait, []
+    same = np.eye(len(choices), dtype=bool)
+    may_grow = choices[None, :] >= choices[:, None]
     for phase in phases[1:]:
-        slow, fast = phase.seconds[:, None] / phase.steps, phase.seconds[None, :] / phase.steps
-        with np.errstate(invalid="ignore", divide="ignore"):
-            late = np.minimum(phase.steps, start_s / slow) * np.maximum(0.0, slow - fast)
-        grows = numbers[None, :] > numbers[:, None]
-        same = numbers[None, :] == numbers[:, None]
-        allowed = same | grows if hands_over else same
-        if hands_over and forced and not phase.explores:
-            allowed &= (numbers == total)[None, :]
-        move = cost[:, None] + np.where(same, 0.0, np.where(np.isfinite(late), late, np.inf)) + phase.seconds[None, :]
-        move = np.where(allowed, move, np.inf)
+        allowed = may_grow & (choices == total) if forced and not phase.explores else may_grow
+        late = late_seconds(phase, start_s)
+        move = cost[:, None] + np.where(same, 0.0, late) + phase.seconds
+        move = np.where(allowed & np.isfinite(move), move, np.inf)
         back.append(np.argmin(move, axis=0))
         cost = np.min(move, axis=0)
-    last = int(np.argmin(cost))
-    if not np.isfinite(cost[last]):
-        return None
-    path = [last]
+    path = [int(np.argmin(cost))]
+    seconds = float(cost[path[0]])
     for pointers in reversed(back):
         path.append(int(pointers[path[-1]]))
-    return Split(tuple(choices[n] for n in reversed(path)), total), float(cost[last])
+    return tuple(int(choices[n]) for n in reversed(path)), seconds
+
+
+def late_seconds(phase: PhaseCosts, start_s: float) -> np.ndarray:
+    """What a phase takes longer because handed-over engines start late: [choice before, choice in it]."""
+    step = phase.seconds / phase.steps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.minimum(phase.steps, start_s / step)[:, None] * np.maximum(0.0, step[:, None] - step)

@@ -187,6 +187,10 @@ class NodeSpec:
     def real_gpus(self) -> bool:
         return self.gpus > 0 and self.gpu != LOGICAL
 
+    def without_gpus(self) -> NodeSpec:
+        """Its CPUs alone."""
+        return NodeGroup(gpus=0, cpus=self.cpus, memory_gb=self.memory_bytes / GB).spec()
+
 
 class Inventory(Section):
     """All nodes of a cluster."""

@@ -136,7 +136,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
 
 def phases(config: Config) -> tuple[PhaseWork, ...]:
     """explore (G_s = 0), mix, on-policy (G_w = 0), in this order and without gaps; those without steps are left out."""
-    schedule = config.schedule.build(config.rollout.group_size)
+    schedule = config.schedule.build(config.rollout.group_size).nominal()
     shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
     names = ["explore" if s.learner == 0 else "on-policy" if s.explorer == 0 else "mix" for s in shares]
     found = []

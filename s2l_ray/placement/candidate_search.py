@@ -1,0 +1,255 @@
+"""Every placement by counts: which fit, and how fast each family's best one is.
+
+A candidate is a mode, the nodes it may use, a number of trainer ranks and the engines' tensor-parallel sizes; for each
+the best split of the samplers' GPUs over explorer and learner is found per phase. Candidates are evaluated by counts
+alone; only the winner is laid out. Every number that is tried is tried in every larger cluster too, and using less than
+the whole cluster is always allowed, so that more nodes never make a plan worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from s2l_ray.placement.candidates import MODES, Candidate, Frame, Key, Rejected
+from s2l_ray.placement.fitting import EngineNeed, EngineRole, Fit, Misfit, engine_need, fit
+from s2l_ray.placement.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
+from s2l_ray.placement.memory import TrainerMemory, trainer_ledger
+from s2l_ray.placement.plan import Mode
+from s2l_ray.placement.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.placement.timing import Memory, Timing
+
+EVERY_NODE_BITS, SPLIT_BITS = 6, 3
+
+
+@dataclass
+class Found:
+    """What a search brings back."""
+
+    best: dict[tuple, Candidate] = field(default_factory=dict)
+    """By family."""
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def ordered(self) -> list[Candidate]:
+        """Best first."""
+        return sorted(self.best.values(), key=Candidate.order)
+
+    def add(self, candidate: Candidate) -> None:
+        known = self.best.get(candidate.family)
+        if known is None or candidate.order() < known.order():
+            self.best[candidate.family] = candidate
+
+
+class Search:
+    """All candidates of one plan."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.timing = Timing(frame)
+        self._memory = Memory()
+        self._found = Found()
+
+    def run(self) -> Found:
+        """The best candidate of every mode, pair of tensor-parallel sizes and with or without hand-over."""
+        for key in self._keys():
+            base = self.fitted(key)
+            if isinstance(base, Rejected):
+                self._found.rejected.append(base)
+            else:
+                self._split_slots(base)
+        return self._found
+
+    # ---- what is tried -----------------------------------------------------------------------------------------
+
+    def _keys(self) -> Iterator[Key]:
+        forced, explores = self.frame.config.placement.mode, self.frame.work.explores
+        for trainers, samplers in pool_pairs(self.frame.inventory.specs):
+            for mode in MODES:
+                if forced not in ("auto", mode) or (mode == "colocated" and trainers is not samplers):
+                    continue
+                if mode == "mixed" and not explores:
+                    continue
+                learner_tps = self.tensor_parallel("learner", samplers if mode == "separate" else trainers)
+                explorer_tps = self.tensor_parallel("explorer", samplers) if explores else (0,)
+                for ranks in self._ranks(trainers, mode):
+                    for learner_tp in learner_tps:
+                        for explorer_tp in explorer_tps:
+                            yield Key(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
+
+    def _ranks(self, pool: Pool, mode: Mode) -> list[int]:
+        if pinned := self.frame.config.trainer.ranks:
+            return [pinned] if pinned <= pool.gpus else []
+        found = set(sizes(pool.gpus, SPLIT_BITS))
+        if mode == "colocated":
+            node = pool.largest_node
+            found |= {n * node for n in sizes(pool.gpus // node, EVERY_NODE_BITS)}
+        return sorted(found)
+
+    def tensor_parallel(self, role: EngineRole, pool: Pool) -> tuple[int, ...]:
+        """Sizes that divide the model and stay within a node: powers of two, or what is pinned."""
+        shape, pinned = self.frame.shape(role), self.frame.engine(role).tensor_parallel
+        if pinned:
+            return (pinned,) if pinned <= pool.largest_node else ()
+        limit = pool.largest_node if self.frame.cuda else 1
+        tried = [2**n for n in range(limit.bit_length())]
+        return tuple(
+            n
+            for n in tried
+            if shape.heads % n == 0
+            and shape.intermediate % n == 0
+            and (shape.kv_heads % n == 0 or n % shape.kv_heads == 0)
+        )
+
+    # ---- does it fit -------------------------------------------------------------------------------------------
+
+    def fitted(self, key: Key) -> Candidate | Rejected:
+        """The candidate before its slots are split, or why it does not fit."""
+        config, frame = self.frame.config, self.frame
+        trainer = self.device(key, key.beside, ranked=True)
+        if isinstance(trainer, Misfit):
+            return Rejected(key, trainer)
+        slot: dict[EngineRole, Fit] = {}
+        for role in frame.roles if key.mode != "colocated" else ():
+            found = self.device(key, (role,), ranked=False)
+            if isinstance(found, Fit):
+                slot[role] = found
+            elif key.mode == "separate" or role == "explorer":  # mixed: only a hand-over would need this engine
+                return Rejected(key, found)
+        rank_cpus = config.trainer.cpus + sum(frame.engine(role).cpus / key.tp(role) for role in key.beside)
+        slot_cpus = max(frame.engine(role).cpus * key.per_slot(role) for role in frame.roles)
+        rows = pack(key.trainers, key.ranks, key.slot_gpus, rank_cpus, slot_cpus)
+        if rows is None:
+            return Rejected(key, None, f"the nodes' CPUs do not suffice for {key.ranks} ranks: {rank_cpus:g} each")
+        apart = key.samplers is not key.trainers
+        slot_rows = pack(key.samplers, 0, key.slot_gpus, rank_cpus, slot_cpus) if apart else rows
+        shared = {role: shared_engines(rows, key.tp(role)) for role in key.beside}
+        for role, places in shared.items():
+            pinned = frame.engine(role).count
+            least = 1 if key.mode == "mixed" or pinned is None else pinned
+            if places < least:
+                reason = f"beside {key.ranks} ranks there is room for {places} {role} engines of {key.tp(role)} GPUs"
+                return Rejected(key, None, f"{reason}; {least} needed")
+            shared[role] = min(places, pinned or places)
+        return Candidate(
+            key=key,
+            rows=rows,
+            slot_rows=slot_rows,
+            nodes=rank_nodes(rows),
+            available=slots_in(slot_rows),
+            shared=shared,
+            trainer=trainer,
+            slot=slot,
+            slots=SlotSplit((0,) * len(frame.work.phases), 0),
+            run_seconds=0.0,
+        )
+
+    def device(self, key: Key, roles: tuple[EngineRole, ...], *, ranked: bool) -> Fit | Misfit:
+        """A device with engines of these roles, and with a trainer rank or without."""
+        pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
+        return self._memory.get(
+            ("device", pool, ranks, *((role, key.tp(role)) for role in roles)),
+            lambda: fit(
+                self.frame.budget(pool),
+                self.trainer_memory(ranks) if ranked else None,
+                [self.need(role, key.tp(role)) for role in roles],
+                sleep=self.frame.cuda,
+            ),
+        )
+
+    def trainer_memory(self, ranks: int) -> TrainerMemory:
+        """A rank's."""
+        frame = self.frame
+        return self._memory.get(
+            ("trainer", ranks), lambda: trainer_ledger(frame.learner, frame.config, ranks, cuda=frame.cuda)
+        )
+
+    def need(self, role: EngineRole, tp: int) -> EngineNeed:
+        """An engine's memory."""
+        frame = self.frame
+        return self._memory.get(
+            ("need", role, tp), lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda)
+        )
+
+    # ---- which slots are whose ---------------------------------------------------------------------------------
+
+    def _split_slots(self, base: Candidate) -> None:
+        """Keep the best split of the slots, without and with hand-over."""
+        if base.key.mode == "colocated":
+            choices, total = np.array([0]), 0
+        elif (options := self._options(base)) is None:
+            self._found.rejected.append(Rejected(base.key, None, self._too_few(base)))
+            return
+        else:
+            choices, total = np.array(options[0]), options[1]
+        base = replace(base, slots=SlotSplit(base.slots.learner, total))
+        phases, wait = self.phase_costs(base, choices)
+        asked = self.frame.config.placement.hand_over
+        hands_over = asked != "off" and total > 0 and self._can_hand_over(base)
+        found = []
+        if not (hands_over and asked == "on"):
+            found.append(fixed_split(phases, choices, wait))
+        if hands_over and sum(phase.seconds.min() for phase in phases) < self._to_beat(base):
+            start_s = self.timing.rates(base.key.samplers).engine_start_s
+            found.append(growing_split(phases, choices, wait, total=total, forced=asked == "on", start_s=start_s))
+        for learner, seconds in found:
+            if np.isfinite(seconds):
+                self._found.add(replace(base, slots=SlotSplit(learner, total), run_seconds=seconds))
+
+    def phase_costs(self, base: Candidate, choices: np.ndarray) -> tuple[list[PhaseCosts], np.ndarray]:
+        """Seconds of every phase and what the first step takes longer, for these numbers of learner slots."""
+        steps, waits = self.timing.matrices(base, choices)
+        steps = self.timing.steps[:, None] * steps
+        phases, first = [], 0
+        for phase in self.frame.work.phases:
+            last = first + len(phase.splits)
+            phases.append(PhaseCosts(steps[first:last].sum(axis=0), phase.steps, phase.explorer_groups > 0))
+            first = last
+        return phases, waits[0]
+
+    def _can_hand_over(self, base: Candidate) -> bool:
+        phases = self.frame.work.phases
+        return len(phases) > 1 and phases[0].explorer_groups > 0 and {"learner", "explorer"} <= set(base.slot)
+
+    def _to_beat(self, base: Candidate) -> float:
+        """Of the same family with hand-over: a candidate that cannot be faster need not be split."""
+        known = self._found.best.get((base.key.mode, base.key.learner_tp, base.key.explorer_tp, True))
+        return known.run_seconds if known else np.inf
+
+    def _options(self, base: Candidate) -> tuple[list[int], int] | None:
+        """(numbers of learner slots to try, all slots that are used); None if there are too few."""
+        available, learner, explorer = base.available, *self._asked_slots(base)
+        least = learner or (1 if base.key.mode == "separate" else 0)
+        explorers = explorer or (1 if base.key.explorer_tp else 0)
+        if least + explorers > available:
+            return None
+        total = available
+        if learner is not None and (explorer is not None or not base.key.explorer_tp):
+            total = learner + explorers
+        if learner is not None:
+            tried = {learner}
+        elif explorer is not None or not base.key.explorer_tp:
+            tried = {available - explorers}
+        else:
+            tried = {n for n in (0, *sizes(available, SPLIT_BITS)) if least <= n <= available - explorers}
+        return sorted(tried | {total}), total
+
+    def _asked_slots(self, base: Candidate) -> tuple[int | None, int | None]:
+        """Slots for the engines that engines.learner.count and engines.explorer.count ask for."""
+        key, engines = base.key, self.frame.config.engines
+        learner = explorer = None
+        if engines.learner.count is not None:
+            learner = -(-max(0, engines.learner.count - base.shared.get("learner", 0)) // key.per_slot("learner"))
+        if engines.explorer.count is not None and key.explorer_tp:
+            explorer = -(-engines.explorer.count // key.per_slot("explorer"))
+        return learner, explorer
+
+    def _too_few(self, base: Candidate) -> str:
+        learner, explorer = self._asked_slots(base)
+        asked = [f"{n} for {role}s" for n, role in ((learner, "learner"), (explorer, "explorer")) if n]
+        return (
+            f"beside {base.key.ranks} trainer ranks there is room for {base.available} slots of "
+            f"{base.key.slot_gpus} GPUs, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
+        )

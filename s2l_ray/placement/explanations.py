@@ -1,0 +1,257 @@
+"""Why: alternatives and what each lost by, notes for the user, and what is missing when nothing fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from s2l_ray.placement.candidate_search import Found, Search
+from s2l_ray.placement.candidates import MODES, Candidate, Key, Rejected
+from s2l_ray.placement.fitting import Fit, Misfit
+from s2l_ray.placement.plan import Alternative, PhasePlan
+
+GB = 10**9
+MOST_ALTERNATIVES = 12
+NEGLIGIBLE_SHARE = 0.005
+"""Differences of the run's time below it are called equal."""
+
+
+def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
+    """The best of every other family, fastest first, and of every mode that does not fit what came nearest."""
+    ordered = found.ordered
+    best = ordered[0] if ordered else None
+    rows = [
+        Alternative(describe(c.key, c.slots.hands_over), c.key.mode, True, c.run_seconds, _slower(c, best, search))
+        for c in ordered[1:]
+    ]
+    fitting = {candidate.key.mode for candidate in ordered}
+    rows = _one_per_mode_first(rows)[: MOST_ALTERNATIVES - 2]
+    for mode in MODES:
+        nearest = nearest_misses([r for r in found.rejected if r.key.mode == mode])
+        if mode not in fitting and nearest:
+            rejected = nearest[0]
+            rows.append(Alternative(describe(rejected.key, False), mode, False, None, why_not(rejected)))
+    return tuple(rows)
+
+
+def _one_per_mode_first(rows: list[Alternative]) -> list[Alternative]:
+    """Within the limit every mode shows its best; the order stays by time."""
+    first = {row.mode: row for row in reversed(rows)}
+    others = [row for row in rows if row is not first[row.mode]]
+    kept = [*first.values(), *others][:MOST_ALTERNATIVES]
+    return sorted(kept, key=lambda row: row.run_seconds)
+
+
+def describe(key: Key, hands_over: bool) -> str:
+    """Such as "mixed, 6 trainer ranks, learner tensor parallel 1, explorer 2, with hand-over"."""
+    text = f"{key.mode}, {key.ranks} trainer ranks, learner tensor parallel {key.learner_tp}"
+    if key.explorer_tp:
+        text += f", explorer {key.explorer_tp}"
+    return text + (", with hand-over" if hands_over else "")
+
+
+def _slower(candidate: Candidate, best: Candidate, search: Search) -> str:
+    extra = candidate.run_seconds - best.run_seconds
+    if extra <= NEGLIGIBLE_SHARE * best.run_seconds:
+        return f"as fast to within {max(extra, 0.1):.1f} s of the run; {_second_reason(candidate, best)}"
+    mine, its = _mean_parts(candidate, search), _mean_parts(best, search)
+    part = max(mine, key=lambda name: mine[name] - its[name])
+    text = f"{duration(extra)} ({extra / best.run_seconds:.0%}) slower"
+    if mine[part] - its[part] > 0:
+        text += f"; mostly {part}: {mine[part]:.0f} s a step instead of {its[part]:.0f} s"
+    return text
+
+
+def _second_reason(candidate: Candidate, best: Candidate) -> str:
+    if candidate.run_seconds == best.run_seconds:
+        return "more GPUs" if candidate.gpus > best.gpus else "equal, decided by a fixed order"
+    return "still slower"
+
+
+def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
+    """Mean seconds of a step over the run, by what it is spent on."""
+    total: dict[str, float] = {}
+    work = search.frame.work
+    names = {
+        "explore": "exploring",
+        "learner_generate": "the learner's sampling",
+        "sleep_wake": "sleep and wake",
+        "update": "the update",
+        "swap": "the weight swap",
+    }
+    for number, phase in enumerate(work.phases):
+        for split in phase.splits:
+            parts = search.timing.parts(candidate, candidate.slots.learner[number], split)
+            for name, text in names.items():
+                total[text] = total.get(text, 0.0) + split.steps * getattr(parts, name) / work.steps
+    return total
+
+
+def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
+    """Those that lack least memory first; what fails for another reason comes last."""
+    return sorted(rejected, key=lambda r: (r.misfit is None, r.misfit.short if r.misfit else 0, -r.key.ranks))
+
+
+def why_not(rejected: Rejected) -> str:
+    """Such as "trainer rank: 31.6 GB of the 24.0 GB a GPU has for it, 7.7 GB short: optimizer 8.2, ..."."""
+    if rejected.misfit is None:
+        return rejected.reason
+    miss = rejected.misfit
+    items = sorted(miss.ledger.items(), key=lambda item: -item[1])
+    largest = ", ".join(f"{name} {size / GB:.1f}" for name, size in items[:5])
+    return (
+        f"{miss.actors} with {rejected.key.ranks} trainer ranks: {(miss.budget + miss.short) / GB:.1f} GB needed, "
+        f"{miss.budget / GB:.1f} GB usable per GPU, {miss.short / GB:.1f} GB short ({largest} GB)"
+    )
+
+
+def problems(found: Found, search: Search) -> tuple[str, ...]:
+    """Why nothing fits, and what would help."""
+    if not found.rejected:
+        return (_nothing_tried(search),)
+    nearest = nearest_misses(found.rejected)[0]
+    lines = [f"nothing fits; nearest is {describe(nearest.key, False)}: {why_not(nearest)}"]
+    if nearest.misfit:
+        lines.append("what would help: " + "; ".join(_remedies(nearest.key, nearest.misfit, search)))
+    return tuple(lines)
+
+
+def _nothing_tried(search: Search) -> str:
+    config, inventory = search.frame.config, search.frame.inventory
+    asked = {
+        f"trainer.ranks={config.trainer.ranks}": config.trainer.ranks,
+        f"engines.learner.tensor_parallel={config.engines.learner.tensor_parallel}": (
+            config.engines.learner.tensor_parallel
+        ),
+        f"engines.explorer.tensor_parallel={config.engines.explorer.tensor_parallel}": (
+            config.engines.explorer.tensor_parallel
+        ),
+        f"placement.mode={config.placement.mode}": config.placement.mode == "mixed" or None,
+    }
+    pinned = ", ".join(text for text, value in asked.items() if value)
+    return (
+        f"nothing to try on {inventory.describe()} with {pinned}: more ranks than GPUs, a tensor-parallel size above a "
+        "node's GPUs, or mode mixed without an explorer"
+    )
+
+
+def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
+    frame, items = search.frame, miss.ledger
+    found = []
+    if "trainer rank" in miss.actors:
+        ranks = key.ranks
+        while ranks < 4096 and not isinstance(_alone(search, key, ranks), Fit):
+            ranks *= 2
+        if ranks > key.ranks and isinstance(_alone(search, key, ranks), Fit):
+            found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
+        if not frame.work.lora:
+            found.append("trainer.lora_rank (no gradients and optimizer states of the whole model)")
+        config = frame.config.trainer
+        if not config.cpu_offload and frame.cuda:
+            found.append("trainer.cpu_offload=true (weights, gradients and optimizer states in host memory)")
+        if not frame.work.recompute:
+            found.append("trainer.gradient_checkpointing=on")
+        if items.get("trainer/activations", 0) > 0.1 * miss.budget and config.micro_batch_tokens > 1024:
+            found.append(f"trainer.micro_batch_tokens below {config.micro_batch_tokens}")
+        if items.get("trainer/logits", 0) > 0.05 * miss.budget and config.logprob_chunk_tokens > 128:
+            found.append(f"trainer.logprob_chunk_tokens below {config.logprob_chunk_tokens}")
+        if items.get("trainer/reference"):
+            found.append("objective.reference_offload=true or objective.kl=0 (no reference model on the GPUs)")
+    for role in frame.roles:
+        if f"{role} engine" in miss.actors:
+            found.append(f"a larger engines.{role}.tensor_parallel, or GPUs with more memory")
+            found.append(f"rollout.max_tokens or engines.{role}.max_num_seqs below {frame.engine(role).max_num_seqs}")
+    return found
+
+
+def _alone(search: Search, key: Key, ranks: int) -> Fit | Misfit:
+    return search.device(Key("separate", key.trainers, key.samplers, ranks, 1, 0), (), ranked=True)
+
+
+def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:
+    """What the user should know about the plan."""
+    frame = search.frame
+    lines = [
+        f"responses are taken to have {frame.work.response_tokens:.0f} tokens on average, of at most "
+        f"{frame.work.max_tokens}, and prompts {frame.work.prompt_tokens:.0f}"
+    ]
+    for group in frame.inventory.nodes:
+        if group.assumed:
+            lines.append(f"nodes with {group.gpu_memory_gb:g} GB GPUs: rates not given are those of {group.assumed}")
+    idle = frame.inventory.gpus - best.gpus
+    if idle:
+        lines.append(f"{idle} of {frame.inventory.gpus} GPUs are idle: {_why_idle(best)}")
+    lines += _uneven(best, search)
+    lines += _hand_overs(best, found, search)
+    for phase in phases:
+        if phase.seconds["verify"] > phase.step_seconds:
+            lines.append(f"{phase.name}: verifying may take longer than a step; raise verifier.workers")
+            break
+    return tuple(lines)
+
+
+def _why_idle(best: Candidate) -> str:
+    key = best.key
+    sizes = {row.ranks for row in best.rows if row.ranks}
+    if key.mode == "colocated":
+        return f"{key.ranks} ranks are as many as help or fit evenly"
+    return (
+        f"slots of {key.slot_gpus} GPUs do not divide what {key.ranks} ranks leave ({', '.join(map(str, sorted(sizes)))} "
+        "on a node), or more would not be faster"
+    )
+
+
+def _uneven(best: Candidate, search: Search) -> list[str]:
+    """Sizes that do not divide."""
+    frame, key = search.frame, best.key
+    lines, work = [], frame.work
+    if work.mini_batch_prompts % key.ranks:
+        lines.append(
+            f"a mini-batch of {work.mini_batch_prompts} prompts does not divide over {key.ranks} trainer ranks: the busiest "
+            f"has {-(-work.mini_batch_prompts // key.ranks)} (whole groups go to ranks); a multiple of {key.ranks} as "
+            "objective.mini_batch_prompts would be even"
+        )
+    for role in key.beside:
+        size = key.tp(role)
+        left = sum(row.count * (row.ranks % size) for row in best.rows)
+        if left:
+            lines.append(
+                f"{left} GPUs with trainer ranks have no {role} engine: nodes' ranks are no multiple of {size}"
+            )
+    for role in frame.roles:
+        shape = frame.shape(role)
+        tried = set(search.tensor_parallel(role, key.samplers))
+        limit = key.samplers.largest_node
+        refused = [n for n in (2**p for p in range(1, limit.bit_length())) if n not in tried]
+        if refused and frame.engine(role).tensor_parallel is None and frame.cuda:
+            lines.append(
+                f"{role} tensor parallel {', '.join(map(str, refused))} was not tried: it does not divide "
+                f"{shape.heads} heads, {shape.kv_heads} key-value heads or the MLP width {shape.intermediate}"
+            )
+    if search.frame.cuda and key.samplers.largest_node & (key.samplers.largest_node - 1):
+        lines.append(
+            f"nodes have {key.samplers.largest_node} GPUs; tensor-parallel sizes are powers of two and stay within a node"
+        )
+    return lines
+
+
+def _hand_overs(best: Candidate, found: Found, search: Search) -> list[str]:
+    """Each hand-over, and what they gain together."""
+    work, key, lines = search.frame.work, best.key, []
+    for number in range(1, len(work.phases)):
+        grown = best.slots.learner[number] - best.slots.learner[number - 1]
+        if grown:
+            lines.append(
+                f"after step {work.phases[number].first_step - 1} the explorer hands {grown * key.slot_gpus} GPUs over: "
+                f"{grown * key.per_slot('learner')} more learner engines"
+            )
+    without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.slots.hands_over]
+    if lines and without:
+        lines.append(f"handing over gains {duration(without[0].run_seconds - best.run_seconds)} over the run")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Such as 42 s, 3.1 min, 6.5 h."""
+    if abs(seconds) < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if abs(seconds) < 7200 else f"{seconds / 3600:.1f} h"
