@@ -70,8 +70,8 @@ def plan_cpus(frame: Frame) -> Plan:
         return Plan(
             False,
             (
-                f"placement.mode={mode} needs GPUs: engines on CPUs cannot give their memory back while the trainer works; "
-                "leave it out, or placement.mode=separate",
+                f"placement.mode={mode} needs GPUs: engines on CPUs cannot give their memory back while the trainer "
+                "works. Leave it out, or set placement.mode=separate",
             ),
         )
     bundles = _bundles(actors, handing_over=frame.config.placement.hand_over == "on")

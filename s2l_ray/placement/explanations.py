@@ -24,7 +24,7 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
         for c in ordered[1:]
     ]
     fitting = {candidate.key.mode for candidate in ordered}
-    rows = _one_per_mode_first(rows)[: MOST_ALTERNATIVES - 2]
+    rows = _with_every_mode(rows, MOST_ALTERNATIVES - 2)
     for mode in MODES:
         nearest = nearest_misses([r for r in found.rejected if r.key.mode == mode])
         if mode not in fitting and nearest:
@@ -33,11 +33,11 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
     return tuple(rows)
 
 
-def _one_per_mode_first(rows: list[Alternative]) -> list[Alternative]:
-    """Within the limit every mode shows its best; the order stays by time."""
+def _with_every_mode(rows: list[Alternative], most: int) -> list[Alternative]:
+    """The fastest `most`, but every mode's best among them."""
     first = {row.mode: row for row in reversed(rows)}
     others = [row for row in rows if row is not first[row.mode]]
-    kept = [*first.values(), *others][:MOST_ALTERNATIVES]
+    kept = [*first.values(), *others][:most]
     return sorted(kept, key=lambda row: row.run_seconds)
 
 
@@ -195,8 +195,8 @@ def _why_idle(best: Candidate) -> str:
     if key.mode == "colocated":
         return f"{key.ranks} ranks are as many as help or fit evenly"
     return (
-        f"slots of {key.slot_gpus} GPUs do not divide what {key.ranks} ranks leave ({', '.join(map(str, sorted(sizes)))} "
-        "on a node), or more would not be faster"
+        f"slots of {key.slot_gpus} GPUs do not divide what {key.ranks} ranks leave (nodes have "
+        f"{' or '.join(map(str, sorted(sizes)))} of them), or more would not be faster"
     )
 
 
@@ -206,9 +206,9 @@ def _uneven(best: Candidate, search: Search) -> list[str]:
     lines, work = [], frame.work
     if work.mini_batch_prompts % key.ranks:
         lines.append(
-            f"a mini-batch of {work.mini_batch_prompts} prompts does not divide over {key.ranks} trainer ranks: the busiest "
-            f"has {-(-work.mini_batch_prompts // key.ranks)} (whole groups go to ranks); a multiple of {key.ranks} as "
-            "objective.mini_batch_prompts would be even"
+            f"a mini-batch of {work.mini_batch_prompts} prompts does not divide over {key.ranks} trainer ranks: groups "
+            f"go to ranks whole, up to {-(-work.mini_batch_prompts // key.ranks)} to one; objective.mini_batch_prompts "
+            f"a multiple of {key.ranks} would be even"
         )
     for role in key.beside:
         size = key.tp(role)
@@ -229,7 +229,7 @@ def _uneven(best: Candidate, search: Search) -> list[str]:
             )
     if search.frame.cuda and key.samplers.largest_node & (key.samplers.largest_node - 1):
         lines.append(
-            f"nodes have {key.samplers.largest_node} GPUs; tensor-parallel sizes are powers of two and stay within a node"
+            f"nodes have {key.samplers.largest_node} GPUs; tensor-parallel sizes are powers of two within a node"
         )
     return lines
 
@@ -241,8 +241,8 @@ def _hand_overs(best: Candidate, found: Found, search: Search) -> list[str]:
         grown = best.slots.learner[number] - best.slots.learner[number - 1]
         if grown:
             lines.append(
-                f"after step {work.phases[number].first_step - 1} the explorer hands {grown * key.slot_gpus} GPUs over: "
-                f"{grown * key.per_slot('learner')} more learner engines"
+                f"after step {work.phases[number].first_step - 1} the explorer hands over {grown * key.slot_gpus} GPUs "
+                f"for {grown * key.per_slot('learner')} more learner engines"
             )
     without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.slots.hands_over]
     if lines and without:
