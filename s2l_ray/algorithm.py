@@ -26,10 +26,15 @@ from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.scheduler import StepBatch
 from s2l_ray.config import Config, parse_config
-from s2l_ray.errors import S2LError, TrackingError
+from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
-from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.evaluation.summary import build_summary, hand_overs, write_summary
+from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.placement.plan import Plan
+from s2l_ray.placement.ray_binding import live_inventory
+from s2l_ray.placement.search import make_plan
+from s2l_ray.placement.serialise import plan_json
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
@@ -82,15 +87,44 @@ class S2LPO(Trainable):
         self._open_tracker(train, held_out)
         self._reporter.phase("starting Ray")
         self._owns_ray = connect(self.settings.cluster.address)
-        self._graph = ActorGraph(self.settings, self._train, self._held_out, self._reporter.phase)
-        checkpoints = self._run.checkpoints
-        if self.settings.resume not in ("auto", "never"):
-            self.load_checkpoint(self.settings.resume)
-        elif checkpoints:
-            self.load_checkpoint(str(checkpoints[-1][1]))
+        self._reporter.phase("planning")
+        self.plan = self._make_plan()
+        checkpoint = self._checkpoint_to_resume()
+        first_step = read_state(checkpoint)["step"] + 1 if checkpoint else 1
+        self._graph = ActorGraph(
+            self.settings,
+            self.plan.layout,
+            first_step,
+            self._train,
+            self._held_out,
+            progress=self._reporter.phase,
+            note=self._reporter.note,
+        )
+        if checkpoint:
+            self.load_checkpoint(str(checkpoint))
         else:
             self._run.log.truncate_after(0)
             self._graph.swap(0)
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        if self.settings.resume not in ("auto", "never"):
+            return Path(self.settings.resume).resolve()
+        checkpoints = self._run.checkpoints
+        return checkpoints[-1][1] if checkpoints else None
+
+    def _make_plan(self) -> Plan:
+        """Who sits where, on the nodes that Ray has or on those that placement.inventory describes."""
+        placement = self.settings.placement
+        if placement.tensor_parallel_across_nodes:
+            raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
+        inventory = load_inventory(placement.inventory) if placement.inventory else live_inventory()
+        plan = make_plan(self.settings, inventory)
+        if not plan.fits:
+            raise PlacementError("no placement: " + "; ".join(plan.problems))
+        target = self._run.path / "plan.json"
+        target.write_text(plan_json(plan))
+        self._tracker.log_artifact(target)
+        return plan
 
     def _load_inputs(self) -> tuple[ProblemSet, ProblemSet | None]:
         models, data = self.settings.models, self.settings.data
@@ -129,10 +163,13 @@ class S2LPO(Trainable):
             self._evaluate_before()
         step = self._step + 1
         clock = _Clock()
+        if self._graph.moves_before(step):
+            with clock.phase("hand_over"):
+                self._graph.enter(step)
         with clock.phase("rollout"):
             batch = self._graph.collect(step)
         with clock.phase("update"):
-            metrics = self._graph.trainer.update(batch)
+            metrics = self._graph.update(batch)
         sampled_with = self._graph.version
         with clock.phase("swap"):
             self._graph.swap(step)
@@ -169,16 +206,35 @@ class S2LPO(Trainable):
             with clock.phase("checkpoint"):
                 target = self._run.begin_checkpoint(step)
                 self._graph.trainer.save(str(target / "trainer"))
-        record = _record(batch, metrics, sampled_with, clock.seconds())
+        record = _record(batch, metrics, sampled_with, clock.seconds(), self._graph.engines)
         self._run.log.append(record)
         self._records.append(record)
         self._tracker.log_step(record)
         self._reporter.step(record)
+        self._say_what_changed()
         if self._tracker.problem != self._tracking_problem:
             self._tracking_problem = self._tracker.problem
             self._reporter.note(self._tracking_problem or "MLflow answers again; everything was delivered")
         if due:
             self._run.commit_checkpoint(target, self._state(), settings.checkpoint.keep)
+
+    def _say_what_changed(self) -> None:
+        """A hand-over, once there are steps to compare; engines that disagree with the trainer."""
+        record = self._records[-1]
+        for change in hand_overs(self._records[-8:]):
+            if change["step"] == record.step - 2:
+                before, after = change["engines_before"], change["engines_after"]
+                self._reporter.note(
+                    f"hand-over before step {change['step']}: explorer engines {before['explorer']} -> "
+                    f"{after['explorer']}, learner engines {before['learner']} -> {after['learner']}; "
+                    f"step {change['seconds_before']:.2f} s before, {change['seconds_after']:.2f} s after"
+                )
+        if record.trainer.get("logprob_gap_alarm"):
+            self._reporter.note(
+                f"step {record.step}: log-probs of the learner's engines and its trainer differ by "
+                f"{record.trainer['logprob_gap/learner']:.3f} per token, more than objective.logprob_gap_alarm "
+                f"({self.settings.objective.logprob_gap_alarm:g}): ratios and clipping mean less than they seem to"
+            )
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
@@ -252,6 +308,8 @@ class S2LPO(Trainable):
         self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
         self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
         self._run.log.truncate_after(self._step)
+        self._graph.recall({record.step: record.explorer_only for record in self._records})
+        self._graph.enter(self._step + 1)
         # Engines know nothing of checkpoints: whatever they held before is replaced at once.
         self._graph.swap(self._step)
         self._reporter.note(f"resumed after step {self._step} from {directory}")
@@ -348,7 +406,13 @@ class _Clock:
         return {**self._phases, "total": time.monotonic() - self._start}
 
 
-def _record(batch: StepBatch, metrics: dict[str, float], sampled_with: int, seconds: dict[str, float]) -> StepRecord:
+def _record(
+    batch: StepBatch,
+    metrics: dict[str, float],
+    sampled_with: int,
+    seconds: dict[str, float],
+    engines: dict[Source, int],
+) -> StepRecord:
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
     for row in rows:
@@ -368,4 +432,7 @@ def _record(batch: StepBatch, metrics: dict[str, float], sampled_with: int, seco
         trainer=metrics,
         seconds=seconds,
         spans=batch.spans,
+        engines=engines,
+        refilled_groups=batch.refilled,
+        explorer_only=batch.explorer_only,
     )

@@ -64,6 +64,12 @@ class StepRecord:
     spans: dict[str, float] = field(default_factory=dict)
     """Seconds from the first request of a source to its last verdict: "explore" and "learner_generate". They overlap
     each other and, since the explorer samples ahead, the phases of earlier steps."""
+    engines: dict[Source, int] = field(default_factory=dict)
+    """How many engines sampled for each source."""
+    refilled_groups: int = 0
+    """Groups sampled to replace such without variance (rollout.refill_rounds), used or not."""
+    explorer_only: tuple[int, int] = (0, 0)
+    """Groups that the explorer alone solved, of how many that both sources sampled."""
 
     @property
     def tokens(self) -> int:
@@ -75,7 +81,8 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> StepRecord:
-        return cls(**{**row, "sources": {name: SourceStats(**stats) for name, stats in row["sources"].items()}})
+        sources = {name: SourceStats(**stats) for name, stats in row["sources"].items()}
+        return cls(**{**row, "sources": sources, "explorer_only": tuple(row.get("explorer_only", (0, 0)))})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-ScheduleKind = Literal["linear", "abrupt", "cosine", "constant", "off"]
+ScheduleKind = Literal["linear", "abrupt", "cosine", "constant", "off", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Schedule:
         abrupt    `start` for steps 1..T_mix, then 0.
         constant  `start` at every step.
         off       plain GRPO: never the explorer.
+    (adaptive is `AdaptiveSchedule`.)
     T_mix = 1 means step 1 at `start`, then on-policy (the formula would divide by zero).
     """
 
@@ -46,7 +47,7 @@ class Schedule:
     start: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
-        if self.group_size < 1 or self.mix_steps < 1 or not 0 <= self.start <= 1:
+        if self.kind == "adaptive" or self.group_size < 1 or self.mix_steps < 1 or not 0 <= self.start <= 1:
             raise ValueError(f"impossible schedule {self}")
 
     def alpha(self, step: int) -> Fraction:
@@ -70,3 +71,60 @@ class Schedule:
         alpha = self.alpha(step)
         explorer = math.ceil(alpha * self.group_size)
         return Share(step, alpha, explorer, self.group_size - explorer)
+
+    def observe(self, step: int, explorer_only: int, compared: int) -> None:
+        """What a step measured; it changes nothing here."""
+
+    def nominal(self) -> Schedule:
+        """The shares that can be counted on before the run: these."""
+        return self
+
+
+class AdaptiveSchedule:
+    """Lets the explorer's share fall when the explorer no longer solves what the learner does not.
+
+    Steps are cut into windows of `every`. G_w begins at ceil(start * G) and changes by whole rollouts: window k has
+    that of window k - 1, less one if in window k - 2 fewer than `below` of the groups that both sources sampled were
+    solved by the explorer alone, or if there were no such groups (then nothing is known of the learner). Never up; 0
+    from step T_mix on. The window between leaves time to sample the explorer's share ahead.
+
+    What was measured is all of its state: observe the same again, after a resume, and the shares are the same.
+    """
+
+    def __init__(self, group_size: int, mix_steps: int, start: Fraction, every: int, below: Fraction) -> None:
+        self.group_size, self.mix_steps = group_size, mix_steps
+        self.start, self.every, self.below = start, every, below
+        self._observed: dict[int, tuple[int, int]] = {}
+
+    def observe(self, step: int, explorer_only: int, compared: int) -> None:
+        """What a step measured.
+
+        Args:
+            step: 1-based.
+            explorer_only: groups with a right rollout of the explorer's and none of the learner's.
+            compared: groups that both sources sampled.
+        """
+        self._observed[step] = (explorer_only, compared)
+
+    def share(self, step: int) -> Share:
+        """As `Schedule.share`.
+
+        Raises:
+            LookupError: a step that it depends on, at least `every` steps back, has not been observed.
+        """
+        explorer = 0 if step >= self.mix_steps else self._explorer((step - 1) // self.every)
+        return Share(step, Fraction(explorer, self.group_size), explorer, self.group_size - explorer)
+
+    def nominal(self) -> Schedule:
+        """What plans count on: a linear fall over the same steps. The real one differs on the way, and ends with it."""
+        return Schedule("linear", self.group_size, self.mix_steps, self.start)
+
+    def _explorer(self, window: int) -> int:
+        explorer = math.ceil(self.start * self.group_size)
+        for earlier in range(window - 1):
+            steps = range(earlier * self.every + 1, (earlier + 1) * self.every + 1)
+            if missing := [step for step in steps if step not in self._observed]:
+                raise LookupError(f"the adaptive schedule has not observed steps {missing}")
+            only, compared = (sum(column) for column in zip(*(self._observed[s] for s in steps), strict=True))
+            explorer -= explorer > 0 and (compared == 0 or only < self.below * compared)
+        return explorer

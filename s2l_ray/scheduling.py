@@ -14,7 +14,10 @@ import numpy as np
 
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.rollout import RolloutSummary, SampleRequest, Source
-from s2l_ray.schedule import Schedule
+from s2l_ray.schedule import AdaptiveSchedule, Schedule
+
+_SPARES = 1
+"""Tells the order of spare prompts from other random choices of the same seed and step."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class StepPlanner:
     """
 
     prompt_ids: Sequence[str]
-    schedule: Schedule
+    schedule: Schedule | AdaptiveSchedule
     prompts_per_step: int
     seed: int
 
@@ -52,15 +55,24 @@ class StepPlanner:
         chosen = order[position * self.prompts_per_step : (position + 1) * self.prompts_per_step]
         return [self.prompt_ids[i] for i in chosen]
 
-    def requests(self, step: int, source: Source, weight_version: int | None = None) -> list[SampleRequest]:
-        """One request per prompt of the step, or none when the source has no share in it."""
+    def spares(self, step: int) -> list[str]:
+        """All other prompts in the order in which they may replace those of `step` (dynamic sampling).
+
+        They stay where they are in the epochs, so that what a step replaces does not change any other step's prompts.
+        """
+        taken = set(self.prompts(step))
+        order = np.random.default_rng((self.seed, step, _SPARES)).permutation(len(self.prompt_ids))
+        return [self.prompt_ids[i] for i in order if self.prompt_ids[i] not in taken]
+
+    def requests(
+        self, step: int, source: Source, prompt_ids: Sequence[str], weight_version: int | None = None
+    ) -> list[SampleRequest]:
+        """One request per prompt, or none when the source has no share in the step."""
         share = self.schedule.share(step)
         count = share.explorer if source == "explorer" else share.learner
         if count == 0:
             return []
-        return [
-            SampleRequest(step, prompt_id, source, count, self.seed, weight_version) for prompt_id in self.prompts(step)
-        ]
+        return [SampleRequest(step, prompt_id, source, count, self.seed, weight_version) for prompt_id in prompt_ids]
 
 
 def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: int, learner: int) -> None:
@@ -76,6 +88,24 @@ def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: i
     expected = [("explorer", i) for i in range(explorer)] + [("learner", i) for i in range(learner)]
     if found != expected:
         raise GroupError(f"the group of prompt {prompt_id} should hold rollouts {expected}, but holds {found}")
+
+
+def without_variance(summaries: Iterable[RolloutSummary]) -> bool:
+    """Whether all rewards of a group are equal, so that it has no advantage and no gradient."""
+    return len({row.reward for row in summaries}) == 1
+
+
+def solved_by_explorer_only(groups: Iterable[Iterable[RolloutSummary]]) -> tuple[int, int]:
+    """(groups with a right rollout of the explorer's and none of the learner's, groups that both sampled)."""
+    only = compared = 0
+    for group in groups:
+        right: dict[Source, bool] = {}
+        for row in group:
+            right[row.source] = right.get(row.source, False) or row.status == "right"
+        if len(right) == 2:
+            compared += 1
+            only += right["explorer"] and not right["learner"]
+    return only, compared
 
 
 def step_digest(summaries: Iterable[RolloutSummary]) -> str:

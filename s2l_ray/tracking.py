@@ -225,7 +225,11 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "zero_variance_groups": record.zero_variance_groups,
         "groups": record.groups,
         "weight_version": record.weight_version,
+        "refilled_groups": record.refilled_groups,
+        "explorer_only_groups": record.explorer_only[0],
+        "compared_groups": record.explorer_only[1],
     }
+    metrics |= {f"engines/{source}": count for source, count in record.engines.items()}
     for source, stats in record.sources.items():
         metrics[f"rollouts/{source}"] = stats.rollouts
         metrics[f"tokens/{source}"] = stats.response_tokens

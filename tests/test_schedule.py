@@ -5,8 +5,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from s2l_ray.schedule import Schedule
+from s2l_ray.config import ScheduleConfig
+from s2l_ray.schedule import AdaptiveSchedule, Schedule
 
 
 def explorer_counts(schedule: Schedule, steps: int) -> list[int]:
@@ -67,3 +69,68 @@ def test_impossible_schedules_are_refused():
         Schedule("linear", 8, 0)
     with pytest.raises(ValueError):
         Schedule("linear", 8, 4).share(0)
+
+
+# ---- adaptive -----------------------------------------------------------------------------------------------------
+
+
+def adaptive(**changes) -> AdaptiveSchedule:
+    settings = {"group_size": 4, "mix_steps": 12, "start": Fraction(1), "every": 2, "below": Fraction(1, 4)}
+    return AdaptiveSchedule(**(settings | changes))
+
+
+def test_adaptive_by_hand():
+    schedule = adaptive()
+    # Windows of two steps: (1, 2), (3, 4), ... The first two have all of G = 4.
+    assert [schedule.share(step).explorer for step in (1, 2, 3, 4)] == [4, 4, 4, 4]
+    # Window 0 compared nothing (the learner sampled nothing), so window 2 has one less; likewise window 3.
+    for step in (1, 2, 3, 4):
+        schedule.observe(step, 0, 0)
+    assert [schedule.share(step).explorer for step in (5, 6, 7, 8)] == [3, 3, 2, 2]
+    # Window 2 (steps 5, 6): 3 + 1 of 8 + 8 groups are exactly a quarter, not below it: window 4 stays at 2.
+    schedule.observe(5, 3, 8)
+    schedule.observe(6, 1, 8)
+    assert [schedule.share(step).explorer for step in (9, 10)] == [2, 2]
+    # Window 3 (steps 7, 8): 3 of 16 are below: window 5 has 1. From T_mix = 12 on there is none.
+    schedule.observe(7, 3, 8)
+    schedule.observe(8, 0, 8)
+    assert [schedule.share(step).explorer for step in (11, 12, 13)] == [1, 0, 0]
+    assert schedule.share(11).alpha == Fraction(1, 4) and schedule.share(11).learner == 3
+
+
+def test_adaptive_does_not_guess():
+    schedule = adaptive()
+    schedule.observe(1, 0, 0)
+    with pytest.raises(LookupError, match=r"has not observed steps \[2\]"):
+        schedule.share(5)
+    assert schedule.share(12).explorer == 0  # from T_mix on nothing needs to be known
+
+
+@given(
+    observations=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).map(sorted), min_size=40, max_size=40),
+    group_size=st.integers(1, 16),
+    every=st.integers(1, 5),
+)
+def test_adaptive_never_rises_is_never_negative_and_follows_what_was_observed(observations, group_size, every):
+    first, again = (adaptive(group_size=group_size, every=every, mix_steps=30) for _ in range(2))
+    for step, (only, compared) in enumerate(observations, start=1):
+        first.observe(step, only, compared)
+    counts = [first.share(step).explorer for step in range(1, 41)]
+    assert counts[0] == group_size and counts[-1] == 0
+    assert all(
+        0 <= b <= a <= b + (group_size if step == 29 else 1)
+        for step, (a, b) in enumerate(zip(counts, counts[1:], strict=False), 1)
+    )
+    # A share needs nothing from the `every` steps before it: those may still be running while it is sampled ahead.
+    for step in range(1, 41):
+        assert again.share(step).explorer == counts[step - 1]
+        if step > every:
+            again.observe(step - every, *observations[step - every - 1])
+
+
+def test_adaptive_settings():
+    built = ScheduleConfig(kind="adaptive", steps=20, mix_steps=10, adapt_every=3, adapt_below=0.3).build(8)
+    assert (built.group_size, built.mix_steps, built.every, built.below) == (8, 10, 3, Fraction(3, 10))
+    assert built.nominal() == Schedule("linear", 8, 10)
+    with pytest.raises(ValidationError, match="need kind: adaptive, not linear"):
+        ScheduleConfig(adapt_every=3)

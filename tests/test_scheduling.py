@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.rollout import Rollout, RolloutGroup, RolloutSet, RolloutSummary, Verdict, rollout_seed, summarise
 from s2l_ray.schedule import Schedule
-from s2l_ray.scheduling import StepPlanner, balance, check_group, mini_batches, step_digest
+from s2l_ray.scheduling import (
+    StepPlanner,
+    balance,
+    check_group,
+    mini_batches,
+    solved_by_explorer_only,
+    step_digest,
+    without_variance,
+)
 
 
 def planner(prompts: int = 10, per_step: int = 4, seed: int = 1) -> StepPlanner:
@@ -41,10 +49,11 @@ def test_prompts_depend_on_seed_and_step_alone():
 def test_requests_split_every_group_by_the_schedule():
     plan = planner()
     # T_mix = 4, G = 8: step 2 has alpha 2/3, so 6 from the explorer and 2 from the learner.
-    assert [r.count for r in plan.requests(2, "explorer")] == [6] * 4
-    assert [(r.count, r.weight_version) for r in plan.requests(2, "learner", 1)] == [(2, 1)] * 4
-    assert plan.requests(1, "learner", 0) == [] and plan.requests(4, "explorer") == []
-    assert [r.prompt_id for r in plan.requests(2, "explorer")] == plan.prompts(2)
+    prompts = plan.prompts(2)
+    assert [r.count for r in plan.requests(2, "explorer", prompts)] == [6] * 4
+    assert [(r.count, r.weight_version) for r in plan.requests(2, "learner", prompts, 1)] == [(2, 1)] * 4
+    assert plan.requests(1, "learner", prompts, 0) == [] and plan.requests(4, "explorer", prompts) == []
+    assert [r.prompt_id for r in plan.requests(2, "explorer", prompts)] == prompts
 
 
 def test_more_prompts_per_step_than_there_are_is_refused():
@@ -111,3 +120,40 @@ def test_balance_places_everything_once_and_no_rank_is_overfull(tokens: list[int
 
 def test_mini_batches_cover_the_step_in_order():
     assert [list(b) for b in mini_batches(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+# ---- dynamic sampling and the adaptive schedule's signal ----------------------------------------------------------
+
+
+def rewarded(source: str, *rewards: float) -> list[RolloutSummary]:
+    return [
+        RolloutSummary("p", source, i, 0, reward, "right" if reward == 1 else "wrong", 7, 18, False, "00")
+        for i, reward in enumerate(rewards)
+    ]
+
+
+def test_spares_are_the_other_prompts_in_an_order_of_seed_and_step():
+    plan = planner(prompts=10, per_step=4)
+    spares = plan.spares(3)
+    assert sorted(spares + plan.prompts(3)) == sorted(f"p{i}" for i in range(10))
+    assert spares == planner(prompts=10, per_step=4).spares(3)
+    assert spares != [p for p in plan.spares(4) if p in spares]
+
+
+def test_groups_without_variance():
+    assert without_variance(rewarded("explorer", 0, 0) + rewarded("learner", 0))
+    assert without_variance(rewarded("learner", 1, 1))
+    assert not without_variance(rewarded("explorer", 0, 0) + rewarded("learner", 1))
+    assert not without_variance(rewarded("learner", 0.5, 1))
+
+
+def test_solved_by_explorer_only_counts_groups_that_both_sampled():
+    groups = [
+        rewarded("explorer", 0, 1) + rewarded("learner", 0, 0),  # the explorer alone
+        rewarded("explorer", 0, 1) + rewarded("learner", 0, 1),  # both
+        rewarded("explorer", 0, 0) + rewarded("learner", 1, 1),  # the learner alone
+        rewarded("explorer", 0.5) + rewarded("learner", 0),  # half a reward is not right
+        rewarded("explorer", 1, 1),  # not compared
+    ]
+    assert solved_by_explorer_only(groups) == (1, 4)
+    assert solved_by_explorer_only([]) == (0, 0)

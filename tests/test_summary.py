@@ -10,7 +10,7 @@ import pytest
 
 from s2l_ray.config import parse_config
 from s2l_ray.errors import DataError
-from s2l_ray.evaluation.summary import StepLog, build_summary, describe_machine, write_summary
+from s2l_ray.evaluation.summary import StepLog, build_summary, describe_machine, hand_overs, write_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 
 VERDICTS = {"right": 1, "wrong": 1, "unparsable": 0, "timeout": 0}
@@ -181,3 +181,27 @@ def test_a_spoilt_line_in_the_middle_is_an_error(tmp_path):
     log.path.write_text("\n".join([lines[0], '{"step": 2}', lines[2]]) + "\n")
     with pytest.raises(DataError, match=r"steps\.jsonl, line 2"):
         log.read()
+
+
+def test_hand_overs_by_hand():
+    def at(number: int, explorers: int, learners: int, **seconds: float) -> StepRecord:
+        return step(number, engines={"explorer": explorers, "learner": learners}, seconds=seconds)
+
+    steps = [
+        at(1, 1, 1, rollout=9.0, update=1.0, swap=0.5, evaluate=50.0),
+        at(2, 1, 1, rollout=3.0, update=1.0, swap=0.5),
+        at(3, 1, 1, rollout=4.0, update=1.0, swap=0.5, checkpoint=7.0),
+        at(4, 0, 2, rollout=30.0, update=1.0, swap=0.5),  # waits for the engine: counted on neither side
+        at(5, 0, 2, rollout=1.5, update=1.0, swap=0.5),
+    ]
+    assert hand_overs(steps) == [
+        {
+            "step": 4,
+            "engines_before": {"explorer": 1, "learner": 1},
+            "engines_after": {"explorer": 0, "learner": 2},
+            "seconds_before": 5.5,  # the median of 10.5, 4.5 and 5.5
+            "seconds_after": 3.0,
+        }
+    ]
+    assert hand_overs(steps[:4])[0]["seconds_after"] is None
+    assert hand_overs(steps[:3]) == []

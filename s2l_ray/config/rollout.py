@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
-from s2l_ray.schedule import Schedule, ScheduleKind
+from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
 class ModelsConfig(Section):
@@ -81,6 +81,9 @@ class RolloutConfig(Section):
     learner: SamplingConfig = SamplingConfig()
     explore_ahead_steps: NonNegative = 1
     """Explorer rollouts of so many coming steps are sampled while the trainer works; they can never be stale."""
+    refill_rounds: NonNegative = 0
+    """DAPO's dynamic sampling: groups whose rewards are all equal teach nothing; they are replaced by groups of further
+    prompts, up to so many times per step. What still has no variance then is trained on as it is."""
     keep_groups: NonNegative = 2
     """Groups of every step whose texts and verdicts are written to RUN_DIR/rollouts/, for people to read."""
 
@@ -99,7 +102,9 @@ class ScheduleConfig(Section):
     `cosine`: start * (1 + cos(pi * u)) / 2 for i <= mix_steps, then 0 (its factor of start in units of 2**-20);
     `abrupt`: start for i <= mix_steps, then 0;
     `constant`: start at every step;
-    `off`: 0 at every step, plain GRPO.
+    `off`: 0 at every step, plain GRPO;
+    `adaptive`: starts like linear and loses one rollout per group after every adapt_every steps in which the explorer
+    alone solved fewer than adapt_below of the groups; 0 from mix_steps on (s2l_ray/schedule.py says it exactly).
     With mix_steps = 1 the first step is at start and all others at 0 (linear, cosine, abrupt)."""
     steps: Positive = 60
     """T: logical steps of the run."""
@@ -107,12 +112,27 @@ class ScheduleConfig(Section):
     """T_mix: the step at which linear and cosine reach 0, and the last one of abrupt with the explorer."""
     start: Fractional = 1.0
     """alpha_1, the explorer's share of a group at step 1; below 1 the learner takes part from the start."""
+    adapt_every: Positive | None = None
+    """adaptive: steps between decisions; default 2."""
+    adapt_below: Fractional | None = None
+    """adaptive: default 0.1."""
 
     @model_validator(mode="after")
     def _mix_within_run(self) -> ScheduleConfig:
         if self.mix_steps > self.steps:
             raise ValueError(f"mix_steps (T_mix = {self.mix_steps}) must not exceed steps (T = {self.steps})")
+        if self.kind != "adaptive" and (self.adapt_every, self.adapt_below) != (None, None):
+            raise ValueError(f"adapt_every and adapt_below need kind: adaptive, not {self.kind}")
         return self
 
-    def build(self, group_size: int) -> Schedule:
-        return Schedule(self.kind, group_size, self.mix_steps, Fraction(str(self.start)))
+    @property
+    def adapt_window(self) -> int:
+        """Steps between decisions of an adaptive schedule."""
+        return self.adapt_every or 2
+
+    def build(self, group_size: int) -> Schedule | AdaptiveSchedule:
+        start = Fraction(str(self.start))
+        if self.kind == "adaptive":
+            below = Fraction("0.1") if self.adapt_below is None else Fraction(str(self.adapt_below))
+            return AdaptiveSchedule(group_size, self.mix_steps, start, self.adapt_window, below)
+        return Schedule(self.kind, group_size, self.mix_steps, start)

@@ -141,6 +141,17 @@ class Config(Section):
                 f"objective.overlong_buffer_tokens ({buffer}) must not exceed "
                 f"rollout.max_tokens ({self.rollout.max_tokens}), which it counts back from"
             )
+        if self.schedule.kind == "adaptive":
+            if (ahead := self.rollout.explore_ahead_steps) > self.schedule.adapt_window:
+                raise ValueError(
+                    f"rollout.explore_ahead_steps ({ahead}) must not exceed schedule.adapt_every "
+                    f"({self.schedule.adapt_window}): the explorer's share is not known further ahead"
+                )
+            if self.objective.grouping == "separate" and self.trainer.lr_schedule != "constant":
+                raise ValueError(
+                    f"trainer.lr_schedule: {self.trainer.lr_schedule} needs the number of optimizer steps, which an "
+                    "adaptive schedule with objective.grouping: separate does not know beforehand"
+                )
         if problem := self.trainer.lr_schedule_problem(self.optimizer_steps):
             raise ValueError(problem)
         return self
@@ -152,7 +163,7 @@ class Config(Section):
         mini_batches = prompts // (self.objective.mini_batch_prompts or prompts)
         if self.objective.grouping == "mixed":
             return self.schedule.steps * mini_batches
-        schedule = self.schedule.build(self.rollout.group_size)
+        schedule = self.schedule.build(self.rollout.group_size).nominal()
         shares = [schedule.share(step) for step in range(1, self.schedule.steps + 1)]
         return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
 

@@ -13,6 +13,9 @@ Schema of the summary (numbers that are not finite are null):
     seconds         {phase: wall-clock seconds over all steps}, `total` among them
     tokens          {source: sampled response tokens over all steps}
     rewards         {"all" | source: [mean reward per step]}, null where the source has no rollouts in the step
+    hand_overs      [{"step": the first with other engines than the one before, "engines_before", "engines_after":
+                    {source: count}, "seconds_before", "seconds_after": median time of up to 5 steps on either side,
+                    the step itself, evaluation and checkpoints left out}]
     weight_versions [the version that each step's learner rollouts were sampled with]
     model           absolute path of the trained learner, null when the run did not get that far
     config          the resolved configuration, without passwords
@@ -27,6 +30,7 @@ import math
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -81,6 +85,7 @@ def build_summary(
                 for source in SOURCES
             },
             "rewards": {"all": [s.reward for s in steps]} | {source: _rewards(steps, source) for source in SOURCES},
+            "hand_overs": hand_overs(steps),
             "weight_versions": [s.weight_version for s in steps],
             "model": str(Path(model).resolve()) if model else None,
             "config": _redacted(config.model_dump(mode="json")),
@@ -88,6 +93,29 @@ def build_summary(
             "machine": machine if machine is not None else describe_machine(),
         }
     )
+
+
+def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    """Every change in the number of engines, with the step time around it; as the module documents it."""
+    found = []
+    for at in range(1, len(steps)):
+        before, after = steps[at - 1], steps[at]
+        if before.engines != after.engines:
+            found.append(
+                {
+                    "step": after.step,
+                    "engines_before": before.engines,
+                    "engines_after": after.engines,
+                    "seconds_before": _step_seconds(steps[max(0, at - 5) : at]),
+                    "seconds_after": _step_seconds(steps[at + 1 : at + 6]),
+                }
+            )
+    return found
+
+
+def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
+    times = [sum(s.seconds.get(phase, 0.0) for phase in ("rollout", "update", "swap")) for s in steps]
+    return statistics.median(times) if times else None
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
