@@ -194,7 +194,7 @@ class WeightSwaps:
 
     def _call(self, transfer: Transfer, method: str, *args: Any) -> None:
         calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
-        failed = _failures(calls, self._timeout_s)
+        failed = _failures(calls, self._timeout_s + SETTLE_S)  # it may still be inside a wait that is itself bounded
         gone = [member for member in self._of(transfer) if member.number in failed]
         self._lost += gone
         self._members = [member for member in self._members if member not in gone]

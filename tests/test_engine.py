@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config import EngineConfig, SamplingConfig
-from s2l_ray.errors import StaleWeightsError
+from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
+from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
 from s2l_ray.rollout import Prompt, SampleRequest
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
@@ -28,7 +29,7 @@ MAX_TOKENS = 18
 class Learner:
     """A learner engine, a trainer's worth of weights to send it, and an event loop to drive it from plain tests."""
 
-    def __init__(self, model_dir: str, prompts: dict[str, Prompt], tensor_parallel: int = 1) -> None:
+    def __init__(self, model_dir: str, prompts: dict[str, Prompt]) -> None:
         self.runner = asyncio.Runner()
         settings = EngineSettings(
             model=model_dir,
@@ -42,7 +43,6 @@ class Learner:
             trust_remote_code=False,
             weight_transfer="gloo",
             load_weights=False,
-            tensor_parallel=tensor_parallel,
         )
         self.engine = LearnerEngine(settings, prompts)
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
@@ -51,15 +51,15 @@ class Learner:
         self.specs = [WeightSpec(n, "bfloat16", tuple(p.shape)) for n, p in named.items()]
         self.sender = GlooSender(self.specs, 0, "127.0.0.1", 60)
         self.groups = 0
-        self.join(1 + tensor_parallel)
+        self.join()
 
-    def join(self, size: int) -> None:
-        """A new broadcast group of this process and the engine's workers."""
+    def join(self) -> None:
+        """A new broadcast group of this process and the engine's worker."""
         host, port = self.sender.listen()
         name, self.groups = f"weights-{self.groups}", self.groups + 1
-        forming = threading.Thread(target=self.sender.form, args=(name, size))
+        forming = threading.Thread(target=self.sender.form, args=(name, 2))
         forming.start()
-        self.call(self.engine.join(Invitation(host, port, name, 1, size, 60)))
+        self.call(self.engine.join(Invitation(host, port, name, 1, 2, 60)))
         forming.join()
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -69,9 +69,12 @@ class Learner:
         return self.runner.run(coroutine)
 
     def swap(self, version: int) -> None:
-        sending = threading.Thread(target=self.sender.send, args=(self.stream(),))
+        self.send_to(self.engine.swap(version, update_info(self.specs)), self.sender)
+
+    def send_to(self, receiving: Coroutine, sender: GlooSender) -> None:
+        sending = threading.Thread(target=sender.send, args=(self.stream(),))
         sending.start()
-        self.call(self.engine.swap(version, update_info(self.specs)))
+        self.call(receiving)
         sending.join()
 
     def change_weights(self, seed: int) -> None:
@@ -187,3 +190,58 @@ def test_another_version_than_the_held_one_is_refused(learner: Learner):
     held = learner.engine.version
     with pytest.raises(StaleWeightsError, match=f"weight version {held + 1}, but holds version {held}"):
         sample(learner, "3 4 7 12 : 24 >", 1, held + 1)
+
+
+def test_a_swap_that_broke_off_leaves_no_trace(learner: Learner):
+    """Part of a layer arrives (of a policy that nobody gets whole), then the sender is gone."""
+    text = full_text(learner, sample(learner, "5 6 7 12 : 24 >", 1, learner.engine.version)[0])
+    part = [spec for spec in learner.specs if "q_proj" in spec.name or "gate_proj" in spec.name]
+    assert len(part) == 8  # of every layer, one of the tensors that vLLM fuses
+    learner.change_weights(seed=10)
+    learner.call(learner.engine.begin_swap())
+    whole, learner.sender._specs = learner.specs, part
+    chosen = {spec.name for spec in part}
+    weights = ((name, weight) for name, weight in learner.stream() if name in chosen)
+    sending = threading.Thread(target=learner.sender.send, args=(weights,))
+    sending.start()
+    learner.call(learner.engine.receive(update_info(part)))
+    sending.join()
+    learner.sender._specs = whole
+    learner.sender.close()
+    with pytest.raises(BroadcastError, match="update_weights"):
+        learner.call(learner.engine.receive(update_info(whole)))
+    with pytest.raises(StaleWeightsError, match="no valid weights"):
+        learner.call(learner.engine.score(text))
+
+    learner.change_weights(seed=11)
+    learner.call(learner.engine.check_in())
+    learner.join()
+    learner.swap(20)
+    np.testing.assert_allclose(learner.call(learner.engine.score(text)), learner.reference(text), rtol=0.01, atol=BF16)
+
+
+def test_asleep_it_refuses_and_after_the_wake_it_has_the_new_weights(learner: Learner):
+    text = full_text(learner, sample(learner, "5 6 7 12 : 24 >", 1, learner.engine.version)[0])
+
+    def engine(method: str, *args: str) -> None:
+        learner.call(getattr(learner.engine, method)(*args))
+
+    def swap() -> None:
+        with pytest.raises(StaleWeightsError):
+            learner.call(learner.engine.score(text))
+        learner.swap(30)
+        with pytest.raises(EngineError, match="asleep: wake kv_cache first"):
+            learner.call(learner.engine.score(text))
+
+    def nobody(*_: str) -> None:
+        pass
+
+    fall_asleep(nobody, engine)
+    with pytest.raises(StaleWeightsError, match="no valid weights"):
+        sample(learner, "5 6 7 12 : 24 >", 1, 20)
+    with pytest.raises(EngineError, match="wake it first"):
+        learner.call(learner.engine.begin_swap())
+    learner.change_weights(seed=30)
+    swap_and_wake(nobody, engine, swap)
+    np.testing.assert_allclose(learner.call(learner.engine.score(text)), learner.reference(text), rtol=0.01, atol=BF16)
+    assert len(sample(learner, "5 6 7 12 : 24 >", 2, 30)) == 2

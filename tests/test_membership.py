@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from transformers import AutoModelForCausalLM
 
-from actors.graph import connect
+from actors.connection import connect
 from actors.learner import Learner
 from actors.swaps import LearnerMember, WeightSwaps
 from actors.trainer import TrainerGroup, TrainerRank
-from s2l_ray import load_config
-from s2l_ray.config import EngineConfig, SamplingConfig
+from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError
 from s2l_ray.generation.engine import EngineSettings, engine_environment
 from s2l_ray.rendezvous import BroadcastGroup, open_store
@@ -30,9 +30,9 @@ from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
 from tests.conftest import run_config
-from tests.test_run import QUICKSTART, reference
 
-TIMEOUT_S = 5.0
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+TIMEOUT_S = 8.0
 BF16 = 0.08
 # Three buckets of 40 MB each: a death in the first leaves two to come.
 SPECS = [WeightSpec(f"layer.{i}", "float32", (10_000_000,)) for i in range(3)]
@@ -41,7 +41,9 @@ SPECS = [WeightSpec(f"layer.{i}", "float32", (10_000_000,)) for i in range(3)]
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     assert connect(None)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actors.swaps.SETTLE_S", 3.0)
+        yield
     ray.shutdown()
 
 
@@ -51,10 +53,9 @@ class Rank:
 
     def __init__(self) -> None:
         self.sender = GlooSender(SPECS, 0, "127.0.0.1", TIMEOUT_S)
-        self.version = 0
 
-    def train(self) -> None:
-        self.version += 1
+    def set_version(self, version: int) -> None:
+        self.version = version
 
     def listen_for_receivers(self, transfer: str) -> tuple[str, int]:
         return self.sender.listen()
@@ -68,14 +69,11 @@ class Rank:
 
 @ray.remote(num_cpus=0)
 class Receiver:
-    """Stands for an engine: receives buckets as `GlooWeightTransferEngine` does.
+    """Stands for an engine: receives buckets as `GlooWeightTransferEngine` does."""
 
-    Args:
-        fate: signal that it sends itself, and at which moment: ("KILL", "join"), ("STOP", "receive").
-    """
-
-    def __init__(self, fate: tuple[str, str] | None = None) -> None:
-        self.fate = fate
+    def __init__(self) -> None:
+        self.fate: tuple[str, str] | None = None
+        """Signal that it sends itself, and at which moment: ("KILL", "join"), ("STOP", "receive")."""
         self.weights: dict[str, torch.Tensor] = {}
         self.version: int | None = None
         self.group: BroadcastGroup | None = None
@@ -84,7 +82,7 @@ class Receiver:
         if self.fate and self.fate[1] == moment:
             os.kill(os.getpid(), getattr(signal, f"SIG{self.fate[0]}"))
 
-    def set_fate(self, fate: tuple[str, str]) -> None:
+    def set_fate(self, fate: tuple[str, str] | None) -> None:
         self.fate = fate
 
     def check_in(self) -> None:
@@ -112,11 +110,19 @@ class Receiver:
 
 
 class Swaps:
-    """A rank, receivers, and the swaps between them."""
+    """A rank, receivers, and the swaps between them. Starting a process takes longer than all else: they are kept."""
 
-    def __init__(self, *fates: tuple[str, str] | None) -> None:
+    def __init__(self) -> None:
         self.rank = Rank.remote()
-        self.receivers = [Receiver.remote(fate) for fate in fates]
+        self.started: list = []
+
+    def start(self, *fates: tuple[str, str] | None) -> None:
+        """Begin anew with one living receiver per fate."""
+        self.started = [receiver for receiver in self.started if lives(receiver)]
+        self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
+        self.receivers = self.started[: len(fates)]
+        ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
+        ray.get(self.rank.set_version.remote(0))
         self.swaps = WeightSwaps([self.rank], SPECS, TIMEOUT_S)
 
     def connect(self, *numbers: int) -> None:
@@ -124,7 +130,7 @@ class Swaps:
 
     def swap(self, version: int) -> tuple[int, ...]:
         """The next version, to all. Returns the numbers of those that were lost."""
-        ray.get(self.rank.train.remote())
+        ray.get(self.rank.set_version.remote(version))
         report = self.swaps.swap(version)
         assert report.version == version and report.bytes == 3 * 40_000_000
         return tuple(member.number for member in report.lost)
@@ -133,19 +139,31 @@ class Swaps:
         return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=30)
 
 
+def lives(actor: ray.actor.ActorHandle) -> bool:
+    try:
+        return pid_of(actor) > 0
+    except ray.exceptions.RayActorError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def it() -> Swaps:
+    return Swaps()
+
+
 def pid_of(actor: ray.actor.ActorHandle) -> int:
     return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
 
 
-def test_one_dies_while_the_group_forms():
-    it = Swaps(None, ("KILL", "join"), None)
+def test_one_dies_while_the_group_forms(it: Swaps):
+    it.start(None, ("KILL", "join"), None)
     it.connect(0, 1, 2)
     assert it.swap(1) == (1,)
     assert it.held(0, 2) == [(1, [1.0])] * 2
 
 
-def test_one_dies_between_swaps():
-    it = Swaps(None, None, None)
+def test_one_dies_between_swaps(it: Swaps):
+    it.start(None, None, None)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
@@ -155,8 +173,8 @@ def test_one_dies_between_swaps():
 
 
 @pytest.mark.parametrize("how", ["KILL", "STOP"])
-def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(how: str):
-    it = Swaps(None, None, None)
+def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: Swaps, how: str):
+    it.start(None, None, None)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     victim = pid_of(it.receivers[0])
@@ -170,8 +188,8 @@ def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(how: str):
         assert it.held(0)[0][0] is None
 
 
-def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die():
-    it = Swaps(None, None, ("KILL", "join"))
+def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die(it: Swaps):
+    it.start(None, None, ("KILL", "join"))
     it.connect(0)
     assert it.swap(1) == ()
     it.connect(0, 1, 2)
@@ -179,8 +197,8 @@ def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die
     assert it.held(0, 1) == [(2, [2.0])] * 2
 
 
-def test_with_nobody_left_it_says_so():
-    it = Swaps(("KILL", "receive"), ("KILL", "receive"))
+def test_with_nobody_left_it_says_so(it: Swaps):
+    it.start(("KILL", "receive"), ("KILL", "receive"))
     it.connect(0, 1)
     with pytest.raises(ActorLostError, match="no learner engine is left"):
         it.swap(1)
@@ -189,7 +207,7 @@ def test_with_nobody_left_it_says_so():
 # ---- the real thing ----
 
 
-def engine(model: Path) -> ray.actor.ActorHandle:
+def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
     settings = EngineSettings(
         model=str(model),
         source="learner",
@@ -202,9 +220,18 @@ def engine(model: Path) -> ray.actor.ActorHandle:
         trust_remote_code=False,
         weight_transfer="gloo",
         load_weights=False,
+        tensor_parallel=tensor_parallel,
     )
     environment = engine_environment(settings.engine)
     return Learner.options(num_cpus=0, runtime_env={"env_vars": environment}).remote(settings, {})
+
+
+@torch.no_grad()
+def reference(model_dir: Path, text: np.ndarray) -> np.ndarray:
+    """transformers' log-probs of tokens 1.. of a text, float32 [tokens - 1]."""
+    ids = torch.as_tensor(text, dtype=torch.long)[None]
+    logits = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)(ids).logits[0, :-1].float()
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
 
 
 def another_policy(rank) -> None:
@@ -214,14 +241,14 @@ def another_policy(rank) -> None:
             weight.mul_(3.0)
 
 
-def test_vllm_engines_one_of_which_is_killed(family, tmp_path: Path):
+def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | {"cluster.swap_timeout_s": 20})
-    engines = [engine(family.large) for _ in range(2)]
+    engines = [engine(family.large, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
     trainer = TrainerGroup([rank], 120, 20)
     trainer.build()
     ray.get([e.ready.remote() for e in engines], timeout=120)
-    trainer.connect([LearnerMember(i, e, 1, "gloo") for i, e in enumerate(engines)])
+    trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
     assert trainer.swap(0).lost == ()
     text = np.arange(3, 20, dtype=np.int32)
 

@@ -150,9 +150,8 @@ class SamplingEngine:
 
     async def _generate(self, token_ids: np.ndarray, params: Any) -> Any:
         if self._asleep:
-            raise EngineError(
-                f"the {self.settings.source} engine is asleep: {sorted(self._asleep)} must be woken first"
-            )
+            asleep = " and ".join(memory for memory in MEMORY if memory in self._asleep)
+            raise EngineError(f"the {self.settings.source} engine is asleep: wake {asleep} first")
         request_id = f"{self.settings.source}-{next(self._requests)}"
         outputs = self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id)
         return [output async for output in outputs][-1]
