@@ -10,10 +10,11 @@ Left out: start, evaluations, checkpoints.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simpy
@@ -21,7 +22,7 @@ import simpy
 from s2l_ray.placement.constants import Constants
 from s2l_ray.placement.plan import Layout, PhaseName, PhaseSeats, Seat
 from s2l_ray.placement.simulated_actors import Activity, Cores, Engine, Journal, Request, Verifier
-from s2l_ray.placement.workload import Split, workload
+from s2l_ray.placement.workload import Split, phases, workload
 from s2l_ray.rollout import Source
 from s2l_ray.scheduling import balance, mini_batches
 
@@ -67,6 +68,35 @@ class Simulation:
         """Mean step of each phase, in the order of the run."""
         names = dict.fromkeys(step.phase for step in self.steps)
         return {name: float(np.mean([s.seconds["total"] for s in self.steps if s.phase == name])) for name in names}
+
+    def busy(self, phase: PhaseName) -> dict[str, float]:
+        """Share of the phase's time in which actors of each kind work: "trainer", "learner", "explorer", "verifier".
+        Of those that do anything in it."""
+        steps = [step for step in self.steps if step.phase == phase]
+        begin, end = steps[0].start, steps[-1].start + steps[-1].seconds["total"]
+        worked: dict[str, float] = defaultdict(float)
+        actors: dict[str, set[str]] = defaultdict(set)
+        for activity in self.activities:
+            inside = min(activity.end, end) - max(activity.start, begin)
+            if inside > 0 and activity.kind not in ("start", "sleep_wake"):
+                kind = activity.actor.split()[0]
+                worked[kind] += inside
+                actors[kind].add(activity.actor)
+        return {kind: seconds / len(actors[kind]) / (end - begin) for kind, seconds in worked.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: means per phase and every step; not the activities."""
+        phases = [
+            {"name": name, "step_seconds": seconds, "busy": self.busy(name)}
+            for name, seconds in self.phase_seconds().items()
+        ]
+        return {"step_seconds": self.step_seconds, "phases": phases, "steps": [asdict(step) for step in self.steps]}
+
+
+def sample_steps(config: Config, per_phase: int = 3) -> list[int]:
+    """Some steps of each phase of the schedule, evenly spread, its first and last among them."""
+    chosen = [np.linspace(p.first_step, p.last_step, min(per_phase, p.steps)) for p in phases(config)]
+    return sorted({round(float(step)) for steps in chosen for step in steps})
 
 
 def simulate(config: Config, layout: Layout, constants: Constants, steps: Sequence[int] | None = None) -> Simulation:
