@@ -243,7 +243,7 @@ def test_the_headline_says_what_and_how_long():
 
 def test_the_map_shows_ranks_engines_and_memory_classes():
     lines = [line.rstrip() for line in printed(separate_plan(), 80).splitlines()]
-    assert "explore (step 1, 302 s each), then mix (steps 2-4, 400 s each)" in " ".join(lines)
+    assert any(line.startswith("explore (step 1), mix (steps 2-4) ──") for line in lines)
     at = lines.index("node 1       0    1    2    3    4    5    6    7")
     assert lines[at + 1 : at + 4] == [
         "  learner  [===0===] [===1===]                      engines 0-1, TP 2",
@@ -341,7 +341,7 @@ def test_cells_by_hand(sizes, width, expected):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0041, "0.0041 s"), (0.25, "0.25 s"), (1.934, "1.93 s"), (51.23, "51.2 s"), (512.4, "512 s"), (1690, "28m10s"),
+    [(0.0041, "0.0041 s"), (0.613, "0.61 s"), (1.934, "1.93 s"), (51.23, "51.2 s"), (512.4, "512 s"), (1690, "28m10s"),
      (28_500, "7h55m"), (3_599.7, "1h00m"), (3600 * 100, "4d 04h")],
 )  # fmt: skip
 def test_seconds(value, text):

@@ -111,9 +111,9 @@ def amount(count: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """0.0041 s, 1.93 s, 51.2 s, 512 s, 28m10s, 7h55m, 3d 04h."""
+    """0.0041 s, 0.61 s, 1.93 s, 51.2 s, 512 s, 28m10s, 7h55m, 3d 04h."""
     if value < 999.5:
-        return f"{value:.2g} s" if value < 0.0995 else f"{value:.3g} s" if value < 99.95 else f"{value:.0f} s"
+        return f"{value:.2g} s" if value < 0.995 else f"{value:.3g} s" if value < 99.95 else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"

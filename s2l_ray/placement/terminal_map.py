@@ -22,10 +22,7 @@ def seat_maps(
 ) -> Iterator[tuple[str, list[Text]]]:
     """(heading, lines) per phase; consecutive phases with the same seats are one map."""
     for groups, alike in groupby(((node_groups(phase.gpus), phase) for phase in phases), key=lambda pair: pair[0]):
-        heading = ", then ".join(
-            f"{phase.name} ({look.steps(phase.first_step, phase.last_step)}, {look.seconds(phase.step_seconds)} each)"
-            for _, phase in alike
-        )
+        heading = ", ".join(f"{phase.name} ({look.steps(phase.first_step, phase.last_step)})" for _, phase in alike)
         yield heading, list(_phase_map(groups, classes, width, colour))
 
 
