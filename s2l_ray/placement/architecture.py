@@ -159,7 +159,7 @@ class ModelShape:
         """Parameters of the largest one."""
         return max(math.prod(tensor) for tensor in (*self.layer_tensors, *self.root_tensors))
 
-    @property
+    @cached_property
     def layer_parameters(self) -> int:
         """Of one layer."""
         return sum(math.prod(tensor) for tensor in self.layer_tensors)
@@ -178,7 +178,7 @@ class ModelShape:
         """Outside the layers."""
         return self.embedding_parameters + self.head_parameters + self.hidden
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """As transformers counts them: tied weights once."""
         return self.layers * self.layer_parameters + self.root_parameters
@@ -197,9 +197,13 @@ class ModelShape:
         look-up), and 2 * heads * head_dim each for scores and weighted values of every token attended to. Norms,
         rotations and softmax are left out: they are below 1%. A backward is twice as much.
         """
-        matrices = self.layers * sum(out * width for out, width in self.linears.values()) + self.vocab * self.hidden
         attention = 4 * self.layers * self.query_width * context
-        return tokens * (2 * matrices + attention)
+        return tokens * (2 * self.multiplied_parameters + attention)
+
+    @cached_property
+    def multiplied_parameters(self) -> int:
+        """Those in matrix products of a forward, output head included."""
+        return self.layers * sum(out * width for out, width in self.linears.values()) + self.vocab * self.hidden
 
 
 @lru_cache

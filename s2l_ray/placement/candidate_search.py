@@ -21,7 +21,8 @@ from s2l_ray.placement.plan import Mode
 from s2l_ray.placement.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
 from s2l_ray.placement.timing import Memory, Timing
 
-EVERY_NODE_BITS, SPLIT_BITS = 6, 3
+NODE_BITS, SPLIT_BITS = 5, 3
+"""Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and slots elsewhere."""
 
 
 @dataclass
@@ -74,19 +75,28 @@ class Search:
                     continue
                 learner_tps = self.tensor_parallel("learner", samplers if mode == "separate" else trainers)
                 explorer_tps = self.tensor_parallel("explorer", samplers) if explores else (0,)
-                for ranks in self._ranks(trainers, mode):
+                for ranks in self.ranks(trainers, mode):
                     for learner_tp in learner_tps:
                         for explorer_tp in explorer_tps:
                             yield Key(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
 
-    def _ranks(self, pool: Pool, mode: Mode) -> list[int]:
+    def ranks(self, pool: Pool, mode: Mode) -> list[int]:
+        """Numbers of trainer ranks to try: what is pinned; colocated parts of a node and whole nodes; elsewhere no more
+        than have work in a mini-batch, unless they fit only when there are more."""
         if pinned := self.frame.config.trainer.ranks:
             return [pinned] if pinned <= pool.gpus else []
-        found = set(sizes(pool.gpus, SPLIT_BITS))
         if mode == "colocated":
             node = pool.largest_node
-            found |= {n * node for n in sizes(pool.gpus // node, EVERY_NODE_BITS)}
-        return sorted(found)
+            return sorted({*range(1, node), *(n * node for n in sizes(pool.gpus // node, NODE_BITS))})
+        found = []
+        for ranks in sizes(pool.gpus, SPLIT_BITS):
+            found.append(ranks)
+            if ranks >= self.frame.work.mini_batch_prompts and self._rank_fits(pool, ranks):
+                break
+        return found
+
+    def _rank_fits(self, pool: Pool, ranks: int) -> bool:
+        return isinstance(self.device(Key("separate", pool, pool, ranks, 1, 0), (), ranked=True), Fit)
 
     def tensor_parallel(self, role: EngineRole, pool: Pool) -> tuple[int, ...]:
         """Sizes that divide the model and stay within a node: powers of two, or what is pinned."""

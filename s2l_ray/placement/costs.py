@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.inventory import Efficiency, NodeSpec
@@ -95,13 +96,13 @@ class Sampler:
     nodes: int = 1
     """That its tensor-parallel group spans."""
 
-    @property
+    @cached_property
     def kv_bytes_per_token(self) -> float:
         """Per device; with more devices than key-value heads, heads are held more than once."""
         shape = self.shape
         return shape.kv_bytes_per_token(self.dtype_bytes) / min(self.tensor_parallel, shape.kv_heads)
 
-    @property
+    @cached_property
     def streamed_bytes(self) -> float:
         """Weights that every decode step reads, per device: all but an embedding that is only looked up."""
         shape = self.shape

@@ -48,14 +48,18 @@ class Timing:
         return self.rates(key.trainers, self._frame.config.trainer.threads)
 
     def sampler(self, role: EngineRole, pool: Pool, tensor_parallel: int, kv: int) -> Sampler:
-        engine = self._frame.engine(role)
-        return Sampler(
-            shape=self._frame.shape(role),
-            tensor_parallel=tensor_parallel,
-            kv_cache_bytes=kv,
-            max_num_seqs=engine.max_num_seqs,
-            dtype_bytes=self._frame.dtype_bytes,
-            rates=self.rates(pool, engine.threads),
+        """One engine."""
+        frame, engine = self._frame, self._frame.engine(role)
+        return self._memory.get(
+            ("sampler", role, pool, tensor_parallel, kv),
+            lambda: Sampler(
+                shape=frame.shape(role),
+                tensor_parallel=tensor_parallel,
+                kv_cache_bytes=kv,
+                max_num_seqs=engine.max_num_seqs,
+                dtype_bytes=frame.dtype_bytes,
+                rates=self.rates(pool, engine.threads),
+            ),
         )
 
     def generation(self, role: EngineRole, pool: Pool, tp: int, kv: int, engines: int, rollouts: int) -> float:
