@@ -89,12 +89,17 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
     nodes = plan.add_mutually_exclusive_group()
     nodes.add_argument("--inventory", type=Path, metavar="FILE", help="nodes (default: placement.inventory of the run)")
-    nodes.add_argument("--live", action="store_true", help="the nodes a run would get now: Ray at cluster.address or RAY_ADDRESS, else this machine")
+    nodes.add_argument(
+        "--live",
+        action="store_true",
+        help="the nodes a run would get now: Ray at cluster.address or RAY_ADDRESS, else this machine",
+    )
     plan.add_argument(
         "--mean-response-tokens", type=float, metavar="N", help="mean response (default: half of rollout.max_tokens)"
     )
+    plan.add_argument("--simulate", action="store_true", help="also simulate the run, event by event (takes seconds)")
     plan.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
-    plan.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too")
+    plan.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline")
     plan.set_defaults(run=_plan)
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
+
+if TYPE_CHECKING:
+    from s2l_ray.placement.simulation import Simulation
+
+    Simulated = tuple[str, Simulation]
 
 
 def plan_command(arguments: Namespace) -> int:
@@ -21,8 +28,10 @@ def plan_command(arguments: Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     inventory = _inventory(config, arguments)
     plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
-    title = f"{arguments.config} on {inventory.describe()}"
-    _show(plan, title, arguments)
+    title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
+    simulated = _simulate(config, plan, inventory, arguments)
+    _draw(plan, title, simulated, arguments.png)
+    _print(plan, title, simulated, arguments)
     return 0 if plan.fits else 1
 
 
@@ -46,20 +55,45 @@ def _live_inventory(config: Config) -> Inventory:
     return live_inventory()
 
 
-def _show(plan: Plan, title: str, arguments: Namespace) -> None:
-    if arguments.png:
-        from s2l_ray.placement.drawing import draw_plan
+def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Namespace) -> Simulated | None:
+    """Whose constants were used, and the simulated run."""
+    if not (arguments.simulate and plan.layout):
+        return None
+    from s2l_ray.placement.plan_constants import constants_of_plan
+    from s2l_ray.placement.simulation import simulate
 
-        draw_plan(plan, title, arguments.png)
+    constants = constants_of_plan(config, plan, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    return "the plan's costs", simulate(config, plan.layout, constants)
+
+
+def _draw(plan: Plan, title: str, simulated: Simulated | None, path: Path | None) -> None:
+    if path is None:
+        return
+    from s2l_ray.placement.drawing import draw_plan
+
+    draw_plan(plan, title, path)
+    if simulated:
+        from s2l_ray.placement.timeline import draw_timeline
+
+        draw_timeline(simulated[1], f"{title}\nsimulated with {simulated[0]}", _timeline_path(path))
+
+
+def _timeline_path(path: Path) -> Path:
+    """plan.png -> plan_timeline.png."""
+    return path.with_stem(f"{path.stem}_timeline")
+
+
+def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: Namespace) -> None:
     if arguments.json:
         from s2l_ray.placement.serialise import plan_json
 
-        print(plan_json(plan))
+        print(plan_json(plan, simulated))
         return
     from rich.console import Console
 
     from s2l_ray.placement.report import PlanReport
 
-    Console().print(PlanReport(plan, title))
+    Console().print(PlanReport(plan, title, simulated))
     if arguments.png:
-        print(f"drawn in {arguments.png}")
+        drawn = [str(arguments.png), *([str(_timeline_path(arguments.png))] if simulated else [])]
+        print(f"drawn in {', '.join(drawn)}")

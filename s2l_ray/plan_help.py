@@ -2,8 +2,9 @@
 
 EPILOG = """\
 examples:
-  s2l plan configs/quickstart.yaml --inventory cluster/inventories/8xH100.yaml
-  s2l plan configs/quickstart.yaml --inventory FILE placement.mode=separate trainer.ranks=4 --png plan.png
+  s2l plan configs/paper/qwen3_1.7b_to_8b.yaml --inventory cluster/inventories/8xH100.yaml
+  s2l plan configs/paper/qwen3_1.7b_to_8b.yaml --inventory FILE placement.mode=separate trainer.ranks=4
+  s2l plan configs/paper/qwen3_1.7b_to_8b.yaml --inventory FILE --simulate --png plan.png
   s2l plan configs/quickstart.yaml --live --json | python3 -m json.tool
 
 inventory file (YAML; GB are 10**9 bytes, as on data sheets):
@@ -23,7 +24,8 @@ engines.{explorer,learner}.{count,tensor_parallel,kv_cache_gb}; placement.headro
 keys of --json: fits, problems, mode, device, ranks, tensor_parallel, run_seconds, phases [name, steps, first_step,
 last_step, step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus], gpus [node, gpu, capacity_bytes,
 used_bytes, ledger, worst_phase, roles {phase: [...]}], bundles, seats, sleep, hand_overs, swap, saving, notes,
-alternatives. `gpus` of a phase are all devices in it, the outer ones at their fullest; a ledger sums to used_bytes;
-`gpu: null` is a node's CPU memory. Units: bytes, seconds, FLOPs, shares of 1. s2l_ray/placement/serialise.py has more.
+alternatives; with --simulate also simulation [constants, run_seconds, steps]. `gpus` of a phase are all devices in it,
+the outer ones at their fullest; a ledger sums to used_bytes; `gpu: null` is a node's CPU memory. Units: bytes, seconds,
+FLOPs, shares of 1. s2l_ray/placement/serialise.py has more.
 
 exit status: 0 the run fits; 1 it does not (the reasons are printed, with --json too), or something else is wrong."""

@@ -89,6 +89,33 @@ def test_the_report_and_the_picture(capsys, inventory, tmp_path):
         assert part in text, part
 
 
+SMALL = ["rollout.prompts_per_step=32", "objective.mini_batch_prompts=8", "schedule.steps=4", "schedule.mix_steps=3"]
+
+
+def test_a_simulation_beside_the_plan(capsys, inventory, tmp_path):
+    nodes, picture = inventory("gpus: 8, gpu: H100-80GB"), tmp_path / "plan.png"
+    status, plan = planned(capsys, PAPER, *SMALL, "--inventory", nodes, "--simulate", "--png", str(picture))
+    found = plan["simulation"]
+    assert status == 0 and found["constants"] == "the plan's costs"
+    assert [step["step"] for step in found["steps"]] == [1, 2, 3, 4]
+    assert [step["phase"] for step in found["steps"]] == ["explore", "mix", "on-policy", "on-policy"]
+    assert found["run_seconds"] == pytest.approx(sum(step["seconds"]["total"] for step in found["steps"]))
+    assert picture.read_bytes() != (tmp_path / "plan_timeline.png").read_bytes()
+    _, longer = planned(capsys, PAPER, *SMALL, "--inventory", nodes, "--simulate", "--mean-response-tokens", "4000")
+    assert longer["simulation"]["run_seconds"] > found["run_seconds"]
+    main(["plan", PAPER, *SMALL, "--inventory", nodes, "--simulate"])
+    text = capsys.readouterr().out
+    assert (
+        "simulated with the plan's costs" in text
+        and "simulation" not in planned(capsys, PAPER, *SMALL, "--inventory", nodes)[1]
+    )
+
+
+def test_what_does_not_fit_is_not_simulated(capsys, inventory):
+    status, plan = planned(capsys, PAPER, "--inventory", inventory("gpus: 1, gpu_memory_gb: 24"), "--simulate")
+    assert status == 1 and "simulation" not in plan
+
+
 def test_the_inventory_of_the_configuration_is_the_default(capsys, inventory):
     status, plan = planned(capsys, PAPER, f"placement.inventory={inventory('gpus: 8, gpu: H100-80GB')}")
     assert status == 0 and len(plan["gpus"]) == 8

@@ -20,16 +20,19 @@ BATCH_POINTS = 16
 """Batch sizes at which the cost model of a decode step is evaluated; straight lines between."""
 
 
-def constants_of_plan(config: Config, plan: Plan, inventory: Inventory) -> Constants:
+def constants_of_plan(
+    config: Config, plan: Plan, inventory: Inventory, *, mean_response_tokens: float | None = None
+) -> Constants:
     """What `costs` says of the plan's layout. Rates are those of the slowest node that holds the role; engines of one
     kind with different KV caches all have the smallest.
 
     Args:
         plan: one that fits, made for `config` on `inventory`.
+        mean_response_tokens: what the plan was made with.
     """
     layout = plan.layout
     cuda = any(spec.real_gpus for spec in inventory.specs)
-    work = workload(config, cuda=cuda)
+    work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)
     learner = ModelShape.load(config.models.learner)
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
     samplers = {source: _sampler(config, layout, inventory, source) for source in sources}

@@ -7,6 +7,7 @@ so a plan for thousands of GPUs is as long as one for a few kinds of node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
@@ -20,6 +21,9 @@ from s2l_ray.placement.plan import Plan, Seat
 from s2l_ray.placement.terminal_bars import memory_section, time_section
 from s2l_ray.placement.terminal_map import seat_maps
 
+if TYPE_CHECKING:
+    from s2l_ray.placement.simulation import Simulation
+
 WIDEST = 130
 """Wider terminals are not filled."""
 
@@ -27,15 +31,27 @@ WIDEST = 130
 class PlanReport:
     """Prints as the whole report, for the width and colours of the console it is printed on."""
 
-    def __init__(self, plan: Plan, title: str) -> None:
-        """`title`: what was planned, such as "configs/paper.yaml on inventory.yaml"."""
+    def __init__(self, plan: Plan, title: str, simulated: tuple[str, Simulation] | None = None) -> None:
+        """
+        Args:
+            title: what was planned, such as "configs/paper.yaml on 1 node of 8 x H100-80GB".
+            simulated: whose constants were used, and the simulated run.
+        """
         self.plan = plan
         self.title = title
+        self.simulated = simulated
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width = min(options.max_width, WIDEST)
         for section in _sections(self.plan, self.title, width, console.color_system is not None):
             yield Padding(section, (0, options.max_width - width, 0, 0))
+        if self.simulated:
+            yield from self._simulation(*self.simulated)
+
+    def _simulation(self, constants: str, found: Simulation) -> Iterator[RenderableType]:
+        from s2l_ray.placement.terminal_simulation import simulation_section
+
+        yield from titled(f"simulated with {constants}", *simulation_section(found, self.plan))
 
 
 def titled(title: str, *body: RenderableType) -> Iterator[RenderableType]:

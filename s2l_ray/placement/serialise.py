@@ -34,16 +34,22 @@ alternatives        best first: description, mode, fits, run_seconds, reason
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.placement.grouping import HandOver, hand_overs
 from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Plan, Saving, Seat
 
+if TYPE_CHECKING:
+    from s2l_ray.placement.simulation import Simulation
 
-def plan_json(plan: Plan, **more: Any) -> str:
-    """One line of JSON; `more` are further top-level keys."""
+
+def plan_json(plan: Plan, simulated: tuple[str, Simulation] | None = None) -> str:
+    """One line of JSON, with a simulation and whose constants it has."""
+    document = plan_document(plan)
+    if simulated:
+        document["simulation"] = _simulation(*simulated)
     # Without indent: with it, json falls back to an encoder that takes seconds for thousands of GPUs.
-    return json.dumps(plan_document(plan) | more)
+    return json.dumps(document)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -65,6 +71,11 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "alternatives": [{**vars(alternative)} for alternative in plan.alternatives],
     }
+
+
+def _simulation(constants: str, found: Simulation) -> dict[str, Any]:
+    steps = [{**vars(step)} for step in found.steps]
+    return {"constants": constants, "run_seconds": found.run_seconds, "steps": steps}
 
 
 def _phase(phase: PhasePlan) -> dict[str, Any]:
