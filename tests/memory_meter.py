@@ -23,7 +23,8 @@ class Usage:
 def metered() -> Iterator[Usage]:
     """Every allocation and release of torch's CPU allocator within the block, work spaces inside operators included.
 
-    Not seen: scratch memory that oneDNN and gloo take from malloc themselves.
+    Not seen: scratch memory that oneDNN takes from malloc itself, and what other threads release, as gloo's do with
+    more than one rank.
     """
     usage = Usage()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
