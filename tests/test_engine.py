@@ -46,6 +46,7 @@ class Learner:
         )
         self.engine = LearnerEngine(settings, prompts)
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+        self.start = [weight.detach().float() for weight in self.model.parameters()]
         # As the trainer does: tied weights come once.
         named = dict(self.model.named_parameters())
         self.specs = [WeightSpec(n, "bfloat16", tuple(p.shape)) for n, p in named.items()]
@@ -78,12 +79,12 @@ class Learner:
         sending.join()
 
     def change_weights(self, seed: int) -> None:
-        """Another policy: every weight disturbed by several times its own scale (untrained weights are small)."""
+        """Another policy: every weight disturbed by twice its own scale (untrained weights are small)."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for weight in self.model.parameters():
+            for weight, start in zip(self.model.parameters(), self.start, strict=True):
                 noise = torch.randn(weight.shape, generator=generator)
-                weight.add_((noise * 2 * weight.float().std().nan_to_num()).to(weight.dtype))
+                weight.copy_(start + noise * 2 * start.std().nan_to_num())
 
     @torch.no_grad()
     def reference(self, token_ids: np.ndarray, temperature: float = 1.0) -> np.ndarray:

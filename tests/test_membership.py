@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -66,6 +67,12 @@ class Rank:
     def send_weights(self, transfer: str) -> int:
         return self.sender.send((s.name, torch.full(s.shape, float(self.version))) for s in SPECS)
 
+    def begin_chunks(self) -> None:
+        self.chunks = iter([{"names": [s.name], "handles": {"GPU-0": {"version": self.version}}} for s in SPECS])
+
+    def next_chunk(self) -> dict | None:
+        return next(self.chunks, None)
+
 
 @ray.remote(num_cpus=0)
 class Receiver:
@@ -104,6 +111,19 @@ class Receiver:
             self.weights.update((name, view.clone()) for name, view in unpack(bucket, buffer))
         self.version = version
 
+    def begin_swap(self) -> None:
+        self.version = None
+        self.weights.clear()
+
+    def receive(self, update: dict) -> None:
+        self.meet_fate("receive")
+        for name in update["names"]:
+            self.weights[name] = torch.tensor([float(update["handles"]["GPU-0"]["version"])])
+
+    def finish_swap(self, version: int) -> None:
+        assert list(self.weights) == [s.name for s in SPECS]
+        self.version = version
+
     def held(self) -> tuple[int | None, list[float]]:
         """Its version, and every value that occurs in its weights."""
         return self.version, sorted({value.item() for w in self.weights.values() for value in (w.min(), w.max())})
@@ -125,8 +145,9 @@ class Swaps:
         ray.get(self.rank.set_version.remote(0))
         self.swaps = WeightSwaps([self.rank], SPECS, TIMEOUT_S)
 
-    def connect(self, *numbers: int) -> None:
-        self.swaps.connect([LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers])
+    def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
+        gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
+        self.swaps.connect([*gloo, *[LearnerMember(n, self.receivers[n], 1, "ipc") for n in ipc]])
 
     def swap(self, version: int) -> tuple[int, ...]:
         """The next version, to all. Returns the numbers of those that were lost."""
@@ -197,6 +218,15 @@ def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die
     assert it.held(0, 1) == [(2, [2.0])] * 2
 
 
+def test_engines_of_two_kinds_and_one_that_dies_over_its_chunks(it: Swaps):
+    """The driver's part of ipc: the chunks here have no GPU behind them."""
+    it.start(None, ("KILL", "receive"), None)
+    it.connect(0, ipc=(1, 2))
+    assert it.swap(1) == (1,)
+    assert it.swap(2) == ()
+    assert it.held(0, 2) == [(2, [2.0])] * 2
+
+
 def test_with_nobody_left_it_says_so(it: Swaps):
     it.start(("KILL", "receive"), ("KILL", "receive"))
     it.connect(0, 1)
@@ -264,4 +294,9 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     ray.get(rank.__ray_call__.remote(another_policy))
     assert [member.number for member in trainer.swap(1).lost] == [1]
     assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
-    ray.get(engines[0].close.remote())
+
+    # One worker of a tensor-parallel engine is the whole engine.
+    processes = psutil.Process(pid_of(engines[0])).children(recursive=True)
+    next(p for p in processes if "Worker_TP1" in " ".join(p.cmdline())).kill()
+    with pytest.raises(ActorLostError, match="no learner engine is left"):
+        trainer.swap(2)

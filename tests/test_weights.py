@@ -24,7 +24,9 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
+from s2l_ray.placement import memory_items
 from s2l_ray.rendezvous import listen, open_store
+from s2l_ray.weights import buckets
 from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSpec, checked, pack, plan_buckets, unpack
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
@@ -53,6 +55,11 @@ def test_a_stream_that_is_not_what_was_declared_is_refused():
         list(checked(iter([("b", torch.zeros(4))]), SPECS[1:2]))
     with pytest.raises(ValueError, match="yields None"):  # it ends early
         list(checked(iter([b]), SPECS[1:]))
+
+
+def test_the_planners_ledger_counts_the_same_buffers():
+    here = (buckets.BUCKET_BYTES, buckets.GPU_CHUNK_BYTES, buckets.GPU_BUFFERS)
+    assert here == (memory_items.BUCKET_BYTES, memory_items.GPU_CHUNK_BYTES, memory_items.GPU_BUFFERS)
 
 
 # ---- messages in the forms that vLLM takes ----
@@ -128,8 +135,9 @@ def test_only_handles_on_packed_buffers_and_ranks_in_step():
         merge_chunks([{"names": ["a"], "handles": {}}, {"names": ["b"], "handles": {}}])
 
 
-def test_expandable_segments_do_not_go_with_ipc(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+@pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_expandable_segments_do_not_go_with_ipc(monkeypatch: pytest.MonkeyPatch, variable: str):
+    monkeypatch.setenv(variable, "max_split_size_mb:64,expandable_segments:True")
     with pytest.raises(ConfigError, match="expandable_segments"):
         IpcSender(SPECS)
 

@@ -21,11 +21,12 @@ class IpcSender:
     """
 
     def __init__(self, specs: list[WeightSpec]) -> None:
-        if "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""):
-            raise ConfigError(
-                "PYTORCH_CUDA_ALLOC_CONF has expandable_segments:True, which CUDA IPC cannot share: unset it, or set "
-                "placement.mode=separate"
-            )
+        for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+            if "expandable_segments:True" in os.environ.get(variable, ""):
+                raise ConfigError(
+                    f"{variable} has expandable_segments:True, which CUDA IPC cannot share: unset it, or set "
+                    "placement.mode=separate"
+                )
         self._specs = specs
         self._buffer_bytes = max(GPU_CHUNK_BYTES, *(spec.nbytes for spec in specs))
         self._chunks: Iterator[Any] = iter(())

@@ -46,10 +46,9 @@ class GroupSender(ABC):
         Raises:
             BroadcastError: not all of them came within the timeout.
         """
-        port = self._listener.getsockname()[1]
-        store = open_store(self._host, port, self._timeout_s, self._listener)
-        self._listener = None
+        listener, self._listener = self._listener, None
         try:
+            store = open_store(self._host, listener.getsockname()[1], self._timeout_s, listener)
             self._group = self._join(store, group, size)
         except (RuntimeError, TimeoutError) as error:
             raise BroadcastError(f"broadcast group {group} of {size} did not form: {error}") from error
