@@ -186,17 +186,17 @@ class Search:
     # ---- which slots are whose ---------------------------------------------------------------------------------
 
     def _split_slots(self, base: Candidate) -> None:
-        """Keep the best split of the slots, without and with hand-over."""
-        if base.key.mode == "colocated":
-            choices, total = np.array([0]), 0
-        elif (options := self._options(base)) is None:
+        """Keep the best splits of the slots."""
+        options = [([0], 0)] if base.key.mode == "colocated" else self._options(base)
+        if not options:
             self._found.rejected.append(Rejected(base.key, None, self._too_few(base)))
-            return
-        else:
-            choices, total = np.array(options[0]), options[1]
-        base = replace(base, slots=SlotSplit(base.slots.learner, total))
+        for choices, total in options:
+            self._split(replace(base, slots=SlotSplit(base.slots.learner, total)), np.array(choices))
+
+    def _split(self, base: Candidate, choices: np.ndarray) -> None:
+        """Keep the best split, without and with hand-over, into so many learner slots."""
         phases, wait = self.phase_costs(base, choices)
-        asked = self.frame.config.placement.hand_over
+        total, asked = base.slots.total, self.frame.config.placement.hand_over
         hands_over = asked != "off" and total > 0 and self._can_hand_over(base)
         found = []
         if not (hands_over and asked == "on"):
@@ -228,23 +228,23 @@ class Search:
         known = self._found.best.get((base.key.mode, base.key.learner_tp, base.key.explorer_tp, True))
         return known.run_seconds if known else np.inf
 
-    def _options(self, base: Candidate) -> tuple[list[int], int] | None:
-        """(numbers of learner slots to try, all slots that are used); None if there are too few."""
-        available, learner, explorer = base.available, *self._asked_slots(base)
+    def _options(self, base: Candidate) -> list[tuple[list[int], int]]:
+        """(numbers of learner slots to try, all slots that are used), one entry for each number of all slots."""
+        learner, explorer = self._asked_slots(base)
         least = learner or (1 if base.key.mode == "separate" else 0)
-        explorers = explorer or (1 if base.key.explorer_tp else 0)
-        if least + explorers > available:
-            return None
-        total = available
-        if learner is not None and (explorer is not None or not base.key.explorer_tp):
-            total = learner + explorers
+        if not base.key.explorer_tp:
+            explorer = 0
+        most = base.available - (1 if explorer is None else explorer)
+        if least > most:
+            return []
         if learner is not None:
-            tried = {learner}
-        elif explorer is not None or not base.key.explorer_tp:
-            tried = {available - explorers}
-        else:
-            tried = {n for n in (0, *sizes(available, SPLIT_BITS)) if least <= n <= available - explorers}
-        return sorted(tried | {total}), total
+            totals = [base.available if explorer is None else learner + explorer]
+            return [(sorted({learner, total}), total) for total in totals]
+        if explorer is not None:  # learner slots are all others, which need not be all that there are
+            numbers = [n for n in (0, *sizes(most, NODE_BITS)) if n >= least]
+            return [(sorted({n, n + explorer}), n + explorer) for n in numbers]
+        numbers = [n for n in (0, *sizes(most, SPLIT_BITS)) if n >= least]
+        return [([*numbers, base.available], base.available)]
 
     def _asked_slots(self, base: Candidate) -> tuple[int | None, int | None]:
         """Slots for the engines that engines.learner.count and engines.explorer.count ask for."""

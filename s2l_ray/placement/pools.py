@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 
@@ -105,15 +105,15 @@ def slots_in(rows: tuple[Row, ...]) -> int:
 
 
 def pool_pairs(specs: tuple[NodeSpec, ...]) -> list[tuple[Pool, Pool]]:
-    """(trainer's nodes, samplers' nodes) worth trying: the nodes with each kind of GPU alone, the first two kinds, the
-    first three and so on, each for both; and every kind for the trainer with every other for the samplers.
+    """(trainer's nodes, samplers' nodes) worth trying: each kind of node alone, the first two kinds, the first
+    three and so on, each for both; and every kind for the trainer with every other for the samplers.
 
     Nodes that are added at the end of an inventory only ever add to the pairs, or nodes to a pair: no plan is lost.
     """
-    kinds: dict[tuple, list[tuple[int, NodeSpec]]] = {}
+    kinds: dict[NodeSpec, list[tuple[int, NodeSpec]]] = {}
     for number, spec in enumerate(specs):
         if spec.gpus:
-            kind = (spec.gpu, spec.gpu_memory_bytes, spec.flops, spec.hbm, spec.intra, spec.pcie)
+            kind = replace(spec, memory_bytes=0)  # Ray's figure differs a little between equal nodes
             kinds.setdefault(kind, []).append((number, spec))
     single = [Pool.of(nodes) for nodes in kinds.values()]
     groups = list(kinds.values())
