@@ -28,9 +28,7 @@ def update_peak(model_dir: str, vocabulary: int, tokens: int, chunk: int) -> int
     from tests.benchmarks.workload import groups_of
     from tests.memory_meter import metered
 
-    config = TrainerConfig(
-        micro_batch_tokens=tokens, logprob_chunk_tokens=chunk, gradient_checkpointing="on", threads=2
-    )
+    config = TrainerConfig(micro_batch_tokens=tokens, logprob_chunk_tokens=chunk, gradient_checkpointing="on")
     trainer = PolicyTrainer(
         model_dir, trainer=config, objective=ObjectiveConfig(), dtype="float32", temperature=1.0, timeout_s=60,
         device="cpu",

@@ -1,0 +1,144 @@
+"""Tokens per second of one update, ours and TRL's in turn, on the CPU.
+
+Same model, rollouts, optimizer and micro-batch budget, one thread. Both get whole rollouts and end with stepped
+weights: padding or packing, advantages, forward, backward, clipping, AdamW. Tokens are those of prompts and responses, not of
+padding. Responses have the long-tailed lengths of sampled answers, every group has variance (so neither side may leave
+one out), and a micro-batch of TRL has as many tokens, padding included, as one of ours may have. tests/test_trl.py
+shows that the two compute the same update.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.benchmarks.protocol import Result, Skipped
+
+SHAPE = {
+    "vocab_size": 32_768,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+GROUPS, SIZE, PROMPT = 2, 8, 64
+MEDIAN, SIGMA, MOST = 128, 0.7, 512
+SEQUENCES_OF_TRL = 4
+"""In one micro-batch."""
+ROUNDS = 5
+OPTIMIZER = {"learning_rate": 1e-5}
+
+
+def run() -> list[Result]:
+    if importlib.util.find_spec("trl") is None:
+        raise Skipped("TRL is not installed; `.venv/bin/python -m pip install trl==1.16.0`, best in a copy of .venv")
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        ours, trls = side_by_side(dtype)
+        print(f"   {dtype}: {ours:.0f} tokens/s, TRL {trls:.0f} tokens/s (medians of {ROUNDS} rounds)", flush=True)
+        results += [
+            Result(f"update_tokens_per_second_cpu_{dtype}", ours, None, "tokens/s"),
+            Result(f"update_tokens_per_second_cpu_{dtype}_trl", trls, None, "tokens/s"),
+            Result(f"update_speed_over_trl_cpu_{dtype}", ours / trls, 2.0, "ratio"),
+        ]
+    return results
+
+
+def side_by_side(dtype: Literal["float32", "bfloat16"]) -> tuple[float, float]:
+    """Median tokens per second of our update and of TRL's, which take turns."""
+    import transformers
+
+    from tests.benchmarks.workload import groups_of, lognormal_lengths, write_qwen3
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    lengths = lognormal_lengths(GROUPS, SIZE, median=MEDIAN, sigma=SIGMA, most=MOST)
+    groups = groups_of(lengths, prompt_tokens=PROMPT, vocabulary=SHAPE["vocab_size"])
+    tokens = sum(group.tokens for group in groups)
+    longest = PROMPT + max(map(max, lengths))
+    with tempfile.TemporaryDirectory() as directory:
+        model_dir = write_qwen3(Path(directory) / "model", **SHAPE)
+        theirs = trl_trainer_of(model_dir, groups, dtype, Path(directory) / "trl")
+        ours = our_trainer(model_dir, dtype, micro_batch_tokens=SEQUENCES_OF_TRL * longest)
+        turns = Turns(lambda: ours.update([groups]))
+        theirs.add_callback(turns.callback())
+        theirs.train()
+        ours.close()
+    print(f"   {dtype}: {tokens} tokens in {GROUPS * SIZE} sequences, the longest {longest}", flush=True)
+    return tokens / statistics.median(turns.ours[1:]), tokens / statistics.median(turns.theirs[1:])
+
+
+def trl_trainer_of(model_dir: str, groups: list[Any], dtype: str, out: Path) -> Any:
+    from tests.trl_side import trl_trainer
+
+    return trl_trainer(
+        model_dir,
+        groups,
+        out,
+        vocabulary=SHAPE["vocab_size"],
+        max_steps=ROUNDS + 1,  # the first warms up
+        per_device_train_batch_size=SEQUENCES_OF_TRL,
+        gradient_accumulation_steps=GROUPS * SIZE // SEQUENCES_OF_TRL,
+        max_completion_length=MOST,
+        bf16=dtype == "bfloat16",
+        loss_type="dapo",
+        max_grad_norm=1.0,
+        **OPTIMIZER,
+    )
+
+
+def our_trainer(model_dir: str, dtype: Literal["float32", "bfloat16"], micro_batch_tokens: int) -> Any:
+    from s2l_ray.config import ObjectiveConfig, TrainerConfig
+    from s2l_ray.training.trainer import PolicyTrainer
+
+    config = TrainerConfig(micro_batch_tokens=micro_batch_tokens, **OPTIMIZER)
+    return PolicyTrainer(
+        model_dir,
+        trainer=config,
+        objective=ObjectiveConfig(),
+        dtype=dtype,
+        temperature=1.0,
+        timeout_s=60,
+        device="cpu",
+    )
+
+
+class Turns:
+    """Times each of TRL's optimizer steps, and does and times one of ours after it."""
+
+    def __init__(self, update: Any):
+        self.update = update
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+        self._started = 0.0
+
+    def begin(self) -> None:
+        self._started = time.perf_counter()
+
+    def end(self) -> None:
+        self.theirs.append(time.perf_counter() - self._started)
+        self.begin()
+        self.update()
+        self.ours.append(time.perf_counter() - self._started)
+        print(f"   ours {self.ours[-1]:.2f} s, TRL {self.theirs[-1]:.2f} s", flush=True)
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        turns = self
+
+        class Callback(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                turns.begin()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                turns.end()
+
+        return Callback()
