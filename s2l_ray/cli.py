@@ -97,7 +97,10 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument(
         "--mean-response-tokens", type=float, metavar="N", help="mean response (default: half of rollout.max_tokens)"
     )
-    plan.add_argument("--simulate", action="store_true", help="also simulate the run, event by event (takes seconds)")
+    plan.add_argument("--simulate", action="store_true", help="also simulate the run, event by event (seconds)")
+    plan.add_argument(
+        "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
+    )
     plan.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
     plan.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline")
     plan.set_defaults(run=_plan)

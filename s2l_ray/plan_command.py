@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 
 if TYPE_CHECKING:
+    from s2l_ray.placement.constants import Constants
     from s2l_ray.placement.simulation import Simulation
 
     Simulated = tuple[str, Simulation]
@@ -57,13 +59,24 @@ def _live_inventory(config: Config) -> Inventory:
 
 def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Namespace) -> Simulated | None:
     """Whose constants were used, and the simulated run."""
-    if not (arguments.simulate and plan.layout):
+    if not ((arguments.simulate or arguments.calibrate) and plan.layout):
         return None
-    from s2l_ray.placement.plan_constants import constants_of_plan
     from s2l_ray.placement.simulation import simulate
+
+    if arguments.calibrate:
+        return f"constants of {arguments.calibrate}", simulate(config, plan.layout, _measured(inventory, arguments))
+    from s2l_ray.placement.plan_constants import constants_of_plan
 
     constants = constants_of_plan(config, plan, inventory, mean_response_tokens=arguments.mean_response_tokens)
     return "the plan's costs", simulate(config, plan.layout, constants)
+
+
+def _measured(inventory: Inventory, arguments: Namespace) -> Constants:
+    """A run's constants, on nodes with as many cores as the inventory's."""
+    from s2l_ray.placement.calibration import calibrate
+
+    constants = calibrate(arguments.calibrate).constants
+    return constants if constants.cores is None else replace(constants, cores=min(n.cpus for n in inventory.specs))
 
 
 def _draw(plan: Plan, title: str, simulated: Simulated | None, path: Path | None) -> None:
