@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from s2l_ray.config import Config, parse_config
-from s2l_ray.placement.constants import Constants, EngineConstants, Solved, lengths_of
+from s2l_ray.placement.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
-from s2l_ray.placement.simulation import simulate
+from s2l_ray.placement.simulation import evaluation_seconds, simulate
+from s2l_ray.placement.solved import Solved
 
 EXPLORER = EngineConstants(decode=((1, 1.0),))
 """1 s per decode step, whatever the batch."""
@@ -208,3 +209,9 @@ def test_response_lengths_have_the_mean_and_the_limit():
     assert min(lengths) >= 1 and max(lengths) <= 2000
     assert sum(lengths) / len(lengths) == pytest.approx(500, rel=0.01)
     assert lengths_of(20, 20) == (20,)
+
+
+def test_an_evaluation_is_the_learner_alone():
+    constants = replace(CONSTANTS, engines={"learner": replace(LEARNER, request_s=0.5), "explorer": EXPLORER})
+    # 3 requests of 2 rollouts: 3 x 0.5 s of requests, 10 decode steps of 2 s.
+    assert evaluation_seconds(config(), layout(*THREE), constants, 3, 2) == pytest.approx(1.5 + 20)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from s2l_ray.placement.solved import Solved
 from s2l_ray.rollout import Source
 
 SPREAD = 4.0
@@ -41,21 +42,6 @@ class EngineConstants:
 
 
 @dataclass(frozen=True)
-class Solved:
-    """How often rollouts are right, which decides how many are trained on: a group in which all are equally right has
-    no advantage. Logit of a rollout being right: that of its source plus `spread` times the prompt's N(0, 1)."""
-
-    logits: dict[Source, float]
-    spread: float
-
-    def draw(self, rng: np.random.Generator, prompts: int, counts: dict[Source, int]) -> dict[Source, np.ndarray]:
-        """Who is right: bool [prompts, rollouts] per source."""
-        of_prompt = self.spread * rng.standard_normal((prompts, 1))
-        chance = {source: 1 / (1 + np.exp(-(self.logits[source] + of_prompt))) for source in counts}
-        return {source: rng.random((prompts, count)) < chance[source] for source, count in counts.items()}
-
-
-@dataclass(frozen=True)
 class Constants:
     """Seconds of every kind of work in a step."""
 
@@ -65,6 +51,8 @@ class Constants:
     optimizer_s: float
     """Of each optimizer step, whatever its tokens."""
     swap_s: float
+    train_rollout_s: float = 0.0
+    """A rank's fetching and preparing one rollout, whether or not it is trained on."""
     verify_request_s: float = 0.0
     """Of a rollout set: handing it over and checking it."""
     verify_rollout_s: float = 0.0

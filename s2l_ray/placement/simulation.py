@@ -10,8 +10,9 @@ Left out: start, evaluations, checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -99,19 +100,35 @@ def sample_steps(config: Config, per_phase: int = 3) -> list[int]:
     return sorted({round(float(step)) for steps in chosen for step in steps})
 
 
-def simulate(config: Config, layout: Layout, constants: Constants, steps: Sequence[int] | None = None) -> Simulation:
+def simulate(
+    config: Config,
+    layout: Layout,
+    constants: Constants,
+    steps: Sequence[int] | None = None,
+    trained: Mapping[int, float] | None = None,
+) -> Simulation:
     """Run the steps of `config` on `layout`. Equal arguments give equal results.
 
     Args:
         steps: some of the schedule's steps, ascending, simulated as if they followed each other; default: all.
+        trained: tokens, prompts included, that each step trains on, where they are known; default: as
+            `constants.solved` draws them.
     """
     chosen = list(steps) if steps is not None else list(range(1, config.schedule.steps + 1))
-    return _Run(config, layout, constants, chosen).run()
+    return _Run(config, layout, constants, chosen, trained or {}).run()
+
+
+def evaluation_seconds(config: Config, layout: Layout, constants: Constants, problems: int, samples: int) -> float:
+    """Sampling and verifying `samples` responses to each of so many problems, on the last phase's learner engines."""
+    return _Run(config, layout, constants, [], {}).evaluate(problems, samples)
 
 
 class _Run:
-    def __init__(self, config: Config, layout: Layout, constants: Constants, steps: list[int]) -> None:
-        self._config, self._layout, self._constants, self._steps = config, layout, constants, steps
+    def __init__(
+        self, config: Config, layout: Layout, constants: Constants, steps: list[int], trained: Mapping[int, float]
+    ) -> None:
+        self._config, self._layout, self._constants = config, layout, constants
+        self._steps, self._trained = steps, trained
         self._env = simpy.Environment()
         self._journal = Journal()
         self._schedule = config.schedule.build(config.rollout.group_size)
@@ -137,6 +154,16 @@ class _Run:
     def run(self) -> Simulation:
         self._env.run(self._env.process(self._drive()))
         return Simulation(tuple(self._done), tuple(self._journal.activities))
+
+    def evaluate(self, problems: int, samples: int) -> float:
+        for seat in self._layout.phases[-1].seats:
+            if seat.role == "learner":
+                self._engines[seat.role, seat.index] = self._engine(seat, 0.0, 0)
+        rng = np.random.default_rng((self._config.seed, 0))
+        lengths = rng.choice(np.array(self._constants.lengths["learner"]), size=(problems, samples)).tolist()
+        tasks = [self._env.process(self._roll_out(0, "learner", row)) for row in lengths]
+        self._env.run(simpy.AllOf(self._env, tasks))
+        return self._env.now
 
     # ---- the driver ------------------------------------------------------------------------------------------------
 
@@ -265,18 +292,24 @@ class _Run:
         return self._env.now - start
 
     def _update_s(self, step: int) -> float:
-        """Every optimizer step waits for the rank with most tokens in it."""
-        held, trained = self._tokens(step)
+        split = Split(self._count(step, "explorer"), self._count(step, "learner"), 1)
         ranks = sum(seat.role == "trainer" for seat in self._phase.seats)
+        busiest = self._trained[step] / ranks if step in self._trained else self._busiest(step, ranks)
+        fetched = math.ceil(self._work.prompts / ranks) * self._work.group_size
+        return (
+            fetched * self._constants.train_rollout_s
+            + self._work.optimizer_steps(split) * self._constants.optimizer_s
+            + self._work.forwards(split) * busiest * self._constants.pass_token_s
+        )
+
+    def _busiest(self, step: int, ranks: int) -> float:
+        """Tokens that the step waits for: every optimizer step waits for the rank with most of them."""
+        held, trained = self._tokens(step)
         busiest = 0.0
         for batch in mini_batches(self._work.prompts, self._work.mini_batch_prompts):
             shares = balance([int(held[i]) for i in batch], ranks)
             busiest += max(float(sum(trained[batch[i]] for i in share)) for share in shares)
-        split = Split(self._count(step, "explorer"), self._count(step, "learner"), 1)
-        passes = self._work.forwards(split)
-        return self._work.optimizer_steps(split) * self._constants.optimizer_s + (
-            passes * busiest * self._constants.pass_token_s
-        )
+        return busiest
 
     def _tokens(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of each group, prompts included: of all its rollouts, and of those that are trained on."""
