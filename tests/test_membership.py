@@ -7,7 +7,9 @@ has vLLM engines and a trainer rank.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,7 @@ from s2l_ray.rendezvous import BroadcastGroup, open_store
 from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
-from tests.conftest import run_config
+from tests.run_settings import run_config
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
@@ -271,9 +273,20 @@ def another_policy(rank) -> None:
             weight.mul_(3.0)
 
 
+def with_tied_embeddings(model: Path, directory: Path) -> Path:
+    """The same model with its output matrix given up for the embedding's."""
+    shutil.copytree(model, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    AutoModelForCausalLM.from_pretrained(directory).save_pretrained(directory)
+    return directory
+
+
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
-    config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | {"cluster.swap_timeout_s": 20})
-    engines = [engine(family.large, tensor_parallel) for tensor_parallel in (2, 1)]
+    model = with_tied_embeddings(family.large, tmp_path / "tied")
+    overrides = {"models.learner": str(model), "cluster.swap_timeout_s": 20}
+    config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
+    engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
     trainer = TrainerGroup([rank], 120, 20)
     trainer.build()
