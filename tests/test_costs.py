@@ -23,8 +23,8 @@ FLOPS_PER_TOKEN = 2 * (2 * LAYER + 100_000)  # 560,000, attention apart
 ATTENTION = 4 * 2 * 100  # per token and token attended to
 
 RATES = Rates(
-    train=1e9, prefill=1e9, memory=1e8, intra=1e7, inter=1e6, pcie=1e7, decode_step_s=0.001, collective_s=0.01,
-    sleep_wake_s=1.0, swap_s=0.5, engine_start_s=10.0,
+    train=1e9, prefill=1e9, memory=1e8, intra=1e7, inter=1e6, pcie=1e7, host=1e6, decode_step_s=0.001,
+    collective_s=0.01, sleep_wake_s=1.0, swap_s=0.5, engine_start_s=10.0,
 )  # fmt: skip
 KV_PER_TOKEN = 2 * 2 * 50 * 2  # keys and values, 2 layers, 5 heads of 10, 2 bytes: 400
 SAMPLER = Sampler(SHAPE, 1, kv_cache_bytes=400_000, max_num_seqs=64, dtype_bytes=2, rates=RATES)
@@ -136,7 +136,7 @@ def test_rollout_flops() -> None:
 WORK = Workload(
     phases=(), steps=4, group_size=4, prompts=8, prompt_tokens=20, response_tokens=30, max_tokens=60,
     mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, reference=True, kl_in_reward=False,
-    separate_groups=False, lora=False, ahead=True,
+    separate_groups=False, lora=False, offload=False, ahead=True,
 )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_forward_passes_of_an_update() -> None:
 
 
 def test_an_update_that_is_bound_by_compute() -> None:
-    """One rank: 8 prompts x 4 rollouts x 50 tokens, 5.5 forwards at mean context 25; 2 steps of AdamW, 32 bytes a weight."""
+    """One rank: 8 prompts x 4 rollouts x 50 tokens, 5.5 forwards at mean context 25; 2 steps of AdamW."""
     compute = 5.5 * 1600 * (560_000 + 25 * 800) / 1e9
     assert update(WORK, Split(2, 2, 1), ranks=1) == pytest.approx(compute + 2 * 32 * PARAMETERS / 1e8)
 
@@ -175,6 +175,15 @@ def test_an_update_that_is_bound_by_links() -> None:
     assert update(WORK, Split(2, 2, 1), ranks=2, nodes=2, rates=fast) == pytest.approx(far)
     adapters = replace(WORK, lora=True)
     assert update(adapters, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(8 * (3.5 * PARAMETERS / 1e7 + starts))
+
+
+def test_off_load_crosses_pcie_and_steps_on_the_host() -> None:
+    """2 ranks with half of the float32 weights each: to the GPU for forward, backward and half of the old log-probs (the
+    reference stays there), gradients back, in each of 8 micro-batches; 2 optimizer steps of 32 bytes a weight."""
+    rates = replace(RATES, train=1e15, intra=1e15, collective_s=0.0)
+    shard = 4 * PARAMETERS / 2
+    expected = 8 * 3.5 * shard / 1e7 + 2 * 8 * shard / 1e6
+    assert update(replace(WORK, offload=True), Split(2, 2, 1), ranks=2, rates=rates) == pytest.approx(expected)
 
 
 def test_groups_go_to_ranks_whole() -> None:

@@ -133,6 +133,8 @@ class Search:
         rows = pack(key.trainers, key.ranks, key.slot_gpus, rank_cpus, slot_cpus)
         if rows is None:
             return Rejected(key, None, f"the nodes' CPUs do not suffice for {key.ranks} ranks: {rank_cpus:g} each")
+        if reason := self._host_memory(key, max(row.ranks for row in rows)):
+            return Rejected(key, None, reason)
         apart = key.samplers is not key.trainers
         slot_rows = pack(key.samplers, 0, key.slot_gpus, rank_cpus, slot_cpus) if apart else rows
         shared = {role: shared_engines(rows, key.tp(role)) for role in key.beside}
@@ -155,6 +157,14 @@ class Search:
             slots=SlotSplit((0,) * len(frame.work.phases), 0),
             run_seconds=0.0,
         )
+
+    def _host_memory(self, key: Key, ranks: int) -> str:
+        """Says why a node cannot hold what so many ranks off-load."""
+        asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
+        has = min(spec.memory_bytes for spec in key.trainers.specs)
+        if asked <= has:
+            return ""
+        return f"{ranks} trainer ranks off-load {asked / 1e9:.0f} GB to their node's memory, which has {has / 1e9:.0f}"
 
     def device(self, key: Key, roles: tuple[EngineRole, ...], *, ranked: bool) -> Fit | Misfit:
         """A device with engines of these roles, and with a trainer rank or without."""
@@ -179,8 +189,11 @@ class Search:
     def need(self, role: EngineRole, tp: int) -> EngineNeed:
         """An engine's memory."""
         frame = self.frame
+        groups = {"learner": "learner_groups", "explorer": "explorer_groups"}[role]
+        rollouts = sum(getattr(phase, groups) for phase in frame.work.phases)
         return self._memory.get(
-            ("need", role, tp), lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda)
+            ("need", role, tp),
+            lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda, rollouts=rollouts),
         )
 
     # ---- which slots are whose ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.inventory import Efficiency, NodeSpec
+from s2l_ray.placement.inventory import CPU_MEMORY_GB_S, Efficiency, NodeSpec
 from s2l_ray.placement.plan import Mode
 from s2l_ray.placement.workload import Split, Workload
 
@@ -31,6 +31,8 @@ class Rates:
     inter: float
     """Between nodes, of a whole node."""
     pcie: float
+    host: float
+    """Host memory, of an actor's threads."""
     decode_step_s: float
     collective_s: float
     sleep_wake_s: float
@@ -58,6 +60,7 @@ def rates(specs: list[NodeSpec], efficiency: Efficiency, *, threads: int = 1) ->
         intra=min(spec.intra for spec in specs) * efficiency.link,
         inter=min(spec.inter for spec in specs) * efficiency.link,
         pcie=min(spec.pcie for spec in specs) * efficiency.link,
+        host=threads * CPU_MEMORY_GB_S * 1e9 * efficiency.decode,
         decode_step_s=efficiency.decode_step_s,
         collective_s=efficiency.collective_s,
         sleep_wake_s=efficiency.sleep_wake_s,
@@ -181,7 +184,9 @@ def update_seconds(
     overlap), and the optimizer.
 
     Groups go to ranks whole, so with fewer prompts in a mini-batch than ranks some ranks have nothing to do. Every
-    micro-batch gathers the weights for forward and again for backward, and reduces float32 gradients.
+    micro-batch gathers the weights for forward and again for backward, and reduces float32 gradients. With off-load
+    each rank's float32 shard crosses PCIe for every gather, its gradients on the way back, and the optimizer runs on
+    the host.
     """
     groups = math.ceil(work.mini_batch_prompts / ranks)
     mini_batches = -(-work.prompts // work.mini_batch_prompts)
@@ -195,8 +200,10 @@ def update_seconds(
     traffic = gathers * gather_seconds(shape.parameters * dtype_bytes, ranks, link)
     traffic += 0.0 if work.lora else gather_seconds(shape.parameters * 4, ranks, link)
     starts = 0.0 if ranks == 1 else (gathers + 1) * shape.layers * rates.collective_s
-    optimizer = 0.0 if work.lora else steps * 32 * shape.parameters / ranks / rates.memory
-    return max(compute, rows * (traffic + starts)) + optimizer
+    shard = 0.0 if work.lora else 4 * shape.parameters / ranks
+    pcie = (gathers - work.reference + 1) * shard / rates.pcie if work.offload else 0.0
+    optimizer = steps * 8 * shard / (rates.host if work.offload else rates.memory)
+    return max(compute, rows * (traffic + starts), rows * pcie) + optimizer
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------

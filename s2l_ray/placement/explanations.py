@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from s2l_ray.placement.candidate_search import Found, Search
 from s2l_ray.placement.candidates import MODES, Candidate, Key, Rejected
-from s2l_ray.placement.fitting import Fit, Misfit
+from s2l_ray.placement.fitting import Misfit
+from s2l_ray.placement.memory import trainer_ledger
 from s2l_ray.placement.plan import Alternative, PhasePlan
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
 
 GB = 10**9
 MOST_ALTERNATIVES = 12
-NEGLIGIBLE_SHARE = 0.005
-"""Differences of the run's time below it are called equal."""
 
 
 def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
@@ -51,20 +54,14 @@ def describe(key: Key, hands_over: bool) -> str:
 
 def _slower(candidate: Candidate, best: Candidate, search: Search) -> str:
     extra = candidate.run_seconds - best.run_seconds
-    if extra <= NEGLIGIBLE_SHARE * best.run_seconds:
-        return f"as fast to within {max(extra, 0.1):.1f} s of the run; {_second_reason(candidate, best)}"
+    if extra == 0:
+        return "as fast, with more GPUs" if candidate.gpus > best.gpus else "as fast; it comes later in a fixed order"
     mine, its = _mean_parts(candidate, search), _mean_parts(best, search)
     part = max(mine, key=lambda name: mine[name] - its[name])
-    text = f"{duration(extra)} ({extra / best.run_seconds:.0%}) slower"
-    if mine[part] - its[part] > 0:
+    text = f"{duration(extra)} ({extra / best.run_seconds:.1%}) slower over the run"
+    if mine[part] - its[part] > 0.5:
         text += f"; mostly {part}: {mine[part]:.0f} s a step instead of {its[part]:.0f} s"
     return text
-
-
-def _second_reason(candidate: Candidate, best: Candidate) -> str:
-    if candidate.run_seconds == best.run_seconds:
-        return "more GPUs" if candidate.gpus > best.gpus else "equal, decided by a fixed order"
-    return "still slower"
 
 
 def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
@@ -135,36 +132,57 @@ def _nothing_tried(search: Search) -> str:
 
 
 def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
-    frame, items = search.frame, miss.ledger
-    found = []
+    frame, found = search.frame, []
     if "trainer rank" in miss.actors:
-        ranks = key.ranks
-        while ranks < 4096 and not isinstance(_alone(search, key, ranks), Fit):
-            ranks *= 2
-        if ranks > key.ranks and isinstance(_alone(search, key, ranks), Fit):
-            found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
-        if not frame.work.lora:
-            found.append("trainer.lora_rank (no gradients and optimizer states of the whole model)")
-        config = frame.config.trainer
-        if not config.cpu_offload and frame.cuda:
-            found.append("trainer.cpu_offload=true (weights, gradients and optimizer states in host memory)")
-        if not frame.work.recompute:
-            found.append("trainer.gradient_checkpointing=on")
-        if items.get("trainer/activations", 0) > 0.1 * miss.budget and config.micro_batch_tokens > 1024:
-            found.append(f"trainer.micro_batch_tokens below {config.micro_batch_tokens}")
-        if items.get("trainer/logits", 0) > 0.05 * miss.budget and config.logprob_chunk_tokens > 128:
-            found.append(f"trainer.logprob_chunk_tokens below {config.logprob_chunk_tokens}")
-        if items.get("trainer/reference"):
-            found.append("objective.reference_offload=true or objective.kl=0 (no reference model on the GPUs)")
+        found += _for_ranks(key, miss, search)
     for role in frame.roles:
         if f"{role} engine" in miss.actors:
             found.append(f"a larger engines.{role}.tensor_parallel, or GPUs with more memory")
-            found.append(f"rollout.max_tokens or engines.{role}.max_num_seqs below {frame.engine(role).max_num_seqs}")
+            found.append(f"engines.{role}.max_num_seqs below {frame.engine(role).max_num_seqs}, or rollout.max_tokens")
     return found
 
 
-def _alone(search: Search, key: Key, ranks: int) -> Fit | Misfit:
-    return search.device(Key("separate", key.trainers, key.samplers, ranks, 1, 0), (), ranked=True)
+def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
+    """What makes a rank smaller, and what it then needs."""
+    config, cuda = search.frame.config, search.frame.cuda
+    found, ranks = [], key.ranks
+    while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
+        ranks *= 2
+    if ranks > key.ranks and _rank_bytes(search, config, ranks) <= miss.budget:
+        found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
+    trainer, objective = config.trainer, config.objective
+    changes: list[tuple[str, dict, dict]] = [
+        ("trainer.lora_rank=32", {"lora_rank": 32}, {}),
+        ("trainer.cpu_offload=true", {"cpu_offload": True} if cuda else {}, {}),
+        ("trainer.gradient_checkpointing=on", {"gradient_checkpointing": "on"}, {}),
+        ("trainer.logprob_chunk_tokens=256", {"logprob_chunk_tokens": min(256, trainer.logprob_chunk_tokens)}, {}),
+        ("trainer.micro_batch_tokens=2048", {"micro_batch_tokens": min(2048, trainer.micro_batch_tokens)}, {}),
+        ("objective.reference_offload=true", {}, {"reference_offload": True} if cuda and objective.kl else {}),
+        ("all of these but LoRA", {}, {}),
+    ]
+    together: dict[str, dict] = {"trainer": {}, "objective": {}}
+    before = _rank_bytes(search, config, key.ranks)
+    for name, of_trainer, of_objective in changes:
+        if name.startswith("all"):
+            of_trainer, of_objective = together["trainer"], together["objective"]
+        elif "lora" not in name:
+            together["trainer"] |= of_trainer
+            together["objective"] |= of_objective
+        changed = config.model_copy(
+            update={
+                "trainer": trainer.model_copy(update=of_trainer),
+                "objective": objective.model_copy(update=of_objective),
+            }
+        )
+        after = _rank_bytes(search, changed, key.ranks)
+        if after < before * 0.98:
+            found.append(f"{name} (a rank then needs {after / GB:.1f} GB)")
+    return found
+
+
+def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
+    memory = trainer_ledger(search.frame.learner, config, ranks, cuda=search.frame.cuda)
+    return max(sum(ledger.values()) for ledger in (memory.update, memory.swap))
 
 
 def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:
@@ -204,7 +222,12 @@ def _uneven(best: Candidate, search: Search) -> list[str]:
     """Sizes that do not divide."""
     frame, key = search.frame, best.key
     lines, work = [], frame.work
-    if work.mini_batch_prompts % key.ranks:
+    if key.ranks > work.mini_batch_prompts:
+        lines.append(
+            f"a mini-batch has {work.mini_batch_prompts} prompts and groups go to ranks whole: only as many of the "
+            f"{key.ranks} trainer ranks have work at a time; a larger objective.mini_batch_prompts would use them"
+        )
+    elif work.mini_batch_prompts % key.ranks:
         lines.append(
             f"a mini-batch of {work.mini_batch_prompts} prompts does not divide over {key.ranks} trainer ranks: groups "
             f"go to ranks whole, up to {-(-work.mini_batch_prompts // key.ranks)} to one; objective.mini_batch_prompts "

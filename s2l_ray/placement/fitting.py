@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -43,6 +44,8 @@ class EngineNeed:
     """KV cache for max_num_seqs sequences of full length."""
     pinned: int | None
     """engines.ROLE.kv_cache_gb."""
+    weight: float = 1.0
+    """Of its claim to the KV cache that two engines share."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,30 @@ class Misfit:
         return sum(self.ledger.values()) - self.budget
 
 
-def engine_need(shape: ModelShape, config: Config, role: EngineRole, tensor_parallel: int, *, cuda: bool) -> EngineNeed:
-    """Of an engine of this role."""
+def engine_need(
+    shape: ModelShape, config: Config, role: EngineRole, tensor_parallel: int, *, cuda: bool, rollouts: int = 1
+) -> EngineNeed:
+    """Of an engine of this role.
+
+    With C sequences at a time, rollouts take rollouts * weights / C seconds (weights are read once per token of all C),
+    and C sequences take C * (KV bytes per token). The sum of two engines' times is least when the bytes of their KV
+    caches are as the square roots of rollouts * weights * (KV bytes per token).
+
+    Args:
+        rollouts: in the whole run, in any unit.
+    """
     engine, dtype = getattr(config.engines, role), dtype_bytes(config)
     length = config.max_model_len(role)
     block = GPU_BLOCK_TOKENS if cuda else CPU_BLOCK_TOKENS
     per_token = kv_bytes_per_token(shape, tensor_parallel, dtype)
+    ledger = engine_ledger(shape, config, role, tensor_parallel, 0, cuda=cuda)
     return EngineNeed(
         role=role,
-        ledger=engine_ledger(shape, config, role, tensor_parallel, 0, cuda=cuda),
+        ledger=ledger,
         least=kv_cache_bytes_for(shape, length, tensor_parallel, dtype, block_tokens=block),
         useful=engine.max_num_seqs * (length + block) * per_token,
         pinned=None if engine.kv_cache_gb is None else int(engine.kv_cache_gb * 2**30),
+        weight=math.sqrt(max(1, rollouts) * ledger["weights"] * per_token),
     )
 
 
@@ -146,14 +161,17 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
 
 
 def _share(room: int, engines: list[EngineNeed]) -> dict[EngineRole, int]:
-    """KV cache of each engine: pinned, or the least it needs and its part of what is left by what it could use."""
+    """KV cache of each engine: what is pinned; else the least it needs, and of what is left its part by weight, but no
+    more than it can use."""
     open_ = [need for need in engines if need.pinned is None]
-    room -= sum(need.pinned for need in engines if need.pinned is not None) + sum(need.least for need in open_)
-    wanted = sum(max(0, need.useful - need.least) for need in open_)
-    part = min(1.0, max(0, room) / wanted) if wanted else 0.0
     found = {need.role: need.pinned for need in engines if need.pinned is not None}
-    for need in open_:
-        size = need.least + int(part * max(0, need.useful - need.least))
+    left = max(0, room - sum(found.values()) - sum(need.least for need in open_))
+    weights = sum(need.weight for need in open_)
+    # Whoever can use less of its part comes first, so that the rest goes to the other.
+    for need in sorted(open_, key=lambda need: (need.useful - need.least) / need.weight):
+        extra = min(max(0, need.useful - need.least), int(left * need.weight / weights))
+        left, weights = left - extra, weights - need.weight
+        size = need.least + extra
         found[need.role] = max(need.least, size - size % KV_STEP if size > 2 * KV_STEP else size)
     return found
 

@@ -57,11 +57,10 @@ def _phase_plan(
     step = total / phase.steps
     seats = layout.phase_at(phase.first_step).seats
     devices = {role: sum(max(1, len(s.devices)) for s in seats if s.role == role) for role in ("trainer", *frame.roles)}
-    busy = {
-        "trainer": seconds["update"] + seconds["swap"],
-        "learner": seconds["learner_generate"],
-        "explorer": seconds["explore"],
-    }
+    busy = {"learner": seconds["learner_generate"], "explorer": seconds["explore"]}
+    mini = frame.work.mini_batch_prompts
+    with_work = mini / (-(-mini // devices["trainer"]) * devices["trainer"])  # of the ranks, on average
+    busy["trainer"] = seconds["update"] * with_work + seconds["swap"]
     utilisation = {role: min(1.0, busy[role] / step) for role, count in devices.items() if count}
     everything = max(1, len(loads) if layout.device == "gpu" else sum(devices.values()))
     utilisation["all"] = min(1.0, sum(busy[role] * count for role, count in devices.items()) / step / everything)

@@ -81,6 +81,8 @@ class Workload:
     separate_groups: bool
     """Each mini-batch with rollouts of both sources is two optimizer steps."""
     lora: bool
+    offload: bool
+    """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
     ahead: bool
     """Explorer engines may sample for coming steps while the rest of the step goes on."""
 
@@ -130,6 +132,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         kl_in_reward=objective.kl > 0 and objective.kl_in == "reward",
         separate_groups=objective.grouping == "separate",
         lora=trainer.lora_rank > 0,
+        offload=trainer.cpu_offload and cuda,
         ahead=rollout.explore_ahead_steps > 0,
     )
 
