@@ -123,6 +123,8 @@ class TrainerRank:
     def close(self) -> None:
         for sender in self._senders.values():
             sender.close()
+        if self._ipc is not None:
+            self._ipc.close()
         self._trainer.close()
 
 

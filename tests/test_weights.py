@@ -215,17 +215,21 @@ def test_old_weights_new_weights_and_kv_cache_are_never_held_at_once():
 
         return call
 
-    fall_asleep(engines("explorer"), engines("learner"))
-    assert held == {"explorer": set(), "learner": set()}  # while the trainer works
-
     def swap() -> str:
         assert held == {"explorer": set(), "learner": {"weights"}}
         return "report"
+
+    # Of a run's first version, everything is awake before.
+    assert swap_and_wake(engines("explorer"), engines("learner"), swap) == "report"
+    seen.clear()
+    fall_asleep(engines("explorer"), engines("learner"))
+    assert held == {"explorer": set(), "learner": set()}  # while the trainer works
 
     assert swap_and_wake(engines("explorer"), engines("learner"), swap) == "report"
     assert held == {"explorer": {"weights", "kv_cache"}, "learner": {"weights", "kv_cache"}}
     assert [call for call in seen if call[0] == "learner"] == [
         ("learner", "sleep", None),
+        ("learner", "sleep", None),  # it is asleep already
         ("learner", "wake", "weights"),
         ("learner", "wake", "kv_cache"),
     ]

@@ -131,10 +131,11 @@ class SamplingEngine:
     async def sleep(self) -> None:
         """Finish running requests, then give weights and KV cache back to the devices, and sample nothing until woken.
 
-        On CPUs vLLM keeps the memory; all else is the same.
+        On CPUs vLLM keeps the memory; all else is the same. Asleep already, it sleeps on.
         """
-        await self._llm.sleep(level=self.sleep_level, mode="wait")
-        self._asleep = set(MEMORY)
+        if self._asleep != set(MEMORY):
+            await self._llm.sleep(level=self.sleep_level, mode="wait")
+            self._asleep = set(MEMORY)
 
     async def wake(self, memory: Memory) -> None:
         """Take one kind of memory back; with the second the engine samples again. See `sleeping` for the order."""
@@ -183,6 +184,8 @@ def _start_vllm(settings: EngineSettings) -> Any:
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from s2l_ray.weights.vllm_worker import backend_name
+
     engine = settings.engine
     args = AsyncEngineArgs(
         model=settings.model,
@@ -191,6 +194,9 @@ def _start_vllm(settings: EngineSettings) -> Any:
         trust_remote_code=settings.trust_remote_code,
         tensor_parallel_size=settings.tensor_parallel,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
+        # Sizes nothing, since the KV cache is given in bytes; but vLLM does not start unless this share of the device
+        # is free, and its 0.92 never is where others sit too.
+        gpu_memory_utilization=0.01,
         max_model_len=settings.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         enforce_eager=engine.enforce_eager,
@@ -202,7 +208,7 @@ def _start_vllm(settings: EngineSettings) -> Any:
         enable_sleep_mode=settings.sleep and current_platform.is_sleep_mode_available(),
         # Always on: it also makes engine processes end with their parent.
         worker_extension_cls="s2l_ray.weights.vllm_worker.WorkerExtension",
-        weight_transfer_config=WeightTransferConfig(backend=f"s2l_{settings.weight_transfer}")
+        weight_transfer_config=WeightTransferConfig(backend=backend_name(settings.weight_transfer))
         if settings.weight_transfer
         else None,
         disable_log_stats=True,

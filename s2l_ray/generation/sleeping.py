@@ -23,12 +23,15 @@ def fall_asleep(explorers: Call, learners: Call) -> None:
 
 
 def swap_and_wake(explorers: Call, learners: Call, swap: Callable[[], T]) -> T:
-    """After the update: new weights into the learner engines, and everything ready to sample. Returns swap's result.
+    """New weights into the learner engines, and everything ready to sample. Returns swap's result.
+
+    What is awake (all of it when a run starts) sleeps first.
 
     Args:
         explorers, learners: those that share devices with the trainer.
         swap: sends the new weights to every learner engine.
     """
+    fall_asleep(explorers, learners)
     learners("wake", "weights")
     result = swap()
     explorers("wake", "weights")
