@@ -191,13 +191,14 @@ def _first_guess(measured: Measured, cores: float) -> Constants:
         each = median(r.spans[span] for r in steps) / tokens
         width = min(cores, 1.3)
         engines[source] = _engine(each * 16, each / 2, each, getattr(config.engines, source).max_num_seqs, width)
-    waits = [r.seconds["rollout"] - max(r.spans.values()) for r in records if "explore" not in r.spans]
+    alone = [r for r in records if "explore" not in r.spans] or records
+    waits = [r.seconds["rollout"] - r.spans["learner_generate"] for r in alone if "learner_generate" in r.spans]
     return Constants(
         engines=engines,
         pass_token_s=pass_token_s,
         optimizer_s=0.0,
         train_rollout_s=train_rollout_s,
-        swap_s=median(r.seconds["swap"] for r in records),
+        swap_s=median(r.seconds["swap"] for r in alone),
         step_s=max(0.0, median(waits)) if waits else 0.0,
         cores=cores,
         lengths=measured.lengths,
