@@ -134,9 +134,10 @@ def _draw_frame(axes: Axes, group: NodeGroup, classes: dict[tuple, MemoryClass],
             axes.plot([position, position], [top, top + height], color=RULE, linewidth=0.8, zorder=1.5)
         key = memory_key(load)
         device = "CPUs" if load.gpu is None else str(load.gpu)
-        label = f"{device}  {classes[key].letter if key in classes else '-'}"
+        gap, size = ("  ", 8) if axes.get_xlim()[1] < 9 else ("\n", 6.5)  # two lines where columns are narrow
+        label = f"{device}{gap}{classes[key].letter if key in classes else '-'}"
         place = (position + 0.5) * width, top + height - 0.45
-        axes.text(*place, label, ha="center", va="center", fontsize=8, color=MUTED)
+        axes.text(*place, label, ha="center", va="center", fontsize=size, linespacing=1.0, color=MUTED)
 
 
 def _draw_strip(axes: Axes, role: str, left: float, top: float, width: float, number: str) -> None:

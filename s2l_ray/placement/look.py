@@ -27,9 +27,9 @@ PART_COLOURS = {
     "verify": "#E69F00",
 }
 MODE_NAMES = {
-    "colocated": "colocated: every GPU holds a trainer rank, and engines that sleep while it works",
+    "colocated": "colocated: trainer ranks and engines share every GPU, in turn",
     "separate": "separate: trainer, learner and explorer have devices of their own",
-    "mixed": "mixed: learner engines sleep beside the trainer's ranks, explorers have GPUs of their own",
+    "mixed": "mixed: learner engines share the trainer's GPUs in turn, explorers have GPUs of their own",
 }
 SHADES = {
     "weights": 0.0,
@@ -97,8 +97,10 @@ def ink_on(colour: str) -> str:
 
 
 def gib(count: float) -> str:
-    """Bytes as GiB: 0.03, 1.52, 14.1, 640."""
+    """Bytes as GiB: <0.01, 0.03, 1.52, 14.1, 640."""
     value = count / 2**30
+    if 0 < value < 0.005:
+        return "<0.01"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 999.5 else f"{value:.0f}"
 
 
