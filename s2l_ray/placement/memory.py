@@ -1,6 +1,7 @@
 """What a trainer rank and an engine hold in memory, item by item, in closed form from model shape and configuration.
 
-Bytes are per device. tests/test_memory.py compares them with what is allocated in real updates and real engines.
+Bytes are per device. tests/test_memory.py and tests/test_memory_engine.py compare them with what real updates and real
+engines allocate.
 """
 
 from __future__ import annotations
