@@ -178,7 +178,7 @@ def test_an_update_that_is_bound_by_links() -> None:
 
 
 def test_off_load_crosses_pcie_and_steps_on_the_host() -> None:
-    """2 ranks with half of the float32 weights each: to the GPU for forward, backward and half of the old log-probs (the
+    """2 ranks, half of the float32 weights each: to the GPU for forward, backward and half of the old log-probs (the
     reference stays there), gradients back, in each of 8 micro-batches; 2 optimizer steps of 32 bytes a weight."""
     rates = replace(RATES, train=1e15, intra=1e15, collective_s=0.0)
     shard = 4 * PARAMETERS / 2

@@ -84,8 +84,15 @@ def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
 
 
 def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
-    """Those that lack least memory first; what fails for another reason comes last."""
-    return sorted(rejected, key=lambda r: (r.misfit is None, r.misfit.short if r.misfit else 0, -r.key.ranks))
+    """Those that came furthest first: past the trainer's memory, then the engines', then to too few GPUs or CPUs; of
+    equals the one that lacks least memory, or has fewest ranks."""
+
+    def distance(r: Rejected) -> tuple:
+        if r.misfit is None:
+            return (0, 0, r.key.ranks)
+        return (2 if "trainer rank" in r.misfit.actors else 1, r.misfit.short, r.key.ranks)
+
+    return sorted(rejected, key=distance)
 
 
 def why_not(rejected: Rejected) -> str:
@@ -102,13 +109,18 @@ def why_not(rejected: Rejected) -> str:
 
 
 def problems(found: Found, search: Search) -> tuple[str, ...]:
-    """Why nothing fits, and what would help."""
+    """Why nothing fits in any mode, and what would help."""
     if not found.rejected:
         return (_nothing_tried(search),)
-    nearest = nearest_misses(found.rejected)[0]
-    lines = [f"nothing fits; nearest is {describe(nearest.key, False)}: {why_not(nearest)}"]
-    if nearest.misfit:
-        lines.append("what would help: " + "; ".join(_remedies(nearest.key, nearest.misfit, search)))
+    nearest = [
+        misses[0] for mode in MODES if (misses := nearest_misses(r for r in found.rejected if r.key.mode == mode))
+    ]
+    lines = [f"{rejected.key.mode} does not fit: {why_not(rejected)}" for rejected in nearest]
+    remedies = [
+        text for rejected in nearest if rejected.misfit for text in _remedies(rejected.key, rejected.misfit, search)
+    ]
+    if remedies:
+        lines.append("what would help: " + "; ".join(dict.fromkeys(remedies)))
     return tuple(lines)
 
 
@@ -143,8 +155,11 @@ def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
 
 
 def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
-    """What makes a rank smaller, and what it then needs."""
+    """What makes a rank smaller, and what it then needs; nothing if it fits by itself."""
     config, cuda = search.frame.config, search.frame.cuda
+    before = _rank_bytes(search, config, key.ranks)
+    if before <= miss.budget:
+        return ["GPUs with more memory, or more of them: a rank fits, but not with an engine beside it"]
     found, ranks = [], key.ranks
     while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
         ranks *= 2
@@ -161,7 +176,6 @@ def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
         ("all of these but LoRA", {}, {}),
     ]
     together: dict[str, dict] = {"trainer": {}, "objective": {}}
-    before = _rank_bytes(search, config, key.ranks)
     for name, of_trainer, of_objective in changes:
         if name.startswith("all"):
             of_trainer, of_objective = together["trainer"], together["objective"]
