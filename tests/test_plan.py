@@ -100,7 +100,7 @@ def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
     plan = make_plan(paper(), cluster("8x24GB"))
     assert not plan.fits and plan.layout is None
     colocated, separate, mixed, remedies = plan.problems
-    assert "8 trainer ranks" in separate and "trainer/optimizer 8.2" in separate and "23.9 GB usable" in separate
+    assert "8 ranks in all" in separate and "trainer/optimizer 8.2" in separate and "23.9 GB usable" in separate
     assert "mixed does not fit" in mixed and "explorer engine" in colocated
     for remedy in ("about 16", "trainer.lora_rank=32", "trainer.cpu_offload=true", "reference_offload=true"):
         assert remedy in remedies
@@ -197,7 +197,7 @@ def test_a_learner_that_fits_no_gpu_names_the_engine() -> None:
         Inventory.of([{"gpus": 8, "gpu": "A100-40GB", "count": 4}]),
     )  # fmt: skip
     assert not plan.fits
-    assert "learner engine with" in plan.problems[1] and "learner/weights 65.5" in plan.problems[1]
+    assert "learner engine on a GPU" in plan.problems[1] and "learner/weights 65.5" in plan.problems[1]
     assert "a larger engines.learner.tensor_parallel" in plan.problems[-1]
 
 

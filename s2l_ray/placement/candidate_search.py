@@ -142,7 +142,7 @@ class Search:
             pinned = frame.engine(role).count
             least = 1 if key.mode == "mixed" or pinned is None else pinned
             if places < least:
-                reason = f"beside {key.ranks} ranks there is room for {places} {role} engines of {key.tp(role)} GPUs"
+                reason = f"beside {key.ranks} ranks there is room for {places} {role} engines of {_gpus(key.tp(role))}"
                 return Rejected(key, None, f"{reason}; {least} needed")
             shared[role] = min(places, pinned or places)
         return Candidate(
@@ -274,5 +274,9 @@ class Search:
         asked = [f"{n} for {role}s" for n, role in ((learner, "learner"), (explorer, "explorer")) if n]
         return (
             f"beside {base.key.ranks} trainer ranks there is room for {base.available} slots of "
-            f"{base.key.slot_gpus} GPUs, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
+            f"{_gpus(base.key.slot_gpus)}, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
         )
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"

@@ -96,14 +96,14 @@ def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
 
 
 def why_not(rejected: Rejected) -> str:
-    """Such as "trainer rank: 31.6 GB of the 24.0 GB a GPU has for it, 7.7 GB short: optimizer 8.2, ..."."""
+    """Such as "trainer rank on a GPU, 8 ranks in all: 31.6 GB needed, 23.9 GB usable, 7.7 GB short (...)"."""
     if rejected.misfit is None:
         return rejected.reason
     miss = rejected.misfit
     items = sorted(miss.ledger.items(), key=lambda item: -item[1])
     largest = ", ".join(f"{name} {size / GB:.1f}" for name, size in items[:5])
     return (
-        f"{miss.actors} with {rejected.key.ranks} trainer ranks: {(miss.budget + miss.short) / GB:.1f} GB needed, "
+        f"{miss.actors} on a GPU, {rejected.key.ranks} ranks in all: {(miss.budget + miss.short) / GB:.1f} GB needed, "
         f"{miss.budget / GB:.1f} GB usable per GPU, {miss.short / GB:.1f} GB short ({largest} GB)"
     )
 
@@ -112,13 +112,10 @@ def problems(found: Found, search: Search) -> tuple[str, ...]:
     """Why nothing fits in any mode, and what would help."""
     if not found.rejected:
         return (_nothing_tried(search),)
-    nearest = [
-        misses[0] for mode in MODES if (misses := nearest_misses(r for r in found.rejected if r.key.mode == mode))
-    ]
+    by_mode = [nearest_misses(r for r in found.rejected if r.key.mode == mode) for mode in MODES]
+    nearest = [misses[0] for misses in by_mode if misses]
     lines = [f"{rejected.key.mode} does not fit: {why_not(rejected)}" for rejected in nearest]
-    remedies = [
-        text for rejected in nearest if rejected.misfit for text in _remedies(rejected.key, rejected.misfit, search)
-    ]
+    remedies = [text for r in nearest if r.misfit for text in _remedies(r.key, r.misfit, search)]
     if remedies:
         lines.append("what would help: " + "; ".join(dict.fromkeys(remedies)))
     return tuple(lines)
@@ -144,22 +141,21 @@ def _nothing_tried(search: Search) -> str:
 
 
 def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
-    frame, found = search.frame, []
-    if "trainer rank" in miss.actors:
-        found += _for_ranks(key, miss, search)
-    for role in frame.roles:
+    ranked = "trainer rank" in miss.actors
+    if ranked and _rank_bytes(search, search.frame.config, key.ranks) > miss.budget:
+        return _for_ranks(key, miss, search)
+    found = ["GPUs with more memory"]
+    for role in search.frame.roles:
         if f"{role} engine" in miss.actors:
-            found.append(f"a larger engines.{role}.tensor_parallel, or GPUs with more memory")
-            found.append(f"engines.{role}.max_num_seqs below {frame.engine(role).max_num_seqs}, or rollout.max_tokens")
+            sequences = search.frame.engine(role).max_num_seqs
+            found += [f"a larger engines.{role}.tensor_parallel", f"engines.{role}.max_num_seqs below {sequences}"]
     return found
 
 
 def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
-    """What makes a rank smaller, and what it then needs; nothing if it fits by itself."""
+    """What makes a rank smaller, and what it then needs."""
     config, cuda = search.frame.config, search.frame.cuda
     before = _rank_bytes(search, config, key.ranks)
-    if before <= miss.budget:
-        return ["GPUs with more memory, or more of them: a rank fits, but not with an engine beside it"]
     found, ranks = [], key.ranks
     while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
         ranks *= 2
