@@ -35,11 +35,10 @@ class Activity:
 class Work:
     """A piece of work on a processor."""
 
-    def __init__(self, env: simpy.Environment, seconds: float, width: float) -> None:
-        self.done = env.event()
+    def __init__(self, done: simpy.Event, begun: float, seconds: float, width: float) -> None:
+        self.done, self.begun = done, begun
+        self.seconds = self.remaining = seconds
         self.width = width
-        self.seconds = seconds
-        self.remaining = seconds
 
 
 class Cores:
@@ -51,17 +50,16 @@ class Cores:
 
     def __init__(self, env: simpy.Environment, count: float | None) -> None:
         self._env = env
-        self._count = math.inf if count is None else count
+        self._count = count
         self._working: list[Work] = []
         self._changed = 0.0
         self._next: simpy.Event | None = None
 
     def work(self, seconds: float, width: float = 1.0) -> Work:
         """Begin work that takes `seconds` alone and keeps `width` cores busy; its `done` is an event."""
-        work = Work(self._env, seconds, width)
-        if seconds <= 0:
-            work.done.succeed()
-            return work
+        if self._count is None or seconds <= 0:
+            return Work(self._env.timeout(max(0.0, seconds)), self._env.now, seconds, width)
+        work = Work(self._env.event(), self._env.now, seconds, width)
         self._catch_up()
         self._working.append(work)
         self._plan_next()
@@ -69,6 +67,8 @@ class Cores:
 
     def stop(self, work: Work) -> float:
         """End unfinished work early. Returns the seconds of it that were done."""
+        if self._count is None:
+            return self._env.now - work.begun
         self._catch_up()
         if work in self._working:
             self._working.remove(work)
@@ -201,7 +201,7 @@ class Engine:
         if batch < self._constants.sequences and not self._waiting:
             self._arrival = self._env.event()
             yield work.done | self._arrival
-            if not work.done.triggered:
+            if not work.done.processed:
                 done = self._cores.stop(work)
                 steps = max(1, math.ceil((done - TINY) / each))
                 yield self._cores.work(steps * each - done, self._constants.width).done
