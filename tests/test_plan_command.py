@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from s2l_ray.cli import main
+from s2l_ray.config import load_config
+from s2l_ray.placement.calibration import calibrate
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.search import make_plan
+from s2l_ray.placement.simulation import simulate
+from tests.test_calibration import config as measured_config
+from tests.test_calibration import write_run
 
 ROOT = Path(__file__).parents[1]
 PAPER = str(ROOT / "configs" / "paper" / "qwen3_1.7b_to_8b.yaml")
@@ -111,6 +120,26 @@ def test_a_simulation_beside_the_plan(capsys, inventory, tmp_path):
     )
 
 
+def test_a_simulation_with_a_runs_constants_on_the_inventorys_cores(capsys, inventory, tmp_path, family):
+    run = write_run(tmp_path / "run", measured_config())
+    words = [str(ROOT / "configs" / "quickstart.yaml"), "schedule.steps=6", "schedule.mix_steps=4"]
+    words += [f"models.learner={family.large}", f"models.explorer={family.small}"]
+    words += ["--inventory", inventory("gpus: 0, cpus: 8, memory_gb: 32"), "--calibrate", str(run)]
+    status, plan = planned(capsys, *words)
+    assert status == 0 and plan["simulation"]["constants"] == f"constants of {run}"
+    config = load_config(words[0], words[1:5])
+    layout = make_plan(config, Inventory.of([{"gpus": 0, "cpus": 8, "memory_gb": 32}])).layout
+    constants = replace(calibrate(run).constants, cores=8.0)
+    assert plan["simulation"]["run_seconds"] == simulate(config, layout, constants).run_seconds
+
+
+def test_calibrating_on_what_is_no_run_is_an_error(capsys, inventory, tmp_path):
+    nodes = inventory("gpus: 8, gpu: H100-80GB")
+    assert main(["plan", PAPER, "--inventory", nodes, "--calibrate", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert f"{tmp_path} is no run" in printed.err and printed.out == ""
+
+
 def test_what_does_not_fit_is_not_simulated(capsys, inventory):
     status, plan = planned(capsys, PAPER, "--inventory", inventory("gpus: 1, gpu_memory_gb: 24"), "--simulate")
     assert status == 1 and "simulation" not in plan
@@ -202,6 +231,21 @@ def test_the_report_imports_nothing_heavy_either(inventory):
     command = [sys.executable, "-c", code, "plan", PAPER, "--inventory", nodes]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_live_asks_ray(family):
+    """In a process of its own, which starts a Ray on this machine: CPUs alone."""
+    command = [sys.executable, "-m", "s2l_ray", "plan", "configs/quickstart.yaml", "--live", "--json"]
+    command += [f"models.learner={family.large}", f"models.explorer={family.small}"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["fits"] and plan["device"] == "cpu" and plan["mode"] == "separate"
+    (node,) = plan["gpus"]
+    assert node["gpu"] is None and node["used_bytes"] <= node["capacity_bytes"]
+    assert {role.split(":")[0] for role in node["roles"]["mix"]} == {"trainer", "learner", "explorer"}
+    assert plan["swap"]["transfers"] == {"gloo": 1}
 
 
 def test_the_same_words_give_the_same_document(capsys, inventory):
