@@ -175,6 +175,22 @@ def test_6_gpus_explain_tensor_parallel_4() -> None:
     assert "does not divide over" in text
 
 
+def test_tensor_parallel_groups_cross_nodes_only_when_forced() -> None:
+    """A 4-GPU node is too small for tensor parallel 8; two of them may be looked at as one."""
+    nodes = Inventory.of([{"count": 6, "gpus": 4, "gpu": "H100"}])
+    wide = ("engines.learner.tensor_parallel=8", "placement.mode=separate", "placement.hand_over=off")
+    refused = make_plan(paper("qwen3_1.7b_to_8b", *wide), nodes)
+    assert not refused.fits and "placement.tensor_parallel_across_nodes=true" in refused.problems[0]
+    plan = make_plan(paper("qwen3_1.7b_to_8b", *wide, "placement.tensor_parallel_across_nodes=true"), nodes)
+    pieces = [seat for seat in seats(plan, 0, "learner") if seat.index == 0]
+    assert [len(seat.devices) for seat in pieces] == [4, 4]
+    assert len({plan.layout.bundles[seat.bundle].node for seat in pieces}) == 2
+    shown = [role for load in plan.phases[0].gpus for role in load.roles if role.startswith("learner:0/")]
+    assert sorted(shown) == [f"learner:0/{rank}" for rank in range(8)]
+    reserved = [(bundle.node, gpu) for bundle in plan.layout.bundles for gpu in bundle.gpus]
+    assert len(set(reserved)) == len(reserved) and all(gpu < 4 for _, gpu in reserved)
+
+
 def test_trainer_and_samplers_on_different_kinds_of_node() -> None:
     """Nothing but H100s can train this; idle A10Gs are worth having as explorers."""
     mixed = Inventory.of([H100, {"gpus": 8, "gpu": "A10G", "count": 8}])

@@ -67,7 +67,8 @@ class Search:
 
     def _keys(self) -> Iterator[Key]:
         forced, explores = self.frame.config.placement.mode, self.frame.work.explores
-        for trainers, samplers in pool_pairs(self.frame.inventory.specs):
+        across = self.frame.config.placement.tensor_parallel_across_nodes
+        for trainers, samplers in pool_pairs(self.frame.inventory.specs, across_nodes=across):
             for mode in MODES:
                 if forced not in ("auto", mode) or (mode == "colocated" and trainers is not samplers):
                     continue

@@ -29,6 +29,8 @@ def build_layout(candidate: Candidate, frame: Frame) -> Layout:
             seats += _slot_seats(candidate, frame, role, slot, len(rank_bundles) + slot, first)
         seats.sort(key=lambda seat: (("trainer", "learner", "explorer").index(seat.role), seat.index))
         phases.append(PhaseSeats(phase.name, phase.first_step, phase.last_step, tuple(seats)))
+    if candidate.key.trainers.together > 1:
+        bundles, phases = _on_real_nodes(candidate, bundles, phases)
     return Layout(
         mode=candidate.key.mode,
         device="gpu",
@@ -42,12 +44,12 @@ def _bundles(candidate: Candidate) -> tuple[list[PlannedBundle], list[PlannedBun
     """Bundles with ranks, in the order of ranks; bundles of slots, those nearest to the ranks first."""
     key = candidate.key
     ranked, slots = [], []
-    nodes = iter(key.trainers.nodes)
+    nodes = iter(key.trainers.nodes[:: key.trainers.together])
     for row in candidate.rows:
         for node in [next(nodes) for _ in range(row.count)]:
             if row.ranks:
                 ranked.append(PlannedBundle(node, tuple(range(row.ranks)), {}))
-    nodes = iter(key.samplers.nodes)
+    nodes = iter(key.samplers.nodes[:: key.samplers.together])
     for row in candidate.slot_rows:
         for node in [next(nodes) for _ in range(row.count)]:
             for slot in range(row.slots):
@@ -114,6 +116,36 @@ def _slot_seats(candidate: Candidate, frame: Frame, role: Role, slot: int, bundl
         )
         for position, number in enumerate(numbers)
     ]
+
+
+def _on_real_nodes(
+    candidate: Candidate, bundles: list[PlannedBundle], phases: list[PhaseSeats]
+) -> tuple[list[PlannedBundle], list[PhaseSeats]]:
+    """Bundles that cross nodes cut into one per node, and their engines into one seat for each: such a layout can be
+    shown, not carried out."""
+    pool = candidate.key.trainers
+    size = pool.largest_node // pool.together
+    cut: list[PlannedBundle] = []
+    place: dict[tuple[int, int], tuple[int, int]] = {}
+    for number, bundle in enumerate(bundles):
+        first = pool.nodes.index(bundle.node)
+        on_node: dict[int, list[int]] = defaultdict(list)
+        for device, gpu in enumerate(bundle.gpus):
+            node = pool.nodes[first + gpu // size]
+            place[number, device] = (len(cut) + len(on_node) - (node in on_node), len(on_node[node]))
+            on_node[node].append(gpu % size)
+        cut += [PlannedBundle(node, tuple(gpus), {}) for node, gpus in on_node.items()]
+    found = []
+    for phase in phases:
+        seats = []
+        for seat in phase.seats:
+            parts: dict[int, list[int]] = defaultdict(list)
+            for device in seat.devices:
+                bundle, position = place[seat.bundle, device]
+                parts[bundle].append(position)
+            seats += [replace(seat, bundle=bundle, devices=tuple(devices)) for bundle, devices in parts.items()]
+        found.append(replace(phase, seats=tuple(seats)))
+    return cut, found
 
 
 def _with_cpus(bundles: list[PlannedBundle], phases: list[PhaseSeats], frame: Frame) -> list[PlannedBundle]:

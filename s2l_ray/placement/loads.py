@@ -17,10 +17,12 @@ def gpu_loads(candidate: Candidate, layout: Layout, search: Search) -> list[tupl
     result = []
     for phase in layout.phases:
         roles: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
+        seen: dict[str, int] = defaultdict(int)
         for seat in phase.seats:
-            bundle = layout.bundles[seat.bundle]
-            for position, device in enumerate(seat.devices):
-                label = f"{seat.role}:{seat.index}" + ("" if seat.role == "trainer" else f"/{position}")
+            bundle, actor = layout.bundles[seat.bundle], f"{seat.role}:{seat.index}"
+            for device in seat.devices:
+                label = actor if seat.role == "trainer" else f"{actor}/{seen[actor]}"
+                seen[actor] += 1
                 roles[bundle.node, bundle.gpus[device]].append((seat.role, label))
         loads = []
         for node, spec in enumerate(frame.inventory.specs):

@@ -30,6 +30,8 @@ class Pool:
     runs: tuple[Run, ...]
     specs: tuple[NodeSpec, ...]
     """The kinds of node among them."""
+    together: int = 1
+    """So many neighbouring nodes count as one, for tensor-parallel groups that cross nodes."""
 
     @classmethod
     def of(cls, numbered: list[tuple[int, NodeSpec]]) -> Pool:
@@ -104,11 +106,14 @@ def slots_in(rows: tuple[Row, ...]) -> int:
     return sum(row.count * row.slots for row in rows)
 
 
-def pool_pairs(specs: tuple[NodeSpec, ...]) -> list[tuple[Pool, Pool]]:
+def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> list[tuple[Pool, Pool]]:
     """(trainer's nodes, samplers' nodes) worth trying: each kind of node alone, the first two kinds, the first
     three and so on, each for both; and every kind for the trainer with every other for the samplers.
 
     Nodes that are added at the end of an inventory only ever add to the pairs, or nodes to a pair: no plan is lost.
+
+    Args:
+        across_nodes: also nodes of a kind taken together, for tensor-parallel groups that cross them.
     """
     kinds: dict[NodeSpec, list[tuple[int, NodeSpec]]] = {}
     for number, spec in enumerate(specs):
@@ -119,7 +124,22 @@ def pool_pairs(specs: tuple[NodeSpec, ...]) -> list[tuple[Pool, Pool]]:
     groups = list(kinds.values())
     joined = [Pool.of([node for group in groups[:n] for node in group]) for n in range(2, len(groups) + 1)]
     pairs = [(pool, pool) for pool in (*single, *joined)]
-    return pairs + [(trainer, sampler) for trainer in single for sampler in single if trainer is not sampler]
+    pairs += [(trainer, sampler) for trainer in single for sampler in single if trainer is not sampler]
+    if across_nodes:
+        pairs += [(wide, wide) for pool in single for wide in _as_larger_nodes(pool)]
+    return pairs
+
+
+def _as_larger_nodes(pool: Pool) -> list[Pool]:
+    """2, 4, ... nodes taken for one, whose links are those between nodes."""
+    (run,), (spec, *_) = pool.runs, pool.specs
+    found, together = [], 2
+    while together <= run.count:
+        larger = replace(spec, gpus=spec.gpus * together, intra=min(spec.intra, spec.inter))
+        runs = (Run(run.gpus * together, run.cpus * together, run.count // together),)
+        found.append(Pool(pool.nodes[: together * runs[0].count], runs, (larger,), together))
+        together *= 2
+    return found
 
 
 @lru_cache
