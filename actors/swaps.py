@@ -176,6 +176,7 @@ class WeightSwaps:
                 break
             self._call_ipc("receive", merge_chunks(parts))
         self._call_ipc("finish_swap", version)
+        fetch([rank.end_chunks.remote() for rank in self._ranks], patience, "giving the transfer's buffer back")
 
     def _call_ipc(self, method: str, *args: Any) -> None:
         self._call("ipc", method, *args)

@@ -105,6 +105,10 @@ class TrainerRank:
         """All ranks at the same time, once every engine has taken the chunk before. None: that was the last."""
         return self._ipc.next_chunk()
 
+    def end_chunks(self) -> None:
+        """The engines have finished the swap: give the buffer back."""
+        self._ipc.end()
+
     def _sender(self, transfer: Transfer) -> GroupSender:
         if transfer not in self._senders:
             kind = GROUP_SENDERS[transfer]
@@ -123,8 +127,6 @@ class TrainerRank:
     def close(self) -> None:
         for sender in self._senders.values():
             sender.close()
-        if self._ipc is not None:
-            self._ipc.close()
         self._trainer.close()
 
 

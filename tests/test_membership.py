@@ -7,7 +7,6 @@ has vLLM engines and a trainer rank.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ import psutil
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.connection import connect
 from actors.learner import Learner
@@ -74,6 +73,9 @@ class Rank:
 
     def next_chunk(self) -> dict | None:
         return next(self.chunks, None)
+
+    def end_chunks(self) -> None:
+        assert next(self.chunks, None) is None
 
 
 @ray.remote(num_cpus=0)
@@ -270,15 +272,17 @@ def another_policy(rank) -> None:
     """Inside a trainer rank: weights that are not the ones on disk."""
     with torch.no_grad():
         for weight in rank._trainer.policy.model.parameters():
-            weight.mul_(3.0)
+            weight.mul_(1.5)
 
 
-def with_tied_embeddings(model: Path, directory: Path) -> Path:
-    """The same model with its output matrix given up for the embedding's."""
-    shutil.copytree(model, directory)
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    AutoModelForCausalLM.from_pretrained(directory).save_pretrained(directory)
+def with_tied_embeddings(like: Path, directory: Path) -> Path:
+    """An untrained model whose output matrix is its embedding, and which prefers some tokens to others."""
+    shutil.copytree(like, directory)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(like, tie_word_embeddings=True))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10.0)
+    model.save_pretrained(directory)
     return directory
 
 
@@ -293,6 +297,7 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     ray.get([e.ready.remote() for e in engines], timeout=120)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
     assert trainer.swap(0).lost == ()
+    assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
     text = np.arange(3, 20, dtype=np.int32)
 
     def check(engines: list, name: str) -> np.ndarray:

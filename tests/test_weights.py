@@ -289,6 +289,7 @@ def test_ipc_into_an_engine_that_sleeps_on_the_trainers_gpu(family):
             while (chunk := sender.next_chunk()) is not None:
                 runner.run(engine.receive(merge_chunks([chunk])))
             runner.run(engine.finish_swap(version))
+            sender.end()
 
         def learners(method: str, *args) -> None:
             runner.run(getattr(engine, method)(*args))

@@ -46,7 +46,6 @@ class IpcSender:
 
         chunk = next(self._chunks, None)
         if chunk is None:
-            torch.cuda.ipc_collect()
             return None
         return {
             "names": chunk.names,
@@ -56,6 +55,7 @@ class IpcSender:
             "handles": {gpu: plain_handle(handle) for gpu, handle in chunk.ipc_handle.items()},
         }
 
-    def close(self) -> None:
-        """Give the buffer back."""
+    def end(self) -> None:
+        """Give the buffer's memory back; once the workers have finished the swap, and so have let go of it."""
         self._chunks = iter(())
+        torch.cuda.ipc_collect()
