@@ -9,6 +9,9 @@ import pytest
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
+from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.placement.candidate_search import Search
+from s2l_ray.placement.candidates import Frame
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan, Seat
 from s2l_ray.placement.search import make_plan
@@ -149,6 +152,18 @@ def test_hand_over_pays_on_a_large_cluster() -> None:
     begun = set(seats(plan, 2, "learner")) - set(seats(plan, 1, "learner"))
     assert begun and {seat.transfer for seat in begun} == {"nccl"}
     assert any("hands over" in note for note in plan.notes) and any("gains" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+def test_the_plan_takes_as_long_as_the_search_said(nodes: int) -> None:
+    """Waits of the first step and late engines included, which phases are told again from the winner's counts."""
+    config = paper("qwen3_1.7b_to_8b", "placement.mode=mixed")
+    inventory = Inventory.of([H100 | {"count": nodes}])
+    shapes = [ModelShape.load(f"Qwen/Qwen3-{size}-Base") for size in ("8B", "1.7B")]
+    search = Search(Frame(config, inventory, workload(config, cuda=True), *shapes, cuda=True))
+    best = search.run().ordered[0]
+    assert best.slots.hands_over
+    assert make_plan(config, inventory).run_seconds == pytest.approx(best.run_seconds, rel=1e-9)
 
 
 def test_forced_hand_over_hands_everything_over() -> None:

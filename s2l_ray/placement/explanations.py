@@ -136,7 +136,7 @@ def _nothing_tried(search: Search) -> str:
     pinned = ", ".join(text for text, value in asked.items() if value)
     return (
         f"nothing to try on {inventory.describe()} with {pinned}: more ranks than GPUs, a tensor-parallel size above a "
-        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or mode mixed without explorer"
+        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or mixed without explorer"
     )
 
 
