@@ -133,7 +133,8 @@ def _panel(
 
 def _bar(axes: Axes, activity: Activity, line: int, origin: float, end: float, longest: float) -> None:
     start, stop = max(activity.start, origin) - origin, min(activity.end, end) - origin
-    axes.barh(line, stop - start, left=start, height=0.62, color=COLOURS[activity.kind])
+    colour = COLOURS[activity.kind]
+    axes.barh(line, stop - start, left=start, height=0.62, color=colour, edgecolor="white", linewidth=0.5)
     if stop - start > LABEL_SHARE * longest and activity.kind in ("explore", "learner_generate", "update"):
         axes.text((start + stop) / 2, line, str(activity.step), ha="center", va="center", fontsize=8, color="white")
 

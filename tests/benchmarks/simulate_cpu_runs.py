@@ -29,7 +29,7 @@ from tests.benchmarks.protocol import Result
 
 ROOT = Path(__file__).parents[2]
 AIM = 0.15
-STEPS, CALIBRATION_STEPS = 24, 45
+STEPS, CALIBRATION_STEPS = 24, 48
 CALIBRATION = {
     "data.eval_limit": 256,
     "evaluation.samples": 1,
@@ -80,7 +80,7 @@ def compare(folder: Path, steps: int) -> list[Row]:
     """The run that is calibrated on, and every other; runs that are in the folder already are not made again."""
     family = build_family(ROOT / ".cache" / "family")
     first = folder / "calibration"
-    overrides = {"schedule.steps": CALIBRATION_STEPS, "schedule.mix_steps": 25, **CALIBRATION}
+    overrides = {"schedule.steps": CALIBRATION_STEPS, "schedule.mix_steps": 32, **CALIBRATION}
     loads = {"calibration": make_run(family, first, overrides, evaluate=True)}
     for name, changes in TARGETS.items():
         short = {"schedule.steps": steps, "schedule.mix_steps": steps * 7 // 12}
