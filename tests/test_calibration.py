@@ -11,8 +11,12 @@ import pytest
 
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError
-from s2l_ray.placement.calibration import Calibration, calibrate, host_layout, own_seconds, read_run
+from s2l_ray.placement.calibration import Calibration, calibrate
 from s2l_ray.placement.constants import Constants, EngineConstants
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.measured_run import host_layout, own_seconds, read_run
+from s2l_ray.placement.search import make_plan
+from s2l_ray.placement.serialise import plan_json
 from s2l_ray.placement.simulation import SimulatedStep, evaluation_seconds, simulate
 from s2l_ray.placement.solved import Solved, fit_solved
 from s2l_ray.results import SourceStats, StepRecord
@@ -38,7 +42,7 @@ def config(group_size: int = 4, prompts: int = 8, steps: int = 24, mix_steps: in
     engine = {"max_num_seqs": 64}
     return parse_config(
         {
-            "models": {"learner": "large", "explorer": "small"},
+            "models": {"learner": "Qwen/Qwen3-1.7B", "explorer": "Qwen/Qwen3-0.6B"},
             "data": {"train": "train.jsonl"},
             "verifier": {"kind": "countdown"},
             "rollout": {"group_size": group_size, "prompts_per_step": prompts, "max_tokens": 12},
@@ -178,3 +182,12 @@ def test_what_is_no_run_is_told(run: Path, tmp_path: Path):
     (tmp_path / "steps.jsonl").write_text("".join(old))
     with pytest.raises(ConfigError, match="did not record `spans`"):
         calibrate(tmp_path)
+
+
+def test_a_run_tells_who_sat_where(run: Path, tmp_path: Path):
+    plan = make_plan(config(), Inventory.of([{"count": 2, "gpus": 2, "gpu": "logical", "cpus": 4}]))
+    for name in ("config.yaml", "steps.jsonl"):
+        (tmp_path / name).write_text((run / name).read_text())
+    assert read_run(tmp_path).layout == host_layout(config())
+    (tmp_path / "plan.json").write_text(plan_json(plan))
+    assert read_run(tmp_path).layout == plan.layout

@@ -11,30 +11,23 @@ rollouts, whose fetching and preparing it mostly is. Reading a prompt is part of
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ConfigError
+from s2l_ray.config import Config
 from s2l_ray.placement.constants import Constants, EngineConstants
-from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
+from s2l_ray.placement.measured_run import Measured, own_seconds, read_run
 from s2l_ray.placement.simulation import Simulation, evaluation_seconds, simulate
 from s2l_ray.placement.solved import Solved, fit_solved
-from s2l_ray.placement.workload import Split, phases, workload
+from s2l_ray.placement.workload import Split, workload
 from s2l_ray.results import StepRecord
-from s2l_ray.rollout import Source
 
-WARM_UP = 2
-"""First steps that are left out: engines and trainer compile, allocate and fill caches."""
-LEAST_STEPS = 8
 PER_SPLIT = 3
 """Steps of each split of the groups that are simulated in a fit."""
 SCALE = 0.05
@@ -50,32 +43,6 @@ EVALUATION_WEIGHT = 4.0
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Evaluations of the learner alone."""
-
-    problems: int
-    samples: int
-    times: int
-    seconds: float
-    """Median."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A run, as far as it is calibrated on."""
-
-    config: Config
-    records: tuple[StepRecord, ...]
-    evaluations: tuple[Evaluation, ...]
-    lengths: dict[Source, tuple[int, ...]]
-
-    @property
-    def step_seconds(self) -> float:
-        """Median over the run's steps, warm-up left out, of rollout, update and swap."""
-        return median(own_seconds(record) for record in self.records)
-
-
-@dataclass(frozen=True)
 class Calibration:
     """Constants, and how well they describe the run that they are from."""
 
@@ -85,99 +52,27 @@ class Calibration:
     """G_w -> simulated over measured median step seconds, less 1."""
 
 
-def own_seconds(record: StepRecord) -> float:
-    """Of a step, without evaluation and checkpoint."""
-    return sum(record.seconds[part] for part in ("rollout", "update", "swap"))
-
-
 def calibrate(run: Path, cores: float | None = None) -> Calibration:
-    """Constants that describe a run on one host.
+    """Constants that describe a run.
 
     Args:
         run: its directory.
-        cores: that the host had for it; default: this host's, where engines ran on CPUs.
+        cores: that each host had for it; default: as many as this one. Counts only where actors ran on CPUs.
 
     Raises:
         ConfigError: the directory holds no run, or one that is too short or lacks what is needed.
     """
     measured = read_run(run)
-    cores = cores if cores is not None else float(os.cpu_count())
+    if measured.layout.device == "gpu":
+        cores = None
+    elif cores is None:
+        cores = float(os.cpu_count())
     start = _first_guess(measured, cores)
     fitted = _fit(measured, start)
     return Calibration(fitted, measured, _errors(measured, fitted))
 
 
-def host_layout(config: Config) -> Layout:
-    """Every actor on the one host, in all phases: what a run without GPUs does."""
-    counts = {
-        "trainer": config.trainer.ranks or 1,
-        "learner": config.engines.learner.count or 1,
-        "explorer": config.engines.explorer.count or 1,
-    }
-    names = [(role, number) for role, count in counts.items() for number in range(count)]
-    seats = tuple(Seat(role, number, bundle, (), 1.0) for bundle, (role, number) in enumerate(names))
-    bundles = tuple(PlannedBundle(0, (), {"CPU": 1.0}) for _ in names)
-    found = tuple(PhaseSeats(phase.name, phase.first_step, phase.last_step, seats) for phase in phases(config))
-    return Layout("separate", "cpu", bundles, found, sleep=False)
-
-
-# ---- reading ------------------------------------------------------------------------------------------------------
-
-
-def read_run(run: Path) -> Measured:
-    """What a run directory says of its times.
-
-    Raises:
-        ConfigError: as for `calibrate`.
-    """
-    run = Path(run)
-    for name in ("config.yaml", "steps.jsonl"):
-        if not (run / name).exists():
-            raise ConfigError(f"{run} is no run that can be calibrated on: {name} is missing")
-    rows = [StepRecord.from_json(json.loads(line)) for line in (run / "steps.jsonl").read_text().splitlines()]
-    records = tuple(record for record in rows if record.step > WARM_UP)
-    if len(records) < LEAST_STEPS:
-        raise ConfigError(f"{run} has {len(rows)} steps; calibrating needs {WARM_UP + LEAST_STEPS} or more")
-    if not all(record.spans for record in records):
-        raise ConfigError(f"{run} was made by a version that did not record `spans`; make a new run to calibrate on")
-    config = load_config(run / "config.yaml")
-    return Measured(config, records, tuple(_evaluations(run, config)), _lengths(run, records))
-
-
-def _evaluations(run: Path, config: Config) -> Iterator[Evaluation]:
-    """After training and, from the first step that leaves the explorer idle, during it."""
-    if not (run / "summary.json").exists():
-        return
-    found = json.loads((run / "summary.json").read_text())["evaluation"]
-    schedule = config.schedule.build(config.rollout.group_size)
-    alone = [row for row in found.get("during") or [] if not schedule.share(row["step"] + 1).explorer]
-    rows = [*alone, *filter(None, [found.get("after")])]
-    if rows:
-        seconds = median(row["seconds"] for row in rows)
-        yield Evaluation(rows[0]["problems"], rows[0]["samples"], len(rows), seconds)
-
-
-def _lengths(run: Path, records: tuple[StepRecord, ...]) -> dict[Source, tuple[int, ...]]:
-    """Response tokens: of the rollouts that the run kept, or only their mean."""
-    kept: dict[str, list[int]] = defaultdict(list)
-    for path in sorted((run / "rollouts").glob("step-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            kept[row["source"]].append(max(1, row["tokens"]))
-    result: dict[Source, tuple[int, ...]] = {}
-    for source in ("explorer", "learner"):
-        stats = [record.sources[source] for record in records if record.sources[source].rollouts]
-        if kept[source]:
-            result[source] = tuple(kept[source])
-        elif stats:
-            result[source] = (round(sum(s.response_tokens for s in stats) / sum(s.rollouts for s in stats)),)
-    return result
-
-
-# ---- fitting ------------------------------------------------------------------------------------------------------
-
-
-def _first_guess(measured: Measured, cores: float) -> Constants:
+def _first_guess(measured: Measured, cores: float | None) -> Constants:
     """As if nothing got in the way of anything, and costs were shared out evenly."""
     config, records = measured.config, measured.records
     train_rollout_s, pass_token_s = _update(measured)
@@ -189,7 +84,7 @@ def _first_guess(measured: Measured, cores: float) -> Constants:
         steps = [r for r in records if span in r.spans]
         tokens = np.mean(lengths) * median(getattr(r, count) for r in steps) * config.rollout.prompts_per_step
         each = median(r.spans[span] for r in steps) / tokens
-        width = min(cores, 1.3)
+        width = 1.0 if cores is None else min(cores, 1.3)
         engines[source] = _engine(each * 16, each / 2, each, getattr(config.engines, source).max_num_seqs, width)
     alone = [r for r in records if "explore" not in r.spans] or records
     waits = [r.seconds["rollout"] - r.spans["learner_generate"] for r in alone if "learner_generate" in r.spans]
@@ -257,7 +152,7 @@ def _fit(measured: Measured, start: Constants) -> Constants:
     """Engines' constants with which the simulated medians come near to the measured ones."""
     from scipy.optimize import least_squares
 
-    config, layout, steps = measured.config, host_layout(measured.config), _representative(measured)
+    config, layout, steps = measured.config, measured.layout, _representative(measured)
     targets = _medians([(r.explorer_per_group, r.seconds | r.spans) for r in measured.records])
     unknowns, trained = _Unknowns(start, measured), _trained_tokens(measured)
 
@@ -288,13 +183,16 @@ class _Unknowns:
         self._requests = [shared.request_s] if measured.evaluations else []
         lines = [value for source in self._sources for value in _line(start.engines[source])]
         free = [start.train_rollout_s, start.pass_token_s, *lines, *self._requests]
-        self.start = np.log([*free, shared.width])
         lowest, highest = np.array(free) / RANGE, np.array(free) * RANGE
-        self.bounds = np.log([*lowest, NARROWEST]), np.log([*highest, WIDEST * start.cores])
+        self._shared = start.cores is not None
+        width = [shared.width] if self._shared else []
+        self.start = np.log([*free, *width])
+        narrowest, widest = [NARROWEST] * self._shared, [WIDEST * (start.cores or 0.0)] * self._shared
+        self.bounds = np.log([*lowest, *narrowest]), np.log([*highest, *widest])
 
     def put(self, logs: np.ndarray) -> Constants:
         train_rollout_s, pass_token_s, *values = np.exp(logs).tolist()
-        width = values.pop()
+        width = values.pop() if self._shared else 1.0
         request_s = values.pop() if self._requests else 0.0
         lines = zip(self._sources, values[::2], values[1::2], strict=True)
         engines = {
@@ -340,7 +238,7 @@ def _simulated_medians(found: Simulation, config: Config) -> dict[Point, tuple[f
 
 def _errors(measured: Measured, constants: Constants) -> dict[int, float]:
     config = measured.config
-    found = simulate(config, host_layout(config), constants, _representative(measured), _trained_tokens(measured))
+    found = simulate(config, measured.layout, constants, _representative(measured), _trained_tokens(measured))
     schedule = config.schedule.build(config.rollout.group_size)
     simulated: dict[int, list[float]] = defaultdict(list)
     for step in found.steps[1:]:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.miniature.build import Family, build_family
-from s2l_ray.placement.calibration import WARM_UP, Measured, calibrate, host_layout, own_seconds, read_run
+from s2l_ray.placement.calibration import calibrate
 from s2l_ray.placement.constants import Constants
+from s2l_ray.placement.measured_run import WARM_UP, Measured, own_seconds, read_run
 from s2l_ray.placement.simulation import simulate
 from tests.benchmarks.protocol import Result
 
@@ -127,7 +128,7 @@ def make_run(family: Family, target: Path, overrides: dict[str, Any], *, evaluat
 
 def row(name: str, measured: Measured, constants: Constants, load: float) -> Row:
     """Predict a run from its configuration alone."""
-    found = simulate(measured.config, host_layout(measured.config), constants)
+    found = simulate(measured.config, measured.layout, constants)
     real = [{**r.seconds, "step": own_seconds(r)} for r in measured.records]
     simulated = [{**s.seconds, "step": s.seconds["total"]} for s in found.steps if s.step > WARM_UP]
     return Row(name, summary(real), summary(simulated), load)
