@@ -198,6 +198,13 @@ def test_an_engine_on_devices_that_are_not_neighbours_is_two_blocks():
     assert [(b.index, b.first) for b in blocks(loads, "learner")] == [(0, 0), (0, 2)]
 
 
+def test_an_engine_across_nodes_has_all_of_its_devices():
+    loads = [load(node, gpu, (f"learner:0/{2 * node + gpu}",), {"context": 1}) for node in (0, 1) for gpu in (0, 1)]
+    (group,) = node_groups(loads)
+    assert group.occupants == {"learner": (0,)} and group.devices == {"learner": 4}
+    assert "engine 0, TP 4" in printed(one_node_plan(loads))
+
+
 def test_memory_classes_are_lettered_by_appearance_over_all_phases():
     plan = separate_plan()
     classes = memory_classes(plan.phases)

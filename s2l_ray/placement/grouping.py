@@ -5,6 +5,7 @@ Devices of a CPU plan are whole nodes (`DeviceLoad.gpu` is None); they are group
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class NodeGroup:
     """The devices of the first of the nodes."""
     occupants: dict[str, tuple[int, ...]]
     """Role -> ranks or engines on all of the nodes, ascending."""
+    devices: dict[str, int]
+    """Role -> devices of its largest actor here, those on other nodes included."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def node_groups(loads: Sequence[DeviceLoad]) -> list[NodeGroup]:
     by_kind: dict[tuple, list[int]] = {}
     for node, devices in by_node.items():
         by_kind.setdefault(_kind_of_node(devices), []).append(node)
-    return [_node_group(nodes, by_node) for nodes in by_kind.values()]
+    sizes = Counter(occupant(role) for load in loads for role in load.roles)
+    return [_node_group(nodes, by_node, sizes) for nodes in by_kind.values()]
 
 
 def blocks(loads: Sequence[DeviceLoad], role: str) -> list[Block]:
@@ -154,14 +158,15 @@ def _kind_of_node(devices: list[DeviceLoad]) -> tuple:
     return tuple(kinds)
 
 
-def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]]) -> NodeGroup:
-    found: dict[str, set[int]] = {}
-    for node in nodes:
-        for load in by_node[node]:
-            for one in map(occupant, load.roles):
-                found.setdefault(one.role, set()).add(one.index)
-    occupants = {role: tuple(sorted(found[role])) for role in ROLES if role in found}
-    return NodeGroup(tuple(nodes), tuple(by_node[nodes[0]]), occupants)
+def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: Counter[Occupant]) -> NodeGroup:
+    found = {occupant(role) for node in nodes for load in by_node[node] for role in load.roles}
+    occupants, devices = {}, {}
+    for role in ROLES:
+        own = [one for one in found if one.role == role]
+        if own:
+            occupants[role] = tuple(sorted(one.index for one in own))
+            devices[role] = max(sizes[one] for one in own)
+    return NodeGroup(tuple(nodes), tuple(by_node[nodes[0]]), occupants, devices)
 
 
 def _by_place(seats: Iterable[Seat]) -> dict[tuple, Seat]:

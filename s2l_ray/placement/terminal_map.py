@@ -90,7 +90,7 @@ def _who(group: NodeGroup, role: str) -> str:
     many = "s" if len(numbers) > 1 else ""
     if role == "trainer":
         return f"rank{many} {ranges(numbers)}"
-    size = max((block.devices for block in blocks(group.loads, role)), default=1)
+    size = group.devices[role]
     return f"engine{many} {ranges(numbers)}" + (f", TP {size}" if size > 1 else "")
 
 
