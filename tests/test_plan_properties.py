@@ -72,7 +72,7 @@ engines = st.fixed_dictionaries(
     }
 )
 EVERY_MODE = ("auto", "colocated", "separate", "mixed")
-many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 fewer = settings(many, max_examples=200)
 
 

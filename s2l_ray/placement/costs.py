@@ -96,8 +96,6 @@ class Sampler:
     max_num_seqs: int
     dtype_bytes: int
     rates: Rates
-    nodes: int = 1
-    """That its tensor-parallel group spans."""
 
     @cached_property
     def kv_bytes_per_token(self) -> float:
@@ -140,7 +138,7 @@ def decode_step_seconds(engine: Sampler, batch: float, context: float) -> float:
     read = (engine.streamed_bytes + batch * context * engine.kv_bytes_per_token) / rates.memory
     compute = shape.forward_flops(batch, context) / devices / rates.prefill
     hidden = batch * shape.hidden * engine.dtype_bytes
-    reduce = all_reduce_seconds(hidden, devices, rates.link(engine.nodes), rates.collective_s)
+    reduce = all_reduce_seconds(hidden, devices, rates.intra, rates.collective_s)
     return max(read, compute) + 2 * shape.layers * reduce + rates.decode_step_s
 
 
@@ -272,13 +270,3 @@ def first_step_wait(mode: Mode, parts: StepParts, *, ahead: bool) -> float:
         return 0.0
     rest = parts.sleep_wake + parts.update + parts.swap
     return max(parts.explore, parts.learner_generate) + rest - step_seconds(mode, parts, ahead=True)
-
-
-def hand_over_extra_seconds(slow_step: float, fast_step: float, steps: int, start_s: float) -> float:
-    """What the first steps of a phase cost more because the handed-over engines are still starting.
-
-    Args:
-        slow_step, fast_step: of the phase's steps without and with them.
-        steps: of the phase.
-    """
-    return min(steps, start_s / slow_step) * max(0.0, slow_step - fast_step)
