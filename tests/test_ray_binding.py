@@ -11,8 +11,9 @@ from ray.util.placement_group import placement_group_table
 
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
+from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import PlannedBundle, Seat
-from s2l_ray.placement.ray_binding import check_nodes, live_inventory, reserve
+from s2l_ray.placement.ray_binding import live_inventory, reserve
 from tests.logical_cluster import logical_cluster
 
 
@@ -185,7 +186,7 @@ def test_check_nodes_by_hand():
 
 def test_may_fit_where_first_fit_fails():
     # 3 + 3 + 2 + 2 + 2 into 7 + 5: first fit puts both threes on the seven and strands a two; 3 + 2 + 2 and 3 + 2 fit.
-    assert ray_binding.may_fit([{"GPU": 3}] * 2 + [{"GPU": 2}] * 3, [{"GPU": 7}, {"GPU": 5}])
-    assert not ray_binding.may_fit([{"GPU": 3}] * 3, [{"GPU": 5}, {"GPU": 5}])
+    assert may_fit([{"GPU": 3}] * 2 + [{"GPU": 2}] * 3, [{"GPU": 7}, {"GPU": 5}])
+    assert not may_fit([{"GPU": 3}] * 3, [{"GPU": 5}, {"GPU": 5}])
     # CPUs bind too: two bundles of 3 CPUs beside 1 GPU do not go on one node of 4 CPUs and 2 GPUs.
-    assert not ray_binding.may_fit([{"GPU": 1, "CPU": 3}] * 2, [{"GPU": 2, "CPU": 4}])
+    assert not may_fit([{"GPU": 1, "CPU": 3}] * 2, [{"GPU": 2, "CPU": 4}])

@@ -27,9 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
 from s2l_ray.placement.inventory import GB, Inventory
+from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Seat
 
-Resources = dict[str, float]
 PROBE_TIMEOUT_S = 60.0
 REPORT_EVERY_S = 30.0
 
@@ -167,67 +167,6 @@ def reserve(
         raise
 
 
-def check_nodes(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> None:
-    """Fail at once when the nodes together, or any one of them, have less than is asked for.
-
-    Raises:
-        PlacementError: naming every resource that is short, what is asked and what is there.
-    """
-    names = sorted({name for bundle in bundles for name in bundle})
-    short = [
-        f"{asked:g} {name} asked for, {there:g} in the cluster"
-        for name in names
-        if (asked := sum(b.get(name, 0.0) for b in bundles)) > (there := sum(n.get(name, 0.0) for n in nodes)) + 1e-9
-    ]
-    for bundle in {tuple(sorted(b.items())) for b in bundles}:
-        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle) for node in nodes):
-            short.append(f"no node has {_pick(dict(bundle))} for one bundle; nodes have {_list(nodes)}")
-    if not short and not may_fit(bundles, nodes):
-        short.append(f"the nodes cannot hold {_describe(bundles)} together; nodes have {_list(nodes)}")
-    if short:
-        raise PlacementError(
-            "not enough resources: "
-            + "; ".join(short)
-            + ". Lower trainer.{ranks,cpus} or engines.{explorer,learner}.{count,tensor_parallel,cpus}, or add nodes"
-        )
-
-
-def may_fit(bundles: Sequence[Resources], nodes: Sequence[Resources], tries: int = 10_000) -> bool:
-    """Whether the bundles can be spread over the nodes. True also when that is not settled within `tries` placements.
-
-    Ray itself takes bundles that never fit together for ones that wait for busy resources.
-    """
-    if len(bundles) > 500:  # deeper than Python recurses; the wait is bounded all the same
-        return True
-    waiting = sorted(bundles, key=lambda b: (-b.get("GPU", 0.0), -b.get("CPU", 0.0)))
-    free = [dict(node) for node in nodes]
-    left = iter(range(tries))
-
-    def place(index: int) -> bool:
-        if index == len(waiting) or next(left, None) is None:
-            return True
-        seen = set()
-        for node in free:
-            room = tuple(node.get(name, 0.0) for name in waiting[index])
-            if room in seen or any(
-                have + 1e-9 < need for have, need in zip(room, waiting[index].values(), strict=True)
-            ):
-                continue
-            seen.add(room)
-            _take(node, waiting[index], 1)
-            if place(index + 1):
-                return True
-            _take(node, waiting[index], -1)
-        return False
-
-    return place(0)
-
-
-def _take(node: Resources, bundle: Resources, sign: int) -> None:
-    for name, amount in bundle.items():
-        node[name] = node.get(name, 0.0) - sign * amount
-
-
 def _name(actor: str | None) -> str:
     """A group made within an actor (a Tune trial) outlives it; the name tells the next one whose it was."""
     return f"s2l-ray/{actor}" if actor else ""
@@ -255,15 +194,15 @@ def _wait(
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         impossible = placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE"
         if impossible and not may_grow:
-            raise PlacementError(f"the nodes cannot hold {_describe(asked)} together; nodes have {_list(nodes)}")
+            raise PlacementError(f"the nodes cannot hold {describe(asked)} together; nodes have {list_nodes(nodes)}")
         waited = time.monotonic() - start
-        free = _pick(ray.available_resources())
+        free = pick(ray.available_resources())
         if waited > timeout_s:
             raise PlacementError(
-                f"waited {timeout_s:.0f} s for {_describe(asked)}; free now: {free}; nodes have {_list(nodes)}. "
+                f"waited {timeout_s:.0f} s for {describe(asked)}; free now: {free}; nodes have {list_nodes(nodes)}. "
                 "Free resources, add nodes, or raise cluster.start_timeout_s"
             )
-        on_wait(f"waited {waited:.0f} of {timeout_s:.0f} s for {_describe(asked)}; free now: {free}")
+        on_wait(f"waited {waited:.0f} of {timeout_s:.0f} s for {describe(asked)}; free now: {free}")
 
 
 def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
@@ -313,23 +252,3 @@ def _address(node: dict[str, Any]) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
 
 def _numerically(gpu: str) -> tuple[int, str]:
     return (int(gpu), "") if gpu.isdigit() else (0, gpu)  # a UUID, as MIG slices have
-
-
-def _describe(bundles: Sequence[Resources]) -> str:
-    totals: Resources = {}
-    for bundle in bundles:
-        for name, amount in bundle.items():
-            totals[name] = totals.get(name, 0.0) + amount
-    return f"{len(bundles)} bundles ({_pick(totals)})"
-
-
-def _pick(resources: Resources) -> str:
-    return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name)) or "nothing"
-
-
-def _list(nodes: Sequence[Resources]) -> str:
-    """Like nodes together: "3 x (8 CPU, 2 GPU); 4 CPU"."""
-    counts: dict[str, int] = {}
-    for node in nodes:
-        counts[_pick(node)] = counts.get(_pick(node), 0) + 1
-    return "; ".join(kind if count == 1 else f"{count} x ({kind})" for kind, count in sorted(counts.items()))

@@ -1,0 +1,170 @@
+"""Starting actors on the seats of a plan, and stopping them: one by one, or all on every exit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.calls import fetch
+from actors.explorer import Explorer
+from actors.learner import Learner
+from actors.scheduler import Scheduler
+from actors.swaps import LearnerMember
+from actors.trainer import TrainerRank
+from actors.verifier import Verifier
+from s2l_ray.config import Config
+from s2l_ray.errors import PlacementError
+from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.placement.plan import Layout, Seat
+from s2l_ray.placement.ray_binding import Reservation
+from s2l_ray.rollout import Prompt, Source
+from s2l_ray.scheduling import StepPlanner
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine actor on its seat."""
+
+    seat: Seat
+    actor: Any
+    ready: ray.ObjectRef
+    deadline: float
+    """time.monotonic() by which it must be ready."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.seat.role} engine {self.seat.index}"
+
+    @property
+    def member(self) -> LearnerMember:
+        """As a member of weight swaps."""
+        return LearnerMember(self.seat.index, self.actor, max(1, len(self.seat.devices)), self.seat.transfer)
+
+
+class Seating:
+    """Every actor of a run, on its seat.
+
+    Args:
+        config: of the run.
+        layout: whose seats they are.
+        reservation: where the seats are; given back by `close`.
+        prompts: by id, of training and evaluation.
+    """
+
+    def __init__(self, config: Config, layout: Layout, reservation: Reservation, prompts: dict[str, Prompt]) -> None:
+        self._config = config
+        self._layout = layout
+        self._reservation = reservation
+        self._prompts = ray.put(prompts)
+        self._actors: list[Any] = []
+        self._closers: list[Any] = []
+
+    def sleeps(self, seat: Seat) -> bool:
+        """Whether an engine sleeps while the trainer works."""
+        return self._layout.sleep and self._layout.beside_trainer(seat)
+
+    def rank(self, seat: Seat, ranks: int) -> Any:
+        """One of `ranks` trainer ranks."""
+        trainer = self._config.trainer
+        env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"}
+        if ray.util.get_node_ip_address() == "127.0.0.1":
+            env["GLOO_SOCKET_IFNAME"] = "lo"
+        options = self._reservation.options(seat, trainer.cpus, env)
+        return self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+
+    def engine(self, seat: Seat) -> Engine:
+        """An engine, starting."""
+        config, source = self._config, seat.role
+        settings = EngineSettings(
+            model=getattr(config.models, source),
+            source=source,
+            engine=getattr(config.engines, source),
+            sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
+            max_tokens=config.rollout.max_tokens,
+            max_model_len=config.max_model_len(source),
+            dtype=config.models.dtype,
+            trust_remote_code=config.models.trust_remote_code,
+            weight_transfer=seat.transfer,
+            load_weights=source == "explorer",
+            tensor_parallel=max(1, len(seat.devices)),
+            kv_cache_bytes=seat.kv_cache_bytes,
+            sleep=self.sleeps(seat),
+        )
+        options = self._reservation.options(seat, settings.engine.cpus, engine_environment(settings.engine))
+        kind = {"explorer": Explorer, "learner": Learner}[source]
+        actor = self._spawn(kind, options, settings, self._prompts)
+        self._closers.append(actor)
+        return Engine(seat, actor, actor.ready.remote(), time.monotonic() + config.cluster.start_timeout_s)
+
+    def verifiers(self) -> list[Any]:
+        """The pool, starting."""
+        verifier = self._config.verifier
+        arguments = (verifier.kind, verifier.timeout_s, self._prompts)
+        pool = [self._spawn(Verifier, {}, *arguments) for _ in range(verifier.workers)]
+        self._closers += pool
+        return pool
+
+    def scheduler(self, train: Sequence[str], engines: Sequence[Engine], verifiers: list[Any], ranks: int) -> Any:
+        """The scheduler over engines and verifiers that are ready. `train`: prompt ids in file order."""
+        config = self._config
+        schedule = config.schedule.build(config.rollout.group_size)
+        explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
+        pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
+        for engine in engines:
+            pools[engine.seat.role][engine.seat.index] = engine.actor
+        return self._spawn(
+            Scheduler,
+            {},
+            StepPlanner(train, schedule, config.rollout.prompts_per_step, config.seed),
+            steps=config.schedule.steps,
+            explore_ahead=0 if explorers_sleep else config.rollout.explore_ahead_steps,
+            refill_rounds=config.rollout.refill_rounds,
+            ranks=ranks,
+            mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
+            timeout_s=config.cluster.step_timeout_s,
+            engines=pools,
+            verifiers=verifiers,
+        )
+
+    def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any]) -> None:
+        """Until all of them answer.
+
+        Raises:
+            PlacementError: some do not within cluster.start_timeout_s.
+            EngineError: one cannot start.
+        """
+        timeout = self._config.cluster.start_timeout_s
+        starting = {engine.ready: engine.name for engine in engines}
+        starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=timeout)
+        fetch(done, timeout, "starting")  # raises what an actor raised while it started
+        if late:
+            names = sorted(starting[ref] for ref in late)
+            raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+
+    def vacate(self, engine: Engine) -> None:
+        """Stop one engine, so that its devices are free."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait([engine.actor.close.remote()], timeout=10)
+        ray.kill(engine.actor)
+        self._actors.remove(engine.actor)
+        self._closers.remove(engine.actor)
+
+    def close(self) -> None:
+        """Stop every actor and give the resources back."""
+        closing = [actor.close.remote() for actor in self._closers]
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait(closing, num_returns=max(1, len(closing)), timeout=10) if closing else None
+        for actor in self._actors:
+            ray.kill(actor)
+        self._reservation.release()
+
+    def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        actor = kind.options(**options).remote(*args, **kwargs)
+        self._actors.append(actor)
+        return actor
