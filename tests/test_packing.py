@@ -152,6 +152,26 @@ def test_packed_equals_one_by_one_in_values_and_gradients(
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_packed_equals_padded_in_values_and_gradients(tmp_path: Path) -> None:
+    """transformers' own attention mask over a right-padded batch, as most trainers have it."""
+    sequences = random_sequences([(3, 5), (1, 1), (7, 2), (2, 9)])
+    plain, longest = random_model("qwen3"), max(s.tokens for s in sequences)
+    ids = torch.stack([F.pad(torch.from_numpy(s.token_ids), (0, longest - s.tokens)) for s in sequences])
+    mask = torch.stack([(torch.arange(longest) < s.tokens).long() for s in sequences])
+    logp = F.log_softmax(plain(input_ids=ids, attention_mask=mask).logits[:, :-1] / 0.8, -1)
+    every = logp.gather(2, ids[:, 1:, None])[..., 0]
+    expected = torch.cat(
+        [row[s.tokens - s.response_tokens - 1 : s.tokens - 1] for row, s in zip(every, sequences, strict=True)]
+    )
+    expected.square().sum().backward()
+    policy = PackedPolicy(load_causal_lm(write_model("qwen3", tmp_path)), temperature=0.8, chunk=5)
+    got = policy(pack(sequences)).logprobs
+    got.square().sum().backward()
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for p, q in zip(plain.parameters(), policy.model.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_neighbour_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
     policy = PackedPolicy(load_causal_lm(write_model("qwen3", tmp_path)).to(dtype), temperature=1.0, chunk=64)

@@ -170,13 +170,18 @@ def first_step(
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
-def test_loss_and_gradient_do_not_depend_on_micro_batches_chunks_or_order(
+def test_loss_and_gradient_do_not_depend_on_micro_batches_chunks_order_or_checkpointing(
     aggregation: str, model_dirs: dict[str, str]
 ) -> None:
     groups, goal = random_groups(5), objective(aggregation=aggregation, kl=0.1)
     metrics, weights = first_step(model_dirs["qwen3"], groups, goal, micro_batch_tokens=10_000)
     shuffled = [replace(g, rollouts=g.rollouts[::-1]) for g in groups[::-1]]
-    for order, changes in ((groups, {"micro_batch_tokens": 1}), (shuffled, {"logprob_chunk_tokens": 3})):
+    same = [
+        (groups, {"micro_batch_tokens": 1}),
+        (shuffled, {"logprob_chunk_tokens": 3}),
+        (groups, {"gradient_checkpointing": "on"}),
+    ]
+    for order, changes in same:
         other_metrics, other_weights = first_step(model_dirs["qwen3"], order, goal, **changes)
         assert_same_weights(other_weights, weights, atol=2e-6)
         for name, value in metrics.items():
