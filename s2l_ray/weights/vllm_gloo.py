@@ -62,11 +62,28 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        _renew_tied_copies(self.model)
 
     def shutdown(self) -> None:
         if self._group is not None:
             self._group.close()
             self._group = None
+
+
+@torch.no_grad()
+def _renew_tied_copies(model: torch.nn.Module) -> None:
+    """Pack weights anew in layers that share another layer's tensor, such as an output head tied to the embedding.
+
+    On CPUs vLLM computes with a packed copy of a layer's weights, which the reload renews in the layer that a tensor
+    was sent for, and in no other: the head would go on with the weights that the engine started with.
+    """
+    seen: set[int] = set()
+    for layer in model.modules():
+        weight = layer._parameters.get("weight")
+        if id(weight) in seen:
+            layer.quant_method.process_weights_after_loading(layer)
+        elif weight is not None:
+            seen.add(id(weight))
 
 
 def _own_address(peer: str) -> str:
