@@ -117,11 +117,16 @@ class ActorGraph:
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
         """
         self.version = -1
-        report = swap_and_wake(*self._sleepers(), lambda: self.trainer.swap(version))
-        for member in report.lost:
-            self._lose(("learner", member.number), f"it did not take part in the swap to weight version {version}")
+
+        def deliver() -> int:
+            report = self.trainer.swap(version)
+            for member in report.lost:
+                self._lose(("learner", member.number), f"it did not take part in the swap to weight version {version}")
+            return report.bytes
+
+        sent = swap_and_wake(*self._sleepers(), deliver)
         self.version = version
-        return report.bytes
+        return sent
 
     def evaluate(self, prompt_ids: list[str], sources: list[Source]) -> list[list[RolloutSummary]]:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""
@@ -221,9 +226,9 @@ class ActorGraph:
         """Explorer and learner engines on the trainer's devices, to be called all at once."""
 
         def of(source: Source) -> Call:
-            engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.seat)]
-
             def call(method: str, *args: Any) -> None:
+                # Who they are is asked at every call: the swap may have lost one.
+                engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.seat)]
                 calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
                 self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())
 

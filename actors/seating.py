@@ -71,9 +71,8 @@ class Seating:
     def rank(self, seat: Seat, ranks: int) -> Any:
         """One of `ranks` trainer ranks."""
         trainer = self._config.trainer
-        env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"}
-        if ray.util.get_node_ip_address() == "127.0.0.1":
-            env["GLOO_SOCKET_IFNAME"] = "lo"
+        # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
+        env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
         options = self._reservation.options(seat, trainer.cpus, env)
         return self._spawn(TrainerRank, options, self._config, seat.index, ranks)
 
@@ -95,7 +94,9 @@ class Seating:
             kv_cache_bytes=seat.kv_cache_bytes,
             sleep=self.sleeps(seat),
         )
-        options = self._reservation.options(seat, settings.engine.cpus, engine_environment(settings.engine))
+        options = self._reservation.options(
+            seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback()
+        )
         kind = {"explorer": Explorer, "learner": Learner}[source]
         actor = self._spawn(kind, options, settings, self._prompts)
         self._closers.append(actor)
@@ -168,3 +169,10 @@ class Seating:
         actor = kind.options(**options).remote(*args, **kwargs)
         self._actors.append(actor)
         return actor
+
+
+def _loopback() -> dict[str, str]:
+    """Environment of processes on a Ray that is all on this machine: collectives stay there too."""
+    if ray.util.get_node_ip_address() != "127.0.0.1":
+        return {}
+    return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

@@ -34,7 +34,7 @@ from s2l_ray.placement.inventory import load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.placement.search import make_plan
-from s2l_ray.placement.serialise import plan_json
+from s2l_ray.placement.show.serialise import plan_json
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source

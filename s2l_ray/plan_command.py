@@ -82,7 +82,7 @@ def _measured(inventory: Inventory, arguments: Namespace) -> Constants:
 def _draw(plan: Plan, title: str, simulated: Simulated | None, path: Path | None) -> None:
     if path is None:
         return
-    from s2l_ray.placement.drawing import draw_plan
+    from s2l_ray.placement.show.drawing import draw_plan
 
     draw_plan(plan, title, path)
     if simulated:
@@ -98,13 +98,13 @@ def _timeline_path(path: Path) -> Path:
 
 def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: Namespace) -> None:
     if arguments.json:
-        from s2l_ray.placement.serialise import plan_json
+        from s2l_ray.placement.show.serialise import plan_json
 
         print(plan_json(plan, simulated))
         return
     from rich.console import Console
 
-    from s2l_ray.placement.report import PlanReport
+    from s2l_ray.placement.show.report import PlanReport
 
     Console().print(PlanReport(plan, title, simulated))
     if arguments.png:

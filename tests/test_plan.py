@@ -10,11 +10,11 @@ import pytest
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.candidate_search import Search
-from s2l_ray.placement.candidates import Frame
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan, Seat
 from s2l_ray.placement.search import make_plan
+from s2l_ray.placement.search.candidate_search import Search
+from s2l_ray.placement.search.candidates import Frame
 from s2l_ray.placement.workload import phases, workload
 
 ROOT = Path(__file__).parents[1]

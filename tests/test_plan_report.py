@@ -8,13 +8,13 @@ from functools import cache
 import pytest
 from rich.console import Console
 
-from s2l_ray.placement import look
-from s2l_ray.placement.drawing import draw_plan, plan_figure
-from s2l_ray.placement.grouping import blocks, hand_overs, memory_classes, memory_key, node_groups, ranges
 from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.placement.report import PlanReport
-from s2l_ray.placement.serialise import plan_json
-from s2l_ray.placement.terminal_bars import cells
+from s2l_ray.placement.show import look
+from s2l_ray.placement.show.drawing import draw_plan, plan_figure
+from s2l_ray.placement.show.grouping import blocks, hand_overs, memory_classes, memory_key, node_groups, ranges
+from s2l_ray.placement.show.report import PlanReport
+from s2l_ray.placement.show.serialise import plan_json
+from s2l_ray.placement.show.terminal_bars import cells
 from tests.plans import CAPACITY, GIB, colocated_plan, cpu_plan, impossible_plan, load, phase, separate_plan
 
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from s2l_ray.placement.handover import PhaseCosts, fixed_split, growing_split, late_seconds
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.pools import Pool, Row, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.placement.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
+from s2l_ray.placement.search.pools import Pool, Row, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
 
 INF = math.inf
 # Learner slots 1, 2 or 3 of 3; the explorer needs one as long as it samples.

@@ -24,7 +24,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
-from s2l_ray.placement import memory_items
+from s2l_ray.placement.memory import items
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.weights import buckets
 from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSpec, checked, pack, plan_buckets, unpack
@@ -59,7 +59,7 @@ def test_a_stream_that_is_not_what_was_declared_is_refused():
 
 def test_the_planners_ledger_counts_the_same_buffers():
     here = (buckets.BUCKET_BYTES, buckets.GPU_CHUNK_BYTES, buckets.GPU_BUFFERS)
-    assert here == (memory_items.BUCKET_BYTES, memory_items.GPU_CHUNK_BYTES, memory_items.GPU_BUFFERS)
+    assert here == (items.BUCKET_BYTES, items.GPU_CHUNK_BYTES, items.GPU_BUFFERS)
 
 
 # ---- messages in the forms that vLLM takes ----

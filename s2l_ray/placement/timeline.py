@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.evaluation.figures import INK, MUTED, RULE, STYLE
-from s2l_ray.placement.look import PART_COLOURS, part_name
 from s2l_ray.placement.plan import PHASES, PhaseName
+from s2l_ray.placement.show.look import PART_COLOURS, part_name
 from s2l_ray.placement.simulation import SimulatedStep, Simulation
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from itertools import groupby
 
 from rich.text import Text
 
-from s2l_ray.placement import look
-from s2l_ray.placement.grouping import MemoryClass, NodeGroup, blocks, memory_key, node_groups, ranges
 from s2l_ray.placement.plan import PhasePlan
+from s2l_ray.placement.show import look
+from s2l_ray.placement.show.grouping import MemoryClass, NodeGroup, blocks, memory_key, node_groups, ranges
 
 NODE_KINDS = 12
 """Kinds of node drawn for one phase; the JSON has all nodes."""

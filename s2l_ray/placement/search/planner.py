@@ -8,16 +8,16 @@ import numpy as np
 
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.candidate_search import Found, Search
-from s2l_ray.placement.candidates import Candidate, Frame
-from s2l_ray.placement.cpu_plan import plan_cpus
-from s2l_ray.placement.explanations import alternatives, notes, problems
-from s2l_ray.placement.handover import late_seconds
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.layout import build_layout
-from s2l_ray.placement.loads import gpu_loads
 from s2l_ray.placement.plan import Plan
-from s2l_ray.placement.predictions import phase_plans, saving, swap_plan
+from s2l_ray.placement.search.candidate_search import Found, Search
+from s2l_ray.placement.search.candidates import Candidate, Frame
+from s2l_ray.placement.search.cpu_plan import plan_cpus
+from s2l_ray.placement.search.explanations import alternatives, notes, problems
+from s2l_ray.placement.search.handover import late_seconds
+from s2l_ray.placement.search.layout import build_layout
+from s2l_ray.placement.search.loads import gpu_loads
+from s2l_ray.placement.search.predictions import phase_plans, saving, swap_plan
 from s2l_ray.placement.workload import workload
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.placement import look
-from s2l_ray.placement.grouping import ROLES, HandOver, bundles_of, hand_overs, memory_classes, ranges
 from s2l_ray.placement.plan import Plan, Seat
-from s2l_ray.placement.terminal_bars import memory_section, time_section
-from s2l_ray.placement.terminal_map import seat_maps
+from s2l_ray.placement.show import look
+from s2l_ray.placement.show.grouping import ROLES, HandOver, bundles_of, hand_overs, memory_classes, ranges
+from s2l_ray.placement.show.terminal_bars import memory_section, time_section
+from s2l_ray.placement.show.terminal_map import seat_maps
 
 if TYPE_CHECKING:
     from s2l_ray.placement.simulation import Simulation
@@ -49,7 +49,7 @@ class PlanReport:
             yield from self._simulation(*self.simulated)
 
     def _simulation(self, constants: str, found: Simulation) -> Iterator[RenderableType]:
-        from s2l_ray.placement.terminal_simulation import simulation_section
+        from s2l_ray.placement.show.terminal_simulation import simulation_section
 
         yield from titled(f"simulated with {constants}", *simulation_section(found, self.plan))
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.memory_items import (
+from s2l_ray.placement.memory.items import (
     BUCKET_BYTES,
     ENGINE_PROCESS_BYTES,
     FLOAT32,

@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 
 from s2l_ray.placement import costs
-from s2l_ray.placement.candidates import Frame
 from s2l_ray.placement.costs import Rates, Sampler, StepParts
-from s2l_ray.placement.fitting import EngineRole, device_ledger, engine_need
-from s2l_ray.placement.handover import PhaseCosts, fixed_split, growing_split, late_seconds
 from s2l_ray.placement.memory import Ledger, trainer_ledger
 from s2l_ray.placement.plan import DeviceLoad, Layout, PhaseSeats, Plan, PlannedBundle, Role, Seat
-from s2l_ray.placement.predictions import phase_plans, saving, swap_plan
+from s2l_ray.placement.search.candidates import Frame
+from s2l_ray.placement.search.fitting import EngineRole, device_ledger, engine_need
+from s2l_ray.placement.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
+from s2l_ray.placement.search.predictions import phase_plans, saving, swap_plan
 from s2l_ray.placement.workload import Split
 
 DEFAULT_KV_CACHE = 2**29

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from s2l_ray.placement.candidate_search import Search
-from s2l_ray.placement.candidates import Candidate, Frame
-from s2l_ray.placement.fitting import Ledger, device_ledger
 from s2l_ray.placement.plan import DeviceLoad, Layout
+from s2l_ray.placement.search.candidate_search import Search
+from s2l_ray.placement.search.candidates import Candidate, Frame
+from s2l_ray.placement.search.fitting import Ledger, device_ledger
 
 
 def gpu_loads(candidate: Candidate, layout: Layout, search: Search) -> list[tuple[DeviceLoad, ...]]:

@@ -8,9 +8,9 @@ from dataclasses import fields
 import numpy as np
 
 from s2l_ray.placement import costs
-from s2l_ray.placement.candidates import Frame
 from s2l_ray.placement.costs import StepParts
 from s2l_ray.placement.plan import DeviceLoad, Layout, Mode, PhasePlan, Saving, SwapPlan, Transfer
+from s2l_ray.placement.search.candidates import Frame
 from s2l_ray.placement.workload import PhaseWork, Split
 
 VERIFIED_PER_S = 500.0

@@ -6,14 +6,14 @@ engines allocate.
 
 from __future__ import annotations
 
-from s2l_ray.placement.engine_memory import (
+from s2l_ray.placement.memory.engine import (
     engine_ledger,
     engine_weight_bytes,
     kv_bytes_per_token,
     kv_cache_bytes_for,
 )
-from s2l_ray.placement.memory_items import CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS, Ledger, dtype_bytes
-from s2l_ray.placement.trainer_memory import TrainerMemory, trainer_ledger
+from s2l_ray.placement.memory.items import CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS, Ledger, dtype_bytes
+from s2l_ray.placement.memory.trainer import TrainerMemory, trainer_ledger
 
 __all__ = [
     "CPU_BLOCK_TOKENS",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from s2l_ray.placement.candidate_search import Found, Search
-from s2l_ray.placement.candidates import MODES, Candidate, Key, Rejected
-from s2l_ray.placement.fitting import Misfit
 from s2l_ray.placement.memory import trainer_ledger
 from s2l_ray.placement.plan import Alternative, PhasePlan
+from s2l_ray.placement.search.candidate_search import Found, Search
+from s2l_ray.placement.search.candidates import MODES, Candidate, Key, Rejected
+from s2l_ray.placement.search.fitting import Misfit
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config

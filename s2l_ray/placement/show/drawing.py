@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.evaluation.figures import INK, MUTED, RULE, STYLE
-from s2l_ray.placement import look
-from s2l_ray.placement.grouping import MemoryClass, NodeGroup, blocks, memory_classes, memory_key, node_groups, ranges
 from s2l_ray.placement.plan import PhasePlan, Plan
+from s2l_ray.placement.show import look
+from s2l_ray.placement.show.grouping import (
+    MemoryClass,
+    NodeGroup,
+    blocks,
+    memory_classes,
+    memory_key,
+    node_groups,
+    ranges,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from s2l_ray.placement import costs
-from s2l_ray.placement.candidates import Candidate, Frame, Key
 from s2l_ray.placement.costs import Rates, Sampler, StepParts
-from s2l_ray.placement.fitting import EngineRole
-from s2l_ray.placement.pools import Pool
+from s2l_ray.placement.search.candidates import Candidate, Frame, Key
+from s2l_ray.placement.search.fitting import EngineRole
+from s2l_ray.placement.search.pools import Pool
 from s2l_ray.placement.workload import Split
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from s2l_ray.placement.candidates import Candidate, Frame
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Role, Seat, Transfer
+from s2l_ray.placement.search.candidates import Candidate, Frame
 
 
 def build_layout(candidate: Candidate, frame: Frame) -> Layout:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.memory_items import (
+from s2l_ray.placement.memory.items import (
     BUCKET_BYTES,
     FLOAT32,
     GPU_BUFFERS,

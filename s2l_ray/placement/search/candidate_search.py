@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from s2l_ray.placement.candidates import MODES, Candidate, Frame, Key, Rejected
-from s2l_ray.placement.fitting import EngineNeed, EngineRole, Fit, Misfit, engine_need, fit
-from s2l_ray.placement.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
 from s2l_ray.placement.memory import TrainerMemory, trainer_ledger
 from s2l_ray.placement.plan import Mode
-from s2l_ray.placement.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
-from s2l_ray.placement.timing import Memory, Timing
+from s2l_ray.placement.search.candidates import MODES, Candidate, Frame, Key, Rejected
+from s2l_ray.placement.search.fitting import EngineNeed, EngineRole, Fit, Misfit, engine_need, fit
+from s2l_ray.placement.search.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
+from s2l_ray.placement.search.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.placement.search.timing import Memory, Timing
 
 NODE_BITS, SPLIT_BITS = 5, 3
 """Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and slots elsewhere."""

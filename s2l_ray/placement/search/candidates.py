@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from s2l_ray.placement import costs
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.costs import Rates, Sampling
-from s2l_ray.placement.fitting import EngineRole, Fit, Misfit
-from s2l_ray.placement.handover import SlotSplit
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.memory import dtype_bytes
 from s2l_ray.placement.plan import Mode
-from s2l_ray.placement.pools import Pool, Row
+from s2l_ray.placement.search.fitting import EngineRole, Fit, Misfit
+from s2l_ray.placement.search.handover import SlotSplit
+from s2l_ray.placement.search.pools import Pool, Row
 from s2l_ray.placement.workload import Split, Workload
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.placement.grouping import HandOver, hand_overs
 from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Plan, Saving, Seat
+from s2l_ray.placement.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
     from s2l_ray.placement.simulation import Simulation

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.placement import look
 from s2l_ray.placement.plan import PhaseName, Plan
+from s2l_ray.placement.show import look
 from s2l_ray.placement.simulation import SimulatedStep, Simulation
 
 PARTS = {"rollout": "rollouts", "sleep_wake": "sleep and wake", "update": "update", "swap": "weight swap"}

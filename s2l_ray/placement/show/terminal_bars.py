@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.placement import look
-from s2l_ray.placement.grouping import ROLES, MemoryClass, memory_key
 from s2l_ray.placement.plan import DeviceLoad, PhasePlan
+from s2l_ray.placement.show import look
+from s2l_ray.placement.show.grouping import ROLES, MemoryClass, memory_key
 
 EIGHTHS = "▏▎▍▌▋▊▉█"
 LABEL = 24

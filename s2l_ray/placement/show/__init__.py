@@ -1,0 +1,1 @@
+"""A plan for people (terminal, picture) and for programs (JSON)."""
