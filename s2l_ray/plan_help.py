@@ -26,6 +26,6 @@ last_step, step_seconds, seconds, utilisation, explorer_flops, learner_flops, gp
 used_bytes, ledger, worst_phase, roles {phase: [...]}], bundles, seats, sleep, hand_overs, swap, saving, notes,
 alternatives; with --simulate also simulation [constants, run_seconds, steps]. `gpus` of a phase are all devices in it,
 the outer ones at their fullest; a ledger sums to used_bytes; `gpu: null` is a node's CPU memory. Units: bytes, seconds,
-FLOPs, shares of 1. s2l_ray/placement/serialise.py has more.
+FLOPs, shares of 1. s2l_ray/placement/show/serialise.py has more.
 
 exit status: 0 the run fits; 1 it does not (the reasons are printed, with --json too), or something else is wrong."""

@@ -16,7 +16,7 @@ from s2l_ray.placement.constants import Constants, EngineConstants
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.measured_run import host_layout, own_seconds, read_run
 from s2l_ray.placement.search import make_plan
-from s2l_ray.placement.serialise import plan_json
+from s2l_ray.placement.show.serialise import plan_json
 from s2l_ray.placement.simulation import SimulatedStep, evaluation_seconds, simulate
 from s2l_ray.placement.solved import Solved, fit_solved
 from s2l_ray.results import SourceStats, StepRecord
