@@ -32,7 +32,7 @@ RECENT_STEPS = 40
 ETA_STEPS = 10
 """Steps whose mean duration predicts the rest."""
 NOTES = 4
-TRAINER_METRICS = {"kl": "kl", "logprob_gap": "gap", "clip_fraction": "clip", "grad_norm": "grad"}
+TRAINER_METRICS = {"kl": "kl", "logprob_gap/learner": "gap", "clip_fraction": "clip", "grad_norm": "grad"}
 """Metrics of the update in the panel, and their short names there."""
 
 

@@ -37,7 +37,7 @@ RECORD = StepRecord(
     prompts=["a"],
     digest="00",
     weight_version=11,
-    trainer={"kl": 0.00123, "logprob_gap": 0.004, "clip_fraction": 0.03, "grad_norm": 0.8},
+    trainer={"kl": 0.00123, "logprob_gap/learner": 0.004, "clip_fraction": 0.03, "grad_norm": 0.8},
     seconds={"rollout": 1.1, "update": 0.6, "swap": 0.2, "total": 1.9},
 )
 LEARNER_ONLY = replace(

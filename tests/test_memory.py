@@ -197,7 +197,8 @@ def test_shards_of_eight_gpus_by_hand() -> None:
     assert ledger.idle["optimizer"] == 8 * parameters // 8
     assert ledger.update["gradients"] == 4 * parameters // 8
     root = 2 * 151936 * 4096 + 4096
-    assert ledger.idle["reference"] == 2 * parameters // 8 + 2 * root
+    assert ledger.idle["reference"] == 2 * parameters // 8
+    assert ledger.update["reference"] == 2 * parameters // 8 + 2 * root  # whole embedding, head and norm while it works
     assert {"gradients", "activations", "logits"}.isdisjoint(ledger.idle)
     assert "transfer_buffers" in ledger.swap
     assert ledger.host == {}

@@ -144,6 +144,7 @@ class PolicyTrainer:
         metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
         if finite:
             metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
+        self._make_room()
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -185,6 +186,13 @@ class PolicyTrainer:
         offload = self.objective.reference_offload if frozen else self.trainer.cpu_offload
         shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload)
         return policy.eval() if frozen else policy.train()
+
+    def _make_room(self) -> None:
+        """Give back what only the update needs: engines may share the device."""
+        if self.reference is not None:
+            self.reference.reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:
         count = len(mini_batches)

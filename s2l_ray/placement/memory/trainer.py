@@ -67,7 +67,8 @@ def trainer_ledger(
     def on_device(ledger: Ledger) -> Ledger:
         return positive({item: size for item, size in ledger.items() if item not in offloaded})
 
-    return TrainerMemory(on_device(resident | peak), on_device(resident), on_device(resident | sending), host)
+    update = resident | peak | {"reference": rank.reference_at_work()}
+    return TrainerMemory(on_device(update), on_device(resident), on_device(resident | sending), host)
 
 
 class _Rank:
@@ -137,13 +138,16 @@ class _Rank:
     def reference_shards(self) -> int:
         return self.dtype * self._shards(self.shape.layer_tensors, self.shape.root_tensors)
 
-    def _reference(self) -> int:
+    def reference_at_work(self) -> int:
         """Its shards; and its embedding and head whole: FSDP2 does not reshard the root after a forward, and without
-        a backward nothing else does."""
+        a backward nothing else does before the update ends."""
         if self.config.objective.kl == 0:
             return 0
+        return self._reference() + self.dtype * self.shape.root_parameters
+
+    def _reference(self) -> int:
         offloaded = self.cuda and self.config.objective.reference_offload
-        return self.dtype * self.shape.root_parameters + (0 if offloaded else self.reference_shards())
+        return 0 if offloaded or self.config.objective.kl == 0 else self.reference_shards()
 
     def _shards(self, layer: Iterable[tuple[int, ...]], root: Iterable[tuple[int, ...]]) -> int:
         """Elements of rank 0's shards: FSDP2 cuts the first dimension into equal parts, rounded up."""
