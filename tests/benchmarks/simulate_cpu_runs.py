@@ -3,9 +3,10 @@
     python -m tests.benchmarks.simulate_cpu_runs [--runs DIR] [--steps N]
 
 The run that is calibrated on has G = 8, an evaluation with one sample per problem, and a schedule that sweeps G_w from
-8 to 0. The others differ in G, T_mix, prompts per step or engines. Compared are medians and means of a step's rollout,
-update and swap, the first two steps left out. Needs a quiet machine: the load average is printed with every run. About
-ten minutes, and the family (`make family`), which is built when it is missing.
+8 to 0. The others differ in G, T_mix, prompts per step or engines; one has the same settings again, which shows how
+much of an error is the machine's own noise. Compared are medians and means of a step's rollout, update and swap, the
+first two steps left out. Needs a quiet machine: the load average is printed with every run. About ten minutes, and the
+family (`make family`), which is built when it is missing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ CALIBRATION = {
     "evaluation.every": 5,
 }
 TARGETS: dict[str, dict[str, Any]] = {
+    "the same settings again": {},
     "G = 4": {"rollout.group_size": 4},
     "G = 16": {"rollout.group_size": 16},
     "T_mix = 6": {"schedule.mix_steps": 6},
