@@ -15,7 +15,7 @@ import argparse
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,7 +89,7 @@ def compare(folder: Path, steps: int) -> list[Row]:
         short = {"schedule.steps": steps, "schedule.mix_steps": steps * 7 // 12}
         loads[name] = make_run(family, folder / slug(name), short | changes)
     found = calibrate(first)
-    print(f"constants: {found.constants}")
+    print(f"constants: {replace(found.constants, lengths={})}")
     print("its own splits:", ", ".join(f"G_w {split} {error:+.0%}" for split, error in found.errors.items()))
     rows = [row("calibrated on", found.measured, found.constants, loads["calibration"])]
     return rows + [row(name, read_run(folder / slug(name)), found.constants, loads[name]) for name in TARGETS]
