@@ -13,8 +13,8 @@ from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 
 if TYPE_CHECKING:
-    from s2l_ray.placement.constants import Constants
-    from s2l_ray.placement.simulation import Simulation
+    from s2l_ray.placement.simulate.constants import Constants
+    from s2l_ray.placement.simulate.simulation import Simulation
 
     Simulated = tuple[str, Simulation]
 
@@ -61,11 +61,11 @@ def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Names
     """Whose constants were used, and the simulated run."""
     if not ((arguments.simulate or arguments.calibrate) and plan.layout):
         return None
-    from s2l_ray.placement.simulation import simulate
+    from s2l_ray.placement.simulate.simulation import simulate
 
     if arguments.calibrate:
         return f"constants of {arguments.calibrate}", simulate(config, plan.layout, _measured(inventory, arguments))
-    from s2l_ray.placement.plan_constants import constants_of_plan
+    from s2l_ray.placement.simulate.plan_constants import constants_of_plan
 
     constants = constants_of_plan(config, plan, inventory, mean_response_tokens=arguments.mean_response_tokens)
     return "the plan's costs", simulate(config, plan.layout, constants)
@@ -73,7 +73,7 @@ def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Names
 
 def _measured(inventory: Inventory, arguments: Namespace) -> Constants:
     """A run's constants, on nodes with as many cores as the inventory's."""
-    from s2l_ray.placement.calibration import calibrate
+    from s2l_ray.placement.simulate.calibration import calibrate
 
     constants = calibrate(arguments.calibrate).constants
     return constants if constants.cores is None else replace(constants, cores=min(n.cpus for n in inventory.specs))
@@ -86,7 +86,7 @@ def _draw(plan: Plan, title: str, simulated: Simulated | None, path: Path | None
 
     draw_plan(plan, title, path)
     if simulated:
-        from s2l_ray.placement.timeline import draw_timeline
+        from s2l_ray.placement.simulate.timeline import draw_timeline
 
         draw_timeline(simulated[1], f"{title}\nsimulated with {simulated[0]}", _timeline_path(path))
 

@@ -11,14 +11,14 @@ import pytest
 
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError
-from s2l_ray.placement.calibration import Calibration, calibrate
-from s2l_ray.placement.constants import Constants, EngineConstants
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.measured_run import host_layout, own_seconds, read_run
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.show.serialise import plan_json
-from s2l_ray.placement.simulation import SimulatedStep, evaluation_seconds, simulate
-from s2l_ray.placement.solved import Solved, fit_solved
+from s2l_ray.placement.simulate.calibration import Calibration, calibrate
+from s2l_ray.placement.simulate.constants import Constants, EngineConstants
+from s2l_ray.placement.simulate.measured_run import host_layout, own_seconds, read_run
+from s2l_ray.placement.simulate.simulation import SimulatedStep, evaluation_seconds, simulate
+from s2l_ray.placement.simulate.solved import Solved, fit_solved
 from s2l_ray.results import SourceStats, StepRecord
 
 TRUTH = Constants(

@@ -12,10 +12,10 @@ import pytest
 
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
-from s2l_ray.placement.calibration import calibrate
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.search import make_plan
-from s2l_ray.placement.simulation import simulate
+from s2l_ray.placement.simulate.calibration import calibrate
+from s2l_ray.placement.simulate.simulation import simulate
 from tests.test_calibration import config as measured_config
 from tests.test_calibration import write_run
 

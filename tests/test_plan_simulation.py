@@ -9,10 +9,10 @@ from matplotlib.image import imread
 
 from s2l_ray.config import Config, parse_config
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.plan_constants import constants_of_plan
 from s2l_ray.placement.search import make_plan
-from s2l_ray.placement.simulation import Simulation, sample_steps, simulate
-from s2l_ray.placement.timeline import draw_timeline, timeline_figure, timeline_text
+from s2l_ray.placement.simulate.plan_constants import constants_of_plan
+from s2l_ray.placement.simulate.simulation import Simulation, sample_steps, simulate
+from s2l_ray.placement.simulate.timeline import draw_timeline, timeline_figure, timeline_text
 
 NODE = Inventory.of([{"count": 1, "gpus": 8, "gpu": "H100"}])
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from s2l_ray.config import Config, parse_config
-from s2l_ray.placement.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
-from s2l_ray.placement.simulation import evaluation_seconds, simulate
-from s2l_ray.placement.solved import Solved
+from s2l_ray.placement.simulate.constants import Constants, EngineConstants, lengths_of
+from s2l_ray.placement.simulate.simulation import evaluation_seconds, simulate
+from s2l_ray.placement.simulate.solved import Solved
 
 EXPLORER = EngineConstants(decode=((1, 1.0),))
 """1 s per decode step, whatever the batch."""

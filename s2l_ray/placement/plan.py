@@ -1,7 +1,7 @@
 """What a plan says: bundles, who sits on each in every phase, memory per device, times, and what was rejected.
 
-Plain records. `search` makes them, `ray_binding` and the actor graph carry them out, `report` and `drawing` show them,
-`simulation` runs them.
+Plain records. `search` makes them, `ray_binding` and the actor graph carry them out, `show` shows them and `simulate`
+simulates them.
 """
 
 from __future__ import annotations

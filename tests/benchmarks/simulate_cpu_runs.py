@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.miniature.build import Family, build_family
-from s2l_ray.placement.calibration import calibrate
-from s2l_ray.placement.constants import Constants
-from s2l_ray.placement.measured_run import WARM_UP, Measured, own_seconds, read_run
-from s2l_ray.placement.simulation import simulate
+from s2l_ray.placement.simulate.calibration import calibrate
+from s2l_ray.placement.simulate.constants import Constants
+from s2l_ray.placement.simulate.measured_run import WARM_UP, Measured, own_seconds, read_run
+from s2l_ray.placement.simulate.simulation import simulate
 from tests.benchmarks.protocol import Result
 
 ROOT = Path(__file__).parents[2]

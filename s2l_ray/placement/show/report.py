@@ -22,7 +22,7 @@ from s2l_ray.placement.show.terminal_bars import memory_section, time_section
 from s2l_ray.placement.show.terminal_map import seat_maps
 
 if TYPE_CHECKING:
-    from s2l_ray.placement.simulation import Simulation
+    from s2l_ray.placement.simulate.simulation import Simulation
 
 WIDEST = 130
 """Wider terminals are not filled."""

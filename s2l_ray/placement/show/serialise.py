@@ -40,7 +40,7 @@ from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Plan, Saving, 
 from s2l_ray.placement.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
-    from s2l_ray.placement.simulation import Simulation
+    from s2l_ray.placement.simulate.simulation import Simulation
 
 
 def plan_json(plan: Plan, simulated: tuple[str, Simulation] | None = None) -> str:

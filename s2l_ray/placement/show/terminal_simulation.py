@@ -10,7 +10,7 @@ from rich.text import Text
 
 from s2l_ray.placement.plan import PhaseName, Plan
 from s2l_ray.placement.show import look
-from s2l_ray.placement.simulation import SimulatedStep, Simulation
+from s2l_ray.placement.simulate.simulation import SimulatedStep, Simulation
 
 PARTS = {"rollout": "rollouts", "sleep_wake": "sleep and wake", "update": "update", "swap": "weight swap"}
 

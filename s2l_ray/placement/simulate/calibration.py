@@ -21,10 +21,10 @@ from statistics import median
 import numpy as np
 
 from s2l_ray.config import Config
-from s2l_ray.placement.constants import Constants, EngineConstants
-from s2l_ray.placement.measured_run import Measured, own_seconds, read_run
-from s2l_ray.placement.simulation import Simulation, evaluation_seconds, simulate
-from s2l_ray.placement.solved import Solved, fit_solved
+from s2l_ray.placement.simulate.constants import Constants, EngineConstants
+from s2l_ray.placement.simulate.measured_run import Measured, own_seconds, read_run
+from s2l_ray.placement.simulate.simulation import Simulation, evaluation_seconds, simulate
+from s2l_ray.placement.simulate.solved import Solved, fit_solved
 from s2l_ray.placement.workload import Split, workload
 from s2l_ray.results import StepRecord
 

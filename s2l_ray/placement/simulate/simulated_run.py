@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.placement.plan import PhaseName
-from s2l_ray.placement.simulated_actors import Activity
+from s2l_ray.placement.simulate.simulated_actors import Activity
 
 
 @dataclass(frozen=True)

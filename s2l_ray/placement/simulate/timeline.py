@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from s2l_ray.evaluation.figures import INK, MUTED, RULE, STYLE
 from s2l_ray.placement.plan import PHASES, PhaseName
 from s2l_ray.placement.show.look import PART_COLOURS, part_name
-from s2l_ray.placement.simulation import SimulatedStep, Simulation
+from s2l_ray.placement.simulate.simulation import SimulatedStep, Simulation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from s2l_ray.placement.simulated_actors import Activity
+    from s2l_ray.placement.simulate.simulated_actors import Activity
 
 SHOWN_STEPS = 2
 """Neighbouring steps drawn of each phase, from its middle."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.placement import costs
 from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.placement.memory import dtype_bytes
 from s2l_ray.placement.plan import Layout, Plan, Role, Seat
+from s2l_ray.placement.simulate.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.placement.workload import Split, Workload, workload
 from s2l_ray.rollout import Source
 

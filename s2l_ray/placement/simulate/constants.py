@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from s2l_ray.placement.solved import Solved
+from s2l_ray.placement.simulate.solved import Solved
 from s2l_ray.rollout import Source
 
 SPREAD = 4.0

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simpy
 
-from s2l_ray.placement.constants import Constants
 from s2l_ray.placement.plan import Layout, PhaseSeats, Seat
-from s2l_ray.placement.simulated_actors import Cores, Engine, Journal, Request, Verifier
-from s2l_ray.placement.simulated_run import SimulatedStep, Simulation
+from s2l_ray.placement.simulate.constants import Constants
+from s2l_ray.placement.simulate.simulated_actors import Cores, Engine, Journal, Request, Verifier
+from s2l_ray.placement.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.placement.workload import Split, phases, workload
 from s2l_ray.rollout import Source
 from s2l_ray.scheduling import balance, mini_batches

@@ -11,7 +11,7 @@ from typing import Literal
 
 import simpy
 
-from s2l_ray.placement.constants import EngineConstants
+from s2l_ray.placement.simulate.constants import EngineConstants
 from s2l_ray.rollout import Source
 
 Kind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "swap", "start"]
