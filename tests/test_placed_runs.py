@@ -6,6 +6,7 @@ The engines are real and sample on CPUs; what is counted, reserved, pinned, hand
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def trained(algo: S2LPO) -> list[dict]:
     while not results[-1]["done"]:
         results.append(algo.train())
     return results
+
+
+def wait_for_gpus(count: int) -> None:
+    """Until the cluster has so many free: nodes report it a moment after the group is removed."""
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("GPU") != count:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +73,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
         finally:
             algo.stop()
         assert all(g["state"] == "REMOVED" for g in placement_group_table().values())
-        assert ray.available_resources()["GPU"] == sum(gpus)
+        wait_for_gpus(sum(gpus))
 
     assert [r["engines"]["explorer"] for r in results] == explorers
     assert [r["engines"]["learner"] for r in results] == learners
