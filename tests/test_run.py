@@ -241,9 +241,7 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
 
 def test_too_little_cluster_fails_at_once_and_says_what_is_short(family, tmp_path: Path):
     overrides = run_config(family, tmp_path / "run") | {"trainer.cpus": 5000, "tracking.enabled": False}
-    with pytest.raises(
-        PlacementError, match=r"3 actors ask for 5001 CPUs, and no node has 5000 left for a trainer: 1 node of \d+ CPUs"
-    ):
+    with pytest.raises(PlacementError, match="3 actors ask for 5001 CPUs, and no node has 5000 left for a trainer"):
         S2LPO(load_config(QUICKSTART, overrides))
     wait_until(
         lambda: not [p for p in psutil.Process().children(recursive=True) if "raylet" in p.name()], 30, "Ray ended"
