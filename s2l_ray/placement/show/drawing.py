@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.evaluation.figures import INK, MUTED, RULE, STYLE
+from s2l_ray.evaluation.figures import INK, MUTED, RULE
 from s2l_ray.placement.plan import PhasePlan, Plan
 from s2l_ray.placement.show import look
 from s2l_ray.placement.show.grouping import (
@@ -40,13 +40,7 @@ STRIP = 0.8
 
 def draw_plan(plan: Plan, title: str, path: Path) -> Path:
     """Draw the plan as a PNG file; returns its path."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = plan_figure(plan, title)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, facecolor="white")
-    return path
+    return look.save_png(lambda: plan_figure(plan, title), path)
 
 
 def plan_figure(plan: Plan, title: str) -> Figure:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.placement.plan import PhasePlan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROLE_COLOURS = {"trainer": "#009E73", "learner": COLOURS["learner"], "explorer": COLOURS["explorer"]}
 """With the runs' colours of explorer and learner; told apart with any colour vision (Okabe-Ito)."""
@@ -133,3 +138,16 @@ def steps(first: int, last: int) -> str:
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def save_png(make: Callable[[], Figure], path: Path) -> Path:
+    """Write the figure that `make` returns, in the house's style; returns the file's path."""
+    from matplotlib import rc_context
+
+    from s2l_ray.evaluation.figures import STYLE
+
+    with rc_context(STYLE):
+        figure = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110, facecolor="white")
+    return path

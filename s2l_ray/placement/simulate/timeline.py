@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.evaluation.figures import INK, MUTED, RULE, STYLE
+from s2l_ray.evaluation.figures import INK, MUTED, RULE
 from s2l_ray.placement.plan import PHASES, PhaseName
-from s2l_ray.placement.show.look import PART_COLOURS, part_name
+from s2l_ray.placement.show.look import PART_COLOURS, part_name, save_png
 from s2l_ray.placement.simulate.simulation import SimulatedStep, Simulation
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ LABEL_SHARE = 0.045
 
 def draw_timeline(found: Simulation, title: str, path: Path) -> Path:
     """Draw some steps of each phase as a PNG file; returns its path."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = timeline_figure(found, title)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, facecolor="white")
-    return path
+    return save_png(lambda: timeline_figure(found, title), path)
 
 
 def timeline_figure(found: Simulation, title: str) -> Figure:
@@ -59,21 +53,6 @@ def timeline_figure(found: Simulation, title: str) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5)
     _legend(figure, {a.kind for steps in windows.values() for a in _during(found, steps)})
     return figure
-
-
-def timeline_text(found: Simulation) -> str:
-    """A table: per phase the mean step, its parts, and how busy each kind of actor is."""
-    parts = [p for p in ("rollout", "sleep_wake", "update", "swap") if any(p in s.seconds for s in found.steps)]
-    kinds = [kind for kind in KINDS if any(a.actor.startswith(kind) for a in found.activities)]
-    head = ["phase", "step", *(part.replace("_", "+") for part in parts), *(f"{kind} busy" for kind in kinds)]
-    lines = [head]
-    for name, step_seconds in found.phase_seconds().items():
-        steps = [s for s in found.steps if s.phase == name]
-        busy = found.busy(name)
-        means = [sum(s.seconds[part] for s in steps) / len(steps) for part in parts]
-        lines.append([name, _time(step_seconds), *map(_time, means), *(f"{busy.get(k, 0):.0%}" for k in kinds)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines)
 
 
 def _window(found: Simulation, name: PhaseName) -> list[SimulatedStep]:
