@@ -177,8 +177,8 @@ class Scheduler:
         verifier = self._verifiers.take(request.count)
         try:
             sampled = engine.actor.sample.remote(request)
-            scored, summaries = verifier.actor.verify.remote(sampled)
-            return scored, await summaries
+            scored, report = verifier.actor.verify.remote(sampled)
+            return scored, (await report).rows
         finally:
             engine.give_back(request.count)
             verifier.give_back(request.count)

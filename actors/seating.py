@@ -121,7 +121,14 @@ class Seating:
         return self._spawn(
             Scheduler,
             {},
-            StepPlanner(train, schedule, config.rollout.prompts_per_step, config.seed),
+            StepPlanner(
+                train,
+                schedule,
+                config.rollout.prompts_per_step,
+                config.seed,
+                config.explorer_seed,
+                config.rollout.straggler_groups,
+            ),
             steps=config.schedule.steps,
             explore_ahead=0 if explorers_sleep else config.rollout.explore_ahead_steps,
             refill_rounds=config.rollout.refill_rounds,

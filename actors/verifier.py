@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import ray
 
-from s2l_ray.rollout import Prompt, RolloutSet, RolloutSummary, summarise
+from s2l_ray.rollout import Period, Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.tasks.pool import VerifierProcess
 
 
@@ -22,12 +24,13 @@ class Verifier:
         self._process.start()
 
     @ray.method(num_returns=2)
-    def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, list[RolloutSummary]]:
+    def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, SetReport]:
         """The set with its verdicts, for the trainer; and the numbers alone, for the scheduler."""
+        begin = time.time()
         prompt = self._prompts[rollouts.prompt_id]
         verdicts = self._process.check([(r.text, prompt.answer, prompt.question) for r in rollouts.rollouts])
         scored = rollouts.scored(verdicts)
-        return scored, summarise(scored)
+        return scored, report_on(scored, Period(begin, time.time()))
 
     def close(self) -> None:
         self._process.close()

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,9 @@ class Verdict:
 class SampleRequest:
     """`count` rollouts of one prompt from one source for one step.
 
-    Rollout k of the request is sampled with seed `rollout_seed(seed, step, prompt_id, source, first_index + k)`, so it
-    does not depend on how requests are batched, split over engines or repeated after a failure.
+    A rollout's seed says what the rollout is, so it does not depend on how requests are batched, split over engines or
+    repeated after a failure. The explorer is frozen, so that its n-th rollout of a prompt is one and the same thing in
+    every run that uses its settings and seed: `first_draw` says which ones a request asks for. A bank can hold them.
     """
 
     step: int
@@ -60,9 +61,17 @@ class SampleRequest:
     seed: int
     weight_version: int | None
     """Learner: the version that must sample it. Explorer: None, its weights never change."""
-    first_index: int = 0
+    first_draw: int | None = None
+    """The explorer's training rollouts: how many of this prompt come before these, over all of its visits."""
     sampling: str = "train"
     """Which sampling settings of the engine apply: "train" or "eval"."""
+
+    @property
+    def first_seed(self) -> int:
+        """Seed of the request's first rollout; those of the others follow, as vLLM seeds the samples of one request."""
+        if self.first_draw is None:
+            return rollout_seed(self.seed, self.step, self.prompt_id, self.source, 0)
+        return rollout_seed(self.seed, "draws", self.prompt_id, self.source, self.first_draw)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class Rollout:
     model: str
     """Name of the model directory that sampled it."""
     weight_version: int
+    """Of the weights that sampled its first token."""
     index: int
     """Position among this source's rollouts of the prompt in this step."""
     token_ids: np.ndarray
@@ -84,12 +94,29 @@ class Rollout:
     text: str
     finish_reason: Literal["stop", "length"]
     verdict: Verdict | None = None
+    swaps: tuple[tuple[int, int], ...] = ()
+    """(position of the first token, weight version) of every weight swap that the rollout went through, in order."""
+
+    @property
+    def token_versions(self) -> np.ndarray:
+        """int32 [response tokens]: the weight version that sampled each token."""
+        versions = np.full(len(self.token_ids), self.weight_version, np.int32)
+        for position, version in self.swaps:
+            versions[position:] = version
+        return versions
 
     @property
     def reward(self) -> float:
         if self.verdict is None:
             raise GroupError(f"rollout {self.index} of prompt {self.prompt_id} was not verified")
         return self.verdict.reward
+
+
+class Period(NamedTuple):
+    """Seconds since the epoch."""
+
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -100,6 +127,8 @@ class RolloutSet:
     prompt_token_ids: np.ndarray
     """int32 [prompt tokens]."""
     rollouts: list[Rollout]
+    sampled: Period | None = None
+    """When the engine worked on them; None: read from a bank."""
 
     def scored(self, verdicts: list[Verdict]) -> RolloutSet:
         """The same rollouts with their verdicts, in order."""
@@ -114,6 +143,7 @@ class RolloutSummary:
     source: Source
     index: int
     weight_version: int
+    """Of its first token: the oldest."""
     reward: float
     status: VerdictStatus
     prompt_tokens: int
@@ -121,6 +151,21 @@ class RolloutSummary:
     truncated: bool
     digest: str
     """16 hex digits of the response tokens: equal digests mean the same rollout."""
+    newest_version: int | None = None
+    """Of its last token, if weights were swapped while it was sampled."""
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What the scheduler learns of one scored set: numbers, no tokens."""
+
+    rows: list[RolloutSummary]
+    sampled: Period | None
+    """When an engine worked on it; None: read from a bank."""
+    verified: Period | None
+    """When its answers were checked; None: read from a bank with their verdicts."""
+    nbytes: int
+    """Of its arrays and texts."""
 
 
 @dataclass(frozen=True)
@@ -203,15 +248,26 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
             digest=hashlib.blake2b(
                 np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8
             ).hexdigest(),
+            newest_version=r.swaps[-1][1] if r.swaps else None,
         )
         for r in rollouts.rollouts
     ]
 
 
-def rollout_seed(seed: int, step: int, prompt_id: str, source: str, index: int) -> int:
+def report_on(rollouts: RolloutSet, verified: Period | None) -> SetReport:
+    """The report of a scored set."""
+    arrays = (array for r in rollouts.rollouts for array in (r.token_ids, r.logprobs))
+    nbytes = sum(array.nbytes for array in arrays) + sum(len(r.text) for r in rollouts.rollouts)
+    return SetReport(summarise(rollouts), rollouts.sampled, verified, nbytes)
+
+
+def rollout_seed(seed: int, stream: int | str, prompt_id: str, source: str, index: int) -> int:
     """A sampling seed below 2**63 that is a function of what the rollout is, not of when or where it is sampled.
 
-    Rollouts of one (step, prompt, source) have consecutive seeds, as vLLM gives the samples of one request.
+    Rollouts of one (stream, prompt, source) have consecutive seeds, as vLLM gives the samples of one request.
+
+    Args:
+        stream: the step, or "draws" for rollouts that are counted over the steps.
     """
-    key = f"{seed}/{step}/{prompt_id}/{source}".encode()
+    key = f"{seed}/{stream}/{prompt_id}/{source}".encode()
     return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 2) + index

@@ -26,6 +26,11 @@ class Share:
     learner: int
     """G_s = G - G_w."""
 
+    @property
+    def size(self) -> int:
+        """G."""
+        return self.explorer + self.learner
+
 
 @dataclass(frozen=True)
 class Schedule:

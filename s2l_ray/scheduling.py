@@ -29,18 +29,23 @@ class StepPlanner:
         schedule: G_w and G_s per step.
         prompts_per_step: how many prompts one step takes.
         seed: of the run.
+        explorer_seed: of the explorer's rollouts.
+        extra_prompts: sampled with every step beyond those that it takes (rollout.straggler_groups).
     """
 
     prompt_ids: Sequence[str]
     schedule: Schedule | AdaptiveSchedule
     prompts_per_step: int
     seed: int
+    explorer_seed: int
+    extra_prompts: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.prompt_ids) < self.prompts_per_step:
+        if len(self.prompt_ids) < self.prompts_per_step + self.extra_prompts:
+            extra = " plus rollout.straggler_groups" if self.extra_prompts else ""
             raise ConfigError(
-                f"rollout.prompts_per_step ({self.prompts_per_step}) is more than data.train holds "
-                f"({len(self.prompt_ids)})"
+                f"rollout.prompts_per_step{extra} ({self.prompts_per_step + self.extra_prompts}) is more than "
+                f"data.train holds ({len(self.prompt_ids)})"
             )
 
     def prompts(self, step: int) -> list[str]:
@@ -49,11 +54,14 @@ class StepPlanner:
         Every epoch is a fresh permutation; what does not fill a step at its end is left out of that epoch, since two
         groups of one prompt in one step could not be told apart.
         """
-        steps_per_epoch = len(self.prompt_ids) // self.prompts_per_step
-        epoch, position = divmod(step - 1, steps_per_epoch)
+        epoch, position = divmod(step - 1, self._steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompt_ids))
         chosen = order[position * self.prompts_per_step : (position + 1) * self.prompts_per_step]
         return [self.prompt_ids[i] for i in chosen]
+
+    def candidates(self, step: int) -> list[str]:
+        """`prompts`, and after them the extra ones, of which as many are left out as there are extra ones."""
+        return self.prompts(step) + self.spares(step)[: self.extra_prompts]
 
     def spares(self, step: int) -> list[str]:
         """All other prompts in the order in which they may replace those of `step` (dynamic sampling).
@@ -67,12 +75,25 @@ class StepPlanner:
     def requests(
         self, step: int, source: Source, prompt_ids: Sequence[str], weight_version: int | None = None
     ) -> list[SampleRequest]:
-        """One request per prompt, or none when the source has no share in the step."""
+        """One request per prompt, or none when the source has no share in the step.
+
+        Every epoch has G explorer rollouts of each prompt to itself, of which a step takes its first G_w.
+        """
         share = self.schedule.share(step)
         count = share.explorer if source == "explorer" else share.learner
         if count == 0:
             return []
-        return [SampleRequest(step, prompt_id, source, count, self.seed, weight_version) for prompt_id in prompt_ids]
+        if source == "learner":
+            return [SampleRequest(step, p, source, count, self.seed, weight_version) for p in prompt_ids]
+        first_draw = self._epoch(step) * share.size
+        return [SampleRequest(step, p, source, count, self.explorer_seed, None, first_draw) for p in prompt_ids]
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return len(self.prompt_ids) // self.prompts_per_step
+
+    def _epoch(self, step: int) -> int:
+        return (step - 1) // self._steps_per_epoch
 
 
 def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: int, learner: int) -> None:

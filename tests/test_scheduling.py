@@ -20,7 +20,7 @@ from s2l_ray.scheduling import (
 
 
 def planner(prompts: int = 10, per_step: int = 4, seed: int = 1) -> StepPlanner:
-    return StepPlanner([f"p{i}" for i in range(prompts)], Schedule("linear", 8, 4), per_step, seed)
+    return StepPlanner([f"p{i}" for i in range(prompts)], Schedule("linear", 8, 4), per_step, seed, explorer_seed=seed)
 
 
 def summary(prompt: str, source: str, index: int, digest: str = "00") -> RolloutSummary:

@@ -7,6 +7,7 @@ impossible values raise `ConfigError` with the key's full name.
 
 from __future__ import annotations
 
+from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.loading import load_config, parse_config
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -30,6 +31,7 @@ from s2l_ray.config.run import (
 from s2l_ray.config.trainer import TrainerConfig
 
 __all__ = [
+    "BankConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "Config",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
+from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
 from s2l_ray.config.rollout import (
@@ -105,6 +106,7 @@ class Config(Section):
     data: DataConfig
     verifier: VerifierConfig = VerifierConfig()
     rollout: RolloutConfig = RolloutConfig()
+    bank: BankConfig = BankConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -166,6 +168,11 @@ class Config(Section):
         schedule = self.schedule.build(self.rollout.group_size).nominal()
         shares = [schedule.share(step) for step in range(1, self.schedule.steps + 1)]
         return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
+
+    @property
+    def explorer_seed(self) -> int:
+        """Of the explorer's training rollouts."""
+        return self.seed if self.rollout.explorer_seed is None else self.rollout.explorer_seed
 
     @property
     def run_path(self) -> Path:

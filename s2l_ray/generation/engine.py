@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from s2l_ray.errors import EngineError
-from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Source, rollout_seed
+from s2l_ray.rollout import Period, Prompt, Rollout, RolloutSet, SampleRequest, Source
 
 if TYPE_CHECKING:
     from s2l_ray.config import EngineConfig, SamplingConfig
@@ -94,6 +95,7 @@ class SamplingEngine:
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """Sample one prompt `request.count` times. Other requests share the batch and do not change the result."""
         prompt = self._prompts[request.prompt_id]
+        begin = time.time()
         output = await self._generate(prompt.token_ids, self._sampling_params(request))
         completions = sorted(output.outputs, key=lambda c: c.index)
         texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
@@ -103,7 +105,7 @@ class SamplingEngine:
                 source=request.source,
                 model=Path(self.settings.model).name,
                 weight_version=request.weight_version or 0,
-                index=request.first_index + completion.index,
+                index=completion.index,
                 token_ids=np.asarray(completion.token_ids, dtype=np.int32),
                 logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
                 text=text,
@@ -111,7 +113,7 @@ class SamplingEngine:
             )
             for completion, text in zip(completions, texts, strict=True)
         ]
-        return RolloutSet(prompt.id, prompt.token_ids, rollouts)
+        return RolloutSet(prompt.id, prompt.token_ids, rollouts, Period(begin, time.time()))
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
         """Log-probs of a given text under the engine's present weights, at temperature 1.
@@ -164,8 +166,8 @@ class SamplingEngine:
         sampling = self.settings.sampling[request.sampling]
         return SamplingParams(
             n=request.count,
-            # vLLM samples the k-th of n with seed + k, which is what rollout_seed promises.
-            seed=rollout_seed(request.seed, request.step, request.prompt_id, request.source, request.first_index),
+            # vLLM samples the k-th of n with seed + k, which is what `first_seed` promises.
+            seed=request.first_seed,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
