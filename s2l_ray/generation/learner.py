@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,22 @@ from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
 from s2l_ray.weights.messages import Invitation
+
+
+@dataclass(frozen=True)
+class SwapTimes:
+    """Where the time of one engine's weight swap went. An engine that sleeps stands still anyway: it has no stall."""
+
+    start: float
+    """When the swap was asked for; seconds since the epoch."""
+    drain_s: float
+    """Seconds from then until nothing ran any more: running requests were done (drain), or stood still (in_flight)."""
+    receive_s: float
+    """Seconds in which weights arrived and were loaded, waiting for the sender included."""
+    stall_s: float
+    """Seconds from when nothing ran any more until the engine sampled again."""
+    running: int
+    """Rollouts under way when the swap was asked for: waited for (drain), or continued under the new weights."""
 
 
 class LearnerEngine(SamplingEngine):
