@@ -1,0 +1,12 @@
+"""Where a step's time goes: spans of work, the seconds of a step by cause, the trace file and its picture.
+
+Nothing here imports Ray, torch or (before something is drawn) matplotlib.
+"""
+
+from __future__ import annotations
+
+from s2l_ray.timing.attribution import PARTS, attribute, busy_shares
+from s2l_ray.timing.clock import StepClock
+from s2l_ray.timing.spans import Span, busy, merged, number_of, role_of
+
+__all__ = ["PARTS", "Span", "StepClock", "attribute", "busy", "busy_shares", "merged", "number_of", "role_of"]

@@ -1,0 +1,129 @@
+"""Every second of a step put down to one cause.
+
+The driver's phases say what the step was doing. Two of them are split by what others did meanwhile: while the driver
+collects rollouts, by what was still missing; while it updates, by what the trainer's rank 0 was at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from s2l_ray.rollout import Period
+from s2l_ray.timing.spans import Span, busy, number_of, role_of
+
+ROLLOUT_PARTS = ("explore", "generate", "explore_and_generate", "bank", "verify", "assemble")
+UPDATE_PARTS = (
+    "fetch",
+    "wait_for_ranks",
+    "prepare",
+    "old_logprobs",
+    "reference",
+    "forward_backward",
+    "optimizer",
+    "update_rest",
+)
+PARTS = {
+    "explore": "waiting for the explorer's rollouts alone",
+    "generate": "waiting for the learner's rollouts alone",
+    "explore_and_generate": "waiting for rollouts of both",
+    "bank": "waiting for recorded rollouts alone",
+    "verify": "all is sampled, verdicts are missing",
+    "assemble": "all is verified: groups checked, balanced over the trainer's ranks, and on their way",
+    "fetch": "trainer: groups from the object store",
+    "wait_for_ranks": "trainer: rank 0 is ready, others are not",
+    "prepare": "trainer: advantages, packing",
+    "old_logprobs": "trainer: log-probs under the weights before the update",
+    "reference": "trainer: log-probs under the reference",
+    "forward_backward": "trainer: forward and backward",
+    "optimizer": "trainer: gradient norm, clipping, optimizer step",
+    "update_rest": "trainer: calls, metrics, engines falling asleep",
+    "swap": "weights to the learner's engines",
+    "hand_over": "engines leaving and joining",
+    "evaluate": "held-out evaluation",
+    "checkpoint": "writing a checkpoint",
+    "other": "the driver's own work: records, MLflow, figures",
+}
+"""The parts of a step, in the order they are shown -> what they mean."""
+ORDER = list(PARTS)
+_UNDER_WAY = {"explore": "explore", "generate": "generate", "read": "bank", "verify": "verify"}
+"""Name of a span -> the part that the driver's wait for it is."""
+
+
+def attribute(whole: Span, phases: Sequence[Span], work: Iterable[Span]) -> dict[str, float]:
+    """The seconds of each part of a step. They add up to the step's wall-clock time; parts without any are left out.
+
+    Rollouts of a source are missing until the last span of sampling them ends, whoever samples and whether or not
+    that engine is at work on other steps' before.
+
+    Args:
+        whole: the step, from its start to its end.
+        phases: the driver's; where two overlap, the one begun later counts.
+        work: of engines, verifiers, bank and trainer; of other steps too, which are not looked at.
+    """
+    own = [span for span in work if span.step == whole.step]
+    ends = _last_ends(own)
+    trainer = [span for span in own if role_of(span.track) == "trainer"]
+    trainer = [span for span in trainer if number_of(span.track) == min(number_of(s.track) for s in trainer)]
+    parts: dict[str, list[float]] = defaultdict(list)
+    for start, end in _pieces(whole, [*phases, *trainer], ends.values()):
+        phase = _at(phases, start)
+        if phase == "rollout":
+            part = _missing({name for name, last in ends.items() if last > start})
+        elif phase == "update":
+            part = _at(trainer, start) or "update_rest"
+        else:
+            part = phase or "other"
+        parts[part].append(end - start)
+    return {part: sum(parts[part]) for part in sorted(parts, key=_order)}
+
+
+def busy_shares(window: Period, spans: Iterable[Span], engines: Mapping[str, int]) -> dict[str, float]:
+    """By role, the share of a window in which its actors worked, on whatever step: their mean.
+
+    Args:
+        engines: how many actors each role has; roles that it does not name have those that did something.
+    """
+    periods: dict[str, dict[str, list[Period]]] = {role: {} for role, count in engines.items() if count}
+    for span in spans:
+        start, end = max(span.start, window.start), min(span.end, window.end)
+        if role_of(span.track) != "driver" and end > start:
+            periods.setdefault(role_of(span.track), {}).setdefault(span.track, []).append(Period(start, end))
+    length = window.end - window.start
+    return {
+        role: sum(p.end - p.start for own in tracks.values() for p in busy(own)) / length
+        / max(engines.get(role, 0), len(tracks))
+        for role, tracks in periods.items()
+    }  # fmt: skip
+
+
+def _last_ends(own: list[Span]) -> dict[str, float]:
+    """What has to be there before a step can be trained on -> when the last of it was."""
+    ends: dict[str, float] = {}
+    for span in own:
+        if (part := _UNDER_WAY.get(span.name)) is not None:
+            ends[part] = max(span.end, ends.get(part, span.end))
+    return ends
+
+
+def _missing(under_way: set[str]) -> str:
+    if {"explore", "generate"} <= under_way:
+        return "explore_and_generate"
+    return next((part for part in ("explore", "generate", "bank", "verify") if part in under_way), "assemble")
+
+
+def _pieces(whole: Span, spans: Iterable[Span], moments: Iterable[float]) -> list[tuple[float, float]]:
+    """The step cut wherever something begins or ends."""
+    cuts = {whole.start, whole.end, *moments, *(t for span in spans for t in (span.start, span.end))}
+    inside = sorted(t for t in cuts if whole.start <= t <= whole.end)
+    return list(zip(inside, inside[1:], strict=False))
+
+
+def _at(spans: Sequence[Span], moment: float) -> str | None:
+    """What goes on from `moment` on; of several, what began last."""
+    going_on = [span for span in spans if span.start <= moment < span.end]
+    return max(going_on, key=lambda span: span.start).name if going_on else None
+
+
+def _order(part: str) -> tuple[int, str]:
+    return (ORDER.index(part) if part in ORDER else len(ORDER), part)

@@ -1,0 +1,45 @@
+"""The driver's clock of one step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from s2l_ray.timing.spans import Span
+
+DRIVER = "driver"
+PHASES = ("hand_over", "rollout", "update", "swap", "evaluate", "checkpoint")
+"""What the driver does in a step, one after the other."""
+
+
+class StepClock:
+    """Times the phases of a step.
+
+    Args:
+        step: 1-based.
+        on_phase: told the name of each phase as it begins.
+    """
+
+    def __init__(self, step: int, on_phase: Callable[[str], None] = lambda name: None) -> None:
+        self.step = step
+        self._on_phase = on_phase
+        # Spans are compared between processes, so they are in the time of day; but a day's clock may be set.
+        self._epoch = time.time() - time.monotonic()
+        self.start = self._now()
+        self.phases: list[Span] = []
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name it as `PHASES` does."""
+        self._on_phase(name)
+        start = self._now()
+        yield
+        self.phases.append(Span(DRIVER, name, self.step, start, self._now()))
+
+    def whole(self) -> Span:
+        """The step so far."""
+        return Span(DRIVER, "step", self.step, self.start, self._now())
+
+    def _now(self) -> float:
+        return self._epoch + time.monotonic()

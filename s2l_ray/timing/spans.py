@@ -1,0 +1,66 @@
+"""When what was done: the spans that a step's seconds are accounted from, and that a timeline is drawn of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import NamedTuple
+
+from s2l_ray.rollout import Period
+
+MOST_INTERVALS = 200
+"""Of one actor, activity and step: a verifier that checks a thousand sets has as many periods."""
+
+
+class Span(NamedTuple):
+    """One piece of work."""
+
+    track: str
+    """Who did it: "driver", "trainer 0", "learner 1", "explorer 0", "verifier 0", "bank"."""
+    name: str
+    """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: `training.clock.TRAINER_PARTS`.
+    Driver: step (all of it), and its phases: hand_over, rollout, update, swap, evaluate, checkpoint."""
+    step: int
+    """The step that it was done for; 0: for an evaluation."""
+    start: float
+    end: float
+    """Seconds since the epoch."""
+
+
+def role_of(track: str) -> str:
+    """ "explorer 0" -> "explorer"."""
+    return track.split()[0]
+
+
+def number_of(track: str) -> int:
+    """ "explorer 3" -> 3; 0 for what there is one of."""
+    return int(track.split()[1]) if " " in track else 0
+
+
+def busy(periods: Iterable[Period], most: int = MOST_INTERVALS) -> list[Period]:
+    """The union of periods as disjoint ones in order. Beyond `most` of them the smallest gaps are closed."""
+    found: list[list[float]] = []
+    for start, end in sorted(periods):
+        if found and start <= found[-1][1]:
+            found[-1][1] = max(found[-1][1], end)
+        else:
+            found.append([start, end])
+    if len(found) > most:
+        gaps = sorted(range(1, len(found)), key=lambda i: found[i][0] - found[i - 1][1])
+        kept = sorted(gaps[len(found) - most :])
+        starts, ends = [0, *kept], [*kept, len(found)]
+        found = [[found[a][0], found[b - 1][1]] for a, b in zip(starts, ends, strict=True)]
+    return [Period(start, end) for start, end in found]
+
+
+def merged(spans: Iterable[Span], most: int = MOST_INTERVALS) -> list[Span]:
+    """`busy` for the spans of each actor, activity and step."""
+
+    def owner(span: Span) -> tuple[str, str, int]:
+        return span.track, span.name, span.step
+
+    return [
+        Span(*key, *period)
+        for key, own in groupby(sorted(spans), key=owner)
+        for period in busy((Period(span.start, span.end) for span in own), most)
+    ]
