@@ -12,6 +12,7 @@ import ray
 from actors.calls import fetch
 from actors.scheduler import StepBatch
 from actors.seating import Engine, Seating
+from actors.swaps import SwapReport
 from actors.trainer import TrainerGroup
 from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
@@ -35,6 +36,7 @@ class ActorGraph:
         train, held_out: rendered prompts, by id, distinct between the two.
         progress: told what is being started.
         note: told what happened to engines on the way.
+        left_out: prompts that steps leave out, known from before: by step.
 
     Raises:
         PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
@@ -49,8 +51,11 @@ class ActorGraph:
         held_out: list[Prompt],
         progress: Say,
         note: Say,
+        left_out: dict[int, list[str]],
     ) -> None:
         self._config = config
+        self._left_out = left_out
+        self._collecting: tuple[int, ray.ObjectRef] | None = None
         self._layout = layout
         self._note = note
         self._seating: Seating | None = None
@@ -84,7 +89,9 @@ class ActorGraph:
         self._seating.wait_ready(engines, verifiers)
         progress("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = self._seating.scheduler([p.id for p in train], engines, verifiers, len(ranks))
+        self._scheduler = self._seating.scheduler(
+            [p.id for p in train], engines, verifiers, len(ranks), self._left_out, None
+        )
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
 
@@ -99,39 +106,54 @@ class ActorGraph:
         return self.engines["explorer"] > 0
 
     def recall(self, observed: dict[int, tuple[int, int]]) -> None:
-        """What an adaptive schedule measured in the steps before those that come (`StepRecord.explorer_only`)."""
+        """The run goes on after these steps: drop what was asked for, and remember what they measured.
+
+        Args:
+            observed: by step, `StepRecord.explorer_only`, which an adaptive schedule depends on.
+        """
+        self._collecting = None
         self._call(self._scheduler.recall.remote(observed), "recalling the schedule's measurements")
+
+    def begin_collect(self, step: int) -> None:
+        """Ask for a step's groups now, to `collect` them later."""
+        if self._collecting is None or self._collecting[0] != step:
+            self._collecting = (step, self._scheduler.collect.remote(step))
 
     def collect(self, step: int) -> StepBatch:
         """The step's whole, verified groups, by reference."""
-        return self._call(self._scheduler.collect.remote(step, self.version), f"collecting step {step}")
+        self.begin_collect(step)
+        batch = self._call(self._collecting[1], f"collecting step {step}")
+        self._collecting = None
+        return batch
 
     def update(self, batch: StepBatch) -> dict[str, float]:
         """One update of the learner; engines on the trainer's devices sleep meanwhile. Returns its metrics."""
         fall_asleep(*self._sleepers())
         return self.trainer.update(batch)
 
-    def swap(self, version: int) -> int:
-        """Hand the trainer's weights to the learner engines as `version`. Returns the bytes sent.
+    def swap(self, version: int) -> SwapReport:
+        """Hand the trainer's weights to the learner engines as `version`.
 
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
         """
         self.version = -1
+        self._call(self._scheduler.hold.remote(), "holding the learner's requests")
 
-        def deliver() -> int:
+        def deliver() -> SwapReport:
             report = self.trainer.swap(version)
             for member in report.lost:
                 self._lose(("learner", member.number), f"it did not take part in the swap to weight version {version}")
-            return report.bytes
+            return report
 
-        sent = swap_and_wake(*self._sleepers(), deliver)
+        report = swap_and_wake(*self._sleepers(), deliver)
         self.version = version
-        return sent
+        self._call(self._scheduler.release.remote(version), "sending the learner's requests")
+        return report
 
     def evaluate(self, prompt_ids: list[str], sources: list[Source]) -> list[list[RolloutSummary]]:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""
         samples = self._config.evaluation.samples
-        calls = [self._scheduler.evaluate.remote(prompt_ids, source, samples, self.version) for source in sources]
+        calls = [self._scheduler.evaluate.remote(prompt_ids, source, samples) for source in sources]
         return self._call(calls, "evaluation")
 
     def score(self, token_ids: np.ndarray) -> list[np.ndarray]:

@@ -1,20 +1,26 @@
 """Decides who samples what for which step and hands out groups as object refs. It never holds a token.
 
-Explorer requests of coming steps are dispatched as soon as the present step's are done: the explorer is frozen, so its
-rollouts cannot become stale while the trainer works. Learner requests go out when their weight version is in.
+Explorer requests of coming steps go out as far ahead as the buffer allows: the explorer is frozen, so its rollouts
+cannot become stale while the trainer works; or they are read from a bank. Learner requests go out when weights that are
+new enough for their step are in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from s2l_ray.errors import StepTimeoutError
-from s2l_ray.rollout import RolloutSummary, SampleRequest, Source
+from s2l_ray.ahead import ExploreAhead
+from s2l_ray.dispatch import Pool
+from s2l_ray.errors import GroupError, StepTimeoutError
+from s2l_ray.rollout import Period, RolloutSummary, SampleRequest, SetReport, Source
 from s2l_ray.schedule import Share
 from s2l_ray.scheduling import (
     StepPlanner,
@@ -22,8 +28,10 @@ from s2l_ray.scheduling import (
     check_group,
     mini_batches,
     solved_by_explorer_only,
+    staleness,
     without_variance,
 )
+from s2l_ray.timing import Span, busy
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,40 @@ class StepBatch:
     spans: dict[str, float]
     """Seconds from sending the first request of a source to its last verdict: "explore" (which may have begun, and
     ended, while the trainer worked on earlier steps) and "learner_generate". What samples nothing has none."""
+    work: list[Span]
+    """When engines, verifiers and bank worked, on this step and ahead, since the step before."""
     refilled: int
     """Groups sampled to replace such without variance, used or not."""
     explorer_only: tuple[int, int]
     """See `scheduling.solved_by_explorer_only`."""
+    left_out: list[str]
+    """Prompts whose groups were not whole when enough others were (rollout.straggler_groups)."""
+    stale_dropped: int
+    """Rollouts that were too old, and were sampled again."""
+    banked: int
+    """Rollouts that came from the bank."""
+    ahead_bytes: int
+    """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How far requests run ahead of the trainer.
+
+    Args:
+        explore_ahead_steps, explore_ahead_bytes: bounds on what the explorer samples for coming steps.
+        bytes_per_rollout: the most that one rollout takes in the object store.
+        max_staleness: versions that the learner's rollouts may be old when they are trained on.
+        capacity: rollouts outstanding at one engine, by source.
+        left_out: prompts that a step leaves out, known from before: by step.
+    """
+
+    explore_ahead_steps: int
+    explore_ahead_bytes: int
+    bytes_per_rollout: int
+    max_staleness: int
+    capacity: dict[Source, int]
+    left_out: dict[int, list[str]]
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -59,75 +97,125 @@ class Scheduler:
 
     Args:
         planner: requests of every step.
-        steps: T; nothing is explored ahead of the last step.
-        explore_ahead: how many coming steps the explorer may sample while the trainer works.
+        steps: T; nothing is sampled ahead of the last step.
+        pipeline: how far ahead.
         refill_rounds: how often groups without variance are replaced in one step.
         ranks: trainer ranks to balance groups over.
         mini_batch_prompts: groups per optimizer step.
         timeout_s: bound on every wait.
         engines: actors by source and number.
+        bank: actor that holds explorer rollouts, or None.
+        records: whether what the explorer samples is recorded in the bank.
     """
 
     def __init__(
         self,
         planner: StepPlanner,
         steps: int,
-        explore_ahead: int,
+        pipeline: Pipeline,
         refill_rounds: int,
         ranks: int,
         mini_batch_prompts: int,
         timeout_s: float,
         engines: dict[Source, dict[int, Any]],
         verifiers: list[Any],
+        bank: Any | None = None,
+        reads: bool = False,
+        records: bool = False,
     ) -> None:
         self._planner = planner
         self._steps = steps
-        self._explore_ahead = explore_ahead
+        self._pipeline = pipeline
         self._refill_rounds = refill_rounds
         self._ranks = ranks
         self._mini_batch_prompts = mini_batch_prompts
         self._timeout_s = timeout_s
-        self._engines = {source: _Pool(members) for source, members in engines.items()}
-        self._verifiers = _Pool(dict(enumerate(verifiers)))
-        self._exploring: dict[int, _Sampling] = {}
+        self._engines = {source: Pool(members, pipeline.capacity[source]) for source, members in engines.items()}
+        self._verifiers = Pool(dict(enumerate(verifiers)))
+        self._bank, self._reads, self._records = bank, reads, records
+        self._periods: dict[tuple[str, str, int], list[Period]] = defaultdict(list)
+        self._forget()
 
-    async def collect(self, step: int, weight_version: int) -> StepBatch:
+    def _forget(self) -> None:
+        pipeline = self._pipeline
+        self._sampling: dict[tuple[int, Source], _Sampling] = defaultdict(_Sampling)
+        self._ahead = ExploreAhead(
+            lambda step: self._planner.requests(step, "explorer", self._candidates(step)),
+            self._steps,
+            pipeline.explore_ahead_steps,
+            pipeline.explore_ahead_bytes,
+            pipeline.bytes_per_rollout,
+        )
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    async def collect(self, step: int) -> StepBatch:
         """All groups of `step`, whole and verified.
 
         Args:
             step: 1-based.
-            weight_version: what the learner engines hold.
 
         Raises:
             GroupError: a group is not exactly G rollouts of its prompt.
             StepTimeoutError: not everything came back in time; the message counts what is missing by source.
         """
-        prompts = self._planner.prompts(step)
-        exploring = self._explore(step)
-        learning = self._dispatch(self._planner.requests(step, "learner", prompts, weight_version))
-        parts = await self._finish(step, "explorer", exploring)
-        del self._exploring[step]
-        for coming in range(step + 1, min(step + self._explore_ahead, self._steps) + 1):
-            self._explore(coming)
-        parts += await self._finish(step, "learner", learning)
-        groups, refilled = await self._refill(step, self._groups(step, prompts, parts), weight_version)
+        for coming in range(step, min(step + self._pipeline.max_staleness, self._steps) + 1):
+            self._learn(coming)
+        self._start(self._ahead.begin(step))
+        self._explore_ahead()
+        whole = await self._whole(step)
+        left_out = [prompt_id for prompt_id in self._candidates(step) if prompt_id not in whole]
+        groups = [self._group(step, prompt_id, parts) for prompt_id, parts in whole.items()]
+        groups, refilled = await self._refill(step, groups)
         compared = solved_by_explorer_only(group.rows for group in groups)
         self._planner.schedule.observe(step, *compared)
-        spans = {"explore": exploring.span, "learner_generate": learning.span}
+        explored, learned = (self._sampling.pop((step, source), _Sampling()) for source in ("explorer", "learner"))
+        spans = {"explore": explored.span, "learner_generate": learned.span}
         return StepBatch(
             share=self._planner.schedule.share(step),
             prompts=[group.prompt_id for group in groups],
             assignment=self._assign(groups),
             summaries=[row for group in groups for row in group.rows],
             spans={name: span for name, span in spans.items() if span is not None},
+            work=self._work(),
             refilled=refilled,
             explorer_only=compared,
+            left_out=left_out,
+            stale_dropped=learned.stale,
+            banked=explored.banked,
+            ahead_bytes=self._ahead.held,
         )
 
     async def recall(self, observed: dict[int, tuple[int, int]]) -> None:
-        """What the schedule measured in earlier steps of a run that goes on: by step, see `solved_by_explorer_only`."""
+        """A run goes on, or goes back: drop what is under way, and remember what the schedule measured before.
+
+        Args:
+            observed: by step, see `solved_by_explorer_only`.
+        """
+        for sampling in self._sampling.values():
+            sampling.cancel()
+        self._forget()
         for step, compared in observed.items():
             self._planner.schedule.observe(step, *compared)
+
+    async def evaluate(self, prompt_ids: list[str], source: Source, samples: int) -> list[RolloutSummary]:
+        """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
+        requests = [SampleRequest(0, p, source, samples, self._planner.seed, None, sampling="eval") for p in prompt_ids]
+        sampling = _Sampling()
+        for request in requests:
+            sampling.add(request.prompt_id, self._roll_out(request, sampling))
+        parts = await self._finish(0, {source: sampling})
+        return [row for part in parts for row in part.rows]
+
+    # ---- engines ----------------------------------------------------------------------------------------------------
+
+    async def hold(self) -> None:
+        """A weight swap begins: learner engines get no request until `release`."""
+        self._engines["learner"].hold()
+
+    async def release(self, version: int) -> None:
+        """The learner engines hold `version`."""
+        self._engines["learner"].release(version)
 
     async def add(self, source: Source, number: int, engine: Any) -> None:
         """An engine has joined: it gets requests from now on."""
@@ -152,54 +240,158 @@ class Scheduler:
         """Forget an engine that is gone."""
         self._engines[source].remove(number)
 
-    async def evaluate(
-        self, prompt_ids: list[str], source: Source, samples: int, weight_version: int
-    ) -> list[RolloutSummary]:
-        """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
-        version = weight_version if source == "learner" else None
-        seed = self._planner.seed
-        requests = [SampleRequest(0, p, source, samples, seed, version, sampling="eval") for p in prompt_ids]
-        parts = await self._finish(0, source, self._dispatch(requests))
-        return [row for _, rows in parts for row in rows]
+    # ---- requests ---------------------------------------------------------------------------------------------------
 
-    def _explore(self, step: int) -> _Sampling:
-        if step not in self._exploring:
-            prompts = self._planner.prompts(step)
-            self._exploring[step] = self._dispatch(self._planner.requests(step, "explorer", prompts))
-        return self._exploring[step]
+    def _candidates(self, step: int) -> list[str]:
+        left_out = set(self._pipeline.left_out.get(step, ()))
+        return [prompt_id for prompt_id in self._planner.candidates(step) if prompt_id not in left_out]
 
-    def _dispatch(self, requests: list[SampleRequest]) -> _Sampling:
-        return _Sampling([asyncio.create_task(self._roll_out(request)) for request in requests])
+    def _learn(self, step: int) -> None:
+        """Send the learner's requests of a step, if they were not sent before."""
+        if (step, "learner") not in self._sampling:
+            self._sampling[step, "learner"] = _Sampling()
+            self._start(self._planner.requests(step, "learner", self._candidates(step)))
 
-    async def _roll_out(self, request: SampleRequest) -> _Part:
+    def _explore_ahead(self) -> None:
+        while (request := self._ahead.next()) is not None:
+            self._start([request])
+
+    def _start(self, requests: Iterable[SampleRequest]) -> None:
+        for request in requests:
+            sampling = self._sampling[request.step, request.source]
+            roll_out = self._explored(request, sampling) if request.source == "explorer" else self._learned(request)
+            sampling.add(request.prompt_id, roll_out)
+
+    async def _explored(self, request: SampleRequest, sampling: _Sampling) -> _Part:
+        """From the bank if it has them, else from an engine; then there may be room to explore further ahead."""
+        if self._reads and (await self._bank.covers.remote([request]))[0]:
+            part = await self._withdraw(request)
+            sampling.banked += request.count
+        else:
+            part = await self._roll_out(request, sampling)
+            if self._records:
+                await self._bank.record.remote(request, part.scored)
+        self._ahead.finished(request, part.nbytes)
+        self._explore_ahead()
+        return part
+
+    async def _learned(self, request: SampleRequest) -> _Part:
+        """With weights that are new enough when the step is trained; what is too old all the same is done again."""
+        sampling = self._sampling[request.step, "learner"]
+        oldest = max(0, request.step - 1 - self._pipeline.max_staleness)
+        for _ in range(2):
+            part = await self._roll_out(request, sampling, oldest)
+            old = sum(staleness(row, request.step) > self._pipeline.max_staleness for row in part.rows)
+            if not old:
+                return part
+            sampling.stale += old
+        raise GroupError(
+            f"step {request.step}: a learner engine sampled {request.prompt_id} twice with weights older than the "
+            f"allowed version {oldest} (rollout.max_staleness: {self._pipeline.max_staleness})"
+        )
+
+    async def _withdraw(self, request: SampleRequest) -> _Part:
+        begin = time.time()
+        scored, report = self._bank.read.remote(request)
+        part = _Part(scored, await report)
+        self._periods["bank", "read", request.step].append(Period(begin, time.time()))
+        return part
+
+    async def _roll_out(self, request: SampleRequest, sampling: _Sampling, oldest: int | None = None) -> _Part:
         """Sample, then verify: the rollouts go from engine to verifier to object store without passing here."""
-        engine = self._engines[request.source].take(request.count)
-        verifier = self._verifiers.take(request.count)
+        pool = self._engines[request.source]
+        engine = await pool.take(request.count, request.step, oldest)
+        verifier = await self._verifiers.take(request.count, request.step)
+        sampling.began()
+        sampled = None
         try:
-            sampled = engine.actor.sample.remote(request)
-            scored, report = verifier.actor.verify.remote(sampled)
-            return scored, (await report).rows
+            sampled = engine.worker.sample.remote(request.at_version(pool.version))
+            scored, report = verifier.worker.verify.remote(sampled)
+            part = _Part(scored, await report)
+        except asyncio.CancelledError:
+            if sampled is not None:
+                ray.cancel(sampled)
+            raise
         finally:
-            engine.give_back(request.count)
-            verifier.give_back(request.count)
+            pool.give_back(engine, request.count)
+            self._verifiers.give_back(verifier, request.count)
+        name = "explore" if request.source == "explorer" else "generate"
+        self._note(f"{request.source} {engine.number}", name, request.step, part.report.sampled)
+        self._note(f"verifier {verifier.number}", "verify", request.step, part.report.verified)
+        return part
 
-    async def _finish(self, step: int, source: Source, sampling: _Sampling) -> list[_Part]:
-        tasks = sampling.tasks
-        if not tasks:
-            return []
-        done, pending = await asyncio.wait(tasks, timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()  # raises what the engine or the verifier raised
-        if pending:
-            for task in pending:
-                task.cancel()
-            raise StepTimeoutError(
-                f"step {step}: {len(pending)} of {len(tasks)} {source} requests did not finish within "
-                f"{self._timeout_s:.0f} s (cluster.step_timeout_s)"
-            )
+    def _note(self, track: str, name: str, step: int, period: Period | None) -> None:
+        if period is not None:
+            self._periods[track, name, step].append(period)
+
+    def _work(self) -> list[Span]:
+        found, self._periods = self._periods, defaultdict(list)
+        return [Span(*key, *period) for key, periods in found.items() for period in busy(periods)]
+
+    # ---- groups -----------------------------------------------------------------------------------------------------
+
+    async def _whole(self, step: int) -> dict[str, list[_Part]]:
+        """The parts of every group that the step takes, in the order of its prompts: all, or those whole first.
+
+        The others are stopped.
+        """
+        sources: dict[Source, _Sampling] = {source: self._sampling[step, source] for source in ("explorer", "learner")}
+        prompts = self._candidates(step)
+        groups = {
+            prompt_id: asyncio.gather(*[s.tasks[prompt_id] for s in sources.values() if prompt_id in s.tasks])
+            for prompt_id in prompts
+        }
+        enough = len(self._planner.prompts(step))
+        await self._wait(step, list(groups.values()), min(enough, len(groups)), sources)
+        done = [prompt_id for prompt_id in prompts if groups[prompt_id].done()][:enough]
+        for prompt_id in prompts:
+            if prompt_id not in done:
+                with contextlib.suppress(asyncio.CancelledError):
+                    groups[prompt_id].cancel()
+                    await groups[prompt_id]
+        return {prompt_id: groups[prompt_id].result() for prompt_id in done}
+
+    async def _finish(self, step: int, sources: dict[Source, _Sampling]) -> list[_Part]:
+        """All of what they sample."""
+        tasks = [task for sampling in sources.values() for task in sampling.tasks.values()]
+        await self._wait(step, tasks, len(tasks), sources)
         return [task.result() for task in tasks]
 
-    async def _refill(self, step: int, groups: list[_Group], weight_version: int) -> tuple[list[_Group], int]:
+    async def _wait(
+        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, _Sampling]
+    ) -> None:
+        """Until so many are done, raising what any of them raises."""
+        ready, missing = asyncio.Event(), enough
+
+        def count(future: asyncio.Future) -> None:
+            nonlocal missing
+            missing -= 1
+            if missing <= 0 or future.cancelled() or future.exception() is not None:
+                ready.set()
+
+        for future in futures:
+            future.add_done_callback(count)
+        try:
+            if futures:
+                await asyncio.wait_for(ready.wait(), self._timeout_s)
+        except TimeoutError as error:
+            late = {
+                source: (sum(not task.done() for task in sampling.tasks.values()), len(sampling.tasks))
+                for source, sampling in sources.items()
+            }
+            for future in futures:
+                future.cancel()
+            raise StepTimeoutError(
+                f"step {step}: "
+                + " and ".join(f"{n} of {total} {source} requests" for source, (n, total) in late.items() if n)
+                + f" did not finish within {self._timeout_s:.0f} s (cluster.step_timeout_s)"
+            ) from error
+        for future in futures:
+            if future.done():
+                future.result()  # raises what the engine or the verifier raised
+                future.remove_done_callback(count)
+
+    async def _refill(self, step: int, groups: list[_Group]) -> tuple[list[_Group], int]:
         """Replace groups without variance by groups of spare prompts that have some; and how many were sampled."""
         tried = 0
         for _ in range(self._refill_rounds):
@@ -208,26 +400,26 @@ class Scheduler:
             if not spares:
                 break
             tried += len(spares)
-            exploring = self._dispatch(self._planner.requests(step, "explorer", spares))
-            learning = self._dispatch(self._planner.requests(step, "learner", spares, weight_version))
-            parts = await self._finish(step, "explorer", exploring) + await self._finish(step, "learner", learning)
-            fresh = [group for group in self._groups(step, spares, parts) if not without_variance(group.rows)]
+            fresh = [group for group in await self._sample_spares(step, spares) if not without_variance(group.rows)]
             for place, group in zip(wanting, fresh, strict=False):
                 groups[place] = group
         return groups, tried
 
-    def _groups(self, step: int, prompts: list[str], parts: list[_Part]) -> list[_Group]:
-        """The parts by prompt, every group checked to be whole."""
+    async def _sample_spares(self, step: int, spares: list[str]) -> list[_Group]:
+        sources: dict[Source, _Sampling] = {"explorer": _Sampling(), "learner": _Sampling()}
+        for request in self._planner.requests(step, "explorer", spares):
+            sources["explorer"].add(request.prompt_id, self._explored(request, sources["explorer"]))
+        for request in self._planner.requests(step, "learner", spares):
+            sources["learner"].add(request.prompt_id, self._learned(request))
+        await self._finish(step, sources)
+        return [self._group(step, p, [s.tasks[p].result() for s in sources.values() if p in s.tasks]) for p in spares]
+
+    def _group(self, step: int, prompt_id: str, parts: list[_Part]) -> _Group:
+        """Parts as a group, checked to be whole."""
         share = self._planner.schedule.share(step)
-        by_prompt: dict[str, list[_Part]] = {prompt_id: [] for prompt_id in prompts}
-        for scored, rows in parts:
-            by_prompt[rows[0].prompt_id].append((scored, rows))
-        groups = []
-        for prompt_id, sets in by_prompt.items():
-            rows = [row for _, set_rows in sets for row in set_rows]
-            check_group(prompt_id, rows, share.explorer, share.learner)
-            groups.append(_Group(prompt_id, [scored for scored, _ in sets], rows))
-        return groups
+        rows = [row for part in parts for row in part.rows]
+        check_group(prompt_id, rows, share.explorer, share.learner)
+        return _Group(prompt_id, [part.scored for part in parts], rows)
 
     def _assign(self, found: list[_Group]) -> list[list[list[GroupRefs]]]:
         groups = [group.refs for group in found]
@@ -239,8 +431,20 @@ class Scheduler:
         return per_rank
 
 
-_Part = tuple[ray.ObjectRef, list[RolloutSummary]]
-"""A scored rollout set by reference, and its numbers."""
+@dataclass(frozen=True)
+class _Part:
+    """A scored rollout set by reference, and what the scheduler learns of it."""
+
+    scored: ray.ObjectRef
+    report: SetReport
+
+    @property
+    def rows(self) -> list[RolloutSummary]:
+        return self.report.rows
+
+    @property
+    def nbytes(self) -> int:
+        return self.report.nbytes
 
 
 @dataclass(frozen=True)
@@ -258,55 +462,32 @@ class _Group:
 
 
 class _Sampling:
-    """The tasks of one source in one step, and how long they took together."""
+    """The requests of one source in one step: a task per prompt, and how long they took together."""
 
-    def __init__(self, tasks: list[asyncio.Task]) -> None:
-        self.tasks = tasks
-        self._start = self._end = time.monotonic()
-        for task in tasks:
-            task.add_done_callback(self._note_end)
+    def __init__(self) -> None:
+        self.tasks: dict[str, asyncio.Task[_Part]] = {}
+        self.stale = 0
+        self.banked = 0
+        self._start: float | None = None
+        self._end = 0.0
+
+    def add(self, prompt_id: str, roll_out: Any) -> None:
+        task = asyncio.create_task(roll_out)
+        task.add_done_callback(self._note_end)
+        self.tasks[prompt_id] = task
+
+    def began(self) -> None:
+        """A request went to an engine."""
+        self._start = time.monotonic() if self._start is None else self._start
+
+    def cancel(self) -> None:
+        for task in self.tasks.values():
+            task.cancel()
 
     def _note_end(self, _: asyncio.Task) -> None:
         self._end = time.monotonic()
 
     @property
     def span(self) -> float | None:
-        """Seconds from sending the first request to the last verdict, once all are done; None without any."""
-        return self._end - self._start if self.tasks else None
-
-
-class _Member:
-    """An actor and the rollouts it has outstanding."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-        self.load = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def give(self, rollouts: int) -> None:
-        self.load += rollouts
-        self.idle.clear()
-
-    def give_back(self, rollouts: int) -> None:
-        self.load -= rollouts
-        if self.load == 0:
-            self.idle.set()
-
-
-class _Pool:
-    """Actors of one kind, by number; work goes to the one with the least outstanding, the first of equals."""
-
-    def __init__(self, actors: dict[int, Any]) -> None:
-        self._members = {number: _Member(actor) for number, actor in sorted(actors.items())}
-
-    def add(self, number: int, actor: Any) -> None:
-        self._members[number] = _Member(actor)
-
-    def remove(self, number: int) -> _Member:
-        return self._members.pop(number)
-
-    def take(self, rollouts: int) -> _Member:
-        member = min(self._members.values(), key=lambda m: m.load)
-        member.give(rollouts)
-        return member
+        """Seconds from sending the first request to the last verdict, once all are done; None if none was sent."""
+        return None if self._start is None else self._end - self._start

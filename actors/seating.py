@@ -13,7 +13,7 @@ import ray
 from actors.calls import fetch
 from actors.explorer import Explorer
 from actors.learner import Learner
-from actors.scheduler import Scheduler
+from actors.scheduler import Pipeline, Scheduler
 from actors.swaps import LearnerMember
 from actors.trainer import TrainerRank
 from actors.verifier import Verifier
@@ -23,7 +23,10 @@ from s2l_ray.generation.engine import EngineSettings, engine_environment
 from s2l_ray.placement.plan import Layout, Seat
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.rollout import Prompt, Source
-from s2l_ray.scheduling import StepPlanner
+from s2l_ray.scheduling import step_planner
+
+BYTES_PER_TOKEN = 16
+"""At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""
 
 
 @dataclass(frozen=True)
@@ -110,33 +113,54 @@ class Seating:
         self._closers += pool
         return pool
 
-    def scheduler(self, train: Sequence[str], engines: Sequence[Engine], verifiers: list[Any], ranks: int) -> Any:
-        """The scheduler over engines and verifiers that are ready. `train`: prompt ids in file order."""
+    def scheduler(
+        self,
+        train: Sequence[str],
+        engines: Sequence[Engine],
+        verifiers: list[Any],
+        ranks: int,
+        left_out: dict[int, list[str]],
+        bank: Any | None,
+    ) -> Any:
+        """The scheduler over engines and verifiers that are ready.
+
+        Args:
+            train: prompt ids in file order.
+            left_out: what steps are known to leave out, see `Pipeline`.
+            bank: actor, or None.
+        """
         config = self._config
-        schedule = config.schedule.build(config.rollout.group_size)
-        explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
         pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
         for engine in engines:
             pools[engine.seat.role][engine.seat.index] = engine.actor
         return self._spawn(
             Scheduler,
             {},
-            StepPlanner(
-                train,
-                schedule,
-                config.rollout.prompts_per_step,
-                config.seed,
-                config.explorer_seed,
-                config.rollout.straggler_groups,
-            ),
+            step_planner(config, train),
             steps=config.schedule.steps,
-            explore_ahead=0 if explorers_sleep else config.rollout.explore_ahead_steps,
+            pipeline=self._pipeline(engines, left_out),
             refill_rounds=config.rollout.refill_rounds,
             ranks=ranks,
             mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
             timeout_s=config.cluster.step_timeout_s,
             engines=pools,
             verifiers=verifiers,
+            bank=bank,
+            reads=config.bank.mode in ("read", "readwrite"),
+            records=config.bank.mode in ("write", "readwrite"),
+        )
+
+    def _pipeline(self, engines: Sequence[Engine], left_out: dict[int, list[str]]) -> Pipeline:
+        rollout, samplers = self._config.rollout, self._config.engines
+        explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
+        return Pipeline(
+            explore_ahead_steps=0 if explorers_sleep else rollout.explore_ahead_steps,
+            explore_ahead_bytes=int(rollout.explore_ahead_gb * 2**30),
+            bytes_per_rollout=rollout.max_tokens * BYTES_PER_TOKEN,
+            max_staleness=rollout.max_staleness,
+            # One batch at work and one that waits, so that an engine never has to ask for more.
+            capacity={s: 2 * getattr(samplers, s).max_num_seqs for s in ("explorer", "learner")},
+            left_out=left_out,
         )
 
     def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any]) -> None:

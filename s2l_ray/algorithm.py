@@ -25,6 +25,7 @@ from ray.tune import Trainable
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.scheduler import StepBatch
+from s2l_ray import left_out
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
@@ -39,7 +40,7 @@ from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
 from s2l_ray.run_directory import RunDirectory, read_state, write_state
-from s2l_ray.scheduling import step_digest
+from s2l_ray.scheduling import step_digest, step_planner
 from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
@@ -89,6 +90,7 @@ class S2LPO(Trainable):
         self._owns_ray = connect(self.settings.cluster.address)
         self._reporter.phase("planning")
         self.plan = self._make_plan()
+        self._left_out = self._known_left_out()
         checkpoint = self._checkpoint_to_resume()
         first_step = read_state(checkpoint)["step"] + 1 if checkpoint else 1
         self._graph = ActorGraph(
@@ -99,6 +101,7 @@ class S2LPO(Trainable):
             self._held_out,
             progress=self._reporter.phase,
             note=self._reporter.note,
+            left_out=self._left_out,
         )
         if checkpoint:
             self.load_checkpoint(str(checkpoint))
@@ -111,6 +114,14 @@ class S2LPO(Trainable):
             return Path(self.settings.resume).resolve()
         checkpoints = self._run.checkpoints
         return checkpoints[-1][1] if checkpoints else None
+
+    def _known_left_out(self) -> dict[int, list[str]]:
+        rollout, own = self.settings.rollout, self._run.path / left_out.NAME
+        if rollout.replay_left_out is not None:
+            planner = step_planner(self.settings, [prompt.id for prompt in self._train])
+            path = Path(rollout.replay_left_out).resolve()
+            return left_out.replayed_left_out(path, planner, self.settings.schedule.steps)
+        return left_out.read_left_out(own) if own.exists() else {}
 
     def _make_plan(self) -> Plan:
         """Who sits where, on the nodes that Ray has or on those that placement.inventory describes."""
@@ -168,17 +179,26 @@ class S2LPO(Trainable):
                 self._graph.enter(step)
         with clock.phase("rollout"):
             batch = self._graph.collect(step)
+            self._remember_left_out(step, batch)
         with clock.phase("update"):
             metrics = self._graph.update(batch)
         sampled_with = self._graph.version
         with clock.phase("swap"):
             self._graph.swap(step)
         self._step = step
-        self._finish_step(batch, metrics, sampled_with, clock)
         done = step == self.settings.schedule.steps
+        if not done and not self._graph.moves_before(step + 1):
+            self._graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
+        self._finish_step(batch, metrics, sampled_with, clock)
         if done:
             self._finish()
         return {**self._records[-1].to_json(), "done": done}
+
+    def _remember_left_out(self, step: int, batch: StepBatch) -> None:
+        """Before it is trained on: the step may have to be done again."""
+        chosen = self._left_out.get(step) or batch.left_out
+        if chosen:
+            left_out.append_left_out(self._run.path / left_out.NAME, step, chosen)
 
     def _finish_late(self) -> dict[str, Any]:
         """A run that was stopped between its last checkpoint and its summary has only its end to do."""

@@ -73,6 +73,10 @@ class SampleRequest:
             return rollout_seed(self.seed, self.step, self.prompt_id, self.source, 0)
         return rollout_seed(self.seed, "draws", self.prompt_id, self.source, self.first_draw)
 
+    def at_version(self, version: int | None) -> SampleRequest:
+        """The same request of the weights that the engines hold."""
+        return replace(self, weight_version=version)
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -4,6 +4,7 @@ config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: the MLflow run id
 steps.jsonl             one record per step
 checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
+left_out.jsonl          groups that were left out (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step
 model/                  the trained learner, Hugging Face layout
 summary.json, figures/  at the end
@@ -37,6 +38,8 @@ FREE_TO_CHANGE = (
     ),
     *(
         "rollout.explore_ahead_steps",
+        "rollout.explore_ahead_gb",
+        "bank",
         "rollout.keep_groups",
         "trainer.ranks",
         "trainer.cpus",

@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.rollout import RolloutSummary, SampleRequest, Source
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
 
 _SPARES = 1
 """Tells the order of spare prompts from other random choices of the same seed and step."""
@@ -72,19 +76,18 @@ class StepPlanner:
         order = np.random.default_rng((self.seed, step, _SPARES)).permutation(len(self.prompt_ids))
         return [self.prompt_ids[i] for i in order if self.prompt_ids[i] not in taken]
 
-    def requests(
-        self, step: int, source: Source, prompt_ids: Sequence[str], weight_version: int | None = None
-    ) -> list[SampleRequest]:
+    def requests(self, step: int, source: Source, prompt_ids: Sequence[str]) -> list[SampleRequest]:
         """One request per prompt, or none when the source has no share in the step.
 
-        Every epoch has G explorer rollouts of each prompt to itself, of which a step takes its first G_w.
+        The learner's get the version that samples them when they are sent. Every epoch has G explorer rollouts of each
+        prompt to itself, of which a step takes its first G_w.
         """
         share = self.schedule.share(step)
         count = share.explorer if source == "explorer" else share.learner
         if count == 0:
             return []
         if source == "learner":
-            return [SampleRequest(step, p, source, count, self.seed, weight_version) for p in prompt_ids]
+            return [SampleRequest(step, p, source, count, self.seed, None) for p in prompt_ids]
         first_draw = self._epoch(step) * share.size
         return [SampleRequest(step, p, source, count, self.explorer_seed, None, first_draw) for p in prompt_ids]
 
@@ -94,6 +97,19 @@ class StepPlanner:
 
     def _epoch(self, step: int) -> int:
         return (step - 1) // self._steps_per_epoch
+
+
+def step_planner(config: Config, prompt_ids: Sequence[str]) -> StepPlanner:
+    """The requests of a run. `prompt_ids`: the training set, in file order."""
+    rollout = config.rollout
+    return StepPlanner(
+        prompt_ids,
+        config.schedule.build(rollout.group_size),
+        rollout.prompts_per_step,
+        config.seed,
+        config.explorer_seed,
+        rollout.straggler_groups,
+    )
 
 
 def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: int, learner: int) -> None:
@@ -109,6 +125,11 @@ def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: i
     expected = [("explorer", i) for i in range(explorer)] + [("learner", i) for i in range(learner)]
     if found != expected:
         raise GroupError(f"the group of prompt {prompt_id} should hold rollouts {expected}, but holds {found}")
+
+
+def staleness(row: RolloutSummary, step: int) -> int:
+    """How many versions older than the weights that `step` starts from a rollout's oldest token is."""
+    return step - 1 - row.weight_version
 
 
 def without_variance(summaries: Iterable[RolloutSummary]) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,9 +53,28 @@ def test_requests_split_every_group_by_the_schedule():
     # T_mix = 4, G = 8: step 2 has alpha 2/3, so 6 from the explorer and 2 from the learner.
     prompts = plan.prompts(2)
     assert [r.count for r in plan.requests(2, "explorer", prompts)] == [6] * 4
-    assert [(r.count, r.weight_version) for r in plan.requests(2, "learner", prompts, 1)] == [(2, 1)] * 4
-    assert plan.requests(1, "learner", prompts, 0) == [] and plan.requests(4, "explorer", prompts) == []
+    assert [r.count for r in plan.requests(2, "learner", prompts)] == [2] * 4
+    assert plan.requests(1, "learner", prompts) == [] and plan.requests(4, "explorer", prompts) == []
     assert [r.prompt_id for r in plan.requests(2, "explorer", prompts)] == prompts
+
+
+def test_the_explorers_rollouts_of_a_prompt_are_counted_over_its_visits():
+    """Nothing but the prompt, the explorer's seed and the visit decides them: not the run's seed, step or schedule."""
+
+    def seeds(seed, schedule):
+        steps = StepPlanner([f"p{i}" for i in range(8)], schedule, 4, seed, explorer_seed=7)
+        found = {}
+        for step in (1, 2, 3, 4):  # two epochs
+            for request in steps.requests(step, "explorer", steps.prompts(step)):
+                own = [request.first_seed + k for k in range(request.count)]
+                found.setdefault(request.prompt_id, []).append(own)
+        return found
+
+    constant = seeds(1, Schedule("constant", 4, 4))
+    assert all(len(visits) == 2 and visits[1][0] == visits[0][0] + 4 for visits in constant.values())
+    assert seeds(2, Schedule("constant", 4, 4)) == constant
+    fewer = seeds(3, Schedule("constant", 4, 4, Fraction(1, 2)))
+    assert fewer == {prompt: [visit[:2] for visit in visits] for prompt, visits in constant.items()}
 
 
 def test_more_prompts_per_step_than_there_are_is_refused():

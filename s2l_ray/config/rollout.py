@@ -88,9 +88,10 @@ class RolloutConfig(Section):
     """What is sampled ahead, finished or under way, takes at most so many GiB of the object store; exploring waits
     when they are full. The present step's rollouts are not counted."""
     max_staleness: NonNegative = 0
-    """The learner's engines sample a step with weights at most so many versions old, so that they work while the trainer
-    does. 0: on-policy, and the run is reproducible; above, versions depend on who was faster. Needs learner engines
-    on devices of their own. Old log-probs are the trainer's; objective.correction.learner corrects the difference."""
+    """The learner's engines sample a step with weights at most so many versions old, so that they work while the
+    trainer does. 0: on-policy, and the run is reproducible; above, versions depend on who was faster. Needs learner
+    engines on devices of their own. Old log-probs are the trainer's; objective.correction.learner corrects the
+    difference."""
     swap_mode: Literal["drain", "in_flight"] = "drain"
     """What a weight swap does with requests that are running, which only happens with max_staleness above 0.
     `drain`: it waits until they are done; those that wait for an engine start under the new weights.

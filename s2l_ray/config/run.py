@@ -149,6 +149,11 @@ class Config(Section):
                     f"rollout.explore_ahead_steps ({ahead}) must not exceed schedule.adapt_every "
                     f"({self.schedule.adapt_window}): the explorer's share is not known further ahead"
                 )
+            if (stale := self.rollout.max_staleness) > self.schedule.adapt_window:
+                raise ValueError(
+                    f"rollout.max_staleness ({stale}) must not exceed schedule.adapt_every "
+                    f"({self.schedule.adapt_window}): the learner's share is not known further ahead"
+                )
             if self.objective.grouping == "separate" and self.trainer.lr_schedule != "constant":
                 raise ValueError(
                     f"trainer.lr_schedule: {self.trainer.lr_schedule} needs the number of optimizer steps, which an "
