@@ -25,6 +25,10 @@ class ActorLostError(S2LError):
     """An actor of the run died: its process was killed, its node went away, or Ray was stopped."""
 
 
+class BankError(S2LError):
+    """The bank has no recording that this run may read, lacks rollouts, or cannot be read or written."""
+
+
 class PlacementError(S2LError):
     """The cluster cannot hold what the configuration asks for."""
 

@@ -60,7 +60,7 @@ def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -
 
 
 def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
-    path = _find(key, name)
+    path = model_directory(key, name)
     config = _read_json(key, path / "config.json")
     _check_weights(key, path)
     try:
@@ -71,7 +71,12 @@ def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
     return _Model(key, path, tokenizer, _eos_ids(key, path, config, tokenizer))
 
 
-def _find(key: str, name: str) -> Path:
+def model_directory(key: str, name: str) -> Path:
+    """Where a model is: the directory `name`, or that of the Hub id in the local cache. Nothing is downloaded.
+
+    Raises:
+        ModelError: there is neither; the message names `key`.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()

@@ -1,0 +1,51 @@
+"""The run's bank of recorded explorer rollouts, in a process of its own: tokens go from it to the object store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
+from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest, SetReport
+
+THREADS = 8
+"""Requests that are answered at one time: an object store answers slowly, but many at once."""
+
+
+def bank_options(settings: BankSettings) -> dict[str, Any]:
+    """Ray options of the actor: a local directory is on the driver's node."""
+    if not settings.is_local:
+        return {}
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_concurrency=THREADS, allow_out_of_order_execution=True)
+class Bank:
+    """A `RolloutBank` behind Ray calls. See there for what they raise."""
+
+    def __init__(self, settings: BankSettings, prompts: dict[str, Prompt]) -> None:
+        self._settings = settings
+        self._prompts = prompts
+
+    def ready(self) -> None:
+        """Open the recording."""
+        self._bank = RolloutBank(self._settings, self._prompts)
+
+    def covers(self, requests: list[SampleRequest]) -> list[bool]:
+        return self._bank.covers(requests)
+
+    @ray.method(num_returns=2)
+    def read(self, request: SampleRequest) -> tuple[RolloutSet, SetReport]:
+        """The set, for the trainer; and the numbers alone, for the scheduler."""
+        return self._bank.read(request)
+
+    def record(self, request: SampleRequest, scored: RolloutSet) -> None:
+        self._bank.record(request, scored)
+
+    def close(self) -> None:
+        """Write what is still held."""
+        if hasattr(self, "_bank"):
+            self._bank.close()

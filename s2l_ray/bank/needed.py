@@ -1,0 +1,86 @@
+"""Which explorer rollouts a run may ask for: all of them are known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from s2l_ray.bank.index import DrawRange
+from s2l_ray.rollout import SampleRequest
+from s2l_ray.schedule import AdaptiveSchedule, Schedule
+from s2l_ray.scheduling import step_planner
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+
+def is_recordable(request: SampleRequest) -> bool:
+    """Whether it asks for explorer rollouts that are the same in every run: not for evaluation, not the learner's."""
+    return request.source == "explorer" and request.first_draw is not None and request.sampling == "train"
+
+
+def draws_of(request: SampleRequest) -> DrawRange:
+    """What a recordable request asks for."""
+    return DrawRange(request.prompt_id, request.first_draw, request.count)
+
+
+def describe(request: SampleRequest) -> str:
+    """Such as "step 4, prompt train-000017, draws 8..11"."""
+    last = request.first_draw + request.count - 1
+    return f"step {request.step}, prompt {request.prompt_id}, draws {request.first_draw}..{last}"
+
+
+def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[SampleRequest]:
+    """Every explorer request that a run may make, in the order of its steps; none is part of another.
+
+    With dynamic sampling (rollout.refill_rounds) or an adaptive schedule that is more than it will make: which prompts
+    are refilled and when the explorer's share falls is known only then.
+
+    Args:
+        prompt_ids: the training set, in file order.
+    """
+    planner = step_planner(config, prompt_ids)
+    planner = replace(planner, schedule=_largest(planner.schedule))
+    refills = config.rollout.refill_rounds * config.rollout.prompts_per_step
+    found: dict[tuple[str, int], SampleRequest] = {}
+    for step in range(1, config.schedule.steps + 1):
+        if not planner.schedule.share(step).explorer:
+            continue
+        prompts = planner.candidates(step) + (planner.spares(step)[:refills] if refills else [])
+        for request in planner.requests(step, "explorer", prompts):
+            key = request.prompt_id, request.first_draw
+            if key not in found or found[key].count < request.count:
+                found[key] = request if key not in found else replace(found[key], count=request.count)
+    return list(found.values())
+
+
+def every_request(config: Config, prompt_ids: Sequence[str], rollouts: int) -> list[SampleRequest]:
+    """Draws 0 to `rollouts` - 1 of every prompt, a group's worth at a time: what one epoch may use comes first."""
+    size, seed = config.rollout.group_size, config.explorer_seed
+    return [
+        SampleRequest(first // size, prompt_id, "explorer", min(size, rollouts - first), seed, None, first)
+        for first in range(0, rollouts, size)
+        for prompt_id in prompt_ids
+    ]
+
+
+def missing_message(requests: Iterable[SampleRequest], covered: Iterable[bool], path: str) -> str | None:
+    """What a bank lacks of a run's requests; None if nothing."""
+    pairs = list(zip(requests, covered, strict=True))
+    missing = [request for request, there in pairs if not there]
+    if not missing:
+        return None
+    return (
+        f"the bank {path} lacks {len(missing)} of the {len(pairs)} explorer requests that this run may make, the "
+        f"first: {describe(missing[0])}; s2l explore CONFIG records them"
+    )
+
+
+def _largest(schedule: Schedule | AdaptiveSchedule) -> Schedule:
+    """One whose explorer's share is at no step below the schedule's."""
+    if isinstance(schedule, Schedule):
+        return schedule
+    # An adaptive share starts at ceil(start * G), never rises, and is 0 from T_mix on.
+    kind = "off" if schedule.mix_steps == 1 else "abrupt"
+    return Schedule(kind, schedule.group_size, max(1, schedule.mix_steps - 1), schedule.start)

@@ -1,0 +1,52 @@
+"""What a run does with the bank before anything starts: find its recording, and refuse what cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from s2l_ray.bank.contents import fingerprint_of, made_with
+from s2l_ray.bank.needed import missing_message, needed_requests
+from s2l_ray.bank.recording import Recording, create, matching
+from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
+from s2l_ray.bank.storage import Storage
+from s2l_ray.errors import BankError
+from s2l_ray.rollout import Prompt
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+
+def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
+    """Settings of the run's bank actor (or of a `RolloutBank`); None if the run has no bank, or never explores.
+
+    Args:
+        config: of the run.
+        train: its training prompts, in file order.
+
+    Raises:
+        BankError: bank.mode is read, and no recording there matches (the differences are named) or the one that does
+            lacks rollouts that the run may ask for (counted, with the first); a prompt was recorded with other tokens;
+            or bank.path cannot be read or written.
+        ModelError, ConfigError: see `fingerprint_of`.
+    """
+    mode = config.bank.mode
+    requests = [] if mode == "off" else needed_requests(config, [prompt.id for prompt in train])
+    if not requests:
+        return None
+    storage, fingerprint = Storage(config.bank.path), fingerprint_of(config)
+    if mode == "read":
+        recording = matching(storage, fingerprint, config.bank.recording)
+    else:
+        recording = create(storage, fingerprint, made_with())
+    settings = settings_of(storage, recording, reads=mode != "write")
+    bank = RolloutBank(settings, {prompt.id: prompt for prompt in train})
+    problem = missing_message(requests, bank.covers(requests), f"{storage.url}/{recording.name}")
+    if mode == "read" and problem:
+        raise BankError(problem)
+    return settings
+
+
+def settings_of(storage: Storage, recording: Recording, *, reads: bool) -> BankSettings:
+    """What opens this recording."""
+    return BankSettings(storage.url, recording.shards, reads, storage.is_local)

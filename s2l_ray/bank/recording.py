@@ -1,0 +1,105 @@
+"""The recordings of a bank: a directory each, named by its fingerprint.
+
+BANK/4f1c.../recording.json                     the fingerprint's fields, and what it was made with
+BANK/4f1c.../shards/20260101T120000Z-....parquet
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from s2l_ray.bank.fingerprint import FREE_WHEN_NAMED, Fingerprint
+from s2l_ray.bank.storage import Storage
+from s2l_ray.errors import BankError
+
+FORMAT = 1
+"""Of recording.json and the shards."""
+_ABOUT = "recording.json"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One of a bank."""
+
+    name: str
+    """Its directory: the fingerprint's digest."""
+    fingerprint: Fingerprint
+    made_with: dict[str, str]
+    """Versions of packages."""
+
+    @property
+    def shards(self) -> str:
+        """Their directory."""
+        return f"{self.name}/shards"
+
+
+def recordings(storage: Storage) -> list[Recording]:
+    """All of a bank, by name.
+
+    Raises:
+        BankError: the bank cannot be read, or is of a later version's format.
+    """
+    return [_read(storage, name) for name in storage.directories() if storage.exists(f"{name}/{_ABOUT}")]
+
+
+def create(storage: Storage, fingerprint: Fingerprint, made_with: dict[str, str]) -> Recording:
+    """The recording of a fingerprint, made if it is not there."""
+    recording = Recording(fingerprint.digest, fingerprint, made_with)
+    path = f"{recording.name}/{_ABOUT}"
+    if storage.exists(path):
+        return _read(storage, recording.name)
+    about = {"format": FORMAT, "fingerprint": dict(fingerprint.fields), "made_with": made_with}
+    storage.put(path, (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
+    return recording
+
+
+def matching(storage: Storage, run: Fingerprint, named: str | None) -> Recording:
+    """The recording that a run reads.
+
+    Args:
+        named: bank.recording.
+
+    Raises:
+        BankError: there is none, or more than one of that name, or it does not match; the message names the
+            differences, of the recording that has fewest.
+    """
+    found = recordings(storage)
+    if named is not None:
+        return _named(found, storage, run, named)
+    for recording in found:
+        if recording.name == run.digest:
+            return recording
+    if not found:
+        raise BankError(f"bank.path {storage.url} holds no recordings; s2l explore CONFIG makes one")
+    nearest = min(found, key=lambda recording: len(recording.fingerprint.differences(run)))
+    raise BankError(
+        f"no recording in {storage.url} was made with this run's settings; the nearest, {nearest.name}, differs: "
+        f"{'; '.join(nearest.fingerprint.differences(run))}. Change the settings, record with s2l explore CONFIG, or "
+        f"name a recording (bank.recording), which may then differ in {' and '.join(FREE_WHEN_NAMED)} only"
+    )
+
+
+def _named(found: list[Recording], storage: Storage, run: Fingerprint, named: str) -> Recording:
+    chosen = [recording for recording in found if recording.name.startswith(named)]
+    if len(chosen) != 1:
+        names = ", ".join(recording.name for recording in chosen or found) or "none"
+        raise BankError(
+            f"bank.recording {named}: {len(chosen)} recordings in {storage.url} are named so; "
+            f"{'they are' if chosen else 'there are'} {names}"
+        )
+    if differences := chosen[0].fingerprint.differences(run, but=FREE_WHEN_NAMED):
+        raise BankError(f"bank.recording {chosen[0].name} does not fit this run: {'; '.join(differences)}")
+    return chosen[0]
+
+
+def _read(storage: Storage, name: str) -> Recording:
+    path = f"{name}/{_ABOUT}"
+    try:
+        about = json.loads(storage.read(path))
+        version, fields, made_with = about["format"], about["fingerprint"], about["made_with"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BankError(f"bank.path: {storage.url}/{path} is not a recording's ({error!r}); move it away") from error
+    if version != FORMAT:
+        raise BankError(f"bank.path: {storage.url}/{path} has format {version}, this version of s2l-ray reads {FORMAT}")
+    return Recording(name, Fingerprint(fields), dict(made_with))
