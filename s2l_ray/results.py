@@ -70,6 +70,11 @@ class StepRecord:
     """Groups sampled to replace such without variance (rollout.refill_rounds), used or not."""
     explorer_only: tuple[int, int] = (0, 0)
     """Groups that the explorer alone solved, of how many that both sources sampled."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """The wall-clock seconds of the step by cause (`timing.attribution.PARTS`). They add up to `seconds["total"]`."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
+    of this step in which its actors worked, on whatever step; the mean of the actors."""
 
     @property
     def tokens(self) -> int:

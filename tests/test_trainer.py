@@ -521,3 +521,15 @@ def test_overlong_shaping_gives_equal_answers_an_order(model_dirs: dict[str, str
     assert metrics["zero_variance_groups"] == 0
     # ratio 1: the loss is minus the mean over 12 tokens of advantages +1/2 and -1/2
     assert metrics["loss"] == pytest.approx(-(4 * 0.5 - 8 * 0.5) / 12)
+
+
+def test_an_updates_parts_in_order(model_dirs: dict[str, str]) -> None:
+    trainer = make_trainer(model_dirs["qwen3"], goal=objective(kl=0.1))
+    trainer.update([random_groups(2), random_groups(2, seed=1)])
+    stepped = ["forward_backward", "optimizer"]
+    assert [part.name for part in trainer.parts] == ["prepare", "old_logprobs", "reference", *stepped, *stepped]
+    trainer.update([random_groups(2)])
+    assert [part.name for part in trainer.parts] == ["prepare", "reference", *stepped]
+    penalised = make_trainer(model_dirs["qwen3"], goal=objective(kl=0.1, kl_in="reward"))
+    penalised.update([random_groups(2)])
+    assert [part.name for part in penalised.parts] == ["prepare", "reference", "prepare", *stepped]

@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from s2l_ray.timing.attribution import PARTS, attribute, busy_shares
 from s2l_ray.timing.clock import StepClock
-from s2l_ray.timing.spans import Span, busy, merged, number_of, role_of
+from s2l_ray.timing.spans import Span, busy, number_of, role_of
+from s2l_ray.timing.trace import TraceFile, read_trace
 
-__all__ = ["PARTS", "Span", "StepClock", "attribute", "busy", "busy_shares", "merged", "number_of", "role_of"]
+__all__ = [
+    "PARTS",
+    "Span",
+    "StepClock",
+    "TraceFile",
+    "attribute",
+    "busy",
+    "busy_shares",
+    "number_of",
+    "read_trace",
+    "role_of",
+]

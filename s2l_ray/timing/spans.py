@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import groupby
 from typing import NamedTuple
 
 from s2l_ray.rollout import Period
@@ -18,7 +17,7 @@ class Span(NamedTuple):
     track: str
     """Who did it: "driver", "trainer 0", "learner 1", "explorer 0", "verifier 0", "bank"."""
     name: str
-    """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: `training.clock.TRAINER_PARTS`.
+    """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: `attribution.UPDATE_PARTS`.
     Driver: step (all of it), and its phases: hand_over, rollout, update, swap, evaluate, checkpoint."""
     step: int
     """The step that it was done for; 0: for an evaluation."""
@@ -51,16 +50,3 @@ def busy(periods: Iterable[Period], most: int = MOST_INTERVALS) -> list[Period]:
         starts, ends = [0, *kept], [*kept, len(found)]
         found = [[found[a][0], found[b - 1][1]] for a, b in zip(starts, ends, strict=True)]
     return [Period(start, end) for start, end in found]
-
-
-def merged(spans: Iterable[Span], most: int = MOST_INTERVALS) -> list[Span]:
-    """`busy` for the spans of each actor, activity and step."""
-
-    def owner(span: Span) -> tuple[str, str, int]:
-        return span.track, span.name, span.step
-
-    return [
-        Span(*key, *period)
-        for key, own in groupby(sorted(spans), key=owner)
-        for period in busy((Period(span.start, span.end) for span in own), most)
-    ]

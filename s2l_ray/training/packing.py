@@ -57,6 +57,8 @@ class MicroBatch:
     """bool [N]: False in a micro-batch that only keeps this rank in step with the others."""
     old_logprobs: Tensor | None = None
     """float32 [N]: the learner's, before the step; None: the same as the current ones."""
+    reference_logprobs: Tensor | None = None
+    """float32 [N], under the reference; None without KL in the loss."""
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from s2l_ray.training.clock import Part, UpdateClock
 from s2l_ray.training.determinism import compute_deterministically
 from s2l_ray.training.lora import add_adapters
 from s2l_ray.training.metrics import MetricSums
@@ -32,7 +32,7 @@ from s2l_ray.training.update import (
     punished_groups,
     share_moments,
 )
-from s2l_ray.training.weights import export_directory, full_weights, weight_specs
+from s2l_ray.training.weights import PolicyWeights, export_directory, weight_specs
 
 if TYPE_CHECKING:
     from s2l_ray.config import ObjectiveConfig, TrainerConfig
@@ -98,6 +98,9 @@ class PolicyTrainer:
         self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
+        self.clock = UpdateClock(self.device)
+        self.parts: list[Part] = []
+        """What the last update's time was spent on, on this rank."""
 
     def update(self, mini_batches: list[list[RolloutGroup]]) -> dict[str, float]:
         """One optimizer step per mini-batch, or one per mini-batch and source with `grouping: separate`. Collective.
@@ -116,7 +119,10 @@ class PolicyTrainer:
             GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
         """
         sums = MetricSums(self.device)
+        # A rank that has fetched its groups early waits for the others here, at the first collective.
+        self.clock.begin("wait_for_ranks" if self.world_size > 1 else "prepare")
         self._check(mini_batches)
+        self.clock.enter("prepare")
         for mini in mini_batches:
             sums.add_groups(mini)
         if self.objective.overlong_buffer_tokens is not None:
@@ -129,12 +135,10 @@ class PolicyTrainer:
         batches = self._pack_in_step([share.sequences for share in shares])
         for share in shares:
             sums.add_share(share)
-        # The first mini-batch meets the weights that old log-probs are defined by: its ratio is 1 by construction.
-        for batch in (b for later in batches[1:] for b in later):
-            with torch.no_grad():
-                batch.old_logprobs = self.policy(batch).logprobs
+        self._score(batches)
         before = self.optimizer_steps
         steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
+        self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = [s for s in ("explorer", "learner") if getattr(self.objective.correction, s) != "none"]
         metrics = sums.metrics(
@@ -147,9 +151,9 @@ class PolicyTrainer:
         self._make_room()
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor in the engines' dtype), one at a time. Collective: exhaust it. Read only."""
-        return full_weights(self.policy.model, self.dtype, self.device)
+    def weights(self) -> PolicyWeights:
+        """The present weights in the engines' dtype, as (Hugging Face name, whole tensor) or in buckets."""
+        return PolicyWeights(self.policy.model, self.dtype, self.device)
 
     def weight_specs(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
@@ -227,6 +231,7 @@ class PolicyTrainer:
 
     def _penalised(self, mini_batches: list[list[RolloutGroup]], sums: MetricSums) -> list[list[RolloutGroup]]:
         """The same groups with rewards less the KL to the reference under the weights before the update."""
+        self.clock.enter("reference")
         sequences = all_sequences(mini_batches)
         estimates: list[Tensor] = []
         rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack_in_step([sequences])
@@ -238,6 +243,7 @@ class PolicyTrainer:
             estimates.append(sequence_sums(kl, batch.lengths).cpu())
         order = [sequence for row in rows for sequence in row]
         by_sequence = dict(zip(map(id, order), torch.cat(estimates).tolist(), strict=False))  # idle ones come last
+        self.clock.enter("prepare")
         return penalised_groups(mini_batches, [self.objective.kl * by_sequence[id(s)] for s in sequences])
 
     def _pack_in_step(self, steps: list[list]) -> list[list[MicroBatch]]:
@@ -252,18 +258,29 @@ class PolicyTrainer:
             for own, count in zip(rows, counts, strict=True)
         ]
 
+    @torch.no_grad()
+    def _score(self, batches: list[list[MicroBatch]]) -> None:
+        """Log-probs that the loss compares with: under the weights before the update, and under the reference."""
+        # The first mini-batch meets the weights that old log-probs are defined by: its ratio is 1 by construction.
+        if len(batches) > 1:
+            self.clock.enter("old_logprobs")
+        for batch in (b for later in batches[1:] for b in later):
+            batch.old_logprobs = self.policy(batch).logprobs
+        if self.reference is not None and self.objective.kl_in == "loss":
+            self.clock.enter("reference")
+            for batch in (b for of_one_step in batches for b in of_one_step):
+                batch.reference_logprobs = self.reference(batch).logprobs
+
     def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums) -> tuple[float, float]:
         """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""
+        self.clock.enter("forward_backward")
         total = torch.zeros((), device=self.device)
         for batch in batches:
-            reference = None
-            if self.reference is not None and self.objective.kl_in == "loss":
-                with torch.no_grad():
-                    reference = self.reference(batch).logprobs
-            loss = micro_batch_loss(batch, self.policy(batch), reference, self.objective, sums)
+            loss = micro_batch_loss(batch, self.policy(batch), batch.reference_logprobs, self.objective, sums)
             (loss * self.world_size).backward()  # FSDP averages gradients over ranks; ours are parts of a sum
             total += loss.detach()
         loss = all_reduce_sum(total.double().cpu()).item()
+        self.clock.enter("optimizer")
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = norm.full_tensor()
         limit = self.trainer.skip_grad_norm
