@@ -530,6 +530,7 @@ def test_an_updates_parts_in_order(model_dirs: dict[str, str]) -> None:
     assert [part.name for part in trainer.parts] == ["prepare", "old_logprobs", "reference", *stepped, *stepped]
     trainer.update([random_groups(2)])
     assert [part.name for part in trainer.parts] == ["prepare", "reference", *stepped]
+    trainer.close()
     penalised = make_trainer(model_dirs["qwen3"], goal=objective(kl=0.1, kl_in="reward"))
     penalised.update([random_groups(2)])
     assert [part.name for part in penalised.parts] == ["prepare", "reference", "prepare", *stepped]
