@@ -244,7 +244,7 @@ def test_busy_shares_are_means_over_actors() -> None:
 def test_the_drivers_phases_follow_each_other_within_the_step() -> None:
     told: list[str] = []
     before = time.time()
-    clock = StepClock(STEP, told.append)
+    clock = StepClock(STEP, on_phase=told.append)
     for name in ("rollout", "update"):
         with clock.phase(name):
             pass

@@ -8,12 +8,15 @@ from __future__ import annotations
 from s2l_ray.timing.attribution import PARTS, attribute, busy_shares
 from s2l_ray.timing.clock import StepClock
 from s2l_ray.timing.spans import Span, busy, number_of, role_of
+from s2l_ray.timing.time_sheet import StepTimes, TimeSheet
 from s2l_ray.timing.trace import TraceFile, read_trace
 
 __all__ = [
     "PARTS",
     "Span",
     "StepClock",
+    "StepTimes",
+    "TimeSheet",
     "TraceFile",
     "attribute",
     "busy",

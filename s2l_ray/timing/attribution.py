@@ -90,6 +90,8 @@ def busy_shares(window: Period, spans: Iterable[Span], engines: Mapping[str, int
         if role_of(span.track) != "driver" and end > start:
             periods.setdefault(role_of(span.track), {}).setdefault(span.track, []).append(Period(start, end))
     length = window.end - window.start
+    if length <= 0:
+        return {}
     return {
         role: sum(p.end - p.start for own in tracks.values() for p in busy(own)) / length
         / max(engines.get(role, 0), len(tracks))

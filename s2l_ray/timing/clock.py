@@ -18,15 +18,18 @@ class StepClock:
 
     Args:
         step: 1-based.
+        start: when it began, in seconds since the epoch; None: now.
         on_phase: told the name of each phase as it begins.
     """
 
-    def __init__(self, step: int, on_phase: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self, step: int, start: float | None = None, on_phase: Callable[[str], None] = lambda name: None
+    ) -> None:
         self.step = step
         self._on_phase = on_phase
-        # Spans are compared between processes, so they are in the time of day; but a day's clock may be set.
+        # Spans are compared between processes, so they are in the time of day; but that clock may be set meanwhile.
         self._epoch = time.time() - time.monotonic()
-        self.start = self._now()
+        self.start = self._now() if start is None else min(start, self._now())
         self.phases: list[Span] = []
 
     @contextmanager
