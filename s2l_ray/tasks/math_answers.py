@@ -1,17 +1,17 @@
 """Is a response's final answer the gold answer? Extraction, normalisation, exact arithmetic, then math-verify.
 
 Most answers never reach the symbolic comparison: equal texts are right, and two rational numbers are compared exactly.
-The rest goes to math-verify 0.9 with its signal-based timeouts off, so call `check_math` where it can be killed from
-outside (`tasks.pool`).
+The rest goes to math-verify 0.9 (`tasks.symbolic`) with its signal-based timeouts off, so call `check_math` where it
+can be killed from outside (`tasks.pool`).
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from fractions import Fraction
 
 from s2l_ray.rollout import Verdict
+from s2l_ray.tasks.symbolic import TEXT, expressions_equal
 
 LONGEST_ANSWER = 1000
 """Characters; a longer "answer" is a response that never came to one."""
@@ -35,7 +35,6 @@ _LAST_NUMBER = re.compile(
 _SYMBOLS = str.maketrans(
     {"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "}
 )
-_TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([^{}]*)\}"
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -63,7 +62,7 @@ _NOT_UNITS = re.compile(
     re.IGNORECASE,
 )
 _EXPONENT = r"(?:\s*\^\s*\{?\d\}?)?"
-_UNIT_TEXT = re.compile(rf"(.*\d.*?|.*\\pi.*?)\s*({_TEXT}){_EXPONENT}", re.DOTALL)
+_UNIT_TEXT = re.compile(rf"(.*\d.*?|.*\\pi.*?)\s*({TEXT}){_EXPONENT}", re.DOTALL)
 _UNIT_WORDS = re.compile(
     r"([-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?)\s*"
     rf"((?:[A-Za-z]{{3,}}|[ckm]m|[km]?g|m?[lL]|ft|mi|oz|lb|hr)\b[A-Za-z .,/'()-]*?){_EXPONENT}"
@@ -127,7 +126,7 @@ def answers_equal(gold: str, found: str) -> bool | None:
     gold_values, found_values = _rationals(gold), _rationals(found)
     if gold_values and found_values:
         return _rationals_equal(gold, gold_values, found, found_values)
-    return _symbolically_equal(gold, found)
+    return expressions_equal(gold, found)
 
 
 def _boxed(text: str) -> str | None:
@@ -176,13 +175,13 @@ def _normalise(answer: str) -> str:
 
 def _unwrapped(answer: str) -> tuple[str, bool]:
     r"""The content of a \text{...} that is the whole answer, and whether there was one."""
-    match = re.fullmatch(_TEXT, answer)
+    match = re.fullmatch(TEXT, answer)
     return (match[1].strip(), True) if match else (answer, False)
 
 
 def _choice(answer: str) -> str | None:
     """The letter of a multiple-choice answer: C, (C), C) or (C) with what it says."""
-    match = _CHOICE.fullmatch(_unwrapped(re.sub(rf"^{_TEXT}", r"\1", answer))[0].strip())
+    match = _CHOICE.fullmatch(_unwrapped(re.sub(rf"^{TEXT}", r"\1", answer))[0].strip())
     return match[1] if match else None
 
 
@@ -221,7 +220,7 @@ def _without_unit(answer: str) -> str:
 
 
 def _compact(answer: str) -> str:
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(_TEXT, r"\1", answer))
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(TEXT, r"\1", answer))
 
 
 def _rationals(answer: str) -> list[Fraction]:
@@ -248,28 +247,3 @@ def _rationals_equal(gold: str, gold_values: list[Fraction], found: str, found_v
     one_is_rounded = ("." in gold) != ("." in found) and ("/" in gold + found or "frac" in gold + found)
     tolerance = RELATIVE_TOLERANCE if one_is_rounded else 0
     return any(abs(a - b) <= tolerance * abs(a) for a in gold_values for b in found_values)
-
-
-def _symbolically_equal(gold: str, found: str) -> bool | None:
-    from math_verify import verify
-
-    found_parsed = _parse(found)
-    if not found_parsed:
-        return None
-    equal = verify(_parse(gold), found_parsed, timeout_seconds=None)  # gold first: verify is not symmetric
-    return equal and not _differ_in_case(gold, found)
-
-
-def _differ_in_case(gold: str, found: str) -> bool:
-    """Whether only the case of their variables tells the two apart: math-verify takes R and r for the same."""
-    letters = [set(re.findall(r"[A-Za-z]", re.sub(rf"{_TEXT}|\\[A-Za-z]+", "", side))) for side in (gold, found)]
-    folded = [{letter.lower() for letter in side} for side in letters]
-    return letters[0] != letters[1] and folded[0] == folded[1]
-
-
-def _parse(answer: str) -> list:
-    from math_verify import LatexExtractionConfig, parse
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
-    parsed = parse(f"\\boxed{{{answer}}}", [LatexExtractionConfig(boxed_match_priority=0)], parsing_timeout=None)
-    return [expression for expression in parsed if not isinstance(expression, str)]

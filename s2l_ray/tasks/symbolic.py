@@ -1,0 +1,122 @@
+r"""Do two answers in LaTeX mean the same? math-verify decides; what costs most of its time is spared where it can be.
+
+A right answer is often written alike by many rollouts, so parsed answers are kept. A wrong one makes SymPy try
+everything it knows to show that a difference is zero; one point at which the two differ settles that first. And most
+of the parser's time is its look-ahead, for which ANTLR has a faster mode.
+
+Call it where it can be killed from outside (`tasks.pool`): math-verify's signal-based timeouts are off.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sympy
+
+KEPT = 1024
+"""Parsed answers that a process keeps."""
+_DIFFERENT = 1e-5, 1e-9
+"""Absolute and relative. math-verify takes a decimal for equal to what it rounds, to 6 places."""
+TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([^{}]*)\}"
+"""A piece of words in LaTeX; its content is group 1."""
+
+
+def expressions_equal(gold: str, found: str) -> bool | None:
+    """Whether two expressions are equal as math-verify has it, variables told apart by case. None: `found` cannot be
+    parsed."""
+    from math_verify import verify
+
+    found_parsed, gold_parsed = parse(found), parse(gold)
+    if not found_parsed:
+        return None
+    if len(gold_parsed) == len(found_parsed) == 1 and differ_at_a_point(gold_parsed[0], found_parsed[0]):
+        return False
+    equal = verify(list(gold_parsed), list(found_parsed), timeout_seconds=None)  # gold first: verify is not symmetric
+    return equal and not _differ_in_case(gold, found)
+
+
+@lru_cache(KEPT)
+def parse(answer: str) -> tuple[sympy.Basic, ...]:
+    """What math-verify reads in an answer; nothing if it cannot."""
+    from math_verify import LatexExtractionConfig
+    from math_verify import parse as math_verify_parse
+
+    _look_ahead_in_two_stages()
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
+    config = LatexExtractionConfig(boxed_match_priority=0)
+    parsed = math_verify_parse(f"\\boxed{{{answer}}}", [config], parsing_timeout=None)
+    return tuple(expression for expression in parsed if not isinstance(expression, str))
+
+
+def differ_at_a_point(gold: sympy.Basic, found: sympy.Basic) -> bool:
+    """Whether two expressions have values that differ, all variables given values between 0 and 1.
+
+    False says nothing: they may be equal, have no value there, or be of a kind that is not compared by value.
+    """
+    if not (_has_value(gold) and _has_value(found)):
+        return False
+    names = sorted({symbol.name for symbol in gold.free_symbols | found.free_symbols})
+    values = [_value(expression, names) for expression in (gold, found)]
+    if None in values:
+        return False
+    absolute, relative = _DIFFERENT
+    return abs(values[0] - values[1]) > absolute + relative * max(map(abs, values))  # not so where one is NaN
+
+
+def _has_value(expression: sympy.Basic) -> bool:
+    """An expression of numbers, variables and functions; not one that math-verify compares in ways of its own."""
+    import sympy
+    from sympy.concrete.expr_with_limits import ExprWithLimits
+
+    if not isinstance(expression, sympy.Expr) or expression.is_Matrix or expression.is_Symbol:
+        return False
+    return not expression.has(sympy.UnevaluatedExpr, ExprWithLimits, sympy.Derivative, sympy.Limit, sympy.MatrixExpr)
+
+
+def _value(expression: sympy.Expr, names: list[str]) -> complex | None:
+    import sympy
+
+    point = {s: sympy.Rational(names.index(s.name) + 2, len(names) + 3) for s in expression.free_symbols}
+    try:
+        return complex(expression.evalf(20, subs=point))
+    except (TypeError, ValueError, ArithmeticError):  # f(n), complex infinity, a number beyond a float's range
+        return None
+
+
+def _differ_in_case(gold: str, found: str) -> bool:
+    """Whether only the case of their variables tells the two apart: math-verify takes R and r for the same."""
+    letters = [set(re.findall(r"[A-Za-z]", re.sub(rf"{TEXT}|\\[A-Za-z]+", "", side))) for side in (gold, found)]
+    folded = [{letter.lower() for letter in side} for side in letters]
+    return letters[0] != letters[1] and folded[0] == folded[1]
+
+
+@cache
+def _look_ahead_in_two_stages() -> None:
+    """Have latex2sympy parse with ANTLR's SLL prediction, and with LL, its default, where SLL finds a syntax error.
+
+    ANTLR promises the same tree or a syntax error of SLL (see its `PredictionMode`). latex2sympy 1.11 has no option
+    for it, so its class is changed.
+    """
+    from antlr4.atn.PredictionMode import PredictionMode
+    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+
+    create_parser, parse_as_told = _Latex2Sympy.create_parser, _Latex2Sympy.parse
+
+    def create_parser_with_mode(self: Any, latex: str) -> Any:
+        parser = create_parser(self, latex)
+        parser._interp.predictionMode = self.prediction_mode
+        return parser
+
+    def parse_in_two_stages(self: Any, latex: str) -> Any:
+        self.prediction_mode = PredictionMode.SLL
+        try:
+            return parse_as_told(self, latex)
+        except Exception:  # noqa: BLE001 -- its error listener raises this
+            self.prediction_mode = PredictionMode.LL
+            return parse_as_told(self, latex)
+
+    _Latex2Sympy.create_parser, _Latex2Sympy.parse = create_parser_with_mode, parse_in_two_stages
