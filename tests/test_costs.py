@@ -134,7 +134,7 @@ def test_rollout_flops() -> None:
 WORK = Workload(
     phases=(), steps=4, group_size=4, prompts=8, prompt_tokens=20, response_tokens=30, max_tokens=60,
     mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, reference=True, kl_in_reward=False,
-    separate_groups=False, lora=False, offload=False, ahead=True,
+    separate_groups=False, lora=False, offload=False, ahead=True, banked=False,
 )  # fmt: skip
 
 

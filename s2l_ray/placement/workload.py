@@ -85,6 +85,8 @@ class Workload:
     """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
     ahead: bool
     """Explorer engines may sample for coming steps while the rest of the step goes on."""
+    banked: bool
+    """Explorer rollouts are read from the bank (bank.mode: read): they take no engine and no time."""
 
     @property
     def sequence_tokens(self) -> float:
@@ -93,7 +95,12 @@ class Workload:
 
     @property
     def explores(self) -> bool:
-        return any(phase.explorer_groups for phase in self.phases)
+        """Whether there is work for explorer engines."""
+        return not self.banked and any(phase.explorer_groups for phase in self.phases)
+
+    def explored(self, split: Split) -> int:
+        """Rollouts of a group that explorer engines sample."""
+        return 0 if self.banked else split.explorer
 
     def optimizer_steps(self, split: Split) -> int:
         """Per step with this split."""
@@ -134,6 +141,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         lora=trainer.lora_rank > 0,
         offload=trainer.cpu_offload and cuda,
         ahead=rollout.explore_ahead_steps > 0,
+        banked=config.bank.mode == "read",
     )
 
 

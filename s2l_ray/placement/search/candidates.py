@@ -49,6 +49,18 @@ class Frame:
         """Kinds of engine that the run needs."""
         return ("learner", "explorer") if self.work.explores else ("learner",)
 
+    @property
+    def assumptions(self) -> list[str]:
+        """What every plan tells its reader."""
+        work = self.work
+        lines = [
+            f"responses are taken to have {work.response_tokens:.0f} tokens on average, of at most {work.max_tokens}, "
+            f"and prompts {work.prompt_tokens:.0f}"
+        ]
+        if work.banked:
+            lines.append("explorer rollouts are read from the bank (bank.mode=read): they take no engine and no time")
+        return lines
+
     def shape(self, role: EngineRole) -> ModelShape:
         return self.learner if role == "learner" else self.explorer
 

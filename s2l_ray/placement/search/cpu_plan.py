@@ -178,10 +178,7 @@ def _short_of_memory(loads: list[tuple[DeviceLoad, ...]]) -> str:
 
 
 def _notes(frame: Frame, handed: tuple[int, ...]) -> list[str]:
-    notes = [
-        f"responses are taken to have {frame.work.response_tokens:.0f} tokens on average, of at most "
-        f"{frame.work.max_tokens}, and prompts {frame.work.prompt_tokens:.0f}"
-    ]
+    notes = frame.assumptions
     for number in range(1, len(handed)):
         if grown := handed[number] - handed[number - 1]:
             step = frame.work.phases[number].first_step - 1
@@ -228,7 +225,7 @@ class _Times:
         rates = self._rates(frame.config.trainer.threads)
         shared = {"ranks": actors.ranks, "nodes": self._rank_nodes, "rates": rates, "dtype_bytes": frame.dtype_bytes}
         return StepParts(
-            explore=self._sampling("explorer", actors.engines("explorer") - handed, split.explorer),
+            explore=self._sampling("explorer", actors.engines("explorer") - handed, frame.work.explored(split)),
             learner_generate=self._sampling("learner", actors.engines("learner") + handed, split.learner),
             sleep_wake=0.0,
             update=costs.update_seconds(frame.learner, frame.work, split, **shared),

@@ -198,10 +198,7 @@ def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
 def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:
     """What the user should know about the plan."""
     frame = search.frame
-    lines = [
-        f"responses are taken to have {frame.work.response_tokens:.0f} tokens on average, of at most "
-        f"{frame.work.max_tokens}, and prompts {frame.work.prompt_tokens:.0f}"
-    ]
+    lines = frame.assumptions
     for group in frame.inventory.nodes:
         if group.assumed:
             lines.append(f"nodes with {group.gpu_memory_gb:g} GB GPUs: rates not given are those of {group.assumed}")

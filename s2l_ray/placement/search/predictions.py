@@ -52,7 +52,8 @@ def _phase_plan(
         item.name: float(np.average([getattr(part, item.name) for part in parts], weights=weights))
         for item in fields(StepParts)
     }
-    rollouts = frame.work.prompts * frame.work.group_size
+    sampled = [split.learner + frame.work.explored(split) for split in phase.splits]
+    rollouts = frame.work.prompts * float(np.average(sampled, weights=weights))
     seconds["verify"] = rollouts / (frame.config.verifier.workers * VERIFIED_PER_S)
     step = total / phase.steps
     seats = layout.phase_at(phase.first_step).seats
@@ -73,7 +74,7 @@ def _phase_plan(
         seconds=seconds,
         utilisation=utilisation,
         explorer_flops=sum(
-            s.steps * costs.rollout_flops(frame.explorer, frame.sampling(s.explorer)) for s in phase.splits
+            s.steps * costs.rollout_flops(frame.explorer, frame.sampling(frame.work.explored(s))) for s in phase.splits
         ),
         learner_flops=sum(
             s.steps * costs.rollout_flops(frame.learner, frame.sampling(s.learner)) for s in phase.splits

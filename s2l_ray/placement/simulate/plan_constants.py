@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.placement import costs
 from s2l_ray.placement.architecture import ModelShape
@@ -47,7 +47,7 @@ def constants_of_plan(
         sleep_wake_s=costs.sleep_wake_seconds(samplers["explorer"] if beside else None, rates) if layout.sleep else 0.0,
         engine_start_s=rates.engine_start_s,
         cores=None if cuda else min(spec.cpus for spec in inventory.specs),
-        lengths=dict.fromkeys(sources, lengths_of(work.response_tokens, work.max_tokens)),
+        lengths=dict.fromkeys(get_args(Source), lengths_of(work.response_tokens, work.max_tokens)),
         prompt_tokens=work.prompt_tokens,
     )
 

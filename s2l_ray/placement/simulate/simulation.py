@@ -146,8 +146,7 @@ class _Run:
         return Engine(self._env, name, seat.role, constants, cores, self._journal, start_s)
 
     def _needed(self, step: int) -> list[Source]:
-        share = self._schedule.share(step)
-        return [s for s, count in (("explorer", share.explorer), ("learner", share.learner)) if count]
+        return [source for source in SOURCES if self._sampled(step, source)]
 
     def _soonest(self, source: Source) -> list[Engine]:
         """The engine that the step has to wait for if none of its kind is ready."""
@@ -186,9 +185,9 @@ class _Run:
         return self._exploring[step]
 
     def _dispatch(self, step: int, source: Source) -> list[simpy.Process]:
-        lengths = self._lengths(step, source)
-        if not lengths.size:
+        if not self._sampled(step, source):
             return []
+        lengths = self._lengths(step, source)
         return [self._env.process(self._roll_out(step, source, row)) for row in lengths.tolist()]
 
     def _roll_out(self, step: int, source: Source, lengths: list[int]) -> Iterator[simpy.Event]:
@@ -210,7 +209,13 @@ class _Run:
         """Response tokens, int [prompts, rollouts of this source]: the same on every layout."""
         rng = np.random.default_rng((self._config.seed, step, SOURCES.index(source)))
         shape = (self._work.prompts, self._count(step, source))
+        if shape[1] == 0:  # a source that never samples has no lengths to draw from
+            return np.empty(shape, int)
         return rng.choice(np.array(self._constants.lengths[source]), size=shape)
+
+    def _sampled(self, step: int, source: Source) -> int:
+        """Rollouts of a group that this source's engines sample."""
+        return 0 if source == "explorer" and self._work.banked else self._count(step, source)
 
     def _count(self, step: int, source: Source) -> int:
         share = self._schedule.share(step)
