@@ -14,12 +14,14 @@ from actors.scheduler import StepBatch
 from actors.seating import Engine, Seating
 from actors.swaps import SwapReport
 from actors.trainer import TrainerGroup
+from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
 from s2l_ray.generation.sleeping import Call, fall_asleep, swap_and_wake
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
 from s2l_ray.rollout import Prompt, RolloutSummary, Source
+from s2l_ray.timing import Span
 
 Say = Callable[[str], None]
 Key = tuple[str, int]
@@ -37,6 +39,7 @@ class ActorGraph:
         progress: told what is being started.
         note: told what happened to engines on the way.
         left_out: prompts that steps leave out, known from before: by step.
+        bank: where recorded explorer rollouts are, or None.
 
     Raises:
         PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
@@ -52,9 +55,11 @@ class ActorGraph:
         progress: Say,
         note: Say,
         left_out: dict[int, list[str]],
+        bank: BankSettings | None,
     ) -> None:
         self._config = config
         self._left_out = left_out
+        self._bank = bank
         self._collecting: tuple[int, ray.ObjectRef] | None = None
         self._layout = layout
         self._note = note
@@ -83,14 +88,15 @@ class ActorGraph:
         ranks = [self._seating.rank(seat, len(trainers)) for seat in trainers]
         self._engines = {(s.role, s.index): self._seating.engine(s) for s in seats if s.role != "trainer"}
         verifiers = self._seating.verifiers()
+        bank = self._seating.bank(self._bank) if self._bank else None
         self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.swap_timeout_s)
         self.trainer.build()
         engines = list(self._engines.values())
-        self._seating.wait_ready(engines, verifiers)
+        self._seating.wait_ready(engines, verifiers, bank)
         progress("connecting trainer and learner engines")
         self._connect()
         self._scheduler = self._seating.scheduler(
-            [p.id for p in train], engines, verifiers, len(ranks), self._left_out, None
+            [p.id for p in train], engines, verifiers, len(ranks), self._left_out, bank
         )
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
@@ -126,8 +132,8 @@ class ActorGraph:
         self._collecting = None
         return batch
 
-    def update(self, batch: StepBatch) -> dict[str, float]:
-        """One update of the learner; engines on the trainer's devices sleep meanwhile. Returns its metrics."""
+    def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
+        """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`."""
         fall_asleep(*self._sleepers())
         return self.trainer.update(batch)
 

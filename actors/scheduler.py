@@ -57,6 +57,8 @@ class StepBatch:
     ended, while the trainer worked on earlier steps) and "learner_generate". What samples nothing has none."""
     work: list[Span]
     """When engines, verifiers and bank worked, on this step and ahead, since the step before."""
+    under_way: list[Span]
+    """What they have begun and not finished."""
     refilled: int
     """Groups sampled to replace such without variance, used or not."""
     explorer_only: tuple[int, int]
@@ -134,6 +136,7 @@ class Scheduler:
         self._verifiers = Pool(dict(enumerate(verifiers)))
         self._bank, self._reads, self._records = bank, reads, records
         self._periods: dict[tuple[str, str, int], list[Period]] = defaultdict(list)
+        self._begun: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
         self._forget()
 
     def _forget(self) -> None:
@@ -178,6 +181,7 @@ class Scheduler:
             summaries=[row for group in groups for row in group.rows],
             spans={name: span for name, span in spans.items() if span is not None},
             work=self._work(),
+            under_way=self._under_way(),
             refilled=refilled,
             explorer_only=compared,
             left_out=left_out,
@@ -303,6 +307,10 @@ class Scheduler:
         engine = await pool.take(request.count, request.step, oldest)
         verifier = await self._verifiers.take(request.count, request.step)
         sampling.began()
+        name = "explore" if request.source == "explorer" else "generate"
+        track = f"{request.source} {engine.number}"
+        begun = self._begun[track, name, request.step]
+        begun[request.prompt_id] = time.time()
         sampled = None
         try:
             sampled = engine.worker.sample.remote(request.at_version(pool.version))
@@ -313,10 +321,10 @@ class Scheduler:
                 ray.cancel(sampled)
             raise
         finally:
+            del begun[request.prompt_id]
             pool.give_back(engine, request.count)
             self._verifiers.give_back(verifier, request.count)
-        name = "explore" if request.source == "explorer" else "generate"
-        self._note(f"{request.source} {engine.number}", name, request.step, part.report.sampled)
+        self._note(track, name, request.step, part.report.sampled)
         self._note(f"verifier {verifier.number}", "verify", request.step, part.report.verified)
         return part
 
@@ -327,6 +335,11 @@ class Scheduler:
     def _work(self) -> list[Span]:
         found, self._periods = self._periods, defaultdict(list)
         return [Span(*key, *period) for key, periods in found.items() for period in busy(periods)]
+
+    def _under_way(self) -> list[Span]:
+        now = time.time()
+        self._begun = defaultdict(dict, {key: begun for key, begun in self._begun.items() if begun})
+        return [Span(*key, min(begun.values()), now) for key, begun in self._begun.items()]
 
     # ---- groups -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from actors.bank import Bank, bank_options
 from actors.calls import fetch
 from actors.explorer import Explorer
 from actors.learner import Learner
@@ -17,6 +18,7 @@ from actors.scheduler import Pipeline, Scheduler
 from actors.swaps import LearnerMember
 from actors.trainer import TrainerRank
 from actors.verifier import Verifier
+from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
 from s2l_ray.generation.engine import EngineSettings, engine_environment
@@ -113,6 +115,12 @@ class Seating:
         self._closers += pool
         return pool
 
+    def bank(self, settings: BankSettings) -> Any:
+        """The bank's actor, opening."""
+        actor = self._spawn(Bank, bank_options(settings), settings, self._prompts)
+        self._closers.append(actor)
+        return actor
+
     def scheduler(
         self,
         train: Sequence[str],
@@ -146,8 +154,8 @@ class Seating:
             engines=pools,
             verifiers=verifiers,
             bank=bank,
-            reads=config.bank.mode in ("read", "readwrite"),
-            records=config.bank.mode in ("write", "readwrite"),
+            reads=bank is not None and config.bank.mode in ("read", "readwrite"),
+            records=bank is not None and config.bank.mode in ("write", "readwrite"),
         )
 
     def _pipeline(self, engines: Sequence[Engine], left_out: dict[int, list[str]]) -> Pipeline:
@@ -163,7 +171,7 @@ class Seating:
             left_out=left_out,
         )
 
-    def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any]) -> None:
+    def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any], bank: Any | None = None) -> None:
         """Until all of them answer.
 
         Raises:
@@ -173,6 +181,8 @@ class Seating:
         timeout = self._config.cluster.start_timeout_s
         starting = {engine.ready: engine.name for engine in engines}
         starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
+        if bank is not None:
+            starting[bank.ready.remote()] = "the bank"
         done, late = ray.wait(list(starting), num_returns=len(starting), timeout=timeout)
         fetch(done, timeout, "starting")  # raises what an actor raised while it started
         if late:

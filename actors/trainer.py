@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import ray
@@ -15,12 +16,13 @@ from s2l_ray.config import Config
 from s2l_ray.placement.plan import Transfer
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup, write_groups
+from s2l_ray.timing import Span
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.nccl_sender import NcclSender
-from s2l_ray.weights.sender import GroupSender
+from s2l_ray.weights.sender import GroupSender, SendTimes
 
 __all__ = ["LearnerMember", "SwapReport", "TrainerGroup", "TrainerRank"]
 
@@ -72,13 +74,18 @@ class TrainerRank:
         self._ipc: IpcSender | None = None
         return self._specs
 
-    def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> dict[str, float]:
-        """One logical step on this rank's groups. Every rank returns the same, global, metrics."""
+    def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> tuple[dict[str, float], list[Span]]:
+        """One logical step on this rank's groups. Every rank returns the same, global, metrics, and its own work."""
+        begin = time.time()
         groups = [[self._fetch(group) for group in batch] for batch in mini_batches]
+        fetched = time.time()
         kept = [group for batch in groups for group in batch][: self._config.rollout.keep_groups]
         if self._rank == 0 and kept:
             write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept)
-        return self._trainer.update(groups)
+        metrics = self._trainer.update(groups)
+        track = f"trainer {self._rank}"
+        parts = [Span(track, part.name, step, part.start, part.end) for part in self._trainer.parts]
+        return metrics, [Span(track, "fetch", step, begin, fetched), *parts]
 
     def _fetch(self, group: GroupRefs) -> RolloutGroup:
         parts = ray.get(group.parts, timeout=self._config.cluster.step_timeout_s)
@@ -92,7 +99,7 @@ class TrainerRank:
         """Rank 0: see `GroupSender.form`."""
         self._sender(transfer).form(name, size)
 
-    def send_weights(self, transfer: Transfer) -> int:
+    def send_weights(self, transfer: Transfer) -> SendTimes:
         """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
         return self._sender(transfer).send(self._trainer.weights())
 
@@ -148,10 +155,12 @@ class TrainerGroup:
         specs = self._get([rank.build.remote(address) for rank in self.ranks], "building the trainer")[0]
         self._swaps = WeightSwaps(self.ranks, specs, self._swap_timeout_s)
 
-    def update(self, batch: StepBatch) -> dict[str, float]:
+    def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
+        """Metrics of the update, and when every rank did what."""
         pairs = zip(self.ranks, batch.assignment, strict=True)
         refs = [rank.update.remote(batch.share.step, share) for rank, share in pairs]
-        return self._get(refs, "the update")[0]
+        found = self._get(refs, "the update")
+        return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:
         """From here on, weights go to these learner engines. See `WeightSwaps.connect`."""
@@ -160,6 +169,14 @@ class TrainerGroup:
     def swap(self, version: int) -> SwapReport:
         """Give every learner engine the present weights, as `version`. See `WeightSwaps.swap`."""
         return self._swaps.swap(version)
+
+    def begin_swap(self, version: int) -> None:
+        """The first half of `swap`, which waits for nothing. See `WeightSwaps.begin_swap`."""
+        self._swaps.begin_swap(version)
+
+    def finish_swap(self) -> SwapReport:
+        """The second half: wait for the swap that `begin_swap` began."""
+        return self._swaps.finish_swap()
 
     def save(self, directory: str) -> None:
         self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")

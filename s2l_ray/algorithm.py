@@ -13,8 +13,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.scheduler import StepBatch
 from s2l_ray import left_out
+from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
@@ -37,14 +36,18 @@ from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.show.serialise import plan_json
 from s2l_ray.reporting import Reporter
-from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
 from s2l_ray.run_directory import RunDirectory, read_state, write_state
-from s2l_ray.scheduling import step_digest, step_planner
+from s2l_ray.scheduling import step_planner
+from s2l_ray.step_record import StepOutcome, step_record
 from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from s2l_ray.tasks.verifiers import check_importable
+from s2l_ray.timing import StepClock
+from s2l_ray.timing.time_sheet import TimeSheet
+from s2l_ray.timing.trace import TraceFile
 from s2l_ray.tracking import Tracker
 
 
@@ -81,6 +84,7 @@ class S2LPO(Trainable):
         train, held_out = self._load_inputs()
         self._run = RunDirectory.claim(self.settings)
         self._step = 0
+        bank = prepare_bank(self.settings, self._train)
         self._records: list[StepRecord] = []
         self._evaluations: dict[str, EvaluationRecord] = {}
         self._during: list[EvaluationRecord] = []
@@ -102,11 +106,14 @@ class S2LPO(Trainable):
             progress=self._reporter.phase,
             note=self._reporter.note,
             left_out=self._left_out,
+            bank=bank,
         )
+        self._times = TimeSheet(TraceFile(self._run.path / "trace.json"))
         if checkpoint:
             self.load_checkpoint(str(checkpoint))
         else:
             self._run.log.truncate_after(0)
+            self._times.trace.truncate_after(0)
             self._graph.swap(0)
 
     def _checkpoint_to_resume(self) -> Path | None:
@@ -173,7 +180,7 @@ class S2LPO(Trainable):
         if self._step == 0:
             self._evaluate_before()
         step = self._step + 1
-        clock = _Clock()
+        clock = self._times.begin(step)
         if self._graph.moves_before(step):
             with clock.phase("hand_over"):
                 self._graph.enter(step)
@@ -181,15 +188,16 @@ class S2LPO(Trainable):
             batch = self._graph.collect(step)
             self._remember_left_out(step, batch)
         with clock.phase("update"):
-            metrics = self._graph.update(batch)
+            metrics, trained = self._graph.update(batch)
         sampled_with = self._graph.version
         with clock.phase("swap"):
-            self._graph.swap(step)
+            swap = self._graph.swap(step)
+        outcome = StepOutcome(batch, metrics, trained, sampled_with, swap, self._graph.engines)
         self._step = step
         done = step == self.settings.schedule.steps
         if not done and not self._graph.moves_before(step + 1):
             self._graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
-        self._finish_step(batch, metrics, sampled_with, clock)
+        self._finish_step(outcome, clock)
         if done:
             self._finish()
         return {**self._records[-1].to_json(), "done": done}
@@ -215,7 +223,7 @@ class S2LPO(Trainable):
         """
         return self._evaluate(["learner"])["learner"]
 
-    def _finish_step(self, batch: StepBatch, metrics: dict[str, float], sampled_with: int, clock: _Clock) -> None:
+    def _finish_step(self, outcome: StepOutcome, clock: StepClock) -> None:
         """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole it can be redone."""
         step, settings = self._step, self.settings
         due = step % settings.checkpoint.every == 0 or step == settings.schedule.steps
@@ -226,7 +234,7 @@ class S2LPO(Trainable):
             with clock.phase("checkpoint"):
                 target = self._run.begin_checkpoint(step)
                 self._graph.trainer.save(str(target / "trainer"))
-        record = _record(batch, metrics, sampled_with, clock.seconds(), self._graph.engines)
+        record = step_record(outcome, self._times, clock)
         self._run.log.append(record)
         self._records.append(record)
         self._tracker.log_step(record)
@@ -328,6 +336,7 @@ class S2LPO(Trainable):
         self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
         self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
         self._run.log.truncate_after(self._step)
+        self._times.trace.truncate_after(self._step)
         self._graph.recall({record.step: record.explorer_only for record in self._records})
         self._graph.enter(self._step + 1)
         # Engines know nothing of checkpoints: whatever they held before is replaced at once.
@@ -363,6 +372,8 @@ class S2LPO(Trainable):
             mlflow_run_id=self._tracker.run_id,
             mlflow_uri=self._tracker.uri,
         )
+        self._times.trace.close()
+        self._tracker.log_artifact(self._times.trace.path)
         for figure in draw_figures(self.summary, self._run.path / "figures"):
             self._tracker.log_artifact(figure, "figures")
         write_summary(self._run.path / "summary.json", self.summary)
@@ -407,52 +418,3 @@ def _located(config: Config) -> Config:
     }
     update = {"models": config.models.model_copy(update=models), "run_dir": str(config.run_path.resolve())}
     return config.model_copy(update=update)
-
-
-class _Clock:
-    """Wall-clock seconds per phase of one step."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._phases: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self._phases[name] = time.monotonic() - start
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._phases, "total": time.monotonic() - self._start}
-
-
-def _record(
-    batch: StepBatch,
-    metrics: dict[str, float],
-    sampled_with: int,
-    seconds: dict[str, float],
-    engines: dict[Source, int],
-) -> StepRecord:
-    rows = batch.summaries
-    rewards: dict[str, set[float]] = {}
-    for row in rows:
-        rewards.setdefault(row.prompt_id, set()).add(row.reward)
-    return StepRecord(
-        step=batch.share.step,
-        alpha=float(batch.share.alpha),
-        explorer_per_group=batch.share.explorer,
-        learner_per_group=batch.share.learner,
-        reward=sum(row.reward for row in rows) / len(rows),
-        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in ("explorer", "learner")},
-        zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
-        groups=len(batch.prompts),
-        prompts=batch.prompts,
-        digest=step_digest(rows),
-        weight_version=sampled_with,
-        trainer=metrics,
-        seconds=seconds,
-        spans=batch.spans,
-        engines=engines,
-        refilled_groups=batch.refilled,
-        explorer_only=batch.explorer_only,
-    )

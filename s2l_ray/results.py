@@ -75,6 +75,11 @@ class StepRecord:
     busy: dict[str, float] = field(default_factory=dict)
     """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
     of this step in which its actors worked, on whatever step; the mean of the actors."""
+    pipeline: dict[str, float] = field(default_factory=dict)
+    """ahead_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes; banked_rollouts:
+    how many came from the bank; left_out_groups; staleness_mean, staleness_max: versions that the learner's rollouts
+    are older than the weights they train; swapped_in_flight: rollouts that went through a swap; stale_dropped: rollouts
+    that were too old and sampled again; swap_mb: megabytes of weights sent."""
 
     @property
     def tokens(self) -> int:
