@@ -93,8 +93,9 @@ class Index:
             return np.zeros(len(ranges), bool)
         first = np.array([self._key(r.prompt_id, r.first) for r in ranges])
         last = first + np.array([r.count for r in ranges]) - 1
+        # Keys are distinct and sorted: as many as were asked for lie up to the last one only if none is absent.
         place = np.searchsorted(self._keys, first) + (last - first)
-        return self._keys[np.minimum(place, len(self._keys) - 1)] == last
+        return (place < len(self._keys)) & (self._keys[np.minimum(place, len(self._keys) - 1)] == last)
 
     def missing(self, wanted: DrawRange) -> list[DrawRange]:
         """The parts of a range that are not there."""
