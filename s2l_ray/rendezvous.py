@@ -11,7 +11,7 @@ import socket
 from datetime import timedelta
 
 import torch
-from torch.distributed import PrefixStore, ProcessGroupGloo, Store, TCPStore
+from torch.distributed import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
 
 
 def listen(host: str) -> socket.socket:
@@ -58,13 +58,25 @@ class BroadcastGroup:
         self._store = PrefixStore(name, store)
         self._group = ProcessGroupGloo(self._store, rank, size, options)
 
+    def start_broadcast(self, tensor: torch.Tensor) -> Work:
+        """Begin to send (rank 0) or receive (others) a contiguous CPU tensor in place.
+
+        `wait()` on what is returned raises RuntimeError when a member is gone or did not take part within the group's
+        timeout. Broadcasts that are under way at the same time must begin in the same order everywhere.
+        """
+        return self._group.broadcast(tensor, 0)
+
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Send (rank 0) or receive (others) a contiguous CPU tensor in place.
+        """As `start_broadcast`, to its end."""
+        self.start_broadcast(tensor).wait()
+
+    def meet(self) -> None:
+        """Return, on rank 0, once every member has come here; on the others at once. A broadcast of one byte.
 
         Raises:
-            RuntimeError: a member is gone or did not take part within the group's timeout.
+            RuntimeError: as with `start_broadcast`.
         """
-        self._group.broadcast(tensor, 0).wait()
+        self.broadcast(torch.zeros(1, dtype=torch.uint8))
 
     def close(self) -> None:
         """Leave. Members leave by themselves; nobody waits for the others."""

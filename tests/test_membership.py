@@ -27,17 +27,22 @@ from actors.trainer import TrainerGroup, TrainerRank
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError
 from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.generation.learner import SwapTimes
 from s2l_ray.rendezvous import BroadcastGroup, open_store
-from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
+from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
+from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
+from s2l_ray.weights.sender import SendTimes
 from tests.run_settings import run_config
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
 BF16 = 0.08
-# Three buckets of 40 MB each: a death in the first leaves two to come.
-SPECS = [WeightSpec(f"layer.{i}", "float32", (10_000_000,)) for i in range(3)]
+# Two tensors of one bucket each, one that is cut over three: a death in the first bucket leaves four to come.
+SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
+BYTES = 4 * 18_000_000
+TIMES = SwapTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,6 +52,17 @@ def cluster() -> Iterator[None]:
         patch.setattr("actors.swaps.SETTLE_S", 3.0)
         yield
     ray.shutdown()
+
+
+class Constant:
+    """A weight source: every weight is `value`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def read(self, bucket: Bucket, targets: list[torch.Tensor]) -> None:
+        for target in targets:
+            target.fill_(self.value)
 
 
 @ray.remote(num_cpus=0)
@@ -65,8 +81,8 @@ class Rank:
     def form_group(self, transfer: str, name: str, size: int) -> None:
         self.sender.form(name, size)
 
-    def send_weights(self, transfer: str) -> int:
-        return self.sender.send((s.name, torch.full(s.shape, float(self.version))) for s in SPECS)
+    def send_weights(self, transfer: str) -> SendTimes:
+        return self.sender.send(Constant(self.version))
 
     def begin_chunks(self) -> None:
         self.chunks = iter([{"names": [s.name], "handles": {"GPU-0": {"version": self.version}}} for s in SPECS])
@@ -80,7 +96,7 @@ class Rank:
 
 @ray.remote(num_cpus=0)
 class Receiver:
-    """Stands for an engine: receives buckets as `GlooWeightTransferEngine` does."""
+    """Stands for an engine: receives as `GlooWeightTransferEngine` does."""
 
     def __init__(self) -> None:
         self.fate: tuple[str, str] | None = None
@@ -88,6 +104,7 @@ class Receiver:
         self.weights: dict[str, torch.Tensor] = {}
         self.version: int | None = None
         self.group: BroadcastGroup | None = None
+        self.buffers = BufferPool()
 
     def meet_fate(self, moment: str) -> None:
         if self.fate and self.fate[1] == moment:
@@ -106,14 +123,13 @@ class Receiver:
             store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s
         )
 
-    def swap(self, version: int, update: dict) -> None:
+    def swap(self, version: int, update: dict) -> SwapTimes:
         self.version = None
-        for bucket in plan_buckets(SPECS):
-            buffer = torch.empty(sum(s.nbytes for s in bucket), dtype=torch.uint8)
-            self.group.broadcast(buffer)
+        for tensors in receive(self.group, SPECS, self.buffers):
             self.meet_fate("receive")
-            self.weights.update((name, view.clone()) for name, view in unpack(bucket, buffer))
+            self.weights.update((name, tensor.clone()) for name, tensor in tensors)
         self.version = version
+        return TIMES
 
     def begin_swap(self) -> None:
         self.version = None
@@ -124,9 +140,10 @@ class Receiver:
         for name in update["names"]:
             self.weights[name] = torch.tensor([float(update["handles"]["GPU-0"]["version"])])
 
-    def finish_swap(self, version: int) -> None:
+    def finish_swap(self, version: int) -> SwapTimes:
         assert list(self.weights) == [s.name for s in SPECS]
         self.version = version
+        return TIMES
 
     def held(self) -> tuple[int | None, list[float]]:
         """Its version, and every value that occurs in its weights."""
@@ -156,8 +173,11 @@ class Swaps:
     def swap(self, version: int) -> tuple[int, ...]:
         """The next version, to all. Returns the numbers of those that were lost."""
         ray.get(self.rank.set_version.remote(version))
-        report = self.swaps.swap(version)
-        assert report.version == version and report.bytes == 3 * 40_000_000
+        self.swaps.begin_swap(version)
+        report = self.swaps.finish_swap()
+        assert (report.version, report.bytes) == (version, BYTES)
+        assert (report.drain_s, report.receive_s, report.stall_s) == (0.5, 0.25, 0.75)
+        assert 0 <= report.broadcast_s <= report.seconds
         return tuple(member.number for member in report.lost)
 
     def held(self, *numbers: int) -> list[tuple[int | None, list[float]]]:

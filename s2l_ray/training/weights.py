@@ -6,32 +6,131 @@ import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from s2l_ray.training.lora import base_name, merged
+from s2l_ray.weights.buckets import Bucket
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
 
 
 def weight_specs(model: PreTrainedModel, dtype: torch.dtype) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype name such as "bfloat16", shape) of what `full_weights` yields, in the same order; no collective."""
+    """(name, dtype name such as "bfloat16", shape) of `PolicyWeights`, in the same order; no collective."""
     name = str(dtype).removeprefix("torch.")
     named = [(base_name(key), parameter) for key, parameter in model.named_parameters()]
     return [(key, name, tuple(parameter.shape)) for key, parameter in named if key is not None]
 
 
-def full_weights(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Gather one parameter at a time on `device`. A collective: every rank must exhaust it. Tied weights come once.
+class PolicyWeights:
+    """The present weights of a sharded model, in `dtype`. Tied weights come once; adapters are merged. Read only.
 
-    Read only. The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic. Adapters
-    are merged.
+    There are two ways to them, both collectives: whole tensors on `device`, one at a time, or buckets in the host
+    memory of rank 0, which never hold more than they were asked for.
     """
-    for name, parameter in model.named_parameters():
-        if (key := base_name(name)) is not None:
-            yield key, merged(model, name, parameter.detach().to(device=device, dtype=dtype).full_tensor())
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+        self._model = model
+        self._dtype = dtype
+        self._device = device
+        named = [(base_name(name), name, parameter) for name, parameter in model.named_parameters()]
+        self._named = {key: (name, parameter) for key, name, parameter in named if key is not None}
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Gather (name, whole tensor). Every rank must exhaust it.
+
+        The cast comes before the gather, so bfloat16 weights cost half of the master weights' traffic.
+        """
+        for key, (name, parameter) in self._named.items():
+            yield key, self._whole(name, parameter)
+
+    def read(self, bucket: Bucket, targets: list[Tensor] | None) -> None:
+        """Write pieces of tensors into flat CPU tensors of `dtype`: see `WeightSource.read`.
+
+        Every rank casts its rows straight into what travels, and sends them to rank 0 and to nobody else.
+
+        Raises:
+            KeyError: the model has no tensor of a piece's name.
+        """
+        cuts: list[_Cut] = []
+        for i, piece in enumerate(bucket):
+            name, parameter = self._named[piece.spec.name]
+            if _dealt_by_rows(parameter) and name == piece.spec.name:
+                cuts.append(_Cut(i, parameter.detach(), piece.start, piece.stop))
+                continue
+            whole = self._whole(name, parameter)  # by another name: adapters come on top
+            if targets is not None:
+                targets[i].copy_(whole.flatten()[piece.start : piece.stop])
+        self._gather(cuts, targets)
+
+    def _whole(self, name: str, parameter: Tensor) -> Tensor:
+        return merged(self._model, name, parameter.detach().to(device=self._device, dtype=self._dtype).full_tensor())
+
+    def _gather(self, cuts: list[_Cut], targets: list[Tensor] | None) -> None:
+        rank, ranks = dist.get_rank(), dist.get_world_size()
+        shards = [cut.parameter.to_local().flatten() for cut in cuts]
+        shares = [[_share(cut, r, ranks) for cut in cuts] for r in range(ranks)]
+        sizes = [sum(share.stop - share.start for share in of_rank) for of_rank in shares]
+        if targets is None:
+            if sizes[rank]:
+                parts = [
+                    shard[s.offset : s.offset + s.stop - s.start] for shard, s in zip(shards, shares[rank], strict=True)
+                ]
+                dist.send(_laid_out(parts, sizes[rank], self._dtype), dst=0)
+            return
+        arriving = {r: torch.empty(size, dtype=self._dtype) for r, size in enumerate(sizes) if size and r != rank}
+        works = {r: dist.irecv(buffer, src=r) for r, buffer in arriving.items()}
+        for cut, shard, s in zip(cuts, shards, shares[rank], strict=True):
+            targets[cut.target][s.start : s.stop].copy_(shard[s.offset : s.offset + s.stop - s.start])
+        for r, work in works.items():
+            work.wait()
+            parts = arriving[r].split([share.stop - share.start for share in shares[r]])
+            for cut, s, part in zip(cuts, shares[r], parts, strict=True):
+                targets[cut.target][s.start : s.stop].copy_(part)
+
+
+class _Cut(NamedTuple):
+    """Elements `start` to `stop` of a parameter laid out flat, wanted in a target."""
+
+    target: int
+    parameter: DTensor
+    start: int
+    stop: int
+
+
+class _Share(NamedTuple):
+    """What one rank holds of a cut: elements `start` to `stop` of the cut, from `offset` of the rank's shard."""
+
+    start: int
+    stop: int
+    offset: int
+
+
+def _share(cut: _Cut, rank: int, ranks: int) -> _Share:
+    """Rows are dealt out as by torch.chunk: equally many to every rank but the last ones."""
+    rows, numel = cut.parameter.shape[0], cut.parameter.numel()
+    each = -(-rows // ranks) * (numel // max(1, rows))
+    low, high = min(rank * each, numel), min((rank + 1) * each, numel)
+    first, last = max(cut.start, low), min(cut.stop, high)
+    return _Share(0, 0, 0) if first >= last else _Share(first - cut.start, last - cut.start, first - low)
+
+
+def _dealt_by_rows(parameter: Tensor) -> bool:
+    """Whether rank r holds the r-th run of rows, as FSDP2 shards: a run of the flat tensor, too."""
+    return isinstance(parameter, DTensor) and parameter.placements == (Shard(0),)
+
+
+def _laid_out(parts: list[Tensor], size: int, dtype: torch.dtype) -> Tensor:
+    """Flat tensors, cast and end to end in host memory."""
+    buffer = torch.empty(size, dtype=dtype)
+    for target, part in zip(buffer.split([len(part) for part in parts]), parts, strict=True):
+        target.copy_(part)
+    return buffer
 
 
 def export_directory(
@@ -42,7 +141,7 @@ def export_directory(
     A collective; rank 0 writes, and holds the whole model in host memory while it does.
     """
     state: dict[str, Tensor] = {}
-    for name, tensor in full_weights(model, dtype, device):
+    for name, tensor in PolicyWeights(model, dtype, device):
         if rank == 0:
             state[name] = tensor.to("cpu", copy=True)
     if rank != 0:

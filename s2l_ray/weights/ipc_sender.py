@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSpec, WeightStream, checked
+from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSource, WeightSpec, checked
 
 
 class IpcSender:
@@ -31,7 +31,7 @@ class IpcSender:
         self._buffer_bytes = max(GPU_CHUNK_BYTES, *(spec.nbytes for spec in specs))
         self._chunks: Iterator[Any] = iter(())
 
-    def begin(self, weights: WeightStream) -> None:
+    def begin(self, weights: WeightSource) -> None:
         """Start over, with the weights of one version."""
         from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.distributed import TCPStore
 
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightStream, checked
+from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSource, WeightStream, checked
 from s2l_ray.weights.sender import GroupSender
 
 
 class NcclSender(GroupSender):
-    """Member 0 of a vLLM communicator; packs and sends with vLLM's own producer, so chunks are cut as receivers do."""
+    """Member 0 of a vLLM communicator; packs and sends with vLLM's own producer, so chunks are cut as receivers do.
+
+    The producer gathers and packs one chunk while the last one is on the wire, as vLLM's receiver loads one while the
+    next arrives: each has GPU_BUFFERS CUDA streams that take turns.
+    """
 
     def _join(self, store: TCPStore, group: str, size: int) -> Any:
         from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
@@ -24,20 +30,25 @@ class NcclSender(GroupSender):
         device = torch.cuda.current_device()
         return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
 
-    def _broadcast(self, weights: WeightStream) -> None:
+    def _walk(self, weights: WeightSource) -> WeightStream:
+        return iter(weights)
+
+    def _broadcast(self, walk: Iterator[Any]) -> float:
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
         from s2l_ray.weights.vllm_nccl import abort_after
 
+        begin = time.perf_counter()
         with abort_after(self._timeout_s, self._group.destroy):
             packed_nccl_broadcast_producer(
-                checked(weights, self._specs),
+                checked(walk, self._specs),
                 self._group,
                 src=0,
                 post_iter_func=lambda item: item[1],
                 buffer_size_bytes=GPU_CHUNK_BYTES,
                 num_buffers=GPU_BUFFERS,
             )
+        return time.perf_counter() - begin
 
     def _leave(self) -> None:
         self._group.destroy()

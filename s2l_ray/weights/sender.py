@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import socket
+import time
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch.distributed import TCPStore
 
 from s2l_ray.errors import BroadcastError
 from s2l_ray.rendezvous import listen, open_store
-from s2l_ray.weights.buckets import WeightSpec, WeightStream
+from s2l_ray.weights.buckets import WeightSource, WeightSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SendTimes:
+    """Where the time of one broadcast went, on one trainer rank."""
+
+    gather_s: float
+    """Seconds spent gathering shards, casting and packing them; for the most part while something was on the wire. On
+    GPUs the seconds until the kernels for it were queued."""
+    broadcast_s: float
+    """Seconds from the first byte to the last; 0 on ranks other than 0. Over gloo the clock starts when every member is
+    ready to receive, over nccl when the trainer is, so there it includes waiting for engines that finish requests."""
 
 
 class GroupSender(ABC):
     """Broadcasts the trainer's weights to every worker of some learner engines.
 
-    Lives on every trainer rank: all ranks walk the weight stream, since gathering FSDP shards is a collective, but only
+    Lives on every trainer rank: all ranks walk the weights, since gathering FSDP shards is a collective, but only
     rank 0 holds the broadcast group and sends. A group that failed once is left; `listen` and `form` make the next.
 
     Args:
-        specs: what the stream yields.
+        specs: what a source yields.
         rank: trainer rank.
         host: address of this machine that the engines can reach.
         timeout_s: bound on forming a group and on a whole broadcast.
@@ -53,25 +70,27 @@ class GroupSender(ABC):
         except (RuntimeError, TimeoutError) as error:
             raise BroadcastError(f"broadcast group {group} of {size} did not form: {error}") from error
 
-    def send(self, weights: WeightStream) -> int:
-        """Walk the stream once; on rank 0 broadcast it. Returns the bytes of the weights.
+    def send(self, weights: WeightSource) -> SendTimes:
+        """Walk the weights once; on rank 0 broadcast them.
 
         Raises:
             BroadcastError: a receiver is gone, or did not take part within the timeout. The group is left.
-            ValueError: the stream is not what was declared.
+            ValueError: the weights are not what was declared.
         """
+        walk = _Timed(self._walk(weights))
+        broadcast_s = 0.0
         try:
             if self._rank == 0:
-                self._broadcast(weights)
+                broadcast_s = self._broadcast(walk)
         except Exception as error:
             self.close()  # first: receivers that still wait for data learn of it from the closed connections
             if isinstance(error, RuntimeError | TimeoutError):
                 raise BroadcastError(f"the broadcast failed: {error}") from error
             raise
         finally:
-            for _ in weights:  # a collective: the other ranks walk on to the end
+            for _ in walk:  # a collective: the other ranks walk on to the end
                 pass
-        return sum(spec.nbytes for spec in self._specs)
+        return SendTimes(walk.seconds, broadcast_s)
 
     def close(self) -> None:
         """Leave the group; nobody waits for anybody."""
@@ -87,8 +106,31 @@ class GroupSender(ABC):
         """Member 0 of the new group; bounded."""
 
     @abstractmethod
-    def _broadcast(self, weights: WeightStream) -> None:
-        """Send the stream to the group; bounded. RuntimeError or TimeoutError when a member does not take part."""
+    def _walk(self, weights: WeightSource) -> Iterator[Any]:
+        """What is sent, part by part. Collectives: walked to its end on every rank."""
+
+    @abstractmethod
+    def _broadcast(self, walk: Iterator[Any]) -> float:
+        """Send the parts to the group, within the bound; returns the seconds from the first byte to the last.
+
+        Raises:
+            RuntimeError, TimeoutError: a member does not take part.
+        """
 
     @abstractmethod
     def _leave(self) -> None: ...
+
+
+class _Timed(Iterator[T]):
+    """An iterator that knows how long its steps took in all, in seconds."""
+
+    def __init__(self, inner: Iterator[T]) -> None:
+        self._inner = inner
+        self.seconds = 0.0
+
+    def __next__(self) -> T:
+        begin = time.perf_counter()
+        try:
+            return next(self._inner)
+        finally:
+            self.seconds += time.perf_counter() - begin

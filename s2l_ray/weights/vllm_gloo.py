@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from s2l_ray.rendezvous import BroadcastGroup, open_store
-from s2l_ray.weights.buckets import WeightSpec, plan_buckets, unpack
+from s2l_ray.weights.buckets import BufferPool, WeightSpec
+from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.messages import Invitation
 
 
@@ -24,7 +26,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo]):
-    """Receives buckets by gloo broadcast and loads them inside vLLM's layerwise reload.
+    """Receives buckets by gloo broadcast, one while the last is loaded, inside vLLM's layerwise reload.
 
     The layerwise reload is what makes loading into a running engine right: linear layers are re-packed after loading,
     on CPUs as with quantised weights, so plain `load_weights` into a running model fails.
@@ -34,6 +36,10 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
     update_info_cls = GlooUpdateInfo
 
     _group: BroadcastGroup | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._buffers = BufferPool()
 
     def init_transfer_engine(self, init_info: Invitation) -> None:
         self.shutdown()
@@ -54,11 +60,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
         if self._group is None:
             raise RuntimeError("init_weight_transfer_engine must come before update_weights")
         rows = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
-        for bucket in plan_buckets(WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in rows):
-            # A fresh buffer each: the reload keeps views until the layer they belong to is complete.
-            buffer = torch.empty(sum(s.nbytes for s in bucket), dtype=torch.uint8)
-            self._group.broadcast(buffer)
-            self.model.load_weights([(name, view.to(self.device)) for name, view in unpack(bucket, buffer)])
+        specs = [WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in rows]
+        for tensors in receive(self._group, specs, self._buffers):
+            self.model.load_weights([(name, tensor.to(self.device)) for name, tensor in tensors])
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

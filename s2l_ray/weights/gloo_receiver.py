@@ -1,0 +1,67 @@
+"""The receiving end of a gloo broadcast, whoever loads what arrives; needs torch only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.distributed import Work
+
+from s2l_ray.rendezvous import BroadcastGroup
+from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec, bucket_bytes, flat_views, plan_buckets
+
+Tensors = list[tuple[str, torch.Tensor]]
+
+
+def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferPool) -> Iterator[Tensors]:
+    """What `GlooSender` sends, as (name, whole tensor on the CPU): a bucket at a time, while the next one arrives.
+
+    The tensors are views of `buffers`: whoever keeps one keeps its bucket from being used again.
+
+    Raises:
+        RuntimeError: the sender is gone, or did not send within the group's timeout.
+    """
+    landings = _landings(plan_buckets(specs), buffers)
+    group.meet()
+    coming = _start(group, landings)
+    while coming is not None:
+        arriving, tensors = coming
+        arriving.wait()
+        coming = _start(group, landings)
+        if tensors:
+            yield tensors
+
+
+def _start(group: BroadcastGroup, landings: Iterator[tuple[torch.Tensor, Tensors]]) -> tuple[Work, Tensors] | None:
+    """Let the next bucket arrive; None after the last."""
+    landing = next(landings, None)
+    return None if landing is None else (group.start_broadcast(landing[0]), landing[1])
+
+
+def _landings(buckets: list[Bucket], buffers: BufferPool) -> Iterator[tuple[torch.Tensor, Tensors]]:
+    """Where each bucket is to be received, and the tensors that are whole when it is there.
+
+    A tensor that is cut over several buckets is received into memory of its own.
+    """
+    large = torch.empty(0)
+    for bucket in buckets:
+        piece = bucket[0]
+        if piece.is_whole:
+            yield _landing(bucket, buffers)
+            continue
+        if piece.start == 0:
+            large = torch.empty(piece.spec.numel, dtype=piece.spec.torch_dtype)
+        is_last = piece.stop == piece.spec.numel
+        yield large[piece.start : piece.stop].view(torch.uint8), _named(bucket, [large]) if is_last else []
+        if is_last:
+            large = torch.empty(0)
+
+
+def _landing(bucket: Bucket, buffers: BufferPool) -> tuple[torch.Tensor, Tensors]:
+    # A function of its own: the generator must not keep the buffer.
+    buffer = buffers.take(bucket_bytes(bucket))
+    return buffer, _named(bucket, flat_views(bucket, buffer))
+
+
+def _named(bucket: Bucket, flat: list[torch.Tensor]) -> Tensors:
+    return [(piece.spec.name, tensor.view(piece.spec.shape)) for piece, tensor in zip(bucket, flat, strict=True)]
