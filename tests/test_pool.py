@@ -12,6 +12,7 @@ import pytest
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.rollout import Verdict
 from s2l_ray.tasks.pool import VerifierPool, VerifierProcess
+from s2l_ray.tasks.verdict_log import Entry, VerdictLog
 from s2l_ray.tasks.verifiers import VerifierError, as_verdict, check_importable, resolve_verifier
 from s2l_ray.tasks.verify_file import verify_file
 
@@ -77,6 +78,28 @@ def test_each_item_has_its_own_limit(users):
     with VerifierProcess(users, 1.5) as process:
         verdicts = process.check([("sleep 0.5", "", "")] * 4 + [("sleep 30", "", ""), ("a", "a", "")])
     assert statuses(verdicts) == ["wrong"] * 4 + ["timeout", "right"]
+
+
+def test_a_log_has_whole_entries_only():
+    log, entries = VerdictLog(), [Entry(1.5, "right", 1.0, 'a "5",\n'), Entry(2.5, "timeout", 0.0, "")]
+    assert log.read() == []
+    for entry in entries:
+        VerdictLog(log.fd).append(entry)  # as a worker does, with the inherited descriptor
+    os.write(log.fd, b'[3.5, "right", 1.')  # killed while it wrote
+    assert log.read() == entries
+    log.clear()
+    assert log.read() == []
+    log.append(entries[1])
+    assert log.read() == entries[1:]
+    log.close()
+
+
+def test_verdicts_up_to_a_kill_are_kept_whatever_the_chunk(users):
+    quick = [("a", "a", ""), ("b", "a", "")] * 20
+    with VerifierProcess(users, 0.4) as process:
+        verdicts = process.check([*quick, ("sleep 30", "", ""), *quick, ("die", "", ""), *quick])
+    alternating = ["right", "wrong"] * 20
+    assert statuses(verdicts) == [*alternating, "timeout", *alternating, "unparsable", *alternating]
 
 
 def test_a_slow_start_does_not_count(tmp_path, monkeypatch):

@@ -1,49 +1,46 @@
 """Answers are checked in processes that can be killed: an endless check costs its time limit and nothing else.
 
 math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic
-computation cannot be interrupted from within. So each worker is a single-threaded process that knows nothing of Ray,
-torch or vLLM, the clock runs out here, and the remedy is SIGKILL.
+computation cannot be interrupted from within. So each worker (`tasks.worker`) is a single-threaded process, the clock
+runs out here, and the remedy is SIGKILL.
 
-Parent and worker exchange JSON over a pipe: the parent sends a chunk of answers, the worker one verdict after another.
-The time of an answer runs from the verdict before it, or from sending the chunk.
+A worker gets a chunk of answers over a pipe, notes one verdict after another in a `VerdictLog` and says when the chunk
+is done. The time of an answer runs from the verdict before it, or from sending the chunk.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.processes import die_with_parent
 from s2l_ray.rollout import Verdict
-from s2l_ray.tasks.verifiers import BUILT_IN, Verifier, VerifierError, resolve_verifier
+from s2l_ray.tasks.verdict_log import Entry, VerdictLog
+from s2l_ray.tasks.verifiers import VerifierError
+from s2l_ray.tasks.worker import ERROR
 
 Item = tuple[str, str, str]
 """(response, gold answer, question)"""
 Ending = Literal["done", "timeout", "died"]
 
-CHUNK = 16
-"""Answers a worker is given at once."""
+CHUNK = 64
+"""Answers a worker is given at once, at most."""
+CHUNKS_PER_WORKER = 4
+"""Into at least so many a pool divides its answers, so that its workers end at about the same time."""
 START_TIMEOUT_S = 120.0
 """Bound on a worker's start: it imports its verifier and, for `math`, builds a parser."""
 CRASHES_IN_A_ROW = 3
 """So many answers in a row that kill their worker are a broken verifier, not degenerate answers."""
-MEMORY_LIMIT = 4 * 2**30
-"""Bytes of address space of a worker with a built-in verifier: 9**9**9**9 must not take the machine's memory."""
-_DETAIL_LENGTH = 300
 _REAP_TIMEOUT_S = 10.0
-_BACKSTOP_S = 10
 
 
 class VerifierProcess:
@@ -61,7 +58,9 @@ class VerifierProcess:
         self.timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._log: VerdictLog | None = None
         self._crashes = 0
+        self._cause = ""
         self._closed = False
 
     def start(self) -> None:
@@ -76,13 +75,15 @@ class VerifierProcess:
         if self._process is not None:
             return
         self._pipe, theirs = Pipe()
+        self._log = VerdictLog()
         with theirs:
-            arguments = [str(theirs.fileno()), str(os.getpid()), self.kind, str(self.timeout_s)]
+            descriptors = theirs.fileno(), self._log.fd
+            arguments = [*map(str, descriptors), str(os.getpid()), self.kind, str(self.timeout_s)]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from s2l_ray.tasks.pool import serve; serve()", *arguments],
+                [sys.executable, "-P", "-c", "from s2l_ray.tasks.worker import serve; serve()", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a user's verifier prints must not mix with our output
-                pass_fds=(theirs.fileno(),),
+                pass_fds=descriptors,
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
             )
@@ -146,42 +147,52 @@ class VerifierProcess:
     def _stream(self, items: Sequence[Item]) -> tuple[list[Verdict], Ending]:
         """Verdicts up to the first item whose check ran out of time or killed the worker (no worker is left then)."""
         self.start()
-        verdicts: list[Verdict] = []
+        self._log.clear()
         try:
             self._pipe.send_bytes(json.dumps(items).encode())
-            while len(verdicts) < len(items):
-                if not self._pipe.poll(self.timeout_s):
-                    self._kill()
-                    return verdicts, "timeout"
-                verdicts.append(self._read(json.loads(self._pipe.recv_bytes()), len(verdicts)))
-                self._crashes = 0
+            entries, ending = self._await_chunk()
         except (EOFError, OSError):
-            return verdicts, "died"
+            entries, ending = self._log.read(), "died"
+            self._cause = self._bury()
         except BaseException:
-            self._kill()  # or the next check would read the verdicts of this one
+            self._kill()  # or the next check would be told that this one's chunk is done
             raise
-        return verdicts, "done"
+        if entries:
+            self._crashes = 0
+        verdicts = [self._read(entry, index) for index, entry in enumerate(entries)]
+        return verdicts, "done" if len(verdicts) == len(items) else ending
 
-    def _read(self, message: dict[str, Any], index: int) -> Verdict:
-        if "error" in message:
-            raise VerifierError(f"verifier {self.kind} raised:\n{message['error']}", index)
-        return Verdict(message["status"], message["reward"], message["detail"])
+    def _await_chunk(self) -> tuple[list[Entry], Ending]:
+        entries: list[Entry] = []
+        deadline = time.monotonic() + self.timeout_s
+        while not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            entries = self._log.read()
+            if entries:
+                deadline = max(deadline, entries[-1].time + self.timeout_s)
+            if time.monotonic() >= deadline:
+                self._kill()
+                return entries, "timeout"
+        self._pipe.recv_bytes()
+        return self._log.read(), "done"
+
+    def _read(self, entry: Entry, index: int) -> Verdict:
+        if entry.status == ERROR:
+            raise VerifierError(f"verifier {self.kind} raised:\n{entry.detail}", index)
+        return Verdict(entry.status, entry.reward, entry.detail)
 
     def _check_again(self, item: Item) -> Verdict:
-        self._bury()
         verdicts, ending = self._stream([item])
         if ending == "done":
             return verdicts[0]
         if ending == "timeout":
             return self._timed_out()
-        cause = self._bury()
         self._crashes += 1
         if self._crashes == CRASHES_IN_A_ROW:
             raise VerifierError(
-                f"{CRASHES_IN_A_ROW} answers in a row killed the workers of verifier {self.kind} (the last: {cause}); "
-                "its code or its native libraries are broken"
+                f"{CRASHES_IN_A_ROW} answers in a row killed the workers of verifier {self.kind} (the last: "
+                f"{self._cause}); its code or its native libraries are broken"
             )
-        return Verdict("unparsable", 0.0, f"its check killed two workers: {cause}")
+        return Verdict("unparsable", 0.0, f"its check killed two workers: {self._cause}")
 
     def _timed_out(self) -> Verdict:
         return Verdict("timeout", 0.0, f"killed after {self.timeout_s:g} s")
@@ -202,7 +213,8 @@ class VerifierProcess:
             self._process.kill()
             self._process.wait(_REAP_TIMEOUT_S)
             self._pipe.close()
-            self._process = self._pipe = None
+            self._log.close()
+            self._process = self._pipe = self._log = None
 
 
 class VerifierPool:
@@ -236,8 +248,9 @@ class VerifierPool:
 
     def stream(self, items: Sequence[Item]) -> Iterator[Verdict]:
         """The verdicts in the order of `items`, as they come. Raises as `VerifierProcess.check`."""
-        starts = range(0, len(items), CHUNK)
-        futures = [self._threads.submit(self._check, items[start : start + CHUNK]) for start in starts]
+        size = min(CHUNK, len(items) // (CHUNKS_PER_WORKER * len(self._processes)) + 1)
+        starts = range(0, len(items), size)
+        futures = [self._threads.submit(self._check, items[start : start + size]) for start in starts]
         try:
             for start, future in zip(starts, futures, strict=True):
                 try:
@@ -268,49 +281,3 @@ class VerifierPool:
             return process.check(items)
         finally:
             self._free.put(process)
-
-
-def serve() -> None:
-    """Main of a worker: `python -c ... PIPE_FD PARENT_PID KIND TIMEOUT_S`."""
-    fd, parent, kind, timeout_s = sys.argv[1:]
-    die_with_parent(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if kind in BUILT_IN:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    with Connection(int(fd)) as pipe:
-        try:
-            verifier = resolve_verifier(kind)
-            if kind == "math":
-                verifier("\\boxed{x^2 + x}", "x(x - 1)", "")  # SymPy and the parser load most of their code when used
-        except ConfigError as error:
-            _send(pipe, {"config_error": str(error)})
-            return
-        except Exception:  # noqa: BLE001 -- whatever a warm-up raises is told to the parent, which raises it
-            _send(pipe, {"error": traceback.format_exc()})
-            return
-        _send(pipe, {"ready": True})
-        _serve_chunks(pipe, verifier, math.ceil(float(timeout_s)) + _BACKSTOP_S)
-
-
-def _serve_chunks(pipe: Connection, verifier: Verifier, backstop_s: int) -> None:
-    while True:
-        try:
-            items = json.loads(pipe.recv_bytes())
-        except EOFError:  # the parent closed or died
-            return
-        for item in items:
-            signal.alarm(backstop_s)  # ends even a check that holds the interpreter's lock and has lost its parent
-            _send(pipe, _checked(verifier, item))
-        signal.alarm(0)
-
-
-def _checked(verifier: Verifier, item: Item) -> dict[str, Any]:
-    try:
-        verdict = verifier(*item)
-    except BaseException:  # noqa: BLE001 -- a user's sys.exit included: the parent raises it
-        return {"error": traceback.format_exc()}
-    return {"status": verdict.status, "reward": float(verdict.reward), "detail": str(verdict.detail)[:_DETAIL_LENGTH]}
-
-
-def _send(pipe: Connection, message: dict[str, Any]) -> None:
-    pipe.send_bytes(json.dumps(message).encode())

@@ -1,0 +1,52 @@
+"""Where a worker notes its verdicts: a file in memory that its parent can read at any time, whatever becomes of it.
+
+A message per verdict would wake the parent for each of them, on the core that the next answer could be checked on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One checked answer."""
+
+    time: float
+    """When its check ended: seconds of the machine's monotonic clock, which all processes share."""
+    status: str
+    """A VerdictStatus, or "error" when the verifier raised."""
+    reward: float
+    detail: str
+    """The verdict's, or the traceback."""
+
+
+class VerdictLog:
+    """The entries of one chunk of answers, in order. One process writes; the one that made the log reads and clears.
+
+    Args:
+        fd: an inherited log; None makes one.
+    """
+
+    def __init__(self, fd: int | None = None):
+        if fd is None:
+            fd = os.memfd_create("verdicts")
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # after a clear, writing goes on at the start
+        self.fd = fd
+
+    def append(self, entry: Entry) -> None:
+        os.write(self.fd, json.dumps(entry).encode() + b",\n")
+
+    def read(self) -> list[Entry]:
+        """The whole entries; what a killed worker left of one does not count."""
+        text = os.pread(self.fd, os.fstat(self.fd).st_size, 0)
+        whole = text[: text.rfind(b",\n") + 1].rstrip(b",")
+        return [Entry(*entry) for entry in json.loads(b"[" + whole + b"]")]
+
+    def clear(self) -> None:
+        os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        os.close(self.fd)
