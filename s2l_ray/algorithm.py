@@ -108,7 +108,7 @@ class S2LPO(Trainable):
             left_out=self._left_out,
             bank=bank,
         )
-        self._times = TimeSheet(TraceFile(self._run.path / "trace.json"))
+        self._times = TimeSheet(TraceFile(self._run.path / "trace.json"), self._reporter.turn)
         if checkpoint:
             self.load_checkpoint(str(checkpoint))
         else:
@@ -374,7 +374,7 @@ class S2LPO(Trainable):
         )
         self._times.trace.close()
         self._tracker.log_artifact(self._times.trace.path)
-        for figure in draw_figures(self.summary, self._run.path / "figures"):
+        for figure in draw_figures(self.summary, self._run.path / "figures", self._times.trace.path):
             self._tracker.log_artifact(figure, "figures")
         write_summary(self._run.path / "summary.json", self.summary)
         self._tracker.log_artifact(self._run.path / "summary.json")

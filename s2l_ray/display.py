@@ -8,7 +8,7 @@ On a terminal: a live panel. Elsewhere (a file, a pipe, CI): plain lines of stab
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,13 +25,28 @@ from rich.text import Text
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.mlflow_store import how_to_open
 from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.timing.look import COLOURS as COLOURS_OF_PARTS
+from s2l_ray.timing.look import part_name
 
 SPARKS = "▁▂▃▄▅▆▇█"
 RECENT_STEPS = 40
 """Steps whose rewards the panel shows."""
 ETA_STEPS = 10
 """Steps whose mean duration predicts the rest."""
+TIME_CELLS = 20
+"""Of the bar that shows where a step's time went."""
 NOTES = 4
+TURNS = {
+    "hand_over": "engines leave and join",
+    "rollout": "waiting for rollouts",
+    "update": "updating the learner",
+    "swap": "swapping weights",
+    "evaluate": "evaluating",
+    "checkpoint": "writing a checkpoint",
+}
+"""Phase of a step -> what is shown while it lasts."""
+SHOWN_PARTS = 3
+"""Parts of a step that are named beside their bar: those that took longest."""
 TRAINER_METRICS = {"kl": "kl", "logprob_gap/learner": "gap", "clip_fraction": "clip", "grad_norm": "grad"}
 """Metrics of the update in the panel, and their short names there."""
 
@@ -72,6 +87,10 @@ class RunDisplay:
         """What is being done now, between steps: "starting engines", "evaluating before training"."""
         self._now(text)
         self._say(text)
+
+    def turn(self, step: int, phase: str) -> None:
+        """The driver turns to a phase of a step. Shown, never a line."""
+        self._now(f"step {step}: {TURNS[phase]}")
 
     def step(self, record: StepRecord) -> None:
         self.records = (*self.records, record)[-RECENT_STEPS:]
@@ -244,6 +263,15 @@ def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
     return "".join(" " if v is None else SPARKS[round((v - low) * scale)] for v in values)
 
 
+def shared_out(parts: Mapping[str, float], cells: int) -> dict[str, int]:
+    """So many cells of a bar shared out by size: rounded down, then one more where most was cut off."""
+    exact = {part: cells * value / sum(parts.values()) for part, value in parts.items()}
+    shares = {part: int(value) for part, value in exact.items()}
+    for part in sorted(exact, key=lambda p: shares[p] - exact[p])[: cells - sum(shares.values())]:
+        shares[part] += 1
+    return shares
+
+
 def percent(value: float, bounds: Sequence[float]) -> str:
     """A share and its interval in percent: 18.5 [15.3, 21.9]."""
     return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
@@ -255,7 +283,12 @@ def _step_rows(records: Sequence[StepRecord], width: int) -> list[tuple[str, Ren
     labels = iter(["reward", ""])
     rows += [(next(labels), text) for text in _reward_texts(records[-max(1, width - 40) :])]
     speed = f"{_tokens_per_second(record):.0f} tok/s  {_total(record):.1f} s per step ({_phases(record)})"
-    return [*rows, ("speed", _line(speed)), ("update", _line(_update(record)))]
+    rows.append(("speed", _line(speed)))
+    if record.parts:
+        rows.append(("time", _time_text(record)))
+    if record.busy:
+        rows.append(("busy", _line("  ".join(f"{role} {share:.0%}" for role, share in record.busy.items()))))
+    return [*rows, ("update", _line(_update(record)))]
 
 
 def _share_text(record: StepRecord) -> Text:
@@ -282,6 +315,19 @@ def _reward_texts(records: Sequence[StepRecord]) -> list[Text]:
             text.append(sparkline(values, min(known), max(known)), COLOURS[source])
             texts.append(text)
     return texts
+
+
+def _time_text(record: StepRecord) -> Text:
+    """The step's seconds as a bar of its parts, and the longest of them by name."""
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for part, cells in shared_out(record.parts, TIME_CELLS).items():
+        text.append("█" * cells, COLOURS_OF_PARTS[part])
+    longest = sorted(record.parts, key=record.parts.get, reverse=True)[:SHOWN_PARTS]
+    for part in longest:
+        text.append("  ")
+        text.append("█ ", COLOURS_OF_PARTS[part])
+        text.append(f"{part_name(part)} {record.parts[part] / sum(record.parts.values()):.0%}", "default")
+    return text
 
 
 def _update(record: StepRecord) -> str:

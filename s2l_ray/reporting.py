@@ -11,6 +11,9 @@ class Reporter:
     def phase(self, text: str) -> None:
         """Long work outside steps begins."""
 
+    def turn(self, step: int, phase: str) -> None:
+        """The driver turns to a phase of a step (`timing.clock.PHASES`)."""
+
     def step(self, record: StepRecord) -> None:
         """A step has ended."""
 

@@ -237,7 +237,10 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
             metrics[f"reward/{source}"] = stats.reward
             metrics[f"truncated/{source}"] = stats.truncated
             metrics |= {f"verdicts/{source}/{status}": count for status, count in stats.verdicts.items()}
-    metrics |= {f"seconds/{phase}": value for phase, value in record.seconds.items()}
+    # Parts that are phases have the same seconds as those.
+    metrics |= {f"seconds/{part}": value for part, value in (record.parts | record.seconds).items()}
+    metrics |= {f"busy/{role}": share for role, share in record.busy.items()}
+    metrics |= {f"pipeline/{key}": value for key, value in record.pipeline.items()}
     metrics |= {f"trainer/{key}": value for key, value in record.trainer.items()}
     if record.seconds.get("total"):
         metrics["tokens_per_second"] = record.tokens / record.seconds["total"]

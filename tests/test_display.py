@@ -9,17 +9,22 @@ from rich.console import Console
 
 from s2l_ray.config import parse_config
 from s2l_ray.display import (
+    TURNS,
     FamilyDisplay,
     RunDisplay,
     VerifyDisplay,
     duration,
     eta_seconds,
     final_table,
+    shared_out,
     sparkline,
     step_line,
 )
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.timing import PARTS
+from s2l_ray.timing.clock import PHASES
+from s2l_ray.timing.look import COLOURS
 
 VERDICTS = {"right": 1, "wrong": 1, "unparsable": 0, "timeout": 0}
 RECORD = StepRecord(
@@ -128,6 +133,28 @@ def test_the_panel_fits_the_terminal(width):
     lines = rendered(display.panel(), width).splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) < 40 and lines[0].startswith("╭") and lines[-1].startswith("╰")
+
+
+def test_the_panel_says_where_a_steps_time_went():
+    display = RunDisplay(60, "trial", console(live=True))
+    parts = {"explore": 1.14, "forward_backward": 0.57, "swap": 0.16, "other": 0.03}  # 60, 30, 8.4 and 1.6 %
+    display.step(replace(RECORD, parts=parts, busy={"explorer": 0.95, "learner": 0.4, "trainer": 0.3}))
+    display.turn(13, "rollout")
+    text = rendered(display.panel(), 110)
+    assert f"{'█' * 20}  █ wait for explorer 60%  █ forward, backward 30%  █ weight swap 8%" in text
+    assert "explorer 95%  learner 40%  trainer 30%" in text
+    assert "step 13: waiting for rollouts" in text
+
+
+def test_cells_are_shared_out_by_hand():
+    # 10 cells: 5.5, 3.3 and 1.2. The one that is left goes to the first, which lost most.
+    assert shared_out({"a": 5.5, "b": 3.3, "c": 1.2}, 10) == {"a": 6, "b": 3, "c": 1}
+    assert shared_out({"a": 1.0, "b": 0.0}, 30) == {"a": 30, "b": 0}
+
+
+def test_every_phase_and_part_can_be_shown():
+    assert set(PHASES) == set(TURNS)
+    assert set(PARTS) <= set(COLOURS)
 
 
 def test_schedule_off_shows_no_explorer():

@@ -2,16 +2,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from s2l_ray.config import parse_config
-from s2l_ray.evaluation.figures import draw_figures, learning_figure, pass_at_k_figure, smooth, time_figure
+from s2l_ray.evaluation.figures import (
+    draw_figures,
+    learning_figure,
+    pass_at_k_figure,
+    smooth,
+    time_figure,
+    typical_steps_figure,
+)
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.schedule import Schedule
+from s2l_ray.timing import Span, TraceFile
+from s2l_ray.timing.drawing import typical_windows
 
 CONFIG = parse_config({"name": "trial", "models": {"learner": "l", "explorer": "e"}, "data": {"train": "t"}})
 
@@ -113,12 +123,66 @@ def test_pass_at_k_shows_all_three_curves():
 
 def test_time_is_stacked_up_to_the_total():
     (axes,) = time_figure(summary(4)).axes
-    names = [c.get_label().split()[0] for c in axes.containers]
-    assert names == ["rollout", "update", "other"]
+    names = [c.get_label().split("  ")[0] for c in axes.containers]
+    assert names == ["waiting for rollouts", "update", "other"]
     assert [bar.get_height() for bar in axes.containers[2]] == pytest.approx([1.0] * 4)  # total - rollout - update
     tops = [bar.get_y() + bar.get_height() for bar in axes.containers[2]]
     assert tops == pytest.approx([2.5, 3.0, 3.5, 4.0])
     assert axes.containers[1].get_label() == "update  5.0 s (38%)"  # 0.5 + 1 + 1.5 + 2 of 13
+
+
+def test_time_is_stacked_by_cause_where_that_is_known():
+    parts = [{"explore": 1.0, "forward_backward": 0.5, "other": 0.25}, {"generate": 2.0, "forward_backward": 1.5}]
+    records = [replace(record, parts=of) for record, of in zip(steps(2, Schedule("linear", 4, 1)), parts, strict=True)]
+    (axes,) = time_figure(build_summary(config=CONFIG, steps=records, machine={})).axes
+    labels = [c.get_label() for c in axes.containers]
+    assert labels == [
+        "wait for explorer  1.0 s (19%)",
+        "wait for learner  2.0 s (38%)",
+        "forward, backward  2.0 s (38%)",
+        "other  0.2 s (5%)",
+    ]
+    assert [bar.get_height() for bar in axes.containers[2]] == [0.5, 1.5]
+
+
+def test_the_timeline_shows_typical_steps(tmp_path):
+    trace = TraceFile(tmp_path / "trace.json")
+    for number in range(1, 7):
+        at = 1e9 + 10 * number
+        spans = [Span("driver", "step", number, at, at + 10), Span("driver", "rollout", number, at, at + 3)]
+        spans.append(Span("trainer 0", "forward_backward", number, at + 3, at + 9))
+        spans += [Span(f"explorer {i}", "explore", number + 1, at, at + 4) for i in range(6) if number < 3]
+        spans += [Span(f"learner {i}", "generate", number, at, at + 3) for i in range(2) if number > 1]
+        trace.append(spans)
+    # G_w 4, 2, 0 ... of 4: steps 1 and 2 have at least half from the explorer, none has less than half, 3 to 6 none.
+    figure = typical_steps_figure(summary(6), trace.path)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "mostly explorer: 10.0 s a step",
+        "learner alone: 10.0 s a step",
+    ]
+    rows = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
+    explorers = ["explorer 0", "explorer 1", "explorer 2", "explorer 3 (of 6)"]
+    assert rows == [
+        ["driver", "trainer", "learner 0", "learner 1", *explorers],
+        ["driver", "trainer", "learner 0", "learner 1"],
+    ]
+    assert [text.get_text().strip() for text in figure.axes[1].texts if "step" in text.get_text()] == [
+        "step 3",
+        "step 4",
+        "step 5",
+    ]
+    paths = draw_figures(summary(6), tmp_path / "figures", trace.path)
+    assert paths[-1].name == "timeline.png" and paths[-1].stat().st_size > 5000
+
+
+def test_steps_to_draw_are_quiet_and_near_the_middle():
+    def row(number, explorer, **phases):
+        return {"step": number, "explorer_per_group": explorer, "learner_per_group": 4 - explorer, "seconds": phases}
+
+    rows = [row(n, 3) for n in range(1, 8)] + [row(8, 1)] + [row(n, 0) for n in range(9, 14)]
+    rows[4] = row(5, 3, checkpoint=1.0)  # in the middle three, 3 to 5, and in 4 to 6 and 5 to 7
+    assert typical_windows(rows) == {"mostly explorer": [2, 3, 4], "mostly learner": [8], "learner alone": [10, 11, 12]}
+    assert typical_windows([]) == {}
 
 
 def test_smooth_by_hand():

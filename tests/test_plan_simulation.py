@@ -12,7 +12,7 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.simulate.plan_constants import constants_of_plan
 from s2l_ray.placement.simulate.simulation import Simulation, sample_steps, simulate
-from s2l_ray.placement.simulate.timeline import draw_timeline, timeline_figure
+from s2l_ray.placement.simulate.timeline import draw_timeline, simulation_figure
 
 NODE = Inventory.of([{"count": 1, "gpus": 8, "gpu": "H100"}])
 
@@ -61,7 +61,7 @@ def test_what_is_simulated_of_a_long_schedule():
 
 def test_the_timeline_shows_each_phase_with_its_actors(tmp_path: Path):
     _, found = simulated("mixed")
-    figure = timeline_figure(found, "a plan")
+    figure = simulation_figure(found, "a plan")
     titles = [axes.get_title(loc="left").split(":")[0] for axes in figure.axes]
     assert titles == ["explore", "mix", "on-policy"]
     rows = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]

@@ -57,8 +57,9 @@ def config(tmp_path: Path, **changes):
 def test_a_summary_adds_up(tmp_path):
     only_learner = SourceStats(4, 0.75, 40, 100, 0, VERDICTS)
     steps = [
-        step(1),
+        step(1, parts={"explore": 0.75, "optimizer": 0.5, "other": 0.5}, busy={"explorer": 0.5, "learner": 0.5}),
         step(2, reward=0.75, sources={"explorer": SourceStats(0, 0.0, 0, 0, 0, VERDICTS), "learner": only_learner},
+             parts={"generate": 2.0, "swap": 0.25, "other": 0.25}, busy={"learner": 0.75},
              seconds={"rollout": 2.0, "swap": 0.25, "total": 2.5}),
         step(3, reward=0.75, sources={"learner": only_learner}),
     ]  # fmt: skip
@@ -74,6 +75,9 @@ def test_a_summary_adds_up(tmp_path):
         mlflow_uri="postgresql://me:secret@db/x",
     )
     assert summary["seconds"] == {"rollout": 4.0, "update": 1.0, "total": 6.0, "swap": 0.25}
+    assert summary["parts"] == {"explore": 0.75, "optimizer": 0.5, "other": 0.75, "generate": 2.0, "swap": 0.25}
+    # Step 2 takes 2.5 s, of which the learner's engines work 0.75, step 1 1.75 s; step 3 has no shares.
+    assert summary["busy"] == {"explorer": 0.5, "learner": (0.5 * 1.75 + 0.75 * 2.5) / 4.25}
     assert summary["tokens"] == {"explorer": 40, "learner": 260}
     assert summary["rewards"] == {"all": [0.4, 0.75, 0.75], "explorer": [0.3, None, None], "learner": [0.5, 0.75, 0.75]}
     assert summary["weight_versions"] == [0, 1, 2]

@@ -2,7 +2,8 @@
 
     learning.png    reward by source and held-out pass@1 over steps, above the explorer's share of each group
     pass_at_k.png   held-out pass@k of the learner before and after, and of the explorer
-    time.png        seconds per phase of each step
+    time.png        seconds per part of each step
+    timeline.png    who did what when, in some typical steps
 
 matplotlib is imported inside functions, and without pyplot: no backend is chosen for the caller's process.
 """
@@ -17,6 +18,10 @@ import numpy as np
 
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.evaluation.summary import SOURCES
+from s2l_ray.timing.drawing import run_panels, timeline_figure, typical_windows
+from s2l_ray.timing.look import COLOURS as PART_COLOURS
+from s2l_ray.timing.look import part_name
+from s2l_ray.timing.trace import read_trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,15 +30,6 @@ if TYPE_CHECKING:
 INK, MUTED, RULE = "#222222", "#6b6b6b", "#dddddd"
 BEFORE = "#8ab8d6"
 """The learner before training: its colour, lighter."""
-PHASES = {
-    "rollout": "#56B4E9",
-    "update": "#009E73",
-    "swap": "#F0E442",
-    "checkpoint": "#CC79A7",
-    "evaluate": "#999999",
-    "other": "#e3e3e3",
-}
-"""Phase of a step -> colour; "other" is what `total` has over the phases."""
 STYLE = {
     "font.size": 11,
     "font.family": "DejaVu Sans",
@@ -53,16 +49,25 @@ STYLE = {
 }
 
 
-def draw_figures(summary: dict[str, Any], directory: Path) -> list[Path]:
-    """Draw what the summary (see `summary.py`) has data for, as PNG files in `directory`; returns their paths."""
+def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = None) -> list[Path]:
+    """Draw what a run has data for, as PNG files in `directory`; returns their paths.
+
+    Args:
+        summary: see `summary.py`.
+        trace: the run's `trace.json`.
+    """
     from matplotlib import rc_context
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     with rc_context(STYLE):
-        for name, draw in (("learning", learning_figure), ("pass_at_k", pass_at_k_figure), ("time", time_figure)):
-            figure = draw(summary)
+        for name, figure in (
+            ("learning", learning_figure(summary)),
+            ("pass_at_k", pass_at_k_figure(summary)),
+            ("time", time_figure(summary)),
+            ("timeline", typical_steps_figure(summary, trace) if trace and trace.exists() else None),
+        ):
             if figure is not None:
                 paths.append(directory / f"{name}.png")
                 figure.savefig(paths[-1], dpi=150)
@@ -126,24 +131,24 @@ def pass_at_k_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def time_figure(summary: dict[str, Any]) -> Figure | None:
-    """Stacked wall-clock seconds per phase of each step."""
+    """Stacked wall-clock seconds per part of each step; per phase, where a run did not record parts."""
     from matplotlib.figure import Figure
 
     if not summary["steps"]:
         return None
     steps = [s["step"] for s in summary["steps"]]
-    phases = _phase_seconds(summary["steps"])
+    parts = _part_seconds(summary["steps"])
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    base, total = np.zeros(len(steps)), sum(values.sum() for values in phases.values())
-    for phase, values in phases.items():
-        share = f"{phase}  {values.sum():.1f} s ({values.sum() / total:.0%})" if total else phase
+    base, total = np.zeros(len(steps)), sum(values.sum() for values in parts.values())
+    for part, values in parts.items():
+        share = f"{part_name(part)}  {values.sum():.1f} s ({values.sum() / total:.0%})" if total else part_name(part)
         axes.bar(
             steps,
             values,
             bottom=base,
             width=0.9 if len(steps) < 100 else 1.0,
-            color=PHASES.get(phase, INK),
+            color=PART_COLOURS.get(part, INK),
             label=share,
         )
         base += values
@@ -155,6 +160,12 @@ def time_figure(summary: dict[str, Any]) -> Figure | None:
     axes.set_xlim(steps[0] - 1, steps[-1] + 1)
     _integer_steps(axes)
     return figure
+
+
+def typical_steps_figure(summary: dict[str, Any], trace: Path) -> Figure | None:
+    """The timeline of some steps of each kind that the run has; None if the trace has none of them."""
+    panels = run_panels(read_trace(trace), typical_windows(summary["steps"]))
+    return timeline_figure(panels, f"{summary['name']}: who did what when") if panels else None
 
 
 def smooth(values: Sequence[float | None], width: int) -> np.ndarray:
@@ -233,13 +244,18 @@ def _level(summary: dict[str, Any]) -> str:
     return f"{summary['config']['evaluation']['confidence']:.0%} interval"
 
 
-def _phase_seconds(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Phase -> seconds [steps]. Phases that never took time are left out."""
-    names = dict.fromkeys([*PHASES, *(name for r in rows for name in r["seconds"])])
-    phases = {n: np.array([r["seconds"].get(n, 0.0) for r in rows]) for n in names if n not in ("total", "other")}
-    totals = np.array([r["seconds"].get("total", 0.0) for r in rows])
-    phases["other"] = np.maximum(totals - sum(phases.values()), 0.0)
-    return {name: values for name, values in phases.items() if values.sum() > 0}
+def _part_seconds(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Part -> seconds [steps], in the order they are shown. Parts that never took time are left out."""
+    found = [row.get("parts") or _of_phases(row["seconds"]) for row in rows]
+    names = dict.fromkeys([*PART_COLOURS, *(name for parts in found for name in parts)])
+    seconds = {name: np.array([parts.get(name, 0.0) for parts in found]) for name in names}
+    return {name: values for name, values in seconds.items() if values.sum() > 0}
+
+
+def _of_phases(seconds: dict[str, float]) -> dict[str, float]:
+    """The phases and what `total` has over them."""
+    phases = {name: value for name, value in seconds.items() if name != "total"}
+    return phases | {"other": max(0.0, seconds.get("total", 0.0) - sum(phases.values()))}
 
 
 def _integer_steps(axes: Axes) -> None:

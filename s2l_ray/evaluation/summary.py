@@ -11,6 +11,8 @@ Schema of the summary (numbers that are not finite are null):
                     measured. during: [the learner's while it trains]. change: after minus before on the same problems,
                     {"pass@k": ..., "ci": {"pass@k": [low, high]}}, null without both
     seconds         {phase: wall-clock seconds over all steps}, `total` among them
+    parts           {part: the same by cause}; they add up to the total (`timing.attribution.PARTS`)
+    busy            {role: the share of the steps' time in which its actors worked}
     tokens          {source: sampled response tokens over all steps}
     rewards         {"all" | source: [mean reward per step]}, null where the source has no rollouts in the step
     hand_overs      [{"step": the first with other engines than the one before, "engines_before", "engines_after":
@@ -32,7 +34,7 @@ import platform
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,9 @@ def build_summary(
                 "during": [e.to_json() for e in during],
                 "change": _change(config, before, after),
             },
-            "seconds": _total_seconds(steps),
+            "seconds": _sums(s.seconds for s in steps),
+            "parts": _sums(s.parts for s in steps),
+            "busy": _mean_shares(steps),
             "tokens": {
                 source: sum(s.sources[source].response_tokens for s in steps if source in s.sources)
                 for source in SOURCES
@@ -227,9 +231,22 @@ def _change(config: Config, before: EvaluationRecord | None, after: EvaluationRe
     return {f"pass@{k}": change[k] for k in ks} | {"ci": {f"pass@{k}": list(ci[k]) for k in ks}}
 
 
-def _total_seconds(steps: Sequence[StepRecord]) -> dict[str, float]:
-    phases = dict.fromkeys(phase for s in steps for phase in s.seconds)
-    return {phase: sum(s.seconds.get(phase, 0.0) for s in steps) for phase in phases}
+def _sums(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for row in rows:
+        for name, seconds in row.items():
+            sums[name] = sums.get(name, 0.0) + seconds
+    return sums
+
+
+def _mean_shares(steps: Sequence[StepRecord]) -> dict[str, float]:
+    """Longer steps count for more; a step in which a role had no actors does not count for it."""
+    roles = dict.fromkeys(role for s in steps for role in s.busy)
+    return {
+        role: sum(s.busy[role] * s.seconds["total"] for s in own) / sum(s.seconds["total"] for s in own)
+        for role in roles
+        if (own := [s for s in steps if role in s.busy])
+    }
 
 
 def _rewards(steps: Sequence[StepRecord], source: str) -> list[float | None]:

@@ -1,0 +1,181 @@
+"""Timelines: who did what when, a row per actor, for runs that were made and for runs that were simulated.
+
+matplotlib is imported inside functions, and without pyplot: no backend is chosen for the caller's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.timing.look import COLOURS, name_of
+from s2l_ray.timing.spans import Span, number_of, role_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, IDLE = "#222222", "#6b6b6b", "#dddddd", "#f1f1f1"
+SHOWN_ACTORS = 4
+"""Drawn of each role; the rest are counted."""
+SHOWN_STEPS = 3
+"""Neighbouring steps drawn of each kind."""
+ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
+NUMBERED = ("explore", "generate", "learner_generate", "update", "forward_backward")
+"""Whose bars bear the number of the step that the work is for, if they are wide enough."""
+LABEL_SHARE = 0.045
+"""Of the picture's width."""
+HEIGHT = 0.62
+"""Of a bar, where rows are 1 apart."""
+LOUD = ("evaluate", "checkpoint", "hand_over")
+"""Phases that steps are not chosen for."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Some neighbouring steps."""
+
+    title: str
+    starts: Mapping[int, float]
+    """Step -> when it began."""
+    end: float
+    spans: Sequence[Span]
+    """What was done in that time, whole or in part."""
+
+    @property
+    def begin(self) -> float:
+        return min(self.starts.values())
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+def run_panels(spans: Sequence[Span], windows: Mapping[str, Sequence[int]]) -> list[Panel]:
+    """A panel per window: title -> its steps, of a run's spans. Steps without spans are left out."""
+    wholes = {span.step: span for span in spans if span.name == "step"}
+    panels = []
+    for title, steps in windows.items():
+        shown = [wholes[step] for step in steps if step in wholes]
+        if shown:
+            begin, end = min(s.start for s in shown), max(s.end for s in shown)
+            during = [s for s in spans if s.name != "step" and s.end > begin and s.start < end]
+            mean = sum(s.end - s.start for s in shown) / len(shown)
+            starts = {s.step: s.start for s in shown}
+            panels.append(Panel(f"{title}: {duration(mean)} a step", starts, end, during))
+    return panels
+
+
+def typical_windows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Steps to draw: some of each kind of step that the run has.
+
+    Args:
+        rows: `StepRecord.to_json()`.
+    """
+    kinds = {
+        "mostly explorer": [r for r in rows if r["explorer_per_group"] >= r["learner_per_group"]],
+        "mostly learner": [r for r in rows if 0 < r["explorer_per_group"] < r["learner_per_group"]],
+        "learner alone": [r for r in rows if not r["explorer_per_group"]],
+    }
+    return {kind: _quiet(own) for kind, own in kinds.items() if own}
+
+
+def timeline_figure(
+    panels: Sequence[Panel], title: str, colours: Mapping[str, str] = COLOURS, names: Mapping[str, str] | None = None
+) -> Figure:
+    """One row of axes per panel; all have the same scale of time.
+
+    Args:
+        colours: activity -> colour, in the order of the legend.
+        names: activity -> what the legend calls it; default: `look.name_of`.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [_rows(panel) for panel in panels]
+    heights = [len(labels) * 0.27 + 0.75 for labels in rows]
+    figure = Figure(figsize=(11.5, sum(heights) + 1.25), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
+    all_axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+    longest = max(panel.seconds for panel in panels)
+    for axes, panel, labels in zip(all_axes, panels, rows, strict=True):
+        _draw(axes, panel, labels, longest, colours)
+    all_axes[-1].set_xlabel("seconds")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5)
+    shown = {s.name for panel, labels in zip(panels, rows, strict=True) for s in panel.spans if s.track in labels}
+    _legend(figure, [name for name in colours if name in shown], colours, names or {})
+    return figure
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 1.93 s, 410 ms."""
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def _quiet(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Neighbouring steps: those with the least beside training, and of such the nearest to the middle."""
+    loud = [any(phase in row["seconds"] for phase in LOUD) for row in rows]
+    width = min(SHOWN_STEPS, len(rows))
+    middle = (len(rows) - width) / 2
+    first = min(range(len(rows) - width + 1), key=lambda i: (sum(loud[i : i + width]), abs(i - middle)))
+    return [row["step"] for row in rows[first : first + width]]
+
+
+def _rows(panel: Panel) -> dict[str, str]:
+    """Actor -> label, top to bottom. Trainer ranks do the same at the same time: one row for all."""
+    actors = sorted({s.track for s in panel.spans}, key=lambda track: (ROLES.index(role_of(track)), number_of(track)))
+    labels: dict[str, str] = {}
+    for role in ROLES:
+        own = [actor for actor in actors if role_of(actor) == role]
+        if role == "trainer" and len(own) > 1:
+            labels[own[0]] = f"trainer, {len(own)} ranks"
+            continue
+        labels |= {actor: actor if len(own) > 1 else role for actor in own[:SHOWN_ACTORS]}
+        if len(own) > SHOWN_ACTORS:
+            labels[own[SHOWN_ACTORS - 1]] += f" (of {len(own)})"
+    return labels
+
+
+def _draw(axes: Axes, panel: Panel, labels: dict[str, str], longest: float, colours: Mapping[str, str]) -> None:
+    axes.barh(range(len(labels)), panel.seconds, height=HEIGHT, color=IDLE)
+    for line, track in enumerate(labels):
+        _draw_row(axes, panel, track, line, longest, colours)
+    for step, start in panel.starts.items():
+        axes.axvline(start - panel.begin, color=INK, linewidth=0.9)
+        axes.text(start - panel.begin, -0.72, f" step {step}", fontsize=8.5, color=MUTED, va="center")
+    axes.axvline(panel.seconds, color=INK, linewidth=0.9)
+    axes.set_yticks(range(len(labels)), labels.values(), fontsize=9)
+    axes.set(xlim=(-0.002 * longest, longest * 1.004), ylim=(len(labels) - 0.45, -1.15))
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.set_title(panel.title, loc="left", fontsize=11)
+
+
+def _draw_row(axes: Axes, panel: Panel, track: str, line: int, longest: float, colours: Mapping[str, str]) -> None:
+    """An earlier step's work covers a later one's, which is ahead: the earlier is what is waited for."""
+    own = sorted((s for s in panel.spans if s.track == track and s.name in colours), key=lambda s: (-s.step, s.start))
+    wide = LABEL_SHARE * longest
+    for layer, span in enumerate(own):
+        start, end = max(span.start, panel.begin) - panel.begin, min(span.end, panel.end) - panel.begin
+        edge = {"edgecolor": "white", "linewidth": 0.5} if end - start > wide / 10 else {"linewidth": 0}
+        zorder = 2 + layer / (len(own) + 1)
+        axes.barh(line, end - start, left=start, height=HEIGHT, color=colours[span.name], zorder=zorder, **edge)
+        if end - start > wide and span.name in NUMBERED and span.step:
+            axes.text(
+                (start + end) / 2, line, str(span.step), ha="center", va="center", fontsize=8, color="white",
+                zorder=zorder,
+            )  # fmt: skip
+
+
+def _legend(figure: Figure, shown: list[str], colours: Mapping[str, str], names: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colours[name], label=names.get(name) or name_of(name)) for name in shown]
+    handles.append(Patch(color=IDLE, label="idle"))
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=min(len(handles), 7), frameon=False, fontsize=9,
+        handlelength=1.2,
+    )  # fmt: skip
+    figure.text(0.995, 0.008, "numbers in bars: the step that the work is for", ha="right", fontsize=8.5, color=MUTED)
