@@ -61,8 +61,8 @@ def settings(folder: str) -> BankSettings:
 
 
 def main(folder: str, last_draw: str, ending: str = "whole") -> None:
-    """Shards of about ten requests. `between` and `within` end by SIGKILL when two are whole: before the third is begun,
-    and when it is written but not in place."""
+    """Shards of about ten requests. `between` and `within` end by SIGKILL when two are whole: before the third is
+    begun, and when it is written but not in place."""
     bank = RolloutBank(settings(folder), PROMPTS, shard_bytes=12_000)
     replace, written = os.replace, []
 

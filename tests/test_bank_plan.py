@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from s2l_ray.config import Config, load_config
+from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan
+from s2l_ray.placement.plan import Plan, Seat
 from s2l_ray.placement.search import make_plan
+from s2l_ray.placement.search.explorer_plan import plan_explorers
 from s2l_ray.placement.simulate.plan_constants import constants_of_plan
 from s2l_ray.placement.simulate.simulation import simulate
 from tests.undisturbed import QUICKSTART, ROOT
@@ -61,3 +65,53 @@ def test_plain_grpo_is_simulated_without_an_explorer() -> None:
     config, inventory = load_config(PAPER, ["schedule.kind=off"]), load_inventory(GPUS)
     plan = make_plan(config, inventory)
     assert len(simulate(config, plan.layout, constants_of_plan(config, plan, inventory)).steps) == 16
+
+
+# ---- explorers alone: s2l explore -----------------------------------------------------------------------------------
+
+
+def explorers(overrides: list[str], inventory: Inventory, config: Path = PAPER) -> tuple[list[Seat], list[tuple]]:
+    """Seats, and the node and GPUs of each."""
+    layout = plan_explorers(load_config(config, overrides), inventory)
+    (phase,) = layout.phases
+    bundles = [layout.bundles[seat.bundle] for seat in phase.seats]
+    assert {seat.role for seat in phase.seats} == {"explorer"} and not layout.sleep
+    return list(phase.seats), [(bundle.node, bundle.gpus) for bundle in bundles]
+
+
+def test_an_explorer_engine_on_every_gpu() -> None:
+    seats, places = explorers([], load_inventory(ROOT / "cluster" / "inventories" / "2x8xH100.yaml"))
+    assert places == [(node, (gpu,)) for node in (0, 1) for gpu in range(8)]
+    # Weights are 1.72e9 parameters of 2 bytes; nearly all the rest of 90 % of 80 GiB is KV cache.
+    assert all(70e9 < seat.kv_cache_bytes < 0.95 * 85.9e9 - 2 * 1.72e9 for seat in seats)
+
+
+def test_engines_as_many_and_as_wide_as_asked_for() -> None:
+    inventory = load_inventory(GPUS)
+    _, places = explorers(["engines.explorer.tensor_parallel=4"], inventory)
+    assert places == [(0, (0, 1, 2, 3)), (0, (4, 5, 6, 7))]
+    seats, _ = explorers(["engines.explorer.count=3"], inventory)
+    assert [seat.index for seat in seats] == [0, 1, 2]
+    with pytest.raises(PlacementError, match="room for 8 explorer engines on 1 node of 8 x H100-80GB, 9 needed"):
+        explorers(["engines.explorer.count=9"], inventory)
+
+
+def test_an_explorer_too_large_for_one_gpu_takes_two() -> None:
+    """8.2e9 parameters of 2 bytes are 16.4 GB: more than one of these GPUs has."""
+    nodes = Inventory.of([{"gpus": 4, "gpu_memory_gb": 16}])
+    _, places = explorers(["models.explorer=Qwen/Qwen3-8B-Base"], nodes)
+    assert places == [(0, (0, 1)), (0, (2, 3))]
+    small = Inventory.of([{"gpus": 1, "gpu_memory_gb": 16}, {"gpus": 0, "cpus": 4}])
+    with pytest.raises(PlacementError, match="does not fit on the GPUs .* GB short of .* GB usable per GPU"):
+        explorers(["models.explorer=Qwen/Qwen3-8B-Base"], small)
+
+
+def test_explorers_on_cpus(family) -> None:
+    model = f"models.explorer={family.small}"
+    assert len(explorers([model], CPUS, QUICKSTART)[0]) == 1
+    two = Inventory.of([{"gpus": 0, "cpus": 1, "memory_gb": 8}, {"gpus": 0, "cpus": 2, "memory_gb": 8}])
+    seats, places = explorers([model, "engines.explorer.count=4"], two, QUICKSTART)  # half a CPU each
+    assert places == [(0, ()), (0, ()), (1, ()), (1, ())]
+    assert all(seat.kv_cache_bytes == 2**28 for seat in seats)  # engines.explorer.kv_cache_gb of the quickstart
+    with pytest.raises(PlacementError, match="room for 6 explorer engines on .*, 7 needed"):
+        explorers([model, "engines.explorer.count=7"], two, QUICKSTART)

@@ -16,7 +16,15 @@ import numpy as np
 from s2l_ray.placement.memory import TrainerMemory, trainer_ledger
 from s2l_ray.placement.plan import Mode
 from s2l_ray.placement.search.candidates import MODES, Candidate, Frame, Key, Rejected
-from s2l_ray.placement.search.fitting import EngineNeed, EngineRole, Fit, Misfit, engine_need, fit
+from s2l_ray.placement.search.fitting import (
+    EngineNeed,
+    EngineRole,
+    Fit,
+    Misfit,
+    engine_need,
+    fit,
+    tensor_parallel_sizes,
+)
 from s2l_ray.placement.search.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
 from s2l_ray.placement.search.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
 from s2l_ray.placement.search.timing import Memory, Timing
@@ -104,15 +112,7 @@ class Search:
         shape, pinned = self.frame.shape(role), self.frame.engine(role).tensor_parallel
         if pinned:
             return (pinned,) if pinned <= pool.largest_node else ()
-        limit = pool.largest_node if self.frame.cuda else 1
-        tried = [2**n for n in range(limit.bit_length())]
-        return tuple(
-            n
-            for n in tried
-            if shape.heads % n == 0
-            and shape.intermediate % n == 0
-            and (shape.kv_heads % n == 0 or n % shape.kv_heads == 0)
-        )
+        return tensor_parallel_sizes(shape, pool.largest_node if self.frame.cuda else 1)
 
     # ---- does it fit -------------------------------------------------------------------------------------------
 

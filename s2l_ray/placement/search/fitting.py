@@ -103,6 +103,15 @@ def engine_need(
     )
 
 
+def tensor_parallel_sizes(shape: ModelShape, most: int) -> tuple[int, ...]:
+    """Powers of two up to `most` that divide the model."""
+    return tuple(
+        n
+        for n in (2**power for power in range(most.bit_length()))
+        if shape.heads % n == 0 and shape.intermediate % n == 0 and (shape.kv_heads % n == 0 or n % shape.kv_heads == 0)
+    )
+
+
 def fit(budget: int, trainer: TrainerMemory | None, engines: list[EngineNeed], *, sleep: bool) -> Fit | Misfit:
     """Everything that shares one device.
 
