@@ -190,6 +190,10 @@ class TaskDisplay:
             self._bars[stage] = self._progress.add_task(stage, total=total, detail=detail)
         self._progress.update(self._bars[stage], completed=done, total=total, detail=detail)
 
+    def say(self, text: str) -> None:
+        """A line, above the bars."""
+        _print_line(self.console, text)
+
 
 class FamilyDisplay(TaskDisplay):
     """`s2l family build`: pass `progress` as the callback."""

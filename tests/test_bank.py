@@ -121,8 +121,8 @@ def test_what_is_covered_and_what_is_missing(tmp_path: Path) -> None:
     ]
     assert bank.covers([one for one, _ in asked]) == [there for _, there in asked]
     assert bank.covers([]) == []
-    assert bank.missing([request("p1", 0, 12)]) == [DrawRange("p1", 4, 2), DrawRange("p1", 9, 3)]
-    assert bank.missing([request("p1", 0, 4), request("p0", 2, 5)]) == [DrawRange("p0", 2, 5)]
+    assert bank.missing([request("p1", 0, 12, 7)]) == [request("p1", 4, 2, 7), request("p1", 9, 3, 7)]
+    assert bank.missing([request("p1", 0, 4), request("p0", 2, 5)]) == [request("p0", 2, 5)]
     with pytest.raises(BankError, match=r"lacks some of step 1, prompt p1, draws 3\.\.4; s2l explore CONFIG"):
         bank.read(request("p1", 3, 2))
 
@@ -136,7 +136,7 @@ def test_covered_against_a_set_of_pairs(tmp_path: Path) -> None:
     draws = [[(one.prompt_id, one.first_draw + n) for n in range(one.count)] for one in asked]
     assert bank.covers(asked) == [set(wanted) <= have for wanted in draws]
     for one, wanted in zip(asked, draws, strict=True):
-        gaps = {(r.prompt_id, r.first + n) for r in bank.missing([one]) for n in range(r.count)}
+        gaps = {(r.prompt_id, r.first_draw + n) for r in bank.missing([one]) for n in range(r.count)}
         assert gaps == set(wanted) - have
 
 
@@ -193,8 +193,7 @@ def test_a_killed_recorder_leaves_whole_shards_and_another_goes_on(tmp_path: Pat
     missing = bank.missing(requests(LAST_DRAW))
     assert sum(part.count for part in missing) == 12 * 16 - len(left)
     for part in missing:
-        again = request(part.prompt_id, part.first, part.count)
-        bank.record(again, scored(again))
+        bank.record(part, scored(part))
     bank.close()
     rows = rows_of(tmp_path)
     assert len(rows) == 12 * 16 == len({(row["prompt_id"], row["draw"]) for row in rows})

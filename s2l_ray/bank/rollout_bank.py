@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s2l_ray.bank.fingerprint import prompt_digest
-from s2l_ray.bank.index import DrawRange, Index
+from s2l_ray.bank.index import Index
 from s2l_ray.bank.needed import describe, draws_of, is_recordable
 from s2l_ray.bank.reader import CACHE_BYTES, Reader
 from s2l_ray.bank.shard import Entry
@@ -71,10 +71,14 @@ class RolloutBank:
             covered = iter(self._index.has([draws_of(r) for r in requests if is_recordable(r)]).tolist())
         return [is_recordable(request) and next(covered) for request in requests]
 
-    def missing(self, requests: Iterable[SampleRequest]) -> list[DrawRange]:
-        """The draws of these requests that are not recorded."""
+    def missing(self, requests: Iterable[SampleRequest]) -> list[SampleRequest]:
+        """Requests for those of their rollouts that are not recorded."""
         with self._lock:
-            return [part for request in requests for part in self._index.missing(draws_of(request))]
+            return [
+                replace(request, first_draw=part.first, count=part.count)
+                for request in requests
+                for part in self._index.missing(draws_of(request))
+            ]
 
     def read(self, request: SampleRequest) -> tuple[RolloutSet, SetReport]:
         """The rollouts of a request as the explorer sampled them and the verifier scored them.

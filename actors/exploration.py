@@ -1,0 +1,122 @@
+"""Recording explorer rollouts without a run: explorer engines, verifiers and the bank, exchanging object refs."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import ray
+
+from actors.calls import fetch
+from actors.seating import Engine, Seating
+from s2l_ray.bank.rollout_bank import BankSettings
+from s2l_ray.config import Config
+from s2l_ray.errors import StepTimeoutError
+from s2l_ray.placement.plan import Layout
+from s2l_ray.placement.ray_binding import reserve
+from s2l_ray.rollout import Prompt, SampleRequest, SetReport
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A request that is being sampled, verified or recorded."""
+
+    request: SampleRequest
+    engine: int
+    report: ray.ObjectRef
+
+
+class Exploration:
+    """The actors of one recording. Use as a context manager: leaving it writes what is held and stops every actor.
+
+    Args:
+        config: of the runs that the recording is for.
+        layout: seats of explorer engines.
+        bank: the recording.
+        train: prompts that requests may name.
+        progress: told what is being started.
+
+    Raises:
+        PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
+        EngineError: an engine cannot start.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        bank: BankSettings,
+        train: Sequence[Prompt],
+        progress: Callable[[str], None],
+    ) -> None:
+        self._timeout_s = config.cluster.step_timeout_s
+        # One batch at work and one that waits, so that an engine never has to ask for more.
+        self._capacity = 2 * config.engines.explorer.max_num_seqs
+        progress("reserving resources")
+        may_grow = config.placement.inventory is not None
+        reservation = reserve(layout.bundles, config.cluster.start_timeout_s, progress, may_grow)
+        self._seating = Seating(config, layout, reservation, {prompt.id: prompt for prompt in train})
+        try:
+            progress("starting engines, verifiers and bank")
+            self._engines: list[Engine] = [self._seating.engine(seat) for seat in layout.phases[0].seats]
+            verifiers = self._seating.verifiers()
+            self._verifiers = itertools.cycle(verifiers)
+            self._bank = self._seating.bank(bank)
+            self._seating.wait_ready(self._engines, verifiers, self._bank)
+        except BaseException:
+            self._seating.close()
+            raise
+
+    def __enter__(self) -> Exploration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seating.close()
+
+    def record(self, requests: Sequence[SampleRequest]) -> Iterator[SetReport]:
+        """Sample, verify and record; yields the numbers of each request once the bank has its rollouts.
+
+        Raises:
+            StepTimeoutError: nothing came back within cluster.step_timeout_s.
+            ActorLostError: an actor is gone.
+            BankError: a shard cannot be written.
+        """
+        waiting = deque(requests)
+        load = [0] * len(self._engines)
+        pending: dict[ray.ObjectRef, _Pending] = {}
+        while waiting or pending:
+            while waiting and min(load) < self._capacity:
+                request, engine = waiting.popleft(), load.index(min(load))
+                recorded, report = self._send(request, engine)
+                pending[recorded] = _Pending(request, engine, report)
+                load[engine] += request.count
+            for recorded in self._finished(pending):
+                fetch(recorded, self._timeout_s, "recording rollouts")  # raises what any of the three actors raised
+                done = pending.pop(recorded)
+                load[done.engine] -= done.request.count
+                yield fetch(done.report, self._timeout_s, "reporting rollouts")
+
+    def finish(self) -> None:
+        """Write what the bank still holds.
+
+        Raises:
+            BankError: it cannot be written.
+        """
+        fetch(self._bank.close.remote(), self._timeout_s, "writing the last shard")
+
+    def _send(self, request: SampleRequest, engine: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """(recorded, report): tokens go from engine to verifier to bank without passing here."""
+        sampled = self._engines[engine].actor.sample.remote(request)
+        scored, report = next(self._verifiers).verify.remote(sampled)
+        return self._bank.record.remote(request, scored), report
+
+    def _finished(self, pending: dict[ray.ObjectRef, _Pending]) -> list[ray.ObjectRef]:
+        refs = list(pending)
+        done, _ = ray.wait(refs, num_returns=1, timeout=self._timeout_s)
+        if not done:
+            raise StepTimeoutError(
+                f"none of {len(refs)} requests was recorded within {self._timeout_s:.0f} s (cluster.step_timeout_s)"
+            )
+        return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
