@@ -47,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_plan(commands)
+    _add_explore(commands)
+    _add_bank(commands)
     _add_family(commands)
+    _add_trace(commands)
     _add_verify(commands)
     _add_doctor(commands)
     return parser
@@ -106,6 +109,53 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.set_defaults(run=_plan)
 
 
+def _add_explore(commands: argparse._SubParsersAction) -> None:
+    explore = commands.add_parser(
+        "explore",
+        help="record explorer rollouts, for training with bank.mode=read or readwrite",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Record explorer rollouts in the bank (bank.path): by default those that a training run with this\n"
+        "configuration may use. Rollouts that the bank has are left out, so that it can be interrupted.",
+        epilog="""\
+examples:
+  s2l explore configs/quickstart.yaml
+  s2l train configs/quickstart.yaml bank=read                          no explorer engine, the same groups
+  s2l explore configs/quickstart.yaml --rollouts 32                    32 of every prompt, whatever the schedule""",
+    )
+    explore.add_argument("config", help="YAML file of the run")
+    explore.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the file")
+    explore.add_argument("--rollouts", type=_positive, metavar="N", help="the first N rollouts of every prompt")
+    explore.set_defaults(run=_explore)
+
+
+def _add_bank(commands: argparse._SubParsersAction) -> None:
+    bank = commands.add_parser("bank", help="look at recorded explorer rollouts, or import some")
+    actions = bank.add_subparsers(title="actions", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="say which recordings a bank has", description="Say what a bank holds.")
+    show.add_argument("path", nargs="?", default="outputs/bank", help="bank.path (default: %(default)s)")
+    show.set_defaults(run=_bank_show)
+    source = actions.add_parser(
+        "import",
+        help="import rollouts in the S2L-PO authors' format",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Import a JSONL file of offline rollouts as the S2L-PO authors write it (prompt_id, prompt,\n"
+        "prompt_ids, response, response_ids, small_model_log_probs, reward, ...) into bank.path of CONFIG.\n"
+        "Rewards are those of CONFIG's verifier: a group has one grader.",
+        epilog="A run reads the recording when it names it: bank.mode=read bank.recording=FINGERPRINT",
+    )
+    source.add_argument("file", type=Path, help="JSONL file, one rollout a row")
+    source.add_argument("config", help="YAML file of the runs that will read it")
+    source.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of that file")
+    source.set_defaults(run=_bank_import)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def _add_family(commands: argparse._SubParsersAction) -> None:
     family = commands.add_parser("family", help="build the embedded model family, or import a model")
     actions = family.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -127,6 +177,20 @@ def _add_family(commands: argparse._SubParsersAction) -> None:
     )
     source.add_argument("--to", type=Path, required=True, help="directory to write")
     source.set_defaults(run=_family_import)
+
+
+def _add_trace(commands: argparse._SubParsersAction) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="say where a run's time went",
+        description="Say where a run's time went: the mean seconds of every part of a step, and a timeline of who did\n"
+        "what when. RUN/trace.json opens in https://ui.perfetto.dev and chrome://tracing, also while the run lasts.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    trace.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    trace.add_argument("--steps", metavar="A-B", help="of these steps (default: all; drawn are some of each kind)")
+    trace.add_argument("--png", type=Path, metavar="FILE", help="draw the timeline")
+    trace.set_defaults(run=_trace)
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
@@ -188,6 +252,27 @@ def _plan(arguments: argparse.Namespace) -> int:
     return plan_command(arguments)
 
 
+def _explore(arguments: argparse.Namespace) -> int:
+    from s2l_ray.explore import explore_command
+
+    return explore_command(arguments)
+
+
+def _bank_show(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from s2l_ray.bank.show import bank_table
+
+    Console().print(bank_table(arguments.path))
+    return 0
+
+
+def _bank_import(arguments: argparse.Namespace) -> int:
+    from s2l_ray.bank.import_command import import_command
+
+    return import_command(arguments)
+
+
 def _family_build(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import FamilyDisplay
     from s2l_ray.miniature.build import build_family
@@ -203,6 +288,12 @@ def _family_import(arguments: argparse.Namespace) -> int:
 
     print(f"wrote {import_model(arguments.source, arguments.to)}")
     return 0
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from s2l_ray.timing.command import trace_command
+
+    return trace_command(arguments.directory, arguments.steps, arguments.png)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

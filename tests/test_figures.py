@@ -177,7 +177,8 @@ def test_the_timeline_shows_typical_steps(tmp_path):
 
 def test_steps_to_draw_are_quiet_and_near_the_middle():
     def row(number, explorer, **phases):
-        return {"step": number, "explorer_per_group": explorer, "learner_per_group": 4 - explorer, "seconds": phases}
+        record = steps(1, Schedule("linear", 4, 1))[0]
+        return replace(record, step=number, explorer_per_group=explorer, learner_per_group=4 - explorer, seconds=phases)
 
     rows = [row(n, 3) for n in range(1, 8)] + [row(8, 1)] + [row(n, 0) for n in range(9, 14)]
     rows[4] = row(5, 3, checkpoint=1.0)  # in the middle three, 3 to 5, and in 4 to 6 and 5 to 7

@@ -17,6 +17,7 @@ from s2l_ray.timing import (
     PARTS,
     Span,
     StepClock,
+    TimeSheet,
     TraceFile,
     attribute,
     busy,
@@ -363,3 +364,61 @@ def test_a_run_that_begins_anew_forgets_all(tmp_path: Path) -> None:
     trace.append(spans_of(1, NOW))
     trace.truncate_after(0)
     assert read_trace(trace.path) == []
+
+
+# ---- the time sheet -------------------------------------------------------------------------------------------------
+
+
+def test_steps_follow_each_other_without_a_gap(tmp_path: Path) -> None:
+    turns: list[tuple[int, str]] = []
+    sheet = TimeSheet(TraceFile(tmp_path / "trace.json"), lambda step, name: turns.append((step, name)))
+    engines = {"explorer": 2, "learner": 0}
+    clock = sheet.begin(1)
+    for name in ("rollout", "update", "swap"):
+        with clock.phase(name):
+            pass
+    at = clock.start
+    # The window ends when the step's groups were collected, here 10 s after it began (a sheet asks no clock for that).
+    first = sheet.end(
+        clock,
+        sampled=[Span("explorer 0", "explore", 1, at - 5, at + 4), Span("verifier 0", "verify", 1, at + 4, at + 10)],
+        under_way=[Span("explorer 1", "explore", 2, at + 8, at + 10)],
+        updated=[
+            Span("trainer 0", "forward_backward", 1, at + 10, at + 12),
+            Span("trainer 1", "fetch", 1, at, at + 14),
+        ],
+        engines=engines,
+        details={"rollouts": 8},
+    )
+    # Explorer 0 works 4 s of 10, explorer 1 works 2; ranks had done nothing before.
+    assert first.busy == pytest.approx({"explorer": 0.3, "trainer": 0.0, "verifier": 0.6}, abs=1e-6)
+    assert set(first.seconds) == {"rollout", "update", "swap", "total"}
+    assert sum(first.parts.values()) == pytest.approx(first.seconds["total"], abs=1e-6)
+
+    clock = sheet.begin(2)
+    ended = next(s.end for s in read_trace(sheet.trace.path) if s.name == "step")
+    assert clock.start == pytest.approx(ended, abs=2e-6)
+    second = sheet.end(
+        clock,
+        sampled=[Span("explorer 1", "explore", 2, at + 8, at + 15), Span("learner 0", "generate", 2, at + 18, at + 20)],
+        under_way=[],
+        updated=[],
+        engines={"explorer": 1, "learner": 1},
+        details={},
+    )
+    # From 10 to 20: explorer 1 works 5 of them, the learner 2, rank 0 2 and rank 1 4, in the update of step 1.
+    assert second.busy == pytest.approx({"explorer": 0.5, "learner": 0.2, "trainer": 0.3}, abs=1e-6)
+    assert turns == [(1, "rollout"), (1, "update"), (1, "swap")]
+    steps = [e["args"] for e in strictly(sheet.trace.path.read_text()) if e["name"] == "step"]
+    assert steps == [{"step": 1, "rollouts": 8}, {"step": 2}]
+
+
+def test_a_phase_that_comes_twice_is_added_up(tmp_path: Path) -> None:
+    clock = StepClock(3)
+    for name in ("rollout", "update", "rollout"):
+        with clock.phase(name):
+            pass
+    sheet = TimeSheet(TraceFile(tmp_path / "trace.json"))
+    sheet.begin(3)
+    seconds = sheet.end(clock, [], [], [], {}, {}).seconds
+    assert seconds["rollout"] == sum(p.end - p.start for p in clock.phases if p.name == "rollout")

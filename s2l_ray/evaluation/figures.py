@@ -18,6 +18,7 @@ import numpy as np
 
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.evaluation.summary import SOURCES
+from s2l_ray.results import StepRecord
 from s2l_ray.timing.drawing import run_panels, timeline_figure, typical_windows
 from s2l_ray.timing.look import COLOURS as PART_COLOURS
 from s2l_ray.timing.look import part_name
@@ -164,7 +165,7 @@ def time_figure(summary: dict[str, Any]) -> Figure | None:
 
 def typical_steps_figure(summary: dict[str, Any], trace: Path) -> Figure | None:
     """The timeline of some steps of each kind that the run has; None if the trace has none of them."""
-    panels = run_panels(read_trace(trace), typical_windows(summary["steps"]))
+    panels = run_panels(read_trace(trace), typical_windows([StepRecord.from_json(row) for row in summary["steps"]]))
     return timeline_figure(panels, f"{summary['name']}: who did what when") if panels else None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from s2l_ray.timing.look import COLOURS, name_of
 from s2l_ray.timing.spans import Span, number_of, role_of
@@ -15,6 +15,8 @@ from s2l_ray.timing.spans import Span, number_of, role_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from s2l_ray.results import StepRecord
 
 INK, MUTED, RULE, IDLE = "#222222", "#6b6b6b", "#dddddd", "#f1f1f1"
 SHOWN_ACTORS = 4
@@ -67,18 +69,19 @@ def run_panels(spans: Sequence[Span], windows: Mapping[str, Sequence[int]]) -> l
     return panels
 
 
-def typical_windows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Steps to draw: some of each kind of step that the run has.
-
-    Args:
-        rows: `StepRecord.to_json()`.
-    """
+def kinds_of_steps(records: Sequence[StepRecord]) -> dict[str, list[StepRecord]]:
+    """By who samples; kinds that the run has none of are left out."""
     kinds = {
-        "mostly explorer": [r for r in rows if r["explorer_per_group"] >= r["learner_per_group"]],
-        "mostly learner": [r for r in rows if 0 < r["explorer_per_group"] < r["learner_per_group"]],
-        "learner alone": [r for r in rows if not r["explorer_per_group"]],
+        "mostly explorer": [r for r in records if r.explorer_per_group >= r.learner_per_group],
+        "mostly learner": [r for r in records if 0 < r.explorer_per_group < r.learner_per_group],
+        "learner alone": [r for r in records if not r.explorer_per_group],
     }
-    return {kind: _quiet(own) for kind, own in kinds.items() if own}
+    return {kind: own for kind, own in kinds.items() if own}
+
+
+def typical_windows(records: Sequence[StepRecord]) -> dict[str, list[int]]:
+    """Steps to draw: some of each kind."""
+    return {kind: _quiet(own) for kind, own in kinds_of_steps(records).items()}
 
 
 def timeline_figure(
@@ -112,13 +115,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def _quiet(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+def _quiet(records: Sequence[StepRecord]) -> list[int]:
     """Neighbouring steps: those with the least beside training, and of such the nearest to the middle."""
-    loud = [any(phase in row["seconds"] for phase in LOUD) for row in rows]
-    width = min(SHOWN_STEPS, len(rows))
-    middle = (len(rows) - width) / 2
-    first = min(range(len(rows) - width + 1), key=lambda i: (sum(loud[i : i + width]), abs(i - middle)))
-    return [row["step"] for row in rows[first : first + width]]
+    loud = [any(phase in record.seconds for phase in LOUD) for record in records]
+    width = min(SHOWN_STEPS, len(records))
+    middle = (len(records) - width) / 2
+    first = min(range(len(records) - width + 1), key=lambda i: (sum(loud[i : i + width]), abs(i - middle)))
+    return [record.step for record in records[first : first + width]]
 
 
 def _rows(panel: Panel) -> dict[str, str]:
