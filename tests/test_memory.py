@@ -28,7 +28,8 @@ from s2l_ray.placement.memory import (
 )
 from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
-from s2l_ray.weights.buckets import WeightSpec, pack, plan_buckets
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.gloo_sender import GlooSender
 from tests.memory_meter import Usage, metered
 
 PROMPT, RESPONSE = 32, 96
@@ -120,9 +121,9 @@ def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
     with metered() as second:
         trainer.update(batches)
     with metered() as swap:
-        weights = trainer.weights()
-        for bucket in plan_buckets(WeightSpec(*row) for row in trainer.weight_specs()):
-            pack(bucket, weights)
+        sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", 60)
+        for _ in sender.walk(trainer.weights()):
+            pass
     return first, second, swap
 
 

@@ -25,32 +25,105 @@ from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
 from s2l_ray.placement.memory import items
-from s2l_ray.rendezvous import listen, open_store
+from s2l_ray.rendezvous import BroadcastGroup, listen, open_store
 from s2l_ray.weights import buckets
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSpec, checked, pack, plan_buckets, unpack
+from s2l_ray.weights.buckets import (
+    GPU_BUFFERS,
+    GPU_CHUNK_BYTES,
+    Bucket,
+    BufferPool,
+    WeightSpec,
+    checked,
+    flat_views,
+    plan_buckets,
+)
+from s2l_ray.weights.gloo_receiver import receive
+from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.nccl_sender import NcclSender
 
-SPECS = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (30,))]
+SPECS = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (5, 6))]
 
 
 # ---- buckets ----
 
 
+class Source:
+    """Weights that are there whole, in the order of `SPECS`."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self.tensors = tensors
+
+    def __iter__(self):
+        return iter(self.tensors.items())
+
+    def read(self, bucket: Bucket, targets: list[torch.Tensor]) -> None:
+        for piece, target in zip(bucket, targets, strict=True):
+            target.copy_(self.tensors[piece.spec.name].flatten()[piece.start : piece.stop])
+
+
 def test_buckets_by_hand():
-    assert [[s.name for s in bucket] for bucket in plan_buckets(SPECS, limit=16)] == [["a", "b"], ["c"]]
-    weights = [("a", torch.tensor([1.0, 2.0])), ("b", torch.arange(4, dtype=torch.bfloat16))]
-    buffer = pack(SPECS[:2], iter(weights))
-    assert buffer.shape == (16,)
-    for (name, tensor), (sent_name, sent) in zip(unpack(SPECS[:2], buffer), weights, strict=True):
-        assert name == sent_name and torch.equal(tensor, sent)
+    """8 + 8 bytes fit into 16; 60 bytes are cut over four buckets; what comes after starts a new one."""
+    cut = [[(p.spec.name, p.start, p.stop) for p in bucket] for bucket in plan_buckets([*SPECS, SPECS[1]], limit=16)]
+    assert cut[0] == [("a", 0, 2), ("b", 0, 4)]
+    assert cut[1:5] == [[("c", 0, 8)], [("c", 8, 16)], [("c", 16, 24)], [("c", 24, 30)]]
+    assert cut[5:] == [[("b", 0, 4)]]
+    buffer = torch.zeros(16, dtype=torch.uint8)
+    for view, value in zip(flat_views(plan_buckets(SPECS, limit=16)[0], buffer), (1.0, 2.0), strict=True):
+        view.fill_(value)
+    assert buffer.tolist() == [0, 0, 128, 63] * 2 + [0, 64] * 4  # 1.0 in float32, 2.0 in bfloat16; low bytes first
+    with pytest.raises(RuntimeError, match="a starts at byte 2, off its alignment"):
+        odd = WeightSpec("o", "bfloat16", (1,))
+        flat_views(plan_buckets([odd, SPECS[0]])[0], torch.zeros(10, dtype=torch.uint8))
+
+
+def test_a_buffer_is_used_again_when_no_view_of_it_is_left():
+    pool = BufferPool(16)
+    first = pool.take(16)
+    kept = first.view(torch.float32)[1:2]
+    del first
+    kept.fill_(5.0)
+    pool.take(8).fill_(0)
+    assert pool.made == 2
+    assert kept.item() == 5.0
+    del kept
+    both = pool.take(16), pool.take(16)
+    assert pool.made == 2
+    assert both[0].data_ptr() != both[1].data_ptr()
+
+
+def test_what_arrives_is_what_was_sent_even_if_it_is_kept(monkeypatch: pytest.MonkeyPatch):
+    """Through a real group, with buckets of 16 bytes: three small tensors, then one that is cut, then small ones."""
+    monkeypatch.setattr(buckets.plan_buckets, "__defaults__", (16,))
+    specs = [WeightSpec(f"t{i}", "bfloat16", (20, 3) if i == 3 else (4, 1)) for i in range(9)]
+    source = Source(**{s.name: torch.full(s.shape, float(i), dtype=torch.bfloat16) for i, s in enumerate(specs)})
+    sender = GlooSender(specs, 0, "127.0.0.1", 30)
+    host, port = sender.listen()
+    forming = threading.Thread(target=sender.form, args=("weights-0", 2))
+    forming.start()
+    group = BroadcastGroup(open_store(host, port, 30), "weights-0", 1, 2, "127.0.0.1", 30)
+    forming.join()
+    for keep in (False, True):
+        pool, kept, seen = BufferPool(16), [], {}
+        sending = threading.Thread(target=sender.send, args=(source,))
+        sending.start()
+        for tensors in receive(group, specs, pool):
+            seen |= {name: tensor.clone() for name, tensor in tensors}
+            kept += tensors if keep else []
+        sending.join()
+        for name, tensor in (*seen.items(), *kept):
+            assert torch.equal(tensor, source.tensors[name])
+        assert list(seen) == [s.name for s in specs]
+        # Two and one of eight bytes before the cut tensor, then two, two and one; kept ones are not used again.
+        assert pool.made == 5 if keep else pool.made <= 3
+    sender.close()
 
 
 def test_a_stream_that_is_not_what_was_declared_is_refused():
     b = ("b", torch.zeros(4, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="the weight stream yields b"):
-        pack(SPECS[:1], iter([b]))
+        list(checked(iter([b]), SPECS[:1]))
     with pytest.raises(ValueError, match=r"yields b torch.float32"):
         list(checked(iter([("b", torch.zeros(4))]), SPECS[1:2]))
     with pytest.raises(ValueError, match="yields None"):  # it ends early
@@ -58,8 +131,8 @@ def test_a_stream_that_is_not_what_was_declared_is_refused():
 
 
 def test_the_planners_ledger_counts_the_same_buffers():
-    here = (buckets.BUCKET_BYTES, buckets.GPU_CHUNK_BYTES, buckets.GPU_BUFFERS)
-    assert here == (items.BUCKET_BYTES, items.GPU_CHUNK_BYTES, items.GPU_BUFFERS)
+    for size in ("BUCKET_BYTES", "BUCKETS_HELD", "GPU_CHUNK_BYTES", "GPU_BUFFERS"):
+        assert getattr(buckets, size) == getattr(items, size)
 
 
 # ---- messages in the forms that vLLM takes ----
@@ -81,7 +154,7 @@ def test_vllm_parses_invitation_and_update(transfer: str):
     assert engine.parse_init_info(dataclasses.asdict(invitation)) == invitation
     info = engine.parse_update_info(update_info(SPECS))
     assert info.names == ["a", "b", "c"] and info.dtype_names == ["float32", "bfloat16", "bfloat16"]
-    assert info.shapes == [[2], [4], [30]]
+    assert info.shapes == [[2], [4], [5, 6]]
 
 
 def test_nccl_members_are_told_vllms_unique_id_and_the_chunks_that_are_sent():
@@ -264,8 +337,8 @@ def policy(model: Path) -> tuple[torch.nn.Module, list[WeightSpec]]:
     return policy, [WeightSpec(n, "bfloat16", tuple(p.shape)) for n, p in policy.named_parameters()]
 
 
-def stream(policy: torch.nn.Module):
-    return ((name, weight.detach()) for name, weight in policy.named_parameters())
+def source(policy: torch.nn.Module) -> Source:
+    return Source(**{name: weight.detach() for name, weight in policy.named_parameters()})
 
 
 def check_logprobs(runner: asyncio.Runner, engine: LearnerEngine, policy: torch.nn.Module) -> None:
@@ -285,7 +358,7 @@ def test_ipc_into_an_engine_that_sleeps_on_the_trainers_gpu(family):
 
         def swap(version: int) -> None:
             runner.run(engine.begin_swap())
-            sender.begin(stream(model))
+            sender.begin(source(model))
             while (chunk := sender.next_chunk()) is not None:
                 runner.run(engine.receive(merge_chunks([chunk])))
             runner.run(engine.finish_swap(version))
@@ -323,7 +396,7 @@ def test_nccl_into_an_engine_on_a_gpu_of_its_own(family, monkeypatch: pytest.Mon
                 forming.start()
                 runner.run(engine.join(Invitation(host, port, f"weights-{version}", 1, 2, 60)))
                 forming.join()
-                sending = threading.Thread(target=sender.send, args=(stream(model),))
+                sending = threading.Thread(target=sender.send, args=(source(model),))
                 sending.start()
                 runner.run(engine.swap(version, update_info(specs)))
                 sending.join()

@@ -27,13 +27,13 @@ class GlooSender(GroupSender):
 
     @cached_property
     def _buffers(self) -> list[torch.Tensor]:
-        size = max(map(bucket_bytes, self._buckets))
-        return [torch.empty(size, dtype=torch.uint8) for _ in self._buckets[:BUCKETS_HELD]]
+        turns = [self._buckets[first::BUCKETS_HELD] for first in range(min(BUCKETS_HELD, len(self._buckets)))]
+        return [torch.empty(max(map(bucket_bytes, turn)), dtype=torch.uint8) for turn in turns]
 
     def _join(self, store: TCPStore, group: str, size: int) -> BroadcastGroup:
         return BroadcastGroup(store, group, 0, size, self._host, self._timeout_s)
 
-    def _walk(self, weights: WeightSource) -> Iterator[torch.Tensor | None]:
+    def walk(self, weights: WeightSource) -> Iterator[torch.Tensor | None]:
         if self._rank != 0:
             for bucket in self._buckets:
                 weights.read(bucket, None)

@@ -30,7 +30,7 @@ class NcclSender(GroupSender):
         device = torch.cuda.current_device()
         return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
 
-    def _walk(self, weights: WeightSource) -> WeightStream:
+    def walk(self, weights: WeightSource) -> WeightStream:
         return iter(weights)
 
     def _broadcast(self, walk: Iterator[Any]) -> float:

@@ -77,7 +77,7 @@ class GroupSender(ABC):
             BroadcastError: a receiver is gone, or did not take part within the timeout. The group is left.
             ValueError: the weights are not what was declared.
         """
-        walk = _Timed(self._walk(weights))
+        walk = _Timed(self.walk(weights))
         broadcast_s = 0.0
         try:
             if self._rank == 0:
@@ -106,7 +106,7 @@ class GroupSender(ABC):
         """Member 0 of the new group; bounded."""
 
     @abstractmethod
-    def _walk(self, weights: WeightSource) -> Iterator[Any]:
+    def walk(self, weights: WeightSource) -> Iterator[Any]:
         """What is sent, part by part. Collectives: walked to its end on every rank."""
 
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.memory.items import (
     BUCKET_BYTES,
+    BUCKETS_HELD,
     ENGINE_PROCESS_BYTES,
     FLOAT32,
     GPU_BLOCK_TOKENS,
@@ -123,7 +124,8 @@ def _receiving(shape: ModelShape, tensor_parallel: int, dtype: int, transfer: Tr
     """
     largest = dtype * shape.largest_tensor
     received = {
-        "gloo": max(BUCKET_BYTES, largest),
+        # A tensor that is larger than a bucket is put together in memory of its own.
+        "gloo": (BUCKETS_HELD + 1) * BUCKET_BYTES + (largest if largest > BUCKET_BYTES else 0),
         "nccl": GPU_BUFFERS * GPU_CHUNK_BYTES + largest,
         "ipc": max(GPU_CHUNK_BYTES, largest),
     }[transfer]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.memory.items import (
     BUCKET_BYTES,
+    BUCKETS_HELD,
     FLOAT32,
     GPU_BUFFERS,
     GPU_CHUNK_BYTES,
@@ -269,21 +270,28 @@ def _norm_bytes(rank: _Rank) -> int:
 
 
 def _sending(rank: _Rank, transfer: Transfer) -> int:
-    """A shard is cast and the tensor gathered (training/weights.py), then copied into what travels (weights/); at its
-    most when the largest tensor goes."""
+    """What a swap takes at its most: when the largest tensor goes."""
+    if transfer == "gloo":
+        # Rows are cast straight into the bucket that travels; from other ranks they come as they were cast there.
+        everything = rank.dtype * rank.shape.parameters
+        held = min(BUCKETS_HELD * BUCKET_BYTES, everything)
+        arriving = min(BUCKET_BYTES, everything) if rank.ranks > 1 else 0
+        return held + (_gathering(rank) if rank.lora else arriving)
+    travelling = {
+        # Chunks on their way, the next one with the largest tensor in it, and the tensors that it is copied from.
+        "nccl": (GPU_BUFFERS + 1) * GPU_CHUNK_BYTES + rank.dtype * rank.shape.largest_tensor,
+        "ipc": max(rank.dtype * rank.shape.largest_tensor, GPU_CHUNK_BYTES),
+    }[transfer]
+    return _gathering(rank) + travelling
+
+
+def _gathering(rank: _Rank) -> int:
+    """A shard is cast and the tensor gathered (training/weights.py), and adapters are merged into it."""
     largest = rank.dtype * rank.shape.largest_tensor
-    everything = rank.dtype * rank.shape.parameters
     cast = 0 if rank.dtype == FLOAT32 else largest // rank.ranks
     gathered = largest if rank.ranks > 1 else 0
     merging = 3 * FLOAT32 * max(math.prod(t) for t in rank.shape.linears.values()) if rank.lora else 0
-    travelling = {
-        # A bucket of several tensors, or of one that is larger.
-        "gloo": max(largest, min(BUCKET_BYTES, everything)),
-        # Chunks on their way, the next one with the largest tensor in it, and the tensors that it is copied from.
-        "nccl": (GPU_BUFFERS + 1) * GPU_CHUNK_BYTES + largest,
-        "ipc": max(largest, GPU_CHUNK_BYTES),
-    }[transfer]
-    return max(cast + gathered, merging) + travelling
+    return max(cast + gathered, merging)
 
 
 def _count(tensors: Iterable[tuple[int, ...]]) -> int:
