@@ -113,7 +113,7 @@ class S2LPO(Trainable):
             self.load_checkpoint(str(checkpoint))
         else:
             self._run.log.truncate_after(0)
-            self._times.trace.truncate_after(0)
+            self._times.resume_after(0)
             self._graph.swap(0)
 
     def _checkpoint_to_resume(self) -> Path | None:
@@ -336,7 +336,7 @@ class S2LPO(Trainable):
         self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
         self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
         self._run.log.truncate_after(self._step)
-        self._times.trace.truncate_after(self._step)
+        self._times.resume_after(self._step)
         self._graph.recall({record.step: record.explorer_only for record in self._records})
         self._graph.enter(self._step + 1)
         # Engines know nothing of checkpoints: whatever they held before is replaced at once.

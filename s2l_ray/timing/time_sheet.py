@@ -33,9 +33,17 @@ class TimeSheet:
     def __init__(self, trace: TraceFile, on_phase: Callable[[int, str], None] = lambda step, name: None) -> None:
         self.trace = trace
         self._on_phase = on_phase
+        self._forget()
+
+    def _forget(self) -> None:
         self._ended: float | None = None
         self._shares_from: float | None = None
         self._updated: list[Span] = []
+
+    def resume_after(self, step: int) -> None:
+        """The run goes on after `step`: what was entered of later ones is forgotten, in the trace file too."""
+        self._forget()
+        self.trace.truncate_after(step)
 
     def begin(self, step: int) -> StepClock:
         """The clock of a step that begins now, or began when the one before was entered."""
