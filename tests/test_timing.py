@@ -12,6 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2l_ray.cli import main
+from s2l_ray.evaluation.summary import StepLog
+from s2l_ray.results import SourceStats, StepRecord
 from s2l_ray.rollout import Period
 from s2l_ray.timing import (
     PARTS,
@@ -431,6 +434,75 @@ def test_a_phase_that_comes_twice_is_added_up(tmp_path: Path) -> None:
     sheet.begin(3)
     seconds = sheet.end(clock, [], [], [], {}, {}).seconds
     assert seconds["rollout"] == sum(p.end - p.start for p in clock.phases if p.name == "rollout")
+
+
+# ---- s2l trace -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """Three steps, of 4 + 2 + 0 explorer's rollouts a group, that took 10, 12 and 20 s."""
+    verdicts = {"right": 1, "wrong": 0, "unparsable": 0, "timeout": 0}
+    stats = {source: SourceStats(1, 1.0, 5, 5, 0, verdicts) for source in ("explorer", "learner")}
+    parts = [
+        {"explore": 4.0, "forward_backward": 6.0},
+        {"explore": 3.0, "forward_backward": 8.0, "swap": 1.0},
+        {"generate": 15.0, "forward_backward": 5.0},
+    ]
+    trace = TraceFile(tmp_path / "trace.json")
+    for number, (explorer, of) in enumerate(zip((4, 2, 0), parts, strict=True), start=1):
+        StepLog(tmp_path / "steps.jsonl").append(
+            StepRecord(
+                step=number, alpha=explorer / 4, explorer_per_group=explorer, learner_per_group=4 - explorer,
+                reward=1.0, sources=stats, zero_variance_groups=0, groups=1, prompts=["a"], digest="00", weight_version=number - 1,
+                trainer={}, seconds={"total": sum(of.values())}, parts=of, busy={"trainer": 0.25 * number},
+            )
+        )  # fmt: skip
+        trace.append(spans_of(number, NOW + 10 * number))
+    return tmp_path
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_table_has_mean_seconds_by_kind_of_step(
+    recorded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["trace", str(recorded)]) == 0
+    lines = shown(capsys)
+    # Of 11 s on average, and of 20 s.
+    assert ["explore", "3.500", "32%", *PARTS["explore"].split()] in lines
+    assert ["generate", "15.000", "75%", *PARTS["generate"].split()] in lines
+    assert ["forward_backward", "7.000", "64%", "5.000", "25%", *PARTS["forward_backward"].split()] in lines
+    assert ["total", "11.000", "20.000"] in lines
+    assert ["trainer", "busy", "38%", "75%"] in lines
+
+
+def test_some_steps_are_drawn(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(recorded), "--steps", "2-3", "--png", str(tmp_path / "some.png")]) == 0
+    assert ["total", "12.000", "20.000"] in shown(capsys)
+    assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "4-9"], "the run has steps 1 to 3"),
+        (["--steps", "two"], "give a step or a range, such as 12 or 12-15"),
+    ],
+)
+def test_steps_that_are_not_there(
+    recorded: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trace", str(recorded), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(tmp_path)]) == 1
+    assert "no run directory with steps" in capsys.readouterr().err
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------------------
