@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 
 from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.tasks.math_answers import check_math
 from tests.benchmarks import runner
+from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
 from tests.benchmarks.memory import update_peak
 from tests.benchmarks.mfu import update_flops, update_seconds
 from tests.benchmarks.workload import lognormal_lengths, write_qwen3
@@ -83,3 +85,12 @@ def test_the_trainers_peak_does_not_grow_with_vocabulary_times_tokens(tmp_path: 
     at_once = [update_peak(model_dir, vocabulary, tokens, tokens) for tokens in (few, many)]
     assert chunked[1] - chunked[0] < 0.1 * logits
     assert at_once[1] - at_once[0] > 1.5 * logits
+
+
+def test_made_up_answers_are_what_they_are_said_to_be() -> None:
+    answers = gsm8k_style(400, seed=1) + math500_style(400, seed=1)
+    assert [check_math(a.response, a.gold).status == "right" for a in answers] == [a.right for a in answers]
+    assert len({a.gold for a in answers}) > 80  # of 100 problems
+    assert 0.4 < sum(a.right for a in answers) / len(answers) < 0.6
+    assert len(FAMILIES) == 13
+    assert math500_style(40, seed=2) == math500_style(40, seed=2)
