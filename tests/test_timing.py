@@ -451,13 +451,24 @@ def recorded(tmp_path: Path) -> Path:
     ]
     trace = TraceFile(tmp_path / "trace.json")
     for number, (explorer, of) in enumerate(zip((4, 2, 0), parts, strict=True), start=1):
-        StepLog(tmp_path / "steps.jsonl").append(
-            StepRecord(
-                step=number, alpha=explorer / 4, explorer_per_group=explorer, learner_per_group=4 - explorer,
-                reward=1.0, sources=stats, zero_variance_groups=0, groups=1, prompts=["a"], digest="00", weight_version=number - 1,
-                trainer={}, seconds={"total": sum(of.values())}, parts=of, busy={"trainer": 0.25 * number},
-            )
-        )  # fmt: skip
+        record = StepRecord(
+            step=number,
+            alpha=explorer / 4,
+            explorer_per_group=explorer,
+            learner_per_group=4 - explorer,
+            reward=1.0,
+            sources=stats,
+            zero_variance_groups=0,
+            groups=1,
+            prompts=["a"],
+            digest="00",
+            weight_version=number - 1,
+            trainer={},
+            seconds={"total": sum(of.values())},
+            parts=of,
+            busy={"trainer": 0.25 * number},
+        )
+        StepLog(tmp_path / "steps.jsonl").append(record)
         trace.append(spans_of(number, NOW + 10 * number))
     return tmp_path
 
