@@ -119,7 +119,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
         epilog="""\
 examples:
   s2l explore configs/quickstart.yaml
-  s2l train configs/quickstart.yaml bank=read                          no explorer engine, the same groups
+  s2l train configs/quickstart.yaml bank.mode=read                     no explorer engine, the same groups
   s2l explore configs/quickstart.yaml --rollouts 32                    32 of every prompt, whatever the schedule""",
     )
     explore.add_argument("config", help="YAML file of the run")

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.bank.contents import fingerprint_of, made_with
 from s2l_ray.bank.needed import every_request, needed_requests
-from s2l_ray.bank.preparing import settings_of
+from s2l_ray.bank.preparing import settings_of, training_prompts
 from s2l_ray.bank.recording import create
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollout import Prompt, SampleRequest, SetReport
-from s2l_ray.tasks.compat import check_models, model_directory
-from s2l_ray.tasks.data import load_problems
-from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
-from s2l_ray.tasks.verifiers import check_importable
+from s2l_ray.tasks.compat import model_directory
 
 if TYPE_CHECKING:
     from s2l_ray.display import TaskDisplay
@@ -117,19 +114,6 @@ def plan_recording(config: Config, rollouts: int | None = None) -> Task:
     requests = bank.missing(wanted)
     recorded = sum(request.count for request in wanted) - sum(request.count for request in requests)
     return Task(config, settings, recording.name, train, requests, recorded)
-
-
-def training_prompts(config: Config) -> list[Prompt]:
-    """As a run renders them; with the explorer's tokenizer, which is the learner's.
-
-    Raises:
-        ModelError, DataError, ConfigError: the explorer, the problems or the verifier cannot be used.
-    """
-    check_importable(config.verifier.kind)
-    check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
-    problems = load_problems(config.data.train, config.data.train_limit).problems
-    tokenizer = load_tokenizer(config.models.explorer, config.models.trust_remote_code)
-    return render_prompts(problems, tokenizer, config.data)
 
 
 def _record(task: Task, done: Progress, display: TaskDisplay) -> None:

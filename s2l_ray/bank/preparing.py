@@ -1,4 +1,4 @@
-"""What a run does with the bank before anything starts: find its recording, and refuse what cannot work."""
+"""What is done with the bank before anything starts: find its recording, and refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 from s2l_ray.rollout import Prompt
+from s2l_ray.tasks.compat import check_models
+from s2l_ray.tasks.data import load_problems
+from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
+from s2l_ray.tasks.verifiers import check_importable
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -50,3 +54,16 @@ def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
 def settings_of(storage: Storage, recording: Recording, *, reads: bool) -> BankSettings:
     """What opens this recording."""
     return BankSettings(storage.url, recording.shards, reads, storage.is_local)
+
+
+def training_prompts(config: Config) -> list[Prompt]:
+    """As a run renders them; with the explorer's tokenizer, which is the learner's.
+
+    Raises:
+        ModelError, DataError, ConfigError: the explorer, the problems or the verifier cannot be used.
+    """
+    check_importable(config.verifier.kind)
+    check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
+    problems = load_problems(config.data.train, config.data.train_limit).problems
+    tokenizer = load_tokenizer(config.models.explorer, config.models.trust_remote_code)
+    return render_prompts(problems, tokenizer, config.data)

@@ -1,0 +1,203 @@
+"""The S2L-PO authors' offline rollouts: JSONL, one rollout a row, into a recording.
+
+Fields that are read: prompt_id, prompt, prompt_ids, response, response_ids, small_model_log_probs, reward. Rows belong
+to the prompts of a configuration by id or by question; a prompt's rows are its draws 0, 1, ... in the file's order.
+Such rollouts have no seed of ours: their recording says where they come from, and a run must name it (bank.recording).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2l_ray.errors import DataError
+from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.tasks.data import read_rows
+from s2l_ray.tasks.pool import VerifierPool
+
+if TYPE_CHECKING:
+    from s2l_ray.bank.rollout_bank import RolloutBank
+    from s2l_ray.config import Config
+
+BATCH = 1024
+"""Rows that are verified and recorded at a time."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, checked."""
+
+    line: int
+    prompt: Prompt | None
+    """None: not one of the configuration's."""
+    response: str
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    reward: float
+
+
+@dataclass
+class Imported:
+    """What an import did."""
+
+    rollouts: int = 0
+    other_rewards: int = 0
+    """Rollouts that the verifier rewards otherwise than the file does."""
+    strangers: int = 0
+    """Rows of prompts that data.train does not have: left out."""
+    draws: Counter[str] = field(default_factory=Counter)
+    """By prompt."""
+
+
+class AuthorsFile:
+    """A file of offline rollouts, seen with a configuration's prompts.
+
+    Args:
+        path: JSONL.
+        prompts: rendered, as runs will train on them.
+        vocabulary: token ids are below it.
+        eos: id of the token that ends a response, or None.
+        max_tokens: rollout.max_tokens.
+    """
+
+    def __init__(
+        self, path: Path, prompts: Sequence[Prompt], *, vocabulary: int, eos: int | None, max_tokens: int
+    ) -> None:
+        self.path = path
+        self._by_id = {prompt.id: prompt for prompt in prompts}
+        self._by_text = {text.strip(): prompt for prompt in prompts for text in (prompt.question, prompt.text)}
+        self._vocabulary, self._eos, self._max_tokens = vocabulary, eos, max_tokens
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, one at a time.
+
+        Raises:
+            DataError: a row is malformed, too long, or was sampled with other prompt tokens than the configuration's;
+                file, line and field are named.
+        """
+        for line, row in read_rows(self.path):
+            yield self._row(row, line)
+
+    def finish_reason(self, row: Row) -> str:
+        """Which the file does not have: at the length limit and without an end, it was cut."""
+        return "length" if len(row.token_ids) == self._max_tokens and row.token_ids[-1] != self._eos else "stop"
+
+    def _row(self, row: dict[str, Any], line: int) -> Row:
+        where = f"{self.path}, line {line}, field"
+        tokens = _integers(row, "response_ids", where)
+        if tokens.max() >= self._vocabulary:
+            raise DataError(f"{where} response_ids: {tokens.max()} is not a token of models.explorer")
+        if len(tokens) > self._max_tokens:
+            raise DataError(
+                f"{where} response_ids: {len(tokens)} tokens are more than rollout.max_tokens ({self._max_tokens}); "
+                "raise it, or leave the row out"
+            )
+        logprobs = _logprobs(row, where, len(tokens))
+        response, reward = row.get("response"), row.get("reward")
+        if not isinstance(response, str):
+            raise DataError(f"{where} response: a text is needed, not {_shown(response)}")
+        if isinstance(reward, bool) or not isinstance(reward, int | float) or not 0 <= reward <= 1:
+            raise DataError(f"{where} reward: a number in [0, 1] is needed, not {_shown(reward)}")
+        return Row(line, self._prompt(row, where), response, tokens, logprobs, float(reward))
+
+    def _prompt(self, row: dict[str, Any], where: str) -> Prompt | None:
+        if "prompt_id" not in row and "prompt" not in row:
+            raise DataError(f"{where} prompt_id: missing, and so is prompt; the row has {', '.join(sorted(row))}")
+        token_ids = _integers(row, "prompt_ids", where)
+        named = [self._by_id.get(str(row.get("prompt_id"))), self._by_text.get(_question(row.get("prompt")).strip())]
+        candidates = [prompt for prompt in named if prompt is not None]
+        for prompt in candidates:
+            if np.array_equal(prompt.token_ids, token_ids):
+                return prompt
+        if candidates:
+            raise DataError(
+                f"{where} prompt_ids: they are not the tokens of prompt {candidates[-1].id} as this configuration "
+                f"renders it ({_shown(token_ids.tolist())}, here {_shown(candidates[-1].token_ids.tolist())}); check "
+                "data.prompt, data.chat, data.system and the tokenizer"
+            )
+        return None
+
+
+def import_rows(
+    file: AuthorsFile, config: Config, bank: RolloutBank, progress: Callable[[int, int], None], total: int
+) -> Imported:
+    """Verify all rows and record them.
+
+    Args:
+        bank: open on the recording that they go to.
+        progress: called with (rows done, `total`).
+
+    Raises:
+        DataError: see `AuthorsFile.rows`; call that first, so that nothing of a bad file is recorded.
+        VerifierError: the verifier has a bug.
+        BankError: the bank cannot be written.
+    """
+    done = Imported()
+    model, group = Path(config.models.explorer).name, config.rollout.group_size
+    rows = file.rows()
+    with VerifierPool(config.verifier.kind, config.verifier.workers, config.verifier.timeout_s) as pool:
+        while batch := list(islice(rows, BATCH)):
+            known = [row for row in batch if row.prompt is not None]
+            done.strangers += len(batch) - len(known)
+            verdicts = pool.check([(row.response, row.prompt.answer, row.prompt.question) for row in known])
+            for row, verdict in zip(known, verdicts, strict=True):
+                draw = done.draws[row.prompt.id]
+                done.draws[row.prompt.id] += 1
+                request = SampleRequest(draw // group, row.prompt.id, "explorer", 1, 0, None, draw)
+                bank.record(request, _set_of(row, verdict, model, file.finish_reason(row)))
+                done.other_rewards += verdict.reward != row.reward
+            done.rollouts += len(known)
+            progress(done.rollouts + done.strangers, total)
+    bank.close()
+    return done
+
+
+def _set_of(row: Row, verdict: Verdict, model: str, finish_reason: str) -> RolloutSet:
+    rollout = Rollout(
+        prompt_id=row.prompt.id,
+        source="explorer",
+        model=model,
+        weight_version=0,
+        index=0,
+        token_ids=row.token_ids,
+        logprobs=row.logprobs,
+        text=row.response,
+        finish_reason=finish_reason,
+        verdict=verdict,
+    )
+    return RolloutSet(row.prompt.id, row.prompt.token_ids, [rollout])
+
+
+def _integers(row: dict[str, Any], name: str, where: str) -> np.ndarray:
+    values = row.get(name)
+    if not isinstance(values, list) or not values or not all(type(v) is int and 0 <= v < 2**31 for v in values):
+        raise DataError(f"{where} {name}: a list of token ids is needed, not {_shown(values)}")
+    return np.array(values, np.int32)
+
+
+def _logprobs(row: dict[str, Any], where: str, tokens: int) -> np.ndarray:
+    values = row.get("small_model_log_probs")
+    if not isinstance(values, list) or not all(type(v) in (int, float) and math.isfinite(v) and v <= 0 for v in values):
+        raise DataError(f"{where} small_model_log_probs: a list of numbers up to 0 is needed, not {_shown(values)}")
+    if len(values) != tokens:
+        raise DataError(f"{where} small_model_log_probs: {len(values)} of them for {tokens} response_ids")
+    return np.array(values, np.float32)
+
+
+def _question(prompt: Any) -> str:
+    """The text of a prompt that may be a conversation of one message, as verl has it."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
+        prompt = prompt[0].get("content")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
