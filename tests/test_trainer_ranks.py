@@ -22,6 +22,7 @@ from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
     objective,
+    packed_weights_of,
     random_groups,
     trainer_config,
     weights_of,
@@ -87,9 +88,11 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
     scenario, goal, changes = SCENARIOS[name]
     options |= {"config": readable(**changes), "total_steps": TOTAL_STEPS, "max_tokens": 9}
     trainer = make_trainer(model_dir, goal=objective(**goal), **options)
-    result = scenario(trainer, group), weights_of(trainer)
+    metrics, weights, packed = scenario(trainer, group), weights_of(trainer), packed_weights_of(trainer)
     trainer.close()
-    return result
+    if group.rank == 0:
+        assert_same(packed, weights, atol=0)
+    return metrics, weights
 
 
 def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> None:

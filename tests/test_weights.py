@@ -6,16 +6,21 @@ nccl and ipc transfers themselves need GPUs: those tests are at the end and are 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import inspect
+import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed import DistStoreError
+import torch.multiprocessing as mp
+from safetensors import safe_open
+from torch.distributed import DistStoreError, PrefixStore, Store
 from torch.multiprocessing.reductions import rebuild_cuda_tensor
 from transformers import AutoModelForCausalLM
 
@@ -42,6 +47,8 @@ from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.nccl_sender import NcclSender
+from tests.benchmarks.workload import write_qwen3
+from tests.training_models import make_trainer
 
 SPECS = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (5, 6))]
 
@@ -133,6 +140,89 @@ def test_a_stream_that_is_not_what_was_declared_is_refused():
 def test_the_planners_ledger_counts_the_same_buffers():
     for size in ("BUCKET_BYTES", "BUCKETS_HELD", "GPU_CHUNK_BYTES", "GPU_BUFFERS"):
         assert getattr(buckets, size) == getattr(items, size)
+
+
+# ---- what a swap takes of the trainer's memory ----
+
+QWEN = {
+    "vocab_size": 8_191,  # odd: the ranks' shares differ
+    "hidden_size": 512,
+    "intermediate_size": 4_096,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+LAYER_BYTES = 2 * (512 * (8 + 4 + 4 + 8) * 64 + 3 * 512 * 4_096 + 2 * 512 + 2 * 64)
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process in memory: "VmRSS" now, "VmHWM" the most since `clear_refs` was written."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) * 1024
+
+
+def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
+    """A swap, as one of `ranks` trainer ranks. Returns the bytes that the process took for it at its most."""
+    joined = {"rank": rank, "world_size": ranks, "store": PrefixStore(f"trainer {ranks}", store)}
+    trainer = make_trainer(model_dir, dtype="bfloat16", **joined)
+    specs = trainer.weight_specs()
+    sender = GlooSender([WeightSpec(*row) for row in specs], rank, "127.0.0.1", 60)
+    if rank == 0:
+        store.set(f"receivers {ranks}", json.dumps([sender.listen(), specs]))
+        sender.form("weights", 2)
+    ctypes.CDLL(None).malloc_trim(0)  # or memory that loading the model left would be taken again, unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    resting = resident("VmRSS")
+    sender.send(trainer.weights())
+    peak = resident("VmHWM")
+    sender.close()
+    trainer.close()
+    return peak - resting
+
+
+def take(model_dir: str, ranks: int, port: int) -> None:
+    """Receive what `send` sends, and compare it with what is on disk."""
+    store = open_store("127.0.0.1", port, 60)  # its own: a wait would keep others from the connection
+    (host, port), specs = json.loads(store.get(f"receivers {ranks}"))
+    group = BroadcastGroup(open_store(host, port, 60), "weights", 1, 2, "127.0.0.1", 60)
+    with safe_open(Path(model_dir) / "model.safetensors", framework="pt") as stored:
+        left = set(stored.keys())
+        for tensors in receive(group, [WeightSpec(n, d, tuple(s)) for n, d, s in specs], BufferPool()):
+            for name, tensor in tensors:
+                assert torch.equal(tensor, stored.get_tensor(name))
+                left.remove(name)
+    assert not left
+
+
+def swapping_process(rank: int, model_dir: str, port: int, out: str) -> None:
+    """Process 0 sends alone, then with process 1, which also receives."""
+    store = open_store("127.0.0.1", port, 60)
+    taken = []
+    for ranks in (1, 2):
+        with ThreadPoolExecutor(1) as thread:
+            receiving = thread.submit(take, model_dir, ranks, port) if rank == 1 else None
+            if rank < ranks:
+                taken.append(send(model_dir, rank, ranks, store))
+            if receiving is not None:
+                receiving.result()
+    if rank == 0:
+        Path(out).write_text(json.dumps(taken))
+
+
+def test_a_swap_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(tmp_path: Path):
+    model_dir = write_qwen3(tmp_path / "model", dtype=torch.bfloat16, **QWEN)
+    listener = listen("127.0.0.1")
+    port = listener.getsockname()[1]
+    store = open_store("127.0.0.1", port, 60, listener)
+    arguments = (model_dir, port, str(tmp_path / "taken.json"))
+    spawned = mp.spawn(swapping_process, args=arguments, nprocs=2, join=False)
+    while not spawned.join(120):
+        pass
+    del store
+    for taken in json.loads((tmp_path / "taken.json").read_text()):
+        assert 1.8 * buckets.BUCKET_BYTES < taken < 2 * buckets.BUCKET_BYTES + LAYER_BYTES
 
 
 # ---- messages in the forms that vLLM takes ----

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
+from s2l_ray.weights.buckets import WeightSpec, plan_buckets
 
 VOCABULARY = 64
 SHAPE = {
@@ -99,3 +100,14 @@ def make_trainer(model_dir: str, *, goal: ObjectiveConfig | None = None, **optio
 
 def weights_of(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.weights()}
+
+
+def packed_weights_of(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
+    """As `weights_of`, put together from what is packed for a broadcast, in buckets that cut most tensors; on rank 0."""
+    specs = [WeightSpec(*row) for row in trainer.weight_specs()]
+    flat = {spec.name: torch.full((spec.numel,), torch.nan, dtype=spec.torch_dtype) for spec in specs}
+    source = trainer.weights()
+    for bucket in plan_buckets(specs, 1000):
+        targets = [flat[piece.spec.name][piece.start : piece.stop] for piece in bucket]
+        source.read(bucket, targets if trainer.rank == 0 else None)
+    return {spec.name: flat[spec.name].view(spec.shape) for spec in specs}
