@@ -103,7 +103,7 @@ def weights_of(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
 
 
 def packed_weights_of(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
-    """As `weights_of`, put together from what is packed for a broadcast, in buckets that cut most tensors; on rank 0."""
+    """As `weights_of`, on rank 0, from what is packed for a broadcast, in buckets that cut most tensors."""
     specs = [WeightSpec(*row) for row in trainer.weight_specs()]
     flat = {spec.name: torch.full((spec.numel,), torch.nan, dtype=spec.torch_dtype) for spec in specs}
     source = trainer.weights()
