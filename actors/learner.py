@@ -1,4 +1,4 @@
-"""The learner's sampler: weights are hot-swapped by broadcast; it refuses to sample without the version asked for."""
+"""The learner's sampler: weights are hot-swapped by broadcast; it does not sample with others than a request allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from actors.engine import EngineActor
-from s2l_ray.generation.learner import LearnerEngine
+from s2l_ray.generation.learner import LearnerEngine, SwapTimes
 from s2l_ray.weights.messages import Invitation
 
 
@@ -23,8 +23,8 @@ class Learner(EngineActor):
     async def join(self, invitation: Invitation) -> None:
         await self._engine.join(invitation)
 
-    async def swap(self, version: int, update: dict[str, Any]) -> None:
-        await self._engine.swap(version, update)
+    async def swap(self, version: int, update: dict[str, Any]) -> SwapTimes:
+        return await self._engine.swap(version, update)
 
     async def begin_swap(self) -> None:
         await self._engine.begin_swap()
@@ -32,5 +32,5 @@ class Learner(EngineActor):
     async def receive(self, update: dict[str, Any]) -> None:
         await self._engine.receive(update)
 
-    async def finish_swap(self, version: int) -> None:
-        await self._engine.finish_swap(version)
+    async def finish_swap(self, version: int) -> SwapTimes:
+        return await self._engine.finish_swap(version)

@@ -98,6 +98,9 @@ class Seating:
             tensor_parallel=max(1, len(seat.devices)),
             kv_cache_bytes=seat.kv_cache_bytes,
             sleep=self.sleeps(seat),
+            swap_mode=config.rollout.swap_mode,
+            max_staleness=config.rollout.max_staleness,
+            swap_timeout_s=config.cluster.swap_timeout_s,
         )
         options = self._reservation.options(
             seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Memory = Literal["weights", "kv_cache"]
 """What an engine holds on its devices, and gives back while it sleeps."""
 MEMORY: tuple[Memory, ...] = ("weights", "kv_cache")
+SwapMode = Literal["drain", "in_flight"]
+"""What a weight swap does with running requests: wait until they are done, or go on with them under the new weights."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class EngineSettings:
     """Devices of this engine."""
     kv_cache_bytes: int = 2**29
     """On each device."""
+    swap_mode: SwapMode = "drain"
+    max_staleness: int = 0
+    """0: a request is sampled with exactly its weight version, or refused; above: with at least that version."""
+    swap_timeout_s: float = 120.0
+    """How long a request waits for the weight version that it needs, with max_staleness above 0."""
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
@@ -93,27 +101,36 @@ class SamplingEngine:
         self._tokenizer = self._llm.get_tokenizer()
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
-        """Sample one prompt `request.count` times. Other requests share the batch and do not change the result."""
+        """Sample one prompt `request.count` times. Other requests share the batch and do not change the result.
+
+        Cancelling the call stops the sampling inside the engine at once, and frees its place in the batch.
+        """
         prompt = self._prompts[request.prompt_id]
         begin = time.time()
         output = await self._generate(prompt.token_ids, self._sampling_params(request))
         completions = sorted(output.outputs, key=lambda c: c.index)
         texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
-        rollouts = [
-            Rollout(
-                prompt_id=prompt.id,
-                source=request.source,
-                model=Path(self.settings.model).name,
-                weight_version=request.weight_version or 0,
-                index=completion.index,
-                token_ids=np.asarray(completion.token_ids, dtype=np.int32),
-                logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
-                text=text,
-                finish_reason=completion.finish_reason,
-            )
-            for completion, text in zip(completions, texts, strict=True)
-        ]
+        rollouts = [self._rollout(request, *both) for both in zip(completions, texts, strict=True)]
         return RolloutSet(prompt.id, prompt.token_ids, rollouts, Period(begin, time.time()))
+
+    def _rollout(self, request: SampleRequest, completion: Any, text: str) -> Rollout:
+        version, swaps = self._versions(completion)
+        return Rollout(
+            prompt_id=request.prompt_id,
+            source=request.source,
+            model=Path(self.settings.model).name,
+            weight_version=version,
+            index=completion.index,
+            token_ids=np.asarray(completion.token_ids, dtype=np.int32),
+            logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+            text=text,
+            finish_reason=completion.finish_reason,
+            swaps=swaps,
+        )
+
+    def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """`Rollout.weight_version` and `Rollout.swaps` of a finished completion: here of weights that never change."""
+        return 0, ()
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
         """Log-probs of a given text under the engine's present weights, at temperature 1.
@@ -157,7 +174,12 @@ class SamplingEngine:
             raise EngineError(f"the {self.settings.source} engine is asleep: wake {asleep} first")
         request_id = f"{self.settings.source}-{next(self._requests)}"
         outputs = self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id)
-        return [output async for output in outputs][-1]
+        try:
+            return [output async for output in outputs][-1]
+        except asyncio.CancelledError:
+            # vLLM aborts it too, but not the first of n samples when it is cancelled while it adds the others.
+            await self._llm.abort(request_id)
+            raise
 
     def _sampling_params(self, request: SampleRequest) -> Any:
         from vllm import SamplingParams
@@ -214,5 +236,16 @@ def _start_vllm(settings: EngineSettings) -> Any:
         if settings.weight_transfer
         else None,
         disable_log_stats=True,
+        **(_whole_prompts(settings) if current_platform.is_cpu() else {}),
     )
     return AsyncLLM.from_engine_args(args)
+
+
+def _whole_prompts(settings: EngineSettings) -> dict[str, Any]:
+    """Arguments with which vLLM computes a prompt in one piece, never in chunks.
+
+    vLLM 0.32 dies on CPUs when a prompt with a seed is cut at the end of a full batch: it samples for every chunk and
+    wants to turn the generator back, which CPU generators cannot ("CPU Generator does not use offset").
+    """
+    batch = settings.max_model_len + settings.engine.max_num_seqs  # the longest text beside a token of each other one
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(batch, 2048)}

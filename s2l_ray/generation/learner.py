@@ -1,8 +1,10 @@
-"""The learner's engine: weights arrive from the trainer, each with a version, and only that version is ever sampled."""
+"""The learner's engine: weights arrive from the trainer, each with a version, and every token knows its version."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -34,7 +36,18 @@ class SwapTimes:
 class LearnerEngine(SamplingEngine):
     """A sampling engine whose weights are invalid until the first swap, during every swap, and after one that failed.
 
-    A swap is `begin_swap`, `receive` (once over gloo and nccl, once per chunk over ipc), `finish_swap`.
+    A swap is `begin_swap`, `receive` (once over gloo and nccl, once per chunk over ipc), `finish_swap`. What it does
+    with requests that are running is `EngineSettings.swap_mode`:
+
+    - drain: they finish under the old weights first. Those that wait for a place start under the new ones.
+    - in_flight: they stop where they are and go on under the new weights. vLLM takes their KV cache away and computes
+      it anew from their text, so each token's log-prob is that of its own weight version given all tokens before it.
+      A seeded request goes on with the noise it would have had: its rollout is a function of the seed and of the
+      positions of its swaps.
+
+    After a swap that failed, everything stays stopped: requests that were running or waiting are kept as they are, and
+    go on when a later swap succeeds (`begin_swap` may be called again). Until then they wait, as long as their callers
+    do, who may cancel them. They end with an error when the engine is closed or its process dies.
     """
 
     sleep_level: ClassVar[int] = 2  # new weights arrive before it samples again
@@ -43,6 +56,8 @@ class LearnerEngine(SamplingEngine):
         super().__init__(settings, prompts)
         self.version: int | None = None
         """Weight version held; None: no valid weights."""
+        self._version_changed = asyncio.Condition()
+        self._stop: _Stop | None = None
 
     async def check_in(self) -> None:
         """Answer from every worker of this engine, and leave the broadcast group of before.
@@ -61,7 +76,7 @@ class LearnerEngine(SamplingEngine):
         """
         await self._transfer("init_weight_transfer_engine", BroadcastError, dataclasses.asdict(invitation))
 
-    async def swap(self, version: int, update: dict[str, Any]) -> None:
+    async def swap(self, version: int, update: dict[str, Any]) -> SwapTimes:
         """Receive one version of the weights while the trainer broadcasts it.
 
         Args:
@@ -72,12 +87,13 @@ class LearnerEngine(SamplingEngine):
         """
         await self.begin_swap()
         await self.receive(update)
-        await self.finish_swap(version)
+        return await self.finish_swap(version)
 
     async def begin_swap(self) -> None:
-        """Invalidate the weights. Running requests finish first, under the old version; its caches are dropped.
+        """Invalidate the weights and stop, as the swap mode says; the caches of the old weights are dropped.
 
-        Works while the KV cache is asleep.
+        Returns once nothing runs, which with drain takes as long as the longest running request. Works while the KV
+        cache is asleep, and again after a swap that failed.
 
         Raises:
             EngineError: the memory of the weights is asleep.
@@ -85,40 +101,58 @@ class LearnerEngine(SamplingEngine):
         if "weights" in self._asleep:
             raise EngineError("a weight swap needs the memory of the weights: wake it first")
         self.version = None
-        if not self._asleep:
-            await self._llm.pause_generation(mode="wait", clear_cache=True)
+        if self._stop is None:
+            self._stop = _Stop(self._llm.get_num_unfinished_requests())
+            if not self._asleep:
+                await self._pause()
+                self._stop.note_idle()
+        self._stop.receive_s = 0.0
         await self._transfer("abandon_weight_update")
         await self._transfer("start_weight_update")
 
     async def receive(self, update: dict[str, Any]) -> None:
         """All of the weights, or one chunk of them."""
+        begin = time.perf_counter()
         await self._transfer("update_weights", BroadcastError, update)
+        self._stop.receive_s += time.perf_counter() - begin
 
-    async def finish_swap(self, version: int) -> None:
-        """The weights are whole: they are `version` from here on."""
+    async def finish_swap(self, version: int) -> SwapTimes:
+        """The weights are whole: they are `version` from here on, and what was stopped goes on."""
+        begin = time.perf_counter()
         await self._transfer("finish_weight_update")
+        self._stop.receive_s += time.perf_counter() - begin
         await self._llm.update_weight_version(str(version))
         if not self._asleep:
             await self._llm.resume_generation()
-        self.version = version
+        times, self._stop = self._stop.times(), None
+        async with self._version_changed:
+            self.version = version
+            self._version_changed.notify_all()
+        return times
 
     async def sleep(self) -> None:
         """As `SamplingEngine.sleep`; the weights are invalid afterwards."""
         await super().sleep()
-        self.version = None
+        self.version = self._stop = None
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """As `SamplingEngine.sample`.
 
+        With max_staleness above 0 a request that comes during a swap, or before its version, waits for it.
+
         Raises:
-            StaleWeightsError: the engine does not hold `request.weight_version`.
+            StaleWeightsError: the engine does not hold `request.weight_version` (with max_staleness above 0: nor a
+                later one within swap_timeout_s), or did not keep it while it sampled although max_staleness is 0.
         """
-        if self.version is None or self.version != request.weight_version:
-            raise StaleWeightsError(
-                f"asked to sample with weight version {request.weight_version}, but holds "
-                + ("no valid weights" if self.version is None else f"version {self.version}")
-            )
-        return await super().sample(request)
+        exact = self.settings.max_staleness == 0
+        if not exact:
+            await self._wait_for(request)
+        elif self.version is None or self.version != request.weight_version:
+            raise self._stale(request)
+        sampled = await super().sample(request)
+        if exact and any(r.swaps or r.weight_version != request.weight_version for r in sampled.rollouts):
+            raise StaleWeightsError(f"a weight swap came while weight version {request.weight_version} was sampled")
+        return sampled
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
         """As `SamplingEngine.score`.
@@ -130,8 +164,54 @@ class LearnerEngine(SamplingEngine):
             raise StaleWeightsError("asked to score a text, but holds no valid weights")
         return await super().score(token_ids)
 
+    async def _pause(self) -> None:
+        """Returns once nothing runs and no cache of the old weights is left."""
+        mode = {"drain": "wait", "in_flight": "keep"}[self.settings.swap_mode]
+        # Not AsyncLLM.pause_generation, which sleeps for 20 ms more. Clearing the cache takes running requests' too.
+        await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
+
+    async def _wait_for(self, request: SampleRequest) -> None:
+        try:
+            async with asyncio.timeout(self.settings.swap_timeout_s), self._version_changed:
+                await self._version_changed.wait_for(
+                    lambda: self.version is not None and self.version >= request.weight_version
+                )
+        except TimeoutError as error:
+            raise self._stale(request) from error
+
+    def _stale(self, request: SampleRequest) -> StaleWeightsError:
+        held = "no valid weights" if self.version is None else f"version {self.version}"
+        return StaleWeightsError(f"asked to sample with weight version {request.weight_version}, but holds {held}")
+
+    def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
+        # vLLM labels every batch of tokens, before it leaves the engine, with the version that `finish_swap` set.
+        spans = [(span.start, int(span.version)) for span in completion.weight_versions]
+        return spans[0][1], tuple(spans[1:])
+
     async def _transfer(self, method: str, error: type[Exception] = BroadcastError, *args: Any) -> None:
         """Run a weight-transfer method in every worker of this engine."""
         failures = await self._llm.collective_rpc("try_weight_transfer", args=(method, *args))
         if any(failures):
             raise error(f"{method}: {'; '.join(filter(None, failures))}")
+
+
+class _Stop:
+    """An engine standing still for a swap: since when, and what for."""
+
+    def __init__(self, running: int) -> None:
+        self.receive_s = 0.0
+        self._running = running
+        self._start = time.time()
+        self._asked = time.perf_counter()
+        self._idle: float | None = None
+
+    def note_idle(self) -> None:
+        """Nothing runs any more."""
+        self._idle = time.perf_counter()
+
+    def times(self) -> SwapTimes:
+        """Of the swap that ends now."""
+        drain = stall = 0.0
+        if self._idle is not None:
+            drain, stall = self._idle - self._asked, time.perf_counter() - self._idle
+        return SwapTimes(self._start, drain, self.receive_s, stall, self._running)
