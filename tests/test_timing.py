@@ -330,6 +330,8 @@ def test_a_trace_reads_at_any_time_and_gives_the_spans_back(tmp_path: Path) -> N
             assert got[:3] == put[:3] and got[3:] == pytest.approx(put[3:], abs=2e-6)
     steps = [e["args"] for e in events if e["name"] == "step"]
     assert steps == [{"step": n, "rollouts": 64, "tokens": 1000 * n} for n in (1, 2, 3)]
+    order = [e["name"] for e in events if e["cat" if e["ph"] == "X" else "ph"] == "driver"]
+    assert order == ["step", "rollout"] * 3  # of two that begin together, first what contains the other
     threads = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert threads == {"driver", "trainer 0", "explorer 1", "explorer 1, 2", "verifier 0", "bank"}
     trace.close()
