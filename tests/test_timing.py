@@ -262,8 +262,12 @@ def test_the_drivers_phases_follow_each_other_within_the_step() -> None:
     assert {(s.track, s.step) for s in [*clock.phases, whole]} == {("driver", STEP)}
 
 
-def test_an_updates_parts_leave_no_gap() -> None:
-    clock = UpdateClock(torch.device("cpu"))
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_an_updates_parts_leave_no_gap(device: str) -> None:
+    clock = UpdateClock(torch.device(device))
     clock.begin("prepare")
     for part in ("forward_backward", "forward_backward", "optimizer", "forward_backward"):
         clock.enter(part)

@@ -68,9 +68,10 @@ def parts_table(records: Sequence[StepRecord]) -> Table:
     """Mean seconds of every part, a column for each kind of step, and how busy actors were."""
     kinds = kinds_of_steps(records)
     table = Table(box=None, padding=(0, 3, 0, 0), title="mean seconds of a step", title_justify="left")
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=max(map(len, PARTS)))
     for kind, own in kinds.items():
-        table.add_column(f"{kind} ({len(own)} step{'s' * (len(own) > 1)})", justify="right", no_wrap=True)
+        heading = "\n".join([*kind.split(), f"{len(own)} step{'s' * (len(own) > 1)}"])
+        table.add_column(heading, justify="right", no_wrap=True, min_width=10)
     table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
     columns = list(kinds.values())
     totals = [mean(record.seconds["total"] for record in own) for own in columns]

@@ -26,7 +26,7 @@ SHOWN_STEPS = 3
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
 NUMBERED = ("explore", "generate", "learner_generate", "update", "forward_backward")
 """Whose bars bear the number of the step that the work is for, if they are wide enough."""
-LABEL_SHARE = 0.045
+LABEL_SHARE = 0.025
 """Of the picture's width."""
 HEIGHT = 0.62
 """Of a bar, where rows are 1 apart."""
@@ -144,9 +144,9 @@ def _draw(axes: Axes, panel: Panel, labels: dict[str, str], longest: float, colo
     for line, track in enumerate(labels):
         _draw_row(axes, panel, track, line, longest, colours)
     for step, start in panel.starts.items():
-        axes.axvline(start - panel.begin, color=INK, linewidth=0.9)
+        axes.axvline(start - panel.begin, color=INK, linewidth=0.9, zorder=4)
         axes.text(start - panel.begin, -0.72, f" step {step}", fontsize=8.5, color=MUTED, va="center")
-    axes.axvline(panel.seconds, color=INK, linewidth=0.9)
+    axes.axvline(panel.seconds, color=INK, linewidth=0.9, zorder=4)
     axes.set_yticks(range(len(labels)), labels.values(), fontsize=9)
     axes.set(xlim=(-0.002 * longest, longest * 1.004), ylim=(len(labels) - 0.45, -1.15))
     axes.tick_params(axis="y", length=0)
@@ -162,7 +162,7 @@ def _draw_row(axes: Axes, panel: Panel, track: str, line: int, longest: float, c
     wide = LABEL_SHARE * longest
     for layer, span in enumerate(own):
         start, end = max(span.start, panel.begin) - panel.begin, min(span.end, panel.end) - panel.begin
-        edge = {"edgecolor": "white", "linewidth": 0.5} if end - start > wide / 10 else {"linewidth": 0}
+        edge = {"edgecolor": "white", "linewidth": 0.5} if end - start > wide / 5 else {"linewidth": 0}
         zorder = 2 + layer / (len(own) + 1)
         axes.barh(line, end - start, left=start, height=HEIGHT, color=colours[span.name], zorder=zorder, **edge)
         if end - start > wide and span.name in NUMBERED and span.step:
