@@ -250,3 +250,25 @@ def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner
         learner.call(cancel_after(turns))
     again = learner.call(learner.engine.sample(SampleRequest(1, prompt, "learner", 2, 1, held)))
     check_logprobs(learner, again.rollouts)
+
+
+def test_a_swap_that_was_given_up_while_it_drained_leaves_the_next_broadcast_alone(learner: Swapping, drain: None):
+    """The trainer's patience ran out: it asks who is there, and swaps again. Only the second swap may receive."""
+    held = learner.engine.version
+
+    async def sample() -> list[RolloutSet]:
+        tasks = learner.sample_all(held)
+        await until(lambda: sum(learner.generated().values()) > 2 * PLACES)
+        late = asyncio.create_task(learner.engine.swap(99, update_info(learner.specs)))
+        await asyncio.sleep(0)
+        await learner.engine.check_in()
+        await learner.rejoin()
+        await learner.swap_beside_others(learner.renew())
+        with pytest.raises(BroadcastError, match="gave the swap up"):
+            await late
+        return await asyncio.gather(*tasks)
+
+    rollouts = [rollout for part in learner.call(sample()) for rollout in part.rollouts]
+    assert learner.engine.version == held + 1
+    assert {r.weight_version for r in rollouts} == {held, held + 1} and all(r.swaps == () for r in rollouts)
+    check_logprobs(learner, rollouts)

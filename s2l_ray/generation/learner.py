@@ -16,6 +16,12 @@ from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
 from s2l_ray.weights.messages import Invitation
 
+Call = tuple[str, tuple]
+"""A weight-transfer method of a worker, and its arguments."""
+ABANDON: Call = ("abandon_weight_update", ())
+START: Call = ("start_weight_update", ())
+FINISH: Call = ("finish_weight_update", ())
+
 
 @dataclass(frozen=True)
 class SwapTimes:
@@ -58,15 +64,19 @@ class LearnerEngine(SamplingEngine):
         """Weight version held; None: no valid weights."""
         self._version_changed = asyncio.Condition()
         self._stop: _Stop | None = None
+        self._stopping = asyncio.Lock()
+        self._check_ins = 0
 
     async def check_in(self) -> None:
         """Answer from every worker of this engine, and leave the broadcast group of before.
 
+        A swap that still waits for running requests is given up: its broadcast is over.
+
         Raises:
             EngineError: a worker is gone.
         """
-        await self._transfer("abandon_weight_update", EngineError)
-        await self._transfer("shutdown_weight_transfer_engine", EngineError)
+        self._check_ins += 1
+        await self._transfer(ABANDON, ("shutdown_weight_transfer_engine", ()), error=EngineError)
 
     async def join(self, invitation: Invitation) -> None:
         """Connect every worker of this engine to the trainer's broadcast group; returns once the group is complete.
@@ -74,7 +84,7 @@ class LearnerEngine(SamplingEngine):
         Raises:
             BroadcastError: it was not within the invitation's bound.
         """
-        await self._transfer("init_weight_transfer_engine", BroadcastError, dataclasses.asdict(invitation))
+        await self._transfer(("init_weight_transfer_engine", (dataclasses.asdict(invitation),)))
 
     async def swap(self, version: int, update: dict[str, Any]) -> SwapTimes:
         """Receive one version of the weights while the trainer broadcasts it.
@@ -85,9 +95,9 @@ class LearnerEngine(SamplingEngine):
         Raises:
             BroadcastError: it did not arrive whole. The weights stay invalid, and `sample` refuses, until a swap does.
         """
-        await self.begin_swap()
-        await self.receive(update)
-        return await self.finish_swap(version)
+        await self._stand_still()
+        await self._timed_transfer(ABANDON, START, ("update_weights", (update,)), FINISH)
+        return await self._go_on(version)
 
     async def begin_swap(self) -> None:
         """Invalidate the weights and stop, as the swap mode says; the caches of the old weights are dropped.
@@ -97,38 +107,19 @@ class LearnerEngine(SamplingEngine):
 
         Raises:
             EngineError: the memory of the weights is asleep.
+            BroadcastError: `check_in` was called meanwhile.
         """
-        if "weights" in self._asleep:
-            raise EngineError("a weight swap needs the memory of the weights: wake it first")
-        self.version = None
-        if self._stop is None:
-            self._stop = _Stop(self._llm.get_num_unfinished_requests())
-            if not self._asleep:
-                await self._pause()
-                self._stop.note_idle()
-        self._stop.receive_s = 0.0
-        await self._transfer("abandon_weight_update")
-        await self._transfer("start_weight_update")
+        await self._stand_still()
+        await self._transfer(ABANDON, START)
 
     async def receive(self, update: dict[str, Any]) -> None:
         """All of the weights, or one chunk of them."""
-        begin = time.perf_counter()
-        await self._transfer("update_weights", BroadcastError, update)
-        self._stop.receive_s += time.perf_counter() - begin
+        await self._timed_transfer(("update_weights", (update,)))
 
     async def finish_swap(self, version: int) -> SwapTimes:
         """The weights are whole: they are `version` from here on, and what was stopped goes on."""
-        begin = time.perf_counter()
-        await self._transfer("finish_weight_update")
-        self._stop.receive_s += time.perf_counter() - begin
-        await self._llm.update_weight_version(str(version))
-        if not self._asleep:
-            await self._llm.resume_generation()
-        times, self._stop = self._stop.times(), None
-        async with self._version_changed:
-            self.version = version
-            self._version_changed.notify_all()
-        return times
+        await self._timed_transfer(FINISH)
+        return await self._go_on(version)
 
     async def sleep(self) -> None:
         """As `SamplingEngine.sleep`; the weights are invalid afterwards."""
@@ -164,11 +155,37 @@ class LearnerEngine(SamplingEngine):
             raise StaleWeightsError("asked to score a text, but holds no valid weights")
         return await super().score(token_ids)
 
+    async def _stand_still(self) -> None:
+        """Invalidate the weights; return once nothing runs and no cache of theirs is left."""
+        if "weights" in self._asleep:
+            raise EngineError("a weight swap needs the memory of the weights: wake it first")
+        self.version = None
+        check_ins = self._check_ins
+        async with self._stopping:
+            if self._stop is None:  # else it stands still since a swap that failed
+                stop = _Stop(self._llm.get_num_unfinished_requests())
+                if not self._asleep:
+                    await self._pause()
+                    stop.note_idle()
+                self._stop = stop
+        self._stop.receive_s = 0.0
+        if self._check_ins != check_ins:
+            raise BroadcastError("the trainer gave the swap up before the engine's running requests were done")
+
     async def _pause(self) -> None:
-        """Returns once nothing runs and no cache of the old weights is left."""
         mode = {"drain": "wait", "in_flight": "keep"}[self.settings.swap_mode]
-        # Not AsyncLLM.pause_generation, which sleeps for 20 ms more. Clearing the cache takes running requests' too.
+        # Not AsyncLLM.pause_generation, which sleeps 20 ms more. Clearing the cache takes running requests' too.
         await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
+
+    async def _go_on(self, version: int) -> SwapTimes:
+        await self._llm.update_weight_version(str(version))
+        if not self._asleep:
+            await self._llm.resume_generation()
+        times, self._stop = self._stop.times(), None
+        async with self._version_changed:
+            self.version = version
+            self._version_changed.notify_all()
+        return times
 
     async def _wait_for(self, request: SampleRequest) -> None:
         try:
@@ -188,11 +205,16 @@ class LearnerEngine(SamplingEngine):
         spans = [(span.start, int(span.version)) for span in completion.weight_versions]
         return spans[0][1], tuple(spans[1:])
 
-    async def _transfer(self, method: str, error: type[Exception] = BroadcastError, *args: Any) -> None:
-        """Run a weight-transfer method in every worker of this engine."""
-        failures = await self._llm.collective_rpc("try_weight_transfer", args=(method, *args))
+    async def _timed_transfer(self, *calls: Call) -> None:
+        begin = time.perf_counter()
+        await self._transfer(*calls)
+        self._stop.receive_s += time.perf_counter() - begin
+
+    async def _transfer(self, *calls: Call, error: type[Exception] = BroadcastError) -> None:
+        """Run weight-transfer methods in every worker of this engine, all in one message: each takes milliseconds."""
+        failures = await self._llm.collective_rpc("try_weight_transfer", args=(calls,))
         if any(failures):
-            raise error(f"{method}: {'; '.join(filter(None, failures))}")
+            raise error("; ".join(filter(None, failures)))
 
 
 class _Stop:

@@ -31,16 +31,20 @@ def backend_name(transfer: str) -> str:
 class WorkerExtension:
     """Mixed into vLLM's worker class."""
 
-    def try_weight_transfer(self, method: str, *args: Any) -> str | None:
-        """Run a weight-transfer method of this worker. Returns what went wrong, or None.
+    def try_weight_transfer(self, calls: list[tuple[str, tuple]]) -> str | None:
+        """Run weight-transfer methods of this worker, up to the first that fails. Returns what went wrong, or None.
 
         Never raises: where several workers share an engine, vLLM stops reading their answers at the first that raised,
         and then takes the answers that are left for those of the next call.
+
+        Args:
+            calls: (method, arguments), in order.
         """
-        try:
-            getattr(self, method)(*args)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
+        for method, args in calls:
+            try:
+                getattr(self, method)(*args)
+            except Exception as error:
+                return f"{method}: {type(error).__name__}: {error}"
         return None
 
     def abandon_weight_update(self) -> None:
