@@ -7,3 +7,8 @@ def first_number_is_even(response: str, answer: str, question: str) -> bool:
     """A reward that even an untrained model gets about half of the time."""
     first = response.split(" ")[0]
     return first.isdigit() and int(first) % 2 == 0
+
+
+def first_word_is_even(response: str, answer: str, question: str) -> bool:
+    """The same for words such as "t12" (`tests.trl_side.number_tokenizer`)."""
+    return first_number_is_even(response.removeprefix("t"), answer, question)
