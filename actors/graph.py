@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -24,6 +24,7 @@ from s2l_ray.rollout import Prompt, RolloutSummary, Source
 from s2l_ray.timing import Span
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 Key = tuple[str, int]
 """Role and index: names an engine."""
 
@@ -138,23 +139,29 @@ class ActorGraph:
         return self.trainer.update(batch)
 
     def swap(self, version: int) -> SwapReport:
-        """Hand the trainer's weights to the learner engines as `version`.
+        """Hand the trainer's weights to the learner engines as `version`."""
+        return self.swap_during(version, lambda: None)[0]
+
+    def swap_during(self, version: int, work: Callable[[], T]) -> tuple[SwapReport, T]:
+        """Hand the trainer's weights to the learner engines as `version` while the driver does some work.
 
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
         """
         self.version = -1
         self._call(self._scheduler.hold.remote(), "holding the learner's requests")
 
-        def deliver() -> SwapReport:
-            report = self.trainer.swap(version)
+        def deliver() -> tuple[SwapReport, T]:
+            self.trainer.begin_swap(version)
+            result = work()
+            report = self.trainer.finish_swap()
             for member in report.lost:
                 self._lose(("learner", member.number), f"it did not take part in the swap to weight version {version}")
-            return report
+            return report, result
 
-        report = swap_and_wake(*self._sleepers(), deliver)
+        delivered = swap_and_wake(*self._sleepers(), deliver)
         self.version = version
         self._call(self._scheduler.release.remote(version), "sending the learner's requests")
-        return report
+        return delivered
 
     def evaluate(self, prompt_ids: list[str], sources: list[Source]) -> list[list[RolloutSummary]]:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""

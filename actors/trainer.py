@@ -166,16 +166,12 @@ class TrainerGroup:
         """From here on, weights go to these learner engines. See `WeightSwaps.connect`."""
         self._swaps.connect(members)
 
-    def swap(self, version: int) -> SwapReport:
-        """Give every learner engine the present weights, as `version`. See `WeightSwaps.swap`."""
-        return self._swaps.swap(version)
-
     def begin_swap(self, version: int) -> None:
-        """The first half of `swap`, which waits for nothing. See `WeightSwaps.begin_swap`."""
+        """Start to give every learner engine the present weights, as `version`. See `WeightSwaps.begin_swap`."""
         self._swaps.begin_swap(version)
 
     def finish_swap(self) -> SwapReport:
-        """The second half: wait for the swap that `begin_swap` began."""
+        """Wait for what `begin_swap` began. See `WeightSwaps.finish_swap`."""
         return self._swaps.finish_swap()
 
     def save(self, directory: str) -> None:

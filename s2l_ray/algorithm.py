@@ -23,6 +23,7 @@ from ray.tune import Trainable
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.scheduler import StepBatch
+from actors.swaps import SwapReport
 from s2l_ray import left_out
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
@@ -40,7 +41,7 @@ from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
 from s2l_ray.run_directory import RunDirectory, read_state, write_state
 from s2l_ray.scheduling import step_planner
-from s2l_ray.step_record import StepOutcome, step_record
+from s2l_ray.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
@@ -189,15 +190,14 @@ class S2LPO(Trainable):
             self._remember_left_out(step, batch)
         with clock.phase("update"):
             metrics, trained = self._graph.update(batch)
-        sampled_with = self._graph.version
         with clock.phase("swap"):
-            swap = self._graph.swap(step)
-        outcome = StepOutcome(batch, metrics, trained, sampled_with, swap, self._graph.engines)
+            outcome = StepOutcome(batch, metrics, trained, self._graph.version, self._graph.engines)
+            swap, numbers = self._graph.swap_during(step, lambda: step_numbers(outcome))
         self._step = step
         done = step == self.settings.schedule.steps
         if not done and not self._graph.moves_before(step + 1):
             self._graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
-        self._finish_step(outcome, clock)
+        self._finish_step(numbers, outcome, swap, clock)
         if done:
             self._finish()
         return {**self._records[-1].to_json(), "done": done}
@@ -223,7 +223,7 @@ class S2LPO(Trainable):
         """
         return self._evaluate(["learner"])["learner"]
 
-    def _finish_step(self, outcome: StepOutcome, clock: StepClock) -> None:
+    def _finish_step(self, numbers: StepRecord, outcome: StepOutcome, swap: SwapReport, clock: StepClock) -> None:
         """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole it can be redone."""
         step, settings = self._step, self.settings
         due = step % settings.checkpoint.every == 0 or step == settings.schedule.steps
@@ -234,7 +234,7 @@ class S2LPO(Trainable):
             with clock.phase("checkpoint"):
                 target = self._run.begin_checkpoint(step)
                 self._graph.trainer.save(str(target / "trainer"))
-        record = step_record(outcome, self._times, clock)
+        record = step_record(numbers, outcome, swap, self._times, clock)
         self._run.log.append(record)
         self._records.append(record)
         self._tracker.log_step(record)

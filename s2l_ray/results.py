@@ -79,7 +79,9 @@ class StepRecord:
     """ahead_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes; banked_rollouts:
     how many came from the bank; left_out_groups; staleness_mean, staleness_max: versions that the learner's rollouts
     are older than the weights they train; swapped_in_flight: rollouts that went through a swap; stale_dropped: rollouts
-    that were too old and sampled again; swap_mb: megabytes of weights sent."""
+    that were too old and sampled again. swap_mb: megabytes of weights; swap_s: from begin to end; swap_gb_per_s: of
+    the broadcast; swap_drain_s: the longest wait for running requests; swap_stall_s: how long an engine sampled
+    nothing."""
 
     @property
     def tokens(self) -> int:

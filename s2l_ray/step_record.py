@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from s2l_ray.results import SourceStats, StepRecord
@@ -27,26 +27,22 @@ class StepOutcome:
     """What the trainer's ranks did."""
     sampled_with: int
     """Weight version that the trainer held before the update."""
-    swap: SwapReport
     engines: dict[Source, int]
 
 
-def step_record(outcome: StepOutcome, times: TimeSheet, clock: StepClock) -> StepRecord:
-    """The record of a step that is over but for what follows from its record; its spans go to the time sheet."""
+def step_numbers(outcome: StepOutcome) -> StepRecord:
+    """The record of a step, but for the swap that ends it and its times."""
     batch = outcome.batch
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
     for row in rows:
         rewards.setdefault(row.prompt_id, set()).add(row.reward)
-    reward = sum(row.reward for row in rows) / len(rows)
-    details = {"rollouts": len(rows), "tokens": sum(row.response_tokens for row in rows), "reward": reward}
-    spent = times.end(clock, batch.work, batch.under_way, outcome.trained, outcome.engines, details)
     return StepRecord(
         step=batch.share.step,
         alpha=float(batch.share.alpha),
         explorer_per_group=batch.share.explorer,
         learner_per_group=batch.share.learner,
-        reward=reward,
+        reward=sum(row.reward for row in rows) / len(rows),
         sources={source: SourceStats.of(r for r in rows if r.source == source) for source in ("explorer", "learner")},
         zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
         groups=len(batch.prompts),
@@ -54,26 +50,41 @@ def step_record(outcome: StepOutcome, times: TimeSheet, clock: StepClock) -> Ste
         digest=step_digest(rows),
         weight_version=outcome.sampled_with,
         trainer=outcome.metrics,
-        seconds=spent.seconds,
+        seconds={},
         spans=batch.spans,
         engines=outcome.engines,
         refilled_groups=batch.refilled,
         explorer_only=batch.explorer_only,
-        parts=spent.parts,
-        busy=spent.busy,
-        pipeline=_pipeline(outcome),
+        pipeline=_pipeline(batch),
     )
 
 
-def _pipeline(outcome: StepOutcome) -> dict[str, float]:
+def step_record(
+    numbers: StepRecord, outcome: StepOutcome, swap: SwapReport, times: TimeSheet, clock: StepClock
+) -> StepRecord:
+    """The whole record of a step that is over but for what follows from it; its spans go to the time sheet."""
     batch = outcome.batch
+    details = {"rollouts": len(batch.summaries), "tokens": numbers.tokens, "reward": numbers.reward}
+    spent = times.end(clock, batch.work, batch.under_way, outcome.trained, outcome.engines, details)
+    swapped = {
+        "swap_mb": swap.bytes / 1e6,
+        "swap_s": swap.seconds,
+        "swap_gb_per_s": swap.broadcast_gb_per_s,
+        "swap_drain_s": swap.drain_s,
+        "swap_stall_s": swap.stall_s,
+    }
+    return replace(
+        numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=numbers.pipeline | swapped
+    )
+
+
+def _pipeline(batch: StepBatch) -> dict[str, float]:
     return {
         "ahead_mb": batch.ahead_bytes / 1e6,
         "banked_rollouts": batch.banked,
         "left_out_groups": len(batch.left_out),
         **_versions(batch.share.step, batch.summaries),
         "stale_dropped": batch.stale_dropped,
-        "swap_mb": outcome.swap.bytes / 1e6,
     }
 
 

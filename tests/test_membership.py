@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.connection import connect
 from actors.learner import Learner
-from actors.swaps import LearnerMember, WeightSwaps
+from actors.swaps import LearnerMember, SwapReport, WeightSwaps
 from actors.trainer import TrainerGroup, TrainerRank
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError
@@ -306,6 +306,11 @@ def with_tied_embeddings(like: Path, directory: Path) -> Path:
     return directory
 
 
+def swapped(trainer: TrainerGroup, version: int) -> SwapReport:
+    trainer.begin_swap(version)
+    return trainer.finish_swap()
+
+
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     model = with_tied_embeddings(family.large, tmp_path / "tied")
     overrides = {"models.learner": str(model), "cluster.swap_timeout_s": 20}
@@ -316,7 +321,7 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     trainer.build()
     ray.get([e.ready.remote() for e in engines], timeout=120)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
-    assert trainer.swap(0).lost == ()
+    assert swapped(trainer, 0).lost == ()
     assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
     text = np.arange(3, 20, dtype=np.int32)
 
@@ -330,11 +335,11 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     before = check(engines, "version-0")
     os.kill(pid_of(engines[1]), signal.SIGKILL)
     ray.get(rank.__ray_call__.remote(another_policy))
-    assert [member.number for member in trainer.swap(1).lost] == [1]
+    assert [member.number for member in swapped(trainer, 1).lost] == [1]
     assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
 
     # One worker of a tensor-parallel engine is the whole engine.
     processes = psutil.Process(pid_of(engines[0])).children(recursive=True)
     next(p for p in processes if "Worker_TP1" in " ".join(p.cmdline())).kill()
     with pytest.raises(ActorLostError, match="no learner engine is left"):
-        trainer.swap(2)
+        swapped(trainer, 2)
