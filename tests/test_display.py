@@ -8,18 +8,9 @@ import pytest
 from rich.console import Console
 
 from s2l_ray.config import parse_config
-from s2l_ray.display import (
-    TURNS,
-    FamilyDisplay,
-    RunDisplay,
-    VerifyDisplay,
-    duration,
-    eta_seconds,
-    final_table,
-    shared_out,
-    sparkline,
-    step_line,
-)
+from s2l_ray.display import FamilyDisplay, RunDisplay, VerifyDisplay, final_table
+from s2l_ray.display.run import TURNS, eta_seconds, step_line
+from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.timing import PARTS

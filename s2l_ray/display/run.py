@@ -1,34 +1,24 @@
-"""What a person sees while something long runs, and at its end.
-
-On a terminal: a live panel. Elsewhere (a file, a pipe, CI): plain lines of stable form, one per step, for example
-
-    step 12/60  alpha 0.63  G_w/G_s 6/2  reward 0.21 (explorer 0.18, learner 0.29)  820 tok/s  1.9 s (rollout 1.1, ...
-"""
+"""A run while it lasts: a live panel, or a line for each thing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from s2l_ray.display.text import duration, is_live, line, percent, print_line, shared_out, sparkline
 from s2l_ray.evaluation import COLOURS
-from s2l_ray.mlflow_store import how_to_open
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.timing.look import COLOURS as COLOURS_OF_PARTS
 from s2l_ray.timing.look import part_name
 
-SPARKS = "▁▂▃▄▅▆▇█"
 RECENT_STEPS = 40
 """Steps whose rewards the panel shows."""
 ETA_STEPS = 10
@@ -66,7 +56,7 @@ class RunDisplay:
         self._live: Live | None = None
 
     def __enter__(self) -> RunDisplay:
-        if _is_live(self.console):
+        if is_live(self.console):
             self._live = Live(console=self.console, get_renderable=self.panel, refresh_per_second=4)
             self._live.start()
         return self
@@ -120,7 +110,7 @@ class RunDisplay:
     def _rows(self) -> list[tuple[str, RenderableType]]:
         rows: list[tuple[str, RenderableType]] = [("step", self._progress())]
         if self.doing:
-            rows.append(("now", _line(f"{self.doing}  {duration(time.monotonic() - self._since)}")))
+            rows.append(("now", line(f"{self.doing}  {duration(time.monotonic() - self._since)}")))
         if self.records:
             rows += _step_rows(self.records, self.console.width)
         labels = ["pass@k %"] + [""] * len(self.evaluations)
@@ -145,68 +135,7 @@ class RunDisplay:
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            _print_line(self.console, line)
-
-
-class TaskDisplay:
-    """Bars for work that counts up, one per stage; elsewhere than on a terminal a line for each tenth of a stage."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self._bars: dict[str, TaskID] = {}
-        self._tenths: dict[str, int] = {}
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> TaskDisplay:
-        if _is_live(self.console):
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None, complete_style="green"),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-                expand=True,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` of `stage`, with a few words beside it."""
-        if self._progress is None:
-            tenth = 10 * done // max(total, 1)
-            if tenth != self._tenths.get(stage):
-                self._tenths[stage] = tenth
-                _print_line(self.console, "  ".join(filter(None, [f"{stage} {done}/{total}", detail])))
-            return
-        if stage not in self._bars:
-            self._bars[stage] = self._progress.add_task(stage, total=total, detail=detail)
-        self._progress.update(self._bars[stage], completed=done, total=total, detail=detail)
-
-    def say(self, text: str) -> None:
-        """A line, above the bars."""
-        _print_line(self.console, text)
-
-
-class FamilyDisplay(TaskDisplay):
-    """`s2l family build`: pass `progress` as the callback."""
-
-    def progress(self, stage: str, done: int, total: int, loss: float) -> None:
-        self.update(stage, done, total, f"loss {loss:.3f}")
-
-
-class VerifyDisplay(TaskDisplay):
-    """Verifying a file: pass `progress` as the callback."""
-
-    def progress(self, done: int, total: int) -> None:
-        self.update("verified", done, total)
+            print_line(self.console, line)
 
 
 def step_line(record: StepRecord, total_steps: int, eta: float | None) -> str:
@@ -234,16 +163,6 @@ def evaluation_line(record: EvaluationRecord, when: str) -> str:
     return "  ".join([*fields, f"{record.problems} problems x {record.samples} samples", f"{record.seconds:.1f} s"])
 
 
-def final_table(summary: dict[str, Any]) -> RenderableType:
-    """What came out of a run, for people: pass@k before and after with intervals, then where things are.
-
-    Args:
-        summary: as `s2l_ray.evaluation.summary` documents it.
-    """
-    confidence = summary["config"]["evaluation"]["confidence"]
-    return Group(Text(""), _outcome(summary["evaluation"], confidence), Text(""), _places(summary))
-
-
 def eta_seconds(records: Sequence[StepRecord], total_steps: int) -> float | None:
     """Time to the last step, at the mean pace of recent steps; None before the first step and after the last."""
     if not records or records[-1].step >= total_steps:
@@ -252,47 +171,18 @@ def eta_seconds(records: Sequence[StepRecord], total_steps: int) -> float | None
     return sum(recent) / len(recent) * (total_steps - records[-1].step)
 
 
-def duration(seconds: float) -> str:
-    """8s, 1m32s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
-    """One bar per value, between `low` and `high`; a gap where there is none."""
-    scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if v is None else SPARKS[round((v - low) * scale)] for v in values)
-
-
-def shared_out(parts: Mapping[str, float], cells: int) -> dict[str, int]:
-    """So many cells of a bar shared out by size: rounded down, then one more where most was cut off."""
-    exact = {part: cells * value / sum(parts.values()) for part, value in parts.items()}
-    shares = {part: int(value) for part, value in exact.items()}
-    for part in sorted(exact, key=lambda p: shares[p] - exact[p])[: cells - sum(shares.values())]:
-        shares[part] += 1
-    return shares
-
-
-def percent(value: float, bounds: Sequence[float]) -> str:
-    """A share and its interval in percent: 18.5 [15.3, 21.9]."""
-    return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
-
-
 def _step_rows(records: Sequence[StepRecord], width: int) -> list[tuple[str, RenderableType]]:
     record = records[-1]
     rows: list[tuple[str, RenderableType]] = [("group", _share_text(record))]
     labels = iter(["reward", ""])
     rows += [(next(labels), text) for text in _reward_texts(records[-max(1, width - 40) :])]
     speed = f"{_tokens_per_second(record):.0f} tok/s  {_total(record):.1f} s per step ({_phases(record)})"
-    rows.append(("speed", _line(speed)))
+    rows.append(("speed", line(speed)))
     if record.parts:
         rows.append(("time", _time_text(record)))
     if record.busy:
-        rows.append(("busy", _line("  ".join(f"{role} {share:.0%}" for role, share in record.busy.items()))))
-    return [*rows, ("update", _line(_update(record)))]
+        rows.append(("busy", line("  ".join(f"{role} {share:.0%}" for role, share in record.busy.items()))))
+    return [*rows, ("update", line(_update(record)))]
 
 
 def _share_text(record: StepRecord) -> Text:
@@ -300,7 +190,7 @@ def _share_text(record: StepRecord) -> Text:
     size = record.explorer_per_group + record.learner_per_group
     cells = min(size, 32)
     explorer = round(cells * record.explorer_per_group / size)
-    text = _line(f"alpha {record.alpha:.2f}  ")
+    text = line(f"alpha {record.alpha:.2f}  ")
     text.append("■" * explorer, COLOURS["explorer"])
     text.append("□" * (cells - explorer), COLOURS["learner"])
     text.append(f"  G_w {record.explorer_per_group} explorer, G_s {record.learner_per_group} learner")
@@ -349,11 +239,6 @@ def _evaluation_text(record: EvaluationRecord, when: str) -> Text:
     return text
 
 
-def _line(text: str) -> Text:
-    """Text that is cut, not wrapped, where the panel is too narrow."""
-    return Text(text, no_wrap=True, overflow="ellipsis")
-
-
 def _reward(record: StepRecord, source: str) -> float | None:
     stats = record.sources.get(source)
     return stats.reward if stats and stats.rollouts else None
@@ -373,64 +258,3 @@ def _total(record: StepRecord) -> float:
 
 def _tokens_per_second(record: StepRecord) -> float:
     return record.tokens / _total(record) if _total(record) else 0.0
-
-
-def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
-    records = {name: evaluation[name] for name in ("explorer", "before", "after") if evaluation[name]}
-    if not records:
-        return Text("Nothing was evaluated: set data.eval to a file of held-out problems.")
-    measured = list(records.values())[-1]
-    ks = sorted(int(key.removeprefix("pass@")) for key in measured["ci"])
-    table = Table(
-        title="held-out pass@k in %", title_justify="left", title_style="bold", box=None, padding=(0, 3, 0, 0)
-    )
-    table.add_column("")
-    for name, record in records.items():
-        heading = "explorer" if name == "explorer" else f"learner {name}"
-        table.add_column(Text(heading, COLOURS[record["model"]]), no_wrap=True)
-    for k in ks:
-        table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
-    lines: list[RenderableType] = [table, Text("")]
-    if evaluation["change"]:
-        lines += [Text(_change(evaluation["change"], f"pass@{k}", confidence)) for k in ks]
-    lines.append(
-        Text(
-            f"Measured on {measured['problems']} held-out problems x {measured['samples']} samples; one run, one seed. "
-            f"Brackets: {confidence:.0%} confidence intervals over problems.",
-            style="dim",
-        )
-    )
-    return Group(*lines)
-
-
-def _change(change: dict[str, Any], key: str, confidence: float) -> str:
-    low, high = change["ci"][key]
-    verdict = "may be chance" if low <= 0 <= high else "more than chance over problems explains"
-    return f"{key}: {100 * change[key]:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {verdict}."
-
-
-def _places(summary: dict[str, Any]) -> RenderableType:
-    run_dir = Path(summary["run_dir"])
-    rows = [("run", str(run_dir)), ("model", summary["model"]), ("figures", str(run_dir / "figures"))]
-    if summary["mlflow_uri"]:
-        rows += [("MLflow", how_to_open(summary["mlflow_uri"])), ("", f"run {summary['mlflow_run_id']}")]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")  # paths and commands are copied: never cut
-    for label, place in rows:
-        if place:
-            table.add_row(label, Text(_short(place)))
-    return Padding(table, (0, 0, 1, 0))
-
-
-def _short(place: str) -> str:
-    """`place` from the working directory: short enough to be copied in one line."""
-    return place.replace(f"{Path.cwd()}/", "")
-
-
-def _is_live(console: Console) -> bool:
-    return console.is_terminal and not console.is_dumb_terminal
-
-
-def _print_line(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)

@@ -1,0 +1,52 @@
+"""Numbers and lines as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def duration(seconds: float) -> str:
+    """8s, 1m32s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
+    """One bar per value, between `low` and `high`; a gap where there is none."""
+    scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(" " if v is None else SPARKS[round((v - low) * scale)] for v in values)
+
+
+def shared_out(parts: Mapping[str, float], cells: int) -> dict[str, int]:
+    """So many cells of a bar shared out by size: rounded down, then one more where most was cut off."""
+    exact = {part: cells * value / sum(parts.values()) for part, value in parts.items()}
+    shares = {part: int(value) for part, value in exact.items()}
+    for part in sorted(exact, key=lambda p: shares[p] - exact[p])[: cells - sum(shares.values())]:
+        shares[part] += 1
+    return shares
+
+
+def percent(value: float, bounds: Sequence[float]) -> str:
+    """A share and its interval in percent: 18.5 [15.3, 21.9]."""
+    return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def line(text: str) -> Text:
+    """Text that is cut, not wrapped, where the panel is too narrow."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def is_live(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def print_line(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
