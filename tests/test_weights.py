@@ -222,7 +222,7 @@ def test_a_swap_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(t
         pass
     del store
     for taken in json.loads((tmp_path / "taken.json").read_text()):
-        assert 1.8 * buckets.BUCKET_BYTES < taken < 2 * buckets.BUCKET_BYTES + LAYER_BYTES
+        assert 1.5 * buckets.BUCKET_BYTES < taken < 2 * buckets.BUCKET_BYTES + LAYER_BYTES
 
 
 # ---- messages in the forms that vLLM takes ----
