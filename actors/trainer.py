@@ -83,9 +83,17 @@ class TrainerRank:
         if self._rank == 0 and kept:
             write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept)
         metrics = self._trainer.update(groups)
-        track = f"trainer {self._rank}"
-        parts = [Span(track, part.name, step, part.start, part.end) for part in self._trainer.parts]
-        return metrics, [Span(track, "fetch", step, begin, fetched), *parts]
+        return metrics, [self._span("fetch", step, begin, fetched), *self._updated(step)]
+
+    def _updated(self, step: int) -> list[Span]:
+        """Rank 0 in detail. The others are in step with it: a span each keeps a large trainer's trace small."""
+        parts = self._trainer.parts
+        if self._rank:
+            return [self._span("update", step, parts[0].start, parts[-1].end)]
+        return [self._span(part.name, step, part.start, part.end) for part in parts]
+
+    def _span(self, name: str, step: int, start: float, end: float) -> Span:
+        return Span(f"trainer {self._rank}", name, step, start, end)
 
     def _fetch(self, group: GroupRefs) -> RolloutGroup:
         parts = ray.get(group.parts, timeout=self._config.cluster.step_timeout_s)

@@ -3,6 +3,7 @@
 config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: the MLflow run id
 steps.jsonl             one record per step
+trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
 left_out.jsonl          groups that were left out (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step

@@ -155,8 +155,7 @@ def sampled(whole: Span, phases: list[Span], spans: list[Span]) -> dict[str, flo
                 names = {"explore": "explore", "generate": "generate", "read": "bank", "verify": "verify"}
                 part = next((shown for name, shown in names.items() if name in lacking), "assemble")
         elif part == "update":
-            rank = "trainer 0" if any(s.track == "trainer 0" for s in own) else "trainer 1"
-            at = sorted((s for s in own if s.track == rank and s.start < now < s.end), key=lambda s: s.start)
+            at = sorted((s for s in own if s.track == "trainer 0" and s.start < now < s.end), key=lambda s: s.start)
             part = at[-1].name if at else "update_rest"
         found[part] = found.get(part, 0.0) + 1.0
     return found

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from s2l_ray.rollout import Period
-from s2l_ray.timing.spans import Span, busy, number_of, role_of
+from s2l_ray.timing.spans import Span, busy, role_of
 
 ROLLOUT_PARTS = ("explore", "generate", "explore_and_generate", "bank", "verify", "assemble")
 UPDATE_PARTS = (
@@ -63,8 +63,7 @@ def attribute(whole: Span, phases: Sequence[Span], work: Iterable[Span]) -> dict
     """
     own = [span for span in work if span.step == whole.step]
     ends = _last_ends(own)
-    trainer = [span for span in own if role_of(span.track) == "trainer"]
-    trainer = [span for span in trainer if number_of(span.track) == min(number_of(s.track) for s in trainer)]
+    trainer = [span for span in own if span.track == "trainer 0"]
     parts: dict[str, list[float]] = defaultdict(list)
     for start, end in _pieces(whole, [*phases, *trainer], ends.values()):
         phase = _at(phases, start)

@@ -17,7 +17,8 @@ class Span(NamedTuple):
     track: str
     """Who did it: "driver", "trainer 0", "learner 1", "explorer 0", "verifier 0", "bank"."""
     name: str
-    """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: `attribution.UPDATE_PARTS`.
+    """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: rank 0 `attribution.UPDATE_PARTS`,
+    the others fetch and update.
     Driver: step (all of it), and its phases: hand_over, rollout, update, swap, evaluate, checkpoint."""
     step: int
     """The step that it was done for; 0: for an evaluation."""
@@ -27,12 +28,12 @@ class Span(NamedTuple):
 
 
 def role_of(track: str) -> str:
-    """ "explorer 0" -> "explorer"."""
+    """The kind of actor: explorer, of "explorer 0"."""
     return track.split()[0]
 
 
 def number_of(track: str) -> int:
-    """ "explorer 3" -> 3; 0 for what there is one of."""
+    """Which of its kind: 3, of "explorer 3"; 0 for what there is one of."""
     return int(track.split()[1]) if " " in track else 0
 
 
