@@ -134,7 +134,7 @@ def test_rollout_flops() -> None:
 WORK = Workload(
     phases=(), steps=4, group_size=4, prompts=8, prompt_tokens=20, response_tokens=30, max_tokens=60,
     mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, reference=True, kl_in_reward=False,
-    separate_groups=False, lora=False, offload=False, ahead=True, banked=False,
+    separate_groups=False, lora=False, offload=False, ahead=True, stale=False, banked=False,
 )  # fmt: skip
 
 
@@ -213,11 +213,21 @@ def test_sleep_and_wake() -> None:
 
 def test_steps_by_mode() -> None:
     parts = StepParts(explore=10, learner_generate=4, sleep_wake=1, update=5, swap=2)
-    assert costs.step_seconds("colocated", parts, ahead=True) == 22
+    assert costs.step_seconds("colocated", parts, ahead=True, stale=False) == 22
     for mode in ("separate", "mixed"):
-        assert costs.step_seconds(mode, parts, ahead=True) == 12
-        assert costs.step_seconds(mode, replace(parts, explore=20), ahead=True) == 20
-        assert costs.step_seconds(mode, parts, ahead=False) == 18
-        assert costs.first_step_wait(mode, parts, ahead=True) == 6
-        assert costs.first_step_wait(mode, parts, ahead=False) == 0
-    assert costs.first_step_wait("colocated", parts, ahead=True) == 0
+        assert costs.step_seconds(mode, parts, ahead=True, stale=False) == 12
+        assert costs.step_seconds(mode, replace(parts, explore=20), ahead=True, stale=False) == 20
+        assert costs.step_seconds(mode, parts, ahead=False, stale=False) == 18
+        assert costs.first_step_wait(mode, parts, ahead=True, stale=False) == 6
+        assert costs.first_step_wait(mode, parts, ahead=False, stale=False) == 0
+    assert costs.first_step_wait("colocated", parts, ahead=True, stale=False) == 0
+
+
+def test_steps_with_stale_learners() -> None:
+    """They sample while the trainer works, and both stop for the swap."""
+    parts = StepParts(explore=6, learner_generate=4, sleep_wake=0, update=5, swap=2)
+    assert costs.step_seconds("separate", parts, ahead=True, stale=True) == 7  # update and swap
+    assert costs.step_seconds("separate", replace(parts, learner_generate=9), ahead=True, stale=True) == 11
+    assert costs.step_seconds("separate", replace(parts, explore=20), ahead=True, stale=True) == 20
+    assert costs.step_seconds("separate", parts, ahead=False, stale=True) == 13  # the explorer begins with its step
+    assert costs.first_step_wait("separate", parts, ahead=True, stale=True) == 6 + 7 - 7

@@ -337,3 +337,13 @@ def test_sleeping_engines_are_not_in_the_update() -> None:
     plan = make_plan(paper(), cluster("8xH100"))
     for load in plan.phases[0].gpus:
         assert not ("trainer/gradients" in load.ledger and "learner/kv_cache" in load.ledger)
+
+
+def test_stale_learners_get_devices_of_their_own() -> None:
+    """What sleeps while the trainer works cannot sample then, so the fastest plan of an on-policy run is none here."""
+    cluster_of_8 = cluster("8xH100")
+    assert make_plan(paper(), cluster_of_8).mode == "colocated"
+    stale = make_plan(paper("qwen3_1.7b_to_8b", "rollout.max_staleness=1"), cluster_of_8)
+    assert stale.fits and stale.mode == "separate" and not stale.layout.sleep
+    on_policy = make_plan(paper("qwen3_1.7b_to_8b", "placement.mode=separate"), cluster_of_8)
+    assert stale.run_seconds < on_policy.run_seconds

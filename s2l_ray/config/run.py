@@ -143,6 +143,11 @@ class Config(Section):
                 f"objective.overlong_buffer_tokens ({buffer}) must not exceed "
                 f"rollout.max_tokens ({self.rollout.max_tokens}), which it counts back from"
             )
+        if self.rollout.max_staleness and self.placement.mode in ("mixed", "colocated"):
+            raise ValueError(
+                f"rollout.max_staleness needs learner engines that work while the trainer does; with placement.mode: "
+                f"{self.placement.mode} they sleep then. Use placement.mode: separate"
+            )
         if self.schedule.kind == "adaptive":
             if (ahead := self.rollout.explore_ahead_steps) > self.schedule.adapt_window:
                 raise ValueError(

@@ -250,23 +250,29 @@ class StepParts:
     swap: float
 
 
-def step_seconds(mode: Mode, parts: StepParts, *, ahead: bool) -> float:
+def step_seconds(mode: Mode, parts: StepParts, *, ahead: bool, stale: bool) -> float:
     """Wall-clock of a step in the middle of a run.
 
     colocated: everything in sequence. Elsewhere explorer engines have devices of their own: with `ahead` they sample
-    for coming steps while the rest of this one goes on; without, beside the learner's engines only.
+    for coming steps while the rest of this one goes on; without, beside the learner's engines only. With `stale`, which
+    is for separate alone, the learner's engines sample the next step while the trainer works on this one; only the
+    swap stops them both.
     """
     trained = parts.sleep_wake + parts.update + parts.swap
     if mode == "colocated":
         return parts.explore + parts.learner_generate + trained
+    if stale:
+        explored = parts.explore if ahead else parts.explore + trained
+        return max(explored, parts.learner_generate + parts.swap, trained)
     if ahead:
         return max(parts.explore, parts.learner_generate + trained)
     return max(parts.explore, parts.learner_generate) + trained
 
 
-def first_step_wait(mode: Mode, parts: StepParts, *, ahead: bool) -> float:
+def first_step_wait(mode: Mode, parts: StepParts, *, ahead: bool, stale: bool) -> float:
     """What the run's first step costs more: nothing was sampled ahead for it."""
-    if mode == "colocated" or not ahead:
+    if mode == "colocated" or not (ahead or stale):
         return 0.0
     rest = parts.sleep_wake + parts.update + parts.swap
-    return max(parts.explore, parts.learner_generate) + rest - step_seconds(mode, parts, ahead=True)
+    together = max(parts.explore, parts.learner_generate) + rest
+    return together - step_seconds(mode, parts, ahead=ahead, stale=stale)

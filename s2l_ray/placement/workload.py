@@ -85,6 +85,8 @@ class Workload:
     """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
     ahead: bool
     """Explorer engines may sample for coming steps while the rest of the step goes on."""
+    stale: bool
+    """The learner's engines may sample for the next step while the trainer works (rollout.max_staleness)."""
     banked: bool
     """Explorer rollouts are read from the bank (bank.mode: read): they take no engine and no time."""
 
@@ -141,6 +143,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         lora=trainer.lora_rank > 0,
         offload=trainer.cpu_offload and cuda,
         ahead=rollout.explore_ahead_steps > 0,
+        stale=rollout.max_staleness > 0,
         banked=config.bank.mode == "read",
     )
 

@@ -82,6 +82,8 @@ class Search:
                     continue
                 if mode == "mixed" and not explores:
                     continue
+                if mode != "separate" and self.frame.work.stale:
+                    continue  # what sleeps while the trainer works cannot sample then
                 learner_tps = self.tensor_parallel("learner", samplers if mode == "separate" else trainers)
                 explorer_tps = self.tensor_parallel("explorer", samplers) if explores else (0,)
                 for ranks in self.ranks(trainers, mode):

@@ -235,16 +235,16 @@ class _Times:
     def best(self) -> tuple[tuple[int, ...], list[float]]:
         """(explorer bundles handed over, seconds) of every phase."""
         frame, explorers = self._frame, self._actors.engines("explorer")
-        choices, ahead = np.arange(explorers + 1), frame.work.ahead
+        choices, how = np.arange(explorers + 1), {"ahead": frame.work.ahead, "stale": frame.work.stale}
         phases = []
         for phase in frame.work.phases:
             rows = [
-                [split.steps * costs.step_seconds("separate", self.parts(int(n), split), ahead=ahead) for n in choices]
+                [split.steps * costs.step_seconds("separate", self.parts(int(n), split), **how) for n in choices]
                 for split in phase.splits
             ]
             phases.append(PhaseCosts(np.array(rows).sum(axis=0), phase.steps, phase.explorer_groups > 0))
         first = frame.work.phases[0].splits[0]
-        wait = np.array([costs.first_step_wait("separate", self.parts(int(n), first), ahead=ahead) for n in choices])
+        wait = np.array([costs.first_step_wait("separate", self.parts(int(n), first), **how) for n in choices])
         wait = np.nan_to_num(wait)
         start_s = frame.inventory.efficiency.engine_start_s
         if frame.config.placement.hand_over == "on" and explorers:

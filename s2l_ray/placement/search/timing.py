@@ -178,9 +178,13 @@ class Timing:
         if key.mode == "colocated":
             return explore + learn + trained, np.zeros_like(learn)
         together = np.maximum(explore, learn) + trained
-        if not frame.work.ahead:
+        if frame.work.stale:
+            explored = explore if frame.work.ahead else explore + trained
+            ahead = np.maximum(np.maximum(explored, learn + self.swap(base, learner_slots)), trained)
+        elif frame.work.ahead:
+            ahead = np.maximum(explore, learn + trained)
+        else:
             return together, np.zeros_like(learn)
-        ahead = np.maximum(explore, learn + trained)
         with np.errstate(invalid="ignore"):
             return ahead, np.nan_to_num(together - ahead)  # inf - inf, where there is no engine
 

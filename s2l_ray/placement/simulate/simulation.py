@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simpy
 
+from s2l_ray.errors import ConfigError
 from s2l_ray.placement.plan import Layout, PhaseSeats, Seat
 from s2l_ray.placement.simulate.constants import Constants
 from s2l_ray.placement.simulate.simulated_actors import Cores, Engine, Journal, Request, Verifier
@@ -50,7 +51,12 @@ def simulate(
         steps: some of the schedule's steps, ascending, simulated as if they followed each other; default: all.
         trained: tokens, prompts included, that each step trains on, where they are known; default: as
             `constants.solved` draws them.
+
+    Raises:
+        ConfigError: the configuration has something that is not simulated.
     """
+    if config.rollout.max_staleness or config.rollout.straggler_groups:
+        raise ConfigError("rollout.max_staleness and rollout.straggler_groups cannot be simulated; leave them out")
     chosen = list(steps) if steps is not None else list(range(1, config.schedule.steps + 1))
     return _Run(config, layout, constants, chosen, trained or {}).run()
 
