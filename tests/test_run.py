@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import ActorLostError, PlacementError
+from s2l_ray.timing import read_trace
 from tests.run_settings import run_config
 from tests.undisturbed import QUICKSTART, ROOT, Undisturbed, reference
 
@@ -180,6 +181,8 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
     assert [s["step"] for s in steps] == [1, 2, 3, 4, 5, 6]
     assert [s["prompts"] for s in steps] == [r["prompts"] for r in run.results]
     assert [s["digest"] for s in steps] == [r["digest"] for r in run.results]  # the same rollouts, to the token
+    spans = read_trace(tmp_path / "run" / "trace.json")
+    assert [span.step for span in spans if span.name == "step"] == [1, 2, 3, 4, 5, 6]
 
     client, mlflow_run = mlflow_of(tmp_path / "run")
     assert mlflow_run.info.status == "FINISHED"

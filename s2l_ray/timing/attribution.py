@@ -92,7 +92,7 @@ def busy_shares(window: Period, spans: Iterable[Span], engines: Mapping[str, int
     if length <= 0:
         return {}
     return {
-        role: sum(p.end - p.start for own in tracks.values() for p in busy(own)) / length
+        role: sum(p.end - p.start for own in tracks.values() for p in busy(own, len(own))) / length
         / max(engines.get(role, 0), len(tracks))
         for role, tracks in periods.items()
     }  # fmt: skip
