@@ -138,6 +138,46 @@ class RolloutSet:
         """The same rollouts with their verdicts, in order."""
         return replace(self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)])
 
+    def __reduce__(self) -> tuple:
+        """Between processes as columns: one array of all tokens and one of log-probs, which the rollouts then share.
+
+        An array costs Ray some ten microseconds wherever it arrives, and there are two in every rollout.
+        """
+        return _from_columns, _columns(self)
+
+
+def _columns(rollouts: RolloutSet) -> tuple:
+    rows = rollouts.rollouts
+    lengths = [len(r.token_ids) for r in rows]
+    if lengths != [len(r.logprobs) for r in rows]:
+        raise GroupError(f"a rollout of prompt {rollouts.prompt_id} has not one log-prob for each of its tokens")
+    tokens, logprobs = (
+        (np.concatenate([r.token_ids for r in rows]), np.concatenate([r.logprobs for r in rows]))
+        if rows
+        else (None, None)
+    )
+    others = [
+        (r.prompt_id, r.source, r.model, r.weight_version, r.index, r.text, r.finish_reason, _plain(r.verdict), r.swaps)
+        for r in rows
+    ]
+    return rollouts.prompt_id, rollouts.prompt_token_ids, tokens, logprobs, lengths, others, rollouts.sampled
+
+
+def _from_columns(prompt_id, prompt_token_ids, tokens, logprobs, lengths, others, sampled) -> RolloutSet:
+    rollouts, end = [], 0
+    for length, (of, source, model, version, index, text, finish_reason, verdict, swaps) in zip(
+        lengths, others, strict=True
+    ):
+        begin, end = end, end + length
+        arrays = tokens[begin:end], logprobs[begin:end]
+        verdict = None if verdict is None else Verdict(*verdict)
+        rollouts.append(Rollout(of, source, model, version, index, *arrays, text, finish_reason, verdict, swaps))
+    return RolloutSet(prompt_id, prompt_token_ids, rollouts, sampled)
+
+
+def _plain(verdict: Verdict | None) -> tuple[str, float, str] | None:
+    return None if verdict is None else (verdict.status, verdict.reward, verdict.detail)
+
 
 @dataclass(frozen=True)
 class RolloutSummary:
@@ -170,6 +210,15 @@ class SetReport:
     """When its answers were checked; None: read from a bank with their verdicts."""
     nbytes: int
     """Of its arrays and texts."""
+
+    def __reduce__(self) -> tuple:
+        """Between processes as plain rows, which pickle several times faster."""
+        rows = [tuple(vars(row).values()) for row in self.rows]
+        return _report_of_rows, (rows, self.sampled, self.verified, self.nbytes)
+
+
+def _report_of_rows(rows: list[tuple], sampled: Period | None, verified: Period | None, nbytes: int) -> SetReport:
+    return SetReport([RolloutSummary(*row) for row in rows], sampled, verified, nbytes)
 
 
 @dataclass(frozen=True)
