@@ -28,6 +28,9 @@ GSM8K, MATH500 = 2_400, 800
 """Answers per round."""
 WORKERS = 2
 TIMEOUT_S = 5
+DEGENERATE = "math500_style_with_degenerate"
+"""One answer in a hundred keeps SymPy busy for long, and one in 400 for longer than the limit. No aim: a time-out takes
+its five seconds of either, and the pool's worker is then started anew, where the loop goes on."""
 SHOWN = 5
 """Differences that are printed of each set."""
 
@@ -44,7 +47,7 @@ def run() -> list[Result]:
     sets = {
         "gsm8k_style": [gsm8k_style(GSM8K, seed) for seed in range(ROUNDS)],
         "math500_style": [math500_style(MATH500, seed) for seed in range(ROUNDS)],
-        "math500_style_with_degenerate": [_with_degenerate(seed) for seed in range(ROUNDS)],
+        DEGENERATE: [_with_degenerate(seed) for seed in range(ROUNDS)],
     } | _files()
     results = []
     for name, rounds in sets.items():
@@ -131,7 +134,7 @@ def _results(name: str, rounds: list[Round]) -> list[Result]:
     worse = len(different) - _rightly(different)
     return [
         Result(f"verifications_per_second_{name}", ours, None, "answers/s"),
-        Result(f"verifications_over_plain_math_verify_{name}", ratio, 1.8, "ratio"),
+        Result(f"verifications_over_plain_math_verify_{name}", ratio, None if name == DEGENERATE else 1.8, "ratio"),
         Result(f"verdicts_that_plain_math_verify_has_better_{name}", worse, 0, "answers"),
     ]
 
