@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
+from actors.batch import StepBatch
 from actors.calls import fetch
-from actors.scheduler import StepBatch
 from actors.seating import Engine, Seating
 from actors.swaps import SwapReport
 from actors.trainer import TrainerGroup

@@ -17,60 +17,20 @@ from typing import Any
 
 import ray
 
+from actors.batch import Group, StepBatch, assign
+from actors.sampling import Part, Sampling, wait_for
 from s2l_ray.ahead import ExploreAhead
 from s2l_ray.dispatch import Pool
 from s2l_ray.errors import GroupError, StepTimeoutError
-from s2l_ray.rollout import Period, RolloutSummary, SampleRequest, SetReport, Source
-from s2l_ray.schedule import Share
+from s2l_ray.rollout import Period, RolloutSummary, SampleRequest, Source
 from s2l_ray.scheduling import (
     StepPlanner,
-    balance,
     check_group,
-    mini_batches,
     solved_by_explorer_only,
     staleness,
     without_variance,
 )
 from s2l_ray.timing import Span, busy
-
-
-@dataclass(frozen=True)
-class GroupRefs:
-    """One whole group: refs of its scored rollout sets in the object store."""
-
-    prompt_id: str
-    parts: list[ray.ObjectRef]
-    tokens: int
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One step's groups for the trainer, and their numbers for the driver."""
-
-    share: Share
-    prompts: list[str]
-    assignment: list[list[list[GroupRefs]]]
-    """[rank][mini-batch]: whole groups, balanced by tokens."""
-    summaries: list[RolloutSummary]
-    spans: dict[str, float]
-    """Seconds from sending the first request of a source to its last verdict: "explore" (which may have begun, and
-    ended, while the trainer worked on earlier steps) and "learner_generate". What samples nothing has none."""
-    work: list[Span]
-    """When engines, verifiers and bank worked, on this step and ahead, since the step before."""
-    under_way: list[Span]
-    """What they have begun and not finished."""
-    refilled: int
-    """Groups sampled to replace such without variance, used or not."""
-    explorer_only: tuple[int, int]
-    """See `scheduling.solved_by_explorer_only`."""
-    left_out: list[str]
-    """Prompts whose groups were not whole when enough others were (rollout.straggler_groups)."""
-    stale_dropped: int
-    """Rollouts that were too old, and were sampled again."""
-    banked: int
-    """Rollouts that came from the bank."""
-    ahead_bytes: int
-    """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +101,7 @@ class Scheduler:
 
     def _forget(self) -> None:
         pipeline = self._pipeline
-        self._sampling: dict[tuple[int, Source], _Sampling] = defaultdict(_Sampling)
+        self._sampling: dict[tuple[int, Source], Sampling] = defaultdict(Sampling)
         self._ahead = ExploreAhead(
             lambda step: self._planner.requests(step, "explorer", self._candidates(step)),
             self._steps,
@@ -172,12 +132,12 @@ class Scheduler:
         groups, refilled = await self._refill(step, groups)
         compared = solved_by_explorer_only(group.rows for group in groups)
         self._planner.schedule.observe(step, *compared)
-        explored, learned = (self._sampling.pop((step, source), _Sampling()) for source in ("explorer", "learner"))
+        explored, learned = (self._sampling.pop((step, source), Sampling()) for source in ("explorer", "learner"))
         spans = {"explore": explored.span, "learner_generate": learned.span}
         return StepBatch(
             share=self._planner.schedule.share(step),
             prompts=[group.prompt_id for group in groups],
-            assignment=self._assign(groups),
+            assignment=assign(groups, self._ranks, self._mini_batch_prompts),
             summaries=[row for group in groups for row in group.rows],
             spans={name: span for name, span in spans.items() if span is not None},
             work=self._work(),
@@ -205,7 +165,7 @@ class Scheduler:
     async def evaluate(self, prompt_ids: list[str], source: Source, samples: int) -> list[RolloutSummary]:
         """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
         requests = [SampleRequest(0, p, source, samples, self._planner.seed, None, sampling="eval") for p in prompt_ids]
-        sampling = _Sampling()
+        sampling = Sampling()
         for request in requests:
             sampling.add(request.prompt_id, self._roll_out(request, sampling))
         parts = await self._finish(0, {source: sampling})
@@ -253,7 +213,7 @@ class Scheduler:
     def _learn(self, step: int) -> None:
         """Send the learner's requests of a step, if they were not sent before."""
         if (step, "learner") not in self._sampling:
-            self._sampling[step, "learner"] = _Sampling()
+            self._sampling[step, "learner"] = Sampling()
             self._start(self._planner.requests(step, "learner", self._candidates(step)))
 
     def _explore_ahead(self) -> None:
@@ -266,7 +226,7 @@ class Scheduler:
             roll_out = self._explored(request, sampling) if request.source == "explorer" else self._learned(request)
             sampling.add(request.prompt_id, roll_out)
 
-    async def _explored(self, request: SampleRequest, sampling: _Sampling) -> _Part:
+    async def _explored(self, request: SampleRequest, sampling: Sampling) -> Part:
         """From the bank if it has them, else from an engine; then there may be room to explore further ahead."""
         if self._reads and (await self._bank.covers.remote([request]))[0]:
             part = await self._withdraw(request)
@@ -279,7 +239,7 @@ class Scheduler:
         self._explore_ahead()
         return part
 
-    async def _learned(self, request: SampleRequest) -> _Part:
+    async def _learned(self, request: SampleRequest) -> Part:
         """With weights that are new enough when the step is trained; what is too old all the same is done again."""
         sampling = self._sampling[request.step, "learner"]
         oldest = max(0, request.step - 1 - self._pipeline.max_staleness)
@@ -294,14 +254,14 @@ class Scheduler:
             f"allowed version {oldest} (rollout.max_staleness: {self._pipeline.max_staleness})"
         )
 
-    async def _withdraw(self, request: SampleRequest) -> _Part:
+    async def _withdraw(self, request: SampleRequest) -> Part:
         begin = time.time()
         scored, report = self._bank.read.remote(request)
-        part = _Part(scored, await report)
+        part = Part(scored, await report)
         self._periods["bank", "read", request.step].append(Period(begin, time.time()))
         return part
 
-    async def _roll_out(self, request: SampleRequest, sampling: _Sampling, oldest: int | None = None) -> _Part:
+    async def _roll_out(self, request: SampleRequest, sampling: Sampling, oldest: int | None = None) -> Part:
         """Sample, then verify: the rollouts go from engine to verifier to object store without passing here."""
         pool = self._engines[request.source]
         engine = await pool.take(request.count, request.step, oldest)
@@ -315,7 +275,7 @@ class Scheduler:
         try:
             sampled = engine.worker.sample.remote(request.at_version(pool.version))
             scored, report = verifier.worker.verify.remote(sampled)
-            part = _Part(scored, await report)
+            part = Part(scored, await report)
         except asyncio.CancelledError:
             if sampled is not None:
                 ray.cancel(sampled)
@@ -343,19 +303,19 @@ class Scheduler:
 
     # ---- groups -----------------------------------------------------------------------------------------------------
 
-    async def _whole(self, step: int) -> dict[str, list[_Part]]:
+    async def _whole(self, step: int) -> dict[str, list[Part]]:
         """The parts of every group that the step takes, in the order of its prompts: all, or those whole first.
 
         The others are stopped.
         """
-        sources: dict[Source, _Sampling] = {source: self._sampling[step, source] for source in ("explorer", "learner")}
+        sources: dict[Source, Sampling] = {source: self._sampling[step, source] for source in ("explorer", "learner")}
         prompts = self._candidates(step)
         groups = {
             prompt_id: asyncio.gather(*[s.tasks[prompt_id] for s in sources.values() if prompt_id in s.tasks])
             for prompt_id in prompts
         }
         enough = len(self._planner.prompts(step))
-        await self._wait(step, list(groups.values()), min(enough, len(groups)), sources)
+        await wait_for(step, list(groups.values()), min(enough, len(groups)), sources, self._timeout_s)
         done = [prompt_id for prompt_id in prompts if groups[prompt_id].done()][:enough]
         for prompt_id in prompts:
             if prompt_id not in done:
@@ -364,47 +324,13 @@ class Scheduler:
                     await groups[prompt_id]
         return {prompt_id: groups[prompt_id].result() for prompt_id in done}
 
-    async def _finish(self, step: int, sources: dict[Source, _Sampling]) -> list[_Part]:
+    async def _finish(self, step: int, sources: dict[Source, Sampling]) -> list[Part]:
         """All of what they sample."""
         tasks = [task for sampling in sources.values() for task in sampling.tasks.values()]
-        await self._wait(step, tasks, len(tasks), sources)
+        await wait_for(step, tasks, len(tasks), sources, self._timeout_s)
         return [task.result() for task in tasks]
 
-    async def _wait(
-        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, _Sampling]
-    ) -> None:
-        """Until so many are done, raising what any of them raises."""
-        ready, missing = asyncio.Event(), enough
-
-        def count(future: asyncio.Future) -> None:
-            nonlocal missing
-            missing -= 1
-            if missing <= 0 or future.cancelled() or future.exception() is not None:
-                ready.set()
-
-        for future in futures:
-            future.add_done_callback(count)
-        try:
-            if futures:
-                await asyncio.wait_for(ready.wait(), self._timeout_s)
-        except TimeoutError as error:
-            late = {
-                source: (sum(not task.done() for task in sampling.tasks.values()), len(sampling.tasks))
-                for source, sampling in sources.items()
-            }
-            for future in futures:
-                future.cancel()
-            raise StepTimeoutError(
-                f"step {step}: "
-                + " and ".join(f"{n} of {total} {source} requests" for source, (n, total) in late.items() if n)
-                + f" did not finish within {self._timeout_s:.0f} s (cluster.step_timeout_s)"
-            ) from error
-        for future in futures:
-            if future.done():
-                future.result()  # raises what the engine or the verifier raised
-                future.remove_done_callback(count)
-
-    async def _refill(self, step: int, groups: list[_Group]) -> tuple[list[_Group], int]:
+    async def _refill(self, step: int, groups: list[Group]) -> tuple[list[Group], int]:
         """Replace groups without variance by groups of spare prompts that have some; and how many were sampled."""
         tried = 0
         for _ in range(self._refill_rounds):
@@ -418,8 +344,8 @@ class Scheduler:
                 groups[place] = group
         return groups, tried
 
-    async def _sample_spares(self, step: int, spares: list[str]) -> list[_Group]:
-        sources: dict[Source, _Sampling] = {"explorer": _Sampling(), "learner": _Sampling()}
+    async def _sample_spares(self, step: int, spares: list[str]) -> list[Group]:
+        sources: dict[Source, Sampling] = {"explorer": Sampling(), "learner": Sampling()}
         for request in self._planner.requests(step, "explorer", spares):
             sources["explorer"].add(request.prompt_id, self._explored(request, sources["explorer"]))
         for request in self._planner.requests(step, "learner", spares):
@@ -427,80 +353,9 @@ class Scheduler:
         await self._finish(step, sources)
         return [self._group(step, p, [s.tasks[p].result() for s in sources.values() if p in s.tasks]) for p in spares]
 
-    def _group(self, step: int, prompt_id: str, parts: list[_Part]) -> _Group:
+    def _group(self, step: int, prompt_id: str, parts: list[Part]) -> Group:
         """Parts as a group, checked to be whole."""
         share = self._planner.schedule.share(step)
         rows = [row for part in parts for row in part.rows]
         check_group(prompt_id, rows, share.explorer, share.learner)
-        return _Group(prompt_id, [part.scored for part in parts], rows)
-
-    def _assign(self, found: list[_Group]) -> list[list[list[GroupRefs]]]:
-        groups = [group.refs for group in found]
-        per_rank: list[list[list[GroupRefs]]] = [[] for _ in range(self._ranks)]
-        for batch in mini_batches(len(groups), self._mini_batch_prompts):
-            chosen = balance([groups[i].tokens for i in batch], self._ranks)
-            for rank, items in enumerate(chosen):
-                per_rank[rank].append([groups[batch[i]] for i in items])
-        return per_rank
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A scored rollout set by reference, and what the scheduler learns of it."""
-
-    scored: ray.ObjectRef
-    report: SetReport
-
-    @property
-    def rows(self) -> list[RolloutSummary]:
-        return self.report.rows
-
-    @property
-    def nbytes(self) -> int:
-        return self.report.nbytes
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One whole group: its parts by reference, and their numbers."""
-
-    prompt_id: str
-    parts: list[ray.ObjectRef]
-    rows: list[RolloutSummary]
-
-    @property
-    def refs(self) -> GroupRefs:
-        tokens = sum(row.prompt_tokens + row.response_tokens for row in self.rows)
-        return GroupRefs(self.prompt_id, self.parts, tokens)
-
-
-class _Sampling:
-    """The requests of one source in one step: a task per prompt, and how long they took together."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[str, asyncio.Task[_Part]] = {}
-        self.stale = 0
-        self.banked = 0
-        self._start: float | None = None
-        self._end = 0.0
-
-    def add(self, prompt_id: str, roll_out: Any) -> None:
-        task = asyncio.create_task(roll_out)
-        task.add_done_callback(self._note_end)
-        self.tasks[prompt_id] = task
-
-    def began(self) -> None:
-        """A request went to an engine."""
-        self._start = time.monotonic() if self._start is None else self._start
-
-    def cancel(self) -> None:
-        for task in self.tasks.values():
-            task.cancel()
-
-    def _note_end(self, _: asyncio.Task) -> None:
-        self._end = time.monotonic()
-
-    @property
-    def span(self) -> float | None:
-        """Seconds from sending the first request to the last verdict, once all are done; None if none was sent."""
-        return None if self._start is None else self._end - self._start
+        return Group(prompt_id, [part.scored for part in parts], rows)

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 import transformers
 
+from actors.batch import GroupRefs, StepBatch
 from actors.calls import fetch
-from actors.scheduler import GroupRefs, StepBatch
 from actors.swaps import LearnerMember, SwapReport, WeightSwaps
 from s2l_ray.config import Config
 from s2l_ray.placement.plan import Transfer

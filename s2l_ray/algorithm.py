@@ -20,9 +20,9 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
+from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
-from actors.scheduler import StepBatch
 from actors.swaps import SwapReport
 from s2l_ray import left_out
 from s2l_ray.bank.preparing import prepare as prepare_bank

@@ -12,7 +12,7 @@ from s2l_ray.timing import Span, StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
 
 if TYPE_CHECKING:
-    from actors.scheduler import StepBatch
+    from actors.batch import StepBatch
     from actors.swaps import SwapReport
 
 

@@ -30,6 +30,27 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def verifiers():
+    pool = [Verifier.remote("tests.rewards:first_number_is_even", 5.0, PROMPTS) for _ in range(2)]
+    fetch([verifier.ready.remote() for verifier in pool], 60, "verifiers")
+    return pool
+
+
+@pytest.fixture
+def start(verifiers):
+    """Starts schedulers that are stopped after the test."""
+    actors = []
+
+    def scheduler_and_engines(*args, **kwargs):
+        actors.extend(started := start_with(verifiers, *args, **kwargs))
+        return started
+
+    yield scheduler_and_engines
+    for actor in actors:
+        ray.kill(actor)
+
+
 @ray.remote(num_cpus=0)
 class Engine:
     """Answers at once, or when a test lets it: requests of held prompts wait, and say when they are cancelled."""
@@ -94,7 +115,7 @@ class MemoryBank:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
 
 
-def start(schedule=None, bank=None, mode="readwrite", timeout_s=20.0, steps=6, **pipeline):
+def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=20.0, steps=6, **pipeline):
     settings = {
         "explore_ahead_steps": 1,
         "explore_ahead_bytes": 10**9,
@@ -106,8 +127,6 @@ def start(schedule=None, bank=None, mode="readwrite", timeout_s=20.0, steps=6, *
     extra = settings.pop("extra", 0)
     schedule = schedule or Schedule("linear", G, 5)
     explorer, learner = Engine.remote(), Engine.remote()
-    verifiers = [Verifier.remote("tests.rewards:first_number_is_even", 5.0, PROMPTS) for _ in range(2)]
-    fetch([v.ready.remote() for v in verifiers], 60, "verifiers")
     scheduler = Scheduler.remote(
         StepPlanner(list(PROMPTS), schedule, PER_STEP, 1, 1, extra),
         steps=steps,
@@ -148,7 +167,7 @@ def steps_of(engine):
     return sorted({step for step, *_ in asked(engine)})
 
 
-def test_groups_reach_the_ranks_whole_and_balanced():
+def test_groups_reach_the_ranks_whole_and_balanced(start):
     scheduler, *_ = start()
     release(scheduler, 0)
     batch = collect(scheduler, 1)
@@ -165,7 +184,7 @@ def test_groups_reach_the_ranks_whole_and_balanced():
     assert mixed.spans.keys() == {"explore", "learner_generate"}
 
 
-def test_the_explorer_works_ahead_of_the_steps_within_its_buffer():
+def test_the_explorer_works_ahead_of_the_steps_within_its_buffer(start):
     scheduler, explorer, _ = start(explore_ahead_steps=2)
     release(scheduler, 0)
     collect(scheduler, 1)
@@ -182,7 +201,7 @@ def test_the_explorer_works_ahead_of_the_steps_within_its_buffer():
     wait_until(lambda: [step for step, *_ in asked(explorer)].count(2) == PER_STEP, "the rest of step 2")
 
 
-def test_learner_requests_wait_for_the_swap_and_carry_its_version():
+def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 0)
     collect(scheduler, 1)
@@ -196,7 +215,7 @@ def test_learner_requests_wait_for_the_swap_and_carry_its_version():
     assert {version for step, _, _, version in asked(learner) if step == 2} == {1}
 
 
-def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are():
+def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
     collect(scheduler, 1)
@@ -214,7 +233,7 @@ def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are():
     fetch(collecting, 30, "collect")
 
 
-def test_what_is_too_old_is_dropped_counted_and_sampled_again():
+def test_what_is_too_old_is_dropped_counted_and_sampled_again(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 3)
     fetch(learner.be_late_once.remote(4, 2), 10, "late")
@@ -224,7 +243,7 @@ def test_what_is_too_old_is_dropped_counted_and_sampled_again():
     assert len([1 for step, *_ in asked(learner) if step == 4]) == PER_STEP + 1
 
 
-def test_an_engine_that_is_always_too_old_is_an_error():
+def test_an_engine_that_is_always_too_old_is_an_error(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 4)
     with pytest.raises(GroupError, match=r"twice with weights older than the allowed version 5 .*max_staleness: 0"):
@@ -239,7 +258,7 @@ def test_an_engine_that_is_always_too_old_is_an_error():
         fetch(collecting, 30, "collect")
 
 
-def test_stragglers_are_stopped_and_left_out_and_the_same_again():
+def test_stragglers_are_stopped_and_left_out_and_the_same_again(start):
     scheduler, explorer, learner = start(extra=2, max_staleness=0)
     release(scheduler, 1)
     planner = StepPlanner(list(PROMPTS), Schedule("linear", G, 5), PER_STEP, 1, 1, 2)
@@ -259,7 +278,7 @@ def test_stragglers_are_stopped_and_left_out_and_the_same_again():
     )
 
 
-def test_what_the_bank_has_is_not_explored_again():
+def test_what_the_bank_has_is_not_explored_again(start):
     bank = MemoryBank.remote()
     live, explorer, _ = start(bank=bank)
     release(live, 1)
@@ -274,7 +293,7 @@ def test_what_the_bank_has_is_not_explored_again():
     assert {span.track for span in second.work} >= {"bank", "learner 0"}
 
 
-def test_a_step_that_takes_too_long_says_what_is_missing():
+def test_a_step_that_takes_too_long_says_what_is_missing(start):
     scheduler, explorer, _ = start(timeout_s=1.0)
     release(scheduler, 1)
     fetch(explorer.hold.remote(["p1", *PROMPTS]), 10, "hold")
@@ -282,7 +301,7 @@ def test_a_step_that_takes_too_long_says_what_is_missing():
         collect(scheduler, 2)
 
 
-def test_a_run_that_goes_back_asks_again():
+def test_a_run_that_goes_back_asks_again(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
     collect(scheduler, 1)

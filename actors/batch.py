@@ -1,0 +1,76 @@
+"""What the scheduler hands out for one step: whole groups by reference, and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ray
+
+from s2l_ray.rollout import RolloutSummary
+from s2l_ray.schedule import Share
+from s2l_ray.scheduling import balance, mini_batches
+from s2l_ray.timing import Span
+
+
+@dataclass(frozen=True)
+class GroupRefs:
+    """One whole group: refs of its scored rollout sets in the object store."""
+
+    prompt_id: str
+    parts: list[ray.ObjectRef]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One step's groups for the trainer, and their numbers for the driver."""
+
+    share: Share
+    prompts: list[str]
+    assignment: list[list[list[GroupRefs]]]
+    """[rank][mini-batch]: whole groups, balanced by tokens."""
+    summaries: list[RolloutSummary]
+    spans: dict[str, float]
+    """Seconds from sending the first request of a source to its last verdict: "explore" (which may have begun, and
+    ended, while the trainer worked on earlier steps) and "learner_generate". What samples nothing has none."""
+    work: list[Span]
+    """When engines, verifiers and bank worked, on this step and ahead, since the step before."""
+    under_way: list[Span]
+    """What they have begun and not finished."""
+    refilled: int
+    """Groups sampled to replace such without variance, used or not."""
+    explorer_only: tuple[int, int]
+    """See `scheduling.solved_by_explorer_only`."""
+    left_out: list[str]
+    """Prompts whose groups were not whole when enough others were (rollout.straggler_groups)."""
+    stale_dropped: int
+    """Rollouts that were too old, and were sampled again."""
+    banked: int
+    """Rollouts that came from the bank."""
+    ahead_bytes: int
+    """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One whole group: its parts by reference, and their numbers."""
+
+    prompt_id: str
+    parts: list[ray.ObjectRef]
+    rows: list[RolloutSummary]
+
+    @property
+    def refs(self) -> GroupRefs:
+        tokens = sum(row.prompt_tokens + row.response_tokens for row in self.rows)
+        return GroupRefs(self.prompt_id, self.parts, tokens)
+
+
+def assign(found: list[Group], ranks: int, mini_batch_prompts: int) -> list[list[list[GroupRefs]]]:
+    """[rank][mini-batch]: the groups of every optimizer step, balanced over the ranks by tokens."""
+    groups = [group.refs for group in found]
+    per_rank: list[list[list[GroupRefs]]] = [[] for _ in range(ranks)]
+    for batch in mini_batches(len(groups), mini_batch_prompts):
+        chosen = balance([groups[i].tokens for i in batch], ranks)
+        for rank, items in enumerate(chosen):
+            per_rank[rank].append([groups[batch[i]] for i in items])
+    return per_rank
