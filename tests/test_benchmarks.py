@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from s2l_ray.miniature import countdown
 from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.rollout import SampleRequest
 from s2l_ray.tasks.math_answers import check_math
 from tests.benchmarks import runner
 from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
 from tests.benchmarks.memory import update_peak
 from tests.benchmarks.mfu import update_flops, update_seconds
+from tests.benchmarks.orchestration import GROUP, InstantEngine, Measured, _problems, _results
 from tests.benchmarks.workload import lognormal_lengths, write_qwen3
 
 TINY = {
@@ -94,3 +98,26 @@ def test_made_up_answers_are_what_they_are_said_to_be() -> None:
     assert 0.4 < sum(a.right for a in answers) / len(answers) < 0.6
     assert len(FAMILIES) == 13
     assert math500_style(40, seed=2) == math500_style(40, seed=2)
+
+
+def test_an_instant_engine_gives_what_is_asked_for() -> None:
+    prompts, solutions = _problems(3)
+    engine = InstantEngine("learner", prompts, solutions)
+    got = asyncio.run(engine.sample(SampleRequest(5, "p2", "learner", 4, seed=1, weight_version=4)))
+    assert [(r.prompt_id, r.source, r.index, r.weight_version) for r in got.rollouts] == [
+        ("p2", "learner", index, 4) for index in range(4)
+    ]
+    verdicts = [countdown.check(r.text, prompts["p2"].answer).reward for r in got.rollouts]
+    assert verdicts == [0.0, 1.0, 0.0, 1.0]
+    explored = asyncio.run(engine.sample(SampleRequest(5, "p0", "explorer", GROUP, 1, None, first_draw=0)))
+    assert len({r.token_ids.tobytes() for r in explored.rollouts}) == GROUP
+
+
+def test_orchestration_is_flat_when_a_rollout_costs_the_same() -> None:
+    few, some, many = (
+        Measured(n, seconds, 100, memory) for n, seconds, memory in ((1, 2, 50), (10, 5, 50), (100, 60, 60))
+    )
+    figures = {result.name: result.value for result in _results("x", few, some, many)}
+    assert figures["cost_per_rollout_100k_over_10k_x"] == pytest.approx(0.6 / 0.5)
+    assert figures["scheduler_memory_100k_over_10k_x"] == 1.2 and figures["driver_memory_100k_over_10k_x"] == 1.0
+    assert figures["orchestrated_rollouts_per_second_x_1k"] == 0.5
