@@ -110,6 +110,7 @@ def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> Non
     with pytest.raises(GroupError, match="same number"):
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, group)
+    results["parts"] = [part.name for part in trainer.parts]
     trainer.save(f"{out}/checkpoint")
     trainer.export(f"{out}/export")
     results["exported"] = weights_of(trainer)
@@ -189,3 +190,8 @@ def test_several_ranks_export_the_gathered_weights(several: tuple[Path, list[Any
     out, (first, *_) = several
     exported = dict(AutoModelForCausalLM.from_pretrained(out / "export").named_parameters())
     assert_same({n: p.detach() for n, p in exported.items()}, first["exported"], atol=0)
+
+
+def test_a_rank_that_is_ready_waits_for_the_others(several: tuple[Path, list[Any]]) -> None:
+    before = ["wait_for_ranks", "prepare", "old_logprobs", "reference"]
+    assert {tuple(found["parts"]) for found in several[1]} == {(*before, *["forward_backward", "optimizer"] * 2)}
