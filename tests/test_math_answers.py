@@ -22,6 +22,8 @@ FORMS = (r"So it is \boxed{%s}.", "2 + 2 = 4. The answer is %s.", "2 + 2 = 4\n##
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed{} The answer is 6", "6"),
         (r"\boxed {x \\ y}", r"x \\ y"),
+        (r"{ \{ \\\boxed{8} } \boxed{9", "8"),
+        (r"\\boxed{8}. The answer is 7", "7"),
         ("#### 9\nThe answer is 3.50.", "3.50"),
         ("The answer is 3. The final answer is: **1,234.5**.\nBye 7.", "1,234.5"),
         ("**Final Answer:** $x = 5$ because 1 + 4 = 5. Yes.", "$x = 5$"),

@@ -133,7 +133,12 @@ def _boxed(text: str) -> str | None:
     # One pass with a stack, however often a degenerate response opens a box: (start, content's start) or None for a {.
     open_braces: list[tuple[int, int] | None] = []
     last = (-1, "")
-    for token in _BRACES.finditer(text):
+    start = text.find("\\boxed")
+    if start < 0:
+        return None
+    while start > 0 and text[start - 1] == "\\":
+        start -= 1  # \\boxed is a new line and a word
+    for token in _BRACES.finditer(text, start):
         if token[0].startswith("\\boxed"):
             open_braces.append((token.start(), token.end()))
         elif token[0] == "{":
