@@ -39,7 +39,7 @@ from tests.run_settings import run_config
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
 BF16 = 0.08
-# Two tensors of one bucket each, one that is cut over three: a death in the first bucket leaves four to come.
+# Cut over two, two and five buckets: a death at the first tensor leaves seven to come.
 SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
 BYTES = 4 * 18_000_000
 TIMES = SwapTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)

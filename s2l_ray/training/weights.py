@@ -38,6 +38,8 @@ class PolicyWeights:
         self._model = model
         self._dtype = dtype
         self._device = device
+        self._scratch: dict[int, Tensor] = {}
+        """What travels from a rank (by number) to rank 0, used again for every bucket."""
         named = [(base_name(name), name, parameter) for name, parameter in model.named_parameters()]
         self._named = {key: (name, parameter) for key, name, parameter in named if key is not None}
 
@@ -81,9 +83,9 @@ class PolicyWeights:
                 parts = [
                     shard[s.offset : s.offset + s.stop - s.start] for shard, s in zip(shards, shares[rank], strict=True)
                 ]
-                dist.send(_laid_out(parts, sizes[rank], self._dtype), dst=0)
+                dist.send(_laid_out(parts, self._travelling(rank, sizes[rank])), dst=0)
             return
-        arriving = {r: torch.empty(size, dtype=self._dtype) for r, size in enumerate(sizes) if size and r != rank}
+        arriving = {r: self._travelling(r, size) for r, size in enumerate(sizes) if size and r != rank}
         works = {r: dist.irecv(buffer, src=r) for r, buffer in arriving.items()}
         for cut, shard, s in zip(cuts, shards, shares[rank], strict=True):
             targets[cut.target][s.start : s.stop].copy_(shard[s.offset : s.offset + s.stop - s.start])
@@ -92,6 +94,11 @@ class PolicyWeights:
             parts = arriving[r].split([share.stop - share.start for share in shares[r]])
             for cut, s, part in zip(cuts, shares[r], parts, strict=True):
                 targets[cut.target][s.start : s.stop].copy_(part)
+
+    def _travelling(self, rank: int, size: int) -> Tensor:
+        if rank not in self._scratch or len(self._scratch[rank]) < size:
+            self._scratch[rank] = torch.empty(size, dtype=self._dtype)
+        return self._scratch[rank][:size]
 
 
 class _Cut(NamedTuple):
@@ -125,9 +132,8 @@ def _dealt_by_rows(parameter: Tensor) -> bool:
     return isinstance(parameter, DTensor) and parameter.placements == (Shard(0),)
 
 
-def _laid_out(parts: list[Tensor], size: int, dtype: torch.dtype) -> Tensor:
-    """Flat tensors, cast and end to end in host memory."""
-    buffer = torch.empty(size, dtype=dtype)
+def _laid_out(parts: list[Tensor], buffer: Tensor) -> Tensor:
+    """`buffer`, filled with flat tensors, cast and end to end."""
     for target, part in zip(buffer.split([len(part) for part in parts]), parts, strict=True):
         target.copy_(part)
     return buffer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
-from torch.distributed import Work
 
 from s2l_ray.rendezvous import BroadcastGroup
 from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec, bucket_bytes, flat_views, plan_buckets
@@ -14,7 +15,7 @@ Tensors = list[tuple[str, torch.Tensor]]
 
 
 def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferPool) -> Iterator[Tensors]:
-    """What `GlooSender` sends, as (name, whole tensor on the CPU): a bucket at a time, while the next one arrives.
+    """What `GlooSender` sends, as (name, whole tensor on the CPU): a bucket at a time, while the next arrives.
 
     The tensors are views of `buffers`: whoever keeps one keeps its bucket from being used again.
 
@@ -23,19 +24,15 @@ def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferP
     """
     landings = _landings(plan_buckets(specs), buffers)
     group.meet()
-    coming = _start(group, landings)
-    while coming is not None:
-        arriving, tensors = coming
+    # Two are waited for, so that the wire never is; a third begins when the first of them is loaded.
+    coming = deque((group.start_broadcast(buffer), tensors) for buffer, tensors in islice(landings, 2))
+    while coming:
+        arriving, tensors = coming.popleft()
         arriving.wait()
-        coming = _start(group, landings)
         if tensors:
             yield tensors
-
-
-def _start(group: BroadcastGroup, landings: Iterator[tuple[torch.Tensor, Tensors]]) -> tuple[Work, Tensors] | None:
-    """Let the next bucket arrive; None after the last."""
-    landing = next(landings, None)
-    return None if landing is None else (group.start_broadcast(landing[0]), landing[1])
+        del arriving, tensors
+        coming.extend((group.start_broadcast(buffer), tensors) for buffer, tensors in islice(landings, 1))
 
 
 def _landings(buckets: list[Bucket], buffers: BufferPool) -> Iterator[tuple[torch.Tensor, Tensors]]:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import cycle
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore, Work
 
 from s2l_ray.rendezvous import BroadcastGroup
-from s2l_ray.weights.buckets import BUCKETS_HELD, Bucket, WeightSource, bucket_bytes, flat_views, plan_buckets
+from s2l_ray.weights.buckets import (
+    BUCKET_BYTES,
+    BUCKETS_HELD,
+    Bucket,
+    WeightSource,
+    bucket_bytes,
+    flat_views,
+    plan_buckets,
+)
 from s2l_ray.weights.sender import GroupSender
 
 
 class GlooSender(GroupSender):
-    """Packs the weights into buckets in host memory, one bucket while the last one is on the wire.
+    """Packs the weights into buckets in host memory, one while the one before is on the wire.
 
     The buffers stay between swaps, since memory that is mapped already is filled several times as fast.
     """
@@ -27,8 +36,8 @@ class GlooSender(GroupSender):
 
     @cached_property
     def _buffers(self) -> list[torch.Tensor]:
-        turns = [self._buckets[first::BUCKETS_HELD] for first in range(min(BUCKETS_HELD, len(self._buckets)))]
-        return [torch.empty(max(map(bucket_bytes, turn)), dtype=torch.uint8) for turn in turns]
+        size = min(BUCKET_BYTES, sum(spec.nbytes for spec in self._specs))
+        return [torch.empty(size, dtype=torch.uint8) for _ in self._buckets[:BUCKETS_HELD]]
 
     def _join(self, store: TCPStore, group: str, size: int) -> BroadcastGroup:
         return BroadcastGroup(store, group, 0, size, self._host, self._timeout_s)
@@ -49,12 +58,16 @@ class GlooSender(GroupSender):
         packed = next(walk)
         self._group.meet()
         begin = time.perf_counter()
+        under_way: deque[Work] = deque()
         while packed is not None:
-            sending = self._group.start_broadcast(packed)
+            under_way.append(self._group.start_broadcast(packed))
+            if len(under_way) == BUCKETS_HELD:  # the oldest one's buffer is the next to be packed into
+                under_way.popleft().wait()
             packed = next(walk, None)
-            sending.wait()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"longer than {self._timeout_s:.0f} s (cluster.swap_timeout_s)")
+        for sending in under_way:
+            sending.wait()
         return time.perf_counter() - begin
 
     def _leave(self) -> None:

@@ -274,9 +274,10 @@ def _sending(rank: _Rank, transfer: Transfer) -> int:
     if transfer == "gloo":
         # Rows are cast straight into the bucket that travels; from other ranks they come as they were cast there.
         everything = rank.dtype * rank.shape.parameters
-        held = min(BUCKETS_HELD * BUCKET_BYTES, everything)
-        arriving = min(BUCKET_BYTES, everything) if rank.ranks > 1 else 0
-        return held + (_gathering(rank) if rank.lora else arriving)
+        held = BUCKETS_HELD if everything > BUCKET_BYTES else 1
+        bucket = min(BUCKET_BYTES, everything)
+        arriving = bucket if rank.ranks > 1 else 0
+        return held * bucket + (_gathering(rank) if rank.lora else arriving)
     travelling = {
         # Chunks on their way, the next one with the largest tensor in it, and the tensors that it is copied from.
         "nccl": (GPU_BUFFERS + 1) * GPU_CHUNK_BYTES + rank.dtype * rank.shape.largest_tensor,
