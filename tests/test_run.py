@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import ActorLostError, PlacementError
+from s2l_ray.left_out import read_left_out
 from s2l_ray.timing import read_trace
 from tests.run_settings import run_config
 from tests.undisturbed import QUICKSTART, ROOT, Undisturbed, reference
@@ -237,6 +238,32 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
     assert len(scores) == 2
     for score in scores:
         np.testing.assert_allclose(score, reference(tmp_path / "exported", text), atol=BF16)
+
+
+def test_stale_learners_and_stragglers(family, tmp_path: Path):
+    """Learner engines work while the trainer does, swaps catch them in flight, the last groups are not waited for."""
+    overrides = run_config(family, tmp_path / "run") | {
+        "rollout.max_staleness": 2,
+        "rollout.swap_mode": "in_flight",
+        "rollout.straggler_groups": 2,
+        "tracking.enabled": False,
+    }
+    algo = S2LPO(load_config(QUICKSTART, overrides))
+    try:
+        results = [algo.train() for _ in range(6)]
+    finally:
+        algo.stop()
+    left_out = read_left_out(tmp_path / "run" / "left_out.jsonl")
+    for step, result in enumerate(results, 1):
+        assert result["groups"] == 8
+        assert result["weight_version"] == step - 1
+        assert len(left_out[step]) == 2 and not set(left_out[step]) & set(result["prompts"])
+        assert result["pipeline"]["stale_dropped"] == 0
+        if result["learner_per_group"]:
+            # Asked for two steps before, if there were two: never older, and seldom newer.
+            assert result["pipeline"]["staleness_max"] <= min(2, step - 1)
+        assert sum(result["parts"].values()) == pytest.approx(result["seconds"]["total"])
+    assert max(result["pipeline"].get("staleness_max", 0) for result in results) > 0
 
 
 # ---- refused before anything starts -------------------------------------------------------------------------------

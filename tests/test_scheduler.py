@@ -215,6 +215,17 @@ def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
     assert {version for step, _, _, version in asked(learner) if step == 2} == {1}
 
 
+def test_a_swap_holds_requests_that_the_old_weights_could_answer(start):
+    scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
+    release(scheduler, 0)
+    fetch(scheduler.hold.remote(), 10, "hold")
+    collecting = scheduler.collect.remote(1)
+    time.sleep(0.3)
+    assert asked(learner) == []
+    release(scheduler, 1)
+    assert {row.weight_version for row in fetch(collecting, 30, "collect").summaries} == {1}
+
+
 def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
