@@ -72,8 +72,6 @@ def explore_command(arguments: Namespace) -> int:
     from s2l_ray.display import TaskDisplay
 
     config = load_config(arguments.config, arguments.overrides)
-    # Termination by a cluster or a time limit ends as Ctrl-C does: what was sampled is written, actors are stopped.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     task = plan_recording(config, arguments.rollouts)
     begin, done = time.monotonic(), Progress()
     try:
@@ -127,6 +125,9 @@ def _record(task: Task, done: Progress, display: TaskDisplay) -> None:
 
     config = _located(task.config)
     owns_ray = connect(config.cluster.address)
+    # Termination by a cluster or a time limit ends as Ctrl-C does: what was sampled is written, actors are stopped. Set
+    # only now, since Ray sets its own when it starts, which aborts.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
         layout = plan_explorers(config, inventory)
