@@ -240,6 +240,18 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
         np.testing.assert_allclose(score, reference(tmp_path / "exported", text), atol=BF16)
 
 
+def test_termination_after_ray_has_started_is_the_programs_own():
+    program = """
+import os, signal, sys
+from actors.connection import connect
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+connect(None)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 7, done.stderr
+
+
 def test_stale_learners_and_stragglers(family, tmp_path: Path):
     """Learner engines work while the trainer does, swaps catch them in flight, the last groups are not waited for."""
     overrides = run_config(family, tmp_path / "run") | {
