@@ -109,3 +109,16 @@ def test_missing_sections_are_named(tmp_path: Path):
 def test_values_that_only_the_user_has_are_asked_for():
     with pytest.raises(ConfigError, match="data.train must be given"):
         load_config(CONFIGS / "gsm8k_smollm2.yaml")
+
+
+def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
+    for overrides in (["bank.path=/b", "bank=read"], {"bank.path": "/b", "bank": "read"}):
+        assert load_config(CONFIGS / "quickstart.yaml", overrides).bank.model_dump() == {
+            "mode": "read",
+            "path": "/b",
+            "recording": None,
+        }
+    assert load_config(CONFIGS / "quickstart.yaml", ["bank=off"]).bank.mode == "off"
+    extended = tmp_path / "mine.yaml"
+    extended.write_text(f"extends: {CONFIGS / 'quickstart.yaml'}\nbank: readwrite\n")
+    assert load_config(extended, ["bank.path=/b"]).bank.model_dump()["mode"] == "readwrite"

@@ -29,12 +29,13 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
     try:
         if isinstance(overrides, dict):
             for key, value in overrides.items():
-                OmegaConf.update(merged, key, value, merge=True)
+                short = key == "bank" and not isinstance(value, dict)
+                OmegaConf.update(merged, "bank.mode" if short else key, value, merge=True)
         else:
             for item in overrides or []:
                 if "=" not in item:
                     raise ConfigError(f"override {item!r}: write it as key=value")
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
+            merged = OmegaConf.merge(merged, _spelled_out(OmegaConf.from_dotlist(list(overrides or []))))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(
@@ -67,7 +68,14 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Any:
         raise ConfigError(f"{path} must be a mapping of keys to values")
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else list(bases)
-    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], own)
+    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], _spelled_out(own))
+
+
+def _spelled_out(layer: Any) -> Any:
+    """`bank: read` as `bank: {mode: read}`, so that what another layer says of the bank stays."""
+    if "bank" in layer and not OmegaConf.is_dict(layer.bank):
+        layer.bank = {"mode": layer.bank}
+    return layer
 
 
 def _explain(error: dict[str, Any]) -> str:
