@@ -112,13 +112,11 @@ def test_values_that_only_the_user_has_are_asked_for():
 
 
 def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
+    quickstart = CONFIGS / "quickstart.yaml"
+    expected = {"mode": "read", "path": "/b", "recording": None}
     for overrides in (["bank.path=/b", "bank=read"], {"bank.path": "/b", "bank": "read"}):
-        assert load_config(CONFIGS / "quickstart.yaml", overrides).bank.model_dump() == {
-            "mode": "read",
-            "path": "/b",
-            "recording": None,
-        }
-    assert load_config(CONFIGS / "quickstart.yaml", ["bank=off"]).bank.mode == "off"
+        assert load_config(quickstart, overrides).bank.model_dump() == expected
+    assert load_config(quickstart, ["bank=off"]).bank.mode == "off"
     extended = tmp_path / "mine.yaml"
-    extended.write_text(f"extends: {CONFIGS / 'quickstart.yaml'}\nbank: readwrite\n")
-    assert load_config(extended, ["bank.path=/b"]).bank.model_dump()["mode"] == "readwrite"
+    extended.write_text(f"extends: {quickstart}\nbank: readwrite\n")
+    assert load_config(extended, ["bank.path=/b"]).bank.model_dump() == expected | {"mode": "readwrite"}
