@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -29,13 +30,12 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
     try:
         if isinstance(overrides, dict):
             for key, value in overrides.items():
-                short = key == "bank" and not isinstance(value, dict)
-                OmegaConf.update(merged, "bank.mode" if short else key, value, merge=True)
+                OmegaConf.update(merged, key, _spelled_out({key: value})[key], merge=True)
         else:
-            for item in overrides or []:
+            for item in overrides or []:  # one by one: a later one changes what it names, and nothing beside it
                 if "=" not in item:
                     raise ConfigError(f"override {item!r}: write it as key=value")
-            merged = OmegaConf.merge(merged, _spelled_out(OmegaConf.from_dotlist(list(overrides or []))))
+                merged = OmegaConf.merge(merged, _spelled_out(OmegaConf.from_dotlist([item])))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(
@@ -73,8 +73,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Any:
 
 def _spelled_out(layer: Any) -> Any:
     """`bank: read` as `bank: {mode: read}`, so that what another layer says of the bank stays."""
-    if "bank" in layer and not OmegaConf.is_dict(layer.bank):
-        layer.bank = {"mode": layer.bank}
+    if "bank" in layer and not isinstance(layer["bank"], (Mapping, DictConfig)):
+        layer["bank"] = {"mode": layer["bank"]}
     return layer
 
 
