@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.calls import TOKENS_ASIDE
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest, SetReport
 
@@ -22,7 +23,13 @@ def bank_options(settings: BankSettings) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_concurrency=THREADS, allow_out_of_order_execution=True)
+@ray.remote(
+    num_cpus=0,
+    max_restarts=0,
+    max_concurrency=THREADS,
+    allow_out_of_order_execution=True,
+    runtime_env={"env_vars": TOKENS_ASIDE},
+)
 class Bank:
     """A `RolloutBank` behind Ray calls. See there for what they raise."""
 

@@ -8,6 +8,13 @@ import ray
 
 from s2l_ray.errors import ActorLostError, S2LError, StepTimeoutError
 
+TOKENS_ASIDE = {"RAY_max_direct_call_object_size": "8192"}
+"""Environment of actors that return rollouts: what is larger than 8 KiB goes to the object store.
+
+Ray would send up to 100 kB to whoever asked, which is the scheduler, and Ray 2.60 does not give that memory back when
+the result is handed on by reference: 2.8 kB per rollout of 256 tokens (`make bench ARGS=orchestration`).
+"""
+
 
 def fetch(refs: Any, timeout_s: float, what: str) -> Any:
     """`ray.get` with a bound. An error made for users comes out as itself, without the remote traceback around it.

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from actors.bank import Bank, bank_options
-from actors.calls import fetch
+from actors.calls import TOKENS_ASIDE, fetch
 from actors.explorer import Explorer
 from actors.learner import Learner
 from actors.scheduler import Pipeline, Scheduler
@@ -103,7 +103,7 @@ class Seating:
             swap_timeout_s=config.cluster.swap_timeout_s,
         )
         options = self._reservation.options(
-            seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback()
+            seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
         )
         kind = {"explorer": Explorer, "learner": Learner}[source]
         actor = self._spawn(kind, options, settings, self._prompts)

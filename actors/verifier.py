@@ -6,12 +6,13 @@ import time
 
 import ray
 
+from actors.calls import TOKENS_ASIDE
 from s2l_ray.rollout import Period, Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.tasks.pool import VerifierProcess
 
 
 # Out of order: a set that is still being sampled must not hold up the ones queued behind it.
-@ray.remote(num_cpus=0, max_restarts=0, allow_out_of_order_execution=True)
+@ray.remote(num_cpus=0, max_restarts=0, allow_out_of_order_execution=True, runtime_env={"env_vars": TOKENS_ASIDE})
 class Verifier:
     """Every answer is checked under a time limit that is enforced from outside the checking process."""
 

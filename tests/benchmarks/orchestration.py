@@ -123,6 +123,7 @@ class House:
     def __init__(self, kind: str, prompts_per_step: int, steps: int) -> None:
         import ray
 
+        from actors.calls import TOKENS_ASIDE
         from actors.scheduler import Pipeline, Scheduler
         from actors.verifier import Verifier
         from s2l_ray.schedule import Schedule
@@ -132,7 +133,7 @@ class House:
         schedule = Schedule("constant", GROUP, 1, Fraction(1, 2))
         planner = StepPlanner(list(prompts), schedule, prompts_per_step, seed=1, explorer_seed=1)
         shared = ray.put(prompts)
-        engine = ray.remote(num_cpus=0)(InstantEngine)
+        engine = ray.remote(num_cpus=0, runtime_env={"env_vars": TOKENS_ASIDE})(InstantEngine)
         engines = {source: {0: engine.remote(source, shared, solutions)} for source in ("explorer", "learner")}
         verifiers = [Verifier.remote(kind, 5.0, shared) for _ in range(2)]
         pipeline = Pipeline(1, 2**30, TOKENS * 16, 0, {"explorer": 512, "learner": 512}, {})
