@@ -30,7 +30,7 @@ from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
-from s2l_ray.evaluation.summary import build_summary, hand_overs, write_summary
+from s2l_ray.evaluation.summary import StepLog, build_summary, hand_overs, write_summary
 from s2l_ray.placement.inventory import load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
@@ -39,7 +39,7 @@ from s2l_ray.placement.show.serialise import plan_json
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import RolloutSummary, Source
-from s2l_ray.run_directory import RunDirectory, read_state, write_state
+from s2l_ray.run_directory import STEPS, RunDirectory, read_state, write_state
 from s2l_ray.scheduling import step_planner
 from s2l_ray.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.tasks.compat import check_models
@@ -244,6 +244,7 @@ class S2LPO(Trainable):
             self._tracking_problem = self._tracker.problem
             self._reporter.note(self._tracking_problem or "MLflow answers again; everything was delivered")
         if due:
+            self._run.log.copy_to(target / STEPS)
             self._run.commit_checkpoint(target, self._state(), settings.checkpoint.keep)
 
     def _say_what_changed(self) -> None:
@@ -320,6 +321,7 @@ class S2LPO(Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write a whole checkpoint into a directory (what `save(path)` and Tune call)."""
         self._graph.trainer.save(str(Path(checkpoint_dir).resolve() / "trainer"))
+        self._run.log.copy_to(Path(checkpoint_dir) / STEPS)
         write_state(Path(checkpoint_dir), self._state())
 
     def load_checkpoint(self, checkpoint: str) -> None:
@@ -332,7 +334,9 @@ class S2LPO(Trainable):
         state = read_state(directory)
         self._graph.trainer.load(str(directory / "trainer"))
         self._step = self._iteration = state["step"]
-        self._records = [StepRecord.from_json(row) for row in state["records"]]
+        self._records = StepLog(directory / STEPS).read()
+        if len(self._records) != self._step:
+            raise ConfigError(f"{directory} is not a whole checkpoint: {STEPS} has {len(self._records)} records")
         self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
         self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
         self._run.log.truncate_after(self._step)
@@ -344,10 +348,12 @@ class S2LPO(Trainable):
         self._reporter.note(f"resumed after step {self._step} from {directory}")
 
     def _state(self) -> dict[str, Any]:
-        """Everything but the trainer's: prompts, split and seeds of a step are functions of the step number alone."""
+        """What is neither the trainer's nor in the log of steps.
+
+        Prompts, split and seeds of a step are functions of its number alone.
+        """
         return {
             "step": self._step,
-            "records": [record.to_json() for record in self._records],
             "evaluations": {when: record.to_json() for when, record in self._evaluations.items()},
             "during": [record.to_json() for record in self._during],
         }

@@ -4,7 +4,7 @@ config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: the MLflow run id
 steps.jsonl             one record per step
 trace.json              who did what when, for https://ui.perfetto.dev
-checkpoints/step-000020 whole checkpoints: `trainer/` and `state.json`; a directory without `state.json` is not one
+checkpoints/step-000020 whole checkpoints: `trainer/`, the log of steps, and `state.json`, without which it is not one
 left_out.jsonl          groups that were left out (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step
 model/                  the trained learner, Hugging Face layout
@@ -24,6 +24,7 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation.summary import StepLog
 
+STEPS = "steps.jsonl"
 FREE_TO_CHANGE = (
     *(
         "name",
@@ -56,7 +57,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
-        self.log = StepLog(path / "steps.jsonl")
+        self.log = StepLog(path / STEPS)
         self._lock = lock
 
     @classmethod

@@ -152,6 +152,11 @@ class StepLog:
             file.flush()
             os.fsync(file.fileno())
 
+    def copy_to(self, path: Path) -> None:
+        """The log as it is, for a checkpoint: copied, since writing thousands of records anew takes seconds."""
+        if self.path.exists():
+            shutil.copyfile(self.path, path)
+
     def truncate_after(self, step: int) -> list[StepRecord]:
         """Keep the records up to `step`, which is the checkpoint's, and return them."""
         if self.path.exists():
