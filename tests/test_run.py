@@ -82,7 +82,9 @@ def test_summary_and_model_are_there_and_load(run: Undisturbed):
         assert evaluation["problems"] == 8 and evaluation["samples"] == 4
     assert summary["evaluation"]["after"]["weight_version"] == 6
     assert [s["step"] for s in summary["steps"]] == [1, 2, 3, 4, 5, 6]
-    assert {f.name for f in (path / "figures").iterdir()} == {"learning.png", "pass_at_k.png", "time.png"}
+    assert {f.name for f in (path / "figures").iterdir()} == {
+        f"{name}.png" for name in ("learning", "pass_at_k", "time", "timeline")
+    }
     assert load_config(path / "config.yaml") == run.config
     trained = AutoModelForCausalLM.from_pretrained(path / "model")
     start = AutoModelForCausalLM.from_pretrained(run.config.models.learner)
