@@ -101,6 +101,7 @@ class Seating:
             swap_mode=config.rollout.swap_mode,
             max_staleness=config.rollout.max_staleness,
             swap_timeout_s=config.cluster.swap_timeout_s,
+            own_process=True,
         )
         options = self._reservation.options(
             seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ from s2l_ray.rollout import Prompt, Rollout
 from s2l_ray.weights.buckets import Bucket, WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation, update_info
+
+OWN_PROCESS = os.environ.get("S2L_TEST_OWN_PROCESS") == "1"
+"""Whether engines run inside this process, as those of a run's CPU actors do: see test_in_process.py."""
 
 
 class NamedWeights:
@@ -46,6 +50,7 @@ class Learner:
         defaults = {
             "sampling": {"train": SamplingConfig(), "eval": SamplingConfig(temperature=0.5, top_p=0.9)},
             "kv_cache_bytes": 10**8,
+            "own_process": OWN_PROCESS,
         }
         fixed = EngineSettings(
             model=model_dir,

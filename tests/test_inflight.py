@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from s2l_ray.errors import BroadcastError, StaleWeightsError
 from s2l_ray.rollout import Rollout, RolloutSet, SampleRequest
 from s2l_ray.weights.messages import update_info
+from tests import learner_engine
 from tests.learner_engine import Learner, make_prompts
 
 PLACES = 8
@@ -41,9 +43,15 @@ class Swapping(Learner):
         self.versions[version] = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         return version
 
+    @property
+    def output_processor(self) -> Any:
+        """vLLM's, which turns the engine's tokens into outputs."""
+        llm = self.engine._llm
+        return (llm._engine if learner_engine.OWN_PROCESS else llm).output_processor
+
     def generated(self) -> dict[str, int]:
         """Tokens so far of every rollout under way, as the engine's process has told."""
-        states = self.engine._llm.output_processor.request_states
+        states = self.output_processor.request_states.copy()
         return {request_id: state.detokenizer.num_output_tokens() for request_id, state in states.items()}
 
     def sample_all(self, version: int) -> list[asyncio.Task[RolloutSet]]:
@@ -225,13 +233,13 @@ def test_cancelling_stops_a_request_inside_the_engine(learner: Swapping, monkeyp
     """One request takes every place, eight times over; once it is cancelled another one runs, and it gets no token."""
     held, prompts = learner.engine.version, list(learner.engine._prompts)
     arrived: list[str] = []
-    process = learner.engine._llm.output_processor.process_outputs
+    process = learner.output_processor.process_outputs
 
     def spy(outputs: list, *args, **kwargs):
         arrived.extend(output.request_id for output in outputs)
         return process(outputs, *args, **kwargs)
 
-    monkeypatch.setattr(learner.engine._llm.output_processor, "process_outputs", spy)
+    monkeypatch.setattr(learner.output_processor, "process_outputs", spy)
 
     async def sample() -> tuple[set[str], RolloutSet]:
         first = asyncio.create_task(learner.engine.sample(SampleRequest(1, prompts[0], "learner", ASKED, 1, held)))

@@ -56,6 +56,8 @@ class EngineSettings:
     """0: a request is sampled with exactly its weight version, or refused; above: with at least that version."""
     swap_timeout_s: float = 120.0
     """How long a request waits for the weight version that it needs, with max_staleness above 0."""
+    own_process: bool = False
+    """Whether this process holds nothing but this engine, so that vLLM may run inside it where that is faster."""
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
@@ -81,7 +83,7 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
 
 
 class SamplingEngine:
-    """A vLLM AsyncLLM with the run's prompts and sampling settings. Use from one asyncio loop; `close()` when done."""
+    """A vLLM engine with the run's prompts and sampling settings. Use from one asyncio loop; `close()` when done."""
 
     sleep_level: ClassVar[int] = 1
     """vLLM's: 1 keeps the weights in host memory meanwhile, 2 keeps nothing."""
@@ -206,8 +208,9 @@ def _start_vllm(settings: EngineSettings) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
-    from vllm.v1.engine.async_llm import AsyncLLM
 
+    from s2l_ray.generation.in_process import InProcessLLM
+    from s2l_ray.generation.separate import SeparateLLM
     from s2l_ray.weights.vllm_worker import backend_name
 
     engine = settings.engine
@@ -238,7 +241,9 @@ def _start_vllm(settings: EngineSettings) -> Any:
         disable_log_stats=True,
         **(_whole_prompts(settings) if current_platform.is_cpu() else {}),
     )
-    return AsyncLLM.from_engine_args(args)
+    if settings.own_process and settings.tensor_parallel == 1 and current_platform.is_cpu():
+        return InProcessLLM(args)
+    return SeparateLLM.from_engine_args(args)
 
 
 def _whole_prompts(settings: EngineSettings) -> dict[str, Any]:

@@ -173,9 +173,7 @@ class LearnerEngine(SamplingEngine):
             raise BroadcastError("the trainer gave the swap up before the engine's running requests were done")
 
     async def _pause(self) -> None:
-        mode = {"drain": "wait", "in_flight": "keep"}[self.settings.swap_mode]
-        # Not AsyncLLM.pause_generation, which sleeps 20 ms more. Clearing the cache takes running requests' too.
-        await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
+        await self._llm.pause({"drain": "wait", "in_flight": "keep"}[self.settings.swap_mode])
 
     async def _go_on(self, version: int) -> SwapTimes:
         await self._llm.update_weight_version(str(version))

@@ -190,7 +190,7 @@ def write_long_tail(directory: Path) -> tuple[str, str]:
     ]
     train = directory / "train.jsonl"
     train.write_text(
-        "".join(json.dumps({"id": f"p{i}", "question": row, "answer": ""}) + "\n" for i, row in enumerate(rows))
+        "".join(json.dumps({"id": f"p{i}", "question": row, "answer": "-"}) + "\n" for i, row in enumerate(rows))
     )
     return path, str(train)
 
