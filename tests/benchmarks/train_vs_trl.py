@@ -46,7 +46,15 @@ BIN = 10
 """Steps whose rewards are printed as one mean."""
 SAMPLES = 8
 """Of each held-out problem."""
-LONG_TAIL = {"vocabulary": 8_192, "prompt_tokens": 64, "mean": 128, "most": 512, "prompts_per_step": 2, "steps": 5}
+LONG_TAIL = {"vocabulary": 8_192, "prompt_tokens": 64, "mean": 128, "most": 512, "prompts_per_step": 8, "steps": 5}
+
+BOTH_CORES = {
+    "trainer.threads": 2,
+    "engines.learner.count": 2,
+    "engines.learner.cpus": 0.25,
+    "engines.explorer.cpus": 0.25,
+}
+"""So that ours, too, samples on both cores and trains on both."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,7 @@ def configured(scratch: Path, changes: dict[str, Any], steps: int, seed: int = 1
         "schedule.mix_steps": max(1, steps // 3),
         "tracking.enabled": False,
         "checkpoint.every": 1000,
+        **BOTH_CORES,
     }
     return load_config(str(ROOT / "configs" / "quickstart.yaml"), defaults | changes)
 
