@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -25,7 +26,9 @@ from tests.undisturbed import ROOT
 
 LAST_DRAW = 15
 DIGESTS = {prompt.id: prompt_digest(prompt) for prompt in PROMPTS.values()}
-KIND_OF_STORE = ["disk", "fsspec"]
+STORES = os.environ.get("S2L_TEST_STORES", "").split()
+"""Object stores to try as well: URIs with {} in place of a new folder's name."""
+KIND_OF_STORE = ["disk", "fsspec+memory://{}/bank", *STORES]
 
 
 def new_bank(folder: Path | str, **limits: int) -> RolloutBank:
@@ -56,8 +59,8 @@ def equal_sets(a: RolloutSet, b: RolloutSet) -> bool:
 
 @pytest.fixture(params=KIND_OF_STORE)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A local directory; and fsspec's store in memory, which is written to as an object store is."""
-    return str(tmp_path) if request.param == "disk" else f"fsspec+memory://{uuid.uuid4().hex}/bank"
+    """A local directory; fsspec's store in memory, which is written to as an object store is; and STORES."""
+    return str(tmp_path) if request.param == "disk" else request.param.format(uuid.uuid4().hex)
 
 
 def record(folder: Path | str, asked: list[SampleRequest], **limits: int) -> None:

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-BUCKET_BYTES = 8 * 2**20
-"""gloo: large enough to reach a link's bandwidth, small enough that what is packed is still in the processor's cache
-when it is sent, and what has arrived when it is loaded."""
+BUCKET_BYTES = 64 * 2**20
+"""gloo: over loopback 0.8 of a single broadcast's bandwidth; buckets of 8 MiB reach 0.6 (make bench
+ARGS=swap_bandwidth)."""
 BUCKETS_HELD = 2
 """gloo, on the trainer: one on the wire while the next is packed. An engine holds one more: its loader keeps the last
 one until the layer that began in it is complete."""
