@@ -96,3 +96,23 @@ def test_exploring_again_finds_nothing_to_do(explored: Config, tmp_path: Path, c
     (tmp_path / "config.yaml").write_text(explored.to_yaml())
     assert main(["explore", str(tmp_path / "config.yaml")]) == 0
     assert "nothing to record" in capsys.readouterr().out
+
+
+def test_half_a_bank_is_read_and_the_other_half_recorded(family: Family, run: Undisturbed, tmp_path: Path) -> None:
+    """Steps 1 and 2 were recorded by a run that broke off; with readwrite the next one records only what is missing."""
+    live = {result["step"]: result for result in run.results}
+    settings = {"bank.path": str(tmp_path / "bank"), "data.eval": None, "rollout.explore_ahead_steps": 0}
+    banked = {}
+    for name, mode, steps in (("first", "write", 2), ("second", "readwrite", 6), ("third", "read", 6)):
+        config = load_config(QUICKSTART, run_config(family, tmp_path / name) | settings | {"bank.mode": mode})
+        algo = S2LPO(config)
+        try:
+            results = [algo.train() for _ in range(steps)]
+        finally:
+            algo.stop()
+        assert [result["digest"] for result in results] == [live[step]["digest"] for step in range(1, steps + 1)]
+        banked[name] = [result["pipeline"]["banked_rollouts"] for result in results]
+    explored = banked["third"]
+    assert all(explored[:4])  # all of the explorer's phases
+    assert banked["first"] == [0, 0]
+    assert banked["second"] == [*explored[:2], 0, 0, 0, 0]

@@ -193,16 +193,20 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
     assert len(client.search_runs([mlflow_run.info.experiment_id])) == 1
 
 
-def test_ctrl_c_leaves_no_process_and_a_run_that_can_go_on(family, tmp_path: Path):
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_an_ended_run_leaves_no_process_and_can_go_on(ended_by: signal.Signals, family, tmp_path: Path):
     overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
     process = start_cli(overrides, "interrupted", tmp_path)
     checkpoints = tmp_path / "run" / "checkpoints"
     wait_until(lambda: list(checkpoints.glob("step-*/state.json")), 200, "a whole checkpoint")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    if ended_by == signal.SIGINT:
+        os.killpg(process.pid, ended_by)  # as a terminal does: to the whole foreground group
+    else:
+        process.send_signal(ended_by)  # as a cluster or `timeout` does: to the program
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in output
-    wait_until(lambda: not processes_of(tmp_path), 30, "no process outlives Ctrl-C")
+    wait_until(lambda: not processes_of(tmp_path), 30, "no process outlives it")
     assert list(checkpoints.glob("step-*/state.json"))
     assert mlflow_of(tmp_path / "run")[1].info.status == "KILLED"
 

@@ -58,7 +58,7 @@ class Engine:
     def __init__(self) -> None:
         self.asked: list[tuple[int, str, int, int | None]] = []
         self.stopped: list[str] = []
-        self.ages: dict[int, int] = {}
+        self.late: dict[int, list[int]] = {}
         self.held: set[str] = set()
         self.let_go = asyncio.Event()
 
@@ -70,9 +70,9 @@ class Engine:
         self.held.clear()
         self.let_go.set()
 
-    async def be_late_once(self, step: int, versions: int) -> None:
-        """Pretend once that a request of this step was sampled with weights so many versions older."""
-        self.ages[step] = versions
+    async def be_late(self, step: int, versions: int, times: int) -> None:
+        """Pretend so often that a request of this step was sampled with weights so many versions older."""
+        self.late[step] = [versions] * times
 
     async def log(self) -> tuple[list, list]:
         return self.asked, self.stopped
@@ -85,7 +85,8 @@ class Engine:
             except asyncio.CancelledError:
                 self.stopped.append(request.prompt_id)
                 raise
-        version = (request.weight_version or 0) - self.ages.pop(request.step, 0)
+        late = self.late.get(request.step)
+        version = (request.weight_version or 0) - (late.pop() if late else 0)
         rollouts = [rollout(request, k, version) for k in range(request.count)]
         return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, Period(1.0, 2.0))
 
@@ -247,7 +248,7 @@ def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start
 def test_what_is_too_old_is_dropped_counted_and_sampled_again(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 3)
-    fetch(learner.be_late_once.remote(4, 2), 10, "late")
+    fetch(learner.be_late.remote(4, 2, times=1), 10, "late")
     batch = collect(scheduler, 4)
     assert batch.stale_dropped == G
     assert {row.weight_version for row in batch.summaries} == {3}
@@ -256,17 +257,10 @@ def test_what_is_too_old_is_dropped_counted_and_sampled_again(start):
 
 def test_an_engine_that_is_always_too_old_is_an_error(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
-    release(scheduler, 4)
+    release(scheduler, 5)
+    fetch(learner.be_late.remote(6, 2, times=100), 10, "late")
     with pytest.raises(GroupError, match=r"twice with weights older than the allowed version 5 .*max_staleness: 0"):
-        # Step 6 needs version 5; the scheduler is told of it, but the engine goes on sampling with older weights.
-        release(scheduler, 5)
-        fetch([learner.be_late_once.remote(6, 2)], 10, "late")
-        collecting = scheduler.collect.remote(6)
-        for _ in range(200):
-            fetch([learner.be_late_once.remote(6, 2)], 10, "late")
-            if ray.wait([collecting], timeout=0)[0]:
-                break
-        fetch(collecting, 30, "collect")
+        collect(scheduler, 6)
 
 
 def test_stragglers_are_stopped_and_left_out_and_the_same_again(start):

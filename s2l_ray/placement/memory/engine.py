@@ -58,9 +58,14 @@ def engine_ledger(
             "activations": _activations(shape, engine, config.max_model_len(role), tensor_parallel, dtype),
             "cuda_graphs": 0 if engine.enforce_eager or not cuda else _cuda_graph_bytes(shape),
             "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if role == "learner" else 0,
-            "context": context_bytes(cuda, tensor_parallel, ENGINE_PROCESS_BYTES),
+            "context": context_bytes(cuda, tensor_parallel, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
         }
     )
+
+
+def _processes(tensor_parallel: int) -> int:
+    """Of a CPU engine, for each of its devices: all in one (`generation.in_process`), or the actor's and workers."""
+    return 1 if tensor_parallel == 1 else 2
 
 
 def kv_cache_bytes_for(

@@ -22,9 +22,9 @@ CUDA_CONTEXT_BYTES = 700 * MIB
 NCCL_BYTES = 400 * MIB
 """A communicator's buffers. Not measured here."""
 TRAINER_PROCESS_BYTES = 600 * MIB
-ENGINE_PROCESS_BYTES = 1536 * MIB
-"""Resident memory on Linux before a model is loaded: a trainer rank (measured: 576 MiB), an engine's two processes
-(745 MiB each)."""
+ENGINE_PROCESS_BYTES = 800 * MIB
+"""Resident memory on Linux before a model is loaded: a trainer rank (measured: 576 MiB), a process with
+vLLM (780 MiB)."""
 
 
 def dtype_bytes(config: Config) -> int:
