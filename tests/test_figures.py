@@ -202,4 +202,6 @@ empty = {"before": None, "after": None, "explorer": None, "during": []}
 assert figures.draw_figures({"steps": [], "evaluation": empty}, sys.argv[1]) == []
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120, cwd=Path(__file__).parents[1])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ def test_a_request_that_is_refused_fails_alone(learner: Learner):
 
 @here_only
 def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: pytest.MonkeyPatch):
-    """Those whose requests were running, those who ask later, and a swap."""
+    """Those whose requests were running, those who ask later, and a swap; and the dead engine can be closed."""
     core, steps = learner.engine._llm._core, 0
     step = core.step_fn
 
@@ -89,6 +89,9 @@ def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: py
         assert isinstance(failure, EngineError) and "RuntimeError: out of memory" in str(failure)
     with pytest.raises(EngineError, match="out of memory"):
         learner.call(learner.engine.begin_swap())
+    llm = learner.engine._llm
+    llm.shutdown(timeout=10)
+    assert not llm._thread.is_alive()
 
 
 @here_only

@@ -98,7 +98,7 @@ class InProcessLLM:
         await self._awaited(lambda: self._engine.set_weight_version(version))
 
     def shutdown(self, timeout: float) -> None:
-        """Stop the engine; requests that run, and all later calls, end with an error."""
+        """Stop the engine, also a dead one; requests that run, and all later calls, end with an error."""
         self._call(self._close)
         self._thread.join(timeout)
 
@@ -118,8 +118,6 @@ class InProcessLLM:
         if not done.set_running_or_notify_cancel():
             return
         try:
-            if self._failure is not None:
-                raise _died(self._failure)
             done.set_result(work())
         except BaseException as error:  # whoever asked gets it
             done.set_exception(error)
@@ -140,6 +138,11 @@ class InProcessLLM:
                 waiting.set_exception(_died(error))
         self._finished.clear()
         self._drained.clear()
+
+    def _unless_dead(self, work: Callable[[], Any]) -> Any:
+        if self._failure is not None:
+            raise _died(self._failure)
+        return work()
 
     def _start(self, args: Any) -> None:
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -181,7 +184,7 @@ class InProcessLLM:
 
     async def _awaited(self, work: Callable[[], Any]) -> Any:
         # Shielded: what was asked for is done, also when nobody waits for it any more.
-        return await asyncio.shield(asyncio.wrap_future(self._call(work)))
+        return await asyncio.shield(asyncio.wrap_future(self._call(self._unless_dead, work)))
 
 
 def _died(why: Exception) -> EngineError:
