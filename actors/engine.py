@@ -52,7 +52,7 @@ class EngineActor:
 
     async def close(self) -> None:
         if hasattr(self, "_engine"):
-            self._engine.close()
+            await self._engine.close()
 
 
 def reason_in(log: Path) -> str | None:

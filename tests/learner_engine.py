@@ -80,6 +80,10 @@ class Learner:
         forming = asyncio.to_thread(self.sender.form, name, 2)
         await asyncio.gather(forming, self.engine.join(Invitation(host, port, name, 1, 2, 60)))
 
+    def close(self) -> None:
+        self.call(self.engine.close())
+        self.runner.close()
+
     def call(self, coroutine: Coroutine) -> Any:
         return self.runner.run(coroutine)
 

@@ -68,7 +68,7 @@ def sample(config: Config, prompts: dict, requests: list[SampleRequest]) -> list
         try:
             return runner.run(_all(engine, requests))
         finally:
-            engine.close()
+            runner.run(engine.close())
 
 
 async def _started(settings: EngineSettings, prompts: dict) -> SamplingEngine:

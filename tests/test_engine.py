@@ -15,7 +15,7 @@ from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
 from s2l_ray.rollout import Prompt, SampleRequest
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import update_info
-from tests.learner_engine import Learner, make_prompts
+from tests.learner_engine import OWN_PROCESS, Learner, make_prompts
 
 BF16 = 0.08
 """Largest difference of two bf16 computations of one log-prob; a step in bf16 between 2 and 4 is 0.016."""
@@ -34,7 +34,19 @@ def learner(family) -> Iterator[Learner]:
         learner.call(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 1, 1, 0)))
     learner.swap(0)
     yield learner
-    learner.engine.close()
+    sockets = sockets_of(learner)
+    learner.call(learner.engine.close())
+    # Left open, they can keep the garbage collector waiting for ever, at any later moment of this process.
+    assert all(socket.closed for socket in sockets)
+    learner.runner.close()
+
+
+def sockets_of(learner: Learner) -> list:
+    """Those to the engine's process, if it has one."""
+    if OWN_PROCESS:
+        return []
+    resources = learner.engine._llm.engine_core.resources
+    return [resources.input_socket, resources.output_socket]
 
 
 def sample(learner: Learner, prompt: str, count: int, version: int, **kwargs):

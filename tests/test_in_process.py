@@ -47,7 +47,7 @@ def learner(family) -> Learner:
     learner = Learner(str(family.large), prompts, max_tokens=20, max_model_len=64)
     learner.swap(0)
     yield learner
-    learner.engine.close()
+    learner.close()
 
 
 def asked(learner: Learner, *prompt_ids: str) -> list:

@@ -90,7 +90,7 @@ def learner(family) -> Iterator[Swapping]:
     learner = Swapping(str(family.large))
     learner.swap(learner.renew())
     yield learner
-    learner.engine.close()
+    learner.close()
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from s2l_ray.errors import PlacementError
@@ -16,11 +18,21 @@ from s2l_ray.placement.plan import PlannedBundle, Seat
 from s2l_ray.placement.ray_binding import live_inventory, reserve
 from tests.logical_cluster import logical_cluster
 
+ALL = {"CPU": 12.0, "GPU": 8.0}
+
 
 @pytest.fixture(scope="module")
-def cluster():
-    with logical_cluster([4, 2, 2]) as started:
+def nodes() -> Iterator[Cluster]:
+    with logical_cluster([4, 2, 2], cpus=4) as started:
         yield started
+
+
+@pytest.fixture
+def cluster(nodes: Cluster) -> Iterator[Cluster]:
+    """With all of it free, before a test and after: Ray gives back what was released a moment later."""
+    wait_until_free()
+    yield nodes
+    wait_until_free()
 
 
 @ray.remote
@@ -39,19 +51,14 @@ def sit(reservation, seat: Seat) -> tuple[str, str]:
 sit.actors = []
 
 
-def free() -> dict[str, float]:
-    return {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}
-
-
-def wait_until_free(expected: dict[str, float]) -> None:
+def wait_until_free() -> None:
     deadline = time.monotonic() + 20
-    while free() != expected:
-        assert time.monotonic() < deadline, free()
+    while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
+        assert time.monotonic() < deadline, free
         time.sleep(0.1)
 
 
 def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
-    before = free()
     # Plan: four trainer GPUs on node 0; a slot of two GPUs on node 1; two single slots on node 2.
     bundles = [
         PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4, "CPU": 3}),
@@ -76,7 +83,6 @@ def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
     finally:
         reservation.release()
         sit.actors.clear()
-    wait_until_free(before)
 
 
 def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(cluster):
@@ -105,13 +111,11 @@ def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(clu
     ],
 )
 def test_the_impossible_fails_within_seconds_and_says_what_is_short(cluster, resources, message):
-    before = free()
     start = time.monotonic()
     bundles = [PlannedBundle(0, tuple(range(int(r["GPU"]))), r) for r in resources]
     with pytest.raises(PlacementError, match=message):
         reserve(bundles, timeout_s=60)
     assert time.monotonic() - start < 30  # a bound on the wait, not a speed: the timeout would be 60 s
-    wait_until_free(before)
 
 
 def test_waiting_is_bounded_and_reported(cluster, monkeypatch):
@@ -161,7 +165,11 @@ def test_the_group_of_a_dead_actor_does_not_stay(cluster):
     @ray.remote(num_cpus=0)
     class Trial:
         def hold(self) -> str:
-            return reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30).group.id.hex()
+            self.reservation = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30)
+            return self.reservation.group.id.hex()
+
+        def let_go(self) -> None:
+            self.reservation.release()
 
     trials = [Trial.remote()]
     groups = [ray.get(trials[0].hold.remote(), timeout=60)]
@@ -172,6 +180,7 @@ def test_the_group_of_a_dead_actor_does_not_stay(cluster):
     assert states == ["REMOVED", "CREATED"]  # and that of the living one stays
     reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], 30).release()
     assert placement_group_table()[groups[1]]["state"] == "CREATED"
+    ray.get(trials[1].let_go.remote(), timeout=60)
     ray.kill(trials[1])
 
 

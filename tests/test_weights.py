@@ -469,7 +469,7 @@ def test_ipc_into_an_engine_that_sleeps_on_the_trainers_gpu(family):
                 swap_and_wake(lambda *_: None, learners, lambda version=version: swap(version))
                 check_logprobs(runner, engine, model)
         finally:
-            engine.close()
+            runner.run(engine.close())
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -495,4 +495,4 @@ def test_nccl_into_an_engine_on_a_gpu_of_its_own(family, monkeypatch: pytest.Mon
                     model.lm_head.weight.mul_(2.0)
         finally:
             sender.close()
-            engine.close()
+            runner.run(engine.close())

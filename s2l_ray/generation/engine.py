@@ -83,7 +83,7 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
 
 
 class SamplingEngine:
-    """A vLLM engine with the run's prompts and sampling settings. Use from one asyncio loop; `close()` when done."""
+    """A vLLM engine with the run's prompts and sampling settings. Use from one asyncio loop, and `close` it there."""
 
     sleep_level: ClassVar[int] = 1
     """vLLM's: 1 keeps the weights in host memory meanwhile, 2 keeps nothing."""
@@ -164,8 +164,12 @@ class SamplingEngine:
             await self._llm.wake_up([memory])
             self._asleep.remove(memory)
 
-    def close(self) -> None:
-        """Stop the engine and its processes."""
+    async def close(self) -> None:
+        """Stop the engine and its processes.
+
+        In the loop, where vLLM closes its sockets at once. From elsewhere it leaves that to the loop, and if the loop does
+        not run again, collecting the open sockets' context as garbage can wait for ever.
+        """
         self._llm.shutdown(timeout=2)
         # Now, not at interpreter exit: its finaliser would find half of vLLM's modules already gone.
         del self._llm

@@ -230,7 +230,7 @@ class Engine:
 
     def close(self) -> None:
         self._sender.close()
-        self._runner.run(_call(self._engine.close))
+        self._runner.run(self._engine.close())
         self._runner.close()
 
 
