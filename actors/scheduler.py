@@ -30,7 +30,7 @@ from s2l_ray.scheduling import (
     staleness,
     without_variance,
 )
-from s2l_ray.timing import Span, busy
+from s2l_ray.timing.work_log import WorkLog
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Scheduler:
         self._engines = {source: Pool(members, pipeline.capacity[source]) for source, members in engines.items()}
         self._verifiers = Pool(dict(enumerate(verifiers)))
         self._bank, self._reads, self._records = bank, reads, records
-        self._periods: dict[tuple[str, str, int], list[Period]] = defaultdict(list)
-        self._begun: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
+        self._work = WorkLog()
         self._forget()
 
     def _forget(self) -> None:
@@ -140,8 +139,8 @@ class Scheduler:
             assignment=assign(groups, self._ranks, self._mini_batch_prompts),
             summaries=[row for group in groups for row in group.rows],
             spans={name: span for name, span in spans.items() if span is not None},
-            work=self._work(),
-            under_way=self._under_way(),
+            work=self._work.take(),
+            under_way=self._work.under_way(),
             refilled=refilled,
             explorer_only=compared,
             left_out=left_out,
@@ -258,7 +257,7 @@ class Scheduler:
         begin = time.time()
         scored, report = self._bank.read.remote(request)
         part = Part(scored, await report)
-        self._periods["bank", "read", request.step].append(Period(begin, time.time()))
+        self._work.note(("bank", "read", request.step), Period(begin, time.time()))
         return part
 
     async def _roll_out(self, request: SampleRequest, sampling: Sampling, oldest: int | None = None) -> Part:
@@ -268,38 +267,23 @@ class Scheduler:
         verifier = await self._verifiers.take(request.count, request.step)
         sampling.began()
         name = "explore" if request.source == "explorer" else "generate"
-        track = f"{request.source} {engine.number}"
-        begun = self._begun[track, name, request.step]
-        begun[request.prompt_id] = time.time()
+        activity = (f"{request.source} {engine.number}", name, request.step)
         sampled = None
         try:
-            sampled = engine.worker.sample.remote(request.at_version(pool.version))
-            scored, report = verifier.worker.verify.remote(sampled)
-            part = Part(scored, await report)
+            with self._work.under_way_in(activity, request.prompt_id):
+                sampled = engine.worker.sample.remote(request.at_version(pool.version))
+                scored, report = verifier.worker.verify.remote(sampled)
+                part = Part(scored, await report)
         except asyncio.CancelledError:
             if sampled is not None:
                 ray.cancel(sampled)
             raise
         finally:
-            del begun[request.prompt_id]
             pool.give_back(engine, request.count)
             self._verifiers.give_back(verifier, request.count)
-        self._note(track, name, request.step, part.report.sampled)
-        self._note(f"verifier {verifier.number}", "verify", request.step, part.report.verified)
+        self._work.note(activity, part.report.sampled)
+        self._work.note((f"verifier {verifier.number}", "verify", request.step), part.report.verified)
         return part
-
-    def _note(self, track: str, name: str, step: int, period: Period | None) -> None:
-        if period is not None:
-            self._periods[track, name, step].append(period)
-
-    def _work(self) -> list[Span]:
-        found, self._periods = self._periods, defaultdict(list)
-        return [Span(*key, *period) for key, periods in found.items() for period in busy(periods)]
-
-    def _under_way(self) -> list[Span]:
-        now = time.time()
-        self._begun = defaultdict(dict, {key: begun for key, begun in self._begun.items() if begun})
-        return [Span(*key, min(begun.values()), now) for key, begun in self._begun.items()]
 
     # ---- groups -----------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +22,26 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.swaps import SwapReport
-from s2l_ray import left_out
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
-from s2l_ray.evaluation.pass_at_k import evaluate_counts
-from s2l_ray.evaluation.summary import StepLog, build_summary, hand_overs, write_summary
+from s2l_ray.evaluation.held_out import Evaluations, measure
+from s2l_ray.evaluation.summary import StepLog, build_summary, write_summary
+from s2l_ray.inputs import load_inputs, located
+from s2l_ray.left_out import NAME as LEFT_OUT
+from s2l_ray.left_out import append_left_out, known_left_out
 from s2l_ray.placement.inventory import load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.show.serialise import plan_json
+from s2l_ray.remarks import remarks
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.rollout import RolloutSummary, Source
+from s2l_ray.rollout import Source
 from s2l_ray.run_directory import STEPS, RunDirectory, read_state, write_state
-from s2l_ray.scheduling import step_planner
 from s2l_ray.step_record import StepOutcome, step_numbers, step_record
-from s2l_ray.tasks.compat import check_models
-from s2l_ray.tasks.data import ProblemSet, load_problems
-from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
-from s2l_ray.tasks.verifiers import check_importable
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
 from s2l_ray.timing.trace import TraceFile
@@ -80,30 +76,29 @@ class S2LPO(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
-        self.settings = _located(parse_config(config))
+        self.settings = located(parse_config(config))
         self._reporter.phase("checking models and data")
-        train, held_out = self._load_inputs()
+        self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
+        bank = prepare_bank(self.settings, self._inputs.train)
+        self._left_out = known_left_out(self.settings, self._inputs.train, self._run.path / LEFT_OUT)
         self._step = 0
-        bank = prepare_bank(self.settings, self._train)
         self._records: list[StepRecord] = []
-        self._evaluations: dict[str, EvaluationRecord] = {}
-        self._during: list[EvaluationRecord] = []
+        self._evaluations = Evaluations()
         self._reporter.phase("opening MLflow")
-        self._open_tracker(train, held_out)
+        self._open_tracker()
         self._reporter.phase("starting Ray")
         self._owns_ray = connect(self.settings.cluster.address)
         self._reporter.phase("planning")
         self.plan = self._make_plan()
-        self._left_out = self._known_left_out()
-        checkpoint = self._checkpoint_to_resume()
+        checkpoint = self._run.to_resume(self.settings.resume)
         first_step = read_state(checkpoint)["step"] + 1 if checkpoint else 1
         self._graph = ActorGraph(
             self.settings,
             self.plan.layout,
             first_step,
-            self._train,
-            self._held_out,
+            self._inputs.train,
+            self._inputs.held_out,
             progress=self._reporter.phase,
             note=self._reporter.note,
             left_out=self._left_out,
@@ -113,23 +108,9 @@ class S2LPO(Trainable):
         if checkpoint:
             self.load_checkpoint(str(checkpoint))
         else:
-            self._run.log.truncate_after(0)
+            self._run.log.clear()
             self._times.resume_after(0)
             self._graph.swap(0)
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        if self.settings.resume not in ("auto", "never"):
-            return Path(self.settings.resume).resolve()
-        checkpoints = self._run.checkpoints
-        return checkpoints[-1][1] if checkpoints else None
-
-    def _known_left_out(self) -> dict[int, list[str]]:
-        rollout, own = self.settings.rollout, self._run.path / left_out.NAME
-        if rollout.replay_left_out is not None:
-            planner = step_planner(self.settings, [prompt.id for prompt in self._train])
-            path = Path(rollout.replay_left_out).resolve()
-            return left_out.replayed_left_out(path, planner, self.settings.schedule.steps)
-        return left_out.read_left_out(own) if own.exists() else {}
 
     def _make_plan(self) -> Plan:
         """Who sits where, on the nodes that Ray has or on those that placement.inventory describes."""
@@ -145,20 +126,7 @@ class S2LPO(Trainable):
         self._tracker.log_artifact(target)
         return plan
 
-    def _load_inputs(self) -> tuple[ProblemSet, ProblemSet | None]:
-        models, data = self.settings.models, self.settings.data
-        check_importable(self.settings.verifier.kind)
-        check_models(models.learner, models.explorer, models.trust_remote_code)
-        train = load_problems(data.train, data.train_limit)
-        held_out = load_problems(data.eval, data.eval_limit) if data.eval else None
-        tokenizer = load_tokenizer(models.learner, models.trust_remote_code)
-        self._train = render_prompts(train.problems, tokenizer, data)
-        rendered = render_prompts(held_out.problems, tokenizer, data) if held_out else []
-        # Ids are unique within a file; the two files' must not meet.
-        self._held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in rendered]
-        return train, held_out
-
-    def _open_tracker(self, train: ProblemSet, held_out: ProblemSet | None) -> None:
+    def _open_tracker(self) -> None:
         config, run = self.settings, self._run
         self._tracker = Tracker.open(
             config.tracking, run.path.parent, config.name, run.remembered().get("mlflow_run_id")
@@ -166,11 +134,9 @@ class S2LPO(Trainable):
         run.remember(mlflow_run_id=self._tracker.run_id)
         self._tracker.log_params(config.model_dump(mode="json"))
         self._tracker.log_text(config.to_yaml(), "config.yaml")
-        self._tracker.log_dataset("train", Path(train.path), train.digest, len(train.problems), "training")
-        if held_out:
-            self._tracker.log_dataset(
-                "eval", Path(held_out.path), held_out.digest, len(held_out.problems), "evaluation"
-            )
+        for name, problems in self._inputs.problems.items():
+            context = {"train": "training", "eval": "evaluation"}[name]
+            self._tracker.log_dataset(name, Path(problems.path), problems.digest, len(problems.problems), context)
 
     # ---- Algorithm 1 ----------------------------------------------------------------------------------------------
 
@@ -206,7 +172,7 @@ class S2LPO(Trainable):
         """Before it is trained on: the step may have to be done again."""
         chosen = self._left_out.get(step) or batch.left_out
         if chosen:
-            left_out.append_left_out(self._run.path / left_out.NAME, step, chosen)
+            append_left_out(self._run.path / LEFT_OUT, step, chosen)
 
     def _finish_late(self) -> dict[str, Any]:
         """A run that was stopped between its last checkpoint and its summary has only its end to do."""
@@ -239,7 +205,8 @@ class S2LPO(Trainable):
         self._records.append(record)
         self._tracker.log_step(record)
         self._reporter.step(record)
-        self._say_what_changed()
+        for remark in remarks(self._records, settings.objective.logprob_gap_alarm):
+            self._reporter.note(remark)
         if self._tracker.problem != self._tracking_problem:
             self._tracking_problem = self._tracker.problem
             self._reporter.note(self._tracking_problem or "MLflow answers again; everything was delivered")
@@ -247,70 +214,44 @@ class S2LPO(Trainable):
             self._run.log.copy_to(target / STEPS)
             self._run.commit_checkpoint(target, self._state(), settings.checkpoint.keep)
 
-    def _say_what_changed(self) -> None:
-        """A hand-over, once there are steps to compare; engines that disagree with the trainer."""
-        record = self._records[-1]
-        for change in hand_overs(self._records[-8:]):
-            if change["step"] == record.step - 2:
-                before, after = change["engines_before"], change["engines_after"]
-                self._reporter.note(
-                    f"hand-over before step {change['step']}: explorer engines {before['explorer']} -> "
-                    f"{after['explorer']}, learner engines {before['learner']} -> {after['learner']}; "
-                    f"step {change['seconds_before']:.2f} s before, {change['seconds_after']:.2f} s after"
-                )
-        if record.trainer.get("logprob_gap_alarm"):
-            self._reporter.note(
-                f"step {record.step}: log-probs of the learner's engines and its trainer differ by "
-                f"{record.trainer['logprob_gap/learner']:.3f} per token, more than objective.logprob_gap_alarm "
-                f"({self.settings.objective.logprob_gap_alarm:g}): ratios and clipping mean less than they seem to"
-            )
-
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluate_before(self) -> None:
-        if not self._held_out:
+        if not self._inputs.held_out:
             return
         sources: list[Source] = ["learner", "explorer"] if self._graph.explores else ["learner"]
         self._reporter.phase("evaluating before training")
         found = self._evaluate(sources)
-        self._evaluations["before"] = found["learner"]
-        if "explorer" in found:
-            self._evaluations["explorer"] = found["explorer"]
-        for record in self._evaluations.values():
+        self._evaluations.before, self._evaluations.explorer = found["learner"], found.get("explorer")
+        for record in found.values():
             self._report(record, "before")
 
     def _evaluate_during(self) -> None:
-        if self._held_out:
-            self._during.append(self.evaluate())
-            self._report(self._during[-1], "during")
+        if self._inputs.held_out:
+            record = self.evaluate()
+            self._evaluations.during.append(record)
+            self._report(record, "during")
 
     def _evaluate(self, sources: list[Source]) -> dict[Source, EvaluationRecord]:
-        if not self._held_out:
+        problem_ids = [prompt.id for prompt in self._inputs.held_out]
+        if not problem_ids:
             raise S2LError("there is nothing to evaluate on; set data.eval")
         start = time.monotonic()
-        found = self._graph.evaluate([p.id for p in self._held_out], sources)
+        found = self._graph.evaluate(problem_ids, sources)
         seconds = time.monotonic() - start
-        return {source: self._measure(source, rows, seconds) for source, rows in zip(sources, found, strict=True)}
-
-    def _measure(self, source: Source, rows: list[RolloutSummary], seconds: float) -> EvaluationRecord:
-        config = self.settings.evaluation
-        right = Counter({p.id: 0 for p in self._held_out})
-        right.update(row.prompt_id for row in rows if row.status == "right")
-        counts = [right[p.id] for p in self._held_out]
-        pass_at, ci = evaluate_counts(counts, config.samples, config.k, config.confidence, self.settings.seed)
-        return EvaluationRecord(
-            step=self._step,
-            model=source,
-            weight_version=self._graph.version if source == "learner" else 0,
-            problems=len(counts),
-            samples=config.samples,
-            pass_at=pass_at,
-            ci=ci,
-            reward=sum(row.reward for row in rows) / len(rows),
-            response_tokens=sum(row.response_tokens for row in rows),
-            correct=counts,
-            seconds=seconds,
-        )
+        versions = {"learner": self._graph.version, "explorer": 0}
+        return {
+            source: measure(
+                self.settings,
+                problem_ids,
+                rows,
+                step=self._step,
+                source=source,
+                weight_version=versions[source],
+                seconds=seconds,
+            )
+            for source, rows in zip(sources, found, strict=True)
+        }
 
     def _report(self, record: EvaluationRecord, when: str) -> None:
         self._tracker.log_evaluation(record, when)
@@ -337,9 +278,8 @@ class S2LPO(Trainable):
         self._records = StepLog(directory / STEPS).read()
         if len(self._records) != self._step:
             raise ConfigError(f"{directory} is not a whole checkpoint: {STEPS} has {len(self._records)} records")
-        self._evaluations = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
-        self._during = [EvaluationRecord.from_json(row) for row in state["during"]]
-        self._run.log.truncate_after(self._step)
+        self._evaluations = Evaluations.from_json(state)
+        self._run.log.restore(directory / STEPS)
         self._times.resume_after(self._step)
         self._graph.recall({record.step: record.explorer_only for record in self._records})
         self._graph.enter(self._step + 1)
@@ -352,28 +292,24 @@ class S2LPO(Trainable):
 
         Prompts, split and seeds of a step are functions of its number alone.
         """
-        return {
-            "step": self._step,
-            "evaluations": {when: record.to_json() for when, record in self._evaluations.items()},
-            "during": [record.to_json() for record in self._during],
-        }
+        return {"step": self._step, **self._evaluations.to_json()}
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""
-        if self._held_out:
+        if self._inputs.held_out:
             self._reporter.phase("evaluating after training")
-            self._evaluations["after"] = self.evaluate()
-            self._report(self._evaluations["after"], "after")
+            self._evaluations.after = self.evaluate()
+            self._report(self._evaluations.after, "after")
         self._reporter.phase("writing model, summary and figures")
         model = self._run.path / "model"
         self._graph.trainer.export(str(model.resolve()))
         self.summary = build_summary(
             config=self.settings,
             steps=self._records,
-            before=self._evaluations.get("before"),
-            after=self._evaluations.get("after"),
-            explorer=self._evaluations.get("explorer"),
-            during=self._during,
+            before=self._evaluations.before,
+            after=self._evaluations.after,
+            explorer=self._evaluations.explorer,
+            during=self._evaluations.during,
             model=model,
             mlflow_run_id=self._tracker.run_id,
             mlflow_uri=self._tracker.uri,
@@ -413,14 +349,3 @@ class S2LPO(Trainable):
         # Outside Tune, Trainable would leave an empty directory in ~/ray_results for every run.
         if self._storage:
             super()._setup_logdir()
-
-
-def _located(config: Config) -> Config:
-    """Local paths made absolute: actors need not share the driver's working directory."""
-    models = {
-        key: str(Path(getattr(config.models, key)).resolve())
-        for key in ("learner", "explorer")
-        if Path(getattr(config.models, key)).exists()
-    }
-    update = {"models": config.models.model_copy(update=models), "run_dir": str(config.run_path.resolve())}
-    return config.model_copy(update=update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -15,16 +16,34 @@ FAMILY_DIRECTORY = Path(".cache/family")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0 done, 1 the user can mend it, 130 interrupted."""
-    arguments = _parse(argv)
+    """Run one sub-command.
+
+    Returns:
+        The exit status: 0 done, 1 the user can mend it, 130 interrupted, 141 nobody reads what it prints (`| head`).
+    """
     try:
-        return arguments.run(arguments) or 0
+        arguments = _parse(argv)
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 141
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output's pipe that broke."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

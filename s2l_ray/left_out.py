@@ -7,10 +7,16 @@ after a crash, or replayed in another run, leaves out the same groups.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.scheduling import StepPlanner
+from s2l_ray.rollout import Prompt
+from s2l_ray.scheduling import StepPlanner, step_planner
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
 
 NAME = "left_out.jsonl"
 
@@ -42,6 +48,21 @@ def read_left_out(path: Path) -> dict[int, list[str]]:
             if number < len(lines):
                 raise ConfigError(f'{path}, row {number}: should be {{"step": 1, "left_out": [...]}}') from error
     return found
+
+
+def known_left_out(config: Config, train: Sequence[Prompt], own: Path) -> dict[int, list[str]]:
+    """What the run's steps leave out, as far as it is known before they are sampled: prompt ids by step.
+
+    Args:
+        own: the run's file, which need not exist.
+
+    Raises:
+        ConfigError: see `read_left_out` and `replayed_left_out`.
+    """
+    if config.rollout.replay_left_out is None:
+        return read_left_out(own) if own.exists() else {}
+    planner = step_planner(config, [prompt.id for prompt in train])
+    return replayed_left_out(Path(config.rollout.replay_left_out).resolve(), planner, config.schedule.steps)
 
 
 def replayed_left_out(path: Path, planner: StepPlanner, steps: int) -> dict[int, list[str]]:

@@ -92,6 +92,16 @@ class RunDirectory:
         found = (self.path / "checkpoints").glob("step-*/state.json")
         return sorted((int(state.parent.name.removeprefix("step-")), state.parent) for state in found)
 
+    def to_resume(self, resume: str) -> Path | None:
+        """The checkpoint that the run goes on from; None: it begins.
+
+        Args:
+            resume: "auto" (this directory's newest), "never", or a checkpoint's directory.
+        """
+        if resume not in ("auto", "never"):
+            return Path(resume).resolve()
+        return self.checkpoints[-1][1] if self.checkpoints else None
+
     def begin_checkpoint(self, step: int) -> Path:
         """An empty directory to write the checkpoint of `step` into; nothing counts until `commit_checkpoint`."""
         target = self.path / "checkpoints" / f"step-{step:06d}"

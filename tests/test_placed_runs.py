@@ -14,6 +14,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from s2l_ray import S2LPO, load_config
+from s2l_ray.evaluation.summary import StepLog
 from s2l_ray.reporting import Reporter
 from tests.logical_cluster import logical_cluster
 from tests.run_settings import run_config
@@ -129,5 +130,9 @@ def test_adaptive_schedule_and_dynamic_sampling_go_on_where_they_stopped(family,
     finally:
         algo.stop()
     assert [r["step"] for r in resumed] == [5, 6]
+    # In another directory; and what it leaves there is whole, so that a third one could go on from it.
+    (kept,) = (tmp_path / "resumed" / "checkpoints").glob("step-*6")
+    for log in (tmp_path / "resumed" / "steps.jsonl", kept / "steps.jsonl"):
+        assert [r.step for r in StepLog(log).read()] == [1, 2, 3, 4, 5, 6]
     for key in ("digest", "prompts", "explorer_per_group", "refilled_groups", "explorer_only", "alpha"):
         assert [r[key] for r in resumed] == [r[key] for r in whole[4:]], key

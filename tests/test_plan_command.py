@@ -251,3 +251,15 @@ def test_live_asks_ray(family):
 def test_the_same_words_give_the_same_document(capsys, inventory):
     nodes = inventory("count: 2, gpus: 8, gpu: A100-40GB")
     assert planned(capsys, PAPER, "--inventory", nodes) == planned(capsys, PAPER, "--inventory", nodes)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(inventory):
+    """`s2l plan ... | head`: here the reader goes before anything is printed."""
+    words = ["plan", PAPER, "--inventory", inventory("gpus: 8, gpu: H100-80GB"), "--json"]
+    plan = subprocess.Popen(
+        [sys.executable, "-m", "s2l_ray", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    plan.stdout.close()
+    with plan.stderr as errors:
+        assert errors.read() == ""
+    assert plan.wait(60) == 141

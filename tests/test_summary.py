@@ -148,18 +148,21 @@ def test_a_number_that_is_not_finite_survives_as_nan(tmp_path):
     assert math.isnan(record.trainer["kl"]) and record.trainer["loss"] == 0.5
 
 
-def test_resume_drops_the_steps_after_the_checkpoint(tmp_path):
-    log = StepLog(tmp_path / "steps.jsonl")
+@pytest.mark.parametrize("resumed", ["steps.jsonl", "another.jsonl"])
+def test_resume_goes_on_from_the_checkpoints_steps(tmp_path, resumed):
+    """In the same run, which had gone on, and in another one, which has no steps of its own."""
+    log, kept = StepLog(tmp_path / "steps.jsonl"), tmp_path / "checkpoint.jsonl"
     for number in range(1, 6):
+        if number == 4:
+            log.copy_to(kept)
         log.append(step(number))
-    assert [r.step for r in log.truncate_after(3)] == [1, 2, 3]
+    log = StepLog(tmp_path / resumed)
+    log.restore(kept)
     log.append(step(4, reward=0.9))
     assert [(r.step, r.reward) for r in log.read()] == [(1, 0.4), (2, 0.4), (3, 0.4), (4, 0.9)]
-    assert log.truncate_after(0) == [] and log.path.read_text() == ""
-
-
-def test_resume_without_a_log_is_empty(tmp_path):
-    assert StepLog(tmp_path / "steps.jsonl").truncate_after(5) == []
+    log.clear()
+    log.clear()
+    assert log.read() == []
 
 
 def test_a_line_torn_at_any_byte_is_tolerated(tmp_path):

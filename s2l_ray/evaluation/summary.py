@@ -157,11 +157,12 @@ class StepLog:
         if self.path.exists():
             shutil.copyfile(self.path, path)
 
-    def truncate_after(self, step: int) -> list[StepRecord]:
-        """Keep the records up to `step`, which is the checkpoint's, and return them."""
-        if self.path.exists():
-            self._rewrite([row for row in self._rows() if row["step"] <= step])
-        return self.read()
+    def restore(self, path: Path) -> None:
+        """Be the log that was copied to `path`, whatever this one holds: later steps, or none of another run's."""
+        _replace(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
 
     def _rows(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -167,8 +167,8 @@ class SamplingEngine:
     async def close(self) -> None:
         """Stop the engine and its processes.
 
-        In the loop, where vLLM closes its sockets at once. From elsewhere it leaves that to the loop, and if the loop does
-        not run again, collecting the open sockets' context as garbage can wait for ever.
+        In the loop, where vLLM closes its sockets at once. Called from elsewhere, vLLM leaves that to the loop; if the
+        loop is over, garbage collection of the sockets' context can wait for ever.
         """
         self._llm.shutdown(timeout=2)
         # Now, not at interpreter exit: its finaliser would find half of vLLM's modules already gone.

@@ -1,0 +1,80 @@
+"""What a run measures on held-out problems, and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.evaluation.pass_at_k import evaluate_counts
+from s2l_ray.results import EvaluationRecord
+from s2l_ray.rollout import RolloutSummary, Source
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+ONCE = ("before", "explorer", "after")
+
+
+@dataclass
+class Evaluations:
+    """All of a run's so far."""
+
+    before: EvaluationRecord | None = None
+    """The learner's, before the first step."""
+    explorer: EvaluationRecord | None = None
+    """The explorer's, which training does not change."""
+    after: EvaluationRecord | None = None
+    """The learner's, after the last step."""
+    during: list[EvaluationRecord] = field(default_factory=list)
+    """The learner's in between (evaluation.every)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint's state."""
+        once = {when: record.to_json() for when in ONCE if (record := getattr(self, when)) is not None}
+        return {"evaluations": once, "during": [record.to_json() for record in self.during]}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Evaluations:
+        """Of a checkpoint's state."""
+        once = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
+        return cls(**once, during=[EvaluationRecord.from_json(row) for row in state["during"]])
+
+
+def measure(
+    config: Config,
+    problem_ids: Sequence[str],
+    rows: Sequence[RolloutSummary],
+    *,
+    step: int,
+    source: Source,
+    weight_version: int,
+    seconds: float,
+) -> EvaluationRecord:
+    """pass@k of evaluation rollouts, with intervals.
+
+    Args:
+        problem_ids: in the order of the held-out file.
+        rows: evaluation.samples of each, in any order.
+        step: after which they were sampled; 0: before training.
+        source: which sampled them, with `weight_version`.
+        seconds: that it took.
+    """
+    settings = config.evaluation
+    right = Counter(row.prompt_id for row in rows if row.status == "right")
+    correct = [right[problem_id] for problem_id in problem_ids]
+    pass_at, ci = evaluate_counts(correct, settings.samples, settings.k, settings.confidence, config.seed)
+    return EvaluationRecord(
+        step=step,
+        model=source,
+        weight_version=weight_version,
+        problems=len(correct),
+        samples=settings.samples,
+        pass_at=pass_at,
+        ci=ci,
+        reward=sum(row.reward for row in rows) / len(rows),
+        response_tokens=sum(row.response_tokens for row in rows),
+        correct=correct,
+        seconds=seconds,
+    )
