@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -163,16 +165,43 @@ def test_what_is_there_is_not_recorded_again(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path)) == 12 * 8 + 2
 
 
-def test_a_shard_is_due_by_size_or_by_age(tmp_path: Path) -> None:
-    by_age = new_bank(tmp_path, shard_age_s=0)
-    by_age.record(request("p1", 0), scored(request("p1", 0)))
-    assert len(shards_of(tmp_path)) == 1
+def test_a_shard_that_is_old_enough_is_written_though_nothing_more_comes(tmp_path: Path) -> None:
+    bank = new_bank(tmp_path, shard_age_s=0.1)
+    for _ in range(2):  # the second one's age counts from its own first rollout
+        asked = request("p1", 4 * len(shards_of(tmp_path)))
+        bank.record(asked, scored(asked))
+        eventually(lambda asked=asked: bank.covers([asked]) == [True])
+    assert [len(pq.read_table(shard)) for shard in shards_of(tmp_path)] == [4, 4]
+
+
+def test_an_old_shard_that_cannot_be_written_is_the_next_ones_error(tmp_path: Path) -> None:
+    bank = new_bank(tmp_path, shard_age_s=0.1)
+    folder = tmp_path / "made-by-hand"
+    folder.mkdir(exist_ok=True)
+    (folder / "shards").write_text("in the way")
+    bank.record(request("p1", 0), scored(request("p1", 0)))
+    eventually(lambda: bank._writer._overdue)
+    with pytest.raises(BankError, match="made-by-hand/shards"):
+        bank.record(request("p1", 4), scored(request("p1", 4)))
+    (folder / "shards").unlink()
+    bank.record(request("p1", 8), scored(request("p1", 8)))
+    assert [len(pq.read_table(shard)) for shard in shards_of(tmp_path)] == [12]  # nothing was lost
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_shard_is_due_by_size(tmp_path: Path) -> None:
     by_size = new_bank(tmp_path, shard_bytes=10**9, shard_age_s=10**9)
     by_size.record(request("p2", 0), scored(request("p2", 0)))
+    assert len(shards_of(tmp_path)) == 0
+    by_size.close()
+    by_size.close()
     assert len(shards_of(tmp_path)) == 1
-    by_size.close()
-    by_size.close()
-    assert len(shards_of(tmp_path)) == 2
 
 
 # ---- killed, and side by side ---------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class RolloutBank:
         self._digests = {prompt.id: prompt_digest(prompt) for prompt in prompts.values()}
         self._index = Index(self._digests, storage, settings.shards)
         self._reader = Reader(storage, settings.shards, cache_bytes)
-        self._writer = Writer(storage, settings.shards, shard_bytes, shard_age_s)
+        self._writer = Writer(storage, settings.shards, self._take_in, shard_bytes, shard_age_s)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class RolloutBank:
             if wanted.first + rollout.index in new
         ]
         if entries:
-            self._take_in(self._writer.add(entries))
+            self._writer.add(entries)
 
     def close(self) -> None:
         """Write what is still held.
@@ -121,9 +121,8 @@ class RolloutBank:
         Raises:
             BankError: it cannot be written.
         """
-        self._take_in(self._writer.flush())
+        self._writer.flush()
 
-    def _take_in(self, shard: str | None) -> None:
-        if shard is not None:
-            with self._lock:
-                self._index.add([shard])
+    def _take_in(self, shard: str) -> None:
+        with self._lock:
+            self._index.add([shard])
