@@ -189,7 +189,7 @@ def test_an_old_shard_that_cannot_be_written_is_the_next_ones_error(tmp_path: Pa
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

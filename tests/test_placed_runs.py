@@ -38,7 +38,7 @@ def trained(algo: S2LPO) -> list[dict]:
 
 def wait_for_gpus(count: int) -> None:
     """Until the cluster has so many free: nodes report it a moment after the group is removed."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while ray.available_resources().get("GPU") != count:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.1)

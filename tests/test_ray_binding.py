@@ -52,7 +52,7 @@ sit.actors = []
 
 
 def wait_until_free() -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
         assert time.monotonic() < deadline, free
         time.sleep(0.1)
