@@ -116,7 +116,7 @@ class MemoryBank:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
 
 
-def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=20.0, steps=6, **pipeline):
+def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=60.0, steps=6, **pipeline):
     settings = {
         "explore_ahead_steps": 1,
         "explore_ahead_bytes": 10**9,
@@ -150,7 +150,7 @@ def release(scheduler, version):
 
 
 def collect(scheduler, step):
-    return fetch(scheduler.collect.remote(step), 60, "collect")
+    return fetch(scheduler.collect.remote(step), 90, "collect")
 
 
 def asked(engine):
