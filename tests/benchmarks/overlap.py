@@ -72,6 +72,7 @@ def steps_of(family: Any, run_dir: Path, changes: dict[str, Any]) -> list[dict[s
             "schedule.steps": STEPS,
             "schedule.mix_steps": STEPS,
             "objective.explorer_negatives": 1.0,
+            "engines.learner.count": 1,  # it samples nothing here: a second one would only take swaps
             "checkpoint.every": STEPS,
             "tracking.enabled": False,
         }

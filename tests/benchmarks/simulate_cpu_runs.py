@@ -112,6 +112,8 @@ def make_run(family: Family, target: Path, overrides: dict[str, Any], *, evaluat
             "checkpoint.every": 1000,
             "tracking.enabled": False,
             "placement.hand_over": "off",
+            "engines.learner.count": 1,
+            "engines.learner.cpus": 0.5,
             "run_dir": str(target),
             **overrides,
         },

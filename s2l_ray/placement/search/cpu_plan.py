@@ -120,9 +120,9 @@ def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
     for role, cpus in bundles:
         node = next((n for n, left in enumerate(free) if left + 1e-9 >= cpus), None)
         if node is None:
-            asked = sum(amount for _, amount in bundles)
+            asked, article = sum(amount for _, amount in bundles), "an" if role == "explorer" else "a"
             return (
-                f"{len(bundles)} actors ask for {asked:g} CPUs, and no node has {cpus:g} left for a {role}: "
+                f"{len(bundles)} actors ask for {asked:g} CPUs, and no node has {cpus:g} left for {article} {role}: "
                 f"{frame.inventory.describe()}. Lower trainer.{{ranks,cpus}} or engines.*.{{count,cpus}}, or add nodes"
             )
         free[node] -= cpus
