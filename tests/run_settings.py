@@ -27,6 +27,7 @@ def run_config(family: Family, run_dir: Path) -> dict:
         "evaluation.samples": 4,
         "evaluation.k": [1, 2, 4],
         "engines.learner.count": 1,
+        "engines.learner.cpus": 0.5,
         "cluster.step_timeout_s": 120,
         "cluster.swap_timeout_s": 60,
     }
