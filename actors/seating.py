@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.bank import Bank, bank_options
-from actors.calls import TOKENS_ASIDE, fetch
+from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
 from actors.scheduler import Pipeline, Scheduler
@@ -175,8 +175,17 @@ class Seating:
             left_out=left_out,
         )
 
-    def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any], bank: Any | None = None) -> None:
+    def wait_ready(
+        self,
+        engines: Sequence[Engine],
+        verifiers: list[Any],
+        bank: Any | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """Until all of them answer.
+
+        Args:
+            progress: told every second how many of how many do.
 
         Raises:
             PlacementError: some do not within cluster.start_timeout_s.
@@ -187,8 +196,14 @@ class Seating:
         starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
         if bank is not None:
             starting[bank.ready.remote()] = "the bank"
-        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=timeout)
-        fetch(done, timeout, "starting")  # raises what an actor raised while it started
+
+        def tell(done: list[ray.ObjectRef]) -> None:
+            fetch(done, timeout, "starting")  # raises what an actor raised while it started
+            progress(len(done), len(starting))
+
+        watch(list(starting), timeout, tell)
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=0)
+        fetch(done, timeout, "starting")
         if late:
             names = sorted(starting[ref] for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")

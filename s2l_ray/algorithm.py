@@ -99,8 +99,7 @@ class S2LPO(Trainable):
             first_step,
             self._inputs.train,
             self._inputs.held_out,
-            progress=self._reporter.phase,
-            note=self._reporter.note,
+            reporter=self._reporter,
             left_out=self._left_out,
             bank=bank,
         )

@@ -185,6 +185,7 @@ def _add_family(commands: argparse._SubParsersAction) -> None:
     )
     build.add_argument("--to", type=Path, default=FAMILY_DIRECTORY, help="directory (default: %(default)s)")
     build.add_argument("--force", action="store_true", help="build again although it is there")
+    build.add_argument("--measure", action="store_true", help="also note each model's pass@k in manifest.json")
     build.set_defaults(run=_family_build)
     source = actions.add_parser(
         "import",
@@ -293,11 +294,13 @@ def _bank_import(arguments: argparse.Namespace) -> int:
 
 
 def _family_build(arguments: argparse.Namespace) -> int:
-    from s2l_ray.display import FamilyDisplay
+    from s2l_ray.display import TaskDisplay
     from s2l_ray.miniature.build import build_family
 
-    with FamilyDisplay() as display:
-        family = build_family(arguments.to, force=arguments.force, progress=display.progress)
+    with TaskDisplay() as display:
+        family = build_family(
+            arguments.to, force=arguments.force, measure=arguments.measure, progress=display.update
+        )
     print(f"embedded family: {family.small}, {family.large}; problems: {family.train}, {family.heldout}")
     return 0
 

@@ -9,6 +9,7 @@ import signal
 import time
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s2l_ray.bank.contents import fingerprint_of, made_with
@@ -131,7 +132,8 @@ def _record(task: Task, done: Progress, display: TaskDisplay) -> None:
     try:
         inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
         layout = plan_explorers(config, inventory)
-        with Exploration(config, layout, task.settings, task.train, display.say) as exploration:
+        started = partial(display.update, "actors started")
+        with Exploration(config, layout, task.settings, task.train, display.say, started) as exploration:
             for report in exploration.record(task.requests):
                 done.add(report)
                 display.update("recorded", done.rollouts, task.rollouts, f"{done.solved:.1%} right")

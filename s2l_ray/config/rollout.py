@@ -7,26 +7,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from s2l_ray.config.embedded import LocalPath
 from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
 class ModelsConfig(Section):
-    learner: str
-    """Directory (Hugging Face layout) of the large model that is trained."""
-    explorer: str
-    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control)."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute type of the engines and of the trainer's forward and backward."""
+    learner: LocalPath
+    """Directory (Hugging Face layout) of the large model that is trained; `embedded:large` is that of the family that
+    the package carries."""
+    explorer: LocalPath
+    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control). `embedded:small`
+    is carried by the package."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type of the engines and of the trainer's forward and backward. auto: bfloat16 where the devices compute
+    it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
     trust_remote_code: bool = False
     """Run Python code that a model directory carries. Off unless you trust the directory."""
 
 
 class DataConfig(Section):
-    train: str
-    """JSONL or Parquet file of training problems."""
-    eval: str | None = None
-    """The same for held-out problems; without it nothing is evaluated."""
+    train: LocalPath
+    """JSONL or Parquet file of training problems; `embedded:train.jsonl` is that of the embedded family."""
+    eval: LocalPath | None = None
+    """The same for held-out problems, such as `embedded:heldout.jsonl`; without it nothing is evaluated."""
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
     """Use only the first N rows."""

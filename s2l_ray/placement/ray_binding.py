@@ -117,22 +117,23 @@ def _gpu_model(node: str) -> dict[str, Any]:
         ) from error
     if found is None:
         return {"gpu": LOGICAL}
-    name, memory_bytes = found
+    name, memory_bytes, capability = found
+    known = {"gpu_memory_gb": memory_bytes / GB, "compute_capability": capability}
     try:
-        return {"gpu": canonical_name(name), "gpu_memory_gb": memory_bytes / GB}
+        return {"gpu": canonical_name(name), **known}
     except PlacementError:  # a card without known rates: those of the one nearest in memory stand in
-        return {"gpu_memory_gb": memory_bytes / GB}
+        return known
 
 
 @ray.remote(num_cpus=0)
-def _ask_nvidia_smi() -> tuple[str, int] | None:
-    """Name and bytes of this node's first GPU; None without nvidia-smi."""
+def _ask_nvidia_smi() -> tuple[str, int, float] | None:
+    """Name, bytes and compute capability of this node's first GPU; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return None
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     first = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
-    name, mebibytes = first.rsplit(",", 1)
-    return name.strip(), int(mebibytes) * 2**20
+    name, mebibytes, capability = first.rsplit(",", 2)
+    return name.strip(), int(mebibytes) * 2**20, float(capability)
 
 
 def reserve(
