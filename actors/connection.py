@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
 
 import ray
@@ -63,13 +62,16 @@ def on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_termination() -> Iterator[None]:
-    """What the program does when it is terminated stays: Ray puts a handler of its own in its place, which aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """What the program does when it is terminated stays: Ray would put a handler of its own in its place."""
+    if not callable(signal.getsignal(signal.SIGTERM)):
+        yield
+        return
+    utils = ray._private.utils
+    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        utils.set_sigterm_handler = before
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
+from s2l_ray.ending import Ended, ends_when_told
 from s2l_ray.errors import S2LError
 
 FAMILY_DIRECTORY = Path(".cache/family")
@@ -19,13 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run one sub-command.
 
     Returns:
-        The exit status: 0 done, 1 the user can mend it, 130 interrupted, 141 nobody reads what it prints (`| head`).
+        The exit status: 0 done, 1 the user can mend it, 141 nobody reads what it prints (`| head`); 128 + N ended by
+        signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
     try:
-        arguments = _parse(argv)
-        status = arguments.run(arguments) or 0
-        sys.stdout.flush()
-        return status
+        with ends_when_told():
+            arguments = _parse(argv)
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -34,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except Ended as told:
+        print("interrupted" if told.signal == signal.SIGINT else f"ended by {told.signal.name}", file=sys.stderr)
+        return told.status
 
 
 def _nobody_reads() -> bool:
@@ -245,12 +248,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import RunDisplay, final_table
     from s2l_ray.run_directory import next_free
 
-    config = next_free(load_config(arguments.config, arguments.overrides))
-    # Termination by a cluster or a time limit ends as Ctrl-C does: actors stopped, the run resumable.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    config, remark = next_free(load_config(arguments.config, arguments.overrides))
     from s2l_ray.algorithm import S2LPO
 
     with RunDisplay(config.schedule.steps, config.name) as display:
+        if remark:
+            display.note(remark)
         algorithm = S2LPO(config, display)
         try:
             while not algorithm.train()["done"]:

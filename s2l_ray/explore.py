@@ -5,7 +5,6 @@ Needs the explorer and the training problems alone: the learner need not be on t
 
 from __future__ import annotations
 
-import signal
 import time
 from argparse import Namespace
 from dataclasses import dataclass
@@ -126,9 +125,6 @@ def _record(task: Task, done: Progress, display: TaskDisplay) -> None:
 
     config = _located(task.config)
     owns_ray = connect(config.cluster.address)
-    # Termination by a cluster or a time limit ends as Ctrl-C does: what was sampled is written, actors are stopped. Set
-    # only now, since Ray sets its own when it starts, which aborts.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
         layout = plan_explorers(config, inventory)

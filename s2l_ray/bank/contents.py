@@ -54,7 +54,7 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
         "origin": origin,
         "models.explorer": model_digest(directory),
         "models.dtype": config.models.dtype,
-        "tokenizer": _tokenizer_digest(tokenizer),
+        "tokenizer": tokenizer_digest(tokenizer),
         "chat template": _digest(template),
         **{f"data.{key}": getattr(config.data, key) for key in ("chat", "system", "prompt")},
         **_verifier_fields(config.verifier.kind),
@@ -136,7 +136,7 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / "model.safetensors"]
 
 
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of the vocabulary, the special tokens and the encodings of some probes."""
     specials = [
         tokenizer.bos_token_id,

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
 from s2l_ray.evaluation.pass_at_k import paired_change
+from s2l_ray.files import replace_file
 from s2l_ray.mlflow_store import redact
 from s2l_ray.results import EvaluationRecord, StepRecord
 
@@ -124,7 +125,7 @@ def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Write `summary` so that readers see the old file or the whole new one."""
-    _replace(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    replace_file(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 class StepLog:
@@ -159,7 +160,7 @@ class StepLog:
 
     def restore(self, path: Path) -> None:
         """Be the log that was copied to `path`, whatever this one holds: later steps, or none of another run's."""
-        _replace(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
+        replace_file(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -193,7 +194,7 @@ class StepLog:
             self._rewrite(self._rows())
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        _replace(self.path, "".join(map(_line, rows)))
+        replace_file(self.path, "".join(map(_line, rows)))
 
 
 def describe_machine() -> dict[str, Any]:
@@ -284,13 +285,3 @@ def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
