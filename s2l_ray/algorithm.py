@@ -33,7 +33,8 @@ from s2l_ray.identity import measured_on
 from s2l_ray.inputs import load_inputs, located
 from s2l_ray.left_out import NAME as LEFT_OUT
 from s2l_ray.left_out import append_left_out, known_left_out
-from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.placement.search import make_plan
@@ -82,6 +83,9 @@ class S2LPO(Trainable):
         self._reporter.phase("checking models and data")
         self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
+        self._reporter.phase("starting Ray")
+        self._owns_ray = connect(self.settings.cluster.address)
+        inventory = self._take_inventory()
         self._run.adopt(self.settings, self._inputs.contents)
         checkpoint = self._run.to_resume(self.settings)
         bank = prepare_bank(self.settings, self._inputs.train)
@@ -91,10 +95,8 @@ class S2LPO(Trainable):
         self._evaluations = Evaluations()
         self._reporter.phase("opening MLflow")
         self._open_tracker()
-        self._reporter.phase("starting Ray")
-        self._owns_ray = connect(self.settings.cluster.address)
         self._reporter.phase("planning")
-        self.plan = self._make_plan()
+        self.plan = self._make_plan(inventory)
         self._graph = ActorGraph(
             self.settings,
             self.plan.layout,
@@ -115,13 +117,22 @@ class S2LPO(Trainable):
             self._times.resume_after(0)
             self._graph.swap(0)
 
-    def _make_plan(self) -> Plan:
-        """Who sits where, on the nodes that Ray has or on those that placement.inventory describes."""
+    def _take_inventory(self) -> Inventory:
+        """The nodes that Ray has, or those that placement.inventory describes; settles the type to compute in."""
         placement = self.settings.placement
-        if placement.tensor_parallel_across_nodes:
-            raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
         inventory = load_inventory(placement.inventory) if placement.inventory else live_inventory()
-        plan = make_plan(self.settings, inventory)
+        self._dtype = choose_dtype(self.settings, inventory, begun_with=self._run.dtype)
+        self.settings = self._dtype.applied_to(self.settings)
+        self._reporter.note(f"computing in {self._dtype.describe()}")
+        if self._dtype.advice:
+            self._reporter.note(self._dtype.advice)
+        return inventory
+
+    def _make_plan(self, inventory: Inventory) -> Plan:
+        """Who sits where."""
+        if self.settings.placement.tensor_parallel_across_nodes:
+            raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
+        plan = make_plan(self.settings, inventory, dtype=self._dtype)
         if not plan.fits:
             raise PlacementError("no placement: " + "; ".join(plan.problems))
         target = self._run.path / "plan.json"
@@ -322,6 +333,7 @@ class S2LPO(Trainable):
         self._graph.trainer.export(str(model.resolve()))
         self.summary = build_summary(
             config=self.settings,
+            dtype=self._dtype,
             steps=self._records,
             before=self._evaluations.before,
             after=self._evaluations.after,

@@ -58,6 +58,8 @@ def ends_when_told() -> Iterator[None]:
     def cut_off() -> None:
         # Waits from the start: a thread cannot be started safely inside a signal handler.
         first.wait()
+        if not told:
+            return
         time.sleep(GRACE_S)
         os.write(2, f"tidying up took more than {GRACE_S:g} s; ended without it\n".encode())
         os._exit(told[0].status)
@@ -70,6 +72,7 @@ def ends_when_told() -> Iterator[None]:
     try:
         yield
     finally:
+        first.set()
         if not told:  # else the process is about to end, and should not be disturbed in that either
             for number, handler in before.items():
                 signal.signal(number, handler)

