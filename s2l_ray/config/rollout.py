@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.config.section import Fractional, LocalPath, NonNegative, Positive, PositiveFloat, Section, YamlWord
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
 class ModelsConfig(Section):
-    learner: str
+    learner: LocalPath
     """Directory (Hugging Face layout) of the large model that is trained."""
-    explorer: str
+    explorer: LocalPath
     """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control)."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type of the engines and of the trainer's forward and backward."""
@@ -23,9 +23,9 @@ class ModelsConfig(Section):
 
 
 class DataConfig(Section):
-    train: str
+    train: LocalPath
     """JSONL or Parquet file of training problems."""
-    eval: str | None = None
+    eval: LocalPath | None = None
     """The same for held-out problems; without it nothing is evaluated."""
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
@@ -100,7 +100,7 @@ class RolloutConfig(Section):
     """So many more prompts are sampled per step than it takes; its groups are those that are whole first, and the
     others are stopped and left out. Short answers finish first, so this favours them. Which ones were left out is
     recorded in RUN_DIR/left_out.jsonl, and a step that is done again leaves out the same ones."""
-    replay_left_out: str | None = None
+    replay_left_out: LocalPath | None = None
     """left_out.jsonl of another run: its steps leave out the same groups, whatever finishes first here."""
     refill_rounds: NonNegative = 0
     """DAPO's dynamic sampling: groups whose rewards are all equal teach nothing; they are replaced by groups of further
