@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.rollout import RolloutSummary, SampleRequest, Source
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
+from s2l_ray.seeds import generator
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -59,7 +58,7 @@ class StepPlanner:
         groups of one prompt in one step could not be told apart.
         """
         epoch, position = divmod(step - 1, self._steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompt_ids))
+        order = generator(self.seed, epoch).permutation(len(self.prompt_ids))
         chosen = order[position * self.prompts_per_step : (position + 1) * self.prompts_per_step]
         return [self.prompt_ids[i] for i in chosen]
 
@@ -73,7 +72,7 @@ class StepPlanner:
         They stay where they are in the epochs, so that what a step replaces does not change any other step's prompts.
         """
         taken = set(self.prompts(step))
-        order = np.random.default_rng((self.seed, step, _SPARES)).permutation(len(self.prompt_ids))
+        order = generator(self.seed, step, _SPARES).permutation(len(self.prompt_ids))
         return [self.prompt_ids[i] for i in order if self.prompt_ids[i] not in taken]
 
     def requests(self, step: int, source: Source, prompt_ids: Sequence[str]) -> list[SampleRequest]:

@@ -3,6 +3,11 @@
 `load_config("configs/quickstart.yaml", ["schedule.mix_steps=8"])` reads the files that `extends:` names (relative to
 the file), the file, and the dotted overrides, in that order of increasing precedence. Unknown keys, wrong types and
 impossible values raise `ConfigError` with the key's full name.
+
+A key's type decides how its value is read. Text (a name, a prompt, a path) is what is written: `name=007` is "007" and
+`data.prompt={question} >` needs no quotes. In a file it is what YAML takes for the scalar, quoted or not; `${...}` is
+interpolated (write `\\${` for the characters) and `???` must be given by whoever uses the file. An override of a text
+key is verbatim. Where a key can be none, `null` says so; in a file, "null" in quotes is the text.
 """
 
 from __future__ import annotations

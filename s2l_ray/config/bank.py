@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from s2l_ray.config.section import Section, YamlWord
+from s2l_ray.config.section import LocalPath, Section, YamlWord
 
 
 class BankConfig(Section):
@@ -14,7 +14,7 @@ class BankConfig(Section):
     """`read`: every explorer rollout comes from the bank, no explorer engine is started, and what is missing is an
     error before anything starts; `write`: explorer rollouts are sampled and recorded; `readwrite`: those that the bank
     has are read, the others sampled and recorded. `bank: read` is short for `bank: {mode: read}`."""
-    path: str = "outputs/bank"
+    path: LocalPath = "outputs/bank"
     """Directory, s3://..., gs://... or, for another protocol of fsspec's, fsspec+PROTOCOL://...; recordings with
     different settings lie in it side by side."""
     recording: Annotated[str, Field(pattern="^[0-9a-f]{4,16}$")] | None = None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from s2l_ray.config.section import LocalPath
+
 PREFIX = "embedded:"
 DIRECTORY = Path(__file__).parents[1] / "miniature" / "family"
 PARTS = ("small", "large", "train.jsonl", "heldout.jsonl")
@@ -22,5 +24,5 @@ def _expand(text: str) -> str:
     return str(DIRECTORY / part)
 
 
-LocalPath = Annotated[str, AfterValidator(_expand)]
-"""A path, or the name of a part of the embedded family, which becomes its path."""
+SourcePath = Annotated[LocalPath, AfterValidator(_expand)]
+"""The path of what is read, or the name of a part of the embedded family, which becomes its path."""

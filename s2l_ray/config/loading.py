@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.run import Config
+from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
+
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What `read_yaml` raises."""
+LONGEST_SHOWN = 80
+"""Characters of a refused value that an error message repeats."""
+
+
+class ConfigFile(Config):
+    """What a file may hold."""
+
+    extends: str | tuple[str, ...] = ()
+    """Files that are read before this one, as paths relative to it."""
 
 
 def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None = None) -> Config:
@@ -20,29 +34,22 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
 
     Args:
         path: the file; its `extends:` (a path or a list of paths, relative to it) is read first.
-        overrides: dotted `key=value` strings, or a (nested or dotted) dictionary.
+        overrides: dotted `key=value` strings, or a (nested or dotted) dictionary. The text for a text key is taken as
+            it is given, `${...}` included, but `key=null` is none where the key can be none. Other values are YAML.
 
     Raises:
         ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is impossible.
     """
     merged = _read(Path(path), ())
+    layers = overrides.items() if isinstance(overrides, dict) else [_split(item) for item in overrides or []]
+    with_values = _from_python if isinstance(overrides, dict) else _from_word
     try:
-        if isinstance(overrides, dict):
-            for key, value in overrides.items():
-                OmegaConf.update(merged, key, _spelled_out({key: value})[key], merge=True)
-        else:
-            for item in overrides or []:  # one by one: a later one changes what it names, and nothing beside it
-                if "=" not in item:
-                    raise ConfigError(f"override {item!r}: write it as key=value")
-                merged = OmegaConf.merge(merged, _spelled_out(OmegaConf.from_dotlist([item])))
+        for key, value in layers:  # one by one: a later one changes what it names, and nothing beside it
+            merged = OmegaConf.merge(merged, _spelled_out(with_values(key, value)))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(
-            f"{path}: {error.full_key} must be given, as an override {error.full_key}=... or in a file"
-        ) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(_explain_omegaconf(error, str(path))) from error
     return parse_config(values, str(path))
 
 
@@ -54,48 +61,154 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
         raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> Any:
-    path = path.resolve()
-    if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist")
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    path, content = _content(path)
     if path in seen:
         raise ConfigError("extends goes in a circle: " + " -> ".join(str(p) for p in (*seen, path)))
     try:
-        own = OmegaConf.load(path)
-    except Exception as error:  # OmegaConf lets PyYAML's many error classes through
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not OmegaConf.is_dict(own):
-        raise ConfigError(f"{path} must be a mapping of keys to values")
+        own = read_yaml(content, ConfigFile)
+        if not isinstance(own, dict | None):
+            raise ConfigError(f"{path} must be a mapping of keys to values")
+        own = OmegaConf.create(_spelled_out(own or {}))
+        bases = _bases(own, path)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_omegaconf(error, str(path))) from error
+    except NOT_YAML as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], own)
+
+
+def _bases(own: DictConfig, path: Path) -> Sequence[str]:
+    """Takes `extends` out of a file's own keys."""
     bases = own.pop("extends", [])
-    bases = [bases] if isinstance(bases, str) else list(bases)
-    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], _spelled_out(own))
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, Sequence) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: extends must be the path of a file, or a list of such paths")
+    return bases
 
 
-def _spelled_out(layer: Any) -> Any:
+def _content(path: Path) -> tuple[Path, bytes]:
+    """The file's resolved path and what it holds."""
+    try:
+        path = path.resolve()
+        return path, path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+    except (RuntimeError, ValueError) as error:  # links that go in a circle, a NUL character
+        raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error}") from error
+
+
+def _spelled_out(layer: dict[str, Any]) -> dict[str, Any]:
     """`bank: read` as `bank: {mode: read}`, so that what another layer says of the bank stays."""
-    if "bank" in layer and not isinstance(layer["bank"], (Mapping, DictConfig)):
-        layer["bank"] = {"mode": layer["bank"]}
+    if "bank" in layer and not isinstance(layer["bank"], Mapping):
+        return layer | {"bank": {"mode": layer["bank"]}}
     return layer
+
+
+# ---- overrides ------------------------------------------------------------------------------------------------------
+
+
+def _split(item: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"override {_short(item)}: write it as key=value")
+    return key, value
+
+
+def _from_word(key: str, value: str) -> dict[str, Any]:
+    """The layer that `key=value` is."""
+    key_type = _type_at(key)
+    if is_text(key_type):
+        return _nested(key, None if value == "null" and can_be_none(key_type) else literal(value))
+    try:
+        return _nested(key, read_yaml(value, key_type))
+    except NOT_YAML as error:
+        item = _short(f"{key}={value}")
+        raise ConfigError(f"override {item}: the value is not valid YAML: {_one_line(error)}") from error
+
+
+def _from_python(key: str, value: Any) -> dict[str, Any]:
+    return _nested(key, from_python(value, _type_at(key)))
+
+
+def _type_at(key: str) -> Any:
+    """What a dotted key holds."""
+    if not isinstance(key, str) or not all(key.split(".")):
+        raise ConfigError(f"override {key!r}: that is not a key; keys are written like schedule.steps")
+    key_type: Any = Config
+    path: list[str] = []
+    for part in key.split("."):
+        section = section_of(key_type)
+        if section is None:
+            raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
+        path.append(part)
+        if part not in section.model_fields:
+            raise ConfigError(f"override {key!r}: {_unknown(path, section)}")
+        key_type = type_of(section, part)
+    return key_type
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+# ---- what is wrong, in a line each ----------------------------------------------------------------------------------
 
 
 def _explain(error: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
+    given = error["input"]
     if error["type"] == "extra_forbidden":
-        valid = _keys_of(error["loc"][:-1])
-        nearest = difflib.get_close_matches(str(error["loc"][-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
-        return f"  {key}: unknown key; {hint}"
+        return f"  {_unknown(error['loc'], _section_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"  {key}: missing; give it a value"
     message = error["msg"].removeprefix("Value error, ")
-    given = error["input"]
-    return f"  {key + ': ' if key else ''}{message}" + (
-        "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
-    )
+    if error["type"] in ("model_type", "dict_type"):
+        message = "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
+    if error["type"] == "string_type" and isinstance(given, dict | list | tuple):
+        message = "must be text; put it in quotes"
+    shown = "" if given is None or isinstance(given, (dict, BaseModel)) else f" (got {_short(given)})"
+    return f"  {key + ': ' if key else ''}{message}{shown}"
 
 
-def _keys_of(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
+def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
+    valid = sorted(section.model_fields)
+    nearest = difflib.get_close_matches(str(path[-1]), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
+    return f"{'.'.join(map(str, path))}: unknown key; {hint}"
+
+
+def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
     for part in location:
-        model = model.model_fields[part].annotation
-    return sorted(model.model_fields)
+        section = section_of(type_of(section, part)) or section
+    return section
+
+
+def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
+    key = error.full_key
+    if isinstance(error, MissingMandatoryValue):
+        return f"{where}: {key} must be given, as an override {key}=... or in a file"
+    hint = "; for these characters themselves write \\${" if isinstance(error, GrammarParseError) else ""
+    return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"
+
+
+def _one_line(error: Exception) -> str:
+    """Of a YAML error: what and where, without the excerpt."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"{problem} at line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 3] + "..."

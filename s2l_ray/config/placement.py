@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from s2l_ray.config.section import Section, YamlWord
+from s2l_ray.config.section import LocalPath, Section, YamlWord
 
 
 class PlacementConfig(Section):
@@ -24,7 +24,7 @@ class PlacementConfig(Section):
     between the first two steps at which they are ready."""
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """What actors are placed on. auto: GPUs if the cluster has any, else CPUs."""
-    inventory: str | None = None
+    inventory: LocalPath | None = None
     """YAML file that describes the nodes (see `s2l plan --help`), for clusters whose nodes do not exist yet
     (autoscaling); default: the nodes that Ray has."""
     headroom: Annotated[float, Field(ge=0, lt=0.5)] = 0.05

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s2l_ray.config.embedded import LocalPath
+from s2l_ray.config.embedded import SourcePath
 from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
 class ModelsConfig(Section):
-    learner: LocalPath
+    learner: SourcePath
     """Directory (Hugging Face layout) of the large model that is trained; `embedded:large` is that of the family that
     the package carries."""
-    explorer: LocalPath
-    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control). `embedded:small`
-    is carried by the package."""
+    explorer: SourcePath
+    """Directory of the frozen small model of the same family, or `embedded:small`. May equal `learner` (the schedule-only
+    control)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type of the engines and of the trainer's forward and backward. auto: bfloat16 where the devices compute
     it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
@@ -27,9 +27,9 @@ class ModelsConfig(Section):
 
 
 class DataConfig(Section):
-    train: LocalPath
+    train: SourcePath
     """JSONL or Parquet file of training problems; `embedded:train.jsonl` is that of the embedded family."""
-    eval: LocalPath | None = None
+    eval: SourcePath | None = None
     """The same for held-out problems, such as `embedded:heldout.jsonl`; without it nothing is evaluated."""
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
@@ -104,7 +104,7 @@ class RolloutConfig(Section):
     """So many more prompts are sampled per step than it takes; its groups are those that are whole first, and the
     others are stopped and left out. Short answers finish first, so this favours them. Which ones were left out is
     recorded in RUN_DIR/left_out.jsonl, and a step that is done again leaves out the same ones."""
-    replay_left_out: str | None = None
+    replay_left_out: SourcePath | None = None
     """left_out.jsonl of another run: its steps leave out the same groups, whatever finishes first here."""
     refill_rounds: NonNegative = 0
     """DAPO's dynamic sampling: groups whose rewards are all equal teach nothing; they are replaced by groups of further

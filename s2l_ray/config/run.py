@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,8 +21,15 @@ from s2l_ray.config.rollout import (
     ScheduleConfig,
     VerifierConfig,
 )
-from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.section import LocalPath, NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.text import literal
 from s2l_ray.config.trainer import TrainerConfig
+
+NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
+TAKEN_IN_OUTPUTS = ("bank", "mlartifacts", "mlflow.db")
+"""What else lies in outputs/ by default."""
+LONGEST_RUN_DIRECTORY = 200
+"""Bytes: leaves room for -2, -3, ..."""
 
 
 class EngineConfig(Section):
@@ -96,9 +105,10 @@ class Config(Section):
     """A whole run."""
 
     name: str = "run"
-    run_dir: str | None = None
-    """Default: outputs/NAME."""
-    resume: str = "auto"
+    """Any text; what MLflow and the screen call the run."""
+    run_dir: LocalPath | None = None
+    """Default: outputs/NAME. Of a name that cannot be a directory there (a/b, say), outputs/a_b-DIGEST."""
+    resume: LocalPath = "auto"
     """auto: go on from the newest checkpoint of run_dir if there is one; never: refuse a run_dir with results;
     or the path of a checkpoint."""
     seed: int = 1
@@ -186,11 +196,24 @@ class Config(Section):
 
     @property
     def run_path(self) -> Path:
-        return Path(self.run_dir or Path("outputs") / self.name)
+        return Path(self.run_dir or Path("outputs") / directory_name(self.name))
 
     def max_model_len(self, kind: Literal["explorer", "learner"]) -> int:
         return getattr(self.engines, kind).max_model_len or self.data.max_prompt_tokens + self.rollout.max_tokens
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+        return OmegaConf.to_yaml(OmegaConf.create(literal(self.model_dump(mode="json"))))
+
+
+def directory_name(name: str) -> str:
+    """The name itself where it can be a directory of outputs/; else what of it can, and a digest of the whole name."""
+    encoded = name.encode()
+    if (
+        name not in ("", ".", "..", *TAKEN_IN_OUTPUTS)
+        and not re.search(NOT_IN_A_FILE_NAME, name)
+        and len(encoded) <= LONGEST_RUN_DIRECTORY
+    ):
+        return name
+    kept = re.sub(NOT_IN_A_FILE_NAME, "_", name).encode()[: LONGEST_RUN_DIRECTORY // 2].decode(errors="ignore")
+    return f"{kept or 'run'}-{hashlib.blake2b(encoded, digest_size=4).hexdigest()}"

@@ -17,6 +17,8 @@ from math import comb
 
 import numpy as np
 
+from s2l_ray.seeds import generator
+
 RESAMPLES = 10_000
 
 
@@ -95,7 +97,7 @@ def _bootstrap(
     """Mean of `values` [distinct counts, k], weighted by `problems` [distinct counts], and its percentile interval."""
     total = problems.sum()
     means = problems @ values / total
-    resampled = np.random.default_rng(seed).multinomial(total, problems / total, size=RESAMPLES) @ values / total
+    resampled = generator(seed).multinomial(total, problems / total, size=RESAMPLES) @ values / total
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     estimates = {i: float(mean) for i, mean in zip(k, means, strict=True)}
     return estimates, {i: (float(a), float(b)) for i, a, b in zip(k, low, high, strict=True)}

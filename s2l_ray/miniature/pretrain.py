@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_ray.miniature.countdown import Problem
+from s2l_ray.seeds import word
 
 HEAD_DIM = 32
 MAX_POSITIONS = 1024  # far beyond 25 tokens, so that default prompt and response limits fit
@@ -63,7 +64,7 @@ def pretrain(
     if len(problems) < how.batch_size:
         raise ValueError(f"{len(problems)} problems do not fill one batch of {how.batch_size}")
     sequences, prompt_tokens = encode(problems, tokenizer)
-    torch.manual_seed(how.seed)
+    torch.manual_seed(word(how.seed))
     model = Qwen3ForCausalLM(model_config(shape, tokenizer))
     model.set_attn_implementation("eager")  # on a CPU the fused bfloat16 kernel's backward costs 40% of a step
     loss = _train(model, sequences, prompt_tokens, how, report)
@@ -133,7 +134,7 @@ def _train(
 
 def _batches(sequences: torch.Tensor, how: Optimisation) -> Iterator[torch.Tensor]:
     """Full batches of each epoch's own shuffle; the rows left over differ from epoch to epoch."""
-    generator = torch.Generator().manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(word(how.seed))
     for _ in range(how.epochs):
         order = torch.randperm(len(sequences), generator=generator)
         for rows in order.split(how.batch_size):

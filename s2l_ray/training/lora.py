@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from s2l_ray.errors import ConfigError
+from s2l_ray.seeds import word
 
 if TYPE_CHECKING:
     from s2l_ray.config import TrainerConfig
@@ -41,7 +42,7 @@ def add_adapters(model: PreTrainedModel, config: TrainerConfig, *, seed: int) ->
             f"it has {', '.join(sorted(linear))}"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(word(seed))
         adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=sorted(targets))
         inject_adapter_in_model(adapters, model, ADAPTER)
 

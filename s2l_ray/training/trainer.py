@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
 from s2l_ray.rollout import RolloutGroup
+from s2l_ray.seeds import word
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from s2l_ray.training.clock import Part, UpdateClock
 from s2l_ray.training.determinism import compute_deterministically
@@ -89,8 +90,10 @@ class PolicyTrainer:
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
         )
-        for seeded in (random.seed, np.random.seed, torch.manual_seed):
-            seeded(seed + rank)
+        number = word(seed + rank)
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        torch.manual_seed(number)
         self.policy = self._load_policy(adapter_seed=seed)
         checkpointing = trainer.gradient_checkpointing
         if checkpointing == "on" or (checkpointing == "auto" and device == "cuda"):

@@ -25,6 +25,7 @@ from s2l_ray.placement.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.placement.workload import Split, phases, workload
 from s2l_ray.rollout import Source
 from s2l_ray.scheduling import balance, mini_batches
+from s2l_ray.seeds import generator
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -102,7 +103,7 @@ class _Run:
         for seat in self._layout.phases[-1].seats:
             if seat.role == "learner":
                 self._engines[seat.role, seat.index] = self._engine(seat, 0.0, 0)
-        rng = np.random.default_rng((self._config.seed, 0))
+        rng = generator(self._config.seed, 0)
         lengths = rng.choice(np.array(self._constants.lengths["learner"]), size=(problems, samples)).tolist()
         tasks = [self._env.process(self._roll_out(0, "learner", row)) for row in lengths]
         self._env.run(simpy.AllOf(self._env, tasks))
@@ -213,7 +214,7 @@ class _Run:
 
     def _lengths(self, step: int, source: Source) -> np.ndarray:
         """Response tokens, int [prompts, rollouts of this source]: the same on every layout."""
-        rng = np.random.default_rng((self._config.seed, step, SOURCES.index(source)))
+        rng = generator(self._config.seed, step, SOURCES.index(source))
         shape = (self._work.prompts, self._count(step, source))
         if shape[1] == 0:  # a source that never samples has no lengths to draw from
             return np.empty(shape, int)
@@ -273,7 +274,7 @@ class _Run:
         over_the_batch = objective.advantage.startswith("reinforce++")  # no advantage is 0 then
         if solved is None or over_the_batch or (objective.kl > 0 and objective.kl_in == "loss"):
             return {source: np.ones((self._work.prompts, count)) for source, count in counts.items()}
-        rng = np.random.default_rng((self._config.seed, step, len(SOURCES)))
+        rng = generator(self._config.seed, step, len(SOURCES))
         right = solved.draw(rng, self._work.prompts, counts)
         solutions = sum(found.sum(axis=1) for found in right.values())
         varied = ((solutions > 0) & (solutions < sum(counts.values())))[:, None]
