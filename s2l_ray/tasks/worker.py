@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
-from s2l_ray.tasks.verifiers import BUILT_IN, Verifier, VerifierError, resolve_verifier
+from s2l_ray.tasks.verifiers import BUILT_IN, Verifier, resolve_verifier
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space of a worker with a built-in verifier: 9**9**9**9 must not take the machine's memory."""
@@ -72,7 +72,7 @@ def checked(verifier: Verifier, item: Sequence[str]) -> Entry:
 
 def _told(error: BaseException) -> str:
     """One line on what was raised, and where."""
-    if isinstance(error, VerifierError):
+    if isinstance(error, S2LError):
         return str(error)
     what = traceback.format_exception_only(error)[-1].strip()  # not str(error), which may raise in turn
     code, line = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-1]
