@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -23,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0 done, 1 the user can mend it, 141 nobody reads what it prints (`| head`); 128 + N ended by
         signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack any character of ours
     try:
         with ends_when_told():
             arguments = _parse(argv)
@@ -220,7 +224,7 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser(
         "verify",
         help="check answers in a file",
-        description='Check rows of {"answer": gold, "response": text}: right, wrong, unparsable or timeout.',
+        description='Check rows of {"answer": gold, "response": text}: right, wrong, unparsable, timeout or failed.',
     )
     verify.add_argument("file", type=Path, help="JSONL file")
     verify.add_argument("--to", type=Path, default=None, help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
@@ -332,7 +336,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
-    return 0
+    if summary.failure is not None:
+        print(f"{summary.counts['failed']} rows could not be checked, the first: {summary.failure}", file=sys.stderr)
+    return 1 if summary.counts["failed"] == summary.rows else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
