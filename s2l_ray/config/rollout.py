@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from s2l_ray.config.embedded import SourcePath
-from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.config.section import Fractional, LocalPath, NonNegative, Positive, PositiveFloat, Section, YamlWord
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
@@ -104,7 +104,7 @@ class RolloutConfig(Section):
     """So many more prompts are sampled per step than it takes; its groups are those that are whole first, and the
     others are stopped and left out. Short answers finish first, so this favours them. Which ones were left out is
     recorded in RUN_DIR/left_out.jsonl, and a step that is done again leaves out the same ones."""
-    replay_left_out: SourcePath | None = None
+    replay_left_out: LocalPath | None = None
     """left_out.jsonl of another run: its steps leave out the same groups, whatever finishes first here."""
     refill_rounds: NonNegative = 0
     """DAPO's dynamic sampling: groups whose rewards are all equal teach nothing; they are replaced by groups of further
