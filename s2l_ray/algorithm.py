@@ -22,6 +22,7 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.swaps import SwapReport
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
@@ -40,7 +41,7 @@ from s2l_ray.remarks import remarks
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import Source
-from s2l_ray.run_directory import STEPS, RunDirectory, read_state, write_state
+from s2l_ray.run_directory import STEPS, RunDirectory, begun_on, read_state, write_state
 from s2l_ray.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
@@ -76,8 +77,9 @@ class S2LPO(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
-        self.settings = located(parse_config(config))
+        settings = located(parse_config(config))
         self._reporter.phase("checking models and data")
+        self.settings = dated(settings, begun_on(settings), bank=settings.bank.mode != "off")
         self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
         bank = prepare_bank(self.settings, self._inputs.train)
@@ -273,6 +275,11 @@ class S2LPO(Trainable):
         """
         directory = Path(checkpoint).resolve()
         state = read_state(directory)
+        if state.get("date") != self._date:
+            raise ConfigError(
+                f"{directory} was trained on prompts that name the day {state.get('date')}, this run's name "
+                f"{self._date}; set data.date"
+            )
         self._graph.trainer.load(str(directory / "trainer"))
         self._step = self._iteration = state["step"]
         self._records = StepLog(directory / STEPS).read()
@@ -292,7 +299,12 @@ class S2LPO(Trainable):
 
         Prompts, split and seeds of a step are functions of its number alone.
         """
-        return {"step": self._step, **self._evaluations.to_json()}
+        return {"step": self._step, "date": self._date, **self._evaluations.to_json()}
+
+    @property
+    def _date(self) -> str | None:
+        """The day that the prompts name."""
+        return self.settings.data.date and self.settings.data.date.isoformat()
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""

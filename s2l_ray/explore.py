@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s2l_ray.bank.contents import fingerprint_of, made_with
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.needed import every_request, needed_requests
 from s2l_ray.bank.preparing import settings_of, training_prompts
 from s2l_ray.bank.recording import create
@@ -100,6 +101,7 @@ def plan_recording(config: Config, rollouts: int | None = None) -> Task:
         raise ConfigError(
             "bank.recording: s2l explore records under this configuration's own fingerprint; leave it out"
         )
+    config = dated(config, bank=True)
     train = training_prompts(config)
     ids = [prompt.id for prompt in train]
     wanted = every_request(config, ids, rollouts) if rollouts else needed_requests(config, ids)

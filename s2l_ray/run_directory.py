@@ -13,6 +13,7 @@ summary.json, figures/  at the end
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import json
 import os
@@ -148,6 +149,21 @@ def next_free(config: Config) -> Config:
 
 def _is_finished(path: Path) -> bool:
     return (path / "summary.json").exists()
+
+
+def begun_on(config: Config) -> datetime.date | None:
+    """data.date of the run that a run with this configuration goes on with; None: it has none, or nothing goes on.
+
+    Raises:
+        ConfigError: `resume` names no whole checkpoint, or the directory's config.yaml cannot be read.
+    """
+    before = config.run_path / "config.yaml"
+    if before.exists():
+        return load_config(before).data.date
+    if config.resume in ("auto", "never"):
+        return None
+    date = read_state(Path(config.resume)).get("date")
+    return date and datetime.date.fromisoformat(date)
 
 
 def write_state(directory: Path, state: dict[str, Any]) -> None:

@@ -203,7 +203,7 @@ def test_prompts_that_cannot_be_used(tokenizer):
         render_prompts([PROBLEM], tokenizer, DataConfig(train="x", chat=False, max_prompt_tokens=5))
     assert len(render_prompts([PROBLEM], tokenizer, DataConfig(train="x", chat=False, max_prompt_tokens=6))) == 1
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(ModelError, match=r"refuses prompt p-1 \(no system role\)"):
+    with pytest.raises(ModelError, match=r"fails on prompt p-1 \(no system role\)"):
         render_prompts([PROBLEM], tokenizer, DataConfig(train="x", system="brief"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -34,6 +35,12 @@ class DataConfig(Section):
     """Render questions with the tokenizer's chat template; off: `prompt` alone."""
     system: str | None = None
     """System message, with `chat` only."""
+    chat_template: str | None = None
+    """Name of the chat template, of a tokenizer that has several; default: the one that is named default."""
+    date: datetime.date | None = None
+    """The day (YYYY-MM-DD) that a chat template which writes today's date gets. Default: that of the bank's recording
+    which the run reads or adds to, else the day on which the run begins; a run that goes on keeps its day. Templates
+    without a date leave it null."""
     prompt: str = "{question}"
     """What the question is put into before the template; must contain {question}."""
     max_prompt_tokens: Positive = 512
@@ -42,8 +49,9 @@ class DataConfig(Section):
     def _has_question(self) -> DataConfig:
         if "{question}" not in self.prompt:
             raise ValueError("prompt must contain {question}")
-        if self.system is not None and not self.chat:
-            raise ValueError("system needs chat: true")
+        for key in ("system", "chat_template", "date"):
+            if getattr(self, key) is not None and not self.chat:
+                raise ValueError(f"{key} needs chat: true")
         return self
 
 
