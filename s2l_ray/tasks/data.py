@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.tasks import git_lfs
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,17 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The (1-based number, record) pairs of a JSONL or Parquet file; blank lines are skipped.
 
     Raises:
-        DataError: the file is missing or of another type, or a line is not a JSON object in UTF-8.
+        DataError: the file is missing, unreadable or of another type, or a line is not a JSON object in UTF-8.
     """
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+        pointer = git_lfs.is_pointer(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if pointer:
+        raise DataError(f"{path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown type {path.suffix!r}; rename or convert it to {' or '.join(readers)}")
     return readers[path.suffix](path)
