@@ -25,6 +25,7 @@ from actors.swaps import SwapReport
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.held_out import Evaluations, measure
@@ -124,7 +125,7 @@ class S2LPO(Trainable):
         if not plan.fits:
             raise PlacementError("no placement: " + "; ".join(plan.problems))
         target = self._run.path / "plan.json"
-        target.write_text(plan_json(plan))
+        write_whole(target, plan_json(plan))
         self._tracker.log_artifact(target)
         return plan
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_ray.disk import append, write_whole
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollout import Prompt
 from s2l_ray.scheduling import StepPlanner, step_planner
@@ -27,9 +28,8 @@ def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
     whole = path.read_text(encoding="utf-8") if path.exists() else ""
     complete = whole[: whole.rfind("\n") + 1]
     if complete != whole:
-        path.write_text(complete, encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(row)
+        write_whole(path, complete)
+    append(path, row)
 
 
 def read_left_out(path: Path) -> dict[int, list[str]]:

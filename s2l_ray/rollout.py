@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import GroupError
 
 Source = Literal["explorer", "learner"]
@@ -281,8 +282,7 @@ def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
         for group in groups
         for r in group.rollouts
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:

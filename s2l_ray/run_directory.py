@@ -16,12 +16,12 @@ from __future__ import annotations
 import datetime
 import fcntl
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import IO, Any
 
 from s2l_ray.config import Config, load_config
+from s2l_ray.disk import write_whole, writing
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation.summary import StepLog
 
@@ -68,10 +68,12 @@ class RunDirectory:
         Raises:
             ConfigError: another process is writing to it; `resume: never` and it holds a run; or the run that it holds
                 was configured differently (the keys that differ are named).
+            DiskError: the directory cannot be written to.
         """
         path = config.run_path
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / ".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,7 +86,8 @@ class RunDirectory:
                     f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto"
                 )
             _check_same(load_config(before), config, path)
-        _write(before, config.to_yaml())
+        write_whole(before, config.to_yaml())
+        run._drop_unfinished()
         return run
 
     @property
@@ -103,23 +106,31 @@ class RunDirectory:
             return Path(resume).resolve()
         return self.checkpoints[-1][1] if self.checkpoints else None
 
+    def _drop_unfinished(self) -> None:
+        """What a run that ended while it saved left behind: it takes room, and is no checkpoint."""
+        for directory in (self.path / "checkpoints").glob("step-*"):
+            if not (directory / "state.json").exists():
+                shutil.rmtree(directory, ignore_errors=True)
+
     def begin_checkpoint(self, step: int) -> Path:
         """An empty directory to write the checkpoint of `step` into; nothing counts until `commit_checkpoint`."""
         target = self.path / "checkpoints" / f"step-{step:06d}"
         shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        with writing(target):
+            target.mkdir(parents=True)
         return target
 
     def commit_checkpoint(self, target: Path, state: dict[str, Any], keep: int) -> None:
         """Make it whole, in one rename, and drop all but the `keep` newest."""
         write_state(target, state)
         for _, old in self.checkpoints[:-keep]:
-            (old / "state.json").unlink()  # first, so that a half-deleted directory is not a checkpoint
-            shutil.rmtree(old)
+            with writing(old):
+                (old / "state.json").unlink()  # first, so that a half-deleted directory is not a checkpoint
+                shutil.rmtree(old)
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""
-        _write(self.path / "run.json", json.dumps(self.remembered() | values, indent=2) + "\n")
+        write_whole(self.path / "run.json", json.dumps(self.remembered() | values, indent=2) + "\n")
 
     def remembered(self) -> dict[str, Any]:
         path = self.path / "run.json"
@@ -167,7 +178,7 @@ def begun_on(config: Config) -> datetime.date | None:
 
 
 def write_state(directory: Path, state: dict[str, Any]) -> None:
-    _write(directory / "state.json", json.dumps(state, indent=2) + "\n")
+    write_whole(directory / "state.json", json.dumps(state, indent=2) + "\n")
 
 
 def read_state(directory: Path) -> dict[str, Any]:
@@ -199,9 +210,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from s2l_ray.disk import writing
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Verdict, VerdictStatus
 from s2l_ray.tasks.data import final_answer, optional_id, read_rows
@@ -115,10 +116,13 @@ def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[d
     if target is None:
         yield from lines
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8", buffering=1) as out:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        out = partial.open("w", encoding="utf-8", buffering=1)
+    with out:
         for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            with writing(target):
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
             yield line
     os.replace(partial, target)
