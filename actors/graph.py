@@ -274,7 +274,9 @@ class ActorGraph:
 
     def _watched(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
         """Results of the scheduler's that take long: the reporter hears how far they are."""
-        watch(refs, self._bound, lambda _: self._reporter.progress(*self._call(self._scheduler.progress.remote(), what)))
+        watch(
+            refs, self._bound, lambda _: self._reporter.progress(*self._call(self._scheduler.progress.remote(), what))
+        )
         return self._call(refs, what)
 
     def _call(self, refs: Any, what: str) -> Any:

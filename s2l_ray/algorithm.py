@@ -22,9 +22,11 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.swaps import SwapReport
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.checkpoints import STEPS, Checkpoint, read_checkpoint, write_state
 from s2l_ray.config import Config, parse_config
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.held_out import Evaluations, measure
@@ -43,7 +45,7 @@ from s2l_ray.remarks import remarks
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import Source
-from s2l_ray.run_directory import RunDirectory
+from s2l_ray.run_directory import RunDirectory, begun_on
 from s2l_ray.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
@@ -79,8 +81,9 @@ class S2LPO(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
-        self.settings = located(parse_config(config))
+        settings = located(parse_config(config))
         self._reporter.phase("checking models and data")
+        self.settings = dated(settings, begun_on(settings), bank=settings.bank.mode != "off")
         self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
         self._reporter.phase("starting Ray")
@@ -136,7 +139,7 @@ class S2LPO(Trainable):
         if not plan.fits:
             raise PlacementError("no placement: " + "; ".join(plan.problems))
         target = self._run.path / "plan.json"
-        target.write_text(plan_json(plan))
+        write_whole(target, plan_json(plan))
         self._tracker.log_artifact(target)
         return plan
 
@@ -316,6 +319,7 @@ class S2LPO(Trainable):
             **self._evaluations.to_json(),
             "learner": self._run.learner,
             "measured_on": self._measured_on,
+            "date": (date := self.settings.data.date) and date.isoformat(),
         }
 
     @property

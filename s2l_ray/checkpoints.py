@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.disk import read_json, write_whole
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.summary import StepLog
-from s2l_ray.files import read_json, replace_file
 from s2l_ray.results import StepRecord
 
 STATE = "state.json"
@@ -37,7 +37,7 @@ class Checkpoint:
 
 def write_state(directory: Path, state: dict[str, Any]) -> None:
     """Make the directory a whole checkpoint."""
-    replace_file(directory / STATE, json.dumps(state, indent=2) + "\n")
+    write_whole(directory / STATE, json.dumps(state, indent=2) + "\n")
 
 
 def read_state(directory: Path) -> dict[str, Any]:

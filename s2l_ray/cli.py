@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
+from s2l_ray.disk import refusal
 from s2l_ray.ending import Ended, ends_when_told
 from s2l_ray.errors import S2LError
 
@@ -40,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (refused := refusal(error, error.filename or "a file")) is None:
+            raise
+        print(f"error: {refused}", file=sys.stderr)
         return 1
     except Ended as told:
         print("interrupted" if told.signal == signal.SIGINT else f"ended by {told.signal.name}", file=sys.stderr)
@@ -305,9 +311,7 @@ def _family_build(arguments: argparse.Namespace) -> int:
     from s2l_ray.miniature.build import build_family
 
     with TaskDisplay() as display:
-        family = build_family(
-            arguments.to, force=arguments.force, measure=arguments.measure, progress=display.update
-        )
+        family = build_family(arguments.to, force=arguments.force, measure=arguments.measure, progress=display.update)
     print(f"embedded family: {family.small}, {family.large}; problems: {family.train}, {family.heldout}")
     return 0
 

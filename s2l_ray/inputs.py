@@ -8,7 +8,7 @@ from pathlib import Path
 from s2l_ray.config import Config
 from s2l_ray.identity import contents_of
 from s2l_ray.rollout import Prompt
-from s2l_ray.tasks.compat import check_models
+from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from s2l_ray.tasks.verifiers import check_importable
@@ -38,6 +38,8 @@ def load_inputs(config: Config) -> Inputs:
     models, data = config.models, config.data
     check_importable(config.verifier.kind)
     check_models(models.learner, models.explorer, models.trust_remote_code)
+    for kind in ("learner", "explorer"):
+        check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
     problems = {"train": load_problems(data.train, data.train_limit)}
     if data.eval:
         problems["eval"] = load_problems(data.eval, data.eval_limit)

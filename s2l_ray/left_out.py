@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_ray.disk import append, write_whole
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollout import Prompt
 from s2l_ray.scheduling import StepPlanner, step_planner
@@ -24,10 +25,11 @@ NAME = "left_out.jsonl"
 def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
     """Add a row {"step": ..., "left_out": [prompt ids]}, on a line of its own whatever a crash left at the end."""
     row = json.dumps({"step": step, "left_out": prompt_ids}) + "\n"
-    whole = path.read_bytes() if path.exists() else b""
-    with path.open("ab") as file:
-        file.truncate(whole.rfind(b"\n") + 1)
-        file.write(row.encode("ascii"))
+    whole = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    complete = whole[: whole.rfind("\n") + 1]
+    if complete != whole:
+        write_whole(path, complete)
+    append(path, row)
 
 
 def read_left_out(path: Path) -> dict[int, list[str]]:

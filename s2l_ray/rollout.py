@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import GroupError
 
 Source = Literal["explorer", "learner"]
@@ -286,9 +287,7 @@ def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
         for group in groups
         for r in group.rollouts
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(lines, encoding="utf-8", errors="backslashreplace")
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:

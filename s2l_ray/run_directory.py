@@ -13,6 +13,7 @@ summary.json, figures/  at the end
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import json
 import shlex
@@ -20,14 +21,24 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.checkpoints import STATE, STEPS, Checkpoint, checkpoints_in, named_checkpoint, read_checkpoint, write_state
+from s2l_ray.checkpoints import (
+    STATE,
+    STEPS,
+    Checkpoint,
+    checkpoints_in,
+    named_checkpoint,
+    read_checkpoint,
+    read_state,
+    write_state,
+)
 from s2l_ray.config import Config, load_config
+from s2l_ray.disk import read_json, write_whole, writing
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.evaluation.summary import StepLog
-from s2l_ray.files import read_json, replace_file
 from s2l_ray.identity import Contents, differences, learner_of
 from s2l_ray.left_out import NAME as LEFT_OUT
 
+CONFIGURATION = "config.yaml"
 MEMORY = "run.json"
 
 
@@ -47,19 +58,20 @@ class RunDirectory:
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
+            DiskError: the directory cannot be written to.
         """
         path = config.run_path
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / ".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process is writing to {path}; wait for it, or choose another run_dir") from None
         run = cls(path, lock)
         if config.resume == "never" and run._configuration.exists():
-            raise ConfigError(
-                f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto"
-            )
+            raise ConfigError(f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto")
+        run._drop_unfinished()
         return run
 
     @property
@@ -69,7 +81,7 @@ class RunDirectory:
         Raises:
             ConfigError: that run's configuration cannot be read.
         """
-        return self._configured_before().models.dtype if self._configuration.exists() else None
+        return _read_configuration(self._configuration).models.dtype if self._configuration.exists() else None
 
     def adopt(self, config: Config, contents: Contents) -> None:
         """Be the directory of this run from now on.
@@ -82,12 +94,12 @@ class RunDirectory:
                 differs is named), or it cannot be told.
         """
         if self._configuration.exists():
-            before = self._configured_before()
+            before = _read_configuration(self._configuration)
             if differ := differences(before, config, self.remembered().get("contents", {}), contents):
                 if self._has_begun:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
-        replace_file(self._configuration, config.to_yaml())
+        write_whole(self._configuration, config.to_yaml())
         self.remember(contents=dict(contents))
         self.learner = learner_of(config, contents)
 
@@ -118,23 +130,31 @@ class RunDirectory:
             )
         return found
 
+    def _drop_unfinished(self) -> None:
+        """What a run that ended while it saved left behind: it takes room, and is no checkpoint."""
+        for directory in (self.path / "checkpoints").glob("step-*"):
+            if not (directory / STATE).exists():
+                shutil.rmtree(directory, ignore_errors=True)
+
     def begin_checkpoint(self, step: int) -> Path:
         """An empty directory to write the checkpoint of `step` into; nothing counts until `commit_checkpoint`."""
         target = self.path / "checkpoints" / f"step-{step:06d}"
         shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        with writing(target):
+            target.mkdir(parents=True)
         return target
 
     def commit_checkpoint(self, target: Path, state: dict[str, Any], keep: int) -> None:
         """Make it whole, in one rename, and drop all but the `keep` newest."""
         write_state(target, state)
         for _, old in self.checkpoints[:-keep]:
-            (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
-            shutil.rmtree(old)
+            with writing(old):
+                (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
+                shutil.rmtree(old)
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""
-        replace_file(self.path / MEMORY, json.dumps(self.remembered() | values, indent=2) + "\n")
+        write_whole(self.path / MEMORY, json.dumps(self.remembered() | values, indent=2) + "\n")
 
     def remembered(self) -> dict[str, Any]:
         """What run.json holds.
@@ -152,21 +172,12 @@ class RunDirectory:
 
     @property
     def _configuration(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / CONFIGURATION
 
     @property
     def _has_begun(self) -> bool:
         """Whether there is a step that would be lost, or gone on from."""
         return bool(self.checkpoints) or (self.log.path.exists() and self.log.path.stat().st_size > 0)
-
-    def _configured_before(self) -> Config:
-        try:
-            return load_config(self._configuration)
-        except S2LError as error:
-            raise ConfigError(
-                f"the configuration of the run that {self.path} holds cannot be read; restore the file, or choose "
-                f"another run_dir: {error}"
-            ) from None
 
     def _forget(self) -> None:
         """No step was done: what is there is of an attempt at another run."""
@@ -210,6 +221,32 @@ def next_free(config: Config) -> tuple[Config, str | None]:
 
 def _is_finished(path: Path) -> bool:
     return (path / "summary.json").exists()
+
+
+def begun_on(config: Config) -> datetime.date | None:
+    """data.date of the run that a run with this configuration goes on with; None: it has none, or nothing goes on.
+
+    Raises:
+        ConfigError: `resume` names no whole checkpoint, or the directory's config.yaml cannot be read.
+        DataError: the checkpoint is damaged.
+    """
+    before = config.run_path / CONFIGURATION
+    if before.exists():
+        return _read_configuration(before).data.date
+    if config.resume in ("auto", "never"):
+        return None
+    date = read_state(named_checkpoint(config.resume)).get("date")
+    return date and datetime.date.fromisoformat(date)
+
+
+def _read_configuration(path: Path) -> Config:
+    try:
+        return load_config(path)
+    except S2LError as error:
+        raise ConfigError(
+            f"the configuration of the run that {path.parent} holds cannot be read; restore the file, or choose "
+            f"another run_dir: {error}"
+        ) from None
 
 
 def _to_go_on(path: Path, config: Config | None = None) -> str:

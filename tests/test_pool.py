@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ANY_TEXT = st.text(st.characters(), max_size=40)
 """Lone surrogates and NUL included."""
 ANY_MATH = st.text("0123456789+-*/^!(){}[]\\x.,=%$ ", max_size=12)
-ANY_RESPONSE = ANY_TEXT | ANY_MATH.map(lambda text: f"\\boxed{{{text}}}") | ANY_MATH.map(lambda text: f"The answer is {text}")
+ANY_RESPONSE = (
+    ANY_TEXT | ANY_MATH.map(lambda text: f"\\boxed{{{text}}}") | ANY_MATH.map(lambda text: f"The answer is {text}")
+)
 USERS_MODULE = """
 import builtins, multiprocessing, os, re, signal, subprocess, sys, threading, time
 from pathlib import Path
@@ -233,7 +235,10 @@ def test_answers_that_kill_every_worker_fail_and_the_rest_goes_on(users):
 @pytest.mark.parametrize(
     ("verb", "reason"),
     [
-        ("raise", r"the verifier raised ZeroDivisionError: in the verifier \(.*users_verifier.py, line \d+, in check\)"),
+        (
+            "raise",
+            r"the verifier raised ZeroDivisionError: in the verifier \(.*users_verifier.py, line \d+, in check\)",
+        ),
         ("exit", "the verifier raised SystemExit: 0"),
         ("read", "the verifier raised EOFError"),
         ("stop", "the verifier raised StopIteration"),

@@ -121,7 +121,9 @@ def test_numbers_beyond_a_float(gold: str, found: str, equal: bool) -> None:
     assert expressions_equal(gold, found) is equal
 
 
-@pytest.mark.parametrize("answer", ["2^{2025}", "10^{-7}", r"\frac{1}{3} + 2", r"4! \cdot 5", r"\binom{7}{3}", "-2^{3}"])
+@pytest.mark.parametrize(
+    "answer", ["2^{2025}", "10^{-7}", r"\frac{1}{3} + 2", r"4! \cdot 5", r"\binom{7}{3}", "-2^{3}"]
+)
 def test_exact_values(answer: str) -> None:
     expected = {
         "2^{2025}": Fraction(2**2025), "10^{-7}": Fraction(1, 10**7), r"\frac{1}{3} + 2": Fraction(7, 3),
@@ -131,7 +133,8 @@ def test_exact_values(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["x + 1", "0.866", r"\sqrt{2}", r"\pi", "9^{9^{9^{9}}}", "10^{10^{10}}", "100000!", "2^{0-70000}", "50%", "(1,2)"]
+    "answer",
+    ["x + 1", "0.866", r"\sqrt{2}", r"\pi", "9^{9^{9^{9}}}", "10^{10^{10}}", "100000!", "2^{0-70000}", "50%", "(1,2)"],
 )
 def test_what_has_no_exact_value(answer: str) -> None:
     assert exact_value(*parse(answer)) is None

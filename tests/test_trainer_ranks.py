@@ -5,6 +5,7 @@ The ranks run every scenario in one life, because starting them is most of the c
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ import torch.multiprocessing as mp
 from torch.distributed import PrefixStore
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.errors import GroupError
+from s2l_ray.errors import DiskError, GroupError
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
+from tests.small_disk import largest_file
 from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
@@ -111,6 +113,10 @@ def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> Non
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, group)
     results["parts"] = [part.name for part in trainer.parts]
+    # The disk refuses the last rank alone: every rank hears why.
+    with pytest.raises(DiskError, match="refused.* cannot be written: File too large"):
+        with largest_file(2000) if rank == ranks - 1 else nullcontext():
+            trainer.save(f"{out}/refused")
     trainer.save(f"{out}/checkpoint")
     trainer.export(f"{out}/export")
     results["exported"] = weights_of(trainer)
@@ -179,6 +185,10 @@ def test_a_checkpoint_of_several_ranks_loads_on_one(model_dir: str, several: tup
         for key, value in metrics.items():
             assert got_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
     trainer.close()
+
+
+def test_a_checkpoint_that_one_rank_could_not_write_is_removed(several: tuple[Path, list[Any]]) -> None:
+    assert not (several[0] / "refused").exists()
 
 
 def test_loading_restores_every_rank(several: tuple[Path, list[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -17,8 +18,8 @@ class ModelsConfig(Section):
     """Directory (Hugging Face layout) of the large model that is trained; `embedded:large` is that of the family that
     the package carries."""
     explorer: SourcePath
-    """Directory of the frozen small model of the same family, or `embedded:small`. May equal `learner` (the schedule-only
-    control)."""
+    """Directory of the frozen small model of the same family, or `embedded:small`. May equal `learner` (the
+    control that has the schedule alone)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type of the engines and of the trainer's forward and backward. auto: bfloat16 where the devices compute
     it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
@@ -38,6 +39,12 @@ class DataConfig(Section):
     """Render questions with the tokenizer's chat template; off: `prompt` alone."""
     system: str | None = None
     """System message, with `chat` only."""
+    chat_template: str | None = None
+    """Name of the chat template, of a tokenizer that has several; default: the one that is named default."""
+    date: datetime.date | None = None
+    """The day (YYYY-MM-DD) that a chat template which writes today's date gets. Default: that of the bank's recording
+    which the run reads or adds to, else the day on which the run begins; a run that goes on keeps its day. Templates
+    without a date leave it null."""
     prompt: str = "{question}"
     """What the question is put into before the template; must contain {question}."""
     max_prompt_tokens: Positive = 512
@@ -46,8 +53,9 @@ class DataConfig(Section):
     def _has_question(self) -> DataConfig:
         if "{question}" not in self.prompt:
             raise ValueError("prompt must contain {question}")
-        if self.system is not None and not self.chat:
-            raise ValueError("system needs chat: true")
+        for key in ("system", "chat_template", "date"):
+            if getattr(self, key) is not None and not self.chat:
+                raise ValueError(f"{key} needs chat: true")
         return self
 
 

@@ -40,9 +40,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.disk import append, write_whole, writing
 from s2l_ray.errors import DataError
 from s2l_ray.evaluation.pass_at_k import paired_change
-from s2l_ray.files import replace_file
 from s2l_ray.mlflow_store import redact
 from s2l_ray.results import EvaluationRecord, StepRecord
 
@@ -128,8 +128,12 @@ def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write `summary` so that readers see the old file or the whole new one."""
-    replace_file(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """Write `summary` so that readers see the old file or the whole new one.
+
+    Raises:
+        DiskError: see `write_whole`.
+    """
+    write_whole(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 class StepLog:
@@ -150,21 +154,18 @@ class StepLog:
         return [StepRecord.from_json(_with_nan(row)) for row in self._rows()]
 
     def append(self, record: StepRecord) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._mend()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record.to_json()))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, _line(record.to_json()))
 
     def copy_to(self, path: Path) -> None:
         """The log as it is, for a checkpoint: copied, since writing thousands of records anew takes seconds."""
         if self.path.exists():
-            shutil.copyfile(self.path, path)
+            with writing(path):
+                shutil.copyfile(self.path, path)
 
     def restore(self, path: Path) -> None:
         """Be the log that was copied to `path`, whatever this one holds: later steps, or none of another run's."""
-        replace_file(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
+        write_whole(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -198,7 +199,7 @@ class StepLog:
             self._rewrite(self._rows())
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        replace_file(self.path, "".join(map(_line, rows)))
+        write_whole(self.path, "".join(map(_line, rows)))
 
 
 def describe_machine() -> dict[str, Any]:

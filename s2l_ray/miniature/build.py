@@ -108,9 +108,8 @@ class Family:
 
         recipe_fingerprint, recipe
         made_with   versions of packages, the CPU, and the type in which the forward passes computed
-        loss        {"small" | "large": [training loss, in nats per solution token, of steps 1, 21, 41, ... and the last]}
-        pass_at_k   null, or problems and samples, and {"small" | "large": {k: [pass@k, low, high]}} of held-out problems
-                    at temperature 1 (`curves`)
+        loss        {"small" | "large": [training loss, nats per solution token, of steps 1, 21, 41, ... and the last]}
+        pass_at_k   null, or {"small" | "large": {k: [pass@k, low, high]}}, held-out problems at temperature 1 (`curves`)
         seconds     in all
         """
         return self.directory / "manifest.json"

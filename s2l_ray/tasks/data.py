@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.tasks import git_lfs
 
 if TYPE_CHECKING:
     import pyarrow
@@ -94,8 +95,14 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
         DataError: the file is missing, cannot be read or is of another type.
     """
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+        pointer = git_lfs.is_pointer(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if pointer:
+        raise DataError(f"{path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown type {path.suffix!r}; rename or convert it to {' or '.join(readers)}")
     try:

@@ -47,7 +47,7 @@ START_TIMEOUT_S = 120.0
 SEND_TIMEOUT_S = 60.0
 """Bound on writing to a worker: one that a thread of its verifier holds up does not read."""
 _POLL_S = 1.0
-"""How often a worker is looked at that says nothing: a process that its verifier forked may hold its end of the pipe."""
+"""How often a silent worker is looked at: a process that its verifier forked may hold its end of the pipe."""
 _REAP_TIMEOUT_S = 10.0
 _WORKER = """
 import sys

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from s2l_ray.disk import writing
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Verdict, VerdictStatus
 from s2l_ray.tasks.data import final_answer, optional_id, rows_and_errors
@@ -127,13 +128,13 @@ def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[d
         yield from lines
         return
     partial = target.with_name(target.name + ".partial")
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON's escape is what Python's is: so are the lone surrogates written that UTF-8 cannot encode.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as out:
-            for line in lines:
+        out = partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with out:
+        for line in lines:
+            with writing(target):
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                yield line
-        os.replace(partial, target)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror or error}; name another file") from error
+            yield line
+    os.replace(partial, target)
