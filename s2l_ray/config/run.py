@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from omegaconf import OmegaConf
-from pydantic import Field, model_validator
-
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -19,7 +16,7 @@ from s2l_ray.config.rollout import (
     ScheduleConfig,
     VerifierConfig,
 )
-from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.section import Field, NonNegative, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
 
 
@@ -193,4 +190,6 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""
+        from omegaconf import OmegaConf
+
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+try:
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+except ModuleNotFoundError:
+    from s2l_ray.config.plain import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Field",
+    "Fractional",
+    "NonNegative",
+    "Positive",
+    "PositiveFloat",
+    "Section",
+    "YamlWord",
+    "model_validator",
+]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
