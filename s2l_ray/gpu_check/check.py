@@ -31,6 +31,8 @@ class StageResult:
     """What is wrong, or why it was skipped."""
     seconds: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    """Of a stage that failed: the last lines of its standard error, tracebacks among them."""
 
 
 class Check:

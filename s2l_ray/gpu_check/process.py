@@ -7,12 +7,15 @@ import sys
 import traceback
 from pathlib import Path
 
+import transformers
+
 from s2l_ray.gpu_check.check import Check, Skip
 from s2l_ray.processes import die_with_parent
 
 
 def main(name: str, module: str, seconds: str, file: str) -> int:
     die_with_parent()
+    transformers.utils.logging.disable_progress_bar()  # what a stage complains of is shown if it fails
     check = Check(name, float(seconds), Path(file))
     skipped = None
     try:

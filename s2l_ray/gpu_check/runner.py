@@ -19,7 +19,8 @@ from s2l_ray.gpu_check.stages import STAGES, Stage
 
 LEAST_SECONDS = 20.0
 """A stage that has less left is not begun."""
-TAIL_LINES = 15
+KEPT_LINES, SHOWN_LINES = 300, 30
+"""Of what a stage that failed wrote to standard error: in the report, and printed."""
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
@@ -61,7 +62,7 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
         with (Path(directory) / "stderr").open("w+", encoding="utf-8", errors="replace") as complaints:
             status = _wait(_start(stage, bound, file, complaints), bound)
             complaints.seek(0)
-            tail = complaints.read().splitlines()[-TAIL_LINES:]
+            last = complaints.read().splitlines()[-KEPT_LINES:]
         try:
             result = StageResult(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -71,7 +72,8 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
     elif status and result.status != "FAIL":
         result.status, result.reason = "FAIL", f"its process ended with status {status}"
     if result.status == "FAIL":
-        print("\n".join(f"  | {line[:300]}" for line in tail), flush=True)
+        result.complaints = [line[:300] for line in last]
+        print("\n".join(f"  | {line}" for line in result.complaints[-SHOWN_LINES:]), flush=True)
     result.seconds = time.monotonic() - begin
     return result
 

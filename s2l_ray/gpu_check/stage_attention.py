@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,8 +18,8 @@ UNEQUAL, EQUAL, ALONE = [1, 5, 64, 131, 300], [64, 64, 64], [1]
 CASES = ((4, 4, 64, UNEQUAL), (16, 8, 64, UNEQUAL), (16, 8, 128, UNEQUAL), (8, 1, 128, UNEQUAL), (16, 8, 128, EQUAL),
          (16, 8, 64, ALONE))  # fmt: skip
 """Heads, key-value heads, head dimension, lengths."""
-BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""On |found - reference| / |reference|, which bfloat16 alone makes 2e-3 to 5e-3."""
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+"""On |found - reference| / |reference|. Rounding alone makes up to 1e-5, and 2e-3 to 5e-3; TF32 makes 3e-4."""
 TIMED_LENGTHS, TIMED_HEADS, TIMED_KV_HEADS, TIMED_DIM = [1024] * 16, 16, 8, 128
 """As in Qwen3-0.6B and 1.7B."""
 
@@ -120,37 +120,34 @@ def _isolation(check: Check, device: str, dtype: torch.dtype) -> None:
 def _speed(check: Check) -> None:
     """The trainer's call, and the same kernel on keys and values that are not repeated to all heads."""
     packed = Packed.random(TIMED_HEADS, TIMED_KV_HEADS, TIMED_DIM, TIMED_LENGTHS, "cuda", torch.bfloat16)
+    _time(check, "keys repeated", packed, packed.attend)
+    try:
+        _time(check, "keys not repeated", packed, lambda: _unrepeated(packed))
+    except (RuntimeError, TypeError) as error:  # a kernel that the trainer does not use
+        check.say(f"keys not repeated: not offered by this torch ({str(error).splitlines()[0]})")
+
+
+def _time(check: Check, name: str, packed: Packed, attend: Callable[[], Tensor]) -> None:
     # Scores and weighted values of half of all pairs; the backward is two and a half times a forward.
     flops = 2 * TIMED_HEADS * TIMED_DIM * sum(n * (n + 1) for n in TIMED_LENGTHS)
-    for name, attend in _kernels(packed):
-        with check.part(name):
-            out = attend()
-            upstream = torch.randn_like(out)
-
-            def both(attend: Callable[[], Tensor] = attend, upstream: Tensor = upstream) -> None:
-                torch.autograd.grad(attend(), packed.inputs, upstream)
-
-            forward, whole = device_seconds(attend), device_seconds(both)
-            error = relative_error(out.flatten(), packed.attend().flatten())
-            check.measure(
-                **{
-                    f"{name}, forward ms": forward * 1e3,
-                    f"{name}, forward and backward ms": whole * 1e3,
-                    f"{name}, tflops": 3.5 * flops / whole / 1e12,
-                    f"{name}, differs from the trainer's by": error,
-                }
-            )
+    out = attend()
+    upstream = torch.randn_like(out)
+    forward = device_seconds(attend)
+    whole = device_seconds(lambda: torch.autograd.grad(attend(), packed.inputs, upstream))
+    check.measure(
+        **{
+            f"{name}, forward ms": forward * 1e3,
+            f"{name}, forward and backward ms": whole * 1e3,
+            f"{name}, forward and backward tflops": 3.5 * flops / whole / 1e12,
+            f"{name}, differs from the trainer's by": relative_error(out.flatten(), packed.attend().flatten()),
+        }
+    )
 
 
-def _kernels(packed: Packed) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def _unrepeated(packed: Packed) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    yield "keys repeated", packed.attend
     grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in packed.inputs)
     ends, longest = packed.layout.cu_seqlens, packed.layout.max_length
-
-    def unrepeated() -> Tensor:
-        q, k, v = (x[0].transpose(0, 1).contiguous() for x in packed.inputs)
-        return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **grouped)
-
-    yield "keys not repeated", unrepeated
+    return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **grouped)

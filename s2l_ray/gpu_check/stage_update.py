@@ -62,7 +62,7 @@ CASES = {
     "kl in the loss": Case({"kl": 0.1}),
     "kl in the reward, entropy": Case({"kl": 0.1, "kl_in": "reward", "entropy": 0.05}),
     "layers recomputed": Case(trainer={"gradient_checkpointing": "on"}),
-    "adapters": Case(trainer={"lora_rank": 4, "learning_rate": 0.5}, mini_batches=2),
+    "adapters": Case(trainer={"lora_rank": 4}, mini_batches=2),
     "weights and reference off-loaded": Case({"kl": 0.1, "reference_offload": True}, {"cpu_offload": True}, 2),
 }
 
