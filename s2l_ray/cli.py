@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_trace(commands)
     _add_verify(commands)
     _add_doctor(commands)
+    _add_gpu_check(commands)
     return parser
 
 
@@ -251,6 +252,16 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
         description="Say what this machine has and lacks, each with its remedy. Exit status 1: something is missing.",
     )
     doctor.set_defaults(run=_doctor)
+
+
+def _add_gpu_check(commands: argparse._SubParsersAction) -> None:
+    from s2l_ray.gpu_check import command
+
+    check = commands.add_parser(
+        "gpu-check", help="check and measure training on this machine's GPU", description=command.DESCRIPTION
+    )
+    command.add_arguments(check)
+    check.set_defaults(run=command.run)
 
 
 def _train(arguments: argparse.Namespace) -> int:

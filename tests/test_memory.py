@@ -18,6 +18,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_ray.config import Config, parse_config
+from s2l_ray.gpu_check.cpu_meter import Usage, metered
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.memory import (
     TrainerMemory,
@@ -30,7 +31,6 @@ from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
-from tests.memory_meter import Usage, metered
 
 PROMPT, RESPONSE = 32, 96
 NARROW = {

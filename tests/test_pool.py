@@ -47,7 +47,9 @@ def note():
 
 def start_processes():
     "A child, one in a session of its own with no environment, a daemon, and one that has all of our descriptors."
-    sleep = [sys.executable, "-c", f"import os, time; open({os.environ['PIDS']!r}, 'a').write(f'{{os.getpid()}}\\\\n'); time.sleep(60)"]
+    pids = os.environ["PIDS"]
+    code = f"import os, time; open({pids!r}, 'a').write(f'{{os.getpid()}}\\\\n'); time.sleep(60)"
+    sleep = [sys.executable, "-c", code]
     subprocess.Popen(sleep)
     subprocess.Popen(sleep, start_new_session=True, env={})
     daemon()

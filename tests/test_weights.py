@@ -29,6 +29,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
+from s2l_ray.gpu_check.workload import write_qwen3
 from s2l_ray.placement.memory import items
 from s2l_ray.rendezvous import BroadcastGroup, listen, open_store
 from s2l_ray.weights import buckets
@@ -47,7 +48,6 @@ from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.nccl_sender import NcclSender
-from tests.benchmarks.workload import write_qwen3
 from tests.training_models import make_trainer
 
 SPECS = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (5, 6))]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
-
-from s2l_ray.config.section import LocalPath
+from s2l_ray.config.section import AfterValidator, LocalPath
 
 PREFIX = "embedded:"
 DIRECTORY = Path(__file__).parents[1] / "miniature" / "family"

@@ -6,10 +6,18 @@ import datetime
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
 from s2l_ray.config.embedded import SourcePath
-from s2l_ray.config.section import Fractional, LocalPath, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.config.section import (
+    Field,
+    Fractional,
+    LocalPath,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    YamlWord,
+    model_validator,
+)
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 

@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from omegaconf import OmegaConf
-from pydantic import Field, model_validator
-
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -21,8 +18,7 @@ from s2l_ray.config.rollout import (
     ScheduleConfig,
     VerifierConfig,
 )
-from s2l_ray.config.section import LocalPath, NonNegative, Positive, PositiveFloat, Section
-from s2l_ray.config.text import literal
+from s2l_ray.config.section import Field, LocalPath, NonNegative, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
@@ -203,6 +199,10 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""
+        from omegaconf import OmegaConf
+
+        from s2l_ray.config.text import literal
+
         return OmegaConf.to_yaml(OmegaConf.create(literal(self.model_dump(mode="json"))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import os
 import time
@@ -69,17 +70,23 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
     # vLLM compiles some sampling helpers even when the model runs eagerly: half a minute at the first request, with a
     # C++ compiler that a bare machine may not have.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if engine.enforce_eager else {}
-    return eager | {
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_LOOPBACK_IP": "127.0.0.1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(engine.threads),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "TOKENIZERS_PARALLELISM": "false",
-        # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
-        "NCCL_CUMEM_ENABLE": "0",
-    }
+    # On GPUs vLLM's sampler takes for granted that FlashInfer is there, and fails while the engine starts.
+    sampler = {} if importlib.util.find_spec("flashinfer") else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    return (
+        eager
+        | sampler
+        | {
+            "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_LOOPBACK_IP": "127.0.0.1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(engine.threads),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "TOKENIZERS_PARALLELISM": "false",
+            # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
+            "NCCL_CUMEM_ENABLE": "0",
+        }
+    )
 
 
 class SamplingEngine:

@@ -109,7 +109,7 @@ class Family:
         recipe_fingerprint, recipe
         made_with   versions of packages, the CPU, and the type in which the forward passes computed
         loss        {"small" | "large": [training loss, nats per solution token, of steps 1, 21, 41, ... and the last]}
-        pass_at_k   null, or {"small" | "large": {k: [pass@k, low, high]}}, held-out problems at temperature 1 (`curves`)
+        pass_at_k   null, or {"small" | "large": {k: [pass@k, low, high]}} on held-out problems (`curves`)
         seconds     in all
         """
         return self.directory / "manifest.json"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from s2l_ray.cpu import Cpu, this_cpu
-from s2l_ray.placement.inventory import Inventory
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
+    from s2l_ray.placement.inventory import Inventory
 
 Dtype = Literal["bfloat16", "float32"]
 
