@@ -88,7 +88,7 @@ class S2LPO(Trainable):
         self._reporter.phase("opening MLflow")
         self._open_tracker()
         self._reporter.phase("starting Ray")
-        self._owns_ray = connect(self.settings.cluster.address)
+        self._owns_ray = connect(self.settings.cluster, self._reporter.note)
         self._reporter.phase("planning")
         self.plan = self._make_plan()
         checkpoint = self._run.to_resume(self.settings.resume)

@@ -30,7 +30,7 @@ class BankError(S2LError):
 
 
 class PlacementError(S2LError):
-    """The cluster cannot hold what the configuration asks for."""
+    """No Ray can be joined or started, or the cluster cannot hold what the configuration asks for."""
 
 
 class TrackingError(S2LError):

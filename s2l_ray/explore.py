@@ -124,7 +124,7 @@ def _record(task: Task, done: Progress, display: TaskDisplay) -> None:
     from s2l_ray.placement.search.explorer_plan import plan_explorers
 
     config = _located(task.config)
-    owns_ray = connect(config.cluster.address)
+    owns_ray = connect(config.cluster, display.say)
     # Termination by a cluster or a time limit ends as Ctrl-C does: what was sampled is written, actors are stopped. Set
     # only now, since Ray sets its own when it starts, which aborts.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
