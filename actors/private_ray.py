@@ -54,7 +54,7 @@ def _settings(timeout_s: float) -> dict[str, str]:
     """Ray's own, for a loaded machine. What the user has set himself stays."""
     seconds = math.ceil(max(timeout_s, CONNECTION_S))
     values = {
-        # 15, with which two busy processes of others leave a worker less than a fiftieth of a core.
+        # 15, with which eight busy processes beside it made half a second of a worker take 38 s on two cores.
         "RAY_worker_niceness": 0,
         "RAY_raylet_start_wait_time_s": 1,  # a single look: `_Start` looks again, as long as the run allows
         "RAY_agent_register_timeout_ms": 1000 * seconds,  # 30 s, then the raylet ends
@@ -80,12 +80,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 class _Start:
-    """One attempt: what it has started, and how long it may take."""
+    """One attempt: what it has started, and how long each of its waits may take."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._before = set(psutil.Process().children())
+        self._before = set(psutil.Process().children(recursive=True))
 
     @property
     def logs(self) -> str:
@@ -107,26 +106,27 @@ class _Start:
     def undo(self) -> None:
         """End whatever this attempt has started."""
         ray.shutdown()
-        left = [part for process in self._processes() for part in (*_descendants(process), process)]
+        left = self._processes()
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
 
     def _processes(self) -> list[psutil.Process]:
-        return [process for process in psutil.Process().children() if process not in self._before]
+        return [process for process in psutil.Process().children(recursive=True) if process not in self._before]
 
     def _repeated(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         """The same question until it is answered. Ray's own gives up with RuntimeError after a second or so."""
 
         def repeated(*args: Any, **kwargs: Any) -> Any:
+            deadline = time.monotonic() + self._timeout_s
             while True:
                 try:
                     return ask(*args, **kwargs)
                 except RuntimeError as error:
                     if ended := self._ended():
                         raise PlacementError(f"{ended} has ended") from error
-                    if time.monotonic() > self._deadline:
+                    if time.monotonic() > deadline:
                         raise PlacementError(
                             f"it is not up after {self._timeout_s:.0f} s (cluster.start_timeout_s; raise it where the "
                             "machine is busy)"
@@ -141,10 +141,3 @@ class _Start:
                 if process.name() in ("gcs_server", "raylet") and process.status() == psutil.STATUS_ZOMBIE:
                     return f"its {process.name()}"
         return None
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.server
 import os
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from actors import address as addresses
 from actors.address import find_cluster
 from actors.connection import connect
+from actors.engine import EngineActor
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
 from s2l_ray.temporary import BELOW, SOCKET_PATH_BYTES, use_short_tmpdir
@@ -314,6 +316,12 @@ def test_a_tmpdir_that_cannot_be_used_is_one_message(variable, short, monkeypatc
     monkeypatch.setenv(variable, "/proc/self")  # nobody can write there
     with pytest.raises(PlacementError, match=f"{variable}=/proc/self: no temporary files can be made there"):
         use_short_tmpdir()
+
+
+def test_an_engine_on_a_node_with_an_unusable_tmpdir_says_so_before_it_starts(short, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(short / "missing"))
+    with pytest.raises(PlacementError, match="missing: no temporary files can be made there: No such file"):
+        asyncio.run(EngineActor(None, {}).ready())
 
 
 def test_the_short_name_goes_with_its_process(short):

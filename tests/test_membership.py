@@ -18,6 +18,8 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.connection import connect
@@ -34,6 +36,7 @@ from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
 from s2l_ray.weights.sender import SendTimes
+from tests.patience import PATIENCE_S
 from tests.run_settings import run_config
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -181,7 +184,7 @@ class Swaps:
         return tuple(member.number for member in report.lost)
 
     def held(self, *numbers: int) -> list[tuple[int | None, list[float]]]:
-        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=30)
+        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=PATIENCE_S)
 
 
 def lives(actor: ray.actor.ActorHandle) -> bool:
@@ -262,6 +265,7 @@ def test_with_nobody_left_it_says_so(it: Swaps):
 
 
 def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
+    """As in a run: inside a placement group, where vLLM by itself would want a bundle for each worker."""
     settings = EngineSettings(
         model=str(model),
         source="learner",
@@ -277,7 +281,9 @@ def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
         tensor_parallel=tensor_parallel,
     )
     environment = engine_environment(settings.engine)
-    return Learner.options(num_cpus=0, runtime_env={"env_vars": environment}).remote(settings, {})
+    bundle = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.1}]), placement_group_bundle_index=0)
+    options = {"num_cpus": 0.1, "scheduling_strategy": bundle, "runtime_env": {"env_vars": environment}}
+    return Learner.options(**options).remote(settings, {})
 
 
 @torch.no_grad()
@@ -317,9 +323,9 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
-    trainer = TrainerGroup([rank], 120, 20)
+    trainer = TrainerGroup([rank], PATIENCE_S, 20)
     trainer.build()
-    ray.get([e.ready.remote() for e in engines], timeout=120)
+    ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
     assert swapped(trainer, 0).lost == ()
     assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
@@ -328,7 +334,7 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     def check(engines: list, name: str) -> np.ndarray:
         trainer.export(str(tmp_path / name))
         expected = reference(tmp_path / name, text)
-        for score in ray.get([e.score.remote(text) for e in engines], timeout=60):
+        for score in ray.get([e.score.remote(text) for e in engines], timeout=PATIENCE_S):
             np.testing.assert_allclose(score, expected, rtol=0.02, atol=BF16)
         return expected
 
