@@ -173,18 +173,29 @@ def joined(program: str, **environment: str) -> str:
     return printed([sys.executable, "-c", program], given)[1]
 
 
-JOIN = "print('own', connect(ClusterConfig(address={address!r})), len(ray.nodes()), 'node')"
+JOIN = """
+from ray._private import services
+services.find_gcs_addresses = lambda: {{{found!r}}}  # of this test's Ray, not of others that run here
+print('own', connect(ClusterConfig(address={address!r})), len(ray.nodes()), 'node')
+"""
 
 
-def test_a_cluster_on_loopback_is_joined_by_address_and_by_itself(head: str):
+def test_a_cluster_on_loopback_is_joined_by_its_address_and_found(head: str):
     for address in (head, "auto"):
-        assert "own False 1 node" in joined(JOIN.format(address=address), RAY_AUTH_MODE="token")
+        assert "own False 1 node" in joined(JOIN.format(address=address, found=head), RAY_AUTH_MODE="token")
+
+
+def test_where_no_ray_runs_auto_finds_none(monkeypatch):
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda temp_dir: None)
+    with pytest.raises(PlacementError, match="cluster.address=auto: no Ray runs on this machine. Start one"):
+        find_cluster("auto")
 
 
 def test_a_cluster_that_asks_for_a_token_says_so(head: str, monkeypatch):
     with pytest.raises(PlacementError, match="does not accept our token. Set RAY_AUTH_MODE=token here"):
         find_cluster(head)
-    wrong = joined(JOIN.format(address=head), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+    wrong = joined(JOIN.format(address=head, found=head), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
     assert "PlacementError" in wrong and "does not accept our token" in wrong
 
 

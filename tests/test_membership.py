@@ -72,8 +72,9 @@ class Constant:
 class Rank:
     """Stands for a trainer rank: weights of a version are its number, everywhere."""
 
-    def __init__(self) -> None:
-        self.sender = GlooSender(SPECS, 0, "127.0.0.1", TIMEOUT_S)
+    def begin(self, timeout_s: float) -> None:
+        self.sender = GlooSender(SPECS, 0, "127.0.0.1", timeout_s)
+        self.version = 0
 
     def set_version(self, version: int) -> None:
         self.version = version
@@ -128,9 +129,13 @@ class Receiver:
 
     def swap(self, version: int, update: dict) -> SwapTimes:
         self.version = None
-        for tensors in receive(self.group, SPECS, self.buffers):
-            self.meet_fate("receive")
-            self.weights.update((name, tensor.clone()) for name, tensor in tensors)
+        try:
+            for tensors in receive(self.group, SPECS, self.buffers):
+                self.meet_fate("receive")
+                self.weights.update((name, tensor.clone()) for name, tensor in tensors)
+        except RuntimeError:
+            self.group.close()
+            raise
         self.version = version
         return TIMES
 
@@ -160,14 +165,14 @@ class Swaps:
         self.rank = Rank.remote()
         self.started: list = []
 
-    def start(self, *fates: tuple[str, str] | None) -> None:
-        """Begin anew with one living receiver per fate."""
+    def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S) -> None:
+        """Begin anew with one living receiver per fate, and this bound on a swap."""
         self.started = [receiver for receiver in self.started if lives(receiver)]
         self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
         self.receivers = self.started[: len(fates)]
         ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
-        ray.get(self.rank.set_version.remote(0))
-        self.swaps = WeightSwaps([self.rank], SPECS, TIMEOUT_S)
+        ray.get(self.rank.begin.remote(timeout_s))
+        self.swaps = WeightSwaps([self.rank], SPECS, timeout_s)
 
     def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
         gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
@@ -211,7 +216,8 @@ def test_one_dies_while_the_group_forms(it: Swaps):
 
 
 def test_one_dies_between_swaps(it: Swaps):
-    it.start(None, None, None)
+    """A broadcast passes from member to member: the one before it learns that it is gone, and nobody waits long."""
+    it.start(None, None, None, timeout_s=PATIENCE_S)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
@@ -222,7 +228,7 @@ def test_one_dies_between_swaps(it: Swaps):
 
 @pytest.mark.parametrize("how", ["KILL", "STOP"])
 def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: Swaps, how: str):
-    it.start(None, None, None)
+    it.start(None, None, None, timeout_s=TIMEOUT_S if how == "STOP" else PATIENCE_S)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     victim = pid_of(it.receivers[0])
