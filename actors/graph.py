@@ -27,6 +27,8 @@ from s2l_ray.timing import Span
 T = TypeVar("T")
 Key = tuple[str, int]
 """Role and index: names an engine."""
+ANSWER_S = 60.0
+"""For an answer that is already given to get here."""
 
 
 class ActorGraph:
@@ -222,7 +224,7 @@ class ActorGraph:
 
     def _has_started(self, key: Key) -> bool:
         try:
-            fetch(self._arriving[key].ready, 1, "starting")
+            fetch(self._arriving[key].ready, ANSWER_S, "starting")
         except S2LError as error:
             self._lose(key, str(error))
             return False

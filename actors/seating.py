@@ -30,6 +30,10 @@ from s2l_ray.scheduling import step_planner
 BYTES_PER_TOKEN = 16
 """At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""
 
+CLOSE_S = 10.0
+RANK_CLOSE_S = 2.0
+"""After all others. A rank that is idle leaves its groups at once; for one in the middle of an update nobody waits."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -68,6 +72,7 @@ class Seating:
         self._prompts = ray.put(prompts)
         self._actors: list[Any] = []
         self._closers: list[Any] = []
+        self._ranks: list[Any] = []
 
     def sleeps(self, seat: Seat) -> bool:
         """Whether an engine sleeps while the trainer works."""
@@ -79,7 +84,9 @@ class Seating:
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
         options = self._reservation.options(seat, trainer.cpus, env)
-        return self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        rank = self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        self._ranks.append(rank)
+        return rank
 
     def engine(self, seat: Seat) -> Engine:
         """An engine, starting."""
@@ -210,17 +217,16 @@ class Seating:
 
     def vacate(self, engine: Engine) -> None:
         """Stop one engine, so that its devices are free."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait([engine.actor.close.remote()], timeout=10)
+        _finish([engine.actor.close.remote()], CLOSE_S)
         ray.kill(engine.actor)
         self._actors.remove(engine.actor)
         self._closers.remove(engine.actor)
 
     def close(self) -> None:
         """Stop every actor and give the resources back."""
-        closing = [actor.close.remote() for actor in self._closers]
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait(closing, num_returns=max(1, len(closing)), timeout=10) if closing else None
+        leaving = [rank.close.remote() for rank in self._ranks]
+        _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
+        _finish(leaving, RANK_CLOSE_S)
         for actor in self._actors:
             ray.kill(actor)
         self._reservation.release()
@@ -229,6 +235,13 @@ class Seating:
         actor = kind.options(**options).remote(*args, **kwargs)
         self._actors.append(actor)
         return actor
+
+
+def _finish(closing: list[ray.ObjectRef], timeout_s: float) -> None:
+    """Let actors close what they hold; those that do not in time are killed with it."""
+    if closing:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
 
 
 def _loopback() -> dict[str, str]:

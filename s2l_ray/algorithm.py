@@ -87,7 +87,7 @@ class S2LPO(Trainable):
         self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
         self._reporter.phase("starting Ray")
-        self._owns_ray = connect(self.settings.cluster.address)
+        self._owns_ray = connect(self.settings.cluster, self._reporter.note)
         inventory = self._take_inventory()
         self._run.adopt(self.settings, self._inputs.contents)
         checkpoint = self._run.to_resume(self.settings)

@@ -34,7 +34,7 @@ class DiskError(S2LError):
 
 
 class PlacementError(S2LError):
-    """The cluster cannot hold what the configuration asks for."""
+    """No Ray can be joined or started, or the cluster cannot hold what the configuration asks for."""
 
 
 class TrackingError(S2LError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,7 +78,7 @@ def explore_command(arguments: Namespace) -> int:
 
     config = dated(load_config(arguments.config, arguments.overrides), bank=True)
     train = training_prompts(config)
-    with TaskDisplay() as display, _nodes(config) as inventory:
+    with TaskDisplay() as display, _nodes(config, display.say) as inventory:
         dtype = choose_dtype(config, inventory)
         display.say(f"computing in {dtype.describe()}")
         if dtype.advice:
@@ -96,7 +96,7 @@ def explore_command(arguments: Namespace) -> int:
 
 
 @contextmanager
-def _nodes(config: Config) -> Iterator[Inventory]:
+def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
     """The nodes that Ray has, or those that placement.inventory describes, for as long as Ray is needed."""
     import ray
 
@@ -104,7 +104,7 @@ def _nodes(config: Config) -> Iterator[Inventory]:
     from s2l_ray.placement.inventory import load_inventory
     from s2l_ray.placement.ray_binding import live_inventory
 
-    owns_ray = connect(config.cluster.address)
+    owns_ray = connect(config.cluster, say)
     try:
         yield load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
     finally:

@@ -55,7 +55,7 @@ def _live_inventory(config: Config) -> Inventory:
     from actors.connection import connect
     from s2l_ray.placement.ray_binding import live_inventory
 
-    connect(config.cluster.address)
+    connect(config.cluster)
     return live_inventory()
 
 

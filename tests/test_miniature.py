@@ -24,6 +24,7 @@ from s2l_ray.miniature.countdown import Problem, check, generate
 from s2l_ray.miniature.curves import count_right, measure_curve
 from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
 from s2l_ray.miniature.tokenizer import build_tokenizer
+from tests.patience import PATIENCE_S
 
 MICRO = Shape(width=32, layers=1, ffn=32)
 TRACE = "20 + 5 = 25 ; 25 - 8 = 17 ; 17 / 1 = 17 ."
@@ -278,8 +279,8 @@ def test_a_killed_build_keeps_the_old_family_and_the_next_one_replaces_it(tmp_pa
     assert parent.stdout.readline().split()[0] in ("small", "large")
     children = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
-    parent.wait(timeout=10)
-    _, alive = psutil.wait_procs(children, timeout=30)
+    parent.wait(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert len(children) >= 2 and not alive, "a killed build must not leave training processes behind"
     assert [p.name for p in old.directory.iterdir()] == ["manifest.json"]
     assert any((tmp_path / ".family.building").iterdir())

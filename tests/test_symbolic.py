@@ -9,6 +9,7 @@ import pytest
 
 from s2l_ray.tasks import symbolic
 from s2l_ray.tasks.symbolic import differ_at_a_point, exact_value, expressions_equal, parse
+from tests.patience import PATIENCE_S
 
 ANSWERS = [
     r"\frac{3\sqrt{3}}{4}", r"-\frac{\sqrt{2}}{\pi}+1", "x^5 - x^4 + x^3 - x^2 + x - 1", "3r^2", r"\sin^2 x + \cos x",
@@ -22,7 +23,7 @@ import json, sys
 from math_verify import LatexExtractionConfig, parse
 config = LatexExtractionConfig(boxed_match_priority=0)
 for answer in json.load(sys.stdin):
-    found = parse(f"\\\\boxed{{{answer}}}", [config], parsing_timeout=20)
+    found = parse(f"\\\\boxed{{{answer}}}", [config], parsing_timeout=600)
     print(json.dumps(repr([e for e in found if not isinstance(e, str)])))
 """
 
@@ -34,7 +35,7 @@ def test_parsing_in_two_stages_gives_what_plain_math_verify_gives() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     expected = [json.loads(line) for line in plain.stdout.splitlines()]
     assert [repr(list(parse(answer))) for answer in ANSWERS] == expected

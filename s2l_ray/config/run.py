@@ -88,9 +88,10 @@ class TrackingConfig(Section):
 
 class ClusterConfig(Section):
     address: str | None = None
-    """Ray address; default: RAY_ADDRESS (set by `ray job submit`), else a private Ray on this machine."""
+    """Ray cluster to join: HOST:PORT of its head, or `auto` for RAY_ADDRESS or else the Ray that runs on this machine.
+    `local`: a private Ray on this machine. Default: RAY_ADDRESS (set by `ray job submit`), else a private Ray."""
     start_timeout_s: PositiveFloat = 300.0
-    """Bound on placing and starting all actors."""
+    """Bound on starting a private Ray, and then on placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0
     """Bound on each phase of a step."""
     swap_timeout_s: PositiveFloat = 120.0

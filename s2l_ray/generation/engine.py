@@ -231,6 +231,9 @@ def _start_vllm(settings: EngineSettings) -> Any:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
         tensor_parallel_size=settings.tensor_parallel,
+        # Left to itself vLLM sees that it is inside a placement group of Ray's and wants a bundle for each of its
+        # workers; an engine has one, with all of its devices.
+        distributed_executor_backend="mp" if settings.tensor_parallel > 1 else "uni",
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         # Sizes nothing, since the KV cache is given in bytes; but vLLM does not start unless this share of the device
         # is free, and its 0.92 never is where others sit too.

@@ -30,7 +30,8 @@ from s2l_ray.placement.inventory import GB, Inventory
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Seat
 
-PROBE_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 300.0
+"""For a process to start on every bundle, on nodes that have other work."""
 REPORT_EVERY_S = 30.0
 
 
@@ -218,10 +219,8 @@ def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
     }
     try:
         gpus = dict(zip(probes, ray.get(list(probes.values()), timeout=PROBE_TIMEOUT_S), strict=True))
-    except ray.exceptions.GetTimeoutError as error:
-        raise PlacementError(
-            f"the reserved bundles did not say which GPUs they hold within {PROBE_TIMEOUT_S:.0f} s"
-        ) from error
+    except ray.exceptions.RayError as error:
+        raise PlacementError(f"the reserved bundles did not say which GPUs they hold: {error}") from error
     return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(asked))]
 
 
