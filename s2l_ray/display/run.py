@@ -63,7 +63,8 @@ class RunDisplay:
         self.done: tuple[int, int] | None = None
         """How much of how much of that is done."""
         self._clock = clock
-        self._since = self._said = clock()
+        self._since = clock()
+        self._quiet_until = self._since + FIRST_QUIET_S
         self._live: Live | None = None
 
     def __enter__(self) -> RunDisplay:
@@ -92,9 +93,9 @@ class RunDisplay:
     def progress(self, done: int, total: int) -> None:
         """So much of the present phase or turn is done; elsewhere than on a terminal a line where it takes long."""
         self.done = (done, total)
-        quiet = QUIET_S if self._said > self._since else FIRST_QUIET_S
-        if self._clock() - max(self._said, self._since) >= quiet:
+        if self._clock() >= self._quiet_until:
             self._say(self._doing())
+            self._quiet_until = self._clock() + QUIET_S
 
     def turn(self, step: int, phase: str) -> None:
         """The driver turns to a phase of a step. Shown, never a line."""
@@ -159,9 +160,9 @@ class RunDisplay:
 
     def _now(self, text: str) -> None:
         self.doing, self.done, self._since = text, None, self._clock()
+        self._quiet_until = self._since + FIRST_QUIET_S
 
     def _say(self, line: str) -> None:
-        self._said = self._clock()
         if self._live is None:
             print_line(self.console, line)
 
