@@ -5,7 +5,8 @@
         pass
     algo.stop()
 
-It is a `ray.tune.Trainable`, so Tune can run it, and it has RLlib's manners: train, evaluate, save, restore, stop.
+It is a `ray.tune.Trainable`, so Tune can run it, and it has RLlib's manners: train, evaluate, save, restore, stop. In a
+Tuner relative paths mean the directory where the Tuner was started, and every trial has a run directory of its own.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
 from s2l_ray.timing.trace import TraceFile
 from s2l_ray.tracking import Tracker
+from s2l_ray.tune_trial import enter_launch_directory, with_own_directory
 
 
 class S2LPO(Trainable):
@@ -81,7 +83,11 @@ class S2LPO(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
-        settings = located(parse_config(config))
+        settings = parse_config(config)
+        if self._storage:
+            enter_launch_directory()
+            settings = with_own_directory(settings, self._storage)
+        settings = located(settings)
         self._reporter.phase("checking models and data")
         self.settings = dated(settings, begun_on(settings), bank=settings.bank.mode != "off")
         self._inputs = load_inputs(self.settings)

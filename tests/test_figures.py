@@ -94,6 +94,13 @@ def test_every_run_has_the_figures_that_its_data_allow(tmp_path, given, drawn):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", ["$\\x$", "$$", "{_}^\n\0", "漢"])
+def test_a_run_of_any_name_is_drawn(tmp_path, name):
+    config = CONFIG.model_copy(update={"name": name})
+    assert len(draw_figures(summary(config=config), tmp_path)) == 3
+
+
 def test_learning_shows_rewards_shares_and_pass_at_1():
     top, bottom = learning_figure(summary(6)).axes
     # T_mix 3, G 4: the explorer has 4, 2, 0, ... of a group.

@@ -148,7 +148,7 @@ def _type_at(key: str) -> Any:
             raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
         path.append(part)
         if part not in section.model_fields:
-            raise ConfigError(f"override {key!r}: {_unknown(path, section)}")
+            raise ConfigError(f"override {_unknown(path, section)}")
         key_type = type_of(section, part)
     return key_type
 

@@ -36,6 +36,7 @@ STYLE = {
     "font.size": 11,
     "font.family": "DejaVu Sans",
     "text.color": INK,
+    "text.parse_math": False,  # a run may be named "$x"
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.titlesize": 13,
