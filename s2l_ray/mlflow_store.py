@@ -76,6 +76,8 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
+    # It logs with a traceback what it also raises, such as a full disk, and what the run then says in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with _quiet("mlflow", "alembic"):  # the first use of a database runs its migrations, a line each
         return MlflowClient(tracking_uri=uri)
 
@@ -155,7 +157,9 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    """What an error says, in a line, without SQLAlchemy's remark on where it was noticed."""
+    text = re.sub(r"^\(raised as a result of [^)]*\)", "", str(error)).strip()
+    return redact((text or type(error).__name__).splitlines()[0])
 
 
 def _cause(error: BaseException) -> str:
