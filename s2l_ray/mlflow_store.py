@@ -98,6 +98,8 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
+    # It logs with a traceback what it also raises, such as a full disk, and what the run then says in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     file = sqlite_file(uri)
     with _alone(file) if file else nullcontext(), quiet(logging.WARNING):  # migrations are a line each
         return MlflowClient(tracking_uri=uri)
@@ -227,7 +229,9 @@ def quiet(level: int) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    """What an error says, in a line, without SQLAlchemy's remark on where it was noticed."""
+    text = re.sub(r"^\(raised as a result of [^)]*\)", "", str(error)).strip()
+    return redact((text or type(error).__name__).splitlines()[0])
 
 
 def what_to_do(uri: str, error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Chat templates: one date for a run and a recording, one clear error whatever goes wrong inside, one of several."""
+"""Chat templates: one date for a run and a recording, one error for whatever fails inside, one chosen of many."""
 
 from __future__ import annotations
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from matplotlib.figure import Figure
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.cli import main
+from s2l_ray.config import TrackingConfig
 from s2l_ray.disk import REMEDIES, append, refusal, write_whole, writing
 from s2l_ray.errors import BankError, DiskError, ModelError
 from s2l_ray.evaluation.summary import StepLog, write_summary
@@ -23,16 +25,17 @@ from s2l_ray.rollout import write_groups
 from s2l_ray.run_directory import RunDirectory
 from s2l_ray.timing.spans import Span
 from s2l_ray.timing.trace import TraceFile
+from s2l_ray.tracking import Tracker
 from tests import bank_rollouts
 from tests.small_disk import fill, largest_file, read_only, small_disk
 from tests.test_run_directory import config
 from tests.test_summary import step
-from tests.training_models import make_trainer, random_groups, write_model
+from tests.training_models import SHAPE, make_trainer, random_groups
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 2048) as path:
+    with small_disk(tmp_path / "disk", 8192) as path:
         yield path
 
 
@@ -45,7 +48,10 @@ def process_group_ends() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model("llama", tmp_path_factory.mktemp("models"))
+    """Of tensors larger than Python's buffer of a file: how a refusal comes out of torch depends on it."""
+    directory = tmp_path_factory.mktemp("models")
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 1000, "intermediate_size": 600})).save_pretrained(directory)
+    return str(directory)
 
 
 # ---- checkpoints and models -----------------------------------------------------------------------------------------
@@ -73,7 +79,7 @@ def test_a_checkpoint_on_a_full_disk(disk: Path, model_dir: str) -> None:
     assert {file.name for file in after.iterdir()} == set(whole)
 
 
-@pytest.mark.parametrize("nbytes", [0, 100, 20_000])
+@pytest.mark.parametrize("nbytes", [0, 100, 20_000, 300_000])
 def test_a_checkpoint_beyond_the_limit_of_a_process(tmp_path: Path, model_dir: str, nbytes: int) -> None:
     trainer = make_trainer(model_dir)
     with largest_file(nbytes), pytest.raises(DiskError, match=r"cannot be written: File too large; .*ulimit -f"):
@@ -167,6 +173,18 @@ def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:
     ballast.unlink()
     bank.close()
     assert len(bank) == asked.count
+
+
+def test_a_tracking_store_is_a_remark(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = Tracker.open(TrackingConfig(), disk, "full")
+    ballast = fill(disk)
+    tracker.log_step(step(1))
+    said = f"MLflow at sqlite:///{disk}/mlflow.db: (sqlite3.OperationalError) database or disk is full"
+    assert tracker.problem == said
+    assert "Traceback" not in capfd.readouterr().err
+    ballast.unlink()
+    tracker.finish()  # with what was not delivered
+    assert tracker.problem is None
 
 
 # ---- the mechanism --------------------------------------------------------------------------------------------------

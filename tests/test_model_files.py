@@ -75,7 +75,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("longer", lambda path: path.write_bytes(path.read_bytes() + b"x"), "is cut off or is not a safetensors file"),
     ("a web page", lambda path: path.write_text("<!DOCTYPE html>" * 9), "is not a safetensors file"),
     ("zeros, as a copy onto a full disk", lambda path: path.write_bytes(bytes(4096)), "is not a safetensors file"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("damage", "message"), [case[1:] for case in DAMAGE], ids=[case[0] for case in DAMAGE])
@@ -193,9 +193,7 @@ def test_positions_for_prompt_and_response(model):
     path = model / "config.json"
     path.write_text(json.dumps(config))
     check_context("models.explorer", str(model), 64)
-    with pytest.raises(
-        ModelError, match="models.explorer: .* has 64 positions .* may take 65 tokens; lower data.max_pr"
-    ):
+    with pytest.raises(ModelError, match="models.explorer: .* has 64 positions .* may take 65 tokens; lower data"):
         check_context("models.explorer", str(model), 65)
     stretched = {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
     for more in ({"model_max_length": 128}, stretched, {"max_position_embeddings": None}):

@@ -1,4 +1,4 @@
-"""Checks, before anything starts, that learner and explorer are whole and can share rollouts: one tokenizer for all."""
+"""Checks, before anything starts, that learner and explorer are whole and can share rollouts: one tokenizer."""
 
 from __future__ import annotations
 

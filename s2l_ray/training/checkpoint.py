@@ -52,7 +52,7 @@ def save_checkpoint(
 
 
 class _Writer(FileSystemWriter):
-    """Tells why the disk refused: torch's zip writer raises its own error on top, which is all that other ranks see."""
+    """Tells why the disk refused: torch's zip writer raises an error of its own on top, which alone is passed on."""
 
     def write_data(self, *args: Any) -> Any:
         with writing(self.path):
