@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError
@@ -269,6 +269,7 @@ def test_any_exception_is_a_verdict(lasting, raised):
         verdict.detail.encode()
 
 
+@example([("\\boxed{2^{2024}}", "2^{2025}", ""), ("\\boxed{\ud800}", "5", "\0")])
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(ANY_RESPONSE, ANY_TEXT | ANY_MATH, ANY_TEXT), min_size=1, max_size=8))
 def test_any_texts_get_a_verdict(math_process, items):
