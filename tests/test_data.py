@@ -109,7 +109,10 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
         ('{"question": "q", "answer": "1", "answer": "2"}', "line 2: not valid JSON .*'answer' is given twice"),
         ('{"question": "q", "answer": ' + "7" * 10_000 + "}", "line 2: not valid JSON .*Exceeds the limit"),
         ("[" * 100_000, "line 2: not valid JSON .*recursion"),
-        (r'{"question": "q\ud800", "answer": "1"}', r"line 2, field question: character 2 is '\\ud800', half of a surr"),
+        (
+            r'{"question": "q\ud800", "answer": "1"}',
+            r"line 2, field question: character 2 is '\\ud800', half of a surr",
+        ),
         (r'{"question": "q", "answer": "\udfff"}', r"line 2, field answer: character 1 is '\\udfff'"),
         (r'{"question": "q", "answer": "1", "id": "\udfff"}', r"line 2, field id: character 1 is '\\udfff'"),
         (
@@ -150,7 +153,11 @@ def test_a_malformed_row_names_file_line_and_field(tmp_path, line, message):
 def test_unusual_texts_that_are_fine(tmp_path):
     path = tmp_path / "x.jsonl"
     long = "word " * 10**6
-    rows = [{"question": "\0", "answer": "5"}, {"question": "\U0001f642", "answer": "5"}, {"question": long, "answer": 5}]
+    rows = [
+        {"question": "\0", "answer": "5"},
+        {"question": "\U0001f642", "answer": "5"},
+        {"question": long, "answer": 5},
+    ]
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in rows))
     assert [p.question for p in load_problems(path).problems] == ["\0", "\U0001f642", long]
 

@@ -111,7 +111,10 @@ def test_functions_that_can_be_called(functions, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("too_few", r"its parameters \(response, answer\) do not allow \(got an unexpected keyword argument 'question'\)"),
+        (
+            "too_few",
+            r"its parameters \(response, answer\) do not allow \(got an unexpected keyword argument 'question'\)",
+        ),
         ("too_many", r"do not allow \(missing a required argument: 'model'\)"),
         ("others", r"is called as function\(response=..., answer=..., question=...\)"),
         ("later", "must return its verdict; it is asynchronous or a generator"),

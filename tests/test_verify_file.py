@@ -86,14 +86,17 @@ def test_every_row_gets_a_verdict_whatever_it_is(tmp_path):
     assert [row["line"] for row in rows] == [*range(1, len(ROWS) + 1), len(ROWS) + 3]
     assert [row["verdict"] for row in rows] == [*[verdict for _, verdict, _ in ROWS], "right"]
     for row, (_, _, detail) in zip(rows, ROWS, strict=False):
-        assert detail in row["detail"] and (row["verdict"] != "failed" or f"in.jsonl, line {row['line']}" in row["detail"])
+        assert detail in row["detail"]
+        assert row["verdict"] != "failed" or f"in.jsonl, line {row['line']}" in row["detail"]
     assert summary.counts == {"right": 7, "wrong": 2, "unparsable": 1, "timeout": 0, "failed": 15}
     assert summary.failure.startswith("line 10: ") and "a text is needed" in summary.failure
 
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 ANY_ROW = st.fixed_dictionaries({}, optional={name: ANY_JSON for name in ("answer", "response", "question", "id")})

@@ -13,8 +13,10 @@ from typing import Any, get_args
 
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Verdict, VerdictStatus
-from s2l_ray.tasks.data import final_answer, optional_id, rows_and_errors
-from s2l_ray.tasks.pool import Item, VerifierPool
+from s2l_ray.tasks.data import final_answer, optional_id
+from s2l_ray.tasks.pool import VerifierPool
+from s2l_ray.tasks.rows import rows_and_errors
+from s2l_ray.tasks.verifier_process import Item
 
 
 @dataclass(frozen=True)
