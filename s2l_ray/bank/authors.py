@@ -20,7 +20,7 @@ import numpy as np
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
 from s2l_ray.tasks.pool import VerifierPool
-from s2l_ray.tasks.rows import read_rows, shown
+from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 from s2l_ray.tasks.verifiers import Probation
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class AuthorsFile:
         response, reward = row.get("response"), row.get("reward")
         if not isinstance(response, str):
             raise DataError(f"{where} response: a text is needed, not {shown(response)}")
+        check_encodable(response, f"{where} response")
         if isinstance(reward, bool) or not isinstance(reward, int | float) or not 0 <= reward <= 1:
             raise DataError(f"{where} reward: a number in [0, 1] is needed, not {shown(reward)}")
         return Row(line, self._prompt(row, where), response, tokens, logprobs, float(reward))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
-from s2l_ray.tasks.rows import read_rows, shown
+from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 
 
 @dataclass(frozen=True)
@@ -125,19 +125,8 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
         answer = row["answer"]
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
-        _check_encodable(text or "", f"{where}, field {field}")
+        check_encodable(text or "", f"{where}, field {field}")
     return _Row(number, own_id, index_id, question, answer)
-
-
-def _check_encodable(text: str, where: str) -> None:
-    """JSON can write half of a surrogate pair. Tokenizers, which read UTF-8, cannot read one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which UTF-8 "
-            "cannot encode; remove it"
-        ) from None
 
 
 def _finite(value: str | int | float) -> bool:

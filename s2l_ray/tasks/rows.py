@@ -54,6 +54,21 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def check_encodable(text: str, where: str) -> None:
+    """JSON can write half of a surrogate pair. Tokenizers and Parquet, which are of UTF-8, cannot take one.
+
+    Raises:
+        DataError: there is one; `where` names file, line and field.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which UTF-8 "
+            "cannot encode; remove it"
+        ) from None
+
+
 def shown(value: Any) -> str:
     """A value in a message: not more than 80 characters of it."""
     text = repr(value)
