@@ -352,7 +352,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
     if summary.failure is not None:
-        print(f"{summary.counts['failed']} rows could not be checked, the first: {summary.failure}", file=sys.stderr)
+        failed = f"{summary.counts['failed']} of {summary.rows} rows could not be checked"
+        print(f"{failed}, the first so: {summary.failure}", file=sys.stderr)
     return 1 if summary.counts["failed"] == summary.rows else 0
 
 

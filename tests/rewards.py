@@ -12,3 +12,8 @@ def first_number_is_even(response: str, answer: str, question: str) -> bool:
 def first_word_is_even(response: str, answer: str, question: str) -> bool:
     """The same for words such as "t12" (`tests.trl_side.number_tokenizer`)."""
     return first_number_is_even(response.removeprefix("t"), answer, question)
+
+
+def raises(response: str, answer: str, question: str) -> float:
+    """A reward function with a bug."""
+    return float(undefined)  # noqa: F821

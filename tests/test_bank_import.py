@@ -198,6 +198,7 @@ BAD = {
     "no reward": ({"reward": None}, "field reward: a number in \\[0, 1\\] is needed, not None"),
     "reward of another scale": ({"reward": -1}, "field reward: a number in \\[0, 1\\] is needed, not -1"),
     "no response": ({"response": 3}, "field response: a text is needed, not 3"),
+    "no text": ({"response": "\ud800"}, "field response: character 1 is '.ud800', half of a surrogate pair"),
     "another template": ({"prompt_ids": [5, 6]}, "field prompt_ids: they are not the tokens of prompt .* data.chat"),
 }
 

@@ -15,9 +15,10 @@ from actors.connection import connect
 from actors.scheduler import Pipeline, Scheduler
 from actors.verifier import Verifier
 from s2l_ray.errors import GroupError, StepTimeoutError
-from s2l_ray.rollout import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
+from s2l_ray.rollout import Period, Prompt, Rollout, RolloutGroup, RolloutSet, SampleRequest, report_on
 from s2l_ray.schedule import Schedule
 from s2l_ray.scheduling import StepPlanner
+from s2l_ray.tasks.verifiers import VerifierError
 from tests.patience import PATIENCE_S
 
 PROMPTS = {f"p{i}": Prompt(f"p{i}", "q", "q", np.arange(3, dtype=np.int32), "0") for i in range(24)}
@@ -318,3 +319,15 @@ def test_a_run_that_goes_back_asks_again(start):
     release(scheduler, 1)
     batch = collect(scheduler, 2)
     assert {row.weight_version for row in batch.summaries} == {1}
+
+
+def test_a_verifier_that_raises_on_all_of_its_first_answers_is_an_error():
+    verifier = Verifier.remote("tests.rewards:raises", 20.0, PROMPTS)
+    request = SampleRequest(1, "p0", "learner", 32, 0, 0)
+    sampled = RolloutSet("p0", PROMPTS["p0"].token_ids, [rollout(request, k, 0) for k in range(32)])
+    _, report = verifier.verify.remote(sampled)
+    (report,) = fetch([report], 60, "a verifier")
+    assert [row.status for row in report.rows] == ["failed"] * 32
+    with pytest.raises(VerifierError, match=r"raises failed on each of its first 64 answers.*NameError.*rewards.py"):
+        fetch([verifier.verify.remote(sampled)[1]], 60, "a verifier")
+    ray.kill(verifier)

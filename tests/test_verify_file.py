@@ -86,11 +86,10 @@ def test_every_row_gets_a_verdict_whatever_it_is(tmp_path):
     assert [row["line"] for row in rows] == [*range(1, len(ROWS) + 1), len(ROWS) + 3]
     assert [row["verdict"] for row in rows] == [*[verdict for _, verdict, _ in ROWS], "right"]
     for row, (_, _, detail) in zip(rows, ROWS, strict=False):
-        assert detail in row["detail"] and (
-            row["verdict"] != "failed" or f"in.jsonl, line {row['line']}" in row["detail"]
-        )
+        assert detail in row["detail"]
+        assert row["verdict"] != "failed" or f"in.jsonl, line {row['line']}" in row["detail"]
     assert summary.counts == {"right": 7, "wrong": 2, "unparsable": 1, "timeout": 0, "failed": 15}
-    assert summary.failure.startswith("line 10: ") and "a text is needed" in summary.failure
+    assert summary.failure == f"{source}, line 10, field response: a text is needed; the row has answer"
 
 
 ANY_JSON = st.recursive(
@@ -170,8 +169,10 @@ def test_the_command_says_what_could_not_be_checked(tmp_path, capsys):
     assert main(["verify", str(source), "--kind", "countdown"]) == 0
     printed = capsys.readouterr()
     assert "2 answers: 0 right, 0 wrong, 1 unparsable, 0 timeout, 1 failed" in printed.out
-    assert "1 rows could not be checked, the first: line 2: " in printed.err
-    assert main(["verify", str(write(tmp_path / "none.jsonl", {"solution": "6"})), "--kind", "countdown"]) == 1
+    assert f"1 of 2 rows could not be checked, the first so: {source}, line 2, field response: " in printed.err
+    none = write(tmp_path / "none.jsonl", {"answer": "6", "response": "6"})  # 6 is not a problem of countdown
+    assert main(["verify", str(none), "--kind", "countdown"]) == 1
+    assert f"1 of 1 rows could not be checked, the first so: {none}, line 1: '6' is not" in capsys.readouterr().err
 
 
 def test_a_file_name_that_the_terminal_cannot_show(tmp_path):

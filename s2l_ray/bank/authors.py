@@ -19,8 +19,8 @@ import numpy as np
 
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
-from s2l_ray.tasks.data import read_rows
 from s2l_ray.tasks.pool import VerifierPool
+from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 from s2l_ray.tasks.verifiers import Probation
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ class AuthorsFile:
         logprobs = _logprobs(row, where, len(tokens))
         response, reward = row.get("response"), row.get("reward")
         if not isinstance(response, str):
-            raise DataError(f"{where} response: a text is needed, not {_shown(response)}")
+            raise DataError(f"{where} response: a text is needed, not {shown(response)}")
+        check_encodable(response, f"{where} response")
         if isinstance(reward, bool) or not isinstance(reward, int | float) or not 0 <= reward <= 1:
-            raise DataError(f"{where} reward: a number in [0, 1] is needed, not {_shown(reward)}")
+            raise DataError(f"{where} reward: a number in [0, 1] is needed, not {shown(reward)}")
         return Row(line, self._prompt(row, where), response, tokens, logprobs, float(reward))
 
     def _prompt(self, row: dict[str, Any], where: str) -> Prompt | None:
@@ -120,7 +121,7 @@ class AuthorsFile:
         if candidates:
             raise DataError(
                 f"{where} prompt_ids: they are not the tokens of prompt {candidates[-1].id} as this configuration "
-                f"renders it ({_shown(token_ids.tolist())}, here {_shown(candidates[-1].token_ids.tolist())}); check "
+                f"renders it ({shown(token_ids.tolist())}, here {shown(candidates[-1].token_ids.tolist())}); check "
                 "data.prompt, data.chat, data.system, data.date and the tokenizer"
             )
         return None
@@ -180,14 +181,14 @@ def _set_of(row: Row, verdict: Verdict, model: str, finish_reason: str) -> Rollo
 def _integers(row: dict[str, Any], name: str, where: str) -> np.ndarray:
     values = row.get(name)
     if not isinstance(values, list) or not values or not all(type(v) is int and 0 <= v < 2**31 for v in values):
-        raise DataError(f"{where} {name}: a list of token ids is needed, not {_shown(values)}")
+        raise DataError(f"{where} {name}: a list of token ids is needed, not {shown(values)}")
     return np.array(values, np.int32)
 
 
 def _logprobs(row: dict[str, Any], where: str, tokens: int) -> np.ndarray:
     values = row.get("small_model_log_probs")
     if not isinstance(values, list) or not all(type(v) in (int, float) and math.isfinite(v) and v <= 0 for v in values):
-        raise DataError(f"{where} small_model_log_probs: a list of numbers up to 0 is needed, not {_shown(values)}")
+        raise DataError(f"{where} small_model_log_probs: a list of numbers up to 0 is needed, not {shown(values)}")
     if len(values) != tokens:
         raise DataError(f"{where} small_model_log_probs: {len(values)} of them for {tokens} response_ids")
     return np.array(values, np.float32)
@@ -198,8 +199,3 @@ def _question(prompt: Any) -> str:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
         prompt = prompt[0].get("content")
     return prompt if isinstance(prompt, str) else ""
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

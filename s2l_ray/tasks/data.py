@@ -9,17 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s2l_ray.errors import DataError
-from s2l_ray.tasks import git_lfs
-
-if TYPE_CHECKING:
-    import pyarrow
+from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 
 
 @dataclass(frozen=True)
@@ -76,41 +72,6 @@ def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
     return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems))
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The (1-based number, record) pairs of a JSONL or Parquet file; blank lines are skipped.
-
-    Raises:
-        DataError: the file is missing, cannot be read or is of another type, or a line is not a JSON object in UTF-8.
-    """
-    for number, row in rows_and_errors(path):
-        if isinstance(row, DataError):
-            raise row
-        yield number, row
-
-
-def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    """The same, with what `read_rows` would raise in the place of each malformed row, and the rest after it.
-
-    Raises:
-        DataError: the file is missing, cannot be read or is of another type.
-    """
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    try:
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
-        pointer = git_lfs.is_pointer(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
-    if pointer:
-        raise DataError(f"{path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
-    if path.suffix not in readers:
-        raise DataError(f"{path}: unknown type {path.suffix!r}; rename or convert it to {' or '.join(readers)}")
-    try:
-        yield from readers[path.suffix](path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
 def final_answer(value: Any, where: str) -> str:
     """A gold answer as text: numbers are written out, and of a GSM8K solution the part after the last `####` is kept.
 
@@ -118,7 +79,7 @@ def final_answer(value: Any, where: str) -> str:
         DataError: there is no answer; `where` names file, line and field.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not _finite(value):
-        raise DataError(f"{where} must be a text or a number, not {_shown(value)}")
+        raise DataError(f"{where} must be a text or a number, not {shown(value)}")
     text = str(value).rpartition("####")[2].strip()
     if not text:
         raise DataError(f"{where} is empty; give the final answer")
@@ -133,7 +94,7 @@ def text_field(row: dict[str, Any], field: str, where: str) -> str:
     """
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
-        have = f"the row has {', '.join(sorted(row))}" if field not in row else f"it is {_shown(value)}"
+        have = f"the row has {', '.join(sorted(row))}" if field not in row else f"it is {shown(value)}"
         raise DataError(f"{where}, field {field}: a non-empty text is needed; {have}")
     return value
 
@@ -145,79 +106,6 @@ def optional_id(row: dict[str, Any], where: str) -> str | None:
         DataError: it is neither a text nor an integer.
     """
     return _id(row.get("id"), f"{where}, field id")
-
-
-_OTHER_TYPES = {
-    b"\x1f\x8b": "compressed with gzip",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file",
-    b"\xff\xfe": "in UTF-16",
-    b"\xfe\xff": "in UTF-16",
-}
-"""By how they begin: files that are not JSONL in any of their lines."""
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    with path.open("rb") as lines:
-        beginning = lines.read(8)
-        for mark, what in _OTHER_TYPES.items():
-            if beginning.startswith(mark):
-                raise DataError(f"{path} is {what}; convert it to JSONL in UTF-8, or give it the suffix of its type")
-        lines.seek(0)
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, _json_row(line, f"{path}, line {number}")
-
-
-def _json_row(line: bytes, where: str) -> dict[str, Any] | DataError:
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_record_of)
-    except UnicodeDecodeError as error:
-        return DataError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8")
-    except (ValueError, RecursionError) as error:
-        return DataError(f"{where}: not valid JSON ({error}); write one JSON object a line")
-    if not isinstance(row, dict):
-        return DataError(f'{where}: {_shown(row)} is not a JSON object; write {{"question": ..., "answer": ...}}')
-    return row
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{_shown(next(name for name in names if names.count(name) > 1))} is given twice")
-    return record
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(1024):
-                for row in _parquet_rows(batch, path, number + 1):
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}); write it again") from None
-
-
-def _parquet_rows(batch: pyarrow.RecordBatch, path: Path, first: int) -> list[dict[str, Any] | DataError]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError as error:  # Parquet's writers need not check their texts
-        if len(batch) == 1:
-            return [DataError(f"{path}, line {first}: not UTF-8 ({error.reason}); write the file again")]
-        return [row for n in range(len(batch)) for row in _parquet_rows(batch.slice(n, 1), path, first + n)]
 
 
 def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
@@ -237,19 +125,8 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
         answer = row["answer"]
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
-        _check_encodable(text or "", f"{where}, field {field}")
+        check_encodable(text or "", f"{where}, field {field}")
     return _Row(number, own_id, index_id, question, answer)
-
-
-def _check_encodable(text: str, where: str) -> None:
-    """JSON can write half of a surrogate pair. Tokenizers, which read UTF-8, cannot read one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which UTF-8 "
-            "cannot encode; remove it"
-        ) from None
 
 
 def _finite(value: str | int | float) -> bool:
@@ -259,7 +136,7 @@ def _finite(value: str | int | float) -> bool:
 def _record(row: dict[str, Any], field: str, where: str) -> dict[str, Any]:
     value = row.get(field)
     if not isinstance(value, dict):
-        raise DataError(f"{where}, field {field}: a record is needed (verl's layout), not {_shown(value)}")
+        raise DataError(f"{where}, field {field}: a record is needed (verl's layout), not {shown(value)}")
     return value
 
 
@@ -267,7 +144,7 @@ def _user_message(prompt: Any, where: str) -> str:
     messages = prompt if isinstance(prompt, list) else []
     if len(messages) != 1 or not isinstance(messages[0], dict) or messages[0].get("role") != "user":
         raise DataError(
-            f"{where}: one message {{role: user, content: ...}} is needed, not {_shown(prompt)}; "
+            f"{where}: one message {{role: user, content: ...}} is needed, not {shown(prompt)}; "
             "put a system message into data.system, and drop conversations of several turns"
         )
     return text_field(messages[0], "content", where)
@@ -277,7 +154,7 @@ def _id(value: Any, where: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(f"{where} must be a text or an integer, not {_shown(value)}; correct it or leave it out")
+        raise DataError(f"{where} must be a text or an integer, not {shown(value)}; correct it or leave it out")
     return str(value)
 
 
@@ -302,8 +179,3 @@ def _digest(problems: list[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps([problem.id, problem.question, problem.answer]).encode())
     return digest.hexdigest()
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

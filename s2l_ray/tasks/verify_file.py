@@ -14,8 +14,10 @@ from typing import Any, get_args
 from s2l_ray.disk import writing
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Verdict, VerdictStatus
-from s2l_ray.tasks.data import final_answer, optional_id, rows_and_errors
-from s2l_ray.tasks.pool import Item, VerifierPool
+from s2l_ray.tasks.data import final_answer, optional_id
+from s2l_ray.tasks.pool import VerifierPool
+from s2l_ray.tasks.rows import rows_and_errors
+from s2l_ray.tasks.verifier_process import Item
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class VerifySummary:
     seconds: float
     """Wall-clock time of checking, without starting the workers."""
     failure: str | None
-    """What the first row with the verdict `failed` says, and its line."""
+    """What is said of the first row with the verdict `failed`: file, line and reason."""
 
     @property
     def answers_per_second(self) -> float:
@@ -68,11 +70,11 @@ def verify_file(
         VerifierError: its workers cannot start.
     """
     source, target = Path(source), target and Path(target)
-    if target is not None and target.exists() and target.samefile(source):
-        raise DataError(f"the verdicts would replace {source}; name another file for them")
     rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
     if not rows:
         raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
+    if target is not None and target.exists() and target.samefile(source):
+        raise DataError(f"the verdicts would replace {source}; name another file for them")
     counts: Counter[str] = Counter()
     failure = None
     items = [row.content for row in rows if not isinstance(row.content, DataError)]
@@ -82,7 +84,8 @@ def verify_file(
         for line in _written(_graded(rows, pool.stream(items)), target):
             counts[line["verdict"]] += 1
             if failure is None and line["verdict"] == "failed":
-                failure = f"line {line['line']}: {line['detail']}"
+                where = f"{source}, line {line['line']}"
+                failure = line["detail"] if where in line["detail"] else f"{where}: {line['detail']}"
             if on_progress is not None:
                 on_progress(counts.total(), len(rows))
         seconds = time.perf_counter() - start
