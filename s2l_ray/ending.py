@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -79,6 +80,6 @@ def _let_go_of_the_terminal() -> None:
     """It is gone: what is still written would be an error that hides the end."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        if os.isatty(descriptor):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that has hung up is no isatty any more
             os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -37,8 +37,18 @@ def ignoring(*signals: signal.Signals):
     return prepare
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave_none_behind():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start(words: list[str], folder: Path, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Popen:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
@@ -49,6 +59,8 @@ def start(words: list[str], folder: Path, ignored: tuple[signal.Signals, ...] = 
         start_new_session=True,
         preexec_fn=ignoring(*ignored),
     )
+    STARTED.append(process)
+    return process
 
 
 def program(text: str, folder: Path, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Popen:
