@@ -70,6 +70,10 @@ def ends_when_told() -> Iterator[None]:
     threading.Thread(target=cut_off, name="cut-off", daemon=True).start()
     try:
         yield
+    except BaseException as error:
+        if told and error is not told[0]:  # tidying up fails where, say, Ray was ended at the same time
+            raise told[0] from error
+        raise
     finally:
         if not told:  # else the process is about to end, and should not be disturbed in that either
             for number, handler in before.items():

@@ -151,6 +151,12 @@ def test_told_again_it_goes_on_tidying_up(again: signal.Signals, tmp_path: Path)
     assert ended(process) == (143, "tidied\n", "ended by SIGTERM\n")
 
 
+def test_tidying_up_that_fails_is_an_end_all_the_same(tmp_path: Path):
+    process = program(TIDIES.format(grace=100, tidy='raise RuntimeError("it is gone already")'), tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "tidying\n", "ended by SIGTERM\n")
+
+
 def test_tidying_up_that_never_ends_is_cut_off(tmp_path: Path):
     process = program(TIDIES.format(grace=0.2, tidy="signal.pause()"), tmp_path)
     process.send_signal(signal.SIGTERM)
