@@ -258,9 +258,12 @@ def test_more_steps_after_the_end_go_the_way_that_is_named(run: Undisturbed, mov
     assert refused.returncode == 1 and "already holds a finished run" in output
     way = dict(word.split("=", 1) for word in shlex.split(output.rpartition("train on from its end: ")[2]))
     assert way.keys() == {"resume", "run_dir", "schedule.steps"}
-    process = start_cli(overrides | way | {"tracking.enabled": False}, "more", tmp_path)
+    # With other held-out problems: what was measured before on the old ones is no measure of the change.
+    process = start_cli(overrides | way | {"tracking.enabled": False, "data.eval_limit": 4}, "more", tmp_path)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0 and "resumed after step 6" in output, output
+    evaluation = json.loads((Path(way["run_dir"]) / "summary.json").read_text())["evaluation"]
+    assert evaluation["before"] is evaluation["change"] is None and evaluation["after"]["problems"] == 4
     steps = steps_of(Path(way["run_dir"]))
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6, 7]
     assert [step["digest"] for step in steps][:6] == digests_of(run.config.run_path)
