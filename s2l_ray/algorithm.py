@@ -306,7 +306,7 @@ class S2LPO(Trainable):
             self._evaluations = Evaluations.from_json(state)
         else:
             self._evaluations = Evaluations()
-            self._reporter.note("evaluations of before the checkpoint are left out: they were made on something else")
+            self._reporter.note("the checkpoint's evaluations are left out: data.eval or evaluation was another")
         self._run.log.restore(directory / STEPS)
         self._times.resume_after(self._step)
         self._graph.recall({record.step: record.explorer_only for record in self._records})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -71,6 +72,10 @@ def ends_when_told() -> Iterator[None]:
     threading.Thread(target=cut_off, name="cut-off", daemon=True).start()
     try:
         yield
+    except BaseException as error:
+        if told and error is not told[0]:  # tidying up fails where, say, Ray was ended at the same time
+            raise told[0] from error
+        raise
     finally:
         first.set()
         if not told:  # else the process is about to end, and should not be disturbed in that either
@@ -82,6 +87,6 @@ def _let_go_of_the_terminal() -> None:
     """It is gone: what is still written would be an error that hides the end."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        if os.isatty(descriptor):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that has hung up is no isatty any more
             os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -63,8 +63,12 @@ def sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    path = make_url(uri).database
+    try:
+        path = make_url(uri).database
+    except ArgumentError:  # MLflow says what is wrong with it
+        return None
     return Path(path) if path and path != ":memory:" else None
 
 

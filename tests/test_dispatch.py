@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s2l_ray.ahead import ExploreAhead
 from s2l_ray.dispatch import Pool
@@ -195,6 +198,21 @@ def test_what_was_left_out_is_read_back_after_a_crash_in_the_middle_of_a_row(tmp
     assert read_left_out(path) == {1: ["a", "b"], 2: ["c"], 3: ["d"]}
 
 
+@given(st.lists(st.text(st.characters() | st.sampled_from("\u2028\x85\x1c\udc80é"))), st.data())
+def test_any_prompt_can_be_left_out_and_a_crash_anywhere_costs_one_row(ids: list[str], data: st.DataObject):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "left_out.jsonl"
+        append_left_out(path, 1, ids)
+        first = path.stat().st_size
+        append_left_out(path, 2, ids)
+        assert read_left_out(path) == {1: ids, 2: ids}
+        whole = path.read_bytes()
+        path.write_bytes(whole[: data.draw(st.integers(first, len(whole) - 2))])
+        assert read_left_out(path) == {1: ids}
+        append_left_out(path, 2, ["again"])
+        assert read_left_out(path) == {1: ids, 2: ["again"]}
+
+
 def test_a_replay_needs_the_choices_of_a_run_like_this_one(tmp_path: Path):
     path, steps = tmp_path / "left_out.jsonl", planner()
     for step in (1, 2):
@@ -204,5 +222,5 @@ def test_a_replay_needs_the_choices_of_a_run_like_this_one(tmp_path: Path):
         replayed_left_out(path, steps, 3)
     with pytest.raises(ConfigError, match="should name 3 prompts that step 1 samples"):
         replayed_left_out(path, planner(3), 2)
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="no.jsonl cannot be read .No such file or directory.; rollout.replay_left"):
         replayed_left_out(tmp_path / "no.jsonl", steps, 2)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import ActorLostError, PlacementError
 from s2l_ray.left_out import read_left_out
+from s2l_ray.miniature.build import Family
+from s2l_ray.mlflow_store import locate
 from s2l_ray.timing import read_trace
 from tests.patience import PATIENCE_S
 from tests.run_settings import run_config
@@ -106,7 +110,7 @@ def test_mlflow_has_every_step_once(run: Undisturbed):
 def mlflow_of(run_dir: Path):
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{run_dir.parent / 'mlflow.db'}")
+    client = MlflowClient(locate(None, run_dir.parent)[0])
     run_id = json.loads((run_dir / "run.json").read_text())["mlflow_run_id"]
     return client, client.get_run(run_id)
 
@@ -120,8 +124,8 @@ def test_save_and_restore_in_rllibs_manner(run: Undisturbed):
 # ---- a run that is killed and resumed -----------------------------------------------------------------------------
 
 
-def start_cli(overrides: dict, name: str, folder: Path) -> subprocess.Popen:
-    """`s2l train` in a process group of its own, as a terminal would start it."""
+def start_cli(overrides: dict, name: str, folder: Path, in_background: bool = False) -> subprocess.Popen:
+    """`s2l train` in a process group of its own, as a terminal would start it, or a script with `&`."""
     words = [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in overrides.items()]
     environment = os.environ | {"S2L_TEST_RUN": str(folder)}
     return subprocess.Popen(
@@ -132,8 +136,8 @@ def start_cli(overrides: dict, name: str, folder: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # Tests in a shell's background have SIGINT ignored, and children inherit that; a terminal's do not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A script's background jobs have SIGINT ignored, and children inherit that; a terminal's do not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.SIG_DFL),
     )
 
 
@@ -197,19 +201,74 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_an_ended_run_leaves_no_process_and_can_go_on(ended_by: signal.Signals, family, tmp_path: Path):
     overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
-    process = start_cli(overrides, "interrupted", tmp_path)
+    process = start_cli(overrides, "interrupted", tmp_path, in_background=ended_by == signal.SIGTERM)
     checkpoints = tmp_path / "run" / "checkpoints"
     wait_until(lambda: list(checkpoints.glob("step-*/state.json")), "a whole checkpoint")
     if ended_by == signal.SIGINT:
         os.killpg(process.pid, ended_by)  # as a terminal does: to the whole foreground group
     else:
         process.send_signal(ended_by)  # as a cluster or `timeout` does: to the program
+    while "the same command goes on" not in (line := process.stdout.readline()):
+        assert line, "it says how to go on"
+    process.send_signal(ended_by)  # told again while it tidies up
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
-    assert "the same command goes on" in output
+    assert process.returncode == 128 + ended_by and "Traceback" not in output
     wait_until(lambda: not processes_of(tmp_path), "no process outlives it")
     assert list(checkpoints.glob("step-*/state.json"))
     assert mlflow_of(tmp_path / "run")[1].info.status == "KILLED"
+
+
+# ---- a run that moves, and one that gets more steps --------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(run: Undisturbed, family: Family, tmp_path: Path) -> tuple[Path, dict]:
+    """The undisturbed run's directory with its MLflow store, models and data in another place; and its overrides."""
+    project, before = tmp_path / "mounted else?where", run.config.run_path.parent
+    shutil.copytree(family.directory, project / "family")
+    shutil.copytree(before / "run", project / "run")
+    shutil.copytree(before / "mlartifacts", project / "mlartifacts")
+    shutil.copy(before / "mlflow.db", project)
+    return project / "run", run_config(Family(project / "family"), project / "run")
+
+
+def digests_of(run_dir: Path) -> list[str]:
+    return [step["digest"] for step in steps_of(run_dir)]
+
+
+def test_a_run_that_was_moved_halfway_goes_on(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
+    run_dir, overrides = moved
+    (run_dir / "summary.json").unlink()  # as if it had been killed after step 4
+    shutil.rmtree(run_dir / "checkpoints" / "step-000006")
+    old_artifacts = sorted(run.config.run_path.parent.glob("mlartifacts/**/*"))
+    process = start_cli(overrides | {"schedule.steps": 5}, "moved", tmp_path)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0 and "resumed after step 4" in output and "note: MLflow" not in output, output
+    assert digests_of(run_dir) == digests_of(run.config.run_path)[:5]
+    client, mlflow_run = mlflow_of(run_dir)
+    assert mlflow_run.info.run_id == mlflow_of(run.config.run_path)[1].info.run_id
+    assert mlflow_run.info.artifact_uri.startswith((run_dir.parent / "mlartifacts").as_uri())
+    assert {artifact.path for artifact in client.list_artifacts(mlflow_run.info.run_id)} >= {"summary.json", "figures"}
+    assert sorted(run.config.run_path.parent.glob("mlartifacts/**/*")) == old_artifacts
+
+
+def test_more_steps_after_the_end_go_the_way_that_is_named(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
+    run_dir, overrides = moved
+    refused = start_cli(overrides | {"schedule.steps": 7}, "more", tmp_path)
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 1 and "already holds a finished run" in output
+    way = dict(word.split("=", 1) for word in shlex.split(output.rpartition("train on from its end: ")[2]))
+    assert way.keys() == {"resume", "run_dir", "schedule.steps"}
+    # With other held-out problems: what was measured before on the old ones is no measure of the change.
+    process = start_cli(overrides | way | {"tracking.enabled": False, "data.eval_limit": 4}, "more", tmp_path)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0 and "resumed after step 6" in output, output
+    evaluation = json.loads((Path(way["run_dir"]) / "summary.json").read_text())["evaluation"]
+    assert evaluation["before"] is evaluation["change"] is None and evaluation["after"]["problems"] == 4
+    steps = steps_of(Path(way["run_dir"]))
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6, 7]
+    assert [step["digest"] for step in steps][:6] == digests_of(run.config.run_path)
+    assert not set(steps[6]["prompts"]) & set(steps[5]["prompts"])
 
 
 # ---- several of everything ----------------------------------------------------------------------------------------

@@ -107,7 +107,9 @@ class Config(Section):
     """Default: outputs/NAME. Of a name that cannot be a directory there (a/b, say), outputs/a_b-DIGEST."""
     resume: LocalPath = "auto"
     """auto: go on from the newest checkpoint of run_dir if there is one; never: refuse a run_dir with results;
-    or the path of a checkpoint."""
+    or where a run begins that has no checkpoint of its own yet: another run's checkpoint, or its directory (the newest
+    one). Data and settings may then differ, the learner may not; with trainer.lr_schedule linear or cosine the learning
+    rate is that of this run's schedule.steps."""
     seed: int = 1
     models: ModelsConfig
     data: DataConfig
