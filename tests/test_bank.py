@@ -236,7 +236,7 @@ def test_a_killed_recorder_leaves_whole_shards_and_another_goes_on(tmp_path: Pat
 
 def test_two_processes_record_side_by_side(tmp_path: Path) -> None:
     both = [recorder(tmp_path, str(LAST_DRAW)) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(PATIENCE_S) for process in both] == [0, 0]
     rows = rows_of(tmp_path)
     assert {(row["prompt_id"], row["draw"]) for row in rows} == {(p, d) for p in PROMPTS for d in range(16)}
     bank = new_bank(tmp_path)
@@ -258,7 +258,7 @@ def test_threads_share_one_bank(place: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     bank.close()
     assert all(bank.covers(asked)) and all(equal_sets(bank.read(one)[0], scored(one)) for one in asked)
 

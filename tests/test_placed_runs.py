@@ -58,7 +58,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     overrides = run_config(family, tmp_path / "run") | {
         "placement.mode": mode,
         "placement.hand_over": "on",
-        "placement.hand_over_wait_s": 120,
+        "placement.hand_over_wait_s": PATIENCE_S,
         "trainer.ranks": 1,  # more would add up gradients in another order, and other last bits sample other tokens
         "tracking.enabled": False,
     }

@@ -18,6 +18,7 @@ from s2l_ray.errors import GroupError
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
+from tests.patience import PATIENCE_S
 from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
@@ -29,7 +30,6 @@ from tests.training_models import (
     write_model,
 )
 
-JOIN_SECONDS = 120
 WHITENED = {"advantage": "reinforce++", "correction": {"explorer": "token"}}
 SEPARATE = {"grouping": "separate", "loss": "gspo", "aggregation": "sequence", "kl": 0.1, "kl_in": "reward"}
 KL = {"kl": 0.1, "aggregation": "sequence", "explorer_negatives": 0.5}
@@ -97,7 +97,7 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
 
 def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> None:
     results: dict[str, Any] = {}
-    store = open_store("127.0.0.1", port, JOIN_SECONDS)
+    store = open_store("127.0.0.1", port, PATIENCE_S)
     group = Group(rank, ranks)
 
     def joined(name: str) -> dict[str, Any]:
@@ -133,13 +133,13 @@ def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFacto
     context = mp.get_context("spawn")
     listener = listen("127.0.0.1")
     port = listener.getsockname()[1]
-    store = open_store("127.0.0.1", port, JOIN_SECONDS, listener)  # the ranks meet here for as long as it lives
+    store = open_store("127.0.0.1", port, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
     arguments = (ranks, model_dir, port, str(out))
     processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(JOIN_SECONDS)
+        process.join(PATIENCE_S)
     alive = [p.is_alive() for p in processes]
     for process in processes:
         process.kill()

@@ -344,7 +344,7 @@ def test_what_takes_too_long_is_aborted():
 
     aborted = threading.Event()
     with pytest.raises(TimeoutError, match="not all members took part"), abort_after(0.1, aborted.set):
-        assert aborted.wait(10)  # as a kernel that ends only because its communicator was aborted
+        assert aborted.wait(PATIENCE_S)  # as a kernel that ends only because its communicator was aborted
     aborted.clear()
     with abort_after(PATIENCE_S, aborted.set):
         pass
