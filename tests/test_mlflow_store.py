@@ -138,7 +138,7 @@ def test_any_path_comes_back_from_its_uri(names: list[str]):
 
 @pytest.mark.parametrize(
     "name",
-    ["why?", "a#b", "100%", "a%20b", "ü ñ 模", "me:secret@host", "x&token=1", "?uri=true", "it's \"$HOME\" \\n"],
+    ["why?", "a#b", "100%", "a%20b", "ü ñ 模", "me:secret@host", "x&token=1", "?uri=true", 'it\'s "$HOME" \\n'],
 )
 def test_a_store_is_where_the_project_is_and_opens_as_printed(name: str, store: Path, tmp_path: Path):
     directory = tmp_path / "projects" / name / "outputs"
