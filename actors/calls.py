@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -14,6 +16,20 @@ TOKENS_ASIDE = {"RAY_max_direct_call_object_size": "8192"}
 Ray would send up to 100 kB to whoever asked, which is the scheduler, and Ray 2.60 does not give that memory back when
 the result is handed on by reference: 2.8 kB per rollout of 256 tokens (`make bench ARGS=orchestration`).
 """
+
+
+POLL_S = 1.0
+"""How often whoever watches a wait is told how far it is."""
+
+
+def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[ray.ObjectRef]], None]) -> None:
+    """Wait until all of `refs` are done, or the time is up; `tell` is called every second with those that are done."""
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        done, waiting = ray.wait(list(refs), num_returns=len(refs), timeout=min(POLL_S, left))
+        if not waiting:
+            return
+        tell(done)
 
 
 def fetch(refs: Any, timeout_s: float, what: str) -> Any:

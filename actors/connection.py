@@ -6,42 +6,48 @@ import contextlib
 import logging
 import os
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ray
 
+from actors.address import find_cluster
+from actors.private_ray import start_private_ray
+from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
+from s2l_ray.temporary import use_short_tmpdir
 
 
-def connect(address: str | None) -> bool:
+def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = lambda message: None) -> bool:
     """Connect this process to Ray. Returns True if it started a private Ray, which then ends with this process.
 
     Args:
-        address: None takes RAY_ADDRESS (as `ray job submit` sets it), or starts Ray on this machine, on loopback only.
+        cluster: which Ray (see `find_cluster`), and how long a private one may take to start. None: the defaults.
+        note: told what the user should know of it.
 
     Raises:
-        PlacementError: no cluster answers.
+        PlacementError: no usable cluster answers within seconds, or a private Ray does not start.
     """
     if ray.is_initialized():
         return False
     with _own_termination():
-        return _connect(address)
+        return _connect(cluster or ClusterConfig(), note)
 
 
-def _connect(address: str | None) -> bool:
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
+def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
+    cluster = find_cluster(config.address)
+    if cluster is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        use_short_tmpdir(note)
         with on_loopback(), _quiet("ray"):  # it announces that token authentication is on, as it should be
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+            start_private_ray(config.start_timeout_s)
         return True
     try:
-        ray.init(address=address, log_to_driver=False)
-    except ConnectionError as error:
+        with on_loopback() if cluster.on_loopback else contextlib.nullcontext():
+            ray.init(address=cluster.address, log_to_driver=False)
+    except Exception as error:  # it answered, so Ray's own words are all there is
+        ray.shutdown()
         raise PlacementError(
-            f"no Ray cluster answers at {address} (cluster.address, RAY_ADDRESS): {error}. Where a cluster asks for a "
-            "token, RAY_AUTH_MODE=token and the token must be set here too"
+            f"could not join the Ray cluster at {cluster.address} (cluster.address, RAY_ADDRESS): {error}"
         ) from error
     return False
 
@@ -63,13 +69,16 @@ def on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_termination() -> Iterator[None]:
-    """What the program does when it is terminated stays: Ray puts a handler of its own in its place, which aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """What the program does when it is terminated stays: Ray would put a handler of its own in its place."""
+    if not callable(signal.getsignal(signal.SIGTERM)):
+        yield
+        return
+    utils = ray._private.utils
+    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        utils.set_sigterm_handler = before
 
 
 @contextlib.contextmanager

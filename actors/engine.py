@@ -12,6 +12,7 @@ import ray
 from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, Memory, SamplingEngine
 from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
+from s2l_ray.temporary import drop_short_names, use_short_tmpdir
 
 
 class EngineActor:
@@ -28,7 +29,9 @@ class EngineActor:
 
         Raises:
             EngineError: it does not start.
+            PlacementError: TMPDIR on its node cannot be used.
         """
+        use_short_tmpdir(print)  # vLLM's sockets are below it
         try:
             self._engine = self.engine_class(self._settings, self._prompts)
         except Exception as error:  # anything from a bad model file to a lack of memory, in another process
@@ -53,6 +56,7 @@ class EngineActor:
     async def close(self) -> None:
         if hasattr(self, "_engine"):
             await self._engine.close()
+        drop_short_names()
 
 
 def reason_in(log: Path) -> str | None:

@@ -50,6 +50,7 @@ class Exploration:
         bank: BankSettings,
         train: Sequence[Prompt],
         progress: Callable[[str], None],
+        started: Callable[[int, int], None],
     ) -> None:
         self._timeout_s = config.cluster.step_timeout_s
         # One batch at work and one that waits, so that an engine never has to ask for more.
@@ -64,7 +65,7 @@ class Exploration:
             verifiers = self._seating.verifiers()
             self._verifiers = itertools.cycle(verifiers)
             self._bank = self._seating.bank(bank)
-            self._seating.wait_ready(self._engines, verifiers, self._bank)
+            self._seating.wait_ready(self._engines, verifiers, self._bank, started)
         except BaseException:
             self._seating.close()
             raise

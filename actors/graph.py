@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from actors.batch import StepBatch
-from actors.calls import fetch
+from actors.calls import fetch, watch
 from actors.seating import Engine, Seating
 from actors.swaps import SwapReport
 from actors.trainer import TrainerGroup
@@ -20,13 +20,15 @@ from s2l_ray.errors import S2LError
 from s2l_ray.generation.sleeping import Call, fall_asleep, swap_and_wake
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
+from s2l_ray.reporting import Reporter
 from s2l_ray.rollout import Prompt, RolloutSummary, Source
 from s2l_ray.timing import Span
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 Key = tuple[str, int]
 """Role and index: names an engine."""
+ANSWER_S = 60.0
+"""For an answer that is already given to get here."""
 
 
 class ActorGraph:
@@ -37,8 +39,7 @@ class ActorGraph:
         layout: who sits where in every phase.
         first_step: the step that the run begins or goes on with (1-based).
         train, held_out: rendered prompts, by id, distinct between the two.
-        progress: told what is being started.
-        note: told what happened to engines on the way.
+        reporter: told what is being started, how far long waits are, and what happened to engines on the way.
         left_out: prompts that steps leave out, known from before: by step.
         bank: where recorded explorer rollouts are, or None.
 
@@ -53,8 +54,7 @@ class ActorGraph:
         first_step: int,
         train: list[Prompt],
         held_out: list[Prompt],
-        progress: Say,
-        note: Say,
+        reporter: Reporter,
         left_out: dict[int, list[str]],
         bank: BankSettings | None,
     ) -> None:
@@ -63,7 +63,7 @@ class ActorGraph:
         self._bank = bank
         self._collecting: tuple[int, ray.ObjectRef] | None = None
         self._layout = layout
-        self._note = note
+        self._reporter = reporter
         self._seating: Seating | None = None
         self._engines: dict[Key, Engine] = {}
         self._arriving: dict[Key, Engine] = {}
@@ -71,19 +71,19 @@ class ActorGraph:
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
         try:
-            self._start(first_step, train, held_out, progress)
+            self._start(first_step, train, held_out)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, first_step: int, train: list[Prompt], held_out: list[Prompt], progress: Say) -> None:
-        config, cluster = self._config, self._config.cluster
-        progress("reserving resources")
+    def _start(self, first_step: int, train: list[Prompt], held_out: list[Prompt]) -> None:
+        config, cluster, phase = self._config, self._config.cluster, self._reporter.phase
+        phase("reserving resources")
         may_grow = config.placement.inventory is not None
-        reservation = reserve(self._layout.bundles, cluster.start_timeout_s, progress, may_grow)
+        reservation = reserve(self._layout.bundles, cluster.start_timeout_s, phase, may_grow)
         self._seating = Seating(config, self._layout, reservation, {p.id: p for p in [*train, *held_out]})
 
-        progress("starting engines, verifiers and trainer")
+        phase("starting engines, verifiers and trainer")
         seats = self._layout.phase_at(first_step).seats
         trainers = [seat for seat in seats if seat.role == "trainer"]
         ranks = [self._seating.rank(seat, len(trainers)) for seat in trainers]
@@ -93,8 +93,8 @@ class ActorGraph:
         self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.swap_timeout_s)
         self.trainer.build()
         engines = list(self._engines.values())
-        self._seating.wait_ready(engines, verifiers, bank)
-        progress("connecting trainer and learner engines")
+        self._seating.wait_ready(engines, verifiers, bank, self._reporter.progress)
+        phase("connecting trainer and learner engines")
         self._connect()
         self._scheduler = self._seating.scheduler(
             [p.id for p in train], engines, verifiers, len(ranks), self._left_out, bank
@@ -129,7 +129,7 @@ class ActorGraph:
     def collect(self, step: int) -> StepBatch:
         """The step's whole, verified groups, by reference."""
         self.begin_collect(step)
-        batch = self._call(self._collecting[1], f"collecting step {step}")
+        batch = self._watched([self._collecting[1]], f"collecting step {step}")[0]
         self._collecting = None
         return batch
 
@@ -167,7 +167,7 @@ class ActorGraph:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""
         samples = self._config.evaluation.samples
         calls = [self._scheduler.evaluate.remote(prompt_ids, source, samples) for source in sources]
-        return self._call(calls, "evaluation")
+        return self._watched(calls, "evaluation")
 
     def score(self, token_ids: np.ndarray) -> list[np.ndarray]:
         """Log-probs of one text under every learner engine's weights, float32 [tokens - 1] each."""
@@ -224,7 +224,7 @@ class ActorGraph:
 
     def _has_started(self, key: Key) -> bool:
         try:
-            fetch(self._arriving[key].ready, 1, "starting")
+            fetch(self._arriving[key].ready, ANSWER_S, "starting")
         except S2LError as error:
             self._lose(key, str(error))
             return False
@@ -248,7 +248,7 @@ class ActorGraph:
             self._call(self._scheduler.drop.remote(*key), f"dropping {engine.name}")
         engine = engine or self._arriving.pop(key)
         self._lost.add(key)
-        self._note(f"going on without {engine.name}: {why}")
+        self._reporter.note(f"going on without {engine.name}: {why}")
         self._seating.vacate(engine)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
@@ -274,6 +274,17 @@ class ActorGraph:
     def _of(self, source: Source) -> list[Engine]:
         return [engine for (role, _), engine in sorted(self._engines.items()) if role == source]
 
+    def _watched(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
+        """Results of the scheduler's that take long: the reporter hears how far they are."""
+        watch(
+            refs, self._bound, lambda _: self._reporter.progress(*self._call(self._scheduler.progress.remote(), what))
+        )
+        return self._call(refs, what)
+
     def _call(self, refs: Any, what: str) -> Any:
+        return fetch(refs, self._bound, what)
+
+    @property
+    def _bound(self) -> float:
         # The scheduler bounds its own waits; the margin lets its message arrive before ours.
-        return fetch(refs, 2 * self._config.cluster.step_timeout_s + 30, what)
+        return 2 * self._config.cluster.step_timeout_s + 30

@@ -96,6 +96,7 @@ class Scheduler:
         self._verifiers = Pool(dict(enumerate(verifiers)))
         self._bank, self._reads, self._records = bank, reads, records
         self._work = WorkLog()
+        self._awaited: list[Sampling] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -169,6 +170,11 @@ class Scheduler:
             sampling.add(request.prompt_id, self._roll_out(request, sampling))
         parts = await self._finish(0, {source: sampling})
         return [row for part in parts for row in part.rows]
+
+    async def progress(self) -> tuple[int, int]:
+        """Of the requests that a step or an evaluation is waiting for now: how many are answered, and all."""
+        tasks = [task for sampling in self._awaited for task in sampling.tasks.values()]
+        return sum(task.done() for task in tasks), len(tasks)
 
     # ---- engines ----------------------------------------------------------------------------------------------------
 
@@ -299,7 +305,7 @@ class Scheduler:
             for prompt_id in prompts
         }
         enough = len(self._planner.prompts(step))
-        await wait_for(step, list(groups.values()), min(enough, len(groups)), sources, self._timeout_s)
+        await self._wait_for(step, list(groups.values()), min(enough, len(groups)), sources)
         done = [prompt_id for prompt_id in prompts if groups[prompt_id].done()][:enough]
         for prompt_id in prompts:
             if prompt_id not in done:
@@ -311,8 +317,19 @@ class Scheduler:
     async def _finish(self, step: int, sources: dict[Source, Sampling]) -> list[Part]:
         """All of what they sample."""
         tasks = [task for sampling in sources.values() for task in sampling.tasks.values()]
-        await wait_for(step, tasks, len(tasks), sources, self._timeout_s)
+        await self._wait_for(step, tasks, len(tasks), sources)
         return [task.result() for task in tasks]
+
+    async def _wait_for(
+        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, Sampling]
+    ) -> None:
+        """See `sampling.wait_for`; meanwhile `progress` counts what `sources` have."""
+        mine = list(sources.values())
+        self._awaited += mine
+        try:
+            await wait_for(step, futures, enough, sources, self._timeout_s)
+        finally:
+            self._awaited = [sampling for sampling in self._awaited if sampling not in mine]
 
     async def _refill(self, step: int, groups: list[Group]) -> tuple[list[Group], int]:
         """Replace groups without variance by groups of spare prompts that have some; and how many were sampled."""

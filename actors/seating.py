@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.bank import Bank, bank_options
-from actors.calls import TOKENS_ASIDE, fetch
+from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
 from actors.scheduler import Pipeline, Scheduler
@@ -29,6 +29,10 @@ from s2l_ray.scheduling import step_planner
 
 BYTES_PER_TOKEN = 16
 """At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""
+
+CLOSE_S = 10.0
+RANK_CLOSE_S = 2.0
+"""After all others. A rank that is idle leaves its groups at once; for one in the middle of an update nobody waits."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Seating:
         self._prompts = ray.put(prompts)
         self._actors: list[Any] = []
         self._closers: list[Any] = []
+        self._ranks: list[Any] = []
 
     def sleeps(self, seat: Seat) -> bool:
         """Whether an engine sleeps while the trainer works."""
@@ -79,7 +84,9 @@ class Seating:
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
         options = self._reservation.options(seat, trainer.cpus, env)
-        return self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        rank = self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        self._ranks.append(rank)
+        return rank
 
     def engine(self, seat: Seat) -> Engine:
         """An engine, starting."""
@@ -175,8 +182,17 @@ class Seating:
             left_out=left_out,
         )
 
-    def wait_ready(self, engines: Sequence[Engine], verifiers: list[Any], bank: Any | None = None) -> None:
+    def wait_ready(
+        self,
+        engines: Sequence[Engine],
+        verifiers: list[Any],
+        bank: Any | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """Until all of them answer.
+
+        Args:
+            progress: told every second how many of how many do.
 
         Raises:
             PlacementError: some do not within cluster.start_timeout_s.
@@ -187,25 +203,30 @@ class Seating:
         starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
         if bank is not None:
             starting[bank.ready.remote()] = "the bank"
-        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=timeout)
-        fetch(done, timeout, "starting")  # raises what an actor raised while it started
+
+        def tell(done: list[ray.ObjectRef]) -> None:
+            fetch(done, timeout, "starting")  # raises what an actor raised while it started
+            progress(len(done), len(starting))
+
+        watch(list(starting), timeout, tell)
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=0)
+        fetch(done, timeout, "starting")
         if late:
             names = sorted(starting[ref] for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
 
     def vacate(self, engine: Engine) -> None:
         """Stop one engine, so that its devices are free."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait([engine.actor.close.remote()], timeout=10)
+        _finish([engine.actor.close.remote()], CLOSE_S)
         ray.kill(engine.actor)
         self._actors.remove(engine.actor)
         self._closers.remove(engine.actor)
 
     def close(self) -> None:
         """Stop every actor and give the resources back."""
-        closing = [actor.close.remote() for actor in self._closers]
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait(closing, num_returns=max(1, len(closing)), timeout=10) if closing else None
+        leaving = [rank.close.remote() for rank in self._ranks]
+        _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
+        _finish(leaving, RANK_CLOSE_S)
         for actor in self._actors:
             ray.kill(actor)
         self._reservation.release()
@@ -214,6 +235,13 @@ class Seating:
         actor = kind.options(**options).remote(*args, **kwargs)
         self._actors.append(actor)
         return actor
+
+
+def _finish(closing: list[ray.ObjectRef], timeout_s: float) -> None:
+    """Let actors close what they hold; those that do not in time are killed with it."""
+    if closing:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
 
 
 def _loopback() -> dict[str, str]:

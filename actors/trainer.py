@@ -43,6 +43,9 @@ class TrainerRank:
         self._ranks = ranks
         self._host = ray.util.get_node_ip_address()
         self._listener: socket.socket | None = None
+        self._trainer: PolicyTrainer | None = None
+        self._senders: dict[Transfer, GroupSender] = {}
+        self._ipc: IpcSender | None = None
         # Its bars would fill the actor's log file.
         transformers.utils.logging.disable_progress_bar()
 
@@ -70,8 +73,6 @@ class TrainerRank:
             seed=config.seed,
         )
         self._specs = [WeightSpec(*row) for row in self._trainer.weight_specs()]
-        self._senders: dict[Transfer, GroupSender] = {}
-        self._ipc: IpcSender | None = None
         return self._specs
 
     def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> tuple[dict[str, float], list[Span]]:
@@ -140,9 +141,11 @@ class TrainerRank:
         self._trainer.export(directory)
 
     def close(self) -> None:
+        """Leave every group that this rank is in; also half built."""
         for sender in self._senders.values():
             sender.close()
-        self._trainer.close()
+        if self._trainer is not None:
+            self._trainer.close()
 
 
 class TrainerGroup:

@@ -9,6 +9,7 @@ import ray
 from actors.calls import TOKENS_ASIDE
 from s2l_ray.rollout import Period, Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.tasks.pool import VerifierProcess
+from s2l_ray.tasks.verifiers import Probation
 
 
 # Out of order: a set that is still being sampled must not hold up the ones queued behind it.
@@ -18,6 +19,7 @@ class Verifier:
 
     def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt]) -> None:
         self._process = VerifierProcess(kind, timeout_s)
+        self._probation = Probation(kind)
         self._prompts = prompts
 
     def ready(self) -> None:
@@ -30,6 +32,7 @@ class Verifier:
         begin = time.time()
         prompt = self._prompts[rollouts.prompt_id]
         verdicts = self._process.check([(r.text, prompt.answer, prompt.question) for r in rollouts.rollouts])
+        self._probation.judge(verdicts)
         scored = rollouts.scored(verdicts)
         return scored, report_on(scored, Period(begin, time.time()))
 

@@ -23,16 +23,21 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.swaps import SwapReport
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
+from s2l_ray.checkpoints import STEPS, Checkpoint, read_checkpoint, write_state
 from s2l_ray.config import Config, parse_config
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.held_out import Evaluations, measure
-from s2l_ray.evaluation.summary import StepLog, build_summary, write_summary
+from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.identity import measured_on
 from s2l_ray.inputs import load_inputs, located
 from s2l_ray.left_out import NAME as LEFT_OUT
 from s2l_ray.left_out import append_left_out, known_left_out
-from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.placement.search import make_plan
@@ -41,7 +46,7 @@ from s2l_ray.remarks import remarks
 from s2l_ray.reporting import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollout import Source
-from s2l_ray.run_directory import STEPS, RunDirectory, read_state, write_state
+from s2l_ray.run_directory import RunDirectory, begun_on
 from s2l_ray.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
@@ -82,10 +87,16 @@ class S2LPO(Trainable):
         if self._storage:
             enter_launch_directory()
             settings = with_own_directory(settings, self._storage)
-        self.settings = located(settings)
+        settings = located(settings)
         self._reporter.phase("checking models and data")
+        self.settings = dated(settings, begun_on(settings), bank=settings.bank.mode != "off")
         self._inputs = load_inputs(self.settings)
         self._run = RunDirectory.claim(self.settings)
+        self._reporter.phase("starting Ray")
+        self._owns_ray = connect(self.settings.cluster, self._reporter.note)
+        inventory = self._take_inventory()
+        self._run.adopt(self.settings, self._inputs.contents)
+        checkpoint = self._run.to_resume(self.settings)
         bank = prepare_bank(self.settings, self._inputs.train)
         self._left_out = known_left_out(self.settings, self._inputs.train, self._run.path / LEFT_OUT)
         self._step = 0
@@ -93,42 +104,48 @@ class S2LPO(Trainable):
         self._evaluations = Evaluations()
         self._reporter.phase("opening MLflow")
         self._open_tracker()
-        self._reporter.phase("starting Ray")
-        self._owns_ray = connect(self.settings.cluster.address)
         self._reporter.phase("planning")
-        self.plan = self._make_plan()
-        checkpoint = self._run.to_resume(self.settings.resume)
-        first_step = read_state(checkpoint)["step"] + 1 if checkpoint else 1
+        self.plan = self._make_plan(inventory)
         self._graph = ActorGraph(
             self.settings,
             self.plan.layout,
-            first_step,
+            checkpoint.step + 1 if checkpoint else 1,
             self._inputs.train,
             self._inputs.held_out,
-            progress=self._reporter.phase,
-            note=self._reporter.note,
+            reporter=self._reporter,
             left_out=self._left_out,
             bank=bank,
         )
         self._times = TimeSheet(TraceFile(self._run.path / "trace.json"), self._reporter.turn)
         if checkpoint:
-            self.load_checkpoint(str(checkpoint))
+            self._go_on_from(checkpoint)
+            if checkpoint.directory.is_relative_to(self._run.path) and self.settings.resume not in ("auto", "never"):
+                self._reporter.note(f"resume={self.settings.resume} is for a run without checkpoints of its own")
         else:
             self._run.log.clear()
             self._times.resume_after(0)
             self._graph.swap(0)
 
-    def _make_plan(self) -> Plan:
-        """Who sits where, on the nodes that Ray has or on those that placement.inventory describes."""
+    def _take_inventory(self) -> Inventory:
+        """The nodes that Ray has, or those that placement.inventory describes; settles the type to compute in."""
         placement = self.settings.placement
-        if placement.tensor_parallel_across_nodes:
-            raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
         inventory = load_inventory(placement.inventory) if placement.inventory else live_inventory()
-        plan = make_plan(self.settings, inventory)
+        self._dtype = choose_dtype(self.settings, inventory, begun_with=self._run.dtype)
+        self.settings = self._dtype.applied_to(self.settings)
+        self._reporter.note(f"computing in {self._dtype.describe()}")
+        if self._dtype.advice:
+            self._reporter.note(self._dtype.advice)
+        return inventory
+
+    def _make_plan(self, inventory: Inventory) -> Plan:
+        """Who sits where."""
+        if self.settings.placement.tensor_parallel_across_nodes:
+            raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
+        plan = make_plan(self.settings, inventory, dtype=self._dtype)
         if not plan.fits:
             raise PlacementError("no placement: " + "; ".join(plan.problems))
         target = self._run.path / "plan.json"
-        target.write_text(plan_json(plan))
+        write_whole(target, plan_json(plan))
         self._tracker.log_artifact(target)
         return plan
 
@@ -275,16 +292,21 @@ class S2LPO(Trainable):
         """Go on from a whole checkpoint (what `restore(path)` and Tune call).
 
         Raises:
-            ConfigError: the directory is not a whole checkpoint.
+            ConfigError: the directory is not a whole checkpoint, or one of another learner.
+            DataError: it is damaged.
         """
-        directory = Path(checkpoint).resolve()
-        state = read_state(directory)
+        self._go_on_from(read_checkpoint(Path(checkpoint).resolve(), self._run.learner))
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        directory, state = checkpoint.directory, checkpoint.state
         self._graph.trainer.load(str(directory / "trainer"))
-        self._step = self._iteration = state["step"]
-        self._records = StepLog(directory / STEPS).read()
-        if len(self._records) != self._step:
-            raise ConfigError(f"{directory} is not a whole checkpoint: {STEPS} has {len(self._records)} records")
-        self._evaluations = Evaluations.from_json(state)
+        self._step = self._iteration = checkpoint.step
+        self._records = list(checkpoint.records)
+        if state.get("measured_on", self._measured_on) == self._measured_on:
+            self._evaluations = Evaluations.from_json(state)
+        else:
+            self._evaluations = Evaluations()
+            self._reporter.note("evaluations of before the checkpoint are left out: they were made on something else")
         self._run.log.restore(directory / STEPS)
         self._times.resume_after(self._step)
         self._graph.recall({record.step: record.explorer_only for record in self._records})
@@ -298,7 +320,17 @@ class S2LPO(Trainable):
 
         Prompts, split and seeds of a step are functions of its number alone.
         """
-        return {"step": self._step, **self._evaluations.to_json()}
+        return {
+            "step": self._step,
+            **self._evaluations.to_json(),
+            "learner": self._run.learner,
+            "measured_on": self._measured_on,
+            "date": (date := self.settings.data.date) and date.isoformat(),
+        }
+
+    @property
+    def _measured_on(self) -> dict[str, Any]:
+        return measured_on(self.settings, self._inputs.contents)
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""
@@ -311,6 +343,7 @@ class S2LPO(Trainable):
         self._graph.trainer.export(str(model.resolve()))
         self.summary = build_summary(
             config=self.settings,
+            dtype=self._dtype,
             steps=self._records,
             before=self._evaluations.before,
             after=self._evaluations.after,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
+from s2l_ray.disk import refusal
+from s2l_ray.ending import Ended, ends_when_told
 from s2l_ray.errors import S2LError
 
 FAMILY_DIRECTORY = Path(".cache/family")
@@ -19,13 +22,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run one sub-command.
 
     Returns:
-        The exit status: 0 done, 1 the user can mend it, 130 interrupted, 141 nobody reads what it prints (`| head`).
+        The exit status: 0 done, 1 the user can mend it, 141 nobody reads what it prints (`| head`); 128 + N ended by
+        signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack any character of ours
     try:
-        arguments = _parse(argv)
-        status = arguments.run(arguments) or 0
-        sys.stdout.flush()
-        return status
+        with ends_when_told():
+            arguments = _parse(argv)
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -34,9 +42,14 @@ def main(argv: list[str] | None = None) -> int:
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if (refused := refusal(error, error.filename or "a file")) is None:
+            raise
+        print(f"error: {refused}", file=sys.stderr)
+        return 1
+    except Ended as told:
+        print("interrupted" if told.signal == signal.SIGINT else f"ended by {told.signal.name}", file=sys.stderr)
+        return told.status
 
 
 def _nobody_reads() -> bool:
@@ -72,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_trace(commands)
     _add_verify(commands)
     _add_doctor(commands)
+    _add_gpu_check(commands)
     return parser
 
 
@@ -185,6 +199,7 @@ def _add_family(commands: argparse._SubParsersAction) -> None:
     )
     build.add_argument("--to", type=Path, default=FAMILY_DIRECTORY, help="directory (default: %(default)s)")
     build.add_argument("--force", action="store_true", help="build again although it is there")
+    build.add_argument("--measure", action="store_true", help="also note each model's pass@k in manifest.json")
     build.set_defaults(run=_family_build)
     source = actions.add_parser(
         "import",
@@ -216,7 +231,7 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser(
         "verify",
         help="check answers in a file",
-        description='Check rows of {"answer": gold, "response": text}: right, wrong, unparsable or timeout.',
+        description='Check rows of {"answer": gold, "response": text}: right, wrong, unparsable, timeout or failed.',
     )
     verify.add_argument("file", type=Path, help="JSONL file")
     verify.add_argument("--to", type=Path, default=None, help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
@@ -239,17 +254,27 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
     doctor.set_defaults(run=_doctor)
 
 
+def _add_gpu_check(commands: argparse._SubParsersAction) -> None:
+    from s2l_ray.gpu_check import command
+
+    check = commands.add_parser(
+        "gpu-check", help="check and measure training on this machine's GPU", description=command.DESCRIPTION
+    )
+    command.add_arguments(check)
+    check.set_defaults(run=command.run)
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
     from s2l_ray.display import RunDisplay, final_table
     from s2l_ray.run_directory import next_free
 
-    config = next_free(load_config(arguments.config, arguments.overrides))
-    # Termination by a cluster or a time limit ends as Ctrl-C does: actors stopped, the run resumable.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    config, remark = next_free(load_config(arguments.config, arguments.overrides))
     from s2l_ray.algorithm import S2LPO
 
     with RunDisplay(config.schedule.steps, config.name) as display:
+        if remark:
+            display.note(remark)
         algorithm = S2LPO(config, display)
         try:
             while not algorithm.train()["done"]:
@@ -293,11 +318,11 @@ def _bank_import(arguments: argparse.Namespace) -> int:
 
 
 def _family_build(arguments: argparse.Namespace) -> int:
-    from s2l_ray.display import FamilyDisplay
+    from s2l_ray.display import TaskDisplay
     from s2l_ray.miniature.build import build_family
 
-    with FamilyDisplay() as display:
-        family = build_family(arguments.to, force=arguments.force, progress=display.progress)
+    with TaskDisplay() as display:
+        family = build_family(arguments.to, force=arguments.force, measure=arguments.measure, progress=display.update)
     print(f"embedded family: {family.small}, {family.large}; problems: {family.train}, {family.heldout}")
     return 0
 
@@ -326,7 +351,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
-    return 0
+    if summary.failure is not None:
+        print(f"{summary.counts['failed']} rows could not be checked, the first: {summary.failure}", file=sys.stderr)
+    return 1 if summary.counts["failed"] == summary.rows else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

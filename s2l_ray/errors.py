@@ -29,8 +29,12 @@ class BankError(S2LError):
     """The bank has no recording that this run may read, lacks rollouts, or cannot be read or written."""
 
 
+class DiskError(S2LError):
+    """A file cannot be written: its disk is full or read-only, or the place is not one to write to."""
+
+
 class PlacementError(S2LError):
-    """The cluster cannot hold what the configuration asks for."""
+    """No Ray can be joined or started, or the cluster cannot hold what the configuration asks for."""
 
 
 class TrackingError(S2LError):

@@ -5,13 +5,16 @@ Needs the explorer and the training problems alone: the learner need not be on t
 
 from __future__ import annotations
 
-import signal
 import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s2l_ray.bank.contents import fingerprint_of, made_with
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.needed import every_request, needed_requests
 from s2l_ray.bank.preparing import settings_of, training_prompts
 from s2l_ray.bank.recording import create
@@ -19,6 +22,8 @@ from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollout import Prompt, SampleRequest, SetReport
 from s2l_ray.tasks.compat import model_directory
 
@@ -71,36 +76,59 @@ def explore_command(arguments: Namespace) -> int:
     """
     from s2l_ray.display import TaskDisplay
 
-    config = load_config(arguments.config, arguments.overrides)
-    task = plan_recording(config, arguments.rollouts)
-    begin, done = time.monotonic(), Progress()
-    try:
-        if task.requests:
-            with TaskDisplay() as display:
-                _record(task, done, display)
-    except KeyboardInterrupt:
-        print(f"stopped after {done.rollouts} of {task.rollouts} rollouts; the same command goes on from there")
-        raise
+    config = dated(load_config(arguments.config, arguments.overrides), bank=True)
+    train = training_prompts(config)
+    with TaskDisplay() as display, _nodes(config, display.say) as inventory:
+        dtype = choose_dtype(config, inventory)
+        display.say(f"computing in {dtype.describe()}")
+        if dtype.advice:
+            display.say(f"note: {dtype.advice}")
+        task = plan_recording(dtype.applied_to(config), train, arguments.rollouts)
+        begin, done = time.monotonic(), Progress()
+        try:
+            if task.requests:
+                _record(task, inventory, done, display)
+        except KeyboardInterrupt:
+            print(f"stopped after {done.rollouts} of {task.rollouts} rollouts; the same command goes on from there")
+            raise
     print(_summary(task, done, time.monotonic() - begin))
     return 0
 
 
-def plan_recording(config: Config, rollouts: int | None = None) -> Task:
+@contextmanager
+def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
+    """The nodes that Ray has, or those that placement.inventory describes, for as long as Ray is needed."""
+    import ray
+
+    from actors.connection import connect
+    from s2l_ray.placement.inventory import load_inventory
+    from s2l_ray.placement.ray_binding import live_inventory
+
+    owns_ray = connect(config.cluster, say)
+    try:
+        yield load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+    finally:
+        if owns_ray:
+            ray.shutdown()
+
+
+def plan_recording(config: Config, train: list[Prompt], rollouts: int | None = None) -> Task:
     """Find out what there is to record; makes the recording if it is not there.
 
     Args:
+        config: with models.dtype settled.
+        train: its training prompts, in file order.
         rollouts: draws 0 to N - 1 of every training prompt; default: what a run with this configuration may use.
 
     Raises:
         ConfigError: bank.recording is given, or the run never explores.
         BankError: the bank cannot be read or written, or has one of the prompts with other tokens.
-        ModelError, DataError: the explorer or the problems cannot be used.
+        ModelError: the explorer cannot be used.
     """
     if config.bank.recording is not None:
         raise ConfigError(
             "bank.recording: s2l explore records under this configuration's own fingerprint; leave it out"
         )
-    train = training_prompts(config)
     ids = [prompt.id for prompt in train]
     wanted = every_request(config, ids, rollouts) if rollouts else needed_requests(config, ids)
     if not wanted:
@@ -114,31 +142,18 @@ def plan_recording(config: Config, rollouts: int | None = None) -> Task:
     return Task(config, settings, recording.name, train, requests, recorded)
 
 
-def _record(task: Task, done: Progress, display: TaskDisplay) -> None:
-    import ray
-
-    from actors.connection import connect
+def _record(task: Task, inventory: Inventory, done: Progress, display: TaskDisplay) -> None:
     from actors.exploration import Exploration
-    from s2l_ray.placement.inventory import load_inventory
-    from s2l_ray.placement.ray_binding import live_inventory
     from s2l_ray.placement.search.explorer_plan import plan_explorers
 
     config = _located(task.config)
-    owns_ray = connect(config.cluster.address)
-    # Termination by a cluster or a time limit ends as Ctrl-C does: what was sampled is written, actors are stopped. Set
-    # only now, since Ray sets its own when it starts, which aborts.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
-        layout = plan_explorers(config, inventory)
-        with Exploration(config, layout, task.settings, task.train, display.say) as exploration:
-            for report in exploration.record(task.requests):
-                done.add(report)
-                display.update("recorded", done.rollouts, task.rollouts, f"{done.solved:.1%} right")
-            exploration.finish()
-    finally:
-        if owns_ray:
-            ray.shutdown()
+    layout = plan_explorers(config, inventory)
+    started = partial(display.update, "actors started")
+    with Exploration(config, layout, task.settings, task.train, display.say, started) as exploration:
+        for report in exploration.record(task.requests):
+            done.add(report)
+            display.update("recorded", done.rollouts, task.rollouts, f"{done.solved:.1%} right")
+        exploration.finish()
 
 
 def _located(config: Config) -> Config:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_ray.disk import writing
 from s2l_ray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -118,8 +119,9 @@ def _convert(source: Path, target: Path, chat_template: str | None) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    with writing(target):
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
 
 
 def _restore_splitting(tokenizer: PreTrainedTokenizerFast, source: Path) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s2l_ray.config import Config
+from s2l_ray.identity import contents_of
 from s2l_ray.rollout import Prompt
-from s2l_ray.tasks.compat import check_models
+from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from s2l_ray.tasks.verifiers import check_importable
@@ -23,17 +24,22 @@ class Inputs:
     """In file order."""
     held_out: list[Prompt]
     """Likewise; empty without data.eval. Their ids differ from those of `train`."""
+    contents: dict[str, str]
+    """What the files hold that all this was read from; see `identity.contents_of`."""
 
 
 def load_inputs(config: Config) -> Inputs:
     """Check models, data and verifier, and render the prompts.
 
     Raises:
-        S2LError: the models do not go together, a row of the data is malformed, or the verifier cannot be imported.
+        S2LError: the models do not go together, a row of the data is malformed, the verifier cannot be imported, or
+            rollout.replay_left_out cannot be read.
     """
     models, data = config.models, config.data
     check_importable(config.verifier.kind)
     check_models(models.learner, models.explorer, models.trust_remote_code)
+    for kind in ("learner", "explorer"):
+        check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
     problems = {"train": load_problems(data.train, data.train_limit)}
     if data.eval:
         problems["eval"] = load_problems(data.eval, data.eval_limit)
@@ -41,7 +47,8 @@ def load_inputs(config: Config) -> Inputs:
     prompts = {use: render_prompts(found.problems, tokenizer, data) for use, found in problems.items()}
     # Ids are unique within a file; the two files' must not meet.
     held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in prompts.get("eval", [])]
-    return Inputs(problems, prompts["train"], held_out)
+    contents = contents_of(config, problems, [*prompts["train"], *held_out], tokenizer)
+    return Inputs(problems, prompts["train"], held_out, contents)
 
 
 def located(config: Config) -> Config:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_ray.disk import append, write_whole
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollout import Prompt
 from s2l_ray.scheduling import StepPlanner, step_planner
@@ -23,30 +24,36 @@ NAME = "left_out.jsonl"
 
 def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
     """Add a row {"step": ..., "left_out": [prompt ids]}, on a line of its own whatever a crash left at the end."""
-    row = json.dumps({"step": step, "left_out": prompt_ids}, ensure_ascii=False) + "\n"
-    whole = path.read_text(encoding="utf-8") if path.exists() else ""
+    row = json.dumps({"step": step, "left_out": prompt_ids}) + "\n"
+    whole = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     complete = whole[: whole.rfind("\n") + 1]
     if complete != whole:
-        path.write_text(complete, encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(row)
+        write_whole(path, complete)
+    append(path, row)
 
 
 def read_left_out(path: Path) -> dict[int, list[str]]:
     """Prompt ids by step; the last row of a step counts. A last row that a crash cut off is not one.
 
     Raises:
-        ConfigError: a row other than the last is malformed.
+        ConfigError: it cannot be read, or a row other than the last is malformed.
     """
     found: dict[int, list[str]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); rollout.replay_left_out is another run's {NAME}"
+        ) from None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             found[int(row["step"])] = [str(prompt_id) for prompt_id in row["left_out"]]
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise ConfigError(f'{path}, row {number}: should be {{"step": 1, "left_out": [...]}}') from error
+                raise ConfigError(
+                    f'{path}, row {number}: should be {{"step": 1, "left_out": [...]}}; correct or remove the row'
+                ) from error
     return found
 
 
@@ -69,11 +76,9 @@ def replayed_left_out(path: Path, planner: StepPlanner, steps: int) -> dict[int,
     """What another run left out, checked to be choices that this run could make.
 
     Raises:
-        ConfigError: the file is missing, lacks a step, or does not name as many of the step's prompts as are to be left
-            out: it is of a run with other data, seed or settings.
+        ConfigError: the file cannot be read, lacks a step, or does not name as many of the step's prompts as are to be
+            left out: it is of a run with other data, seed or settings.
     """
-    if not path.is_file():
-        raise ConfigError(f"rollout.replay_left_out: {path} does not exist")
     found = read_left_out(path)
     for step in range(1, steps + 1):
         named = set(found.get(step, ()))

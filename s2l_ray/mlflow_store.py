@@ -5,6 +5,7 @@ MLflow is imported inside functions: its import takes seconds.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from s2l_ray.config import TrackingConfig
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+ARTIFACTS = "mlartifacts"
+"""Directory beside a sqlite file."""
+CREATION_S = 120.0
+"""Longest wait for other runs that start at the same time: they open a new store one by one, in seconds each."""
 
 
 def redact(text: str) -> str:
@@ -48,36 +53,77 @@ def how_to_open(uri: str) -> str:
 
 def locate(uri: str | None, default_store: Path) -> tuple[str, str | None]:
     """Tracking URI, and where a new experiment's artifacts go: beside a sqlite file; a server knows its own place."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store / 'mlflow.db'}"
-    file = _sqlite_file(uri)
-    return uri, (file.resolve().parent / "mlartifacts").as_uri() if file else None
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(default_store / "mlflow.db")
+    file = sqlite_file(uri)
+    return uri, (file.resolve().parent / ARTIFACTS).as_uri() if file else None
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    scheme, _, path = uri.partition("://")
-    path = path.split("?")[0].removeprefix("/")
-    return Path(path) if scheme.split("+")[0] == "sqlite" and path not in ("", ":memory:") else None
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a URI names; None where it names a server, or a database in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    path = make_url(uri).database
+    return Path(path) if path and path != ":memory:" else None
+
+
+def _sqlite_uri(file: Path) -> str:
+    """As everybody writes it, unless characters of the path mean something in a URI."""
+    from sqlalchemy.engine import URL, make_url
+
+    uri = f"sqlite:///{file}"
+    if make_url(uri).database == str(file) and redact(uri) == uri:
+        return uri
+    # With the driver's name: MLflow would also make a directory of the quoted name for a plain sqlite:/// URI.
+    return URL.create("sqlite+pysqlite", database=str(file)).render_as_string()
 
 
 def probe(uri: str, timeout_s: float) -> None:
-    """Fail within `timeout_s` where MLflow would retry for minutes: no database server, no usable sqlite file."""
+    """Fail within `timeout_s` where MLflow would retry for minutes: no database server, no sqlite file to write to."""
     parts = urlsplit(uri)
     dialect = parts.scheme.split("+")[0]
-    if file := _sqlite_file(uri):
+    if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(file, timeout=timeout_s)) as connection:
-            connection.execute("PRAGMA schema_version")
+        with closing(sqlite3.connect(file, timeout=timeout_s, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
     elif dialect in DATABASE_PORTS:
         socket.create_connection((parts.hostname or "", parts.port or DATABASE_PORTS[dialect]), timeout_s).close()
 
 
 def connect(uri: str) -> MlflowClient:
+    """A client; the first one of a sqlite file makes its tables, which only one may do at a time."""
     # Set before the import that reads it: a training run tells nobody but the user's own server about itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    with _quiet("mlflow", "alembic"):  # the first use of a database runs its migrations, a line each
+    file = sqlite_file(uri)
+    with _alone(file) if file else nullcontext(), quiet(logging.WARNING):  # migrations are a line each
         return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """One process at a time, of those that share a sqlite file.
+
+    Raises:
+        TrackingError: another one is at it for CREATION_S.
+    """
+    with file.with_name(file.name + ".lock").open("a") as lock:
+        deadline = time.monotonic() + CREATION_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrackingError(
+                        f"another process has been making the MLflow store {file} for {CREATION_S:g} s; see what it "
+                        "does (it may be stopped), set tracking.uri to another store, or tracking.enabled=false"
+                    ) from None
+                time.sleep(0.1)
+        yield
 
 
 def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | None) -> str:
@@ -100,7 +146,12 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
                 ) from None
             time.sleep(0.5)
     if experiment is None:
-        return client.create_experiment(config.experiment, artifact_location=artifacts)
+        try:
+            return client.create_experiment(config.experiment, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(config.experiment)  # another run was quicker
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
             f"the MLflow experiment {config.experiment!r} is deleted; set tracking.experiment to another name or "
@@ -125,6 +176,27 @@ def continued_run(client: MlflowClient, run_id: str) -> Run | None:
     return run
 
 
+def bring_artifacts_home(client: MlflowClient, run: Run, artifacts: str | None) -> Run:
+    """A store writes down where artifacts are, as absolute paths. Of a store that was moved, this run's move with it.
+
+    Other runs' entries are left as they are: where the store is shared, they may be right for whoever writes them.
+
+    Args:
+        artifacts: where they are beside the store's sqlite file; None: a server knows.
+    """
+    run_id, uri = run.info.run_id, run.info.artifact_uri or ""
+    place = f"/{ARTIFACTS}/{run_id}/artifacts"
+    if artifacts is None or not (uri.startswith("file:") and uri.endswith(place)):
+        return run
+    home = artifacts.removesuffix(f"/{ARTIFACTS}") + place
+    if uri == home:
+        return run
+    file = sqlite_file(str(client.tracking_uri))
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (home, run_id))
+    return client.get_run(run_id)
+
+
 @contextmanager
 def bounded(timeout_s: float) -> Iterator[None]:
     """Bound MLflow's HTTP requests: it would wait 120 s for each, repeat it seven times, and only reads these names."""
@@ -142,20 +214,36 @@ def bounded(timeout_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Only warnings and errors of these loggers."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+def quiet(level: int) -> Iterator[None]:
+    """Only what MLflow and its migrations log at `level` or above."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
     for logger in levels:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        for logger, before in levels.items():
+            logger.setLevel(before)
 
 
 def first_line(error: BaseException) -> str:
     return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def what_to_do(uri: str, error: BaseException) -> str:
+    """Why a store cannot be used, and the ways on."""
+    why, ways = first_line(error), "set tracking.uri to another store, or set tracking.enabled=false"
+    if found := re.search(r"found version (\w+), but expected (\w+)", why):
+        theirs, ours = found.groups()
+        return (
+            f"its tables are of another version of MLflow (schema {theirs}, this one has {ours}). Bring older ones up "
+            f"to date with `mlflow db upgrade` (back them up first), use that version for newer ones, {ways}"
+        )
+    if "database is locked" in why:
+        return f"{why}; another program is writing to it. End it, {ways}"
+    if sqlite_file(uri):
+        return f"{why}. See to the file, {ways}"
+    return f"{why}. Start it, {ways}"
 
 
 def _cause(error: BaseException) -> str:

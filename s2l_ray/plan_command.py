@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
+from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 
@@ -29,9 +30,10 @@ def plan_command(arguments: Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     inventory = _inventory(config, arguments)
-    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    dtype = choose_dtype(config, inventory)
+    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens, dtype=dtype)
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
-    simulated = _simulate(config, plan, inventory, arguments)
+    simulated = _simulate(dtype.applied_to(config), plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
     _print(plan, title, simulated, arguments)
     return 0 if plan.fits else 1
@@ -53,7 +55,7 @@ def _live_inventory(config: Config) -> Inventory:
     from actors.connection import connect
     from s2l_ray.placement.ray_binding import live_inventory
 
-    connect(config.cluster.address)
+    connect(config.cluster)
     return live_inventory()
 
 

@@ -1,12 +1,22 @@
-"""Child processes that do not outlive their parent."""
+"""Child processes that do not outlive their parent, nor leave anything behind."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 POLL_SECONDS = 0.5
+END_TIMEOUT_S = 10.0
+"""Bound on waiting for a supervised process and its descendants to end. SIGKILL takes milliseconds; what hangs in the
+kernel (a dead network drive) or belongs to another user may stay."""
 ORPHANED_EXIT_CODE = 113
 """Exit status of a child that ended itself because its parent had died."""
 
@@ -29,3 +39,95 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(ORPHANED_EXIT_CODE)  # not sys.exit: the main thread may be inside a computation that never returns
+
+
+def supervised(parent: int, held: Iterable[int]) -> None:
+    """Go on in a child of this process, which from now on watches over it. Returns in the child only. Linux.
+
+    When the child ends, when `parent` dies or when SIGTERM comes, the watching process kills the child and all that
+    descends from it, in whatever process group or session, and exits with the child's status (128 + n for signal n).
+    As a subreaper it inherits orphans, so that nothing gets away by forking twice either.
+
+    Call it before any thread is started.
+
+    Args:
+        parent: process id of the parent, which passes it on: one that dies before this call is noticed too.
+        held: file descriptors that only the child keeps.
+    """
+    watched, watcher = {signal.SIGTERM, signal.SIGCHLD}, os.getpid()
+    for number in watched:
+        signal.signal(number, signal.SIG_DFL)  # an ignored signal would be inherited
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child:
+        for fd in held:
+            os.close(fd)
+        _watch_over(child, parent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the watcher has one thread, so this is its death and not a thread's
+    if os.getppid() != watcher:
+        os._exit(ORPHANED_EXIT_CODE)
+
+
+def end_supervised(process: subprocess.Popen) -> None:
+    """End a process that called `supervised`, and its descendants. It must lead a session of its own.
+
+    Returns after twice END_TIMEOUT_S at the latest.
+    """
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_TIMEOUT_S)
+    if process.returncode is None or process.returncode < 0:  # the watcher hangs or was killed: at least its session
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_TIMEOUT_S)
+
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def _watch_over(child: int, parent: int) -> NoReturn:
+    statuses: dict[int, int] = {}
+    while os.getppid() == parent and child not in statuses:
+        caught = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, POLL_SECONDS)
+        if caught is not None and caught.si_signo == signal.SIGTERM:
+            break
+        _reap(statuses)
+    deadline = time.monotonic() + END_TIMEOUT_S / 2
+    while _reap(statuses) and time.monotonic() < deadline:
+        for pid in _children():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)  # its children become ours, for the next round
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+    code = os.waitstatus_to_exitcode(statuses[child]) if child in statuses else ORPHANED_EXIT_CODE
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _reap(statuses: dict[int, int]) -> bool:
+    """Note the wait statuses of the children that have ended. Whether there are others."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if not pid:
+            return True
+        statuses[pid] = status
+
+
+def _children() -> list[int]:
+    """Process ids, zombies included. Not from /proc/PID/task/TID/children, which not every kernel has."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):  # it has ended
+                if int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                    found.append(int(entry.name))
+    return found

@@ -11,6 +11,9 @@ class Reporter:
     def phase(self, text: str) -> None:
         """Long work outside steps begins."""
 
+    def progress(self, done: int, total: int) -> None:
+        """So much is done of what is under way: of the phase, or of the turn to a phase of a step."""
+
     def turn(self, step: int, phase: str) -> None:
         """The driver turns to a phase of a step (`timing.clock.PHASES`)."""
 

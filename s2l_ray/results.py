@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from s2l_ray.rollout import RolloutSummary, Source
+from s2l_ray.rollout import RolloutSummary, Source, VerdictStatus
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,18 @@ class SourceStats:
     response_tokens: int
     truncated: int
     verdicts: dict[str, int]
-    """Count per verdict status: right, wrong, unparsable, timeout."""
+    """Count per verdict status: right, wrong, unparsable, timeout, failed."""
 
     @classmethod
     def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
         rows = list(summaries)
-        statuses = ("right", "wrong", "unparsable", "timeout")
         return cls(
             rollouts=len(rows),
             reward=sum(r.reward for r in rows) / len(rows) if rows else 0.0,
             prompt_tokens=sum(r.prompt_tokens for r in rows),
             response_tokens=sum(r.response_tokens for r in rows),
             truncated=sum(r.truncated for r in rows),
-            verdicts={s: sum(r.status == s for r in rows) for s in statuses},
+            verdicts={s: sum(r.status == s for r in rows) for s in get_args(VerdictStatus)},
         )
 
 

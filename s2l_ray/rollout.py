@@ -14,10 +14,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from s2l_ray.disk import write_whole
 from s2l_ray.errors import GroupError
 
 Source = Literal["explorer", "learner"]
-VerdictStatus = Literal["right", "wrong", "unparsable", "timeout"]
+VerdictStatus = Literal["right", "wrong", "unparsable", "timeout", "failed"]
+"""unparsable: the response has no answer that can be read. failed: the check itself could not be done; it raised,
+returned something that is no verdict, or ended its process."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,10 @@ class RolloutGroup:
 
 
 def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
-    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it."""
+    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it.
+
+    Lone surrogates, which UTF-8 cannot encode, are written as the escapes that JSON has for them.
+    """
     rows = [
         {
             "prompt_id": r.prompt_id,
@@ -281,8 +287,7 @@ def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
         for group in groups
         for r in group.rollouts
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:

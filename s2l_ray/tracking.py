@@ -13,6 +13,7 @@ MLflow is imported inside functions: its import takes seconds.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import time
@@ -22,7 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from s2l_ray.errors import TrackingError
-from s2l_ray.mlflow_store import bounded, connect, continued_run, find_experiment, first_line, locate, probe, redact
+from s2l_ray.mlflow_store import (
+    bounded,
+    bring_artifacts_home,
+    connect,
+    continued_run,
+    find_experiment,
+    first_line,
+    locate,
+    probe,
+    quiet,
+    redact,
+    what_to_do,
+)
 from s2l_ray.results import EvaluationRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -83,14 +96,12 @@ class Tracker:
                 run = run_id and continued_run(client, run_id)
                 resumed = bool(run)
                 run = run or client.create_run(experiment_id, run_name=run_name)
+                run = bring_artifacts_home(client, run, artifacts)
                 return cls(client, uri, run, config.timeout_s, resumed)
         except TrackingError:
             raise
         except Exception as error:  # a store raises MLflow's, SQLAlchemy's, sqlite's, socket's or its driver's errors
-            raise TrackingError(
-                f"MLflow at {redact(uri)} cannot be used: {first_line(error)}. Start it, set tracking.uri to another "
-                "store, or set tracking.enabled=false"
-            ) from None
+            raise TrackingError(f"MLflow at {redact(uri)} cannot be used: {what_to_do(uri, error)}") from None
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flattened. Long values are cut, passwords hidden.
@@ -176,9 +187,11 @@ class Tracker:
         self._undelivered.append(delivery)
         if not now and time.monotonic() < self._retry_at:
             return
-        with bounded(self._timeout_s):
+        # What MLflow logs of a failed delivery (pages, of a locked database) is said in one line by `problem`.
+        with bounded(self._timeout_s), quiet(logging.CRITICAL):
             while self._undelivered:
                 try:
+                    probe(str(self._client.tracking_uri), self._timeout_s)
                     self._undelivered[0]()
                 except Exception as error:  # artifact stores raise the errors of their own libraries
                     self.problem = f"MLflow at {self.uri}: {first_line(error)}"

@@ -18,6 +18,7 @@ from s2l_ray.rollout import Prompt, Rollout
 from s2l_ray.weights.buckets import Bucket, WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation, update_info
+from tests.patience import PATIENCE_S
 
 OWN_PROCESS = os.environ.get("S2L_TEST_OWN_PROCESS") == "1"
 """Whether engines run inside this process, as those of a run's CPU actors do: see test_in_process.py."""
@@ -66,7 +67,7 @@ class Learner:
         self.start = [weight.detach().float() for weight in self.model.parameters()]
         # As the trainer does: tied weights come once.
         self.specs = [WeightSpec(n, dtype, tuple(p.shape)) for n, p in self.model.named_parameters()]
-        self.sender = GlooSender(self.specs, 0, "127.0.0.1", 60)
+        self.sender = GlooSender(self.specs, 0, "127.0.0.1", PATIENCE_S)
         self.groups = 0
         self.join()
 
@@ -78,7 +79,7 @@ class Learner:
         host, port = self.sender.listen()
         name, self.groups = f"weights-{self.groups}", self.groups + 1
         forming = asyncio.to_thread(self.sender.form, name, 2)
-        await asyncio.gather(forming, self.engine.join(Invitation(host, port, name, 1, 2, 60)))
+        await asyncio.gather(forming, self.engine.join(Invitation(host, port, name, 1, 2, PATIENCE_S)))
 
     def close(self) -> None:
         self.call(self.engine.close())

@@ -9,12 +9,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 from actors.connection import on_loopback
+from actors.private_ray import within
 
 
 @contextlib.contextmanager
 def logical_cluster(gpus: Sequence[int], cpus: float = 4) -> Iterator[Cluster]:
     """One node per entry, with so many logical GPUs; this process is connected to it."""
-    with on_loopback():
+    with on_loopback(), within(300):
         nodes = [{"num_gpus": n, "num_cpus": cpus, "object_store_memory": 100 * 2**20} for n in gpus]
         cluster = Cluster(initialize_head=True, connect=False, head_node_args={**nodes[0], "include_dashboard": False})
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2l_ray.miniature.build import Family
+from tests.patience import PATIENCE_S
 
 
 def run_config(family: Family, run_dir: Path) -> dict:
@@ -28,6 +29,7 @@ def run_config(family: Family, run_dir: Path) -> dict:
         "evaluation.k": [1, 2, 4],
         "engines.learner.count": 1,
         "engines.learner.cpus": 0.5,
-        "cluster.step_timeout_s": 120,
-        "cluster.swap_timeout_s": 60,
+        "cluster.start_timeout_s": PATIENCE_S,
+        "cluster.step_timeout_s": PATIENCE_S,
+        "cluster.swap_timeout_s": PATIENCE_S,
     }

@@ -24,6 +24,7 @@ from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 from s2l_ray.rollout import Rollout, RolloutSet, SampleRequest, report_on
 from tests.bank_rollouts import PROMPTS, request, requests, rollout, scored, settings
+from tests.patience import PATIENCE_S
 from tests.undisturbed import ROOT
 
 LAST_DRAW = 15
@@ -189,7 +190,7 @@ def test_an_old_shard_that_cannot_be_written_is_the_next_ones_error(tmp_path: Pa
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -215,7 +216,7 @@ def recorder(folder: Path, *arguments: str) -> subprocess.Popen:
 @pytest.mark.parametrize("ending", ["between", "within"])
 def test_a_killed_recorder_leaves_whole_shards_and_another_goes_on(tmp_path: Path, ending: str) -> None:
     killed = recorder(tmp_path, str(LAST_DRAW), ending)
-    assert killed.wait(60) == -9
+    assert killed.wait(PATIENCE_S) == -9
     left = rows_of(tmp_path)
     assert len(shards_of(tmp_path)) == 2 and 0 < len(left) < 12 * 16
     partial = list((tmp_path / "made-by-hand" / "shards").glob("*.partial"))
@@ -235,7 +236,7 @@ def test_a_killed_recorder_leaves_whole_shards_and_another_goes_on(tmp_path: Pat
 
 def test_two_processes_record_side_by_side(tmp_path: Path) -> None:
     both = [recorder(tmp_path, str(LAST_DRAW)) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(PATIENCE_S) for process in both] == [0, 0]
     rows = rows_of(tmp_path)
     assert {(row["prompt_id"], row["draw"]) for row in rows} == {(p, d) for p in PROMPTS for d in range(16)}
     bank = new_bank(tmp_path)
@@ -257,7 +258,7 @@ def test_threads_share_one_bank(place: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     bank.close()
     assert all(bank.covers(asked)) and all(equal_sets(bank.read(one)[0], scored(one)) for one in asked)
 

@@ -24,7 +24,7 @@ from s2l_ray.bank.storage import Storage
 from s2l_ray.cli import main
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError, ConfigError
-from s2l_ray.explore import plan_recording
+from s2l_ray.explore import Task, plan_recording
 from s2l_ray.miniature.build import Family
 from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
 from s2l_ray.schedule import Schedule
@@ -47,6 +47,7 @@ def configured(family: Family, folder: Path, *overrides: str) -> Config:
             f"models.explorer={family.small}",
             f"data.train={family.train}",
             f"bank.path={folder / 'bank'}",
+            "models.dtype=bfloat16",
             "rollout.group_size=4",
             "rollout.prompts_per_step=4",
             "objective.mini_batch_prompts=4",
@@ -55,6 +56,10 @@ def configured(family: Family, folder: Path, *overrides: str) -> Config:
             *overrides,
         ],
     )
+
+
+def planned(config: Config, rollouts: int | None = None) -> Task:
+    return plan_recording(config, training_prompts(config), rollouts)
 
 
 def fill(config: Config, requests: list[SampleRequest], train: list[Prompt]) -> RolloutBank:
@@ -109,7 +114,7 @@ def test_what_changes_the_fingerprint_and_what_does_not(family: Family, tmp_path
         "rollout.explorer.presence_penalty=1.5": "rollout.explorer.presence_penalty: recorded 0.0, this run 1.5",
         "rollout.max_tokens=19": "rollout.max_tokens: recorded 20, this run 19",
         "models.dtype=float32": 'models.dtype: recorded "bfloat16", this run "float32"',
-        "data.prompt='Solve {question} >'": 'data.prompt: recorded "{question} >", this run "Solve {question} >"',
+        "data.prompt=Solve {question} >": 'data.prompt: recorded "{question} >", this run "Solve {question} >"',
         "seed=2": "rollout.explorer_seed: recorded 1, this run 2",
         "verifier.kind=math": 'verifier.kind: recorded "countdown", this run "math"',
     }
@@ -254,7 +259,7 @@ def test_bank_settings_are_checked(family: Family, tmp_path: Path) -> None:
     config = configured(family, tmp_path, "bank.mode=write", "bank.recording=null")
     with pytest.raises(ConfigError, match="s2l explore records under this configuration's own fingerprint"):
         named = config.bank.model_copy(update={"mode": "read", "recording": "abcd"})
-        plan_recording(config.model_copy(update={"bank": named}))
+        planned(config.model_copy(update={"bank": named}))
 
 
 # ---- what a run needs -----------------------------------------------------------------------------------------------
@@ -354,20 +359,20 @@ def test_a_run_that_writes_makes_its_recording(family: Family, tmp_path: Path) -
 
 def test_exploring_leaves_out_what_is_there(family: Family, tmp_path: Path) -> None:
     config = configured(family, tmp_path)
-    whole = plan_recording(config)
+    whole = planned(config)
     assert (whole.rollouts, whole.recorded) == (4 * 4 + 4 * 2, 0)
     fill(config, whole.requests[:3], whole.train)
-    rest = plan_recording(config)
+    rest = planned(config)
     assert (rest.rollouts, rest.recorded) == (24 - 12, 12) and asked(rest.requests) == asked(whole.requests[3:])
-    more = plan_recording(config, rollouts=6)
+    more = planned(config, rollouts=6)
     assert more.rollouts == 128 * 6 - 12
     with pytest.raises(ConfigError, match="the explorer never samples .* --rollouts N records anyway"):
-        plan_recording(configured(family, tmp_path, "schedule.kind=off"))
+        planned(configured(family, tmp_path, "schedule.kind=off"))
 
 
 def test_what_a_bank_holds(family: Family, tmp_path: Path, capsys) -> None:
     config = configured(family, tmp_path)
-    task = plan_recording(config)
+    task = planned(config)
     fill(config, task.requests, task.train)
     storage = Storage(config.bank.path)
     (recording,) = recordings(storage)
@@ -386,7 +391,7 @@ def test_what_a_bank_holds(family: Family, tmp_path: Path, capsys) -> None:
 def test_nothing_is_explored_twice(family: Family, tmp_path: Path, capsys) -> None:
     """With all of it recorded, the command says so and starts no engine."""
     config = configured(family, tmp_path)
-    task = plan_recording(config)
+    task = planned(config)
     fill(config, task.requests, task.train)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert main(["explore", str(tmp_path / "config.yaml")]) == 0

@@ -12,16 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from s2l_ray.gpu_check.workload import write_qwen3
 from s2l_ray.miniature import countdown
-from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.rollout import SampleRequest
 from s2l_ray.tasks.math_answers import check_math
 from tests.benchmarks import runner
 from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
 from tests.benchmarks.memory import update_peak
-from tests.benchmarks.mfu import update_flops, update_seconds
 from tests.benchmarks.orchestration import GROUP, InstantEngine, Measured, _problems, _results
-from tests.benchmarks.workload import lognormal_lengths, write_qwen3
 
 TINY = {
     "hidden_size": 16,
@@ -44,8 +42,8 @@ def process_group_ends() -> Iterator[None]:
 
 
 def test_every_benchmark_is_found() -> None:
-    assert {"memory", "mfu", "update_vs_trl"} <= set(runner.names())
-    assert not {"protocol", "runner", "workload"} & set(runner.names())
+    assert {"memory", "overlap", "update_vs_trl"} <= set(runner.names())
+    assert not {"protocol", "runner"} & set(runner.names())
 
 
 def test_an_unknown_benchmark_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -63,22 +61,6 @@ def test_what_a_machine_lacks_is_said_and_not_written(
     assert runner.main() == 0
     assert "skipped: TRL is not installed; `.venv/bin/python -m pip install trl" in capsys.readouterr().out
     assert json.loads((tmp_path / "figures.json").read_text()) == []
-
-
-def test_flops_by_hand() -> None:
-    """Two layers; a layer multiplies by q 16x32, k and v 16x16, o 32x16 and three of 16x24: 2688 weights."""
-    shape = ModelShape.from_config({"model_type": "qwen3", "vocab_size": 100, **TINY}, "tiny")
-    # sequences of 3 + 1 and 3 + 2 tokens, so 9 in all, 3 of them responses; they attend to 10 and 15 tokens
-    forward = 2 * (2 * 2688) * 9 + 2 * 4 * (4 * 8) * (10 + 15) + 2 * (100 * 16) * 3
-    assert update_flops(shape, [[1, 2]], prompt_tokens=3) == 3 * forward
-
-
-def test_an_update_is_timed(tmp_path: Path) -> None:
-    model_dir = write_qwen3(tmp_path, dtype=torch.bfloat16, vocab_size=64, **TINY)
-    lengths = lognormal_lengths(2, 4, median=6, sigma=0.5, most=20)
-    assert all(2 <= n <= 20 for group in lengths for n in group)
-    options = {"prompt_tokens": 4, "vocabulary": 64, "micro_batch_tokens": 64}
-    assert update_seconds(model_dir, lengths, **options, device="cpu") > 0
 
 
 def test_the_trainers_peak_does_not_grow_with_vocabulary_times_tokens(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +21,7 @@ def make_model(path: Path, words: list[str], rows: int, eos: int | list[int] = 1
     PreTrainedTokenizerFast(tokenizer_object=core, **(special | tokenizer_changes)).save_pretrained(path)
     (path / "config.json").write_text(json.dumps({"model_type": "qwen3", "vocab_size": rows}))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    (path / "model.safetensors").write_bytes(b"never read")
+    save_file({"model.embed_tokens.weight": np.zeros((rows, 2), np.float32)}, path / "model.safetensors")
     return path
 
 
@@ -41,15 +43,13 @@ def test_siblings_pass_with_different_padding_of_the_embeddings(learner, explore
     check_models(str(learner), str(learner))
 
 
-def test_sharded_weights_pass_only_when_complete(learner, explorer):
-    (explorer / "model.safetensors").unlink()
-    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
-    (explorer / "model.safetensors.index.json").write_text(json.dumps(index))
-    (explorer / "model-1-of-2.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"models.explorer: .* lacks model-2-of-2.safetensors"):
-        check_models(str(learner), str(explorer))
-    (explorer / "model-2-of-2.safetensors").write_bytes(b"")
-    check_models(str(learner), str(explorer))
+def test_an_explorer_with_more_rows_than_the_learner_could_sample_what_the_learner_lacks(learner, tmp_path):
+    larger = make_model(tmp_path / "larger", WORDS, rows=17)
+    with pytest.raises(ModelError) as caught:
+        check_models(str(learner), str(larger))
+    assert f"models.explorer ({larger}) has 17 embedding rows, models.learner ({learner}) has 16" in str(caught.value)
+    assert "after model.resize_token_embeddings(16)" in str(caught.value)
+    check_models(str(larger), str(learner))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -104,6 +105,24 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
         ("{'question': 1}", "line 2: not valid JSON"),
         ("[1, 2]", "line 2: .* is not a JSON object"),
         ('{"question": "q", "answer": NaN}', "line 2: not valid JSON .*NaN"),
+        ('{"question": "q", "answer": 1e999}', "line 2, field answer must be a text or a number, not inf"),
+        ('{"question": "q", "answer": "1", "answer": "2"}', "line 2: not valid JSON .*'answer' is given twice"),
+        ('{"question": "q", "answer": ' + "7" * 10_000 + "}", "line 2: not valid JSON .*Exceeds the limit"),
+        ("[" * 100_000, "line 2: not valid JSON .*recursion"),
+        (
+            r'{"question": "q\ud800", "answer": "1"}',
+            r"line 2, field question: character 2 is '\\ud800', half of a surr",
+        ),
+        (r'{"question": "q", "answer": "\udfff"}', r"line 2, field answer: character 1 is '\\udfff'"),
+        (r'{"question": "q", "answer": "1", "id": "\udfff"}', r"line 2, field id: character 1 is '\\udfff'"),
+        (
+            r'{"prompt": [{"role": "user", "content": "\ud800"}], "reward_model": {"ground_truth": "1"}}',
+            "line 2, field prompt: character 1",
+        ),
+        (
+            r'{"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "\ud800"}}',
+            "line 2, field reward_model.ground_truth: character 1",
+        ),
         ('{"question": "q"}', "line 2, field answer: missing; the row has question"),
         ('{"answer": "1"}', "line 2, field question: .* the row has answer"),
         ('{"question": " ", "answer": "1"}', "line 2, field question"),
@@ -131,6 +150,18 @@ def test_a_malformed_row_names_file_line_and_field(tmp_path, line, message):
         load_problems(path)
 
 
+def test_unusual_texts_that_are_fine(tmp_path):
+    path = tmp_path / "x.jsonl"
+    long = "word " * 10**6
+    rows = [
+        {"question": "\0", "answer": "5"},
+        {"question": "\U0001f642", "answer": "5"},
+        {"question": long, "answer": 5},
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in rows))
+    assert [p.question for p in load_problems(path).problems] == ["\0", "\U0001f642", long]
+
+
 def test_unusable_files(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         load_problems(tmp_path / "none.jsonl")
@@ -140,6 +171,13 @@ def test_unusable_files(tmp_path):
         load_problems(write(tmp_path / "x.csv", "a,b"))
     with pytest.raises(DataError, match="not a readable Parquet file"):
         load_problems(write(tmp_path / "x.parquet", "not parquet"))
+    (tmp_path / "x.jsonl").write_bytes(gzip.compress(b'{"question": "a", "answer": "1"}'))
+    with pytest.raises(DataError, match="x.jsonl is compressed with gzip; convert it to JSONL"):
+        load_problems(tmp_path / "x.jsonl")
+    texts = pyarrow.array([b"q", b"caf\xe9"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"question": texts, "answer": [1, 2]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="x.parquet, line 2: not UTF-8"):
+        load_problems(tmp_path / "x.parquet")
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "answer": "1"}\n')
     with pytest.raises(DataError, match=r"latin.jsonl, line 1: not UTF-8"):
         load_problems(tmp_path / "latin.jsonl")
@@ -203,7 +241,7 @@ def test_prompts_that_cannot_be_used(tokenizer):
         render_prompts([PROBLEM], tokenizer, DataConfig(train="x", chat=False, max_prompt_tokens=5))
     assert len(render_prompts([PROBLEM], tokenizer, DataConfig(train="x", chat=False, max_prompt_tokens=6))) == 1
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(ModelError, match=r"refuses prompt p-1 \(no system role\)"):
+    with pytest.raises(ModelError, match=r"fails on prompt p-1 \(no system role\)"):
         render_prompts([PROBLEM], tokenizer, DataConfig(train="x", system="brief"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from s2l_ray.config import parse_config
-from s2l_ray.display import FamilyDisplay, RunDisplay, VerifyDisplay, final_table
+from s2l_ray.display import RunDisplay, TaskDisplay, VerifyDisplay, final_table
 from s2l_ray.display.run import TURNS, eta_seconds, step_line
 from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
@@ -52,6 +52,15 @@ def evaluation(at: int, value: float, model: str = "learner", correct: list[int]
     return EvaluationRecord(
         at, model, at, 128, 16, {1: value, 8: value + 0.2}, ci, value, 1000, correct or [4] * 128, 12.34
     )
+
+
+class Clock:
+    """Seconds that stand until they are set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def console(live: bool, width: int = 110) -> Console:
@@ -246,31 +255,70 @@ def test_the_end_of_a_run_that_was_evaluated_once(tmp_path):
     assert "20.0 [15.0, 25.0]" in text and "points" not in text
 
 
-def test_family_progress_is_a_line_for_each_tenth():
-    target = console(live=False)
-    with FamilyDisplay(target) as display:
+def test_counting_work_is_a_line_for_each_tenth_with_the_time_left():
+    """Two seconds for each of a hundred parts; the first was there when the display first heard of them."""
+    target, clock = console(live=False), Clock()
+    with TaskDisplay(target, clock) as display:
         for done in range(1, 101):
-            display.progress("pretrain small", done, 100, 2.0 / done)
-        display.progress("pretrain large", 5, 100, 0.5)
+            display.update("small", done, 100, f"loss {2 / done:.3f}")
+            clock.now += 2
+        display.update("large", 5, 100, "loss 0.500")
     lines = written(target).splitlines()
     assert len(lines) == 12
-    assert lines[0] == "pretrain small 1/100  loss 2.000" and lines[10] == "pretrain small 100/100  loss 0.020"
-    assert lines[11] == "pretrain large 5/100  loss 0.500"
+    assert lines[0] == "small 1/100  loss 2.000"
+    assert lines[1] == "small 10/100  loss 0.200  ETA 3m00s"
+    assert lines[9] == "small 90/100  loss 0.022  ETA 20s"
+    assert lines[10] == "small 100/100  loss 0.020"
+    assert lines[11] == "large 5/100  loss 0.500"
+
+
+def test_long_waits_of_a_run_say_how_far_they_are_in_plain_lines():
+    """After ten seconds, then every thirty; what is over sooner is one line."""
+    target, clock = console(live=False), Clock()
+    with RunDisplay(60, "run", target, clock) as display:
+        display.phase("evaluating before training")
+        for second in range(1, 46):
+            clock.now = second
+            display.progress(second, 50)
+        display.phase("connecting")
+        clock.now = 54
+        display.progress(1, 2)
+        display.turn(3, "rollout")
+        clock.now = 64
+        display.progress(1, 4)
+    assert written(target).splitlines() == [
+        "evaluating before training",
+        "evaluating before training  10/50  10s  ETA 40s",
+        "evaluating before training  40/50  40s  ETA 10s",
+        "connecting",
+        "step 3: waiting for rollouts  1/4  10s  ETA 30s",
+    ]
+
+
+def test_the_panel_says_how_far_a_wait_is():
+    clock = Clock()
+    display = RunDisplay(60, "run", console(live=False), clock)
+    display.phase("starting engines")
+    clock.now = 6
+    display.progress(3, 4)
+    assert "starting engines  3/4  6s  ETA 2s" in rendered(display.panel(), 110)
+    display.turn(1, "update")
+    assert "step 1: updating the learner  0s" in rendered(display.panel(), 110)
 
 
 def test_verify_progress():
     target = console(live=False)
-    with VerifyDisplay(target) as display:
+    with VerifyDisplay(target, Clock()) as display:
         for done in (0, 1, 2):
             display.progress(done, 2)
-    assert written(target).splitlines() == ["verified 0/2", "verified 1/2", "verified 2/2"]
+    assert written(target).splitlines() == ["verified 0/2", "verified 1/2  ETA 0s", "verified 2/2"]
 
 
 def test_progress_bars_on_a_terminal():
     target = console(live=True, width=80)
-    with pytest.raises(RuntimeError), FamilyDisplay(target) as display:
-        display.progress("pretrain small", 50, 100, 0.25)
-        display.progress("pretrain large", 1, 7, 0.5)
+    with pytest.raises(RuntimeError), TaskDisplay(target) as display:
+        display.update("pretrain small", 50, 100, "loss 0.250")
+        display.update("pretrain large", 1, 7, "loss 0.500")
         raise RuntimeError
     text = written(target)
     assert "50/100" in text and "loss 0.250" in text and "pretrain large" in text

@@ -16,6 +16,7 @@ from s2l_ray.rollout import Prompt, SampleRequest
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import update_info
 from tests.learner_engine import OWN_PROCESS, Learner, make_prompts
+from tests.patience import PATIENCE_S
 
 BF16 = 0.08
 """Largest difference of two bf16 computations of one log-prob; a step in bf16 between 2 and 4 is 0.016."""
@@ -143,7 +144,7 @@ def test_a_swap_that_broke_off_leaves_no_trace(learner: Learner):
     assert len(part) == 8  # of every layer, one of the tensors that vLLM fuses
     learner.change_weights(seed=10)
     learner.call(learner.engine.begin_swap())
-    partial = GlooSender(part, 0, "127.0.0.1", 60)
+    partial = GlooSender(part, 0, "127.0.0.1", PATIENCE_S)
     partial._group = learner.sender._group
 
     async def send_part() -> None:

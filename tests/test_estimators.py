@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.config import ObjectiveConfig, load_config
+from s2l_ray.config import ObjectiveConfig
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import (
     KL_ESTIMATORS,
@@ -293,6 +293,9 @@ def test_moments_are_only_asked_for_where_they_are_used() -> None:
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(override: list[str], message: str) -> None:
+    pytest.importorskip("omegaconf")
+    from s2l_ray.config import load_config
+
     with pytest.raises(ConfigError, match=message):
         load_config("configs/quickstart.yaml", ["rollout.group_size=8", "objective.kl=0", *override])
 

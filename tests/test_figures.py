@@ -22,6 +22,7 @@ from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.schedule import Schedule
 from s2l_ray.timing import Span, TraceFile
 from s2l_ray.timing.drawing import typical_windows
+from tests.patience import PATIENCE_S
 
 CONFIG = parse_config({"name": "trial", "models": {"learner": "l", "explorer": "e"}, "data": {"train": "t"}})
 
@@ -210,5 +211,5 @@ assert figures.draw_figures({"steps": [], "evaluation": empty}, sys.argv[1]) == 
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr

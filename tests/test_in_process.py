@@ -19,6 +19,7 @@ import pytest
 from s2l_ray.errors import EngineError
 from s2l_ray.rollout import Prompt, SampleRequest
 from tests.learner_engine import OWN_PROCESS, Learner, make_prompts
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 here_only = pytest.mark.skipif(not OWN_PROCESS, reason="runs in the pytest that the first test starts")
@@ -33,7 +34,7 @@ def test_an_engine_in_this_process_passes_what_an_engine_in_others_passes(family
         env=os.environ | {"S2L_TEST_OWN_PROCESS": "1"},
         capture_output=True,
         text=True,
-        timeout=540,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout[-8000:]
     passed, skipped = (int(re.search(rf"(\d+) {word}", done.stdout)[1]) for word in ("passed", "skipped"))
@@ -55,7 +56,7 @@ def asked(learner: Learner, *prompt_ids: str) -> list:
 
     async def sample() -> list:
         calls = [learner.engine.sample(SampleRequest(1, p, "learner", 8, 1, 0)) for p in prompt_ids]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*calls, return_exceptions=True)
 
     return learner.call(sample())
@@ -90,7 +91,7 @@ def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: py
     with pytest.raises(EngineError, match="out of memory"):
         learner.call(learner.engine.begin_swap())
     llm = learner.engine._llm
-    llm.shutdown(timeout=10)
+    llm.shutdown(timeout=PATIENCE_S)
     assert not llm._thread.is_alive()
 
 
@@ -103,8 +104,8 @@ def test_closing_ends_what_runs_and_refuses_what_comes(learner: Learner):
         running = asyncio.create_task(learner.engine.sample(SampleRequest(1, name, "learner", 8, 1, 0)))
         while not llm.get_num_unfinished_requests():
             await asyncio.sleep(0.001)
-        llm.shutdown(timeout=10)
-        async with asyncio.timeout(10):
+        llm.shutdown(timeout=PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(
                 running, llm.collective_rpc("try_weight_transfer", ([],)), return_exceptions=True
             )

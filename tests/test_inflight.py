@@ -19,6 +19,7 @@ from s2l_ray.rollout import Rollout, RolloutSet, SampleRequest
 from s2l_ray.weights.messages import update_info
 from tests import learner_engine
 from tests.learner_engine import Learner, make_prompts
+from tests.patience import PATIENCE_S
 
 PLACES = 8
 """Sequences in one batch: an eighth of what the tests ask for at a time, so that the rest waits."""
@@ -31,7 +32,7 @@ class Swapping(Learner):
     """An engine whose weights change in flight, and what they were at every version."""
 
     def __init__(self, model_dir: str) -> None:
-        settings = {"swap_mode": "in_flight", "max_staleness": 9, "swap_timeout_s": 60.0}
+        settings = {"swap_mode": "in_flight", "max_staleness": 9, "swap_timeout_s": PATIENCE_S}
         lengths = {"max_tokens": MAX_TOKENS, "max_model_len": 96}
         super().__init__(model_dir, make_prompts(model_dir), PLACES, dtype="float32", **lengths, **settings)
         self.versions: dict[int, dict[str, torch.Tensor]] = {}
@@ -80,7 +81,7 @@ class Swapping(Learner):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.002)
 

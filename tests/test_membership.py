@@ -18,6 +18,8 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.connection import connect
@@ -34,6 +36,7 @@ from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
 from s2l_ray.weights.sender import SendTimes
+from tests.patience import PATIENCE_S
 from tests.run_settings import run_config
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -69,8 +72,9 @@ class Constant:
 class Rank:
     """Stands for a trainer rank: weights of a version are its number, everywhere."""
 
-    def __init__(self) -> None:
-        self.sender = GlooSender(SPECS, 0, "127.0.0.1", TIMEOUT_S)
+    def begin(self, timeout_s: float) -> None:
+        self.sender = GlooSender(SPECS, 0, "127.0.0.1", timeout_s)
+        self.version = 0
 
     def set_version(self, version: int) -> None:
         self.version = version
@@ -125,9 +129,13 @@ class Receiver:
 
     def swap(self, version: int, update: dict) -> SwapTimes:
         self.version = None
-        for tensors in receive(self.group, SPECS, self.buffers):
-            self.meet_fate("receive")
-            self.weights.update((name, tensor.clone()) for name, tensor in tensors)
+        try:
+            for tensors in receive(self.group, SPECS, self.buffers):
+                self.meet_fate("receive")
+                self.weights.update((name, tensor.clone()) for name, tensor in tensors)
+        except RuntimeError:
+            self.group.close()
+            raise
         self.version = version
         return TIMES
 
@@ -157,14 +165,14 @@ class Swaps:
         self.rank = Rank.remote()
         self.started: list = []
 
-    def start(self, *fates: tuple[str, str] | None) -> None:
-        """Begin anew with one living receiver per fate."""
+    def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S) -> None:
+        """Begin anew with one living receiver per fate, and this bound on a swap."""
         self.started = [receiver for receiver in self.started if lives(receiver)]
         self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
         self.receivers = self.started[: len(fates)]
         ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
-        ray.get(self.rank.set_version.remote(0))
-        self.swaps = WeightSwaps([self.rank], SPECS, TIMEOUT_S)
+        ray.get(self.rank.begin.remote(timeout_s))
+        self.swaps = WeightSwaps([self.rank], SPECS, timeout_s)
 
     def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
         gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
@@ -181,7 +189,7 @@ class Swaps:
         return tuple(member.number for member in report.lost)
 
     def held(self, *numbers: int) -> list[tuple[int | None, list[float]]]:
-        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=30)
+        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=PATIENCE_S)
 
 
 def lives(actor: ray.actor.ActorHandle) -> bool:
@@ -208,7 +216,8 @@ def test_one_dies_while_the_group_forms(it: Swaps):
 
 
 def test_one_dies_between_swaps(it: Swaps):
-    it.start(None, None, None)
+    """A broadcast passes from member to member: the one before it learns that it is gone, and nobody waits long."""
+    it.start(None, None, None, timeout_s=PATIENCE_S)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
@@ -219,7 +228,7 @@ def test_one_dies_between_swaps(it: Swaps):
 
 @pytest.mark.parametrize("how", ["KILL", "STOP"])
 def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: Swaps, how: str):
-    it.start(None, None, None)
+    it.start(None, None, None, timeout_s=TIMEOUT_S if how == "STOP" else PATIENCE_S)
     it.connect(0, 1, 2)
     assert it.swap(1) == ()
     victim = pid_of(it.receivers[0])
@@ -262,6 +271,7 @@ def test_with_nobody_left_it_says_so(it: Swaps):
 
 
 def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
+    """As in a run: inside a placement group, where vLLM by itself would want a bundle for each worker."""
     settings = EngineSettings(
         model=str(model),
         source="learner",
@@ -277,7 +287,9 @@ def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
         tensor_parallel=tensor_parallel,
     )
     environment = engine_environment(settings.engine)
-    return Learner.options(num_cpus=0, runtime_env={"env_vars": environment}).remote(settings, {})
+    bundle = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.1}]), placement_group_bundle_index=0)
+    options = {"num_cpus": 0.1, "scheduling_strategy": bundle, "runtime_env": {"env_vars": environment}}
+    return Learner.options(**options).remote(settings, {})
 
 
 @torch.no_grad()
@@ -317,9 +329,9 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
-    trainer = TrainerGroup([rank], 120, 20)
+    trainer = TrainerGroup([rank], PATIENCE_S, 20)
     trainer.build()
-    ray.get([e.ready.remote() for e in engines], timeout=120)
+    ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
     assert swapped(trainer, 0).lost == ()
     assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
@@ -328,7 +340,7 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     def check(engines: list, name: str) -> np.ndarray:
         trainer.export(str(tmp_path / name))
         expected = reference(tmp_path / name, text)
-        for score in ray.get([e.score.remote(text) for e in engines], timeout=60):
+        for score in ray.get([e.score.remote(text) for e in engines], timeout=PATIENCE_S):
             np.testing.assert_allclose(score, expected, rtol=0.02, atol=BF16)
         return expected
 

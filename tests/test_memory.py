@@ -18,6 +18,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_ray.config import Config, parse_config
+from s2l_ray.gpu_check.cpu_meter import Usage, metered
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.memory import (
     TrainerMemory,
@@ -30,7 +31,7 @@ from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
-from tests.memory_meter import Usage, metered
+from tests.patience import PATIENCE_S
 
 PROMPT, RESPONSE = 32, 96
 NARROW = {
@@ -113,7 +114,7 @@ def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
             objective=config.objective,
             dtype=config.models.dtype,
             temperature=1.0,
-            timeout_s=60,
+            timeout_s=PATIENCE_S,
             device="cpu",
         )
         trainer.update(batches)
@@ -121,7 +122,7 @@ def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
     with metered() as second:
         trainer.update(batches)
     with metered() as swap:
-        sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", 60)
+        sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", PATIENCE_S)
         for _ in sender.walk(trainer.weights()):
             pass
     return first, second, swap

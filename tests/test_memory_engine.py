@@ -10,6 +10,7 @@ from pathlib import Path
 from s2l_ray.miniature.build import Family
 from s2l_ray.placement.architecture import ModelShape
 from s2l_ray.placement.memory import CPU_BLOCK_TOKENS, kv_bytes_per_token, kv_cache_bytes_for
+from tests.patience import PATIENCE_S
 
 MAX_MODEL_LEN = 300
 
@@ -19,7 +20,7 @@ def test_an_engine_allocates_the_least_kv_cache_and_no_engine_starts_with_less(f
     least = kv_cache_bytes_for(shape, MAX_MODEL_LEN, 1, block_tokens=CPU_BLOCK_TOKENS)
     probe = [sys.executable, "-m", "tests.engine_memory_probe", str(family.large), str(least), str(MAX_MODEL_LEN)]
     done = subprocess.run(
-        probe, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300, check=False
+        probe, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -9,17 +9,22 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
-from s2l_ray.errors import ModelError
-from s2l_ray.miniature.build import QUICK, TINY, Family, build_family
+from s2l_ray.config import parse_config
+from s2l_ray.cpu import this_cpu
+from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.miniature.build import EMBEDDED, QUICK, TINY, Family, build_family
 from s2l_ray.miniature.countdown import Problem, check, generate
+from s2l_ray.miniature.curves import count_right, measure_curve
 from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
 from s2l_ray.miniature.tokenizer import build_tokenizer
+from tests.patience import PATIENCE_S
 
 MICRO = Shape(width=32, layers=1, ffn=32)
 TRACE = "20 + 5 = 25 ; 25 - 8 = 17 ; 17 / 1 = 17 ."
@@ -106,6 +111,73 @@ def test_too_few_problems_for_a_batch_is_an_error(tmp_path: Path) -> None:
         pretrain(generate(63, "train", 1), build_tokenizer(), MICRO, Optimisation(epochs=1), tmp_path, ignore)
 
 
+# The family that the package carries
+
+CARRIED = json.loads(EMBEDDED.manifest.read_text())
+
+
+def overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
+    """Whether the intervals of two estimates meet."""
+    return a[1] <= b[2] and b[1] <= a[2]
+
+
+def test_the_package_carries_the_family_of_the_recipe() -> None:
+    assert EMBEDDED.is_whole() and EMBEDDED.fingerprint() == QUICK.fingerprint
+    pretraining = generate(QUICK.problems, "train", QUICK.seed)
+    training = generate(QUICK.train_problems, "train", QUICK.seed + 1, exclude=pretraining)
+    heldout = generate(QUICK.heldout_problems, "heldout", QUICK.seed)
+    for file, problems in ((EMBEDDED.train, training), (EMBEDDED.heldout, heldout)):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [row["question"] for row in rows] == [problem.question for problem in problems]
+
+
+def test_names_of_the_embedded_family_become_its_paths() -> None:
+    values = {"models": {"learner": "embedded:large", "explorer": "embedded:small"}}
+    config = parse_config(values | {"data": {"train": "embedded:train.jsonl", "eval": "embedded:heldout.jsonl"}})
+    assert (config.models.learner, config.models.explorer) == (str(EMBEDDED.large), str(EMBEDDED.small))
+    assert (config.data.train, config.data.eval) == (str(EMBEDDED.train), str(EMBEDDED.heldout))
+    with pytest.raises(ConfigError, match="models.learner: the package carries embedded:small, .*got 'embedded:huge'"):
+        parse_config({"models": {"learner": "embedded:huge", "explorer": "e"}, "data": {"train": "t"}})
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_carried_models_solve_what_the_manifest_says(size: str) -> None:
+    problems = generate(128, "heldout", QUICK.seed)
+    curve = measure_curve(EMBEDDED.directory / size, problems, samples=16, seed=2)
+    said = CARRIED["pass_at_k"][size]
+    assert all(overlap(curve[k], said[str(k)]) for k in (1, 4, 16)), (curve, said)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_recipe_begins_as_it_did_for_the_carried_models(size: str, tmp_path: Path) -> None:
+    """Losses of steps 1, 21 and 41, on any CPU and in either type."""
+
+    class Enough(Exception):
+        pass
+
+    losses: list[float] = []
+
+    def report(done: int, total: int, loss: float) -> None:
+        losses.append(loss)
+        if done > 40:
+            raise Enough
+
+    problems = generate(QUICK.problems, "train", QUICK.seed)
+    how = Optimisation(epochs=QUICK.epochs, seed=QUICK.seed, bfloat16=this_cpu().native)
+    with pytest.raises(Enough):
+        pretrain(problems, build_tokenizer(), QUICK.shape(size), how, tmp_path, report)
+    assert losses == pytest.approx(CARRIED["loss"][size][:3], rel=0.02)
+
+
+@pytest.mark.skipif("S2L_TEST_RECIPE" not in os.environ, reason="S2L_TEST_RECIPE=1 pretrains the family: 5 to 12 min")
+@pytest.mark.timeout(3600)
+def test_the_recipe_gives_the_curves_of_the_carried_models(tmp_path: Path) -> None:
+    built = build_family(tmp_path / "family", measure=True)
+    curves = json.loads(built.manifest.read_text())["pass_at_k"]
+    for size, said in CARRIED["pass_at_k"].items():
+        assert all(overlap(curves[size][k], said[k]) for k in said), (size, curves[size], said)
+
+
 # Building
 
 
@@ -125,6 +197,21 @@ def test_a_built_family_is_ordinary_models_and_rows(family: Family) -> None:
     assert not pretraining & {row["question"] for row in train}, "RL problems must be new to the models"
     assert not {row["question"] for row in train} & {row["question"] for row in heldout}
     assert check("1 + 1 = 2", heldout[0]["answer"]).status == "wrong"
+
+
+def test_right_answers_are_counted_by_problem_whatever_the_batch(family: Family, monkeypatch) -> None:
+    """A model that always says the same trace solves exactly the problem whose trace that is."""
+    problems = generate(3, "heldout", 1)
+    said = build_tokenizer()(problems[1].trace).input_ids
+
+    def forward(self, input_ids, past_key_values=0, **_):
+        logits = torch.zeros(len(input_ids), 1, 111)
+        logits[:, :, said[min(past_key_values, len(said) - 1)]] = 1e4
+        return SimpleNamespace(logits=logits, past_key_values=past_key_values + 1)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", forward)
+    monkeypatch.setattr("s2l_ray.miniature.curves.BATCH", 5)
+    assert count_right(family.small, problems, samples=4, seed=1) == [0, 4, 0]
 
 
 def test_the_same_recipe_is_not_built_twice(family: Family) -> None:
@@ -192,8 +279,8 @@ def test_a_killed_build_keeps_the_old_family_and_the_next_one_replaces_it(tmp_pa
     assert parent.stdout.readline().split()[0] in ("small", "large")
     children = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
-    parent.wait(timeout=10)
-    _, alive = psutil.wait_procs(children, timeout=30)
+    parent.wait(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert len(children) >= 2 and not alive, "a killed build must not leave training processes behind"
     assert [p.name for p in old.directory.iterdir()] == ["manifest.json"]
     assert any((tmp_path / ".family.building").iterdir())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from s2l_ray.config import TrainerConfig, parse_config
+from s2l_ray.config import TrainerConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from tests.training_models import random_model
@@ -73,6 +73,9 @@ def test_a_rate_that_is_not_defined_is_an_error() -> None:
 
 
 def test_the_optimizer_steps_of_a_run() -> None:
+    pytest.importorskip("omegaconf")
+    from s2l_ray.config import parse_config
+
     sections = {"models": {"learner": "a", "explorer": "b"}, "data": {"train": "c"}}
     run = {"rollout": {"prompts_per_step": 12, "group_size": 4}, "schedule": {"steps": 5, "mix_steps": 3}}
     assert parse_config(sections | run).optimizer_steps == 5

@@ -17,6 +17,7 @@ from s2l_ray import S2LPO, load_config
 from s2l_ray.evaluation.summary import StepLog
 from s2l_ray.reporting import Reporter
 from tests.logical_cluster import logical_cluster
+from tests.patience import PATIENCE_S
 from tests.run_settings import run_config
 from tests.undisturbed import QUICKSTART, Undisturbed
 
@@ -38,7 +39,7 @@ def trained(algo: S2LPO) -> list[dict]:
 
 def wait_for_gpus(count: int) -> None:
     """Until the cluster has so many free: nodes report it a moment after the group is removed."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while ray.available_resources().get("GPU") != count:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.1)
@@ -57,7 +58,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     overrides = run_config(family, tmp_path / "run") | {
         "placement.mode": mode,
         "placement.hand_over": "on",
-        "placement.hand_over_wait_s": 120,
+        "placement.hand_over_wait_s": PATIENCE_S,
         "trainer.ranks": 1,  # more would add up gradients in another order, and other last bits sample other tokens
         "tracking.enabled": False,
     }

@@ -16,6 +16,7 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.simulate.calibration import calibrate
 from s2l_ray.placement.simulate.simulation import simulate
+from tests.patience import PATIENCE_S
 from tests.test_calibration import config as measured_config
 from tests.test_calibration import write_run
 
@@ -262,4 +263,4 @@ def test_a_reader_that_has_seen_enough_is_no_error(inventory):
     plan.stdout.close()
     with plan.stderr as errors:
         assert errors.read() == ""
-    assert plan.wait(60) == 141
+    assert plan.wait(PATIENCE_S) == 141

@@ -1,29 +1,120 @@
 from __future__ import annotations
 
-import json
+import builtins
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.errors import ConfigError
 from s2l_ray.rollout import Verdict
-from s2l_ray.tasks.pool import VerifierPool, VerifierProcess
+from s2l_ray.tasks import pool
+from s2l_ray.tasks.pool import CHUNK, CHUNK_CHARACTERS, VerifierPool, VerifierProcess, _chunk
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
-from s2l_ray.tasks.verifiers import VerifierError, as_verdict, check_importable, resolve_verifier
-from s2l_ray.tasks.verify_file import verify_file
+from s2l_ray.tasks.verifiers import VerifierError, check_importable
 
 ROOT = Path(__file__).resolve().parents[1]
+ANY_TEXT = st.text(st.characters(), max_size=40)
+"""Lone surrogates and NUL included."""
+ANY_MATH = st.text("0123456789+-*/^!(){}[]\\x.,=%$ ", max_size=12)
+ANY_RESPONSE = (
+    ANY_TEXT | ANY_MATH.map(lambda text: f"\\boxed{{{text}}}") | ANY_MATH.map(lambda text: f"The answer is {text}")
+)
 USERS_MODULE = """
-import os, signal, sys, time
+import builtins, multiprocessing, os, re, signal, subprocess, sys, threading, time
 from pathlib import Path
 
+def daemon():
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    note()
+    time.sleep(60)
+
+def note():
+    with open(os.environ["PIDS"], "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+def start_processes():
+    "A child, one in a session of its own with no environment, a daemon, and one that has all of our descriptors."
+    pids = os.environ["PIDS"]
+    code = f"import os, time; open({pids!r}, 'a').write(f'{{os.getpid()}}\\\\n'); time.sleep(60)"
+    sleep = [sys.executable, "-c", code]
+    subprocess.Popen(sleep)
+    subprocess.Popen(sleep, start_new_session=True, env={})
+    daemon()
+    if not os.fork():
+        note()
+        time.sleep(60)
+    note()
+    while len(Path(os.environ["PIDS"]).read_text().splitlines()) < 5:
+        time.sleep(0.01)
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+class Odd:
+    def __float__(self): raise ValueError("no float")
+    def __repr__(self): raise ValueError("no repr")
+
 def check(response, answer, question):
-    print("a verifier may print")
     verb, _, rest = response.partition(" ")
+    if verb == "print":
+        print("a verifier may print")
+    if verb == "processes":
+        start_processes()
+        if rest == "exit":
+            os._exit(3)
+        if rest == "stay":
+            time.sleep(60)
+        if rest == "hold the lock":
+            re.match("(a+)+$", "a" * 40 + "b")
+        return True
+    if verb == "fork":
+        os.fork()
+        return rest == answer
+    if verb == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if verb == "read":
+        return input()
+    if verb == "close":
+        os.closerange(0, 3)
+        print("into nothing", flush=True)
+    if verb == "close-all":
+        os.closerange(0, 4096)
+    if verb == "handlers":
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_IGN)
+        signal.alarm(1)
+        signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
+        time.sleep(60)
+    if verb == "thread":
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        return True
+    if verb == "recurse":
+        return check(response, answer, question)
+    if verb == "memory":
+        return bytearray(2**62)
+    if verb == "unprintable":
+        raise Unprintable
+    if verb == "odd":
+        return Odd()
+    if verb == "builtin":
+        raise getattr(builtins, answer)(question)
+    if verb == "stop":
+        raise StopIteration
     if verb == "sleep":
         time.sleep(float(rest))
     if verb == "raise":
@@ -49,10 +140,29 @@ not_callable = 5
 @pytest.fixture
 def users(tmp_path, monkeypatch) -> str:
     """A verifier of a user's, importable as configured."""
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
     (tmp_path / "users_verifier.py").write_text(USERS_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     yield "users_verifier:check"
     sys.modules.pop("users_verifier", None)
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory) -> Iterator[VerifierProcess]:
+    """The same verifier, in a process for several examples."""
+    directory = tmp_path_factory.mktemp("lasting")
+    (directory / "lasting_verifier.py").write_text(USERS_MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(directory)
+        with VerifierProcess("lasting_verifier:check", 20) as process:
+            process.start()
+            yield process
+
+
+@pytest.fixture(scope="module")
+def math_process() -> Iterator[VerifierProcess]:
+    with VerifierProcess("math", 2) as process:
+        yield process
 
 
 def statuses(verdicts: list[Verdict]) -> list[str]:
@@ -99,7 +209,7 @@ def test_verdicts_up_to_a_kill_are_kept_whatever_the_chunk(users):
     with VerifierProcess(users, 0.4) as process:
         verdicts = process.check([*quick, ("sleep 30", "", ""), *quick, ("die", "", ""), *quick])
     alternating = ["right", "wrong"] * 20
-    assert statuses(verdicts) == [*alternating, "timeout", *alternating, "unparsable", *alternating]
+    assert statuses(verdicts) == [*alternating, "timeout", *alternating, "failed", *alternating]
 
 
 def test_a_slow_start_does_not_count(tmp_path, monkeypatch):
@@ -117,38 +227,104 @@ def test_a_worker_that_dies_once_is_tried_again(users, tmp_path):
     assert statuses(verdicts) == ["right", "wrong", "wrong"]
 
 
-def test_an_answer_that_kills_every_worker_is_unparsable_but_three_in_a_row_are_an_error(users):
+def test_answers_that_kill_every_worker_fail_and_the_rest_goes_on(users):
     with VerifierProcess(users, 20) as process:
-        verdicts = process.check([("die", "", ""), ("a", "a", ""), ("die", "", "")])
-        assert statuses(verdicts) == ["unparsable", "right", "unparsable"]
-        assert "SIGSEGV" in verdicts[0].detail
-        with pytest.raises(
-            VerifierError, match="3 answers in a row killed the workers of verifier users_verifier:check"
-        ) as caught:
-            process.check([("a", "a", "")] + [("die", "", "")] * 3)
-        assert caught.value.index == 3
+        verdicts = process.check([("die", "", ""), ("a", "a", ""), *[("die", "", "")] * 4, ("b", "b", "")])
+    assert statuses(verdicts) == ["failed", "right", *["failed"] * 4, "right"]
+    assert verdicts[0].detail == "its check killed two workers: SIGSEGV"
 
 
-@pytest.mark.parametrize(("verb", "message"), [("raise", "ZeroDivisionError: in the verifier"), ("exit", "SystemExit")])
-def test_a_bug_in_the_users_function_surfaces_with_its_traceback(users, verb, message):
+@pytest.mark.parametrize(
+    ("verb", "reason"),
+    [
+        (
+            "raise",
+            r"the verifier raised ZeroDivisionError: in the verifier \(.*users_verifier.py, line \d+, in check\)",
+        ),
+        ("exit", "the verifier raised SystemExit: 0"),
+        ("read", "the verifier raised EOFError"),
+        ("stop", "the verifier raised StopIteration"),
+        ("recurse", "the verifier raised RecursionError"),
+        ("memory", "the verifier raised MemoryError"),
+        ("unprintable", "the verifier raised users_verifier.Unprintable: <exception str\\(\\) failed>"),
+        ("odd", "verifier users_verifier:check returned <Odd instance at 0x[0-9a-f]+>, of type Odd; return a bool"),
+        ("number nan", "verifier users_verifier:check returned nan, of type float; return a bool"),
+        ("close", "the verifier raised OSError: .*Bad file descriptor"),
+        ("close-all", "its check killed two workers: exit status 1"),
+        ("handlers", "the verifier raised ZeroDivisionError"),
+        ("orphan", "its check killed two workers: SIGKILL"),
+        ("builtin KeyboardInterrupt", "the verifier raised "),
+    ],
+)
+def test_whatever_a_users_function_does_is_a_verdict_and_the_rest_goes_on(users, verb, reason):
     with VerifierProcess(users, 20) as process:
-        with pytest.raises(VerifierError, match=rf"(?s)verifier users_verifier:check raised:.*{message}") as caught:
-            process.check([("a", "a", "")] * 20 + [(verb, "", "")] + [("a", "a", "")] * 3)
-        assert caught.value.index == 20
-        assert statuses(process.check([("a", "a", ""), ("b", "a", "")])) == ["right", "wrong"]
+        verdicts = process.check([("a", "a", ""), (verb, "", ""), ("b", "b", ""), ("thread", "", ""), ("c", "", "")])
+        assert statuses(verdicts) == ["right", "failed", "right", "right", "wrong"]
+        assert re.match(reason, verdicts[1].detail)
+
+
+EXCEPTIONS = sorted(name for name, kind in vars(builtins).items() if str(kind).startswith("<class '") and "E" in name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(EXCEPTIONS), ANY_TEXT), min_size=1, max_size=8))
+def test_any_exception_is_a_verdict(lasting, raised):
+    verdicts = lasting.check([("builtin", name, message) for name, message in raised])
+    assert statuses(verdicts) == ["failed"] * len(raised)
+    for verdict in verdicts:
+        assert verdict.reward == 0.0 and "raised" in verdict.detail
+        verdict.detail.encode()
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(ANY_RESPONSE, ANY_TEXT | ANY_MATH, ANY_TEXT), min_size=1, max_size=8))
+def test_any_texts_get_a_verdict(math_process, items):
+    verdicts = math_process.check(items)
+    assert len(verdicts) == len(items)
+    for verdict in verdicts:
+        assert verdict.status in ("right", "wrong", "unparsable", "timeout") and verdict.reward in (0.0, 1.0)
+        verdict.detail.encode()
+
+
+@pytest.mark.parametrize("then", ["stay", "exit", "return"])
+def test_processes_that_a_users_function_starts_end_with_its_worker(users, tmp_path, then):
+    with VerifierProcess(users, 3) as process:
+        verdicts = process.check([(f"processes {then}", "", ""), ("a", "a", "")])
+        assert statuses(verdicts) == [{"stay": "timeout", "exit": "failed", "return": "right"}[then], "right"]
+        if then != "return":
+            assert running(tmp_path / "pids") == []
+    assert len((tmp_path / "pids").read_text().splitlines()) >= 5
+    assert running(tmp_path / "pids") == []
+
+
+def test_a_child_that_returns_from_the_verifier_too_gives_no_verdicts(users):
+    with VerifierProcess(users, 20) as process:
+        verdicts = process.check([("fork a", "a", ""), ("b", "", ""), ("fork c", "", ""), ("d", "d", "")] * 5)
+    assert statuses(verdicts) == ["right", "wrong", "wrong", "right"] * 5
 
 
 def test_rewards_between_0_and_1_and_impossible_ones(users):
     with VerifierProcess(users, 20) as process:
-        assert process.check([("number 0.25", "", ""), ("number 1", "", "")]) == [
-            Verdict("wrong", 0.25),
-            Verdict("right", 1.0),
-        ]
-        with pytest.raises(VerifierError, match=r"returned 1.5; return a bool"):
-            process.check([("number 1.5", "", "")])
-    for impossible in (None, "right", float("nan"), -1, Verdict("right", 2.0), Verdict("good", 1.0)):
-        with pytest.raises(VerifierError, match="return a bool"):
-            as_verdict(impossible, "m:f")
+        verdicts = process.check([("number 0.25", "", ""), ("number 1", "", ""), ("number 1.5", "", "")])
+    assert verdicts[:2] == [Verdict("wrong", 0.25), Verdict("right", 1.0)]
+    assert (verdicts[2].status, verdicts[2].reward) == ("failed", 0.0)
+    assert "returned 1.5, of type float; return a bool" in verdicts[2].detail
+
+
+def test_chunks_are_bounded_in_answers_and_characters():
+    small, large = ("a", "b", "c"), ("x" * CHUNK_CHARACTERS, "", "")
+    assert [len(_chunk([small] * 100, start)) for start in (0, 64)] == [CHUNK, 36]
+    assert [len(_chunk([small, large, large, small], start)) for start in range(4)] == [1, 1, 1, 1]
+    assert _chunk([small, small, large], 1) == [small]
+
+
+def test_a_worker_that_does_not_read_is_not_waited_for(users, monkeypatch):
+    monkeypatch.setattr(pool, "SEND_TIMEOUT_S", 1)
+    monkeypatch.setattr(pool, "_REAP_TIMEOUT_S", 0.5)
+    with VerifierProcess(users, 20) as process:
+        process.start()
+        os.kill(child_of(process._process.pid), signal.SIGSTOP)
+        assert statuses(process.check([("x" * 10**6, "", ""), ("a", "a", "")])) == ["wrong", "right"]
 
 
 def test_the_pool_keeps_order_and_reports_progress(users):
@@ -159,12 +335,6 @@ def test_the_pool_keeps_order_and_reports_progress(users):
         verdicts = pool.check(items, seen.append)
     assert statuses(verdicts) == ["right" if i % 3 else "wrong" for i in range(100)]
     assert seen == list(range(1, 101))
-
-
-def test_the_pool_says_which_answer_the_verifier_failed_on(users):
-    with VerifierPool(users, 2, 20) as pool, pytest.raises(VerifierError) as caught:
-        pool.check([("a", "a", "")] * 37 + [("raise", "", "")])
-    assert caught.value.index == 37
 
 
 def test_close_ends_a_running_check_and_its_worker(users, tmp_path):
@@ -178,30 +348,44 @@ def test_close_ends_a_running_check_and_its_worker(users, tmp_path):
         future.result(timeout=5)
 
 
-def test_workers_die_with_a_killed_parent(users, tmp_path):
-    pid_file = tmp_path / "pid"
+@pytest.mark.parametrize("then", ["stay", "hold the lock"])
+def test_workers_and_their_processes_die_with_a_killed_parent(users, tmp_path, then):
     code = f"""
 from s2l_ray.tasks.pool import VerifierProcess
-VerifierProcess({users!r}, 60).check([("pid {pid_file}", "", "")])
+VerifierProcess({users!r}, 600).check([("processes {then}", "", "")])
 """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    pid = wait_for_pid(pid_file)
+    pids = tmp_path / "pids"
+    wait_until(lambda: pids.is_file() and len(pids.read_text().splitlines()) == 5)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while is_running(pid) and time.monotonic() < deadline:
+    wait_until(lambda: running(pids) == [])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not is_running(pid)
 
 
 def wait_for_pid(path: Path) -> int:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if path.is_file() and (text := path.read_text()):
-            return int(text)
-        time.sleep(0.02)
-    raise AssertionError("the worker did not start")
+    wait_until(lambda: path.is_file() and path.read_text() != "")
+    return int(path.read_text())
+
+
+def running(pids: Path) -> list[int]:
+    return [int(line) for line in pids.read_text().splitlines() if is_running(int(line))]
+
+
+def child_of(pid: int) -> int:
+    [child] = [
+        int(stat.parent.name)
+        for stat in Path("/proc").glob("[0-9]*/stat")
+        if int(stat.read_text().rpartition(")")[2].split()[1]) == pid
+    ]
+    return child
 
 
 def is_running(pid: int) -> bool:
@@ -235,60 +419,3 @@ def test_an_unusable_kind_is_a_config_error_before_and_in_the_worker(users, kind
         check_importable(kind)
     with VerifierPool(kind, 1, 5) as pool, pytest.raises(ConfigError, match=message):
         pool.start()
-
-
-def test_countdown_is_exact():
-    check_importable("countdown")
-    verifier = resolve_verifier("countdown")
-    assert verifier("3 * 7 = 21 ; 21 - 5 = 16 ; 16 + 2 = 18 .", "3 7 5 2 : 18", "").status == "right"
-    assert verifier("3 * 7 = 21 ; 21 - 5 = 16 ; 16 + 2 = 19 .", "3 7 5 2 : 19", "").status == "wrong"
-
-
-def write(path: Path, *rows: dict) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_verify_file_writes_one_row_per_row_in_order(tmp_path):
-    source = write(
-        tmp_path / "in.jsonl",
-        {"answer": "gold\n#### 5", "response": r"\boxed{5}", "id": "a"},
-        {"answer": 6, "response": "The answer is 5.", "question": "q"},
-        {"answer": "6", "response": ""},
-    )
-    target = tmp_path / "deeper" / "out.jsonl"
-    seen: list[tuple[int, int]] = []
-    summary = verify_file(source, target, "math", 2, 20, lambda done, rows: seen.append((done, rows)))
-    assert summary.counts == {"right": 1, "wrong": 1, "unparsable": 1, "timeout": 0}
-    assert (summary.rows, seen) == (3, [(1, 3), (2, 3), (3, 3)])
-    assert [json.loads(line) for line in target.read_text().splitlines()] == [
-        {"id": "a", "line": 1, "verdict": "right", "reward": 1.0, "detail": "5"},
-        {"line": 2, "verdict": "wrong", "reward": 0.0, "detail": "5"},
-        {"line": 3, "verdict": "unparsable", "reward": 0.0, "detail": "no answer found"},
-    ]
-    assert not target.with_name("out.jsonl.partial").exists()
-
-
-def test_verify_file_keeps_what_was_done_when_the_verifier_fails(users, tmp_path):
-    rows = [{"answer": "a", "response": "a"}] * 20 + [{"answer": "a", "response": "raise", "id": "bad"}]
-    with pytest.raises(VerifierError, match=r"in.jsonl, line 21 \(id bad\): verifier users_verifier:check raised"):
-        verify_file(write(tmp_path / "in.jsonl", *rows), tmp_path / "out.jsonl", users, 1, 20)
-    assert len((tmp_path / "out.jsonl.partial").read_text().splitlines()) >= 16
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"answer": "5"}, "line 2, field response: a text is needed"),
-        ({"response": "5"}, "line 2, field answer: the gold answer is missing"),
-        ({"response": "5", "answer": None}, "line 2, field answer must be a text or a number"),
-        ({"response": "5", "answer": "5", "question": 5}, "line 2, field question must be a text"),
-        ({"response": "5", "answer": "5", "id": {}}, "line 2, field id must be a text or an integer"),
-    ],
-)
-def test_verify_file_names_a_malformed_row_before_it_writes(tmp_path, row, message):
-    source = write(tmp_path / "in.jsonl", {"answer": "5", "response": "5"}, row)
-    with pytest.raises(DataError, match=rf"in.jsonl, {message}"):
-        verify_file(source, tmp_path / "out.jsonl")
-    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]

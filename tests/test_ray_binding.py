@@ -17,6 +17,7 @@ from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import PlannedBundle, Seat
 from s2l_ray.placement.ray_binding import live_inventory, reserve
 from tests.logical_cluster import logical_cluster
+from tests.patience import PATIENCE_S
 
 ALL = {"CPU": 12.0, "GPU": 8.0}
 
@@ -45,14 +46,14 @@ def sit(reservation, seat: Seat) -> tuple[str, str]:
     """Node and visible GPUs of an actor in that seat; the actor goes on living."""
     actor = Who.options(**reservation.options(seat, 0.5, {})).remote()
     sit.actors.append(actor)
-    return ray.get(actor.am_i.remote(), timeout=60)
+    return ray.get(actor.am_i.remote(), timeout=PATIENCE_S)
 
 
 sit.actors = []
 
 
 def wait_until_free() -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
         assert time.monotonic() < deadline, free
         time.sleep(0.1)
@@ -66,7 +67,7 @@ def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
         PlannedBundle(2, (0,), {"GPU": 1, "CPU": 1}),
         PlannedBundle(2, (1,), {"GPU": 1, "CPU": 1}),
     ]
-    reservation = reserve(bundles, 30)
+    reservation = reserve(bundles, PATIENCE_S)
     try:
         ranks = [sit(reservation, Seat("trainer", r, 0, (r,), 0.5)) for r in range(4)]
         beside = sit(reservation, Seat("learner", 0, 0, (1,), 0.5))
@@ -92,7 +93,7 @@ def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(clu
         PlannedBundle(0, (1,), {"GPU": 1}),
         PlannedBundle(0, (0,), {"GPU": 1}),
     ]
-    reservation = reserve(bundles, 30)
+    reservation = reserve(bundles, PATIENCE_S)
     try:
         keys = [(place.node, place.gpus) for place in reservation.places]
         assert keys[2] < keys[1] < keys[0]
@@ -110,17 +111,17 @@ def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(clu
         ([{"GPU": 4}, {"GPU": 3}], r"the nodes cannot hold 2 bundles \(7 GPU\) together"),
     ],
 )
-def test_the_impossible_fails_within_seconds_and_says_what_is_short(cluster, resources, message):
-    start = time.monotonic()
+def test_the_impossible_is_not_waited_for_and_says_what_is_short(cluster, resources, message):
     bundles = [PlannedBundle(0, tuple(range(int(r["GPU"]))), r) for r in resources]
+    waits = []
     with pytest.raises(PlacementError, match=message):
-        reserve(bundles, timeout_s=60)
-    assert time.monotonic() - start < 30  # a bound on the wait, not a speed: the timeout would be 60 s
+        reserve(bundles, PATIENCE_S, waits.append)
+    assert waits == []  # the first word would come after half a minute
 
 
 def test_waiting_is_bounded_and_reported(cluster, monkeypatch):
     monkeypatch.setattr(ray_binding, "REPORT_EVERY_S", 0.5)
-    held = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30)
+    held = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S)
     said = []
     try:
         with pytest.raises(PlacementError, match=r"waited 2 s for 1 bundles \(4 GPU\); free now: 12 CPU, 4 GPU"):
@@ -129,7 +130,7 @@ def test_waiting_is_bounded_and_reported(cluster, monkeypatch):
         held.release()
     assert len(said) >= 2 and all("of 2 s for 1 bundles (4 GPU); free now: 12 CPU, 4 GPU" in line for line in said)
     # Nothing was left behind: the same request is granted now.
-    reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30).release()
+    reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S).release()
 
 
 def test_an_autoscalers_nodes_are_waited_for(cluster):
@@ -143,7 +144,7 @@ def test_an_autoscalers_nodes_are_waited_for(cluster):
 
     ray_binding_report, ray_binding.REPORT_EVERY_S = ray_binding.REPORT_EVERY_S, 0.5
     try:
-        reservation = reserve(bundles, 60, scale_up, may_grow=True)
+        reservation = reserve(bundles, PATIENCE_S, scale_up, may_grow=True)
         assert reservation.places[0].gpus == tuple("012345")
         reservation.release()
     finally:
@@ -165,22 +166,22 @@ def test_the_group_of_a_dead_actor_does_not_stay(cluster):
     @ray.remote(num_cpus=0)
     class Trial:
         def hold(self) -> str:
-            self.reservation = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 30)
+            self.reservation = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S)
             return self.reservation.group.id.hex()
 
         def let_go(self) -> None:
             self.reservation.release()
 
     trials = [Trial.remote()]
-    groups = [ray.get(trials[0].hold.remote(), timeout=60)]
+    groups = [ray.get(trials[0].hold.remote(), timeout=PATIENCE_S)]
     ray.kill(trials[0])
     trials.append(Trial.remote())
-    groups.append(ray.get(trials[1].hold.remote(), timeout=60))
+    groups.append(ray.get(trials[1].hold.remote(), timeout=PATIENCE_S))
     states = [placement_group_table()[group]["state"] for group in groups]
     assert states == ["REMOVED", "CREATED"]  # and that of the living one stays
-    reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], 30).release()
+    reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], PATIENCE_S).release()
     assert placement_group_table()[groups[1]]["state"] == "CREATED"
-    ray.get(trials[1].let_go.remote(), timeout=60)
+    ray.get(trials[1].let_go.remote(), timeout=PATIENCE_S)
     ray.kill(trials[1])
 
 

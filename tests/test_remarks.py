@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from s2l_ray.remarks import remarks
-from s2l_ray.results import StepRecord
+from s2l_ray.results import SourceStats, StepRecord
 
 
 def step(number: int, explorers: int, learners: int, rollout_s: float, **trainer: float) -> StepRecord:
@@ -46,3 +47,15 @@ def test_engines_that_disagree_with_the_trainer_are_remarked():
     assert line.startswith("step 2: log-probs of the learner's engines and its trainer differ by 0.125 per token")
     assert "objective.logprob_gap_alarm (0.05)" in line
     assert "differ by nan" in remarks([agree, apart, broken], 0.05)[0]
+
+
+def test_the_first_answers_that_could_not_be_checked_are_remarked_once():
+    def verified(number: int, failed: int) -> StepRecord:
+        stats = SourceStats(8, 0.5, 0, 0, 0, {"right": 8 - failed, "failed": failed})
+        return replace(step(number, 1, 1, 1.0), sources={"explorer": stats, "learner": stats})
+
+    old = replace(verified(1, 0), sources={"learner": SourceStats(8, 0.5, 0, 0, 0, {"right": 8})})  # before `failed`
+    steps = [old, verified(2, 0), verified(3, 2), verified(4, 1)]
+    said = [remarks(steps[:count], 0.05) for count in range(1, 5)]
+    assert [len(lines) for lines in said] == [0, 0, 1, 0]
+    assert said[2][0].startswith("step 3: 4 of 16 answers could not be checked and got no reward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 from ray import cloudpickle
 
 from s2l_ray.errors import GroupError
-from s2l_ray.rollout import Period, Rollout, RolloutSet, SetReport, Verdict, report_on
+from s2l_ray.rollout import Period, Rollout, RolloutGroup, RolloutSet, SetReport, Verdict, report_on, write_groups
 
 
 def rollout(index: int, tokens: list[int], verdict: Verdict | None, swaps: tuple = ()) -> Rollout:
@@ -74,3 +75,11 @@ def test_a_report_arrives_as_it_was_sent() -> None:
     assert same(got, sent) and isinstance(got, SetReport)
     assert [row.newest_version for row in got.rows] == [None, None, 4]
     assert [row.reward for row in got.rows] == [1.0, 0.0, 0.5]
+
+
+def test_texts_that_utf8_cannot_encode_are_written_as_escapes(tmp_path) -> None:
+    odd = replace(rollout(0, [1], Verdict("wrong", 0.0, "x")), text='half \ud83d, "whole" \U0001f642 \0 \\ud83d')
+    path = tmp_path / "deep" / "step.jsonl"
+    write_groups(path, [RolloutGroup("p", np.array([1], np.int32), [odd])])
+    assert "\U0001f642" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8"))["response"] == odd.text

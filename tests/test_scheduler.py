@@ -18,6 +18,7 @@ from s2l_ray.errors import GroupError, StepTimeoutError
 from s2l_ray.rollout import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
 from s2l_ray.schedule import Schedule
 from s2l_ray.scheduling import StepPlanner
+from tests.patience import PATIENCE_S
 
 PROMPTS = {f"p{i}": Prompt(f"p{i}", "q", "q", np.arange(3, dtype=np.int32), "0") for i in range(24)}
 G, PER_STEP = 4, 6
@@ -33,7 +34,7 @@ def local_ray():
 @pytest.fixture(scope="module")
 def verifiers():
     pool = [Verifier.remote("tests.rewards:first_number_is_even", 5.0, PROMPTS) for _ in range(2)]
-    fetch([verifier.ready.remote() for verifier in pool], 60, "verifiers")
+    fetch([verifier.ready.remote() for verifier in pool], PATIENCE_S, "verifiers")
     return pool
 
 
@@ -116,7 +117,7 @@ class MemoryBank:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
 
 
-def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=60.0, steps=6, **pipeline):
+def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=PATIENCE_S, steps=6, **pipeline):
     settings = {
         "explore_ahead_steps": 1,
         "explore_ahead_bytes": 10**9,
@@ -146,19 +147,19 @@ def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=
 
 
 def release(scheduler, version):
-    fetch(scheduler.release.remote(version), 60, "release")
+    fetch(scheduler.release.remote(version), PATIENCE_S, "release")
 
 
 def collect(scheduler, step):
-    return fetch(scheduler.collect.remote(step), 90, "collect")
+    return fetch(scheduler.collect.remote(step), PATIENCE_S, "collect")
 
 
 def asked(engine):
-    return fetch(engine.log.remote(), 60, "log")[0]
+    return fetch(engine.log.remote(), PATIENCE_S, "log")[0]
 
 
 def wait_until(condition, what: str):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
@@ -192,11 +193,11 @@ def test_the_explorer_works_ahead_of_the_steps_within_its_buffer(start):
     wait_until(lambda: steps_of(explorer) == [1, 2, 3], "steps 2 and 3 are explored while step 1 is trained on")
     narrow, explorer, _ = start(explore_ahead_steps=2, explore_ahead_bytes=700)
     release(narrow, 0)
-    fetch(explorer.hold.remote(list(PROMPTS)), 60, "hold")
+    fetch(explorer.hold.remote(list(PROMPTS)), PATIENCE_S, "hold")
     collecting = narrow.collect.remote(1)
     wait_until(lambda: len(asked(explorer)) == PER_STEP + 2, "two requests of step 2, 300 bytes each, have room")
-    fetch(explorer.release.remote(), 60, "release")
-    batch = fetch(collecting, 60, "collect")
+    fetch(explorer.release.remote(), PATIENCE_S, "release")
+    batch = fetch(collecting, PATIENCE_S, "collect")
     assert batch.ahead_bytes <= 700
     # What is finished takes far less than its largest size, so that the rest of step 2 finds room.
     wait_until(lambda: [step for step, *_ in asked(explorer)].count(2) == PER_STEP, "the rest of step 2")
@@ -206,12 +207,12 @@ def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 0)
     collect(scheduler, 1)
-    fetch(scheduler.hold.remote(), 60, "hold")
+    fetch(scheduler.hold.remote(), PATIENCE_S, "hold")
     collecting = scheduler.collect.remote(2)
     time.sleep(0.3)
     assert steps_of(learner) == [1]
     release(scheduler, 1)
-    batch = fetch(collecting, 60, "collect")
+    batch = fetch(collecting, PATIENCE_S, "collect")
     assert {row.weight_version for row in batch.summaries} == {1}
     assert {version for step, _, _, version in asked(learner) if step == 2} == {1}
 
@@ -219,12 +220,12 @@ def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
 def test_a_swap_holds_requests_that_the_old_weights_could_answer(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
-    fetch(scheduler.hold.remote(), 60, "hold")
+    fetch(scheduler.hold.remote(), PATIENCE_S, "hold")
     collecting = scheduler.collect.remote(1)
     time.sleep(0.3)
     assert asked(learner) == []
     release(scheduler, 1)
-    assert {row.weight_version for row in fetch(collecting, 60, "collect").summaries} == {1}
+    assert {row.weight_version for row in fetch(collecting, PATIENCE_S, "collect").summaries} == {1}
 
 
 def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start):
@@ -242,13 +243,13 @@ def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start
     time.sleep(0.3)
     assert 4 not in steps_of(learner)
     release(scheduler, 2)
-    fetch(collecting, 60, "collect")
+    fetch(collecting, PATIENCE_S, "collect")
 
 
 def test_what_is_too_old_is_dropped_counted_and_sampled_again(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 3)
-    fetch(learner.be_late.remote(4, 2, times=1), 60, "late")
+    fetch(learner.be_late.remote(4, 2, times=1), PATIENCE_S, "late")
     batch = collect(scheduler, 4)
     assert batch.stale_dropped == G
     assert {row.weight_version for row in batch.summaries} == {3}
@@ -258,7 +259,7 @@ def test_what_is_too_old_is_dropped_counted_and_sampled_again(start):
 def test_an_engine_that_is_always_too_old_is_an_error(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 5)
-    fetch(learner.be_late.remote(6, 2, times=100), 60, "late")
+    fetch(learner.be_late.remote(6, 2, times=100), PATIENCE_S, "late")
     with pytest.raises(GroupError, match=r"twice with weights older than the allowed version 5 .*max_staleness: 0"):
         collect(scheduler, 6)
 
@@ -268,11 +269,13 @@ def test_stragglers_are_stopped_and_left_out_and_the_same_again(start):
     release(scheduler, 1)
     planner = StepPlanner(list(PROMPTS), Schedule("linear", G, 5), PER_STEP, 1, 1, 2)
     slow = [planner.candidates(2)[1], planner.candidates(2)[7]]
-    fetch(explorer.hold.remote(slow), 60, "hold")
+    fetch(explorer.hold.remote(slow), PATIENCE_S, "hold")
     batch = collect(scheduler, 2)
     assert batch.left_out == slow
     assert batch.prompts == [p for p in planner.candidates(2) if p not in slow]
-    wait_until(lambda: sorted(fetch(explorer.log.remote(), 60, "log")[1])[:2] == sorted(slow), "they are stopped")
+    wait_until(
+        lambda: sorted(fetch(explorer.log.remote(), PATIENCE_S, "log")[1])[:2] == sorted(slow), "they are stopped"
+    )
 
     again, *_ = start(extra=2, left_out={2: slow})
     release(again, 1)
@@ -301,7 +304,7 @@ def test_what_the_bank_has_is_not_explored_again(start):
 def test_a_step_that_takes_too_long_says_what_is_missing(start):
     scheduler, explorer, _ = start(timeout_s=1.0)
     release(scheduler, 1)
-    fetch(explorer.hold.remote(["p1", *PROMPTS]), 60, "hold")
+    fetch(explorer.hold.remote(["p1", *PROMPTS]), PATIENCE_S, "hold")
     with pytest.raises(StepTimeoutError, match="step 2: 6 of 6 explorer requests did not finish within 1 s"):
         collect(scheduler, 2)
 
@@ -311,7 +314,7 @@ def test_a_run_that_goes_back_asks_again(start):
     release(scheduler, 0)
     collect(scheduler, 1)
     wait_until(lambda: steps_of(learner) == [1, 2], "step 2 ahead")
-    fetch(scheduler.recall.remote({}), 60, "recall")
+    fetch(scheduler.recall.remote({}), PATIENCE_S, "recall")
     release(scheduler, 1)
     batch = collect(scheduler, 2)
     assert {row.weight_version for row in batch.summaries} == {1}

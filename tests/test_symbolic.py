@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 
 from s2l_ray.tasks import symbolic
-from s2l_ray.tasks.symbolic import differ_at_a_point, expressions_equal, parse
+from s2l_ray.tasks.symbolic import differ_at_a_point, exact_value, expressions_equal, parse
+from tests.patience import PATIENCE_S
 
 ANSWERS = [
     r"\frac{3\sqrt{3}}{4}", r"-\frac{\sqrt{2}}{\pi}+1", "x^5 - x^4 + x^3 - x^2 + x - 1", "3r^2", r"\sin^2 x + \cos x",
@@ -21,7 +23,7 @@ import json, sys
 from math_verify import LatexExtractionConfig, parse
 config = LatexExtractionConfig(boxed_match_priority=0)
 for answer in json.load(sys.stdin):
-    found = parse(f"\\\\boxed{{{answer}}}", [config], parsing_timeout=20)
+    found = parse(f"\\\\boxed{{{answer}}}", [config], parsing_timeout=600)
     print(json.dumps(repr([e for e in found if not isinstance(e, str)])))
 """
 
@@ -33,7 +35,7 @@ def test_parsing_in_two_stages_gives_what_plain_math_verify_gives() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     expected = [json.loads(line) for line in plain.stdout.splitlines()]
     assert [repr(list(parse(answer))) for answer in ANSWERS] == expected
@@ -89,3 +91,51 @@ def test_a_parsed_answer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         expressions_equal("x - 17", found)
     assert (parse.cache_info().misses, parse.cache_info().hits) == (3, 3)
     assert symbolic.KEPT == parse.cache_info().maxsize
+
+
+HUGE = [
+    ("2^{2025}", "2^{2024}", False),
+    ("2^{2025}", "2^{2025} - 1", False),
+    ("2^{2025}", r"2 \cdot 2^{2024}", True),
+    ("2^{-2025}", "2^{-2024}", False),
+    ("2^{-2025}", r"\frac{1}{2^{2025}}", True),
+    ("10^{1000} + 1", "10^{1000}", False),
+    (r"\frac{2^{2025}}{3}", r"\frac{2^{2026}}{6}", True),
+    ("2^{2025} + x", "2^{2024} + x", False),
+    ("e^{1000}", "e^{1001}", False),
+    (r"\sqrt{2} \cdot 10^{400}", r"\sqrt{3} \cdot 10^{400}", False),
+    (r"1.5 \times 10^{400}", r"2.5 \times 10^{400}", False),
+    (r"1.5 \times 10^{400}", r"15 \times 10^{399}", True),
+    ("1000!", r"1000 \cdot 999!", True),
+    ("1000!", "999!", False),
+    ("1000000!", "999999!", False),
+    (r"\binom{2025}{1000}", r"\binom{2025}{1025}", True),
+    (r"\binom{2025}{1000}", r"\binom{2025}{999}", False),
+    ("10^{10^{10}}", "10^{10^{9}}", False),
+    ("10^{10^{10}}", r"10 \cdot 10^{10^{10} - 1}", True),
+    ("9^{9^9}", "9^{9^8}", False),
+]
+
+
+@pytest.mark.parametrize(("gold", "found", "equal"), HUGE)
+def test_numbers_beyond_a_float(gold: str, found: str, equal: bool) -> None:
+    assert expressions_equal(gold, found) is equal
+
+
+@pytest.mark.parametrize(
+    "answer", ["2^{2025}", "10^{-7}", r"\frac{1}{3} + 2", r"4! \cdot 5", r"\binom{7}{3}", "-2^{3}"]
+)
+def test_exact_values(answer: str) -> None:
+    expected = {
+        "2^{2025}": Fraction(2**2025), "10^{-7}": Fraction(1, 10**7), r"\frac{1}{3} + 2": Fraction(7, 3),
+        r"4! \cdot 5": Fraction(120), r"\binom{7}{3}": Fraction(35), "-2^{3}": Fraction(-8),
+    }  # fmt: skip
+    assert exact_value(*parse(answer)) == expected[answer]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["x + 1", "0.866", r"\sqrt{2}", r"\pi", "9^{9^{9^{9}}}", "10^{10^{10}}", "100000!", "2^{0-70000}", "50%", "(1,2)"],
+)
+def test_what_has_no_exact_value(answer: str) -> None:
+    assert exact_value(*parse(answer)) is None

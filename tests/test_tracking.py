@@ -19,6 +19,7 @@ from s2l_ray.errors import TrackingError
 from s2l_ray.mlflow_store import how_to_open, redact
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
 from s2l_ray.tracking import Tracker, metric_name, step_metrics
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +68,7 @@ Tracker.open(TrackingConfig(), Path("outputs"), "run").finish()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     return directory, done
 
 
@@ -269,7 +270,7 @@ tracker.finish("FAILED")
 assert tracker.run_id is tracker.uri is tracker.problem is None
 assert "mlflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=PATIENCE_S, cwd=ROOT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,7 +306,7 @@ def test_a_server_takes_a_run(store, tmp_path):
         )
     try:
         _wait_for(port, server)
-        config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=20)
+        config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=PATIENCE_S)
         tracker = Tracker.open(config, tmp_path / "unused", "run")
         tracker.log_params({f"key{i}": i for i in range(150)})
         tracker.log_step(step(1))
@@ -323,7 +324,7 @@ def test_a_server_takes_a_run(store, tmp_path):
         assert not (tmp_path / "unused").exists()
     finally:
         os.killpg(server.pid, 15)
-        server.wait(20)
+        server.wait(PATIENCE_S)
 
 
 def _wait_for(port: int, server: subprocess.Popen) -> None:

@@ -5,6 +5,7 @@ The ranks run every scenario in one life, because starting them is most of the c
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ import torch.multiprocessing as mp
 from torch.distributed import PrefixStore
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.errors import GroupError
+from s2l_ray.errors import DiskError, GroupError
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.rollout import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
+from tests.patience import PATIENCE_S
+from tests.small_disk import largest_file
 from tests.training_models import (
     GRADIENT_READABLE,
     make_trainer,
@@ -29,7 +32,6 @@ from tests.training_models import (
     write_model,
 )
 
-JOIN_SECONDS = 120
 WHITENED = {"advantage": "reinforce++", "correction": {"explorer": "token"}}
 SEPARATE = {"grouping": "separate", "loss": "gspo", "aggregation": "sequence", "kl": 0.1, "kl_in": "reward"}
 KL = {"kl": 0.1, "aggregation": "sequence", "explorer_negatives": 0.5}
@@ -97,7 +99,7 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
 
 def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> None:
     results: dict[str, Any] = {}
-    store = open_store("127.0.0.1", port, JOIN_SECONDS)
+    store = open_store("127.0.0.1", port, PATIENCE_S)
     group = Group(rank, ranks)
 
     def joined(name: str) -> dict[str, Any]:
@@ -111,6 +113,10 @@ def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> Non
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, group)
     results["parts"] = [part.name for part in trainer.parts]
+    # The disk refuses the last rank alone: every rank hears why.
+    with pytest.raises(DiskError, match="refused.* cannot be written: File too large"):
+        with largest_file(2000) if rank == ranks - 1 else nullcontext():
+            trainer.save(f"{out}/refused")
     trainer.save(f"{out}/checkpoint")
     trainer.export(f"{out}/export")
     results["exported"] = weights_of(trainer)
@@ -133,13 +139,13 @@ def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFacto
     context = mp.get_context("spawn")
     listener = listen("127.0.0.1")
     port = listener.getsockname()[1]
-    store = open_store("127.0.0.1", port, JOIN_SECONDS, listener)  # the ranks meet here for as long as it lives
+    store = open_store("127.0.0.1", port, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
     arguments = (ranks, model_dir, port, str(out))
     processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(JOIN_SECONDS)
+        process.join(PATIENCE_S)
     alive = [p.is_alive() for p in processes]
     for process in processes:
         process.kill()
@@ -179,6 +185,10 @@ def test_a_checkpoint_of_several_ranks_loads_on_one(model_dir: str, several: tup
         for key, value in metrics.items():
             assert got_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
     trainer.close()
+
+
+def test_a_checkpoint_that_one_rank_could_not_write_is_removed(several: tuple[Path, list[Any]]) -> None:
+    assert not (several[0] / "refused").exists()
 
 
 def test_loading_restores_every_rank(several: tuple[Path, list[Any]]) -> None:

@@ -29,6 +29,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
 from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
+from s2l_ray.gpu_check.workload import write_qwen3
 from s2l_ray.placement.memory import items
 from s2l_ray.rendezvous import BroadcastGroup, listen, open_store
 from s2l_ray.weights import buckets
@@ -47,7 +48,7 @@ from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.nccl_sender import NcclSender
-from tests.benchmarks.workload import write_qwen3
+from tests.patience import PATIENCE_S
 from tests.training_models import make_trainer
 
 SPECS = [WeightSpec("a", "float32", (2,)), WeightSpec("b", "bfloat16", (4,)), WeightSpec("c", "bfloat16", (5, 6))]
@@ -105,11 +106,11 @@ def test_what_arrives_is_what_was_sent_even_if_it_is_kept(monkeypatch: pytest.Mo
     monkeypatch.setattr(buckets.plan_buckets, "__defaults__", (16,))
     specs = [WeightSpec(f"t{i}", "bfloat16", (20, 3) if i == 3 else (4, 1)) for i in range(9)]
     source = Source(**{s.name: torch.full(s.shape, float(i), dtype=torch.bfloat16) for i, s in enumerate(specs)})
-    sender = GlooSender(specs, 0, "127.0.0.1", 30)
+    sender = GlooSender(specs, 0, "127.0.0.1", PATIENCE_S)
     host, port = sender.listen()
     forming = threading.Thread(target=sender.form, args=("weights-0", 2))
     forming.start()
-    group = BroadcastGroup(open_store(host, port, 30), "weights-0", 1, 2, "127.0.0.1", 30)
+    group = BroadcastGroup(open_store(host, port, PATIENCE_S), "weights-0", 1, 2, "127.0.0.1", PATIENCE_S)
     forming.join()
     for keep in (False, True):
         pool, kept, seen = BufferPool(16), [], {}
@@ -168,7 +169,7 @@ def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
     joined = {"rank": rank, "world_size": ranks, "store": PrefixStore(f"trainer {ranks}", store)}
     trainer = make_trainer(model_dir, dtype="bfloat16", **joined)
     specs = trainer.weight_specs()
-    sender = GlooSender([WeightSpec(*row) for row in specs], rank, "127.0.0.1", 60)
+    sender = GlooSender([WeightSpec(*row) for row in specs], rank, "127.0.0.1", PATIENCE_S)
     if rank == 0:
         store.set(f"receivers {ranks}", json.dumps([sender.listen(), specs]))
         sender.form("weights", 2)
@@ -184,9 +185,9 @@ def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
 
 def take(model_dir: str, ranks: int, port: int) -> None:
     """Receive what `send` sends, and compare it with what is on disk."""
-    store = open_store("127.0.0.1", port, 60)  # its own: a wait would keep others from the connection
+    store = open_store("127.0.0.1", port, PATIENCE_S)  # its own: a wait would keep others from the connection
     (host, port), specs = json.loads(store.get(f"receivers {ranks}"))
-    group = BroadcastGroup(open_store(host, port, 60), "weights", 1, 2, "127.0.0.1", 60)
+    group = BroadcastGroup(open_store(host, port, PATIENCE_S), "weights", 1, 2, "127.0.0.1", PATIENCE_S)
     with safe_open(Path(model_dir) / "model.safetensors", framework="pt") as stored:
         left = set(stored.keys())
         for tensors in receive(group, [WeightSpec(n, d, tuple(s)) for n, d, s in specs], BufferPool()):
@@ -198,7 +199,7 @@ def take(model_dir: str, ranks: int, port: int) -> None:
 
 def swapping_process(rank: int, model_dir: str, port: int, out: str) -> None:
     """Process 0 sends alone, then with process 1, which also receives."""
-    store = open_store("127.0.0.1", port, 60)
+    store = open_store("127.0.0.1", port, PATIENCE_S)
     taken = []
     for ranks in (1, 2):
         with ThreadPoolExecutor(1) as thread:
@@ -215,7 +216,7 @@ def test_a_swap_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(t
     model_dir = write_qwen3(tmp_path / "model", dtype=torch.bfloat16, **QWEN)
     listener = listen("127.0.0.1")
     port = listener.getsockname()[1]
-    store = open_store("127.0.0.1", port, 60, listener)
+    store = open_store("127.0.0.1", port, PATIENCE_S, listener)
     arguments = (model_dir, port, str(tmp_path / "taken.json"))
     spawned = mp.spawn(swapping_process, args=arguments, nprocs=2, join=False)
     while not spawned.join(120):
@@ -333,7 +334,7 @@ def agree(names: list[str], timeout_s: float) -> list:
 
 
 def test_nobody_goes_on_before_all_members_are_there():
-    assert agree(["weights-1"] * 3, 30) == [b"the id"] * 3
+    assert agree(["weights-1"] * 3, PATIENCE_S) == [b"the id"] * 3
     for outcome in agree(["weights-1", "weights-1", "weights-0"], 1):  # a latecomer of the group before
         assert isinstance(outcome, DistStoreError)
 
@@ -343,16 +344,16 @@ def test_what_takes_too_long_is_aborted():
 
     aborted = threading.Event()
     with pytest.raises(TimeoutError, match="not all members took part"), abort_after(0.1, aborted.set):
-        assert aborted.wait(10)  # as a kernel that ends only because its communicator was aborted
+        assert aborted.wait(PATIENCE_S)  # as a kernel that ends only because its communicator was aborted
     aborted.clear()
-    with abort_after(30, aborted.set):
+    with abort_after(PATIENCE_S, aborted.set):
         pass
-    with pytest.raises(KeyError), abort_after(30, aborted.set):
+    with pytest.raises(KeyError), abort_after(PATIENCE_S, aborted.set):
         raise KeyError("its own error")
     assert not aborted.is_set()
-    assert in_time(lambda: 5, 30) == 5
+    assert in_time(lambda: 5, PATIENCE_S) == 5
     with pytest.raises(KeyError):
-        in_time(lambda: {}["nothing"], 30)
+        in_time(lambda: {}["nothing"], PATIENCE_S)
     never = threading.Event()
     with pytest.raises(TimeoutError, match="did not form"):
         in_time(never.wait, 0.1)
@@ -478,13 +479,13 @@ def test_nccl_into_an_engine_on_a_gpu_of_its_own(family, monkeypatch: pytest.Mon
         model, specs = policy(family.large)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # for the engine's process; this one has its GPU already
         engine = gpu_engine(family.large, "nccl")
-        sender = NcclSender(specs, 0, "127.0.0.1", 60)
+        sender = NcclSender(specs, 0, "127.0.0.1", PATIENCE_S)
         try:
             for version in range(2):  # a new group for each, as after a change of membership
                 host, port = sender.listen()
                 forming = threading.Thread(target=sender.form, args=(f"weights-{version}", 2))
                 forming.start()
-                runner.run(engine.join(Invitation(host, port, f"weights-{version}", 1, 2, 60)))
+                runner.run(engine.join(Invitation(host, port, f"weights-{version}", 1, 2, PATIENCE_S)))
                 forming.join()
                 sending = threading.Thread(target=sender.send, args=(source(model),))
                 sending.start()

@@ -13,6 +13,7 @@ from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec, plan_buckets
+from tests.patience import PATIENCE_S
 
 VOCABULARY = 64
 SHAPE = {
@@ -94,7 +95,12 @@ GRADIENT_READABLE = {"learning_rate": 1.0, "eps": 1.0, "weight_decay": 0.0, "gra
 
 def make_trainer(model_dir: str, *, goal: ObjectiveConfig | None = None, **options: Any) -> PolicyTrainer:
     config = options.pop("config", None) or trainer_config()
-    values: dict[str, Any] = {"dtype": "float32", "temperature": 0.8, "timeout_s": 60, "device": "cpu"} | options
+    values: dict[str, Any] = {
+        "dtype": "float32",
+        "temperature": 0.8,
+        "timeout_s": PATIENCE_S,
+        "device": "cpu",
+    } | options
     return PolicyTrainer(model_dir, trainer=config, objective=goal or objective(), **values)
 
 

@@ -21,6 +21,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
 from s2l_ray.tasks.data import read_rows
 from s2l_ray.tasks.pool import VerifierPool
+from s2l_ray.tasks.verifiers import Probation
 
 if TYPE_CHECKING:
     from s2l_ray.bank.rollout_bank import RolloutBank
@@ -120,7 +121,7 @@ class AuthorsFile:
             raise DataError(
                 f"{where} prompt_ids: they are not the tokens of prompt {candidates[-1].id} as this configuration "
                 f"renders it ({_shown(token_ids.tolist())}, here {_shown(candidates[-1].token_ids.tolist())}); check "
-                "data.prompt, data.chat, data.system and the tokenizer"
+                "data.prompt, data.chat, data.system, data.date and the tokenizer"
             )
         return None
 
@@ -141,12 +142,13 @@ def import_rows(
     """
     done = Imported()
     model, group = Path(config.models.explorer).name, config.rollout.group_size
-    rows = file.rows()
+    rows, probation = file.rows(), Probation(config.verifier.kind)
     with VerifierPool(config.verifier.kind, config.verifier.workers, config.verifier.timeout_s) as pool:
         while batch := list(islice(rows, BATCH)):
             known = [row for row in batch if row.prompt is not None]
             done.strangers += len(batch) - len(known)
             verdicts = pool.check([(row.response, row.prompt.answer, row.prompt.question) for row in known])
+            probation.judge(verdicts)
             for row, verdict in zip(known, verdicts, strict=True):
                 draw = done.draws[row.prompt.id]
                 done.draws[row.prompt.id] += 1

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.bank.fingerprint import SAMPLED, Fingerprint, Value
+from s2l_ray.bank.fingerprint import DATE, SAMPLED, Fingerprint, Value
 from s2l_ray.errors import BankError
 from s2l_ray.tasks.compat import PROBES, model_directory
-from s2l_ray.tasks.prompts import load_tokenizer
+from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
 from s2l_ray.tasks.verifiers import BUILT_IN, resolve_verifier
 
 if TYPE_CHECKING:
@@ -39,22 +39,23 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
     """Of the explorer rollouts that a run with this configuration records.
 
     Args:
-        origin: of rollouts that this package did not sample; they have no seed of ours.
+        config: with models.dtype settled, where this package samples.
+        origin: of rollouts that this package did not sample; they have no seed of ours, in a type that we do not know.
 
     Raises:
-        ModelError: there is no explorer, or no tokenizer with it.
+        ModelError: there is no explorer, or no tokenizer or chat template with it.
         ConfigError: the verifier cannot be imported.
         BankError: the verifier's source cannot be found.
     """
     directory = model_directory("models.explorer", config.models.explorer)
     tokenizer = load_tokenizer(directory, config.models.trust_remote_code)
     sampling = config.rollout.explorer.model_dump(mode="json")
-    template = (tokenizer.chat_template or "") if config.data.chat else ""
+    template = chat_template(tokenizer, config.data) if config.data.chat else ""
     fields: dict[str, Value] = {
         "origin": origin,
         "models.explorer": model_digest(directory),
-        "models.dtype": config.models.dtype,
-        "tokenizer": _tokenizer_digest(tokenizer),
+        "models.dtype": config.models.dtype if origin == SAMPLED else None,
+        "tokenizer": tokenizer_digest(tokenizer),
         "chat template": _digest(template),
         **{f"data.{key}": getattr(config.data, key) for key in ("chat", "system", "prompt")},
         **_verifier_fields(config.verifier.kind),
@@ -62,6 +63,8 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
         "rollout.max_tokens": config.rollout.max_tokens,
         "rollout.explorer_seed": config.explorer_seed if origin == SAMPLED else None,
     }
+    if writes_date(template):
+        fields[DATE] = config.data.date and config.data.date.isoformat()
     return Fingerprint(fields)
 
 
@@ -136,7 +139,7 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / "model.safetensors"]
 
 
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of the vocabulary, the special tokens and the encodings of some probes."""
     specials = [
         tokenizer.bos_token_id,

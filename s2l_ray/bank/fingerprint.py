@@ -13,7 +13,9 @@ from s2l_ray.rollout import Prompt
 Value = str | int | float | bool | None
 SAMPLED = "s2l-ray"
 """Origin of rollouts that this package sampled. Others carry in their origin where they come from."""
-FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed")
+DATE = "data.date"
+"""Field of what was sampled for prompts that name a day; others do not have it."""
+FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed", "models.dtype")
 """Fields in which a run and a recording that it names (bank.recording) may differ."""
 
 

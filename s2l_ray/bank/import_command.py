@@ -7,6 +7,7 @@ from pathlib import Path
 
 from s2l_ray.bank.authors import AuthorsFile, Imported, import_rows
 from s2l_ray.bank.contents import file_digest, fingerprint_of, made_with
+from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import settings_of, training_prompts
 from s2l_ray.bank.recording import create
 from s2l_ray.bank.rollout_bank import RolloutBank
@@ -26,7 +27,7 @@ def import_command(arguments: Namespace) -> int:
     """
     from s2l_ray.display import TaskDisplay
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = dated(load_config(arguments.config, arguments.overrides), bank=False)
     path: Path = arguments.file
     train = training_prompts(config)
     directory = model_directory("models.explorer", config.models.explorer)

@@ -12,7 +12,7 @@ from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 from s2l_ray.rollout import Prompt
-from s2l_ray.tasks.compat import check_models
+from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from s2l_ray.tasks.verifiers import check_importable
@@ -64,6 +64,7 @@ def training_prompts(config: Config) -> list[Prompt]:
     """
     check_importable(config.verifier.kind)
     check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
+    check_context("models.explorer", config.models.explorer, config.max_model_len("explorer"))
     problems = load_problems(config.data.train, config.data.train_limit).problems
     tokenizer = load_tokenizer(config.models.explorer, config.models.trust_remote_code)
     return render_prompts(problems, tokenizer, config.data)

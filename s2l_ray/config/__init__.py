@@ -12,8 +12,9 @@ key is verbatim. Where a key can be none, `null` says so; in a file, "null" in q
 
 from __future__ import annotations
 
+from typing import Any
+
 from s2l_ray.config.bank import BankConfig
-from s2l_ray.config.loading import load_config, parse_config
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
 from s2l_ray.config.rollout import (
@@ -57,3 +58,12 @@ __all__ = [
     "load_config",
     "parse_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that sections can be had where neither OmegaConf nor pydantic is installed (plain.py).
+    if name in ("load_config", "parse_config"):
+        from s2l_ray.config import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module 's2l_ray.config' has no attribute {name!r}")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from s2l_ray.config.section import Fractional, Positive, PositiveFloat, Section
+from s2l_ray.config.section import Field, Fractional, Positive, PositiveFloat, Section, model_validator
 
 
 class CorrectionConfig(Section):

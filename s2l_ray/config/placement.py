@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from s2l_ray.config.section import LocalPath, Section, YamlWord
+from s2l_ray.config.section import Field, LocalPath, Section, YamlWord
 
 
 class PlacementConfig(Section):

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import datetime
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from s2l_ray.config.section import Fractional, LocalPath, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.config.embedded import SourcePath
+from s2l_ray.config.section import (
+    Field,
+    Fractional,
+    LocalPath,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    YamlWord,
+    model_validator,
+)
 from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
 
 
 class ModelsConfig(Section):
-    learner: LocalPath
-    """Directory (Hugging Face layout) of the large model that is trained."""
-    explorer: LocalPath
-    """Directory of the frozen small model of the same family. May equal `learner` (the schedule-only control)."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute type of the engines and of the trainer's forward and backward."""
+    learner: SourcePath
+    """Directory (Hugging Face layout) of the large model that is trained; `embedded:large` is that of the family that
+    the package carries."""
+    explorer: SourcePath
+    """Directory of the frozen small model of the same family, or `embedded:small`. May equal `learner` (the
+    control that has the schedule alone)."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type of the engines and of the trainer's forward and backward. auto: bfloat16 where the devices compute
+    it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
     trust_remote_code: bool = False
     """Run Python code that a model directory carries. Off unless you trust the directory."""
 
 
 class DataConfig(Section):
-    train: LocalPath
-    """JSONL or Parquet file of training problems."""
-    eval: LocalPath | None = None
-    """The same for held-out problems; without it nothing is evaluated."""
+    train: SourcePath
+    """JSONL or Parquet file of training problems; `embedded:train.jsonl` is that of the embedded family."""
+    eval: SourcePath | None = None
+    """The same for held-out problems, such as `embedded:heldout.jsonl`; without it nothing is evaluated."""
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
     """Use only the first N rows."""
@@ -34,6 +47,12 @@ class DataConfig(Section):
     """Render questions with the tokenizer's chat template; off: `prompt` alone."""
     system: str | None = None
     """System message, with `chat` only."""
+    chat_template: str | None = None
+    """Name of the chat template, of a tokenizer that has several; default: the one that is named default."""
+    date: datetime.date | None = None
+    """The day (YYYY-MM-DD) that a chat template which writes today's date gets. Default: that of the bank's recording
+    which the run reads or adds to, else the day on which the run begins; a run that goes on keeps its day. Templates
+    without a date leave it null."""
     prompt: str = "{question}"
     """What the question is put into before the template; must contain {question}."""
     max_prompt_tokens: Positive = 512
@@ -42,8 +61,9 @@ class DataConfig(Section):
     def _has_question(self) -> DataConfig:
         if "{question}" not in self.prompt:
             raise ValueError("prompt must contain {question}")
-        if self.system is not None and not self.chat:
-            raise ValueError("system needs chat: true")
+        for key in ("system", "chat_template", "date"):
+            if getattr(self, key) is not None and not self.chat:
+                raise ValueError(f"{key} needs chat: true")
         return self
 
 

@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from omegaconf import OmegaConf
-from pydantic import Field, model_validator
-
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -21,8 +18,7 @@ from s2l_ray.config.rollout import (
     ScheduleConfig,
     VerifierConfig,
 )
-from s2l_ray.config.section import LocalPath, NonNegative, Positive, PositiveFloat, Section
-from s2l_ray.config.text import literal
+from s2l_ray.config.section import Field, LocalPath, NonNegative, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
@@ -92,9 +88,10 @@ class TrackingConfig(Section):
 
 class ClusterConfig(Section):
     address: str | None = None
-    """Ray address; default: RAY_ADDRESS (set by `ray job submit`), else a private Ray on this machine."""
+    """Ray cluster to join: HOST:PORT of its head, or `auto` for RAY_ADDRESS or else the Ray that runs on this machine.
+    `local`: a private Ray on this machine. Default: RAY_ADDRESS (set by `ray job submit`), else a private Ray."""
     start_timeout_s: PositiveFloat = 300.0
-    """Bound on placing and starting all actors."""
+    """Bound on starting a private Ray, and then on placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0
     """Bound on each phase of a step."""
     swap_timeout_s: PositiveFloat = 120.0
@@ -203,6 +200,10 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""
+        from omegaconf import OmegaConf
+
+        from s2l_ray.config.text import literal
+
         return OmegaConf.to_yaml(OmegaConf.create(literal(self.model_dump(mode="json"))))
 
 

@@ -6,7 +6,31 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+try:
+    from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+except ModuleNotFoundError:
+    from s2l_ray.config.plain import (
+        AfterValidator,
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Field,
+        field_validator,
+        model_validator,
+    )
+
+__all__ = [
+    "AfterValidator",
+    "Field",
+    "Fractional",
+    "LocalPath",
+    "NonNegative",
+    "Positive",
+    "PositiveFloat",
+    "Section",
+    "YamlWord",
+    "model_validator",
+]
 
 LONGEST_PATH = 4095
 """Bytes that Linux takes."""

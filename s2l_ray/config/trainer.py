@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from s2l_ray.config.section import Fractional, NonNegative, Positive, PositiveFloat, Section, YamlWord
+from s2l_ray.config.section import (
+    Field,
+    Fractional,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    YamlWord,
+    model_validator,
+)
 
 
 class TrainerConfig(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console, RenderableType
@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.display.text import duration, is_live, line, percent, print_line, shared_out, sparkline
+from s2l_ray.display.text import duration, eta_text, is_live, line, percent, print_line, shared_out, sparkline
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.timing.look import COLOURS as COLOURS_OF_PARTS
@@ -26,6 +26,8 @@ ETA_STEPS = 10
 TIME_CELLS = 20
 """Of the bar that shows where a step's time went."""
 NOTES = 4
+FIRST_QUIET_S, QUIET_S = 10.0, 30.0
+"""Elsewhere than on a terminal: seconds after which work under way says how far it is, and again from then on."""
 TURNS = {
     "hand_over": "engines leave and join",
     "rollout": "waiting for rollouts",
@@ -44,7 +46,13 @@ TRAINER_METRICS = {"kl": "kl", "logprob_gap/learner": "gap", "clip_fraction": "c
 class RunDisplay:
     """Shows a run. A context manager: leaving it, by an error too, gives the terminal back."""
 
-    def __init__(self, total_steps: int, name: str, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        total_steps: int,
+        name: str,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.total_steps = total_steps
         self.name = name
         self.console = console or Console()
@@ -52,7 +60,11 @@ class RunDisplay:
         self.evaluations: tuple[tuple[str, EvaluationRecord], ...] = ()
         self.notes: tuple[str, ...] = ()
         self.doing = ""
-        self._since = time.monotonic()
+        self.done: tuple[int, int] | None = None
+        """How much of how much of that is done."""
+        self._clock = clock
+        self._since = clock()
+        self._quiet_until = self._since + FIRST_QUIET_S
         self._live: Live | None = None
 
     def __enter__(self) -> RunDisplay:
@@ -77,6 +89,13 @@ class RunDisplay:
         """What is being done now, between steps: "starting engines", "evaluating before training"."""
         self._now(text)
         self._say(text)
+
+    def progress(self, done: int, total: int) -> None:
+        """So much of the present phase or turn is done; elsewhere than on a terminal a line where it takes long."""
+        self.done = (done, total)
+        if self._clock() >= self._quiet_until:
+            self._say(self._doing())
+            self._quiet_until = self._clock() + QUIET_S
 
     def turn(self, step: int, phase: str) -> None:
         """The driver turns to a phase of a step. Shown, never a line."""
@@ -110,7 +129,7 @@ class RunDisplay:
     def _rows(self) -> list[tuple[str, RenderableType]]:
         rows: list[tuple[str, RenderableType]] = [("step", self._progress())]
         if self.doing:
-            rows.append(("now", line(f"{self.doing}  {duration(time.monotonic() - self._since)}")))
+            rows.append(("now", line(self._doing())))
         if self.records:
             rows += _step_rows(self.records, self.console.width)
         labels = ["pass@k %"] + [""] * len(self.evaluations)
@@ -130,8 +149,18 @@ class RunDisplay:
         line.add_row(f"{done}/{self.total_steps}", bar, f"ETA {duration(eta)}" if eta is not None else "")
         return line
 
+    def _doing(self) -> str:
+        """What is being done, how much of it is done, for how long, and for how long still."""
+        seconds = self._clock() - self._since
+        fields = [self.doing, "", duration(seconds), ""]
+        if self.done:
+            done, total = self.done
+            fields[1], fields[3] = f"{done}/{total}", eta_text(seconds, done, total)
+        return "  ".join(filter(None, fields))
+
     def _now(self, text: str) -> None:
-        self.doing, self._since = text, time.monotonic()
+        self.doing, self.done, self._since = text, None, self._clock()
+        self._quiet_until = self._since + FIRST_QUIET_S
 
     def _say(self, line: str) -> None:
         if self._live is None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from s2l_ray.display.text import is_live, print_line
+from s2l_ray.display.text import eta_text, is_live, print_line
 
 
 class TaskDisplay:
     """Bars for work that counts up, one per stage; elsewhere than on a terminal a line for each tenth of a stage."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console()
+        self._clock = clock
+        self._begun: dict[str, tuple[float, int]] = {}
         self._bars: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
         self._progress: Progress | None = None
@@ -43,25 +47,24 @@ class TaskDisplay:
     def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """`done` of `total` of `stage`, with a few words beside it."""
         if self._progress is None:
-            tenth = 10 * done // max(total, 1)
-            if tenth != self._tenths.get(stage):
-                self._tenths[stage] = tenth
-                print_line(self.console, "  ".join(filter(None, [f"{stage} {done}/{total}", detail])))
+            self._line(stage, done, total, detail)
             return
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=total, detail=detail)
         self._progress.update(self._bars[stage], completed=done, total=total, detail=detail)
 
+    def _line(self, stage: str, done: int, total: int, detail: str) -> None:
+        """At each tenth of a stage; its pace is that since its first line."""
+        start, first = self._begun.setdefault(stage, (self._clock(), done))
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._tenths.get(stage):
+            self._tenths[stage] = tenth
+            eta = eta_text(self._clock() - start, done - first, total - first)
+            print_line(self.console, "  ".join(filter(None, [f"{stage} {done}/{total}", detail, eta])))
+
     def say(self, text: str) -> None:
         """A line, above the bars."""
         print_line(self.console, text)
-
-
-class FamilyDisplay(TaskDisplay):
-    """`s2l family build`: pass `progress` as the callback."""
-
-    def progress(self, stage: str, done: int, total: int, loss: float) -> None:
-        self.update(stage, done, total, f"loss {loss:.3f}")
 
 
 class VerifyDisplay(TaskDisplay):

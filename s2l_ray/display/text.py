@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def eta_text(seconds: float, done: int, total: int) -> str:
+    """`ETA 1m32s` when `done` of `total` took so long; empty before the first and after the last."""
+    return f"ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
+
+
 def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
     """One bar per value, between `low` and `high`; a gap where there is none."""
     scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2l_ray.disk import writing
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.evaluation.summary import SOURCES
 from s2l_ray.results import StepRecord
@@ -61,9 +62,9 @@ def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = 
     from matplotlib import rc_context
 
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    with rc_context(STYLE):
+    with rc_context(STYLE), writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
         for name, figure in (
             ("learning", learning_figure(summary)),
             ("pass_at_k", pass_at_k_figure(summary)),

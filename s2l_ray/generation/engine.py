@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import os
 import time
@@ -69,17 +70,23 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
     # vLLM compiles some sampling helpers even when the model runs eagerly: half a minute at the first request, with a
     # C++ compiler that a bare machine may not have.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if engine.enforce_eager else {}
-    return eager | {
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_LOOPBACK_IP": "127.0.0.1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(engine.threads),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "TOKENIZERS_PARALLELISM": "false",
-        # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
-        "NCCL_CUMEM_ENABLE": "0",
-    }
+    # On GPUs vLLM's sampler takes for granted that FlashInfer is there, and fails while the engine starts.
+    sampler = {} if importlib.util.find_spec("flashinfer") else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    return (
+        eager
+        | sampler
+        | {
+            "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_LOOPBACK_IP": "127.0.0.1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(engine.threads),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "TOKENIZERS_PARALLELISM": "false",
+            # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
+            "NCCL_CUMEM_ENABLE": "0",
+        }
+    )
 
 
 class SamplingEngine:
@@ -224,6 +231,9 @@ def _start_vllm(settings: EngineSettings) -> Any:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
         tensor_parallel_size=settings.tensor_parallel,
+        # Left to itself vLLM sees that it is inside a placement group of Ray's and wants a bundle for each of its
+        # workers; an engine has one, with all of its devices.
+        distributed_executor_backend="mp" if settings.tensor_parallel > 1 else "uni",
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         # Sizes nothing, since the KV cache is given in bytes; but vLLM does not start unless this share of the device
         # is free, and its 0.92 never is where others sit too.

@@ -1,4 +1,4 @@
-"""Build the embedded family: data, a small and a large model, trained side by side and put in place at once."""
+"""The embedded family: the package carries it ready; the recipe makes it from scratch, both models side by side."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
+from s2l_ray.config.embedded import DIRECTORY
+from s2l_ray.cpu import this_cpu
 from s2l_ray.errors import ModelError
 from s2l_ray.miniature.countdown import generate, write_jsonl
 from s2l_ray.processes import die_with_parent
+
+if TYPE_CHECKING:
+    from s2l_ray.miniature.curves import Curve
+    from s2l_ray.miniature.pretrain import Shape
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +40,8 @@ STALL_S = 300.0
 """Longest silence of both training processes; they report every few seconds."""
 LOCK = ".lock"
 
-Progress = Callable[[str, int, int, float], None]
-"""Called with (stage: "small" or "large", optimizer steps done, steps in all, training loss)."""
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, such as "large", steps done, steps in all, a few words such as "loss 0.512")."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,16 @@ class Recipe:
     heldout_problems: int = 512
     seed: int = 1
 
+    def shape(self, size: str) -> Shape:
+        """Of the "small" or the "large" model."""
+        from s2l_ray.miniature.pretrain import Shape  # which imports torch
+
+        return Shape(*(self.small if size == "small" else self.large))
+
     @property
     def fingerprint(self) -> str:
-        """16 hex digits: equal when the families are."""
+        """16 hex digits: equal when the recipes are. The same recipe in bfloat16 and in float32 gives other weights,
+        with the same pass@k within its intervals."""
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -90,7 +104,14 @@ class Family:
 
     @property
     def manifest(self) -> Path:
-        """What made it: the recipe, its fingerprint, final losses and seconds."""
+        """What made it:
+
+        recipe_fingerprint, recipe
+        made_with   versions of packages, the CPU, and the type in which the forward passes computed
+        loss        {"small" | "large": [training loss, nats per solution token, of steps 1, 21, 41, ... and the last]}
+        pass_at_k   null, or {"small" | "large": {k: [pass@k, low, high]}} on held-out problems (`curves`)
+        seconds     in all
+        """
         return self.directory / "manifest.json"
 
     def fingerprint(self) -> str | None:
@@ -105,8 +126,17 @@ class Family:
         return all(part.is_file() for part in (*weights, self.train, self.heldout))
 
 
+EMBEDDED = Family(DIRECTORY)
+"""The family of the recipe QUICK, which the package carries."""
+
+
 def build_family(
-    directory: Path, *, recipe: Recipe = QUICK, force: bool = False, progress: Progress | None = None
+    directory: Path,
+    *,
+    recipe: Recipe = QUICK,
+    force: bool = False,
+    measure: bool = False,
+    progress: Progress | None = None,
 ) -> Family:
     """The family of `recipe` in `directory`; built when it is not already there.
 
@@ -115,6 +145,7 @@ def build_family(
 
     Args:
         force: build even when the directory already holds this recipe's family.
+        measure: also sample held-out problems and note each model's pass@k in the manifest.
 
     Raises:
         ModelError: the directory holds something else, another process is building it, or a training process was killed
@@ -128,16 +159,23 @@ def build_family(
     _may_replace(family)
     with _building(directory) as scratch:
         started = time.monotonic()
-        losses = _fill(Family(scratch), recipe, progress or (lambda *_: None))
+        found = _fill(Family(scratch), recipe, measure, progress or (lambda *_: None))
         record = {
             "recipe_fingerprint": recipe.fingerprint,
             "recipe": asdict(recipe),
-            "final_loss": losses,
+            "made_with": _made_with(),
+            "loss": {size: found[size]["loss"] for size in SIZES},
+            "pass_at_k": {size: found[size]["pass_at_k"] for size in SIZES} if measure else None,
             "seconds": round(time.monotonic() - started, 1),
         }
         Family(scratch).manifest.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _swap(scratch, directory)
     return family
+
+
+def _made_with() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in ("torch", "transformers")}
+    return packages | {"cpu": this_cpu().describe(), "dtype": "bfloat16" if this_cpu().native else "float32"}
 
 
 def _may_replace(family: Family) -> None:
@@ -198,8 +236,8 @@ def _swap(scratch: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _fill(family: Family, recipe: Recipe, progress: Progress) -> dict[str, float]:
-    """Write data and both models; returns each model's final training loss (nats per solution token)."""
+def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Write data and both models; returns what the manifest says of each model."""
     pretraining = generate(recipe.problems, "train", recipe.seed)
     training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining)
     write_jsonl(training, family.train, "train")
@@ -209,7 +247,7 @@ def _fill(family: Family, recipe: Recipe, progress: Progress) -> dict[str, float
     try:
         for size in SIZES:
             ours, theirs = context.Pipe(duplex=False)
-            task = (size, recipe, family.directory / size, theirs, os.getpid())
+            task = (size, recipe, measure, family.directory / size, theirs, os.getpid())
             child = context.Process(target=_train, args=task, name=f"pretrain-{size}", daemon=True)
             child.start()
             theirs.close()  # so that the pipe ends when the child does
@@ -222,9 +260,9 @@ def _fill(family: Family, recipe: Recipe, progress: Progress) -> dict[str, float
             pipe.close()
 
 
-def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progress) -> dict[str, float]:
-    """Relay progress until both children have sent their final loss."""
-    losses: dict[str, float] = {}
+def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progress) -> dict[str, dict[str, Any]]:
+    """Relay progress until both children have sent what came out."""
+    found: dict[str, dict[str, Any]] = {}
     while children:
         ready = wait(list(children), timeout=STALL_S)
         if not ready:
@@ -244,15 +282,16 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
             if kind == "error":
                 raise RuntimeError(f"pretraining the {size} model failed:\n{content}")
             if kind == "progress":
-                progress(size, *content)
+                progress(*content)
             else:
-                losses[size] = content
+                found[size] = content
                 del children[pipe]
-    return losses
+    return found
 
 
-def _train(size: str, recipe: Recipe, target: Path, pipe: Connection, parent: int) -> None:
-    """Body of a training process: sends ("progress", (done, total, loss)), then ("loss", loss) or ("error", text)."""
+def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connection, parent: int) -> None:
+    """Body of a training process: sends ("progress", arguments of Progress), then ("done", {"loss": [...],
+    "pass_at_k": curve or None}) or ("error", text)."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:
@@ -260,17 +299,30 @@ def _train(size: str, recipe: Recipe, target: Path, pipe: Connection, parent: in
         import torch
         from transformers.utils import logging as transformers_logging
 
-        from s2l_ray.miniature.pretrain import Optimisation, Shape, pretrain
+        from s2l_ray.miniature.pretrain import Optimisation, pretrain
         from s2l_ray.miniature.tokenizer import build_tokenizer
 
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(1)
-        shape = Shape(*(recipe.small if size == "small" else recipe.large))
+        losses: list[float] = []
+
+        def report(done: int, total: int, loss: float) -> None:
+            losses.append(round(loss, 6))
+            pipe.send(("progress", (size, done, total, f"loss {loss:.3f}")))
+
         problems = generate(recipe.problems, "train", recipe.seed)
-        how = Optimisation(epochs=recipe.epochs, seed=recipe.seed)
-        loss = pretrain(
-            problems, build_tokenizer(), shape, how, target, lambda *numbers: pipe.send(("progress", numbers))
-        )
-        pipe.send(("loss", loss))
+        how = Optimisation(epochs=recipe.epochs, seed=recipe.seed, bfloat16=this_cpu().native)
+        pretrain(problems, build_tokenizer(), recipe.shape(size), how, target, report)
+        curve = _curve(size, recipe, target, pipe) if measure else None
+        pipe.send(("done", {"loss": losses, "pass_at_k": curve}))
     except Exception:
         pipe.send(("error", traceback.format_exc()))
+
+
+def _curve(size: str, recipe: Recipe, target: Path, pipe: Connection) -> Curve:
+    from s2l_ray.miniature.curves import PROBLEMS, measure_curve
+
+    problems = generate(min(PROBLEMS, recipe.heldout_problems), "heldout", recipe.seed)
+    return measure_curve(
+        target, problems, report=lambda done, total: pipe.send(("progress", (f"{size} pass@k", done, total, "")))
+    )

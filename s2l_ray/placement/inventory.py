@@ -31,6 +31,9 @@ CPU_MEMORY_GB_S = 10.0
 GLOO_GB_S = 0.4
 """Between processes of one machine, as a 30 MB broadcast was measured."""
 
+OF_GPUS = ("gpu", "gpu_memory_gb", "gpu_tflops", "hbm_gb_s", "pcie_gb_s", "compute_capability")
+"""Keys of a node that say something of its GPUs."""
+
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -79,6 +82,8 @@ class NodeGroup(Section):
     """Of the whole node to others, all network cards together, one way."""
     pcie_gb_s: PositiveFloat | None = None
     """Of each GPU to the host's memory, one way."""
+    compute_capability: PositiveFloat | None = None
+    """NVIDIA's, such as 7.5; GPUs below 8.0 have no bfloat16. Default: 8.0 or more."""
     cpus: PositiveFloat | None = None
     """Default: 16 per GPU; must be given without GPUs."""
     memory_gb: PositiveFloat | None = None
@@ -87,7 +92,7 @@ class NodeGroup(Section):
     @model_validator(mode="after")
     def _complete(self) -> NodeGroup:
         if self.gpus == 0:
-            given = [k for k in ("gpu", "gpu_memory_gb", "gpu_tflops", "hbm_gb_s", "pcie_gb_s") if getattr(self, k)]
+            given = [k for k in OF_GPUS if getattr(self, k)]
             if given:
                 raise ValueError(f"{given[0]} is given, but gpus is 0")
             if self.cpus is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from s2l_ray.placement.dtype import DtypeChoice
+
 Role = Literal["trainer", "learner", "explorer"]
 Mode = Literal["colocated", "separate", "mixed"]
 PhaseName = Literal["explore", "mix", "on-policy"]
@@ -180,6 +182,8 @@ class Plan:
     ranks: int = 0
     tensor_parallel: dict[Role, int] = field(default_factory=dict)
     """Per engine role."""
+    dtype: DtypeChoice | None = None
+    """In which type engines and trainer compute, and why."""
     notes: tuple[str, ...] = ()
     """What the user should know: GPUs left idle and why, sizes that do not divide, hand-overs and what each gains."""
     alternatives: tuple[Alternative, ...] = ()

@@ -30,7 +30,8 @@ from s2l_ray.placement.inventory import GB, Inventory
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Seat
 
-PROBE_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 300.0
+"""For a process to start on every bundle, on nodes that have other work."""
 REPORT_EVERY_S = 30.0
 
 
@@ -117,22 +118,23 @@ def _gpu_model(node: str) -> dict[str, Any]:
         ) from error
     if found is None:
         return {"gpu": LOGICAL}
-    name, memory_bytes = found
+    name, memory_bytes, capability = found
+    known = {"gpu_memory_gb": memory_bytes / GB, "compute_capability": capability}
     try:
-        return {"gpu": canonical_name(name), "gpu_memory_gb": memory_bytes / GB}
+        return {"gpu": canonical_name(name), **known}
     except PlacementError:  # a card without known rates: those of the one nearest in memory stand in
-        return {"gpu_memory_gb": memory_bytes / GB}
+        return known
 
 
 @ray.remote(num_cpus=0)
-def _ask_nvidia_smi() -> tuple[str, int] | None:
-    """Name and bytes of this node's first GPU; None without nvidia-smi."""
+def _ask_nvidia_smi() -> tuple[str, int, float] | None:
+    """Name, bytes and compute capability of this node's first GPU; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return None
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     first = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
-    name, mebibytes = first.rsplit(",", 1)
-    return name.strip(), int(mebibytes) * 2**20
+    name, mebibytes, capability = first.rsplit(",", 2)
+    return name.strip(), int(mebibytes) * 2**20, float(capability)
 
 
 def reserve(
@@ -217,10 +219,8 @@ def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
     }
     try:
         gpus = dict(zip(probes, ray.get(list(probes.values()), timeout=PROBE_TIMEOUT_S), strict=True))
-    except ray.exceptions.GetTimeoutError as error:
-        raise PlacementError(
-            f"the reserved bundles did not say which GPUs they hold within {PROBE_TIMEOUT_S:.0f} s"
-        ) from error
+    except ray.exceptions.RayError as error:
+        raise PlacementError(f"the reserved bundles did not say which GPUs they hold: {error}") from error
     return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(asked))]
 
 

@@ -1,23 +1,19 @@
-"""Checks, before anything starts, that learner and explorer exist and can share rollouts: one tokenizer for both."""
+"""Checks, before anything starts, that learner and explorer are whole and can share rollouts: one tokenizer for all."""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import ModelError
+from s2l_ray.tasks.model_files import REMEDY, check_rows, check_small_files, read_json, readable, weight_shapes
 from s2l_ray.tasks.prompts import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REMEDY = (
-    "give a model directory in Hugging Face layout, build the embedded family with `s2l family build`, "
-    "or import SmolLM2 with `s2l family import`"
-)
 PROBES = (
     "Natalia sold 48/2 = 24 clips in May.",
     "  Two  blanks,\n\ta tab and don't -- 1,234.50 dollars!",
@@ -35,13 +31,18 @@ class _Model:
     tokenizer: PreTrainedTokenizerBase
     eos_ids: list[int]
     """Sorted ids that end a response."""
+    rows: int | None
+    """Of the embedding: token ids are below it."""
 
 
 def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -> None:
-    """Check that both models are complete and that a rollout of one can be trained on by the other.
+    """Check that both models are whole and that a rollout of one can be trained on by the other.
 
-    Weights are looked for, not read. The embedding matrices may have different numbers of rows (padding); vocabulary,
-    special tokens, end-of-sequence ids, chat template and encodings must be equal.
+    Of the weights the headers are read. Vocabulary, special tokens, end-of-sequence ids, chat template and encodings
+    must be equal. The embeddings may have different numbers of rows, since families pad them differently (Qwen2.5:
+    151936 up to 3B, 152064 above), but the explorer no more than the learner. It samples from all of its rows, also
+    from those that no token has, and of such an id the learner has no log-prob. The engine does not mask them for the
+    learner's sake: what the explorer samples is a function of the explorer alone, or a bank would be of one learner.
 
     Args:
         learner, explorer: a directory each, or a Hub id (`org/name`) that is already in the local cache.
@@ -57,18 +58,66 @@ def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -
         _compare_vocabularies(ours, theirs)
         _compare_specials(ours, theirs)
         _compare_encodings(ours, theirs)
+        _compare_rows(ours, theirs)
+
+
+def check_context(key: str, name: str, tokens: int) -> None:
+    """Check that a model has positions for prompt and response.
+
+    Args:
+        tokens: of both together.
+
+    Raises:
+        ModelError: it has fewer, or there is no such model.
+    """
+    path = model_directory(key, name)
+    config = _text_config(read_json(key, path / "config.json"))
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    limit = max(_number(config, "max_position_embeddings"), _number(config, "model_max_length"))
+    if 0 < limit < tokens and "factor" not in str(rope):  # a factor stretches what is trained; the engine knows how
+        raise ModelError(
+            f"{key}: {path} has {limit} positions (max_position_embeddings), but prompt and response may take {tokens} "
+            "tokens; lower data.max_prompt_tokens or rollout.max_tokens"
+        )
 
 
 def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
     path = model_directory(key, name)
-    config = _read_json(key, path / "config.json")
-    _check_weights(key, path)
+    config = read_json(key, path / "config.json")
+    check_small_files(key, path)
+    _check_architecture(key, path, trust_remote_code)
+    rows = _number(_text_config(config), "vocab_size") or None
+    check_rows(key, path, weight_shapes(key, path), rows)
     try:
         tokenizer = load_tokenizer(path, trust_remote_code)
     except ModelError as error:
         raise ModelError(f"{key}: {error}") from error
-    _check_rows(key, path, config, tokenizer)
-    return _Model(key, path, tokenizer, _eos_ids(key, path, config, tokenizer))
+    _check_ids(key, path, rows, tokenizer)
+    return _Model(key, path, tokenizer, _eos_ids(key, path, config, tokenizer), rows)
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that also sees, the part that reads and writes."""
+    text = config.get("text_config")
+    return config | text if isinstance(text, dict) else config
+
+
+def _number(config: dict[str, Any], name: str) -> int:
+    value = config.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _check_architecture(key: str, path: Path, trust_remote_code: bool) -> None:
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # from an unknown architecture to an impossible value: as many types as models
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{key}: transformers cannot use {path / 'config.json'} ({reason}); correct it, or choose a model that "
+            "this version of transformers knows"
+        ) from error
 
 
 def model_directory(key: str, name: str) -> Path:
@@ -77,9 +126,10 @@ def model_directory(key: str, name: str) -> Path:
     Raises:
         ModelError: there is neither; the message names `key`.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    with readable(key, name):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path.resolve()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ModelError(f"{key}: the directory {name} does not exist; {REMEDY}")
     from huggingface_hub import snapshot_download
@@ -93,37 +143,7 @@ def model_directory(key: str, name: str) -> Path:
         ) from None
 
 
-def _read_json(key: str, path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"{key}: {path.parent} has no {path.name}; {REMEDY}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(
-            f"{key}: {path} is not readable JSON ({error}); copy it again from the model's source"
-        ) from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{key}: {path} is not a JSON object; copy it again from the model's source")
-    return values
-
-
-def _check_weights(key: str, path: Path) -> None:
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(key, index).get("weight_map", {})
-        missing = sorted({shard for shard in weight_map.values() if not (path / shard).is_file()})
-        if missing or not weight_map:
-            raise ModelError(
-                f"{key}: {path} lacks {', '.join(missing) or 'all shards'}; copy the missing files, or {REMEDY}"
-            )
-    elif not (path / "model.safetensors").is_file():
-        raise ModelError(
-            f"{key}: {path} has no weights (model.safetensors); save the model with save_pretrained, or {REMEDY}"
-        )
-
-
-def _check_rows(key: str, path: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+def _check_ids(key: str, path: Path, rows: int | None, tokenizer: PreTrainedTokenizerBase) -> None:
     largest = max(tokenizer.get_vocab().values())
     if rows is not None and largest >= rows:
         raise ModelError(
@@ -134,7 +154,7 @@ def _check_rows(key: str, path: Path, config: dict[str, Any], tokenizer: PreTrai
 
 def _eos_ids(key: str, path: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     generation = path / "generation_config.json"
-    eos = _read_json(key, generation).get("eos_token_id") if generation.is_file() else None
+    eos = read_json(key, generation).get("eos_token_id") if generation.is_file() else None
     for fallback in (config.get("eos_token_id"), tokenizer.eos_token_id):
         eos = fallback if eos is None else eos
     if eos is None:
@@ -179,6 +199,17 @@ def _compare_encodings(learner: _Model, explorer: _Model) -> None:
             raise _different(
                 learner, explorer, f"{probe!r} is encoded as {ours} by the learner and as {theirs} by the explorer"
             )
+
+
+def _compare_rows(learner: _Model, explorer: _Model) -> None:
+    if learner.rows is None or explorer.rows is None or explorer.rows <= learner.rows:
+        return
+    raise ModelError(
+        f"models.explorer ({explorer.path}) has {explorer.rows} embedding rows, models.learner ({learner.path}) has "
+        f"{learner.rows}: the explorer could sample token ids that the learner does not have. Their tokenizers are "
+        f"equal, so the other rows are padding: save the explorer without them, after "
+        f"model.resize_token_embeddings({learner.rows})"
+    )
 
 
 def _different(learner: _Model, explorer: _Model, what: str) -> ModelError:

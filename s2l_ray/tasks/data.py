@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.tasks import git_lfs
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,35 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The (1-based number, record) pairs of a JSONL or Parquet file; blank lines are skipped.
 
     Raises:
-        DataError: the file is missing or of another type, or a line is not a JSON object in UTF-8.
+        DataError: the file is missing, cannot be read or is of another type, or a line is not a JSON object in UTF-8.
+    """
+    for number, row in rows_and_errors(path):
+        if isinstance(row, DataError):
+            raise row
+        yield number, row
+
+
+def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """The same, with what `read_rows` would raise in the place of each malformed row, and the rest after it.
+
+    Raises:
+        DataError: the file is missing, cannot be read or is of another type.
     """
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+        pointer = git_lfs.is_pointer(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if pointer:
+        raise DataError(f"{path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown type {path.suffix!r}; rename or convert it to {' or '.join(readers)}")
-    return readers[path.suffix](path)
+    try:
+        yield from readers[path.suffix](path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def final_answer(value: Any, where: str) -> str:
@@ -91,7 +117,7 @@ def final_answer(value: Any, where: str) -> str:
     Raises:
         DataError: there is no answer; `where` names file, line and field.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _finite(value):
         raise DataError(f"{where} must be a text or a number, not {_shown(value)}")
     text = str(value).rpartition("####")[2].strip()
     if not text:
@@ -121,30 +147,56 @@ def optional_id(row: dict[str, Any], where: str) -> str | None:
     return _id(row.get("id"), f"{where}, field id")
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+_OTHER_TYPES = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "in UTF-16",
+    b"\xfe\xff": "in UTF-16",
+}
+"""By how they begin: files that are not JSONL in any of their lines."""
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
     with path.open("rb") as lines:
+        beginning = lines.read(8)
+        for mark, what in _OTHER_TYPES.items():
+            if beginning.startswith(mark):
+                raise DataError(f"{path} is {what}; convert it to JSONL in UTF-8, or give it the suffix of its type")
+        lines.seek(0)
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: not valid JSON ({error}); write one JSON object a line") from None
-            if not isinstance(row, dict):
-                raise DataError(
-                    f'{where}: {_shown(row)} is not a JSON object; write {{"question": ..., "answer": ...}}'
-                )
-            yield number, row
+            if line.strip():
+                yield number, _json_row(line, f"{path}, line {number}")
+
+
+def _json_row(line: bytes, where: str) -> dict[str, Any] | DataError:
+    try:
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_record_of)
+    except UnicodeDecodeError as error:
+        return DataError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8")
+    except (ValueError, RecursionError) as error:
+        return DataError(f"{where}: not valid JSON ({error}); write one JSON object a line")
+    if not isinstance(row, dict):
+        return DataError(f'{where}: {_shown(row)} is not a JSON object; write {{"question": ..., "answer": ...}}')
+    return row
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{_shown(next(name for name in names if names.count(name) > 1))} is given twice")
+    return record
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -152,27 +204,56 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             number = 0
             for batch in file.iter_batches(1024):
-                for row in batch.to_pylist():
+                for row in _parquet_rows(batch, path, number + 1):
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}); write it again") from None
 
 
+def _parquet_rows(batch: pyarrow.RecordBatch, path: Path, first: int) -> list[dict[str, Any] | DataError]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:  # Parquet's writers need not check their texts
+        if len(batch) == 1:
+            return [DataError(f"{path}, line {first}: not UTF-8 ({error.reason}); write the file again")]
+        return [row for n in range(len(batch)) for row in _parquet_rows(batch.slice(n, 1), path, first + n)]
+
+
 def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
     where = f"{path}, line {number}"
-    own_id = optional_id(row, where)
+    own_id, index_id = optional_id(row, where), None
     if "prompt" in row and "question" not in row:
+        fields = "prompt", "reward_model.ground_truth"
         question = _user_message(row["prompt"], f"{where}, field prompt")
-        reward_model = _record(row, "reward_model", where)
-        answer = final_answer(reward_model.get("ground_truth"), f"{where}, field reward_model.ground_truth")
-        extra = row.get("extra_info")
-        index_id = _id(extra.get("index"), f"{where}, field extra_info.index") if isinstance(extra, dict) else None
-        return _Row(number, own_id, index_id, question, answer)
-    question = text_field(row, "question", where)
-    if "answer" not in row:
-        raise DataError(f"{where}, field answer: missing; the row has {', '.join(sorted(row))}")
-    return _Row(number, own_id, None, question, final_answer(row["answer"], f"{where}, field answer"))
+        answer = _record(row, "reward_model", where).get("ground_truth")
+        if isinstance(extra := row.get("extra_info"), dict):
+            index_id = _id(extra.get("index"), f"{where}, field extra_info.index")
+    else:
+        fields = "question", "answer"
+        question = text_field(row, "question", where)
+        if "answer" not in row:
+            raise DataError(f"{where}, field answer: missing; the row has {', '.join(sorted(row))}")
+        answer = row["answer"]
+    answer = final_answer(answer, f"{where}, field {fields[1]}")
+    for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
+        _check_encodable(text or "", f"{where}, field {field}")
+    return _Row(number, own_id, index_id, question, answer)
+
+
+def _check_encodable(text: str, where: str) -> None:
+    """JSON can write half of a surrogate pair. Tokenizers, which read UTF-8, cannot read one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which UTF-8 "
+            "cannot encode; remove it"
+        ) from None
+
+
+def _finite(value: str | int | float) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _record(row: dict[str, Any], field: str, where: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Answers are checked in processes that can be killed: an endless check costs its time limit and nothing else.
 
 math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic
-computation cannot be interrupted from within. So each worker (`tasks.worker`) is a single-threaded process, the clock
-runs out here, and the remedy is SIGKILL.
+computation cannot be interrupted from within. So each worker (`tasks.worker`) is a process of its own, the clock runs
+out here, and the remedy is SIGKILL, for the worker and for all that its verifier started (`processes.supervised`).
 
 A worker gets a chunk of answers over a pipe, notes one verdict after another in a `VerdictLog` and says when the chunk
 is done. The time of an answer runs from the verdict before it, or from sending the chunk.
+
+No answer stops a check: whatever becomes of one, it gets a verdict and the next is checked.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ import json
 import os
 import queue
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Literal, Self
 
 from s2l_ray.errors import ConfigError
+from s2l_ray.processes import end_supervised
 from s2l_ray.rollout import Verdict
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
 from s2l_ray.tasks.verifiers import VerifierError
-from s2l_ray.tasks.worker import ERROR
 
 Item = tuple[str, str, str]
 """(response, gold answer, question)"""
@@ -34,13 +38,25 @@ Ending = Literal["done", "timeout", "died"]
 
 CHUNK = 64
 """Answers a worker is given at once, at most."""
+CHUNK_CHARACTERS = 2**20
+"""Likewise the characters, if there is more than one answer: sending them counts as time of the first."""
 CHUNKS_PER_WORKER = 4
 """Into at least so many a pool divides its answers, so that its workers end at about the same time."""
 START_TIMEOUT_S = 120.0
 """Bound on a worker's start: it imports its verifier and, for `math`, builds a parser."""
-CRASHES_IN_A_ROW = 3
-"""So many answers in a row that kill their worker are a broken verifier, not degenerate answers."""
+SEND_TIMEOUT_S = 60.0
+"""Bound on writing to a worker: one that a thread of its verifier holds up does not read."""
+_POLL_S = 1.0
+"""How often a silent worker is looked at: a process that its verifier forked may hold its end of the pipe."""
 _REAP_TIMEOUT_S = 10.0
+_WORKER = """
+import sys
+from s2l_ray.processes import supervised
+pipe_fd, log_fd, parent = map(int, sys.argv[1:4])
+supervised(parent, held=(pipe_fd, log_fd))
+from s2l_ray.tasks.worker import serve
+serve(sys.argv[4], pipe_fd, log_fd)
+"""
 
 
 class VerifierProcess:
@@ -59,7 +75,6 @@ class VerifierProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._log: VerdictLog | None = None
-        self._crashes = 0
         self._cause = ""
         self._closed = False
 
@@ -68,25 +83,16 @@ class VerifierProcess:
 
         Raises:
             ConfigError: the worker cannot import the verifier.
-            VerifierError: it does not start within START_TIMEOUT_S, or the pool is closed.
+            VerifierError: it cannot start, or not within START_TIMEOUT_S, or the pool is closed.
         """
         if self._closed:
             raise VerifierError("the verifier is closed")
         if self._process is not None:
             return
-        self._pipe, theirs = Pipe()
-        self._log = VerdictLog()
-        with theirs:
-            descriptors = theirs.fileno(), self._log.fd
-            arguments = [*map(str, descriptors), str(os.getpid()), self.kind, str(self.timeout_s)]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from s2l_ray.tasks.worker import serve; serve()", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what a user's verifier prints must not mix with our output
-                pass_fds=descriptors,
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
-            )
+        try:
+            self._launch()
+        except OSError as error:
+            raise VerifierError(f"no worker of verifier {self.kind} can be started: {error}") from error
         try:
             self._await_ready()
         except BaseException:
@@ -96,33 +102,30 @@ class VerifierProcess:
     def check(self, items: Sequence[Item]) -> list[Verdict]:
         """Verdicts in the order of `items`.
 
-        An answer over its limit gets the status timeout. One that kills its worker is checked again in a fresh worker;
-        if it kills that too it gets unparsable: it is sampled text, and no single answer may stop a run.
+        An answer over its limit gets the status timeout. One whose check raises or returns no verdict gets failed, as
+        does one that kills its worker and then a fresh one too.
 
         Raises:
-            VerifierError: the verifier raised, returned something impossible, cannot start, or CRASHES_IN_A_ROW answers
-                killed their workers. `index` says at which item.
+            VerifierError: a worker cannot start.
         """
         verdicts: list[Verdict] = []
-        try:
-            while len(verdicts) < len(items):
-                new, ending = self._stream(items[len(verdicts) : len(verdicts) + CHUNK])
-                verdicts += new
-                if ending != "done":
-                    culprit = items[len(verdicts)]
-                    verdicts.append(self._timed_out() if ending == "timeout" else self._check_again(culprit))
-        except VerifierError as error:
-            raise VerifierError(str(error), len(verdicts) + (error.index or 0)) from None
+        while len(verdicts) < len(items):
+            new, ending = self._stream(_chunk(items, len(verdicts)))
+            verdicts += new
+            if ending != "done":
+                culprit = items[len(verdicts)]
+                verdicts.append(self._timed_out() if ending == "timeout" else self._check_again(culprit))
         return verdicts
 
     def abort(self) -> None:
         """Make a `check` in another thread end soon. Only `close` may follow."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.terminate()
 
     def close(self) -> None:
-        """Kill the worker; nothing can be checked any more."""
+        """Kill the worker and all that its verifier started; nothing can be checked any more."""
         self._closed = True
         self._kill()
 
@@ -132,10 +135,25 @@ class VerifierProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _launch(self) -> None:
+        self._pipe, theirs = _pipe()
+        self._log = VerdictLog()
+        with theirs:
+            descriptors = theirs.fileno(), self._log.fd
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _WORKER, *map(str, descriptors), str(os.getpid()), self.kind],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a user's verifier prints must not mix with our output
+                pass_fds=descriptors,
+                start_new_session=True,
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
+            )
+
     def _await_ready(self) -> None:
-        if not self._pipe.poll(START_TIMEOUT_S):
-            raise VerifierError(f"the worker of verifier {self.kind} did not start within {START_TIMEOUT_S:g} s")
         try:
+            if not self._await_message(time.monotonic() + START_TIMEOUT_S):
+                raise VerifierError(f"the worker of verifier {self.kind} did not start within {START_TIMEOUT_S:g} s")
             message = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
             raise VerifierError(f"the worker of verifier {self.kind} died at its start: {self._bury()}") from None
@@ -157,15 +175,13 @@ class VerifierProcess:
         except BaseException:
             self._kill()  # or the next check would be told that this one's chunk is done
             raise
-        if entries:
-            self._crashes = 0
-        verdicts = [self._read(entry, index) for index, entry in enumerate(entries)]
+        verdicts = [Verdict(entry.status, entry.reward, entry.detail) for entry in entries]
         return verdicts, "done" if len(verdicts) == len(items) else ending
 
     def _await_chunk(self) -> tuple[list[Entry], Ending]:
         entries: list[Entry] = []
         deadline = time.monotonic() + self.timeout_s
-        while not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+        while not self._await_message(deadline):
             entries = self._log.read()
             if entries:
                 deadline = max(deadline, entries[-1].time + self.timeout_s)
@@ -175,10 +191,21 @@ class VerifierProcess:
         self._pipe.recv_bytes()
         return self._log.read(), "done"
 
-    def _read(self, entry: Entry, index: int) -> Verdict:
-        if entry.status == ERROR:
-            raise VerifierError(f"verifier {self.kind} raised:\n{entry.detail}", index)
-        return Verdict(entry.status, entry.reward, entry.detail)
+    def _await_message(self, deadline: float) -> bool:
+        """Whether a message is there before `deadline`.
+
+        Raises:
+            EOFError: the worker has ended.
+            VerifierError: the verifier was closed meanwhile.
+        """
+        while not self._pipe.poll(min(max(0.0, deadline - time.monotonic()), _POLL_S)):
+            if self._closed:
+                raise VerifierError("the verifier is closed")
+            if self._process.poll() is not None:
+                raise EOFError
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def _check_again(self, item: Item) -> Verdict:
         verdicts, ending = self._stream([item])
@@ -186,13 +213,7 @@ class VerifierProcess:
             return verdicts[0]
         if ending == "timeout":
             return self._timed_out()
-        self._crashes += 1
-        if self._crashes == CRASHES_IN_A_ROW:
-            raise VerifierError(
-                f"{CRASHES_IN_A_ROW} answers in a row killed the workers of verifier {self.kind} (the last: "
-                f"{self._cause}); its code or its native libraries are broken"
-            )
-        return Verdict("unparsable", 0.0, f"its check killed two workers: {self._cause}")
+        return Verdict("failed", 0.0, f"its check killed two workers: {self._cause}")
 
     def _timed_out(self) -> Verdict:
         return Verdict("timeout", 0.0, f"killed after {self.timeout_s:g} s")
@@ -206,12 +227,12 @@ class VerifierProcess:
         self._kill()
         if code is None:
             return "it closed its pipe"
-        return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+        number = -code if code < 0 else code - 128  # of the watching process; of the worker, as that passes it on
+        return signal.Signals(number).name if number in set(signal.Signals) else f"exit status {code}"
 
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(_REAP_TIMEOUT_S)
+            end_supervised(self._process)
             self._pipe.close()
             self._log.close()
             self._process = self._pipe = self._log = None
@@ -249,14 +270,10 @@ class VerifierPool:
     def stream(self, items: Sequence[Item]) -> Iterator[Verdict]:
         """The verdicts in the order of `items`, as they come. Raises as `VerifierProcess.check`."""
         size = min(CHUNK, len(items) // (CHUNKS_PER_WORKER * len(self._processes)) + 1)
-        starts = range(0, len(items), size)
-        futures = [self._threads.submit(self._check, items[start : start + size]) for start in starts]
+        futures = [self._threads.submit(self._check, items[n : n + size]) for n in range(0, len(items), size)]
         try:
-            for start, future in zip(starts, futures, strict=True):
-                try:
-                    yield from future.result()
-                except VerifierError as error:
-                    raise VerifierError(str(error), None if error.index is None else start + error.index) from None
+            for future in futures:
+                yield from future.result()
         finally:
             for future in futures:
                 future.cancel()
@@ -281,3 +298,22 @@ class VerifierPool:
             return process.check(items)
         finally:
             self._free.put(process)
+
+
+def _pipe() -> tuple[Connection, Connection]:
+    """(ours, the worker's); ours waits for a bounded time only when it writes, or reads the rest of a message."""
+    ours, theirs = socket.socketpair()
+    for option, seconds in ((socket.SO_SNDTIMEO, SEND_TIMEOUT_S), (socket.SO_RCVTIMEO, SEND_TIMEOUT_S)):
+        ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), 0))
+    return Connection(ours.detach()), Connection(theirs.detach())
+
+
+def _chunk(items: Sequence[Item], start: int) -> Sequence[Item]:
+    """The next items for a worker: at most CHUNK, and CHUNK_CHARACTERS or a single one."""
+    end, characters = start, 0
+    while end < min(start + CHUNK, len(items)):
+        characters += sum(map(len, items[end]))
+        if characters > CHUNK_CHARACTERS and end > start:
+            break
+        end += 1
+    return items[start:end]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,19 +40,52 @@ def load_tokenizer(model_dir: str | Path, trust_remote_code: bool = False) -> Pr
         ) from error
 
 
+def chat_template(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str:
+    """The template that prompts are rendered with: the tokenizer's only one, or of several the one that is chosen.
+
+    Raises:
+        ModelError: there is none, or none of the name, or none was chosen and none is named default.
+    """
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        templates = {"default": templates} if templates else {}
+    if not templates:
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template; set data.chat=false and put instructions "
+            "into data.prompt, or use a model that has one"
+        )
+    chosen = data.chat_template or "default"
+    if chosen not in templates:
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template named {chosen}; choose one with "
+            f"data.chat_template, of {', '.join(sorted(templates))}"
+        )
+    return templates[chosen]
+
+
+def writes_date(template: str) -> bool:
+    """Whether a chat template asks for the day on which it is rendered; transformers has no other way to it."""
+    return "strftime_now" in template
+
+
 def render_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Prompt]:
-    """The prompts of `problems`, in order.
+    """The prompts of `problems`, in order: a function of its arguments, at whatever time it is called.
 
     A beginning-of-sequence token is there once if the tokenizer's own encoding has one; an end-of-sequence token is
     never appended, whatever the tokenizer does by default.
 
+    Args:
+        data: with a date, if the template writes one (see `bank.date`).
+
     Raises:
         DataError: a prompt is empty or longer than data.max_prompt_tokens.
-        ModelError: data.chat is on and the tokenizer has no chat template, or its template refuses the messages.
+        ModelError: data.chat is on and the tokenizer has no chat template, or its template fails on a prompt.
     """
     if not problems:
         return []
-    texts = [_render(problem, tokenizer, data) for problem in problems]
+    texts = [data.prompt.replace("{question}", p.question) for p in problems]  # not str.format: LaTeX has braces
+    if data.chat:
+        texts = _in_chat(problems, texts, tokenizer, data)
     bos = _bos(tokenizer)
     prompts = []
     for problem, text, ids in zip(
@@ -63,26 +98,45 @@ def render_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, 
     return prompts
 
 
-def _render(problem: Problem, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str:
-    text = data.prompt.replace("{question}", problem.question)  # not str.format: LaTeX is full of braces
-    if not data.chat:
-        return text
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; set data.chat=false and put instructions "
-            "into data.prompt, or use a model that has one"
-        )
+def _in_chat(
+    problems: list[Problem], texts: list[str], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> list[str]:
+    template = chat_template(tokenizer, data)
+    options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True} | _clock(template, data)
     system = [] if data.system is None else [{"role": "system", "content": data.system}]
-    messages = [*system, {"role": "user", "content": text}]
-    from jinja2 import TemplateError
-
+    rendered, before = [], random.getstate()
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
+        for problem, text in zip(problems, texts, strict=True):
+            random.seed(problem.id)  # Jinja has a filter that chooses at random
+            messages = [*system, {"role": "user", "content": text}]
+            rendered.append(tokenizer.apply_chat_template(messages, **options))
+    except Exception as error:  # a template is a program, and can fail in every way that Python can
+        remedy = "try without data.system, correct the template" if system else "correct the template"
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} refuses prompt {problem.id} ({error}); "
-            "try without data.system, or set data.chat=false"
+            f"the chat template of {tokenizer.name_or_path} fails on prompt {problem.id} ({_reason(error)}); "
+            f"{remedy}, or set data.chat=false"
         ) from error
+    finally:
+        random.setstate(before)
+    return rendered
+
+
+def _clock(template: str, data: DataConfig) -> dict[str, Any]:
+    """What the template gets in place of transformers' clock, if it asks for it: midnight, as data.date begins."""
+    if not writes_date(template):
+        return {}
+    if data.date is None:
+        raise ValueError("the chat template writes a date: set data.date first (s2l_ray.bank.date.dated)")
+    return {"strftime_now": datetime.datetime.combine(data.date, datetime.time()).strftime}
+
+
+def _reason(error: Exception) -> str:
+    """What a template says when it refuses its messages is for people as it is; Python's errors need their type."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+    kind = "" if type(error) is TemplateError else f"{type(error).__name__}: "
+    return kind + " ".join(str(error.message if line else error).split()) + line
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -93,7 +147,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def _check_length(problem: Problem, tokens: int, data: DataConfig) -> None:
     if tokens == 0:
-        raise DataError(f"prompt {problem.id} has no tokens; check data.prompt and its question")
+        raise DataError(f"prompt {problem.id} has no tokens; check its question, data.prompt and the chat template")
     if tokens > data.max_prompt_tokens:
         raise DataError(
             f"prompt {problem.id} has {tokens} tokens, more than data.max_prompt_tokens = {data.max_prompt_tokens}; "

@@ -10,17 +10,24 @@ Call it where it can be killed from outside (`tasks.pool`): math-verify's signal
 from __future__ import annotations
 
 import logging
+import math
 import re
-from functools import cache, lru_cache
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache, lru_cache, reduce
+from operator import add, mul
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import mpmath
     import sympy
 
 KEPT = 1024
 """Parsed answers that a process keeps."""
 _DIFFERENT = 1e-5, 1e-9
 """Absolute and relative. math-verify takes a decimal for equal to what it rounds, to 6 places."""
+EXACT_BITS = 2**16
+"""Of the largest numerator or denominator that is computed for an exact comparison; it takes a few milliseconds."""
 TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([^{}]*)\}"
 """A piece of words in LaTeX; its content is group 1."""
 
@@ -33,8 +40,12 @@ def expressions_equal(gold: str, found: str) -> bool | None:
     found_parsed, gold_parsed = parse(found), parse(gold)
     if not found_parsed:
         return None
-    if len(gold_parsed) == len(found_parsed) == 1 and differ_at_a_point(gold_parsed[0], found_parsed[0]):
-        return False
+    if len(gold_parsed) == len(found_parsed) == 1:
+        exact = exact_value(gold_parsed[0]), exact_value(found_parsed[0])
+        if None not in exact:
+            return exact[0] == exact[1]
+        if differ_at_a_point(gold_parsed[0], found_parsed[0]):
+            return False
     equal = verify(list(gold_parsed), list(found_parsed), timeout_seconds=None)  # gold first: verify is not symmetric
     return equal and not _differ_in_case(gold, found)
 
@@ -50,6 +61,62 @@ def parse(answer: str) -> tuple[sympy.Basic, ...]:
     config = LatexExtractionConfig(boxed_match_priority=0)
     parsed = math_verify_parse(f"\\boxed{{{answer}}}", [config], parsing_timeout=None)
     return tuple(expression for expression in parsed if not isinstance(expression, str))
+
+
+def exact_value(expression: sympy.Basic) -> Fraction | None:
+    """The value of integers joined by + * / ^ ! and binomials; None for other expressions and beyond EXACT_BITS.
+
+    math-verify would take 2^{2025} and 2^{2025} - 1 for equal, which agree in all of a hundred digits.
+    """
+    import sympy
+
+    if isinstance(expression, sympy.Rational):
+        return _bounded(Fraction(int(expression.p), int(expression.q)))
+    compute = _EXACT.get(type(expression).__name__)
+    if compute is None:
+        return None
+    values = [exact_value(argument) for argument in expression.args]
+    return None if None in values else compute(*values)
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if exponent.denominator != 1 or (base == 0 and exponent < 0) or abs(exponent) * _bits(base) > EXACT_BITS:
+        return None
+    return base**exponent.numerator
+
+
+def _factorial(n: Fraction) -> Fraction | None:
+    small = n.denominator == 1 and 0 <= n and n * _bits(n) <= EXACT_BITS
+    return Fraction(math.factorial(n.numerator)) if small else None
+
+
+def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
+    small = n.denominator == k.denominator == 1 and 0 <= k <= n <= EXACT_BITS
+    return Fraction(math.comb(n.numerator, k.numerator)) if small else None
+
+
+def _joined(operator: Callable[[Fraction, Fraction], Fraction]) -> Callable[..., Fraction | None]:
+    def compute(*values: Fraction) -> Fraction | None:
+        return reduce(lambda a, b: None if a is None else _bounded(operator(a, b)), values)
+
+    return compute
+
+
+def _bounded(value: Fraction) -> Fraction | None:
+    return value if _bits(value) <= EXACT_BITS else None
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+_EXACT: dict[str, Callable[..., Fraction | None]] = {
+    "Add": _joined(add),
+    "Mul": _joined(mul),
+    "Pow": _power,
+    "factorial": _factorial,
+    "binomial": _binomial,
+}
 
 
 def differ_at_a_point(gold: sympy.Basic, found: sympy.Basic) -> bool:
@@ -77,14 +144,19 @@ def _has_value(expression: sympy.Basic) -> bool:
     return not expression.has(sympy.UnevaluatedExpr, ExprWithLimits, sympy.Derivative, sympy.Limit, sympy.MatrixExpr)
 
 
-def _value(expression: sympy.Expr, names: list[str]) -> complex | None:
+def _value(expression: sympy.Expr, names: list[str]) -> mpmath.mpc | None:
+    """Its exponent may be of any size, unlike a float's."""
+    import mpmath
     import sympy
 
     point = {s: sympy.Rational(names.index(s.name) + 2, len(names) + 3) for s in expression.free_symbols}
     try:
-        return complex(expression.evalf(20, subs=point))
-    except (TypeError, ValueError, ArithmeticError):  # f(n), complex infinity, a number beyond a float's range
+        parts = expression.evalf(20, subs=point).as_real_imag()
+    except (TypeError, ValueError, ArithmeticError):
         return None
+    if not all(isinstance(part, sympy.Float | sympy.Rational) for part in parts):  # f(n), infinity, NaN
+        return None
+    return mpmath.mpc(*map(mpmath.mpmathify, parts))
 
 
 def _differ_in_case(gold: str, found: str) -> bool:

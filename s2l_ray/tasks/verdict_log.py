@@ -17,10 +17,9 @@ class Entry(NamedTuple):
     time: float
     """When its check ended: seconds of the machine's monotonic clock, which all processes share."""
     status: str
-    """A VerdictStatus, or "error" when the verifier raised."""
+    """A VerdictStatus."""
     reward: float
     detail: str
-    """The verdict's, or the traceback."""
 
 
 class VerdictLog:

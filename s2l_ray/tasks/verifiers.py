@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, get_args
 
 from s2l_ray.errors import ConfigError, S2LError
@@ -15,13 +19,40 @@ Verifier = Callable[[str, str, str], Verdict]
 """verifier(response, answer, question)"""
 BUILT_IN = {"math": "s2l_ray.tasks.math_answers:check_math", "countdown": "s2l_ray.miniature.countdown:check"}
 
+TRIED = 64
+"""A verifier that fails on all of its first so many answers does not work."""
+_SHOWN = reprlib.Repr()  # bounded, and does not raise
+_SHOWN.maxstring = _SHOWN.maxother = 80
+
 
 class VerifierError(S2LError):
-    """A verifier has a bug or cannot run. `index` is the position of the answer in the list that was being checked."""
+    """A verifier has a bug or cannot run."""
 
-    def __init__(self, message: str, index: int | None = None):
-        super().__init__(message)
-        self.index = index
+
+class Probation:
+    """Whether a verifier works at all. A run in which every check fails would train on nothing without a word."""
+
+    def __init__(self, kind: str):
+        self._kind = kind
+        self._failed: int | None = 0
+
+    def judge(self, verdicts: Sequence[Verdict]) -> None:
+        """Look at the next verdicts. After the first that is not `failed`, nothing is an error any more.
+
+        Raises:
+            VerifierError: the checks of the first TRIED answers, or more, all failed.
+        """
+        if self._failed is None or not verdicts:
+            return
+        if any(verdict.status != "failed" for verdict in verdicts):
+            self._failed = None
+            return
+        self._failed += len(verdicts)
+        if self._failed >= TRIED:
+            raise VerifierError(
+                f"verifier {self._kind} failed on each of its first {self._failed} answers, on the last one so: "
+                f"{verdicts[-1].detail}; correct it, and give 0 for a response that it cannot read"
+            )
 
 
 def resolve_verifier(kind: str) -> Verifier:
@@ -31,11 +62,12 @@ def resolve_verifier(kind: str) -> Verifier:
     (right: exactly 1) or a Verdict. Modules are also looked for in the working directory.
 
     Raises:
-        ConfigError: there is no such function, or its module cannot be imported.
+        ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
     """
     function = _import(kind)
     if kind in BUILT_IN:
         return function
+    _check_callable(function, kind)
 
     def verifier(response: str, answer: str, question: str) -> Verdict:
         return as_verdict(function(response=response, answer=answer, question=question), kind)
@@ -53,21 +85,50 @@ def check_importable(kind: str) -> None:
 
 
 def as_verdict(result: Any, kind: str) -> Verdict:
-    """What a user's function returned, as a Verdict.
+    """What a user's function returned, as a Verdict. A number is a number, be it Python's, NumPy's or torch's.
 
     Raises:
         VerifierError: it is not a bool, a number in [0, 1] or a proper Verdict.
     """
-    if isinstance(result, Verdict):
-        if (
-            result.status in get_args(VerdictStatus)
-            and isinstance(result.reward, int | float)
-            and 0 <= result.reward <= 1
-        ):
-            return result
-    elif isinstance(result, int | float) and 0 <= result <= 1:  # a bool is an int; NaN fails the comparison
-        return Verdict("right" if result == 1 else "wrong", float(result))
-    raise VerifierError(f"verifier {kind} returned {result!r}; return a bool, a reward in [0, 1] or a Verdict")
+    status, given, detail = (
+        (result.status, result.reward, result.detail) if isinstance(result, Verdict) else (None, result, "")
+    )
+    number = _number(given)
+    if number is not None and 0 <= number <= 1 and (status is None or status in get_args(VerdictStatus)):
+        reward = float(number)
+        return Verdict(status or ("right" if reward == 1 else "wrong"), reward, detail)
+    raise VerifierError(
+        f"verifier {kind} returned {_SHOWN.repr(result)}, of type {type(result).__name__}; return a bool, a reward in "
+        "[0, 1] or a Verdict"
+    )
+
+
+def _number(value: Any) -> Real | Decimal | None:
+    """A number that can be compared, also out of an array or tensor of one element."""
+    if not isinstance(value, bool | int | float) and callable(item := getattr(value, "item", None)):
+        try:
+            value = item()
+        except (TypeError, ValueError, RuntimeError):  # of several elements, or something else that has items
+            return None
+    if isinstance(value, Decimal) and not value.is_finite():
+        return None  # comparing a NaN of this type raises
+    return value if isinstance(value, Real | Decimal) else None
+
+
+def _check_callable(function: Callable[..., Any], kind: str) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigError(f"verifier.kind: {kind} must return its verdict; it is asynchronous or a generator")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some functions written in C
+        return
+    try:
+        signature.bind(response="", answer="", question="")
+    except TypeError as error:
+        raise ConfigError(
+            f"verifier.kind: {kind} is called as function(response=..., answer=..., question=...), which its "
+            f"parameters {signature} do not allow ({error})"
+        ) from None
 
 
 def _import(kind: str) -> Callable[..., Any]:

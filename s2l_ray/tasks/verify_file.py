@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from s2l_ray.disk import writing
 from s2l_ray.errors import DataError
 from s2l_ray.rollout import Verdict, VerdictStatus
-from s2l_ray.tasks.data import final_answer, optional_id, read_rows
+from s2l_ray.tasks.data import final_answer, optional_id, rows_and_errors
 from s2l_ray.tasks.pool import Item, VerifierPool
-from s2l_ray.tasks.verifiers import VerifierError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class VerifySummary:
     rows: int
     seconds: float
     """Wall-clock time of checking, without starting the workers."""
+    failure: str | None
+    """What the first row with the verdict `failed` says, and its line."""
 
     @property
     def answers_per_second(self) -> float:
@@ -35,7 +37,8 @@ class VerifySummary:
 class _Row:
     line: int
     id: str | None
-    item: Item
+    content: Item | DataError
+    """What to check, or why that cannot be done."""
 
 
 def verify_file(
@@ -48,9 +51,11 @@ def verify_file(
 ) -> VerifySummary:
     """Check every row of `source`: {"answer": gold, "response": text, and if wanted "question", "id"}.
 
-    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. It
-    grows as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file has what was
-    done.
+    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. A row
+    that is malformed, or whose check raises, gets the verdict `failed`, with the reason as its detail.
+
+    The target grows as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file
+    has what was done.
 
     Args:
         target: None writes nothing; missing directories are made, an older file is replaced.
@@ -58,52 +63,59 @@ def verify_file(
         on_progress: called with (rows done, rows).
 
     Raises:
-        DataError: a row is malformed; found before anything is checked.
+        DataError: `source` has no rows or cannot be read, or `target` cannot be written.
         ConfigError: the verifier cannot be imported.
-        VerifierError: the verifier has a bug; the row is named.
+        VerifierError: its workers cannot start.
     """
-    rows = _read(Path(source))
+    source, target = Path(source), target and Path(target)
+    if target is not None and target.exists() and target.samefile(source):
+        raise DataError(f"the verdicts would replace {source}; name another file for them")
+    rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
+    if not rows:
+        raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
     counts: Counter[str] = Counter()
-    with VerifierPool(kind, min(workers, len(rows)), timeout_s) as pool:
+    failure = None
+    items = [row.content for row in rows if not isinstance(row.content, DataError)]
+    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s) as pool:
         pool.start()
         start = time.perf_counter()
-        for line in _written(_graded(rows, pool, Path(source)), target and Path(target)):
+        for line in _written(_graded(rows, pool.stream(items)), target):
             counts[line["verdict"]] += 1
+            if failure is None and line["verdict"] == "failed":
+                failure = f"line {line['line']}: {line['detail']}"
             if on_progress is not None:
                 on_progress(counts.total(), len(rows))
         seconds = time.perf_counter() - start
-    return VerifySummary({status: counts[status] for status in get_args(VerdictStatus)}, len(rows), seconds)
+    return VerifySummary({status: counts[status] for status in get_args(VerdictStatus)}, len(rows), seconds, failure)
 
 
-def _read(path: Path) -> list[_Row]:
-    rows = []
-    for number, row in read_rows(path):
-        where = f"{path}, line {number}"
-        response = row.get("response")
-        if not isinstance(response, str):  # an empty response is a response
-            raise DataError(f"{where}, field response: a text is needed; the row has {', '.join(sorted(row))}")
-        question = row.get("question", "")
-        if not isinstance(question, str):
-            raise DataError(f"{where}, field question must be a text; correct it or leave it out")
-        if "answer" not in row:
-            raise DataError(f"{where}, field answer: the gold answer is missing; the row has {', '.join(sorted(row))}")
-        answer = final_answer(row["answer"], f"{where}, field answer")
-        rows.append(_Row(number, optional_id(row, where), (response, answer, question)))
-    if not rows:
-        raise DataError(f'{path} has no rows; give it one {{"answer": ..., "response": ...}} a line')
-    return rows
-
-
-def _graded(rows: list[_Row], pool: VerifierPool, source: Path) -> Iterator[dict[str, Any]]:
+def _read(row: dict[str, Any] | DataError, number: int, where: str) -> _Row:
+    if isinstance(row, DataError):
+        return _Row(number, None, row)
+    id = None
     try:
-        for row, verdict in zip(rows, pool.stream([row.item for row in rows]), strict=True):
-            yield _line(row, verdict)
-    except VerifierError as error:
-        if error.index is None:
-            raise
-        row = rows[error.index]
-        name = f" (id {row.id})" if row.id is not None else ""
-        raise VerifierError(f"{source}, line {row.line}{name}: {error}", error.index) from None
+        id = optional_id(row, where)
+        return _Row(number, id, _item(row, where))
+    except DataError as error:
+        return _Row(number, id, error)
+
+
+def _item(row: dict[str, Any], where: str) -> Item:
+    response = row.get("response")
+    if not isinstance(response, str):  # an empty response is a response
+        raise DataError(f"{where}, field response: a text is needed; the row has {', '.join(sorted(row))}")
+    question = row.get("question", "")
+    if not isinstance(question, str):
+        raise DataError(f"{where}, field question must be a text; correct it or leave it out")
+    if "answer" not in row:
+        raise DataError(f"{where}, field answer: the gold answer is missing; the row has {', '.join(sorted(row))}")
+    return response, final_answer(row["answer"], f"{where}, field answer"), question
+
+
+def _graded(rows: list[_Row], verdicts: Iterator[Verdict]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        malformed = isinstance(row.content, DataError)
+        yield _line(row, Verdict("failed", 0.0, str(row.content)) if malformed else next(verdicts))
 
 
 def _line(row: _Row, verdict: Verdict) -> dict[str, Any]:
@@ -115,10 +127,14 @@ def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[d
     if target is None:
         yield from lines
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8", buffering=1) as out:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # JSON's escape is what Python's is: so are the lone surrogates written that UTF-8 cannot encode.
+        out = partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with out:
         for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            with writing(target):
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
             yield line
     os.replace(partial, target)

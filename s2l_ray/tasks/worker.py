@@ -1,4 +1,4 @@
-"""A process that checks answers and can be killed: single-threaded, and it knows nothing of Ray, torch or vLLM.
+"""A process that checks answers and can be killed: it starts no thread, and knows nothing of Ray, torch or vLLM.
 
 It reads chunks of answers as JSON from a pipe, notes every verdict in the `VerdictLog` at once, and answers each chunk
 with an empty message. `tasks.pool` starts it, watches its clock and kills it.
@@ -7,36 +7,30 @@ with an empty message. `tasks.pool` starts it, watches its clock and kills it.
 from __future__ import annotations
 
 import json
-import math
+import os
 import resource
 import signal
-import sys
 import time
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from s2l_ray.errors import ConfigError
-from s2l_ray.processes import die_with_parent
+from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
 from s2l_ray.tasks.verifiers import BUILT_IN, Verifier, resolve_verifier
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space of a worker with a built-in verifier: 9**9**9**9 must not take the machine's memory."""
-ERROR = "error"
-"""Status of an entry whose verifier raised; the chunk ends with it."""
 _DETAIL_LENGTH = 300
-_BACKSTOP_S = 10
 
 
-def serve() -> None:
-    """Main of a worker: `python -c ... PIPE_FD LOG_FD PARENT_PID KIND TIMEOUT_S`."""
-    pipe_fd, log_fd, parent, kind, timeout_s = sys.argv[1:]
-    die_with_parent(int(parent))
+def serve(kind: str, pipe_fd: int, log_fd: int) -> None:
+    """Check what comes through the pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if kind in BUILT_IN:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    with Connection(int(pipe_fd)) as pipe:
+    with Connection(pipe_fd) as pipe:
         try:
             verifier = resolve_verifier(kind)
             if kind == "math":
@@ -49,31 +43,45 @@ def serve() -> None:
             _send(pipe, {"error": traceback.format_exc()})
             return
         _send(pipe, {"ready": True})
-        _serve_chunks(pipe, VerdictLog(int(log_fd)), verifier, math.ceil(float(timeout_s)) + _BACKSTOP_S)
+        _serve_chunks(pipe, VerdictLog(log_fd), verifier)
 
 
-def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier, backstop_s: int) -> None:
+def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier) -> None:
+    worker = os.getpid()
     while True:
         try:
             items = json.loads(pipe.recv_bytes())
         except EOFError:  # the parent closed or died
             return
         for item in items:
-            signal.alarm(backstop_s)  # ends even a check that holds the interpreter's lock and has lost its parent
-            entry = _checked(verifier, item)
+            entry = checked(verifier, item)
+            if os.getpid() != worker:
+                os._exit(0)  # the verifier forked, and its child returned from it too
             log.append(entry)
-            if entry.status == ERROR:
-                break
-        signal.alarm(0)
         pipe.send_bytes(b"")
 
 
-def _checked(verifier: Verifier, item: list[str]) -> Entry:
+def checked(verifier: Verifier, item: Sequence[str]) -> Entry:
+    """The verdict on one (response, answer, question), whatever the verifier raises or returns."""
     try:
         verdict = verifier(*item)
-    except BaseException:  # noqa: BLE001 -- a user's sys.exit included: the parent raises it
-        return Entry(time.monotonic(), ERROR, 0.0, traceback.format_exc())
-    return Entry(time.monotonic(), verdict.status, float(verdict.reward), str(verdict.detail)[:_DETAIL_LENGTH])
+        return Entry(time.monotonic(), verdict.status, float(verdict.reward), _encodable(str(verdict.detail)))
+    except BaseException as error:  # noqa: BLE001 -- a user's sys.exit included
+        return Entry(time.monotonic(), "failed", 0.0, _encodable(_told(error)))
+
+
+def _told(error: BaseException) -> str:
+    """One line on what was raised, and where."""
+    if isinstance(error, S2LError):
+        return str(error)
+    what = traceback.format_exception_only(error)[-1].strip()  # not str(error), which may raise in turn
+    code, line = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-1]
+    return f"the verifier raised {what[:200]} ({code.co_filename}, line {line}, in {code.co_name})"
+
+
+def _encodable(detail: str) -> str:
+    """Short, and without lone surrogates: a bank's Parquet files and terminals take only what UTF-8 can encode."""
+    return detail[:_DETAIL_LENGTH].encode("utf-8", "backslashreplace").decode()
 
 
 def _send(pipe: Connection, message: dict[str, Any]) -> None:

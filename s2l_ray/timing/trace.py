@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.disk import append, write_whole, writing
 from s2l_ray.timing.spans import Span, number_of, role_of
 
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
@@ -46,15 +47,13 @@ class TraceFile:
         if not self.path.exists():
             return
         kept = [event for event in _events(self.path) if event["ph"] == "M" or event["args"]["step"] <= step]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("[\n" + "".join(map(_line, kept)), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_whole(self.path, "[\n" + "".join(map(_line, kept)))
         self._named = {(event["pid"], event["tid"]) for event in kept if event["name"] == "thread_name"}
 
     def close(self) -> None:
         """The run is over: a closed array, for programs that read strict JSON."""
         if self.path.exists():
-            with self.path.open("r+b") as file:
+            with writing(self.path), self.path.open("r+b") as file:
                 file.seek(-2, os.SEEK_END)
                 if file.read() == b",\n":
                     file.seek(-2, os.SEEK_END)
@@ -62,8 +61,7 @@ class TraceFile:
 
     def _write(self, events: list[dict[str, Any]]) -> None:
         begin = "" if self.path.exists() else "[\n"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(begin + "".join(map(_line, events)))
+        append(self.path, begin + "".join(map(_line, events)))
 
     def _thread(self, span: Span) -> int:
         """Events of one thread must nest. The driver's do; other spans of an actor that overlap get lanes."""

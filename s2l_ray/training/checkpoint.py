@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from s2l_ray.errors import ModelError
+from s2l_ray.disk import writing
+from s2l_ray.errors import DiskError, ModelError
 from s2l_ray.training.model import PackedPolicy
 
 FORMAT = 1
@@ -26,16 +29,34 @@ FORMAT = 1
 def save_checkpoint(
     directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, optimizer_steps: int, rank: int
 ) -> None:
-    """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`."""
+    """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`.
+
+    Raises:
+        DiskError: it cannot be written. What was written of it is removed, to give the room back.
+    """
     path = Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
-    _random_file(path, rank).write_text(json.dumps(_random_state()))
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
-    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=path)
-    if rank == 0:  # last: a directory with trainer.json is complete
-        about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
-        (path / "trainer.json").write_text(json.dumps(about))
+    try:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            model_state, optimizer_state = get_state_dict(policy, optimizer)
+            dcp.save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_Writer(path))
+            _random_file(path, rank).write_text(json.dumps(_random_state()))
+            if rank == 0:  # last: a directory with trainer.json is complete
+                about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
+                (path / "trainer.json").write_text(json.dumps(about))
+    except DiskError:
+        if rank == 0:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     dist.barrier()
+
+
+class _Writer(FileSystemWriter):
+    """Tells why the disk refused: torch's zip writer raises its own error on top, which is all that other ranks see."""
+
+    def write_data(self, *args: Any) -> Any:
+        with writing(self.path):
+            return super().write_data(*args)
 
 
 def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, rank: int) -> int:

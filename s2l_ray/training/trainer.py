@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
 from s2l_ray.rollout import RolloutGroup
@@ -104,6 +105,7 @@ class PolicyTrainer:
         self.clock = UpdateClock(self.device)
         self.parts: list[Part] = []
         """What the last update's time was spent on, on this rank."""
+        give_back_cached()  # of layers that were whole before they were cut
 
     def update(self, mini_batches: list[list[RolloutGroup]]) -> dict[str, float]:
         """One optimizer step per mini-batch, or one per mini-batch and source with `grouping: separate`. Collective.
@@ -165,6 +167,7 @@ class PolicyTrainer:
     def save(self, directory: str) -> None:
         """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
         save_checkpoint(directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank)
+        give_back_cached()
 
     def load(self, directory: str) -> None:
         """Go on from a checkpoint, saved by any number of ranks. Collective.
@@ -173,10 +176,12 @@ class PolicyTrainer:
             ModelError: the directory holds no complete checkpoint.
         """
         self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+        give_back_cached()
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face directory (weights in the engines' dtype, config, tokenizer). Collective."""
         export_directory(self.policy.model, self.dtype, self.device, self.model_dir, directory, rank=self.rank)
+        give_back_cached()
         dist.barrier()
 
     def close(self) -> None:
@@ -198,8 +203,7 @@ class PolicyTrainer:
         """Give back what only the update needs: engines may share the device."""
         if self.reference is not None:
             self.reference.reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_cached()
 
     def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:
         count = len(mini_batches)

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
+from transformers.utils import CHAT_TEMPLATE_DIR
 
+from s2l_ray.disk import writing
 from s2l_ray.training.lora import base_name, merged
 from s2l_ray.weights.buckets import Bucket
 
@@ -145,6 +147,9 @@ def export_directory(
     """Write a directory that transformers and vLLM load: weights in `dtype`, config, and model_dir's other files.
 
     A collective; rank 0 writes, and holds the whole model in host memory while it does.
+
+    Raises:
+        DiskError: rank 0 cannot write it.
     """
     state: dict[str, Tensor] = {}
     for name, tensor in PolicyWeights(model, dtype, device):
@@ -153,11 +158,18 @@ def export_directory(
     if rank != 0:
         return
     target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(target, state_dict=state)
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype  # save_pretrained wrote that of the master weights
-    config.save_pretrained(target)
-    for file in Path(model_dir).iterdir():
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(target, state_dict=state)
+        config = copy.deepcopy(model.config)
+        config.dtype = dtype  # save_pretrained wrote that of the master weights
+        config.save_pretrained(target)
+        _copy_beside_weights(Path(model_dir), target)
+
+
+def _copy_beside_weights(source: Path, target: Path) -> None:
+    for file in source.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_FILES) and not (target / file.name).exists():
             shutil.copy2(file, target / file.name)
+    if (source / CHAT_TEMPLATE_DIR).is_dir():
+        shutil.copytree(source / CHAT_TEMPLATE_DIR, target / CHAT_TEMPLATE_DIR, dirs_exist_ok=True)

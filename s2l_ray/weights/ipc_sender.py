@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import ConfigError
 from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSource, WeightSpec, checked
 
@@ -59,3 +60,4 @@ class IpcSender:
         """Give the buffer's memory back; once the workers have finished the swap, and so have let go of it."""
         self._chunks = iter(())
         torch.cuda.ipc_collect()
+        give_back_cached()

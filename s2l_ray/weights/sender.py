@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch.distributed import TCPStore
 
+from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import BroadcastError
 from s2l_ray.rendezvous import listen, open_store
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
@@ -90,6 +91,7 @@ class GroupSender(ABC):
         finally:
             for _ in walk:  # a collective: the other ranks walk on to the end
                 pass
+            give_back_cached()  # the buffers of chunks
         return SendTimes(walk.seconds, broadcast_s)
 
     def close(self) -> None:

@@ -61,8 +61,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
             raise RuntimeError("init_weight_transfer_engine must come before update_weights")
         rows = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
         specs = [WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in rows]
-        for tensors in receive(self._group, specs, self._buffers):
-            self.model.load_weights([(name, tensor.to(self.device)) for name, tensor in tensors])
+        try:
+            for tensors in receive(self._group, specs, self._buffers):
+                self.model.load_weights([(name, tensor.to(self.device)) for name, tensor in tensors])
+        except Exception:
+            # A broadcast passes from member to member: those on either side learn from the closed connections that it
+            # is over, instead of waiting for the bound.
+            self.shutdown()
+            raise
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

@@ -8,5 +8,5 @@ To add one, put a module here whose docstring says what is measured, with
 
 and nothing heavy at import. Each module runs in a process of its own, so it may set threads, start Ray or leave a
 process group behind; what it starts it must end, and everything it waits for must have a bound. Where the machine lacks
-something, `raise Skipped("why, and what to install or have")`. `make bench ARGS="memory mfu"` runs some only.
+something, `raise Skipped("why, and what to install or have")`. `make bench ARGS="memory overlap"` runs some only.
 """

@@ -25,9 +25,9 @@ MIB = 2**20
 def update_peak(model_dir: str, vocabulary: int, tokens: int, chunk: int) -> int:
     """Bytes at the peak of the second update (the first one makes the optimizer's states)."""
     from s2l_ray.config import ObjectiveConfig, TrainerConfig
+    from s2l_ray.gpu_check.cpu_meter import metered
+    from s2l_ray.gpu_check.workload import groups_of
     from s2l_ray.training.trainer import PolicyTrainer
-    from tests.benchmarks.workload import groups_of
-    from tests.memory_meter import metered
 
     config = TrainerConfig(micro_batch_tokens=tokens, logprob_chunk_tokens=chunk, gradient_checkpointing="on")
     trainer = PolicyTrainer(
@@ -47,7 +47,7 @@ def run() -> list[Result]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says every start and stop
     import transformers
 
-    from tests.benchmarks.workload import write_qwen3
+    from s2l_ray.gpu_check.workload import write_qwen3
 
     transformers.utils.logging.disable_progress_bar()
     peaks: dict[tuple[int, int], tuple[int, int | None]] = {}

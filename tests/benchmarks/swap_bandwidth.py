@@ -93,8 +93,8 @@ def _model(directory: Path, shape: dict[str, Any]) -> str:
     """A random model with a tokenizer, which the engine wants to see."""
     import torch
 
+    from s2l_ray.gpu_check.workload import write_qwen3
     from s2l_ray.miniature.tokenizer import build_tokenizer
-    from tests.benchmarks.workload import write_qwen3
 
     build_tokenizer().save_pretrained(directory)
     return write_qwen3(directory, dtype=torch.bfloat16, **shape)

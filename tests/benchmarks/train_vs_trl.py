@@ -173,8 +173,8 @@ def write_long_tail(directory: Path) -> tuple[str, str]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from s2l_ray.gpu_check.workload import write_qwen3
     from tests.benchmarks.update_vs_trl import SHAPE
-    from tests.benchmarks.workload import write_qwen3
     from tests.trl_side import number_tokenizer, word
 
     vocabulary, end = LONG_TAIL["vocabulary"], LONG_TAIL["vocabulary"] - 1

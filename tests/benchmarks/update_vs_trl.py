@@ -58,7 +58,7 @@ def side_by_side(dtype: Literal["float32", "bfloat16"]) -> tuple[int, Clock, Clo
     """Tokens, and the median times of our update and of TRL's, which take turns."""
     import transformers
 
-    from tests.benchmarks.workload import groups_of, lognormal_lengths, write_qwen3
+    from s2l_ray.gpu_check.workload import groups_of, lognormal_lengths, write_qwen3
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

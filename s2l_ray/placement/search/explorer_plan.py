@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, NodeSpec
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
 from s2l_ray.placement.search.cpu_plan import DEFAULT_KV_CACHE
@@ -26,6 +27,7 @@ def plan_explorers(config: Config, inventory: Inventory) -> Layout:
         PlacementError: no engine, or fewer than are asked for, fit; the message says what is short.
         ModelError: the model's shape is not known.
     """
+    config = choose_dtype(config, inventory).applied_to(config)
     on_gpus = config.placement.device != "cpu" and inventory.gpus > 0
     if config.placement.device == "gpu" and not on_gpus:
         raise PlacementError(f"placement.device is gpu, but there are none on {inventory.describe()}")

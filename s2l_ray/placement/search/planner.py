@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.search.candidate_search import Found, Search
@@ -24,10 +26,17 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
 
 
-def make_plan(config: Config, inventory: Inventory, *, mean_response_tokens: float | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    inventory: Inventory,
+    *,
+    mean_response_tokens: float | None = None,
+    dtype: DtypeChoice | None = None,
+) -> Plan:
     """The fastest placement that fits, by the cost model (`costs`). The same input gives the same plan.
 
     Args:
+        dtype: in which type the run computes; default: what models.dtype means on these nodes.
         mean_response_tokens: expected over the run; default: `workload.MEAN_OF_LIMIT` of rollout.max_tokens.
 
     Returns:
@@ -37,6 +46,12 @@ def make_plan(config: Config, inventory: Inventory, *, mean_response_tokens: flo
         PlacementError: real and logical GPUs are in one inventory.
         ModelError: a model's shape is not known.
     """
+    dtype = dtype or choose_dtype(config, inventory)
+    plan = _plan(dtype.applied_to(config), inventory, mean_response_tokens)
+    return replace(plan, dtype=dtype, notes=(*plan.notes, *([dtype.advice] if dtype.advice else [])))
+
+
+def _plan(config: Config, inventory: Inventory, mean_response_tokens: float | None) -> Plan:
     device = config.placement.device
     if device == "auto":
         device = "gpu" if inventory.gpus else "cpu"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_ray.disk import writing
 from s2l_ray.evaluation import COLOURS
 from s2l_ray.placement.plan import PhasePlan
 
@@ -148,6 +149,7 @@ def save_png(make: Callable[[], Figure], path: Path) -> Path:
 
     with rc_context(STYLE):
         figure = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, facecolor="white")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=110, facecolor="white")
     return path

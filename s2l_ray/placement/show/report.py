@@ -103,6 +103,8 @@ def _headline(plan: Plan, title: str) -> Table:
         sizes = [f"{plan.ranks} trainer rank{_s(plan.ranks)}"]
         sizes += [f"{role} tensor parallel {size}" for role, size in plan.tensor_parallel.items()]
         table.add_row("sizes", ", ".join(sizes))
+    if plan.dtype:
+        table.add_row("computes", f"in {plan.dtype.describe()}")
     if plan.run_seconds is not None:
         table.add_row("run", _run(plan, plan.run_seconds))
     if plan.saving:

@@ -6,6 +6,7 @@ mode                "colocated" | "separate" | "mixed" | null
 device              "gpu" | "cpu" | null
 ranks               trainer ranks
 tensor_parallel     {"learner": n, "explorer": n}
+dtype               "bfloat16" | "float32"; dtype_reason says why
 run_seconds         predicted, of all steps; null when nothing fits
 phases              in the order of the steps:
   name              "explore" | "mix" | "on-policy"
@@ -62,6 +63,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "device": layout.device if layout else None,
         "ranks": plan.ranks,
         "tensor_parallel": dict(plan.tensor_parallel),
+        "dtype": plan.dtype and plan.dtype.dtype,
+        "dtype_reason": plan.dtype and plan.dtype.reason,
         "run_seconds": plan.run_seconds,
         "phases": [_phase(phase) for phase in plan.phases],
         "gpus": _worst(plan.phases),

@@ -1,4 +1,4 @@
-"""Random models and rollouts of a given size, for benchmarks of the trainer."""
+"""Random models and rollouts of a given size, to try and to measure the trainer with."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
 
 
-def write_qwen3(directory: Path, *, dtype: torch.dtype = torch.float32, **shape: Any) -> str:
-    """A Qwen3 with random weights. `shape` are fields of Qwen3Config."""
+def write_qwen3(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> str:
+    """A Qwen3 with random weights, made on `device`. `shape` are fields of Qwen3Config."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     try:
-        Qwen3ForCausalLM(Qwen3Config(**shape)).save_pretrained(directory)
+        with torch.device(device):
+            model = Qwen3ForCausalLM(Qwen3Config(**shape))
+        model.save_pretrained(directory)
     finally:
         torch.set_default_dtype(torch.float32)
     return str(directory)

@@ -1,0 +1,161 @@
+"""Which Ray cluster an address names, and whether a run can use it: known within seconds, in words for its user.
+
+Ray itself tries an address where nobody answers for 13 minutes, without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+
+import grpc
+from ray._common.network_utils import is_localhost, parse_address
+from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.utils import check_version_info
+from ray.core.generated import gcs_service_pb2 as messages
+from ray.core.generated import gcs_service_pb2_grpc as stubs
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+from s2l_ray.errors import PlacementError
+
+ANSWER_S = 10.0
+"""A cluster that is up answers sooner, also on a loaded machine."""
+OTHERWISE = "Without it a private Ray is started on this machine"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that answers."""
+
+    address: str
+    """host:port of its GCS."""
+    on_loopback: bool
+    """It listens on this machine's loopback alone, where Ray does not look by itself."""
+
+
+def find_cluster(address: str | None) -> Cluster | None:
+    """The cluster that a run is to join; None: there is none, it starts a private Ray.
+
+    Args:
+        address: cluster.address. None, or empty: RAY_ADDRESS (as `ray job submit` sets it), if that is set. `auto`:
+            likewise, else the Ray that runs on this machine. `local`: a private Ray, whatever RAY_ADDRESS says.
+
+    Raises:
+        PlacementError: no usable cluster answers there within seconds.
+    """
+    text, key = (address or "").strip(), "cluster.address"
+    if text in ("", "auto") and (other := os.environ.get("RAY_ADDRESS", "").strip()):
+        text, key = other, "RAY_ADDRESS"
+    if text in ("", "local"):
+        return None
+    given = f"{key}={text}"
+    return _usable(_on_this_machine(given) if text == "auto" else _host_and_port(text, given), given)
+
+
+def _on_this_machine(given: str) -> str:
+    try:
+        found = services.get_ray_address_from_environment("auto", None)
+    except ConnectionError as error:
+        raise PlacementError(
+            f"{given}: no Ray runs on this machine. Start one (`ray start --head`), or name a cluster as HOST:PORT. "
+            f"{OTHERWISE}"
+        ) from error
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does for a Ray that it found by itself
+    return found
+
+
+def _host_and_port(text: str, given: str) -> str:
+    scheme = text.partition("://")[0]
+    if scheme in ("http", "https"):
+        raise PlacementError(
+            f"{given} is the address of Ray's jobs API. Submit the run to it (`ray job submit --address {text} -- s2l "
+            f"train ...`); within the cluster the run gets its address by itself. {OTHERWISE}"
+        )
+    if scheme == "ray":
+        raise PlacementError(
+            f"{given} is the address of Ray's client server. A run's driver is a part of the cluster and does not work "
+            f"through it: start it on a node of the cluster, or with `ray job submit`. {OTHERWISE}"
+        )
+    parsed = parse_address(text)
+    if parsed is None or not parsed[0] or not _is_port(parsed[1]):
+        raise PlacementError(
+            f"{given} is not HOST:PORT, with a port of 1 to 65535 (Ray's own is 6379; an IPv6 host goes in brackets), "
+            "nor `auto`, nor `local`"
+        )
+    return text
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 2**16
+
+
+def _usable(address: str, given: str) -> Cluster:
+    """Ask the cluster whether it is one that this process can join."""
+    # Ray takes loopback for this machine's outward address, where a Ray that keeps to loopback does not listen.
+    outward = services.canonicalize_bootstrap_address(address)
+    on_loopback = is_localhost(parse_address(address)[0]) and not _listens(outward)
+    cluster = Cluster(address if on_loopback else outward, on_loopback)
+    with _channel(cluster.address) as channel:
+        try:
+            _check_versions(channel, given)
+            _check_nodes(channel, given)
+        except grpc.RpcError as error:
+            raise PlacementError(f"{given}: {_reason(error, cluster.address)}") from error
+    return cluster
+
+
+def _listens(address: str) -> bool:
+    host, port = parse_address(address)
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _check_versions(channel: grpc.Channel, given: str) -> None:
+    request = messages.InternalKVGetRequest(namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA")
+    reply = stubs.InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=ANSWER_S)
+    if not reply.value:  # the cluster has only just begun
+        return
+    try:
+        check_version_info(json.loads(reply.value), "this process")
+    except RuntimeError as error:
+        raise PlacementError(
+            f"{given}: {' '.join(str(error).split())} Install the cluster's versions here, or these there"
+        ) from error
+
+
+def _check_nodes(channel: grpc.Channel, given: str) -> None:
+    """A driver works through the Ray node of its own machine; Ray would wait a minute for one."""
+    request = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
+    nodes = stubs.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(request, timeout=ANSWER_S).node_info_list
+    if not {node.node_id.hex() for node in nodes} & set(services.find_node_ids()):
+        raise PlacementError(
+            f"{given}: the cluster answers, but none of its {len(nodes)} nodes is on this machine. Start the run on a "
+            "node of the cluster, or with `ray job submit`, or make this machine one (`ray start --address`)"
+        )
+
+
+def _reason(error: grpc.RpcError, address: str) -> str:
+    """What a failed question to a cluster says."""
+    if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+        return (
+            "the cluster does not accept our token. Set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN, "
+            "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token to the cluster's token"
+        )
+    if error.code() == grpc.StatusCode.UNIMPLEMENTED or "Failed parsing HTTP/2" in (error.details() or ""):
+        return (
+            f"something else than a Ray head listens at {address}. Give the port of its GCS (6379, unless `ray start "
+            f"--port` said otherwise), not that of its dashboard. {OTHERWISE}"
+        )
+    details = (error.details() or error.code().name).rpartition("last error: ")[2]
+    return f"no Ray cluster answers at {address} ({details}). Is it running, and can this machine reach it? {OTHERWISE}"
+
+
+def _channel(address: str) -> grpc.Channel:
+    return init_grpc_channel(address, options=ray_constants.GLOBAL_GRPC_OPTIONS)

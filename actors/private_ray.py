@@ -1,0 +1,143 @@
+"""Starting a Ray of one's own on this machine: bounded by the run's bound, noticed at once when a part of it ends.
+
+Ray gives its parts bounds that fit an idle machine: 30 s for the node to be there, 5 s for a connection. On a few cores
+that have other work they are missed, and what is left then is a traceback; a part that dies is waited for all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import ray
+from ray._common.utils import get_default_ray_temp_dir
+
+from s2l_ray.errors import PlacementError
+
+CONNECTION_S = 60
+"""Bound on a connection between two parts that are up."""
+
+
+def start_private_ray(timeout_s: float) -> None:
+    """Start Ray on this machine and connect to it. It ends with this process.
+
+    Raises:
+        PlacementError: it is not there within `timeout_s`, or cannot start. Nothing of it is left then.
+    """
+    start = _Start(timeout_s)
+    try:
+        with start.watched():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # anything from a full disk to a broken installation, in words of Ray's
+        start.undo()
+        reason = str(error) if isinstance(error, PlacementError) else f"{type(error).__name__}: {error}".rstrip(".")
+        raise PlacementError(f"Ray did not start on this machine: {reason}. Its logs are in {start.logs}") from error
+
+
+@contextlib.contextmanager
+def within(timeout_s: float) -> Iterator[None]:
+    """Parts of Ray that are started in here may take so long, on a machine that has other work.
+
+    Raises:
+        PlacementError: one takes longer, or ends.
+    """
+    with _Start(timeout_s).watched():
+        yield
+
+
+def _settings(timeout_s: float) -> dict[str, str]:
+    """Ray's own, for a loaded machine. What the user has set himself stays."""
+    seconds = math.ceil(max(timeout_s, CONNECTION_S))
+    values = {
+        # 15, with which eight busy processes beside it made half a second of a worker take 38 s on two cores.
+        "RAY_worker_niceness": 0,
+        "RAY_raylet_start_wait_time_s": 1,  # a single look: `_Start` looks again, as long as the run allows
+        "RAY_agent_register_timeout_ms": 1000 * seconds,  # 30 s, then the raylet ends
+        "RAY_worker_register_timeout_seconds": seconds,  # 60 s, then it is killed and started anew
+        "RAY_raylet_client_num_connect_attempts": CONNECTION_S,  # one each second; 10, then the process ends
+        "RAY_gcs_rpc_server_connect_timeout_s": CONNECTION_S,  # 5 s, then the process ends
+        "RAY_health_check_failure_threshold": max(5, seconds // 10),  # of checks of up to 10 s, then the node is dead
+    }
+    return {name: str(value) for name, value in values.items() if name not in os.environ}
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """The environment of the processes that Ray starts in here, and this process's own settings of Ray."""
+    os.environ.update(variables)
+    ray._raylet.Config.initialize("")
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+        ray._raylet.Config.initialize("")
+
+
+class _Start:
+    """One attempt: what it has started, and how long each of its waits may take."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._before = set(psutil.Process().children(recursive=True))
+
+    @property
+    def logs(self) -> str:
+        return os.path.realpath(os.path.join(get_default_ray_temp_dir(), "session_latest", "logs"))
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Ray waits for its parts as long as this attempt may take, and no longer than they live."""
+        services, node = ray._private.services, ray._private.node
+        before = services.get_node, node.wait_for_persisted_port
+        services.get_node = self._repeated(before[0])
+        node.wait_for_persisted_port = self._repeated(lambda *where, timeout_ms: before[1](*where, timeout_ms=1000))
+        try:
+            with _environment(_settings(self._timeout_s)):
+                yield
+        finally:
+            services.get_node, node.wait_for_persisted_port = before
+
+    def undo(self) -> None:
+        """End whatever this attempt has started."""
+        ray.shutdown()
+        left = self._processes()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+    def _processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.Process().children(recursive=True) if process not in self._before]
+
+    def _repeated(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        """The same question until it is answered. Ray's own gives up with RuntimeError after a second or so."""
+
+        def repeated(*args: Any, **kwargs: Any) -> Any:
+            deadline = time.monotonic() + self._timeout_s
+            while True:
+                try:
+                    return ask(*args, **kwargs)
+                except RuntimeError as error:
+                    if ended := self._ended():
+                        raise PlacementError(f"{ended} has ended") from error
+                    if time.monotonic() > deadline:
+                        raise PlacementError(
+                            f"it is not up after {self._timeout_s:.0f} s (cluster.start_timeout_s; raise it where the "
+                            "machine is busy)"
+                        ) from error
+
+        return repeated
+
+    def _ended(self) -> str | None:
+        """A part that the others need and that is no more."""
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                if process.name() in ("gcs_server", "raylet") and process.status() == psutil.STATUS_ZOMBIE:
+                    return f"its {process.name()}"
+        return None

@@ -1,0 +1,143 @@
+"""Files of ours: written whole or a line at the end, and what a disk says when it refuses; read, and found damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.errors import DataError, DiskError, S2LError
+
+_ROOM = "free some space there"
+_ACCESS = "give this user the right to write there, or choose another place"
+_BROKEN = "the disk or the server that it is on has failed"
+REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: f"{_ROOM}, or have the quota raised",
+    errno.EFBIG: "the file system or a limit of this process (ulimit -f) does not allow files of that size",
+    errno.EROFS: "the file system is mounted read-only: choose another place",
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "part of the path is a file: choose another place",
+    errno.EEXIST: "another file is in the way: move it, or choose another place",
+    errno.EISDIR: "a directory is in the way: move it, or choose another place",
+}
+"""By the error number of what a disk refuses."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say what a disk refuses while `path` is written, by whatever library and however it wraps the reason.
+
+    Raises:
+        DiskError: in place of every such error. Others pass as they are.
+    """
+    try:
+        yield
+    except (S2LError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        if (refused := refusal(error, path)) is None:
+            raise
+        raise refused from error
+
+
+def refusal(error: BaseException, path: str | Path) -> DiskError | None:
+    """What to tell users about an error in writing `path`, if a disk is the reason."""
+    reasons = list(_reasons(error))
+    known = [reason for reason in reasons if isinstance(reason, DiskError)]
+    numbers = [number for reason in reasons if (number := _number(reason)) in REMEDIES]
+    if known or not numbers:
+        return known[0] if known else None
+    return DiskError(
+        f"{path} cannot be written: {os.strerror(numbers[0])}; {REMEDIES[numbers[0]]}, then give the same command again"
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the whole new one, also after a crash or a power cut.
+
+    Lone surrogates, which UTF-8 cannot encode, are written as JSON's escapes for them.
+
+    Raises:
+        DiskError: see `writing`; the old file is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()  # it would take the room that is wanting
+            raise
+    with suppress(OSError):  # not every file system can
+        _sync_directory(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text at the end of a file, on disk when this returns.
+
+    Raises:
+        DiskError: see `writing`; part of the text may be in the file.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of ours.
+
+    Args:
+        remedy: what to do when the file is damaged, as the end of a sentence.
+
+    Raises:
+        DataError: the file cannot be read, or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged (it is not a JSON object); {remedy}")
+    return value
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reasons(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and what torch.distributed.checkpoint gathered from its ranks."""
+    while error is not None:
+        yield error
+        for wrapped, _ in getattr(error, "failures", {}).values():
+            yield from _reasons(wrapped)
+        error = error.__cause__ or error.__context__
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors is written in it, and has errors of its own
+    return int(rust[1]) if rust else None

@@ -1,0 +1,87 @@
+"""How a command ends when it is told to: by Ctrl-C, a batch system or `kill` (SIGTERM), or a closed terminal (SIGHUP).
+
+All three unwind it alike, so that actors are stopped and files are whole; the exit status says which it was.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_S = 25.0
+"""Longest that tidying up may take. Slurm and Kubernetes kill 30 s after they have asked."""
+
+
+class Ended(KeyboardInterrupt):
+    """The command was told to end by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+    @property
+    def status(self) -> int:
+        """Exit status, as shells number it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        return 128 + self.signal
+
+
+@contextmanager
+def ends_when_told() -> Iterator[None]:
+    """In here the first signal raises `Ended` in the main thread. Further ones are ignored: the first is being obeyed.
+
+    What then takes longer than GRACE_S is cut off; a private Ray and its actors end with this process. Outside the
+    main thread, where Python allows no handlers, this does nothing.
+
+    Ctrl-C and a closed terminal stay ignored where they were, as in a script's background job and under nohup.
+    SIGTERM never does: nobody sends it but to end the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[Ended] = []
+    first = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if told:
+            return
+        told.append(Ended(number))
+        if number == signal.SIGHUP:
+            _let_go_of_the_terminal()
+        first.set()
+        raise told[0]
+
+    def cut_off() -> None:
+        # Waits from the start: a thread cannot be started safely inside a signal handler.
+        first.wait()
+        if not told:
+            return
+        time.sleep(GRACE_S)
+        os.write(2, f"tidying up took more than {GRACE_S:g} s; ended without it\n".encode())
+        os._exit(told[0].status)
+
+    watched = [signal.SIGTERM] + [
+        number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, end) for number in watched}
+    threading.Thread(target=cut_off, name="cut-off", daemon=True).start()
+    try:
+        yield
+    finally:
+        first.set()
+        if not told:  # else the process is about to end, and should not be disturbed in that either
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _let_go_of_the_terminal() -> None:
+    """It is gone: what is still written would be an error that hides the end."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        if os.isatty(descriptor):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)

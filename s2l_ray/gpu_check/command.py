@@ -1,0 +1,38 @@
+"""The command line of `s2l gpu-check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from s2l_ray.gpu_check.stages import STAGES
+
+DESCRIPTION = (
+    "Check training on this machine's GPU, stage by stage, and measure it. Without a GPU the stages are skipped."
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="s2l gpu-check", description=DESCRIPTION)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "stages:\n" + "\n".join(f"  {stage.name:10} {stage.about}" for stage in STAGES.values())
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="for all stages (default: 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, after every stage")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help="only these, in their order"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns the exit status: 1 if a stage failed."""
+    from s2l_ray.gpu_check.runner import run_stages
+
+    names = [name for name in STAGES if name in arguments.stages]
+    results = run_stages(names, arguments.minutes, arguments.json)
+    print("\n" + ", ".join(f"{result.stage} {result.status}" for result in results))
+    return int(any(result.status == "FAIL" for result in results))

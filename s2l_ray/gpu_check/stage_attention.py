@@ -1,0 +1,153 @@
+"""Stage 2: packed attention and its gradient against softmax written out in float64, one sequence at a time."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from s2l_ray.gpu_check.check import Check
+from s2l_ray.gpu_check.timer import device_seconds
+from s2l_ray.training.attention import PackedLayout, packed_attention
+
+UNEQUAL, EQUAL, ALONE = [1, 5, 64, 131, 300], [64, 64, 64], [1]
+CASES = ((4, 4, 64, UNEQUAL), (16, 8, 64, UNEQUAL), (16, 8, 128, UNEQUAL), (8, 1, 128, UNEQUAL), (16, 8, 128, EQUAL),
+         (16, 8, 64, ALONE))  # fmt: skip
+"""Heads, key-value heads, head dimension, lengths."""
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+"""On |found - reference| / |reference|. Rounding alone makes up to 1e-5, and 2e-3 to 5e-3; TF32 makes 3e-4."""
+TIMED_LENGTHS, TIMED_HEADS, TIMED_KV_HEADS, TIMED_DIM = [1024] * 16, 16, 8, 128
+"""As in Qwen3-0.6B and 1.7B."""
+
+
+class Packed(NamedTuple):
+    """Random inputs of one call, with transformers' shapes: [1, heads, T, D]."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    layout: PackedLayout
+    lengths: list[int]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.query, self.key, self.value
+
+    @classmethod
+    def random(cls, heads: int, kv_heads: int, dim: int, lengths: list[int], device: str, dtype: torch.dtype) -> Packed:
+        made = (torch.randn(1, n, sum(lengths), dim, device=device, dtype=dtype) for n in (heads, kv_heads, kv_heads))
+        layout = PackedLayout.of(lengths).to(torch.device(device))
+        return cls(*(x.requires_grad_() for x in made), layout, lengths)
+
+    def attend(self) -> Tensor:
+        """[1, T, heads, D], by the trainer's own function."""
+        return packed_attention(nn.Identity(), *self.inputs, None, packed=self.layout)[0]
+
+
+def run(check: Check) -> None:
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = "cuda" if check.cuda else "cpu"
+    for dtype in (torch.float32, torch.bfloat16):
+        for case in CASES:
+            with check.part(_name(case, dtype)):
+                _compare(check, _name(case, dtype), Packed.random(*case, device, dtype))
+        with check.part(f"isolation in {dtype}"):
+            _isolation(check, device, dtype)
+    check.need_gpu("packed attention on the CPU is right")
+    with check.part("speed"):
+        _speed(check)
+
+
+def _name(case: tuple, dtype: torch.dtype) -> str:
+    heads, kv_heads, dim, lengths = case
+    return f"{heads}/{kv_heads} heads of {dim}, lengths {lengths}, {str(dtype).removeprefix('torch.')}"
+
+
+def _compare(check: Check, name: str, packed: Packed) -> None:
+    found = packed.attend()
+    upstream = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, packed.inputs, upstream)
+    exact = [x.detach().double().cpu().requires_grad_() for x in packed.inputs]
+    expected = _written_out(*exact, packed.lengths)
+    expected_gradients = torch.autograd.grad(expected, exact, upstream.double().cpu())
+    errors = {"output": relative_error(found, expected)}
+    names = ("query", "key", "value")
+    for which, gradient, reference in zip(names, gradients, expected_gradients, strict=True):
+        if reference.norm() > 0:  # a sequence of one token attends to itself alone, whatever query and key are
+            errors[f"gradient by {which}"] = relative_error(gradient, reference)
+    worst = max(errors.values())
+    check.measure(**{name: errors})
+    check.expect(worst <= BOUNDS[packed.query.dtype], f"{name}: relative error {worst:.1e}")
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """|found - expected| / |expected| in float64; what is not finite gives NaN, which is below no bound."""
+    expected = expected.detach().double().cpu()
+    return float((found.detach().double().cpu() - expected).norm() / expected.norm())
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+    """Causal softmax(q k / sqrt(D)) v of each sequence by itself: [1, T, heads, D]."""
+    groups = query.shape[1] // key.shape[1]
+    parts = zip(*(x[0].split(lengths, dim=1) for x in (query, key, value)), strict=True)
+    return torch.cat([_attended(q, k, v, groups) for q, k, v in parts], dim=1).transpose(0, 1)[None]
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, groups: int) -> Tensor:
+    """[heads, n, D]; query head h reads key-value head h // groups."""
+    heads = torch.arange(q.shape[0]) // groups
+    later = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
+    scores = q @ k[heads].transpose(1, 2) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(later, -math.inf).softmax(-1) @ v[heads]
+
+
+def _isolation(check: Check, device: str, dtype: torch.dtype) -> None:
+    """Another first sequence leaves what comes out of the second as it was, to the bit."""
+    packed = Packed.random(4, 2, 64, [40, 70], device, dtype)
+    with torch.no_grad():
+        before = packed.attend()[0, 40:].clone()
+        for x in packed.inputs:
+            x[0, :, :40] = torch.randn_like(x[0, :, :40])
+        same = torch.equal(packed.attend()[0, 40:], before)
+    check.expect(same, f"sequences do not see each other, {str(dtype).removeprefix('torch.')}")
+
+
+def _speed(check: Check) -> None:
+    """The trainer's call, and the same kernel on keys and values that are not repeated to all heads."""
+    packed = Packed.random(TIMED_HEADS, TIMED_KV_HEADS, TIMED_DIM, TIMED_LENGTHS, "cuda", torch.bfloat16)
+    _time(check, "keys repeated", packed, packed.attend)
+    try:
+        _time(check, "keys not repeated", packed, lambda: _unrepeated(packed))
+    except (RuntimeError, TypeError) as error:  # a kernel that the trainer does not use
+        check.say(f"keys not repeated: not offered by this torch ({str(error).splitlines()[0]})")
+
+
+def _time(check: Check, name: str, packed: Packed, attend: Callable[[], Tensor]) -> None:
+    # Scores and weighted values of half of all pairs; the backward is two and a half times a forward.
+    flops = 2 * TIMED_HEADS * TIMED_DIM * sum(n * (n + 1) for n in TIMED_LENGTHS)
+    out = attend()
+    upstream = torch.randn_like(out)
+    forward = device_seconds(attend)
+    whole = device_seconds(lambda: torch.autograd.grad(attend(), packed.inputs, upstream))
+    check.measure(
+        **{
+            f"{name}, forward ms": forward * 1e3,
+            f"{name}, forward and backward ms": whole * 1e3,
+            f"{name}, forward and backward tflops": 3.5 * flops / whole / 1e12,
+            f"{name}, differs from the trainer's by": relative_error(out.flatten(), packed.attend().flatten()),
+        }
+    )
+
+
+def _unrepeated(packed: Packed) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in packed.inputs)
+    ends, longest = packed.layout.cu_seqlens, packed.layout.max_length
+    return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **grouped)

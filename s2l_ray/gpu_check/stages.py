@@ -1,0 +1,28 @@
+"""What is checked, in this order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """One check, in a process of its own."""
+
+    name: str
+    about: str
+    seconds: float
+    """The most that it may take."""
+    module: str
+    """Has `run(check)`."""
+
+
+STAGES = {
+    name: Stage(name, about, seconds, f"s2l_ray.gpu_check.stage_{name}")
+    for name, about, seconds in (
+        ("machine", "versions, memory, kernels, and this card's ceilings", 90),
+        ("attention", "packed attention and its gradient against a reference in float64", 120),
+        ("update", "an update on the GPU against float32 on the CPU", 240),
+        ("memory", "the allocator's peak against the memory ledger, and what a swap leaves behind", 240),
+        ("mfu", "model FLOP utilisation of updates at Qwen3-0.6B and 1.7B shapes", 420),
+    )
+}

@@ -1,0 +1,166 @@
+"""Whether a model directory is whole, by the names, sizes and headers of its files. No tensor is read.
+
+What is missing here would be found minutes later, when engines and trainer load the model, and by a library that does
+not say which file it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.errors import ModelError
+from s2l_ray.tasks import git_lfs
+
+REMEDY = (
+    "give a model directory in Hugging Face layout, build the embedded family with `s2l family build`, "
+    "or import SmolLM2 with `s2l family import`"
+)
+AGAIN = "copy it again from the model's source"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model", ".py")
+"""Endings of the files that are read with the weights: configuration, tokenizer, templates, code."""
+EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
+"""Modules whose weight has a row for every token id."""
+Shapes = dict[str, tuple[int, ...]]
+"""By the name of the tensor."""
+
+
+@contextmanager
+def readable(key: str, name: str | Path) -> Iterator[None]:
+    """What the file system refuses, told with the model's key.
+
+    Raises:
+        ModelError: in place of every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{key}: {error.filename or name} cannot be read ({error.strerror or error}); check its path and "
+            "permissions"
+        ) from error
+
+
+def read_json(key: str, path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ModelError: there is none, or the file is something else; the message names `key`.
+    """
+    if not path.is_file():
+        raise ModelError(f"{key}: {path.parent} has no {path.name}; {REMEDY}")
+    _refuse_pointer(key, path)
+    with readable(key, path):
+        text = path.read_bytes()
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{key}: {path} is not readable JSON ({error}); {AGAIN}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{key}: {path} is not a JSON object; {AGAIN}")
+    return values
+
+
+def check_small_files(key: str, directory: Path) -> None:
+    """Check that configuration and tokenizer are no pointers of git-lfs.
+
+    Raises:
+        ModelError: one is, or cannot be read.
+    """
+    with readable(key, directory):
+        for path in sorted(directory.iterdir()):
+            if path.is_file() and path.name.endswith(BESIDE_WEIGHTS):
+                _refuse_pointer(key, path)
+
+
+def weight_shapes(key: str, directory: Path) -> Shapes:
+    """Shapes of all tensors, from the headers of the safetensors files.
+
+    Raises:
+        ModelError: a file is missing, empty, cut off or something else, or lacks a tensor that the index says it has.
+    """
+    if (directory / INDEX).is_file():
+        return _sharded(key, directory)
+    if not (directory / SINGLE).is_file():
+        raise ModelError(f"{key}: {directory} has no weights ({SINGLE}); {_instead(directory)}")
+    return _shapes(key, directory / SINGLE)
+
+
+def check_rows(key: str, directory: Path, shapes: Shapes, rows: int | None) -> None:
+    """Check that embedding and output layer have the rows that config.json says.
+
+    Args:
+        rows: vocab_size of config.json, if it has one.
+
+    Raises:
+        ModelError: they have not.
+    """
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight").rpartition(".")[2]
+        if rows is not None and module in EMBEDDINGS and name.endswith(".weight") and shape[0] != rows:
+            raise ModelError(
+                f"{key}: {name} in {directory} has {shape[0]} rows, but config.json has vocab_size = {rows}; config "
+                "and weights are of two models, copy both again from one source"
+            )
+
+
+def _sharded(key: str, directory: Path) -> Shapes:
+    weight_map = read_json(key, directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, Mapping) or not weight_map or not all(type(v) is str for v in weight_map.values()):
+        raise ModelError(f"{key}: {directory / INDEX} names no shards (weight_map); {AGAIN}")
+    files = sorted(set(weight_map.values()))
+    if missing := [file for file in files if not (directory / file).is_file()]:
+        raise ModelError(f"{key}: {directory} lacks {_listed(missing)}; copy the missing files, or {REMEDY}")
+    shapes = {file: _shapes(key, directory / file) for file in files}
+    for name, file in weight_map.items():
+        if name not in shapes[file]:
+            raise ModelError(
+                f"{key}: {directory / file} has no tensor {name}, though {INDEX} says so; copy the index and all "
+                "shards again from one source"
+            )
+    return {name: shapes[file][name] for name, file in weight_map.items()}
+
+
+def _shapes(key: str, path: Path) -> Shapes:
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_pointer(key, path)
+    with readable(key, path):
+        size = path.stat().st_size
+        if size == 0:
+            raise ModelError(f"{key}: {path} is empty; {AGAIN}")
+        try:
+            # Maps the file and parses its header, which must account for every byte of it.
+            with safe_open(path, framework="np") as tensors:
+                return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(
+                f"{key}: {path}, of {size} bytes, is cut off or is not a safetensors file ({error}); {AGAIN}"
+            ) from None
+
+
+def _instead(directory: Path) -> str:
+    """What to do about a directory whose weights are not in safetensors files."""
+    if (directory / "adapter_config.json").is_file():
+        return "it holds an adapter alone: merge it into its base model (peft's merge_and_unload) and save the whole"
+    if any(directory.glob("*.gguf")):
+        return "it holds a GGUF file: convert that with `s2l family import FILE.gguf --to DIRECTORY`"
+    if any(directory.glob("pytorch_model*.bin")):
+        return "pickled weights (pytorch_model.bin) are not read: load and save the model with transformers"
+    return f"save the model with save_pretrained, or {REMEDY}"
+
+
+def _refuse_pointer(key: str, path: Path) -> None:
+    with readable(key, path):
+        pointer = git_lfs.is_pointer(path)
+    if pointer:
+        raise ModelError(f"{key}: {path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
