@@ -101,6 +101,14 @@ def append(path: Path, text: str) -> None:
             os.fsync(file.fileno())
 
 
+def open_up(directory: Path) -> None:
+    """Let whoever may read a directory read its files: safetensors makes files that their owner alone can read."""
+    readers = directory.stat().st_mode & 0o444
+    for file in directory.iterdir():
+        if file.is_file():
+            file.chmod(file.stat().st_mode | readers)
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file of ours.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.disk import writing
+from s2l_ray.disk import open_up, writing
 from s2l_ray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def import_gguf(source: Path, target: Path, chat_template: str | None = None) ->
     try:
         _convert(source, scratch, chat_template)
         scratch.chmod(0o755)  # mkdtemp makes it private
+        open_up(scratch)
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -187,6 +187,7 @@ def test_a_built_family_is_ordinary_models_and_rows(family: Family) -> None:
         config = model.config
         assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == shape
         assert config.model_type == "qwen3" and config.dtype == torch.float32
+        assert {file.stat().st_mode & 0o444 for file in directory.iterdir()} == {directory.stat().st_mode & 0o444}
         assert config.eos_token_id == model.generation_config.eos_token_id == 1
         assert len(AutoTokenizer.from_pretrained(directory)) == config.vocab_size == 111
     pretraining = {p.question for p in generate(TINY.problems, "train", TINY.seed)}

@@ -435,9 +435,11 @@ def test_an_export_loads_in_transformers_with_the_same_logits(
 ) -> None:
     trainer = make_trainer(model_dirs[family], dtype=dtype)
     trainer.update([random_groups(3)])
-    trainer.export(str(tmp_path))
-    assert (tmp_path / "tokenizer.json").read_text() == (Path(model_dirs[family]) / "tokenizer.json").read_text()
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    target = tmp_path / "model"
+    trainer.export(str(target))
+    assert (target / "tokenizer.json").read_text() == (Path(model_dirs[family]) / "tokenizer.json").read_text()
+    assert {file.stat().st_mode & 0o444 for file in target.iterdir()} == {target.stat().st_mode & 0o444}
+    exported = AutoModelForCausalLM.from_pretrained(target, dtype="auto")
     expected = AutoModelForCausalLM.from_pretrained(model_dirs[family], dtype=getattr(torch, dtype))
     expected.load_state_dict(weights_of(trainer), strict=family == "qwen3")  # the tied output layer comes once
     ids = torch.arange(12)[None]

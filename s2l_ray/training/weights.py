@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 from transformers.utils import CHAT_TEMPLATE_DIR
 
-from s2l_ray.disk import writing
+from s2l_ray.disk import open_up, writing
 from s2l_ray.training.lora import base_name, merged
 from s2l_ray.weights.buckets import Bucket
 
@@ -165,6 +165,7 @@ def export_directory(
         config.dtype = dtype  # save_pretrained wrote that of the master weights
         config.save_pretrained(target)
         _copy_beside_weights(Path(model_dir), target)
+        open_up(target)
 
 
 def _copy_beside_weights(source: Path, target: Path) -> None:
