@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 
@@ -30,10 +29,9 @@ def plan_command(arguments: Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     inventory = _inventory(config, arguments)
-    dtype = choose_dtype(config, inventory)
-    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens, dtype=dtype)
+    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
-    simulated = _simulate(dtype.applied_to(config), plan, inventory, arguments)
+    simulated = _simulate(config, plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
     _print(plan, title, simulated, arguments)
     return 0 if plan.fits else 1

@@ -53,7 +53,8 @@ def one_node_plan(loads) -> Plan:
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
-        "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "run_seconds", "phases", "gpus", "bundles",
+        "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason", "run_seconds",
+        "phases", "gpus", "bundles",
         "seats", "sleep", "hand_overs", "swap", "saving", "notes", "alternatives",
     ]  # fmt: skip
 

@@ -30,7 +30,7 @@ def constants_of_plan(
         plan: one that fits, made for `config` on `inventory`.
         mean_response_tokens: what the plan was made with.
     """
-    layout = plan.layout
+    config, layout = plan.dtype.applied_to(config), plan.layout
     cuda = any(spec.real_gpus for spec in inventory.specs)
     work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)
     learner = ModelShape.load(config.models.learner)
