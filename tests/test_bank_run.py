@@ -15,6 +15,8 @@ from s2l_ray.cli import main
 from s2l_ray.config import Config
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.miniature.build import Family
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollout import RolloutSet, SampleRequest
 from tests.run_settings import run_config
 from tests.undisturbed import QUICKSTART, Undisturbed
@@ -27,7 +29,8 @@ def explored(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Config
     settings = run_config(family, folder / "run") | {"bank.path": str(folder / "bank")}
     (folder / "config.yaml").write_text(load_config(QUICKSTART, settings).to_yaml())
     assert main(["explore", str(folder / "config.yaml")]) == 0
-    return load_config(QUICKSTART, settings | {"bank.mode": "read", "data.eval": None})
+    reads = load_config(QUICKSTART, settings | {"bank.mode": "read", "data.eval": None})
+    return choose_dtype(reads, Inventory.of([{"gpus": 0, "cpus": 2}])).applied_to(reads)
 
 
 def test_what_is_read_is_what_an_engine_samples(explored: Config) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.algorithm import S2LPO
 from s2l_ray.bank.contents import fingerprint_of, made_with
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.recording import create, matching
@@ -23,6 +22,7 @@ from s2l_ray.run_directory import RunDirectory, begun_on, write_state
 from s2l_ray.tasks.data import Problem
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from tests.test_compat import WORDS, make_model
+from tests.test_run_directory import CONTENTS, save
 from tests.undisturbed import QUICKSTART
 
 PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -109,15 +109,19 @@ def test_only_a_template_that_writes_a_date_gets_one(configured, family, tmp_pat
 
 
 def test_a_run_that_goes_on_keeps_its_day_and_refuses_another(configured, tmp_path):
-    RunDirectory.claim(dated(configured(), DAY, bank=False)).close()  # as a run that began on that day
+    began = RunDirectory.claim(configured())
+    began.adopt(dated(configured(), DAY, bank=False), CONTENTS)  # as a run that began on that day
+    save(began, 2)
+    began.close()
     config = configured()
     again = dated(config, begun_on(config), bank=False)
     assert again.data.date == DAY
-    RunDirectory.claim(again).close()
+    goes_on = RunDirectory.claim(again)
+    goes_on.adopt(again, CONTENTS)
     copied = load_config(tmp_path / "run" / "config.yaml", [f"run_dir={tmp_path / 'copy'}"])
     assert copied.data.date == DAY  # the resolved configuration makes the same prompts
     with pytest.raises(ConfigError, match=r"data.date was '2026-03-09', now '2026-03-10'"):
-        RunDirectory.claim(configured("data.date=2026-03-10"))
+        goes_on.adopt(configured("data.date=2026-03-10"), CONTENTS)
 
 
 def test_a_run_that_begins_from_anothers_checkpoint_takes_its_day(configured, tmp_path):
@@ -126,10 +130,6 @@ def test_a_run_that_begins_from_anothers_checkpoint_takes_its_day(configured, tm
     write_state(checkpoint, {"step": 2, "date": DAY.isoformat()})
     config = configured(f"resume={checkpoint}")
     assert dated(config, begun_on(config), bank=False).data.date == DAY
-    other = S2LPO.__new__(S2LPO)  # what `restore` finds in an algorithm that began today
-    other.settings = configured("data.date=2026-03-10")
-    with pytest.raises(ConfigError, match=r"name the day 2026-03-09, this run's name 2026-03-10; set data.date"):
-        other.load_checkpoint(str(checkpoint))
 
 
 def test_yesterdays_recording_is_read_with_its_day(configured):

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from s2l_ray.config import parse_config
 from s2l_ray.cpu import this_cpu
-from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.errors import ConfigError, DiskError, ModelError
 from s2l_ray.miniature.build import EMBEDDED, QUICK, TINY, Family, build_family
 from s2l_ray.miniature.countdown import Problem, check, generate
 from s2l_ray.miniature.curves import count_right, measure_curve
 from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
 from s2l_ray.miniature.tokenizer import build_tokenizer
+from tests.small_disk import small_disk
 from tests.patience import PATIENCE_S
 
 MICRO = Shape(width=32, layers=1, ffn=32)
@@ -260,6 +261,14 @@ def test_an_error_in_training_comes_up_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="(?s)pretraining the (small|large) model failed.*10 problems do not fill"):
         build_family(tmp_path / "family", recipe=replace(TINY, problems=10))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_for_the_family_is_one_message(tmp_path: Path) -> None:
+    """The larger model's weights take about 700 kB."""
+    with small_disk(tmp_path / "disk", 400) as disk:
+        with pytest.raises(DiskError, match="disk/.*cannot be written: No space left on device; free some space"):
+            build_family(disk / "family", recipe=replace(TINY, problems=64, epochs=1))
+        assert not list(disk.iterdir())
 
 
 def test_a_killed_build_keeps_the_old_family_and_the_next_one_replaces_it(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from s2l_ray.config.embedded import DIRECTORY
 from s2l_ray.cpu import this_cpu
-from s2l_ray.errors import ModelError
+from s2l_ray.disk import refusal, writing
+from s2l_ray.errors import DiskError, ModelError
 from s2l_ray.miniature.countdown import generate, write_jsonl
 from s2l_ray.processes import die_with_parent
 
@@ -150,6 +151,7 @@ def build_family(
     Raises:
         ModelError: the directory holds something else, another process is building it, or a training process was killed
             or hung.
+        DiskError: the directory cannot be written.
         RuntimeError: training raised; the message has the traceback.
     """
     directory = Path(directory).absolute()
@@ -157,7 +159,7 @@ def build_family(
     if family.fingerprint() == recipe.fingerprint and family.is_whole() and not force:
         return family
     _may_replace(family)
-    with _building(directory) as scratch:
+    with writing(directory), _building(directory) as scratch:
         started = time.monotonic()
         found = _fill(Family(scratch), recipe, measure, progress or (lambda *_: None))
         record = {
@@ -279,6 +281,8 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
                     f"the process that pretrains the {size} model ended with exit code {child.exitcode}; "
                     "a negative code is the signal that killed it (-9: perhaps out of memory). Build again"
                 ) from None
+            if kind == "refused":
+                raise DiskError(content)
             if kind == "error":
                 raise RuntimeError(f"pretraining the {size} model failed:\n{content}")
             if kind == "progress":
@@ -291,7 +295,7 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
 
 def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connection, parent: int) -> None:
     """Body of a training process: sends ("progress", arguments of Progress), then ("done", {"loss": [...],
-    "pass_at_k": curve or None}) or ("error", text)."""
+    "pass_at_k": curve or None}) ("refused", text) or ("error", text)."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:
@@ -315,8 +319,9 @@ def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connect
         pretrain(problems, build_tokenizer(), recipe.shape(size), how, target, report)
         curve = _curve(size, recipe, target, pipe) if measure else None
         pipe.send(("done", {"loss": losses, "pass_at_k": curve}))
-    except Exception:
-        pipe.send(("error", traceback.format_exc()))
+    except Exception as error:
+        refused = refusal(error, target)
+        pipe.send(("refused", str(refused)) if refused else ("error", traceback.format_exc()))
 
 
 def _curve(size: str, recipe: Recipe, target: Path, pipe: Connection) -> Curve:
