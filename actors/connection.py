@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import ray
@@ -69,8 +70,12 @@ def on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_termination() -> Iterator[None]:
-    """What the program does when it is terminated stays: Ray would put a handler of its own in its place."""
-    if not callable(signal.getsignal(signal.SIGTERM)):
+    """What the program does when it is terminated stays, meanwhile too, where Ray would put two handlers in its place.
+
+    One in Python, which exits with status 15, and one in C++, which aborts within 3 s.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
     utils = ray._private.utils
@@ -79,6 +84,7 @@ def _own_termination() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = before
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

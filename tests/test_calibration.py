@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from s2l_ray.config import Config, parse_config
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.search import make_plan
 from s2l_ray.placement.show.serialise import plan_json
@@ -182,6 +183,20 @@ def test_what_is_no_run_is_told(run: Path, tmp_path: Path):
     (tmp_path / "steps.jsonl").write_text("".join(old))
     with pytest.raises(ConfigError, match="did not record `spans`"):
         calibrate(tmp_path)
+
+
+def test_a_run_that_lasts_or_is_damaged(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with (copy / "steps.jsonl").open("a") as log:
+        log.write('{"step": 25, "al')  # being written, or cut off
+    assert len(read_run(copy).records) == 22
+    for name in ("plan.json", "summary.json"):
+        before = (copy / name).read_text() if (copy / name).exists() else None
+        (copy / name).write_text('{"steps": [')
+        with pytest.raises(DataError, match=f"{name} is damaged .*; restore it, or calibrate on another run"):
+            read_run(copy)
+        (copy / name).unlink() if before is None else (copy / name).write_text(before)
 
 
 def test_a_run_tells_who_sat_where(run: Path, tmp_path: Path):

@@ -11,6 +11,8 @@ from statistics import median
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
+from s2l_ray.evaluation.summary import StepLog
+from s2l_ray.files import read_json
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
 from s2l_ray.placement.workload import phases
 from s2l_ray.results import StepRecord
@@ -19,6 +21,7 @@ from s2l_ray.rollout import Source
 WARM_UP = 2
 """First steps that are left out: engines and trainer compile, allocate and fill caches."""
 LEAST_STEPS = 8
+RESTORE = "restore it, or calibrate on another run"
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,13 @@ def read_run(run: Path) -> Measured:
 
     Raises:
         ConfigError: as for `calibrate`.
+        DataError: one of its files is damaged.
     """
     run = Path(run)
     for name in ("config.yaml", "steps.jsonl"):
         if not (run / name).exists():
             raise ConfigError(f"{run} is no run that can be calibrated on: {name} is missing")
-    rows = [StepRecord.from_json(json.loads(line)) for line in (run / "steps.jsonl").read_text().splitlines()]
+    rows = StepLog(run / "steps.jsonl").read()
     records = tuple(record for record in rows if record.step > WARM_UP)
     if len(records) < LEAST_STEPS:
         raise ConfigError(f"{run} has {len(rows)} steps; calibrating needs {WARM_UP + LEAST_STEPS} or more")
@@ -78,7 +82,7 @@ def _layout(run: Path) -> Layout | None:
     """Who sat where, if the run wrote it down."""
     if not (run / "plan.json").exists():
         return None
-    plan = json.loads((run / "plan.json").read_text())
+    plan = read_json(run / "plan.json", RESTORE)
     bundles = tuple(PlannedBundle(row["node"], tuple(row["gpus"]), row["resources"]) for row in plan["bundles"])
     found = tuple(
         PhaseSeats(
@@ -96,7 +100,7 @@ def _evaluations(run: Path, config: Config) -> Iterator[Evaluation]:
     """After training and, from the first step that leaves the explorer idle, during it."""
     if not (run / "summary.json").exists():
         return
-    found = json.loads((run / "summary.json").read_text())["evaluation"]
+    found = read_json(run / "summary.json", RESTORE)["evaluation"]
     schedule = config.schedule.build(config.rollout.group_size)
     alone = [row for row in found.get("during") or [] if not schedule.share(row["step"] + 1).explorer]
     rows = [*alone, *filter(None, [found.get("after")])]
