@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
-from s2l_ray.disk import refusal
 from s2l_ray.errors import S2LError
 
 FAMILY_DIRECTORY = Path(".cache/family")
@@ -34,11 +33,6 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if (refused := refusal(error, error.filename or "a file")) is None:
-            raise
-        print(f"error: {refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

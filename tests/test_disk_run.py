@@ -38,9 +38,7 @@ class Filling(Noting):
 
 
 @pytest.mark.timeout(400)
-def test_a_disk_that_fills_up_under_a_run(
-    family: Family, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_fills_up_under_a_run(family: Family, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with small_disk(tmp_path / "disk", 64 * 1024) as disk:
         run = disk / "run"
         changes = {"schedule.kind": "off", "schedule.steps": 4, "rollout.keep_groups": 0, "data.eval": None}

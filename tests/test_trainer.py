@@ -435,7 +435,11 @@ def test_an_export_loads_in_transformers_with_the_same_logits(
 ) -> None:
     trainer = make_trainer(model_dirs[family], dtype=dtype)
     trainer.update([random_groups(3)])
+    templates = Path(model_dirs[family]) / "additional_chat_templates"
+    templates.mkdir(exist_ok=True)
+    (templates / "rag.jinja").write_text("{{ messages }}")
     trainer.export(str(tmp_path))
+    assert (tmp_path / "additional_chat_templates" / "rag.jinja").read_text() == "{{ messages }}"
     assert (tmp_path / "tokenizer.json").read_text() == (Path(model_dirs[family]) / "tokenizer.json").read_text()
     exported = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     expected = AutoModelForCausalLM.from_pretrained(model_dirs[family], dtype=getattr(torch, dtype))
