@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
-from s2l_ray.disk import refusal
 from s2l_ray.ending import Ended, ends_when_told
 from s2l_ray.errors import S2LError
 
@@ -41,11 +40,6 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if (refused := refusal(error, error.filename or "a file")) is None:
-            raise
-        print(f"error: {refused}", file=sys.stderr)
         return 1
     except Ended as told:
         print("interrupted" if told.signal == signal.SIGINT else f"ended by {told.signal.name}", file=sys.stderr)

@@ -435,8 +435,12 @@ def test_an_export_loads_in_transformers_with_the_same_logits(
 ) -> None:
     trainer = make_trainer(model_dirs[family], dtype=dtype)
     trainer.update([random_groups(3)])
+    templates = Path(model_dirs[family]) / "additional_chat_templates"
+    templates.mkdir(exist_ok=True)
+    (templates / "rag.jinja").write_text("{{ messages }}")
     target = tmp_path / "model"
     trainer.export(str(target))
+    assert (target / "additional_chat_templates" / "rag.jinja").read_text() == "{{ messages }}"
     assert (target / "tokenizer.json").read_text() == (Path(model_dirs[family]) / "tokenizer.json").read_text()
     assert {file.stat().st_mode & 0o444 for file in target.iterdir()} == {target.stat().st_mode & 0o444}
     exported = AutoModelForCausalLM.from_pretrained(target, dtype="auto")
