@@ -64,6 +64,9 @@ def test_a_disk_that_fills_up_under_a_run(family: Family, tmp_path: Path, capfd:
                 pass
         finally:
             algorithm.stop()
-        assert any(note.startswith(f"resumed after step 2 from {run / 'checkpoints' / 'step-000002'}") for note in resumed.notes)
+        assert any(
+            note.startswith(f"resumed after step 2 from {run / 'checkpoints' / 'step-000002'}")
+            for note in resumed.notes
+        )
         assert [json.loads(line)["step"] for line in (run / "steps.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
         assert (run / "summary.json").exists() and (run / "model" / "model.safetensors").exists()

@@ -24,8 +24,8 @@ from s2l_ray.miniature.countdown import Problem, check, generate
 from s2l_ray.miniature.curves import count_right, measure_curve
 from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
 from s2l_ray.miniature.tokenizer import build_tokenizer
-from tests.small_disk import small_disk
 from tests.patience import PATIENCE_S
+from tests.small_disk import small_disk
 
 MICRO = Shape(width=32, layers=1, ffn=32)
 TRACE = "20 + 5 = 25 ; 25 - 8 = 17 ; 17 / 1 = 17 ."
