@@ -47,6 +47,9 @@ class TrainerConfig(Section):
     gradient_checkpointing: Annotated[Literal["auto", "on", "off"], YamlWord] = "auto"
     """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time. Loss
     and gradients are the same. auto: on for CUDA, off for CPUs."""
+    compile: bool = False
+    """Compile the decoder layers (torch.compile), for any number of tokens: a GPU else waits for Python between many
+    small kernels. The first update takes longer. Weights move alike, but for rounding."""
     deterministic: bool = False
     """Equal inputs give bit-equal updates, at some cost in speed; an operation that cannot raises an error."""
     lora_rank: NonNegative = 0

@@ -62,6 +62,8 @@ CASES = {
     "kl in the loss": Case({"kl": 0.1}),
     "kl in the reward, entropy": Case({"kl": 0.1, "kl_in": "reward", "entropy": 0.05}),
     "layers recomputed": Case(trainer={"gradient_checkpointing": "on"}),
+    "layers compiled": Case(trainer={"compile": True}),
+    "layers compiled and recomputed": Case(trainer={"compile": True, "gradient_checkpointing": "on"}, mini_batches=2),
     "adapters": Case(trainer={"lora_rank": 4}, mini_batches=2),
     "weights and reference off-loaded": Case({"kl": 0.1, "reference_offload": True}, {"cpu_offload": True}, 2),
 }
@@ -75,6 +77,8 @@ def run(check: Check) -> None:
             if case.trainer.get("lora_rank") and importlib.util.find_spec("peft") is None:
                 check.say(f"left out: {name} (peft is not installed)")
                 continue
+            if case.trainer.get("compile") and not check.cuda:
+                continue  # a CPU gains nothing, and takes minutes to compile
             with check.part(name):
                 _compare(check, name, case, model)
         device = "cuda" if check.cuda else "cpu"
@@ -84,7 +88,8 @@ def run(check: Check) -> None:
 
 
 def _compare(check: Check, name: str, case: Case, model: str) -> None:
-    expected, reference = _updated(model, case, "cpu", "float32")
+    plain = case._replace(trainer=case.trainer | {"compile": False})
+    expected, reference = _updated(model, plain, "cpu", "float32")
     runs = [("cuda", "float32"), ("cuda", "bfloat16")] if check.cuda else [("cpu", "bfloat16")]
     for device, dtype in runs:
         found, metrics = _updated(model, case, device, dtype)

@@ -47,6 +47,7 @@ class PackedLayout:
         return PackedLayout(self.cu_seqlens.to(device, non_blocking=True), self.max_length, index)
 
 
+@torch._dynamo.disable
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,

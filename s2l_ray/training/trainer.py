@@ -18,6 +18,7 @@ from s2l_ray.rollout import RolloutGroup
 from s2l_ray.seeds import word
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from s2l_ray.training.clock import Part, UpdateClock
+from s2l_ray.training.compiled import compile_layers
 from s2l_ray.training.determinism import compute_deterministically
 from s2l_ray.training.lora import add_adapters
 from s2l_ray.training.metrics import MetricSums
@@ -100,6 +101,9 @@ class PolicyTrainer:
         if checkpointing == "on" or (checkpointing == "auto" and device == "cuda"):
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
+        if trainer.compile:
+            for policy in filter(None, (self.policy, self.reference)):
+                compile_layers(policy.model)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
         self.clock = UpdateClock(self.device)
