@@ -361,13 +361,13 @@ class S2LPO(Trainable):
         self._tracker.log_artifact(self._run.path / "summary.json")
 
     def cleanup(self) -> None:
-        """Stop every actor, end the MLflow run, free the run directory. Safe at any point, also half built."""
+        """End the MLflow run, stop every actor, free the run directory. Safe at any point, also half built."""
+        if self._tracker is not None:  # first: a Ray that was ended at the same time answers nobody
+            self._end_tracking()
+            self._tracker = None
         if self._graph is not None:
             self._graph.close()
             self._graph = None
-        if self._tracker is not None:
-            self._end_tracking()
-            self._tracker = None
         if self._run is not None:
             self._run.close()
             self._run = None
