@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def run(check: Check) -> None:
 
 
 def _compare(check: Check, name: str, case: Case, model: str) -> None:
-    plain = case._replace(trainer=case.trainer | {"compile": False})
+    plain = replace(case, trainer=case.trainer | {"compile": False})
     expected, reference = _updated(model, plain, "cpu", "float32")
     runs = [("cuda", "float32"), ("cuda", "bfloat16")] if check.cuda else [("cpu", "bfloat16")]
     for device, dtype in runs:

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 
 from s2l_ray.config import Config, load_config
+from s2l_ray.disk import read_json
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation.summary import StepLog
-from s2l_ray.disk import read_json
 from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
 from s2l_ray.placement.workload import phases
 from s2l_ray.results import StepRecord
