@@ -27,9 +27,9 @@ GENERATION = ("explore", "bank", "verify", "assemble")
 
 
 def run() -> list[Result]:
-    from s2l_ray.miniature.build import build_family
+    from s2l_ray.miniature.build import EMBEDDED
 
-    family = build_family(ROOT / ".cache" / "family")
+    family = EMBEDDED
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bank = {"bank.path": str(directory / "bank")}

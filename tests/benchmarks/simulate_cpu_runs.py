@@ -5,8 +5,7 @@
 The run that is calibrated on has G = 8, an evaluation with one sample per problem, and a schedule that sweeps G_w from
 8 to 0. The others differ in G, T_mix, prompts per step or engines; one has the same settings again, which shows how
 much of an error is the machine's own noise. Compared are medians and means of a step's rollout, update and swap, the
-first two steps left out. Needs a quiet machine: the load average is printed with every run. About ten minutes, and the
-family (`make family`), which is built when it is missing.
+first two steps left out. Needs a quiet machine: the load average is printed with every run. About ten minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.miniature.build import Family, build_family
+from s2l_ray.miniature.build import EMBEDDED, Family
 from s2l_ray.placement.simulate.calibration import calibrate
 from s2l_ray.placement.simulate.constants import Constants
 from s2l_ray.placement.simulate.measured_run import WARM_UP, Measured, own_seconds, read_run
@@ -81,7 +80,7 @@ def run() -> list[Result]:
 
 def compare(folder: Path, steps: int) -> list[Row]:
     """The run that is calibrated on, and every other; runs that are in the folder already are not made again."""
-    family = build_family(ROOT / ".cache" / "family")
+    family = EMBEDDED
     first = folder / "calibration"
     overrides = {"schedule.steps": CALIBRATION_STEPS, "schedule.mix_steps": 32, **CALIBRATION}
     loads = {"calibration": make_run(family, first, overrides, evaluate=True)}

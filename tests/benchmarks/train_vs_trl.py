@@ -118,9 +118,9 @@ def run() -> list[Result]:
 
 def countdown(scratch: Path) -> list[Result]:
     """Speed and learning on the embedded family."""
-    from s2l_ray.miniature.build import build_family
+    from s2l_ray.miniature.build import EMBEDDED
 
-    family = build_family(ROOT / ".cache" / "family")
+    family = EMBEDDED
     models = {"models.learner": str(family.large), "models.explorer": str(family.small)}
     plain = {**models, "data.train": str(family.train), "schedule.kind": "off"}
     tries = {peer: tried(scratch, configured(scratch, plain, steps=4), peer) for peer in PEERS}

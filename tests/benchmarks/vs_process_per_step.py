@@ -40,9 +40,9 @@ TRAINING = ("prepare", "old_logprobs", "reference", "forward_backward", "optimiz
 
 
 def run() -> list[Result]:
-    from s2l_ray.miniature.build import build_family
+    from s2l_ray.miniature.build import EMBEDDED
 
-    family = build_family(ROOT / ".cache" / "family")
+    family = EMBEDDED
     with tempfile.TemporaryDirectory() as scratch:
         config = load_run(family, Path(scratch) / "ours")
         theirs = their_steps(family, config, Path(scratch) / "theirs")
