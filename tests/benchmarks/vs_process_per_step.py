@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.cpu import this_cpu
 from tests.benchmarks.protocol import Result
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,7 @@ def load_run(family: Any, run_dir: Path) -> Any:
     from s2l_ray import load_config
 
     changes = {
+        "models.dtype": "bfloat16" if this_cpu().native else "float32",
         "models.learner": str(family.large),
         "models.explorer": str(family.small),
         "data.train": str(family.train),
