@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import psutil
@@ -19,6 +21,8 @@ from ray._common.utils import get_default_ray_temp_dir
 
 from s2l_ray.errors import PlacementError
 
+LOOK_S = 0.2
+"""How often it is looked whether Ray is still there."""
 CONNECTION_S = 60
 """Bound on a connection between two parts that are up."""
 
@@ -37,6 +41,32 @@ def start_private_ray(timeout_s: float) -> None:
         start.undo()
         reason = str(error) if isinstance(error, PlacementError) else f"{type(error).__name__}: {error}".rstrip(".")
         raise PlacementError(f"Ray did not start on this machine: {reason}. Its logs are in {start.logs}") from error
+
+
+def while_it_lives(work: Callable[[], None]) -> None:
+    """Do what the private Ray has to answer. Given up when that is gone, since Ray would wait for an answer for ever:
+    whoever ends a process group, as batch systems and `timeout` do, ends Ray at the same time."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="ending-ray", daemon=True).start()  # a pool's would be waited for at exit
+    while _lives():
+        with contextlib.suppress(TimeoutError):
+            return done.result(LOOK_S)
+
+
+def _lives() -> bool:
+    needed = {"gcs_server", "raylet"}
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                needed.discard(process.name())
+    return not needed
 
 
 @contextlib.contextmanager

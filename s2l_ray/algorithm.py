@@ -22,6 +22,7 @@ from ray.tune import Trainable
 from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
+from actors.private_ray import while_it_lives
 from actors.swaps import SwapReport
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
@@ -366,13 +367,13 @@ class S2LPO(Trainable):
             self._end_tracking()
             self._tracker = None
         if self._graph is not None:
-            self._graph.close()
+            while_it_lives(self._graph.close) if self._owns_ray else self._graph.close()
             self._graph = None
         if self._run is not None:
             self._run.close()
             self._run = None
         if self._owns_ray:
-            ray.shutdown()
+            while_it_lives(ray.shutdown)
             self._owns_ray = False
 
     def _end_tracking(self) -> None:

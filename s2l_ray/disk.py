@@ -26,6 +26,7 @@ REMEDIES = {
     errno.EIO: _BROKEN,
     errno.ESTALE: _BROKEN,
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "a directory of the path is not there and cannot be made: choose another place",
     errno.ENOTDIR: "part of the path is a file: choose another place",
     errno.EEXIST: "another file is in the way: move it, or choose another place",
     errno.EISDIR: "a directory is in the way: move it, or choose another place",

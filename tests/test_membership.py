@@ -327,7 +327,7 @@ def swapped(trainer: TrainerGroup, version: int) -> SwapReport:
 
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     model = with_tied_embeddings(family.large, tmp_path / "tied")
-    overrides = {"models.learner": str(model), "cluster.swap_timeout_s": 20}
+    overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.swap_timeout_s": 20}
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)

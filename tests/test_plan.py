@@ -157,7 +157,7 @@ def test_hand_over_pays_on_a_large_cluster() -> None:
 @pytest.mark.parametrize("nodes", [2, 8])
 def test_the_plan_takes_as_long_as_the_search_said(nodes: int) -> None:
     """Waits of the first step and late engines included, which phases are told again from the winner's counts."""
-    config = paper("qwen3_1.7b_to_8b", "placement.mode=mixed")
+    config = paper("qwen3_1.7b_to_8b", "placement.mode=mixed", "models.dtype=bfloat16")
     inventory = Inventory.of([H100 | {"count": nodes}])
     shapes = [ModelShape.load(f"Qwen/Qwen3-{size}-Base") for size in ("8B", "1.7B")]
     search = Search(Frame(config, inventory, workload(config, cuda=True), *shapes, cuda=True))

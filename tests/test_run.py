@@ -24,6 +24,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray import S2LPO, load_config
+from s2l_ray.cpu import this_cpu
 from s2l_ray.errors import ActorLostError, PlacementError
 from s2l_ray.left_out import read_left_out
 from s2l_ray.miniature.build import Family
@@ -90,7 +91,9 @@ def test_summary_and_model_are_there_and_load(run: Undisturbed):
     assert {f.name for f in (path / "figures").iterdir()} == {
         f"{name}.png" for name in ("learning", "pass_at_k", "time", "timeline")
     }
-    assert load_config(path / "config.yaml") == run.config
+    written = load_config(path / "config.yaml")
+    assert written.models.dtype == summary["dtype"]["dtype"] == ("bfloat16" if this_cpu().native else "float32")
+    assert written == run.config.model_copy(update={"models": written.models})
     trained = AutoModelForCausalLM.from_pretrained(path / "model")
     start = AutoModelForCausalLM.from_pretrained(run.config.models.learner)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.cli import main
-from s2l_ray.errors import DataError
+from s2l_ray.errors import DataError, DiskError
 from s2l_ray.tasks.verify_file import verify_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +147,7 @@ def test_targets_that_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match="the verdicts would replace .*in.jsonl"):
         verify_file(source, tmp_path / "." / "in.jsonl", "countdown")
     assert source.read_bytes() == GOOD
-    with pytest.raises(DataError, match="cannot be written: (Not a directory|File exists); name another file"):
+    with pytest.raises(DiskError, match="cannot be written: (Not a directory|File exists); .*choose another place"):
         verify_file(source, source / "out.jsonl", "countdown")
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_message(tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes((COUNTDOWN + b"\n") * 20)
     (tmp_path / "out.jsonl.partial").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="out.jsonl cannot be written: No space left on device; name another file"):
+    with pytest.raises(DiskError, match="out.jsonl cannot be written: No space left on device; free some space"):
         verify_file(source, target, "countdown", 1, 20)
     assert not target.exists()
 

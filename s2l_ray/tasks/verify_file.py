@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -135,9 +136,14 @@ def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[d
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON's escape is what Python's is: so are the lone surrogates written that UTF-8 cannot encode.
         out = partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
-    with out:
+    try:
         for line in lines:
             with writing(target):
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
             yield line
-    os.replace(partial, target)
+        with writing(target):
+            out.close()
+            os.replace(partial, target)
+    finally:
+        with suppress(OSError):  # what a full disk did not take, it does not take now
+            out.close()
