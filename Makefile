@@ -9,7 +9,7 @@ CONFIG ?= configs/quickstart.yaml
 
 help:
 	@echo "make train    set up, train the embedded model family (ARGS='key=value ...' overrides)"
-	@echo "make test     set up and run all tests (ARGS='-k name' narrows them)"
+	@echo "make test     set up and run all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
 	@echo "make bench    run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make setup    only make $(VENV)"
 	@echo "make family   build the embedded family from scratch in $(FAMILY) (the package carries it ready)"
@@ -36,7 +36,7 @@ train: setup
 	@$(VENV)/bin/s2l train $(CONFIG) $(ARGS)
 
 test: setup
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: setup
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)

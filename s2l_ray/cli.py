@@ -324,6 +324,7 @@ def _family_build(arguments: argparse.Namespace) -> int:
 def _family_import(arguments: argparse.Namespace) -> int:
     from s2l_ray.gguf_import import import_model
 
+    print("converting (half a minute for 135M parameters)", flush=True)
     print(f"wrote {import_model(arguments.source, arguments.to)}")
     return 0
 

@@ -341,3 +341,11 @@ def test_the_short_name_goes_with_its_process(short):
     name = Path(output.strip())
     assert code == 0
     assert name.name == "t" and not name.parent.exists()
+
+
+def test_what_a_ray_that_is_gone_would_have_to_answer_is_given_up():
+    program = (
+        "import threading\nfrom actors.private_ray import while_it_lives\n"
+        "while_it_lives(threading.Event().wait)\nprint('given up')"
+    )
+    assert printed([sys.executable, "-c", program], dict(os.environ))[1] == "given up\n"
