@@ -55,7 +55,7 @@ class Progress:
         self.say(f"{done}/{self.packages} packages {what}{detail}{self._eta(done)}")
 
     def _eta(self, done: int) -> str:
-        if not 0 < done < self.packages:
+        if not 0 < done < self.packages - 1:  # the last are large, and written when all is there
             return ""
         left = (time.monotonic() - self._phase_began) / done * (self.packages - done)
         return f"  ETA {round(left)}s"
