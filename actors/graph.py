@@ -91,9 +91,10 @@ class ActorGraph:
         verifiers = self._seating.verifiers()
         bank = self._seating.bank(self._bank) if self._bank else None
         self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.swap_timeout_s)
-        self.trainer.build()
+        self.trainer.begin_build()
         engines = list(self._engines.values())
         self._seating.wait_ready(engines, verifiers, bank, self._reporter.progress)
+        self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
         self._scheduler = self._seating.scheduler(

@@ -162,8 +162,18 @@ class TrainerGroup:
         self._swap_timeout_s = swap_timeout_s
 
     def build(self) -> None:
+        """Join the ranks and load the model."""
+        self.begin_build()
+        self.finish_build()
+
+    def begin_build(self) -> None:
+        """The ranks join and load; engines may start meanwhile."""
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
-        specs = self._get([rank.build.remote(address) for rank in self.ranks], "building the trainer")[0]
+        self._building = [rank.build.remote(address) for rank in self.ranks]
+
+    def finish_build(self) -> None:
+        """Wait until they have."""
+        specs = self._get(self._building, "building the trainer")[0]
         self._swaps = WeightSwaps(self.ranks, specs, self._swap_timeout_s)
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
