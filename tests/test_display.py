@@ -295,6 +295,10 @@ def test_long_waits_of_a_run_say_how_far_they_are_in_plain_lines():
     ]
 
 
+def test_a_name_is_shown_as_it_is():
+    assert "s2l-ray  [/] [red]a" in rendered(RunDisplay(1, "[/] [red]a", console(live=False)).panel(), 80)
+
+
 def test_the_panel_says_how_far_a_wait_is():
     clock = Clock()
     display = RunDisplay(60, "run", console(live=False), clock)

@@ -124,7 +124,7 @@ class RunDisplay:
         rows.add_column(ratio=1)
         for label, content in self._rows():
             rows.add_row(label, content)
-        return Panel(rows, title=f"s2l-ray  {self.name}", title_align="left", border_style="dim")
+        return Panel(rows, title=Text(f"s2l-ray  {self.name}"), title_align="left", border_style="dim")
 
     def _rows(self) -> list[tuple[str, RenderableType]]:
         rows: list[tuple[str, RenderableType]] = [("step", self._progress())]
