@@ -172,7 +172,7 @@ class Scheduler:
         return [row for part in parts for row in part.rows]
 
     async def progress(self) -> tuple[int, int]:
-        """Of the requests that a step or an evaluation is waiting for now: how many are answered, and all."""
+        """How many of the requests that a step or an evaluation waits for now are answered, and how many there are."""
         tasks = [task for sampling in self._awaited for task in sampling.tasks.values()]
         return sum(task.done() for task in tasks), len(tasks)
 

@@ -61,7 +61,7 @@ class Recipe:
     seed: int = 1
 
     def shape(self, size: str) -> Shape:
-        """Of the "small" or the "large" model."""
+        """The sizes of the "small" or the "large" model."""
         from s2l_ray.miniature.pretrain import Shape  # which imports torch
 
         return Shape(*(self.small if size == "small" else self.large))
