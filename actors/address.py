@@ -80,7 +80,10 @@ def _host_and_port(text: str, given: str) -> str:
             f"{given} is the address of Ray's client server. A run's driver is a part of the cluster and does not work "
             f"through it: start it on a node of the cluster, or with `ray job submit`. {OTHERWISE}"
         )
-    parsed = parse_address(text)
+    try:
+        parsed = parse_address(text)
+    except UnicodeEncodeError:  # bytes of the environment that are no text
+        parsed = None
     if parsed is None or not parsed[0] or not _is_port(parsed[1]):
         raise PlacementError(
             f"{given} is not HOST:PORT, with a port of 1 to 65535 (Ray's own is 6379; an IPv6 host goes in brackets), "

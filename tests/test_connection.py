@@ -20,7 +20,7 @@ import grpc
 import psutil
 import pytest
 import ray
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from actors import address as addresses
@@ -78,6 +78,7 @@ def test_what_is_no_address_of_a_cluster_says_what_to_do(address, message, by_en
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_characters=":"), max_size=12))
+@example("\ud800")
 def test_any_text_without_a_port_is_an_error_for_its_user(text):
     assume(text.strip() not in ("", "auto", "local"))
     with pytest.raises(PlacementError, match="cluster.address="):
