@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from s2l_ray.config import EngineConfig
 from s2l_ray.generation.engine import engine_environment
@@ -13,6 +14,11 @@ from s2l_ray.miniature.build import TINY, Family, build_family
 # Before anything imports vLLM.
 os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+
+
+# No test measures time; and what a submission is judged by are the same examples every time.
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
