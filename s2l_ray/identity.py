@@ -41,7 +41,7 @@ Contents = Mapping[str, str]
 def contents_of(
     config: Config, problems: Mapping[str, ProblemSet], prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, str]:
-    """Of a run's files as they are now. Digests of large files are remembered, see `bank.contents.file_digest`.
+    """What a run's files hold now. Digests of large files are remembered, see `bank.contents.file_digest`.
 
     Args:
         problems: by the key of `data` that names their file.
@@ -117,7 +117,7 @@ def _with_path(key: str, path: str | None) -> str:
 
 
 def _verifier_source(kind: str) -> str | None:
-    """Of a user's module; None for our own, and where there is none to read."""
+    """The source of a user's module; None for our own, and where there is none to read."""
     if kind in BUILT_IN:
         return None
     try:

@@ -55,8 +55,8 @@ def test_an_explorer_with_more_rows_than_the_learner_could_sample_what_the_learn
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("config.json", r"models.learner: .* has no config.json; .*s2l family build"),
-        ("model.safetensors", r"models.learner: .* has no weights .*s2l family build"),
+        ("config.json", r"models.learner: .* has no config.json; .*use the embedded family"),
+        ("model.safetensors", r"models.learner: .* has no weights .*use the embedded family"),
     ],
 )
 def test_a_missing_part_is_named(learner, explorer, file, message):
@@ -80,7 +80,7 @@ def test_a_broken_tokenizer_is_named(learner, explorer):
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "models/large", "nobody/no-such-model", "a/b/c"])
 def test_a_missing_directory_is_named_without_a_download(learner, name):
-    with pytest.raises(ModelError, match=rf"models.explorer: .*{name}.*s2l family build.*s2l family import"):
+    with pytest.raises(ModelError, match=rf"models.explorer: .*{name}.*use the embedded family.*s2l family import"):
         check_models(str(learner), name)
 
 

@@ -201,7 +201,7 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """Of a YAML error: what and where, without the excerpt."""
+    """What a YAML error says and where it is, without the excerpt."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
     if mark is None or problem is None:

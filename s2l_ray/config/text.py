@@ -107,7 +107,7 @@ def _typed_entry(key: yaml.Node, value: yaml.Node, section: type[BaseModel]) -> 
 
 
 def _item_type(key_type: Any) -> Any:
-    """Of the items of a list; a section's own type for the list of mappings that a merge key may have."""
+    """The type of the items of a list; a section's own type for the list of mappings that a merge key may have."""
     if section_of(key_type):
         return key_type
     items = [get_args(kind) for kind in _alternatives(key_type) if get_origin(kind) in (tuple, list)]

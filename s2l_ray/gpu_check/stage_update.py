@@ -130,7 +130,7 @@ def _batches(count: int) -> list[list[RolloutGroup]]:
 
 
 def _master_weights(trainer: PolicyTrainer) -> Weights:
-    """Of what is trained, whole, in float32, on the CPU."""
+    """The weights that are trained, whole, in float32, on the CPU."""
     trained = ((name, p) for name, p in trainer.policy.named_parameters() if p.requires_grad)
     return {name: p.detach().to(trainer.device).full_tensor().float().cpu().clone() for name, p in trained}
 

@@ -27,7 +27,7 @@ def device_seconds(work: Callable[[], object], *, repeats: int = 7, warm_up: int
 
 
 def matrix_flops_per_second(size: int = 8192) -> float:
-    """Of a bfloat16 matrix product of random numbers: what this card can reach. (Zeros would be faster.)"""
+    """The rate of a bfloat16 matrix product of random numbers: what this card can reach. Zeros would be faster."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / device_seconds(lambda: a @ b, repeats=15, warm_up=5)
 

@@ -16,7 +16,7 @@ from s2l_ray.errors import ModelError
 from s2l_ray.tasks import git_lfs
 
 REMEDY = (
-    "give a model directory in Hugging Face layout, build the embedded family with `s2l family build`, "
+    "give a model directory in Hugging Face layout, use the embedded family (embedded:large, embedded:small), "
     "or import SmolLM2 with `s2l family import`"
 )
 AGAIN = "copy it again from the model's source"
