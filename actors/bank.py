@@ -9,7 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.calls import TOKENS_ASIDE
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest, SetReport
+from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest, SetReport
 
 THREADS = 8
 """Requests that are answered at one time: an object store answers slowly, but many at once."""

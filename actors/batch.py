@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import ray
 
-from s2l_ray.rollout import RolloutSummary
+from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.rollouts.step_planner import balance, mini_batches
 from s2l_ray.schedule import Share
-from s2l_ray.scheduling import balance, mini_batches
 from s2l_ray.timing import Span
 
 

@@ -15,7 +15,7 @@ from actors.address import find_cluster
 from actors.private_ray import start_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
-from s2l_ray.temporary import use_short_tmpdir
+from s2l_ray.machine.temporary import use_short_tmpdir
 
 
 def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = lambda message: None) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 import ray
 
 from s2l_ray.errors import EngineError
-from s2l_ray.generation.engine import EngineSettings, Memory, SamplingEngine
-from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest
-from s2l_ray.temporary import drop_short_names, use_short_tmpdir
+from s2l_ray.generation.engine import EngineSettings, SamplingEngine
+from s2l_ray.kinds import EngineMemory
+from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
+from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest
 
 
 class EngineActor:
@@ -50,7 +51,7 @@ class EngineActor:
     async def sleep(self) -> None:
         await self._engine.sleep()
 
-    async def wake(self, memory: Memory) -> None:
+    async def wake(self, memory: EngineMemory) -> None:
         await self._engine.wake(memory)
 
     async def close(self) -> None:

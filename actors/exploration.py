@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import ray
 
 from actors.calls import fetch
-from actors.seating import Engine, Seating
+from actors.launcher import Engine, Seating
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
-from s2l_ray.rollout import Prompt, SampleRequest, SetReport
+from s2l_ray.rollouts.records import Prompt, SampleRequest, SetReport
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ import ray
 
 from actors.batch import StepBatch
 from actors.calls import fetch, watch
-from actors.seating import Engine, Seating
-from actors.swaps import SwapReport
+from actors.launcher import Engine, Seating
 from actors.trainer import TrainerGroup
+from actors.weight_sync import SwapReport
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
 from s2l_ray.generation.sleeping import Call, fall_asleep, swap_and_wake
+from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
-from s2l_ray.reporting import Reporter
-from s2l_ray.rollout import Prompt, RolloutSummary, Source
+from s2l_ray.reporter import Reporter
+from s2l_ray.rollouts.records import Prompt, RolloutSummary
 from s2l_ray.timing import Span
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 
 from s2l_ray.errors import StepTimeoutError
-from s2l_ray.rollout import RolloutSummary, SetReport, Source
+from s2l_ray.kinds import Source
+from s2l_ray.rollouts.records import RolloutSummary, SetReport
 
 
 @dataclass(frozen=True)

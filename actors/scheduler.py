@@ -19,11 +19,12 @@ import ray
 
 from actors.batch import Group, StepBatch, assign
 from actors.sampling import Part, Sampling, wait_for
-from s2l_ray.ahead import ExploreAhead
-from s2l_ray.dispatch import Pool
 from s2l_ray.errors import GroupError, StepTimeoutError
-from s2l_ray.rollout import Period, RolloutSummary, SampleRequest, Source
-from s2l_ray.scheduling import (
+from s2l_ray.kinds import Source
+from s2l_ray.rollouts.dispatch import Pool
+from s2l_ray.rollouts.prefetch import ExploreAhead
+from s2l_ray.rollouts.records import Period, RolloutSummary, SampleRequest
+from s2l_ray.rollouts.step_planner import (
     StepPlanner,
     check_group,
     solved_by_explorer_only,

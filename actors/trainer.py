@@ -11,17 +11,17 @@ import transformers
 
 from actors.batch import GroupRefs, StepBatch
 from actors.calls import fetch
-from actors.swaps import LearnerMember, SwapReport, WeightSwaps
+from actors.weight_sync import LearnerMember, SwapReport, WeightSwaps
 from s2l_ray.config import Config
-from s2l_ray.placement.plan import Transfer
-from s2l_ray.rendezvous import listen, open_store
-from s2l_ray.rollout import RolloutGroup, write_groups
+from s2l_ray.kinds import Transfer
+from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.timing import Span
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.ipc_sender import IpcSender
 from s2l_ray.weights.nccl_sender import NcclSender
+from s2l_ray.weights.rendezvous import listen, open_store
 from s2l_ray.weights.sender import GroupSender, SendTimes
 
 __all__ = ["LearnerMember", "SwapReport", "TrainerGroup", "TrainerRank"]

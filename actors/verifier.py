@@ -7,7 +7,7 @@ import time
 import ray
 
 from actors.calls import TOKENS_ASIDE
-from s2l_ray.rollout import Period, Prompt, RolloutSet, SetReport, report_on
+from s2l_ray.rollouts.records import Period, Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.tasks.verifier_process import VerifierProcess
 from s2l_ray.tasks.verifiers import Probation
 

@@ -23,37 +23,37 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.private_ray import while_it_lives
-from actors.swaps import SwapReport
+from actors.weight_sync import SwapReport
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
-from s2l_ray.checkpoints import STEPS, Checkpoint, read_checkpoint, write_state
 from s2l_ray.config import Config, parse_config
-from s2l_ray.disk import write_whole
 from s2l_ray.errors import ConfigError, PlacementError, S2LError, TrackingError
 from s2l_ray.evaluation.figures import draw_figures
 from s2l_ray.evaluation.held_out import Evaluations, measure
 from s2l_ray.evaluation.summary import build_summary, write_summary
-from s2l_ray.identity import measured_on
-from s2l_ray.inputs import load_inputs, located
-from s2l_ray.left_out import NAME as LEFT_OUT
-from s2l_ray.left_out import append_left_out, known_left_out
+from s2l_ray.kinds import Source
+from s2l_ray.machine.disk import write_whole
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.placement.ray_binding import live_inventory
-from s2l_ray.placement.search import make_plan
-from s2l_ray.placement.show.serialise import plan_json
-from s2l_ray.remarks import remarks
-from s2l_ray.reporting import Reporter
+from s2l_ray.planner.search import make_plan
+from s2l_ray.planner.show.serialise import plan_json
+from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.rollout import Source
-from s2l_ray.run_directory import RunDirectory, begun_on
-from s2l_ray.step_record import StepOutcome, step_numbers, step_record
+from s2l_ray.rollouts.stragglers import NAME as LEFT_OUT
+from s2l_ray.rollouts.stragglers import append_left_out, known_left_out
+from s2l_ray.run.checkpoints import STEPS, Checkpoint, read_checkpoint, write_state
+from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.identity import measured_on
+from s2l_ray.run.inputs import load_inputs, located
+from s2l_ray.run.notices import remarks
+from s2l_ray.run.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
 from s2l_ray.timing.trace import TraceFile
-from s2l_ray.tracking import Tracker
-from s2l_ray.tune_trial import enter_launch_directory, with_own_directory
+from s2l_ray.tracking.tracker import Tracker
+from s2l_ray.tuning.trial import enter_launch_directory, with_own_directory
 
 
 class S2LPO(Trainable):

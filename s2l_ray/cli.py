@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from s2l_ray import __version__
-from s2l_ray.ending import Ended, ends_when_told
+from s2l_ray.commands.ending import Ended, ends_when_told
 from s2l_ray.errors import S2LError
 
 FAMILY_DIRECTORY = Path(".cache/family")
@@ -105,7 +105,7 @@ and listed, with its value, in RUN_DIR/config.yaml.""",
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
-    from s2l_ray.plan_help import EPILOG
+    from s2l_ray.commands.plan_help import EPILOG
 
     plan = commands.add_parser(
         "plan",
@@ -261,7 +261,7 @@ def _add_gpu_check(commands: argparse._SubParsersAction) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
     from s2l_ray.display import RunDisplay, final_table
-    from s2l_ray.run_directory import next_free
+    from s2l_ray.run.directory import next_free
 
     config, remark = next_free(load_config(arguments.config, arguments.overrides))
     from s2l_ray.algorithm import S2LPO
@@ -285,13 +285,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from s2l_ray.plan_command import plan_command
+    from s2l_ray.commands.plan import plan_command
 
     return plan_command(arguments)
 
 
 def _explore(arguments: argparse.Namespace) -> int:
-    from s2l_ray.explore import explore_command
+    from s2l_ray.commands.explore import explore_command
 
     return explore_command(arguments)
 
@@ -299,14 +299,14 @@ def _explore(arguments: argparse.Namespace) -> int:
 def _bank_show(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from s2l_ray.bank.show import bank_table
+    from s2l_ray.commands.bank_show import bank_table
 
     Console().print(bank_table(arguments.path))
     return 0
 
 
 def _bank_import(arguments: argparse.Namespace) -> int:
-    from s2l_ray.bank.import_command import import_command
+    from s2l_ray.commands.bank_import import import_command
 
     return import_command(arguments)
 
@@ -322,7 +322,7 @@ def _family_build(arguments: argparse.Namespace) -> int:
 
 
 def _family_import(arguments: argparse.Namespace) -> int:
-    from s2l_ray.gguf_import import import_model
+    from s2l_ray.commands.gguf_import import import_model
 
     print("converting (half a minute for 135M parameters)", flush=True)
     print(f"wrote {import_model(arguments.source, arguments.to)}")
@@ -330,14 +330,14 @@ def _family_import(arguments: argparse.Namespace) -> int:
 
 
 def _trace(arguments: argparse.Namespace) -> int:
-    from s2l_ray.timing.command import trace_command
+    from s2l_ray.commands.trace import trace_command
 
     return trace_command(arguments.directory, arguments.steps, arguments.png)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from s2l_ray.commands.verify import verify_file
     from s2l_ray.display import VerifyDisplay
-    from s2l_ray.tasks.verify_file import verify_file
 
     target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
     with VerifyDisplay() as display:
@@ -353,7 +353,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from s2l_ray.doctor import examine, report
+    from s2l_ray.commands.doctor import examine, report
 
     findings = examine()
     report(findings)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from s2l_ray.rollout import RolloutSummary, Source, VerdictStatus
+from s2l_ray.kinds import Source, VerdictStatus
+from s2l_ray.rollouts.records import RolloutSummary
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,35 @@ class EvaluationRecord:
         ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
         pass_at = {k: row.pop(f"pass@{k}") for k in ci}
         return cls(**row, pass_at=pass_at, ci=ci)
+
+
+def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    """Every change in the number of engines, with the step time around it; as the module documents it."""
+    found = []
+    for at in range(1, len(steps)):
+        before, after = steps[at - 1], steps[at]
+        if before.engines != after.engines:
+            found.append(
+                {
+                    "step": after.step,
+                    "engines_before": before.engines,
+                    "engines_after": after.engines,
+                    "seconds_before": _step_seconds(steps[max(0, at - 5) : at]),
+                    "seconds_after": _step_seconds(steps[at + 1 : at + 6]),
+                }
+            )
+    return found
+
+
+def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
+    times = [sum(s.seconds.get(phase, 0.0) for phase in ("rollout", "update", "swap")) for s in steps]
+    return statistics.median(times) if times else None
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that is not finite: JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

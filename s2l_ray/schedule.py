@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
-ScheduleKind = Literal["linear", "abrupt", "cosine", "constant", "off", "adaptive"]
+from s2l_ray.kinds import ScheduleKind
 
 
 @dataclass(frozen=True)

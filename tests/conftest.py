@@ -29,7 +29,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(scope="session")
 def run(family: Family, tmp_path_factory: pytest.TempPathFactory):
-    """A whole run of six steps; see `tests.undisturbed.Undisturbed`."""
-    from tests.undisturbed import undisturbed_run
+    """A whole run of six steps; see `tests.support.undisturbed.Undisturbed`."""
+    from tests.support.undisturbed import undisturbed_run
 
     return undisturbed_run(family, tmp_path_factory.mktemp("undisturbed"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2l_ray.errors import DataError
-from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 from s2l_ray.tasks.verifiers import Probation

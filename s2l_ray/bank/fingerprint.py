@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from s2l_ray.rollout import Prompt
+from s2l_ray.rollouts.records import Prompt
 
 Value = str | int | float | bool | None
 SAMPLED = "s2l-ray"

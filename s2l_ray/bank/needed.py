@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s2l_ray.bank.index import DrawRange
-from s2l_ray.rollout import SampleRequest
+from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
-from s2l_ray.scheduling import step_planner
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config

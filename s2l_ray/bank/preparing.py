@@ -11,7 +11,7 @@ from s2l_ray.bank.recording import Recording, create, matching
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
-from s2l_ray.rollout import Prompt
+from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts

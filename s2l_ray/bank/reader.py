@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from s2l_ray.bank.index import Location
 from s2l_ray.bank.shard import SCHEMA, rollouts_of
 from s2l_ray.bank.storage import Storage
-from s2l_ray.rollout import Rollout
+from s2l_ray.rollouts.records import Rollout
 
 CACHE_BYTES = 256 * 2**20
 FOOTERS = 64

@@ -14,7 +14,7 @@ from s2l_ray.bank.shard import Entry
 from s2l_ray.bank.storage import Storage
 from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Writer
 from s2l_ray.errors import BankError
-from s2l_ray.rollout import Prompt, RolloutSet, SampleRequest, SetReport, report_on
+from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest, SetReport, report_on
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.rollout import Rollout, Verdict
+from s2l_ray.rollouts.records import Rollout, Verdict
 
 SCHEMA = pa.schema(
     [

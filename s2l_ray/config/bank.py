@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from s2l_ray.config.section import Field, LocalPath, Section, YamlWord, model_validator
+from s2l_ray.kinds import BankMode
 
 
 class BankConfig(Section):
-    mode: Annotated[Literal["off", "read", "write", "readwrite"], YamlWord] = "off"
+    mode: Annotated[BankMode, YamlWord] = "off"
     """`read`: every explorer rollout comes from the bank, no explorer engine is started, and what is missing is an
     error before anything starts; `write`: explorer rollouts are sampled and recorded; `readwrite`: those that the bank
     has are read, the others sampled and recorded. `bank: read` is short for `bank: {mode: read}`."""

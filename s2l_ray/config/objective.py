@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from s2l_ray.config.section import Field, Fractional, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.kinds import (
+    AdvantageKind,
+    Aggregation,
+    CorrectionLevel,
+    CorrectionMode,
+    Grouping,
+    KLEstimator,
+    KLPlace,
+    LossKind,
+    Overlong,
+)
 
 
 class CorrectionConfig(Section):
-    explorer: Literal["none", "token", "sequence"] = "none"
-    learner: Literal["none", "token", "sequence"] = "none"
+    explorer: CorrectionLevel = "none"
+    learner: CorrectionLevel = "none"
     """Weight on the policy loss of that source's tokens: w = exp(learner's log-prob before the step - log-prob that
     the engine sampled with). `none`: 1, as the paper has it; `token`: each token its own w; `sequence`: the product
     over the response, for each of its tokens (verl's token and sequence levels). The engine's log-prob is of the
     distribution sampled from, top-p and top-k included; the learner's has rollout.learner.temperature only."""
-    mode: Literal["truncate", "mask"] = "truncate"
+    mode: CorrectionMode = "truncate"
     """`truncate`: min(w, cap), truncated importance sampling; `mask`: w within [1/cap, cap], else 0. What is masked
     stays in the loss's denominators. Metric correction_kept/SOURCE: share of tokens with w within [1/cap, cap]."""
     cap: Annotated[float, Field(gt=1)] = 2.0
 
 
 class ObjectiveConfig(Section):
-    advantage: Literal["grpo", "rloo", "reinforce++", "reinforce++_baseline", "pass_at_k"] = "grpo"
+    advantage: AdvantageKind = "grpo"
     """From the rewards R of a group of G rollouts, of mean m and sample standard deviation s:
     `grpo`: (R - m) / s (arXiv 2402.03300);
     `rloo`: R minus the mean of the G - 1 others (arXiv 2402.14740);
@@ -32,12 +43,12 @@ class ObjectiveConfig(Section):
     """grpo and pass_at_k: divide by the group's standard deviation; off: only the mean is removed (Dr. GRPO)."""
     pass_k: Positive | None = None
     """k of pass_at_k, less than rollout.group_size; 1 is grpo with the population deviation."""
-    grouping: Literal["mixed", "separate"] = "mixed"
+    grouping: Grouping = "mixed"
     """`mixed`: explorer and learner rollouts of a prompt are one group (the paper's Algorithm 1). `separate`: each
     source's are a group of their own and an optimizer step of their own, the explorer's first (the authors' release);
     old log-probs are of before both. A source's step is left out where it has no rollouts; a sub-group of one rollout
     has advantage 0."""
-    loss: Literal["ppo", "gspo", "cispo", "sapo"] = "ppo"
+    loss: LossKind = "ppo"
     """With r the ratio of a token's probability to that before the step, and A its advantage:
     `ppo`: -min(r A, clip(r) A), per token (GRPO's; DAPO's with clip_high > clip_low and aggregation: token);
     `gspo`: the same with the geometric mean of r over the response (arXiv 2507.18071: clips of 3e-4 and 4e-4,
@@ -52,21 +63,21 @@ class ObjectiveConfig(Section):
     """sapo: t where A > 0, and elsewhere."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL estimate to the initial learner."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: KLEstimator = "k3"
     """With d = log p - log p_reference: `k1`: d; `k2`: d^2 / 2; `k3`: exp(-d) - 1 + d. In the loss, k1's gradient is 0
     in expectation and k2's is that of the KL (objective/kl.py)."""
-    kl_in: Literal["loss", "reward"] = "loss"
+    kl_in: KLPlace = "loss"
     """`loss`: kl times the estimate is added to each token's loss. `reward`: kl times its sum over the response, under
     the weights before the step, is taken off the rollout's reward; costs another forward of every rollout."""
     entropy: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the entropy bonus: entropy times the policy's entropy at each response token is taken off that
     token's loss, and weighs as `aggregation` says."""
-    aggregation: Literal["token", "sequence", "constant"] = "token"
+    aggregation: Aggregation = "token"
     """Mean over all response tokens of the mini-batch (DAPO); or mean over sequences of each sequence's token mean
     (GRPO); or mean over sequences of each sequence's token sum / aggregation_tokens (Dr. GRPO, arXiv 2503.20783)."""
     aggregation_tokens: Positive | None = None
     """For aggregation: constant. Dr. GRPO's choice is rollout.max_tokens."""
-    overlong: Literal["keep", "filter"] = "keep"
+    overlong: Overlong = "keep"
     """`filter`: responses cut off at rollout.max_tokens have no loss (DAPO, arXiv 2503.14476). Their rewards count in
     the group's advantages and their tokens in the loss's denominators all the same."""
     overlong_buffer_tokens: Positive | None = None

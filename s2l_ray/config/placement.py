@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from s2l_ray.config.section import Field, LocalPath, Section, YamlWord
+from s2l_ray.kinds import Device, PlacementMode, Switch
 
 
 class PlacementConfig(Section):
-    mode: Literal["auto", "colocated", "separate", "mixed"] = "auto"
+    mode: Literal["auto"] | PlacementMode = "auto"
     """auto: whatever the cost model predicts to be fastest of
     `colocated` (every GPU holds a trainer rank, and engines that sleep while it works),
     `separate` (trainer ranks, explorer engines and learner engines each have GPUs of their own) and
     `mixed` (learner engines sleep beside the trainer's ranks; explorer engines have GPUs of their own and never pause).
     Without GPUs it is separate: every actor has its own CPU bundle."""
-    hand_over: Annotated[Literal["auto", "on", "off"], YamlWord] = "auto"
+    hand_over: Annotated[Switch, YamlWord] = "auto"
     """Explorer bundles become learner engines when the explorer's share of the groups has fallen. auto: when the cost
     model says that it pays; on: whenever it is possible; off: never."""
     hand_over_wait_s: Annotated[float, Field(ge=0)] = 0.0
     """How long a step may wait for engines that are being handed over. 0: training goes on meanwhile, and they join
     between the first two steps at which they are ready."""
-    device: Literal["auto", "gpu", "cpu"] = "auto"
+    device: Literal["auto"] | Device = "auto"
     """What actors are placed on. auto: GPUs if the cluster has any, else CPUs."""
     inventory: LocalPath | None = None
     """YAML file that describes the nodes (see `s2l plan --help`), for clusters whose nodes do not exist yet

@@ -18,7 +18,8 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
-from s2l_ray.schedule import AdaptiveSchedule, Schedule, ScheduleKind
+from s2l_ray.kinds import Dtype, ScheduleKind, SwapMode
+from s2l_ray.schedule import AdaptiveSchedule, Schedule
 
 
 class ModelsConfig(Section):
@@ -28,7 +29,7 @@ class ModelsConfig(Section):
     explorer: SourcePath
     """Directory of the frozen small model of the same family, or `embedded:small`. May equal `learner` (the
     control that has the schedule alone)."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto"] | Dtype = "auto"
     """Compute type of the engines and of the trainer's forward and backward. auto: bfloat16 where the devices compute
     it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
     trust_remote_code: bool = False
@@ -112,7 +113,7 @@ class RolloutConfig(Section):
     trainer does. 0: on-policy, and the run is reproducible; above, versions depend on who was faster. Needs learner
     engines on devices of their own. Old log-probs are the trainer's; objective.correction.learner corrects the
     difference."""
-    swap_mode: Literal["drain", "in_flight"] = "drain"
+    swap_mode: SwapMode = "drain"
     """What a weight swap does with requests that are running, which only happens with max_staleness above 0.
     `drain`: it waits until they are done; those that wait for an engine start under the new weights.
     `in_flight`: they go on under the new weights, their caches computed anew; each token's version is recorded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
@@ -20,6 +20,7 @@ from s2l_ray.config.rollout import (
 )
 from s2l_ray.config.section import Field, LocalPath, NonNegative, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
+from s2l_ray.kinds import Source
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
 TAKEN_IN_OUTPUTS = ("bank", "mlartifacts", "mlflow.db")
@@ -197,7 +198,7 @@ class Config(Section):
     def run_path(self) -> Path:
         return Path(self.run_dir or Path("outputs") / directory_name(self.name))
 
-    def max_model_len(self, kind: Literal["explorer", "learner"]) -> int:
+    def max_model_len(self, kind: Source) -> int:
         return getattr(self.engines, kind).max_model_len or self.data.max_prompt_tokens + self.rollout.max_tokens
 
     def to_yaml(self) -> str:

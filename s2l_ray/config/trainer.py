@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from s2l_ray.config.section import (
     Field,
@@ -14,6 +14,7 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
+from s2l_ray.kinds import LrSchedule, Switch
 
 
 class TrainerConfig(Section):
@@ -27,7 +28,7 @@ class TrainerConfig(Section):
     """Off: weight_decay leaves out norms, biases and embeddings (and an output layer tied to them)."""
     warmup_steps: NonNegative = 0
     """W: the n-th optimizer step up to the W-th has learning_rate * n / W."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_schedule: LrSchedule = "constant"
     """Learning rate after the warm-up. A run has N = schedule.steps * mini-batches per step optimizer steps (with
     objective.grouping: separate one of each source that samples). At the n-th the rate is
     learning_rate * (m + (1 - m) * f), with p = (n - 1 - W) / (N - W), m = lr_min_ratio and
@@ -44,7 +45,7 @@ class TrainerConfig(Section):
     """Packed tokens (prompt and response) of one forward; a longer sequence is a micro-batch of its own."""
     logprob_chunk_tokens: Positive = 1024
     """Tokens whose logits over the whole vocabulary exist at one time."""
-    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], YamlWord] = "auto"
+    gradient_checkpointing: Annotated[Switch, YamlWord] = "auto"
     """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time. Loss
     and gradients are the same. auto: on for CUDA, off for CPUs."""
     compile: bool = False

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import percent
-from s2l_ray.evaluation import COLOURS
-from s2l_ray.mlflow_store import how_to_open
+from s2l_ray.style import COLOURS
+from s2l_ray.tracking.mlflow_store import how_to_open
 
 
 def final_table(summary: dict[str, Any]) -> RenderableType:

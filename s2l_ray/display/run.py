@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import duration, eta_text, is_live, line, percent, print_line, shared_out, sparkline
-from s2l_ray.evaluation import COLOURS
 from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.style import COLOURS
 from s2l_ray.timing.look import COLOURS as COLOURS_OF_PARTS
 from s2l_ray.timing.look import part_name
 

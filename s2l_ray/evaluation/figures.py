@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2l_ray.disk import writing
-from s2l_ray.evaluation import COLOURS
 from s2l_ray.evaluation.summary import SOURCES
+from s2l_ray.machine.disk import writing
 from s2l_ray.results import StepRecord
+from s2l_ray.style import COLOURS, INK, STYLE
 from s2l_ray.timing.drawing import run_panels, timeline_figure, typical_windows
 from s2l_ray.timing.look import COLOURS as PART_COLOURS
 from s2l_ray.timing.look import part_name
@@ -29,27 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE = "#222222", "#6b6b6b", "#dddddd"
 BEFORE = "#8ab8d6"
 """The learner before training: its colour, lighter."""
-STYLE = {
-    "font.size": 11,
-    "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "text.parse_math": False,  # a run may be named "$x"
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.titlesize": 13,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "grid.color": RULE,
-    "legend.frameon": False,
-}
 
 
 def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = None) -> list[Path]:

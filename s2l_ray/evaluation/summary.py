@@ -29,22 +29,19 @@ Schema of the summary (numbers that are not finite are null):
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.disk import append, write_whole, writing
-from s2l_ray.errors import DataError
 from s2l_ray.evaluation.pass_at_k import paired_change
-from s2l_ray.mlflow_store import redact
-from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.machine.disk import write_whole
+from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs
+from s2l_ray.tracking.mlflow_store import redact
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -71,7 +68,7 @@ def build_summary(
     machine: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run, as the module documents it; ready for JSON. `machine` defaults to this machine."""
-    return _finite(
+    return finite(
         {
             "name": config.name,
             "run_dir": str(config.run_path.resolve()),
@@ -104,29 +101,6 @@ def build_summary(
     )
 
 
-def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """Every change in the number of engines, with the step time around it; as the module documents it."""
-    found = []
-    for at in range(1, len(steps)):
-        before, after = steps[at - 1], steps[at]
-        if before.engines != after.engines:
-            found.append(
-                {
-                    "step": after.step,
-                    "engines_before": before.engines,
-                    "engines_after": after.engines,
-                    "seconds_before": _step_seconds(steps[max(0, at - 5) : at]),
-                    "seconds_after": _step_seconds(steps[at + 1 : at + 6]),
-                }
-            )
-    return found
-
-
-def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
-    times = [sum(s.seconds.get(phase, 0.0) for phase in ("rollout", "update", "swap")) for s in steps]
-    return statistics.median(times) if times else None
-
-
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Write `summary` so that readers see the old file or the whole new one.
 
@@ -134,72 +108,6 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
         DiskError: see `write_whole`.
     """
     write_whole(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
-
-
-class StepLog:
-    """`steps.jsonl`: one StepRecord a line, on disk when `append` returns.
-
-    A process killed while it writes leaves half a line at the end. It is taken as not written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def read(self) -> list[StepRecord]:
-        """All whole records, in the order written; [] when there is no file.
-
-        Raises:
-            DataError: a line other than a torn last one is not a StepRecord.
-        """
-        return [StepRecord.from_json(_with_nan(row)) for row in self._rows()]
-
-    def append(self, record: StepRecord) -> None:
-        self._mend()
-        append(self.path, _line(record.to_json()))
-
-    def copy_to(self, path: Path) -> None:
-        """The log as it is, for a checkpoint: copied, since writing thousands of records anew takes seconds."""
-        if self.path.exists():
-            with writing(path):
-                shutil.copyfile(self.path, path)
-
-    def restore(self, path: Path) -> None:
-        """Be the log that was copied to `path`, whatever this one holds: later steps, or none of another run's."""
-        write_whole(self.path, path.read_text(encoding="utf-8") if path.exists() else "")
-
-    def clear(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                StepRecord.from_json(row)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                if number == len(lines):
-                    break
-                raise DataError(
-                    f"{self.path}, line {number}: not a step record; restore the file, or start anew in another run_dir"
-                ) from None
-            rows.append(row)
-        return rows
-
-    def _mend(self) -> None:
-        """Drop what a killed process left after the last newline, so that the next line starts at its beginning."""
-        if not self.path.exists() or not self.path.stat().st_size:
-            return
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            whole = file.read(1) == b"\n"
-        if not whole:
-            self._rewrite(self._rows())
-
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        write_whole(self.path, "".join(map(_line, rows)))
 
 
 def describe_machine() -> dict[str, Any]:
@@ -272,21 +180,3 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_redacted(item) for item in value]
     return redact(value) if isinstance(value, str) else value
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's metrics as floats again: null was a number that is not finite."""
-    return {**row, "trainer": {key: math.nan if value is None else value for key, value in row["trainer"].items()}}
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(_finite(row), allow_nan=False) + "\n"

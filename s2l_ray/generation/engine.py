@@ -10,22 +10,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from s2l_ray.errors import EngineError
-from s2l_ray.rollout import Period, Prompt, Rollout, RolloutSet, SampleRequest, Source
+from s2l_ray.kinds import EngineMemory, Source, SwapMode
+from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutSet, SampleRequest
 
 if TYPE_CHECKING:
     from s2l_ray.config import EngineConfig, SamplingConfig
-    from s2l_ray.placement.plan import Transfer
+    from s2l_ray.kinds import Transfer
 
-Memory = Literal["weights", "kv_cache"]
-"""What an engine holds on its devices, and gives back while it sleeps."""
-MEMORY: tuple[Memory, ...] = ("weights", "kv_cache")
-SwapMode = Literal["drain", "in_flight"]
-"""What a weight swap does with running requests: wait until they are done, or go on with them under the new weights."""
+MEMORY: tuple[EngineMemory, ...] = ("weights", "kv_cache")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class SamplingEngine:
         self.settings = settings
         self._prompts = prompts
         self._requests = itertools.count()
-        self._asleep: set[Memory] = set()
+        self._asleep: set[EngineMemory] = set()
         self._llm = _start_vllm(settings)
         self._tokenizer = self._llm.get_tokenizer()
 
@@ -165,7 +162,7 @@ class SamplingEngine:
             await self._llm.sleep(level=self.sleep_level, mode="wait")
             self._asleep = set(MEMORY)
 
-    async def wake(self, memory: Memory) -> None:
+    async def wake(self, memory: EngineMemory) -> None:
         """Take one kind of memory back; with the second the engine samples again. See `sleeping` for the order."""
         if memory in self._asleep:
             await self._llm.wake_up([memory])

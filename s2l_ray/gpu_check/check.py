@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Status = Literal["PASS", "FAIL", "SKIP"]
+from s2l_ray.kinds import CheckStatus
 
 
 class Skip(Exception):
@@ -26,7 +26,7 @@ class StageResult:
     """One entry of the report."""
 
     stage: str
-    status: Status
+    status: CheckStatus
     reason: str = ""
     """What is wrong, or why it was skipped."""
     seconds: float = 0.0
@@ -90,7 +90,7 @@ class Check:
         if not self.cuda and not self._wrong:
             raise Skip(f"no CUDA device; {instead}")
 
-    def finish(self, skipped: str | None = None) -> Status:
+    def finish(self, skipped: str | None = None) -> CheckStatus:
         """Write the result: what does not hold makes it a failure, whatever else."""
         self._result.status = "FAIL" if self._wrong else "PASS" if skipped is None else "SKIP"
         self._result.reason = "; ".join(self._wrong) or skipped or ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.placement.architecture import ModelShape
+from s2l_ray.planner.architecture import ModelShape
 
 
 def update_flops(shape: ModelShape, lengths: list[list[int]], prompt_tokens: int) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import transformers
 
 from s2l_ray.gpu_check.check import Check, Skip
-from s2l_ray.processes import die_with_parent
+from s2l_ray.machine.processes import die_with_parent
 
 
 def main(name: str, module: str, seconds: str, file: str) -> int:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import torch
 
 from s2l_ray.config import Config, DataConfig, ModelsConfig, ObjectiveConfig, RolloutConfig, TrainerConfig
-from s2l_ray.device_memory import give_back_cached
 from s2l_ray.gpu_check.check import Check
 from s2l_ray.gpu_check.cpu_meter import metered
 from s2l_ray.gpu_check.workload import groups_of, write_qwen3
-from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.known_models import KNOWN_MODELS
-from s2l_ray.placement.memory import Ledger, TrainerMemory, trainer_ledger
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.machine.device_memory import give_back_cached
+from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.known_models import KNOWN_MODELS
+from s2l_ray.planner.memory import Ledger, TrainerMemory, trainer_ledger
+from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender

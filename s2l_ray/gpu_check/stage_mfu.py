@@ -22,10 +22,10 @@ from s2l_ray.gpu_check.flops import update_flops
 from s2l_ray.gpu_check.profile import seconds_by_kernel, seconds_by_part
 from s2l_ray.gpu_check.timer import data_sheet_flops, matrix_flops_per_second
 from s2l_ray.gpu_check.workload import groups_of, lognormal_lengths, write_qwen3
-from s2l_ray.placement.architecture import ModelShape
-from s2l_ray.placement.known_models import KNOWN_MODELS
-from s2l_ray.placement.memory import trainer_ledger
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.known_models import KNOWN_MODELS
+from s2l_ray.planner.memory import trainer_ledger
+from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.compiled import compile_layers, run_eagerly
 from s2l_ray.training.trainer import PolicyTrainer
 

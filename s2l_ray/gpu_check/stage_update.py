@@ -20,7 +20,7 @@ from torch import Tensor
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.gpu_check.check import Check
 from s2l_ray.gpu_check.workload import groups_of, write_qwen3
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
 
 VOCABULARY = 512

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from s2l_ray.rollout import Rollout, RolloutGroup, Verdict
+from s2l_ray.rollouts.records import Rollout, RolloutGroup, Verdict
 
 
 def write_qwen3(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> str:

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from s2l_ray.config.embedded import DIRECTORY
-from s2l_ray.cpu import this_cpu
-from s2l_ray.disk import refusal, writing
 from s2l_ray.errors import DiskError, ModelError
+from s2l_ray.machine.cpu import this_cpu
+from s2l_ray.machine.disk import refusal, writing
+from s2l_ray.machine.processes import die_with_parent
 from s2l_ray.miniature.countdown import generate, write_jsonl
-from s2l_ray.processes import die_with_parent
 
 if TYPE_CHECKING:
     from s2l_ray.miniature.curves import Curve

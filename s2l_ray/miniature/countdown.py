@@ -17,12 +17,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from s2l_ray.errors import DataError
-from s2l_ray.rollout import Verdict
-
-Split = Literal["train", "heldout"]
+from s2l_ray.kinds import DataSplit
+from s2l_ray.rollouts.records import Verdict
 
 NUMBERS = 4
 LARGEST_NUMBER = 20
@@ -61,7 +59,7 @@ class Problem:
         return tuple(sorted(self.numbers)), self.target
 
     @property
-    def split(self) -> Split:
+    def split(self) -> DataSplit:
         """A function of `key` alone, so no seed or recipe can put a held-out problem into training."""
         digest = hashlib.blake2b(repr(self.key).encode(), digest_size=8).digest()
         return "train" if int.from_bytes(digest, "big") % _HELDOUT_SHARE else "heldout"
@@ -103,7 +101,7 @@ def parse_question(text: str) -> tuple[list[int], int]:
     return [int(n) for n in numbers.split()], int(target)
 
 
-def generate(count: int, split: Split, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+def generate(count: int, split: DataSplit, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
     """`count` different problems of one side of the split, a function of the arguments.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from s2l_ray.disk import open_up
+from s2l_ray.machine.disk import open_up
 from s2l_ray.miniature.countdown import Problem
 from s2l_ray.seeds import word
 

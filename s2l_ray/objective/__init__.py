@@ -1,16 +1,15 @@
 """The objective over mixed groups: one idea per file, each a pure function."""
 
 from s2l_ray.objective.advantage import GroupAdvantages, group_advantages
-from s2l_ray.objective.aggregation import Aggregation, token_weights
-from s2l_ray.objective.correction import Correction, Level, Mode, correction
-from s2l_ray.objective.estimators import BATCH_ESTIMATORS, Estimator, batch_baseline, pass_at_k, rloo
+from s2l_ray.objective.aggregation import token_weights
+from s2l_ray.objective.correction import Correction, correction
+from s2l_ray.objective.estimators import BATCH_ESTIMATORS, batch_baseline, pass_at_k, rloo
 from s2l_ray.objective.grouping import by_source
-from s2l_ray.objective.kl import KL_ESTIMATORS, KLEstimator, k1, k2, k3
+from s2l_ray.objective.kl import KL_ESTIMATORS, k1, k2, k3
 from s2l_ray.objective.overlong import overlong_punishment
 from s2l_ray.objective.per_sequence import sequence_sums
 from s2l_ray.objective.policy_loss import (
     PolicyLoss,
-    PolicyLossKind,
     cispo_policy_loss,
     clipped_policy_loss,
     gspo_policy_loss,
@@ -21,16 +20,10 @@ from s2l_ray.objective.whitening import BatchMoments, batch_moments, whiten
 __all__ = [
     "BATCH_ESTIMATORS",
     "KL_ESTIMATORS",
-    "Aggregation",
     "BatchMoments",
     "Correction",
-    "Estimator",
     "GroupAdvantages",
-    "KLEstimator",
-    "Level",
-    "Mode",
     "PolicyLoss",
-    "PolicyLossKind",
     "batch_baseline",
     "batch_moments",
     "by_source",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2l_ray.objective.estimators import BATCH_ESTIMATORS, Estimator, batch_baseline, grpo, pass_at_k, rloo
+from s2l_ray.kinds import AdvantageKind
+from s2l_ray.objective.estimators import BATCH_ESTIMATORS, batch_baseline, grpo, pass_at_k, rloo
 from s2l_ray.objective.whitening import BatchMoments, whiten
 
 
@@ -30,7 +31,7 @@ def group_advantages(
     normalise_std: bool,
     explorer_negatives: float = 1.0,
     recentre: bool = False,
-    estimator: Estimator = "grpo",
+    estimator: AdvantageKind = "grpo",
     pass_k: int | None = None,
     batch: BatchMoments | None = None,
 ) -> GroupAdvantages:

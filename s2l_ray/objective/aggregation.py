@@ -6,9 +6,7 @@ row that it is packed in: sums of weighted token losses are then the same howeve
 
 from __future__ import annotations
 
-from typing import Literal
-
-Aggregation = Literal["token", "sequence", "constant"]
+from s2l_ray.kinds import Aggregation
 
 
 def token_weights(

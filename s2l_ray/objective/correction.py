@@ -7,15 +7,13 @@ correction has it. The exponent is held within +-20, also as there.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from s2l_ray.kinds import CorrectionLevel, CorrectionMode
 from s2l_ray.objective.per_sequence import sequence_sums, spread
-
-Level = Literal["none", "token", "sequence"]
-Mode = Literal["truncate", "mask"]
 
 LARGEST_EXPONENT = 20.0
 
@@ -27,7 +25,9 @@ class Correction(NamedTuple):
     """bool [N]: the ratio is within [1 / cap, cap]."""
 
 
-def correction(log_ratio: Tensor, lengths: Tensor, *, level: Level, mode: Mode, cap: float) -> Correction:
+def correction(
+    log_ratio: Tensor, lengths: Tensor, *, level: CorrectionLevel, mode: CorrectionMode, cap: float
+) -> Correction:
     """truncate: min(ratio, cap) (truncated importance sampling). mask: the ratio within [1 / cap, cap], 0 outside.
 
     Args:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from math import comb, sqrt
-from typing import Literal
 
 import numpy as np
 
 from s2l_ray.errors import GroupError
-
-Estimator = Literal["grpo", "rloo", "reinforce++", "reinforce++_baseline", "pass_at_k"]
+from s2l_ray.kinds import AdvantageKind
 
 BATCH_ESTIMATORS = ("reinforce++", "reinforce++_baseline")
 """Those whose values are normalised over the mini-batch afterwards (objective/whitening.py)."""
@@ -38,7 +36,7 @@ def rloo(rewards: np.ndarray) -> np.ndarray:
     return rewards - (rewards.sum() - rewards) / others
 
 
-def batch_baseline(rewards: np.ndarray, estimator: Estimator) -> np.ndarray:
+def batch_baseline(rewards: np.ndarray, estimator: AdvantageKind) -> np.ndarray:
     """What REINFORCE++ (arXiv 2501.03262) normalises: rewards; in its baseline variant, less the group's mean."""
     if estimator == "reinforce++":
         return rewards

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from s2l_ray.rollout import RolloutGroup, Source
+from s2l_ray.kinds import Source
+from s2l_ray.rollouts.records import RolloutGroup
 
 STEP_ORDER: tuple[Source, ...] = ("explorer", "learner")
 

@@ -12,12 +12,11 @@ logprobs - reference. What is differentiated is the estimate, so their gradients
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-KLEstimator = Literal["k1", "k2", "k3"]
+from s2l_ray.kinds import KLEstimator
 
 
 def k1(logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -9,14 +9,12 @@ r is exp(logprobs - old_logprobs).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from s2l_ray.objective.per_sequence import sequence_sums, spread
-
-PolicyLossKind = Literal["ppo", "gspo", "cispo", "sapo"]
 
 
 class PolicyLoss(NamedTuple):

@@ -1,1 +1,1 @@
-"""Where the actors of a run live."""
+"""What a run carries out: the inventory, the plan, and its binding to Ray."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from s2l_ray.cpu import Cpu, this_cpu
+from s2l_ray.kinds import Dtype
+from s2l_ray.machine.cpu import Cpu, this_cpu
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
     from s2l_ray.placement.inventory import Inventory
 
-Dtype = Literal["bfloat16", "float32"]
 
 SLOWDOWN = "4 to 8 times slower than float32"
 """Of bfloat16 on a CPU that emulates it, measured on training steps of the embedded family (README, Measured)."""

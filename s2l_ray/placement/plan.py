@@ -7,14 +7,9 @@ simulates them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from s2l_ray.kinds import Device, PhaseName, PlacementMode, Role, Transfer
 from s2l_ray.placement.dtype import DtypeChoice
-
-Role = Literal["trainer", "learner", "explorer"]
-Mode = Literal["colocated", "separate", "mixed"]
-PhaseName = Literal["explore", "mix", "on-policy"]
-Transfer = Literal["gloo", "nccl", "ipc"]
 
 PHASES: tuple[PhaseName, ...] = ("explore", "mix", "on-policy")
 """explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
@@ -67,8 +62,8 @@ class Layout:
     """What has to be carried out. Between two phases, seats that end are vacated and seats that begin are taken (the
     hand-over); seats in both stay as they are. Trainer seats are the same in all phases."""
 
-    mode: Mode
-    device: Literal["gpu", "cpu"]
+    mode: PlacementMode
+    device: Device
     bundles: tuple[PlannedBundle, ...]
     phases: tuple[PhaseSeats, ...]
     """In order, without gaps, from step 1 to the last."""
@@ -143,7 +138,7 @@ class Alternative:
 
     description: str
     """Such as "colocated, 8 trainer ranks, learner tensor parallel 2"."""
-    mode: Mode
+    mode: PlacementMode
     fits: bool
     run_seconds: float | None
     """None: it does not fit."""
@@ -172,7 +167,7 @@ class Plan:
     fits: bool
     problems: tuple[str, ...]
     """Why nothing fits, what is short and what to change; empty when it fits."""
-    mode: Mode | None = None
+    mode: PlacementMode | None = None
     layout: Layout | None = None
     phases: tuple[PhasePlan, ...] = ()
     swap: SwapPlan | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from s2l_ray.rollout import Verdict
+from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.symbolic import TEXT, expressions_equal
 
 LONGEST_ANSWER = 1000

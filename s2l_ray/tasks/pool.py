@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-from s2l_ray.rollout import Verdict
+from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verifier_process import CHUNK, Item, VerifierProcess
 
 CHUNKS_PER_WORKER = 4

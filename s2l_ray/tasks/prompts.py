@@ -11,7 +11,7 @@ import numpy as np
 
 from s2l_ray.config import DataConfig
 from s2l_ray.errors import DataError, ModelError
-from s2l_ray.rollout import Prompt
+from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.data import Problem
 
 if TYPE_CHECKING:

@@ -22,17 +22,17 @@ import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import Literal, Self
+from typing import Self
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.processes import end_supervised
-from s2l_ray.rollout import Verdict
+from s2l_ray.kinds import WorkerEnding
+from s2l_ray.machine.processes import end_supervised
+from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
 from s2l_ray.tasks.verifiers import VerifierError
 
 Item = tuple[str, str, str]
 """(response, gold answer, question)"""
-Ending = Literal["done", "timeout", "died"]
 
 CHUNK = 64
 """Answers a worker is given at once, at most."""
@@ -47,7 +47,7 @@ _POLL_S = 1.0
 _REAP_TIMEOUT_S = 10.0
 _WORKER = """
 import sys
-from s2l_ray.processes import supervised
+from s2l_ray.machine.processes import supervised
 pipe_fd, log_fd, parent = map(int, sys.argv[1:4])
 supervised(parent, held=(pipe_fd, log_fd))
 from s2l_ray.tasks.worker import serve
@@ -158,7 +158,7 @@ class VerifierProcess:
         if "error" in message:
             raise VerifierError(f"the worker of verifier {self.kind} fails at its start:\n{message['error']}")
 
-    def _stream(self, items: Sequence[Item]) -> tuple[list[Verdict], Ending]:
+    def _stream(self, items: Sequence[Item]) -> tuple[list[Verdict], WorkerEnding]:
         """Verdicts up to the first item whose check ran out of time or killed the worker (no worker is left then)."""
         self.start()
         self._log.clear()
@@ -174,7 +174,7 @@ class VerifierProcess:
         verdicts = [Verdict(entry.status, entry.reward, entry.detail) for entry in entries]
         return verdicts, "done" if len(verdicts) == len(items) else ending
 
-    def _await_chunk(self) -> tuple[list[Entry], Ending]:
+    def _await_chunk(self) -> tuple[list[Entry], WorkerEnding]:
         entries: list[Entry] = []
         deadline = time.monotonic() + self.timeout_s
         while not self._await_message(deadline):

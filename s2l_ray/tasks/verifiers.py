@@ -13,7 +13,8 @@ from numbers import Real
 from typing import Any, get_args
 
 from s2l_ray.errors import ConfigError, S2LError
-from s2l_ray.rollout import Verdict, VerdictStatus
+from s2l_ray.kinds import VerdictStatus
+from s2l_ray.rollouts.records import Verdict
 
 Verifier = Callable[[str, str, str], Verdict]
 """verifier(response, answer, question)"""

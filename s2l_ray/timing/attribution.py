@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from s2l_ray.rollout import Period
+from s2l_ray.rollouts.records import Period
 from s2l_ray.timing.spans import Span, busy, role_of
 
 ROLLOUT_PARTS = ("explore", "generate", "explore_and_generate", "bank", "verify", "assemble")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.evaluation import COLOURS as OF_SOURCE
+from s2l_ray.style import COLOURS as OF_SOURCE
 
 COLOURS = {
     "explore": OF_SOURCE["explorer"],

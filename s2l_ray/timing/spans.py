@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from s2l_ray.rollout import Period
+from s2l_ray.rollouts.records import Period
 
 MOST_INTERVALS = 200
 """Of one actor, activity and step: a verifier that checks a thousand sets has as many periods."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.rollout import Period
+from s2l_ray.rollouts.records import Period
 from s2l_ray.timing.attribution import attribute, busy_shares
 from s2l_ray.timing.clock import StepClock
 from s2l_ray.timing.spans import Span

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.disk import append, write_whole, writing
+from s2l_ray.machine.disk import append, write_whole, writing
 from s2l_ray.timing.spans import Span, number_of, role_of
 
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from s2l_ray.rollout import Period
+from s2l_ray.rollouts.records import Period
 from s2l_ray.timing.spans import Span, busy
 
 Activity = tuple[str, str, int]

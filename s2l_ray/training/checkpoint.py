@@ -19,8 +19,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from s2l_ray.disk import writing
 from s2l_ray.errors import DiskError, ModelError
+from s2l_ray.machine.disk import writing
 from s2l_ray.training.model import PackedPolicy
 
 FORMAT = 1

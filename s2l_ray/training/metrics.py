@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2l_ray.kinds import Source
 from s2l_ray.objective import Correction, PolicyLoss, k3
-from s2l_ray.rollout import RolloutGroup, Source
+from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.packing import MicroBatch
 
 if TYPE_CHECKING:
-    from s2l_ray.training.update import Share
+    from s2l_ray.training.packing import RankShare
 
 SOURCES: tuple[Source, ...] = ("explorer", "learner")
 OF_TOKENS = ("tokens", "logprob", "entropy", "ratio", "clipped", "weight", "kept", "gap", "sampler_kl")
@@ -55,7 +56,7 @@ class MetricSums:
                 self._sums["solved_only/explorer"] += explorer and not learner
                 self._sums["solved_only/learner"] += learner and not explorer
 
-    def add_share(self, share: Share) -> None:
+    def add_share(self, share: RankShare) -> None:
         for name in ("zero_variance_groups", "skipped_rollouts", "explorer_mass", "mass"):
             self._sums[name] += getattr(share, name)
 

@@ -30,6 +30,21 @@ class TrainSequence:
         return len(self.token_ids)
 
 
+@dataclass(frozen=True)
+class RankShare:
+    """The part of one optimizer step that one rank computes."""
+
+    sequences: list[TrainSequence]
+    """Only what has to be forwarded."""
+    zero_variance_groups: int
+    skipped_rollouts: int
+    """Rollouts that contribute nothing to the loss, and so are not forwarded."""
+    explorer_mass: float
+    """Sum over the explorer's response tokens of |advantage|."""
+    mass: float
+    """The same over all response tokens."""
+
+
 @dataclass
 class MicroBatch:
     """One packed row of T tokens with N response tokens that are trained on."""

@@ -18,7 +18,7 @@ def start_process_group(
     raise after `timeout_s`.
 
     Args:
-        store: where the ranks meet (`s2l_ray.rendezvous`); None with a single rank.
+        store: where the ranks meet (`s2l_ray.weights.rendezvous`); None with a single rank.
     """
     if device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())  # an actor that is given one GPU sees only that one

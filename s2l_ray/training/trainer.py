@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import ConfigError, GroupError
+from s2l_ray.kinds import Dtype, TorchDevice
+from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
-from s2l_ray.rollout import RolloutGroup
+from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.seeds import word
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from s2l_ray.training.clock import Part, UpdateClock
@@ -27,7 +28,7 @@ from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learn
 from s2l_ray.training.packing import MicroBatch, idle_micro_batch, micro_batches, pack
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group
 from s2l_ray.training.update import (
-    Share,
+    RankShare,
     all_sequences,
     micro_batch_loss,
     penalised_groups,
@@ -50,7 +51,7 @@ class PolicyTrainer:
         temperature: that the learner samples with; log-probs are those of logits / temperature.
         total_steps: optimizer steps of the whole run, resumed or not; trainer.lr_schedule falls over them.
         max_tokens: rollout.max_tokens; objective.overlong_buffer_tokens counts back from it.
-        store: where the ranks meet (`s2l_ray.rendezvous`); None with one rank.
+        store: where the ranks meet (`s2l_ray.weights.rendezvous`); None with one rank.
         timeout_s: bound on every collective.
         device: chosen by what is there if None.
 
@@ -65,7 +66,7 @@ class PolicyTrainer:
         *,
         trainer: TrainerConfig,
         objective: ObjectiveConfig,
-        dtype: Literal["bfloat16", "float32"],
+        dtype: Dtype,
         temperature: float,
         total_steps: int | None = None,
         max_tokens: int | None = None,
@@ -73,7 +74,7 @@ class PolicyTrainer:
         world_size: int = 1,
         store: dist.Store | None = None,
         timeout_s: float,
-        device: Literal["cpu", "cuda"] | None = None,
+        device: TorchDevice | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
     ):
@@ -225,7 +226,7 @@ class PolicyTrainer:
             raise GroupError("no rank has a group to train on")
         return [groups for groups, count in zip(steps, counts, strict=True) if count]
 
-    def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[Share]:
+    def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[RankShare]:
         """Advantages and weights, from totals of each mini-batch over all ranks."""
         lengths = [[len(r.token_ids) for g in mini for r in g.rollouts] for mini in mini_batches]
         totals = torch.tensor([[sum(of_one), len(of_one)] for of_one in lengths])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,28 +27,13 @@ from s2l_ray.objective import (
     sapo_policy_loss,
     token_weights,
 )
-from s2l_ray.rollout import Rollout, RolloutGroup
+from s2l_ray.rollouts.records import Rollout, RolloutGroup
 from s2l_ray.training.logprobs import TokenScores
 from s2l_ray.training.metrics import MetricSums
-from s2l_ray.training.packing import MicroBatch, TrainSequence
+from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence
 
 if TYPE_CHECKING:
     from s2l_ray.config import ObjectiveConfig
-
-
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of one optimizer step."""
-
-    sequences: list[TrainSequence]
-    """Only what has to be forwarded."""
-    zero_variance_groups: int
-    skipped_rollouts: int
-    """Rollouts that contribute nothing to the loss, and so are not forwarded."""
-    explorer_mass: float
-    """Sum over the explorer's response tokens of |advantage|."""
-    mass: float
-    """The same over all response tokens."""
 
 
 def prepare_share(
@@ -58,7 +43,7 @@ def prepare_share(
     total_tokens: int,
     total_sequences: int,
     moments: BatchMoments | None = None,
-) -> Share:
+) -> RankShare:
     """Advantages and loss weights of whole groups.
 
     Args:
@@ -102,7 +87,7 @@ def prepare_share(
                 constant_tokens=objective.aggregation_tokens,
             )
             sequences.append(train_sequence(group, rollout, float(advantage), weight))
-    return Share(sequences, zero_variance, skipped, explorer_mass, mass)
+    return RankShare(sequences, zero_variance, skipped, explorer_mass, mass)
 
 
 def train_sequence(group: RolloutGroup, rollout: Rollout, advantage: float, weight: float) -> TrainSequence:

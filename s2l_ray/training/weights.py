@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 from transformers.utils import CHAT_TEMPLATE_DIR
 
-from s2l_ray.disk import open_up, writing
+from s2l_ray.machine.disk import open_up, writing
 from s2l_ray.training.lora import base_name, merged
 from s2l_ray.weights.buckets import Bucket
 

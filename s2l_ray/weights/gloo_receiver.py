@@ -8,8 +8,8 @@ from itertools import islice
 
 import torch
 
-from s2l_ray.rendezvous import BroadcastGroup
 from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec, bucket_bytes, flat_views, plan_buckets
+from s2l_ray.weights.rendezvous import BroadcastGroup
 
 Tensors = list[tuple[str, torch.Tensor]]
 

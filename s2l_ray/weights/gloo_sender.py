@@ -11,7 +11,6 @@ from itertools import cycle
 import torch
 from torch.distributed import TCPStore, Work
 
-from s2l_ray.rendezvous import BroadcastGroup
 from s2l_ray.weights.buckets import (
     BUCKET_BYTES,
     BUCKETS_HELD,
@@ -21,6 +20,7 @@ from s2l_ray.weights.buckets import (
     flat_views,
     plan_buckets,
 )
+from s2l_ray.weights.rendezvous import BroadcastGroup
 from s2l_ray.weights.sender import GroupSender
 
 

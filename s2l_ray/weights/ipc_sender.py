@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import ConfigError
+from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSource, WeightSpec, checked
 
 

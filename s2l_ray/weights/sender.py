@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from torch.distributed import TCPStore
 
-from s2l_ray.device_memory import give_back_cached
 from s2l_ray.errors import BroadcastError
-from s2l_ray.rendezvous import listen, open_store
+from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
+from s2l_ray.weights.rendezvous import listen, open_store
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from s2l_ray.rendezvous import BroadcastGroup, open_store
 from s2l_ray.weights.buckets import BufferPool, WeightSpec
 from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.messages import Invitation
+from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
 
 
 @dataclass

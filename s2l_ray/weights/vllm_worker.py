@@ -14,7 +14,7 @@ from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, get_layerwise_info
 
-from s2l_ray.processes import die_with_parent
+from s2l_ray.machine.processes import die_with_parent
 
 ENGINES = {
     "gloo": ("s2l_ray.weights.vllm_gloo", "GlooWeightTransferEngine"),

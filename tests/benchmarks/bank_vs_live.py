@@ -16,9 +16,9 @@ import numpy as np
 from s2l_ray import S2LPO, load_config
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.miniature.build import TINY, Family, build_family
-from s2l_ray.rollout import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
 from tests.benchmarks.protocol import Result
-from tests.run_settings import run_config
+from tests.support.run_settings import run_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 STEPS, FIRST_TIMED = 12, 3

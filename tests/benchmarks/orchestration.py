@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from s2l_ray.rollout import Period, Prompt, Rollout, RolloutGroup, RolloutSet, SampleRequest, Source
+from s2l_ray.kinds import Source
+from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, SampleRequest
 from tests.benchmarks.protocol import Result
 
 GROUP = 16
@@ -126,8 +127,8 @@ class House:
         from actors.calls import TOKENS_ASIDE
         from actors.scheduler import Pipeline, Scheduler
         from actors.verifier import Verifier
+        from s2l_ray.rollouts.step_planner import StepPlanner
         from s2l_ray.schedule import Schedule
-        from s2l_ray.scheduling import StepPlanner
 
         prompts, solutions = _problems(prompts_per_step)
         schedule = Schedule("constant", GROUP, 1, Fraction(1, 2))
@@ -157,7 +158,7 @@ class House:
         import ray
 
         from s2l_ray.results import SourceStats
-        from s2l_ray.scheduling import step_digest
+        from s2l_ray.rollouts.step_planner import step_digest
 
         batch = ray.get(self._scheduler.collect.remote(step), timeout=TIMEOUT_S)
         trained = self._rank.update.remote(batch.assignment[0])

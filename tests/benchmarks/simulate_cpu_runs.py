@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.miniature.build import EMBEDDED, Family
-from s2l_ray.placement.simulate.calibration import calibrate
-from s2l_ray.placement.simulate.constants import Constants
-from s2l_ray.placement.simulate.measured_run import WARM_UP, Measured, own_seconds, read_run
-from s2l_ray.placement.simulate.simulation import simulate
+from s2l_ray.planner.simulate.calibration import calibrate
+from s2l_ray.planner.simulate.constants import Constants
+from s2l_ray.planner.simulate.measured_run import WARM_UP, Measured, own_seconds, read_run
+from s2l_ray.planner.simulate.simulation import simulate
 from tests.benchmarks.protocol import Result
 
 ROOT = Path(__file__).parents[2]

@@ -175,9 +175,9 @@ class Peer:
 def receive_as_told(address: tuple[str, int], specs: list[Any], commands: Connection) -> None:
     import torch
 
-    from s2l_ray.rendezvous import BroadcastGroup, open_store
     from s2l_ray.weights.buckets import BufferPool
     from s2l_ray.weights.gloo_receiver import receive
+    from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
 
     torch.set_num_threads(1)
     group = BroadcastGroup(open_store(*address, TIMEOUT_S), "bare", 1, 2, "127.0.0.1", TIMEOUT_S)

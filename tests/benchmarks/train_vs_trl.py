@@ -9,10 +9,11 @@ apart. Both may use two cores. Two workloads:
 - long tail: 7M random parameters, 8k words, responses that end after each token with chance 1/128, up to 512 tokens.
   Nothing can be learnt; lengths are as unequal as those of sampled answers.
 
-TRL runs in each of its modes for a few steps, in a process of its own (`tests/trl_training.py`), and the fastest is the
-peer: transformers' generate, with one or two threads or data-parallel in two processes; transformers' continuous
-batching; vLLM colocated. On CPUs the last fails as released (it loads weights without vLLM's reload lifecycle), so it
-is tried with that mended, too. vLLM as a server cannot be: TRL sends it weights from CUDA devices only.
+TRL runs in each of its modes for a few steps, in a process of its own (`tests/support/trl_training.py`), and the
+fastest is the peer: transformers' generate, with one or two threads or data-parallel in two processes; transformers'
+continuous batching; vLLM colocated. On CPUs the last fails as released (it loads weights without vLLM's reload
+lifecycle), so it is tried with that mended, too. vLLM as a server cannot be: TRL sends it weights from CUDA devices
+only.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def long_tail(scratch: Path) -> list[Result]:
         "data.train": train,
         "data.prompt": "{question}",
         "data.max_prompt_tokens": size["prompt_tokens"],
-        "verifier.kind": "tests.rewards:first_word_is_even",
+        "verifier.kind": "tests.support.rewards:first_word_is_even",
         "rollout.max_tokens": size["most"],
         "rollout.prompts_per_step": size["prompts_per_step"],
         "objective.mini_batch_prompts": size["prompts_per_step"],
@@ -175,7 +176,7 @@ def write_long_tail(directory: Path) -> tuple[str, str]:
 
     from s2l_ray.gpu_check.workload import write_qwen3
     from tests.benchmarks.update_vs_trl import SHAPE
-    from tests.trl_side import number_tokenizer, word
+    from tests.support.trl_side import number_tokenizer, word
 
     vocabulary, end = LONG_TAIL["vocabulary"], LONG_TAIL["vocabulary"] - 1
     shape = SHAPE | {"vocab_size": vocabulary, "tie_word_embeddings": False, "eos_token_id": end, "pad_token_id": 0}
@@ -284,7 +285,13 @@ def trl(scratch: Path, config: Config, peer: Peer, micro_batch_prompts: int | No
     target = out / "settings.json"
     target.write_text(json.dumps(asdict(trl_settings(config, peer, out, micro_batch_prompts))))
     several = ["torch.distributed.run", f"--nproc-per-node={peer.processes}", "--standalone", "-m"]
-    command = [sys.executable, "-m", *(several if peer.processes > 1 else []), "tests.trl_training", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        *(several if peer.processes > 1 else []),
+        "tests.support.trl_training",
+        str(target),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": str(peer.threads), "GLOO_SOCKET_IFNAME": "lo"}
     begin = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, env=environment)
@@ -303,8 +310,8 @@ def trl(scratch: Path, config: Config, peer: Peer, micro_batch_prompts: int | No
 
 
 def trl_settings(config: Config, peer: Peer, out: Path, micro_batch_prompts: int | None) -> Any:
-    from s2l_ray.scheduling import StepPlanner
-    from tests.trl_training import Settings
+    from s2l_ray.rollouts.step_planner import StepPlanner
+    from tests.support.trl_training import Settings
 
     ids = [json.loads(line)["id"] for line in Path(config.data.train).read_text().splitlines()]
     size, per_step = config.rollout.group_size, config.rollout.prompts_per_step

@@ -4,8 +4,8 @@ Same model, rollouts, optimizer and micro-batch budget, one thread. Both get who
 weights: padding or packing, advantages, forward, backward, clipping, AdamW. Tokens are those of prompts and responses,
 none of padding. Responses have the long-tailed lengths of sampled answers, every group has variance (so neither side
 may leave one out), and a micro-batch of TRL has as many tokens, padding included, as one of ours may have.
-tests/test_trl.py shows that the two compute the same update. Other work on the machine lengthens seconds, so the ratio
-of processor time stands beside.
+tests/runs/test_trl.py shows that the two compute the same update. Other work on the machine lengthens seconds, so the
+ratio of processor time stands beside.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def side_by_side(dtype: Literal["float32", "bfloat16"]) -> tuple[int, Clock, Clo
 
 
 def trl_trainer_of(model_dir: str, groups: list[Any], dtype: str, out: Path) -> Any:
-    from tests.trl_side import trl_trainer
+    from tests.support.trl_side import trl_trainer
 
     return trl_trainer(
         model_dir,

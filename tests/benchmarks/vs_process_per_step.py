@@ -2,8 +2,9 @@
 
 The authors' release runs a logical step as two programs, the explorer's sub-groups (from a file made beforehand), then
 the learner's; each starts, imports, loads model and optimizer, trains, saves and ends; the second starts a vLLM engine
-too (`tests/process_per_step.py`, which says what it leaves out in their favour). Here it is one step of a run whose
-actors stay. Same models, prompts, rollouts and update on both sides, G_w = G_s = 4, and a checkpoint at every step.
+too (`tests/support/process_per_step.py`, which says what it leaves out in their favour). Here it is one step of a run
+whose actors stay. Same models, prompts, rollouts and update on both sides, G_w = G_s = 4, and a checkpoint at every
+step.
 
 Counted is the wall-clock of a logical step less generation (theirs: the call that samples; ours: what the step waits
 for rollouts) and less training (the update, from advantages to AdamW). What remains is theirs: processes, imports,
@@ -25,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.cpu import this_cpu
+from s2l_ray.machine.cpu import this_cpu
 from tests.benchmarks.protocol import Result
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +107,8 @@ def their_steps(family: Any, config: Any, directory: Path) -> list[dict[str, flo
 
 
 def their_settings(family: Any, config: Any, directory: Path) -> Any:
-    from s2l_ray.scheduling import StepPlanner
-    from tests.process_per_step import Settings
+    from s2l_ray.rollouts.step_planner import StepPlanner
+    from tests.support.process_per_step import Settings
 
     ids = [json.loads(line)["id"] for line in family.train.read_text().splitlines()]
     size = config.rollout.group_size
@@ -133,7 +134,7 @@ def their_settings(family: Any, config: Any, directory: Path) -> Any:
 
 def call(*arguments: Any) -> dict[str, float]:
     """One of their processes from start to end: what it says of its seconds, and their "total"."""
-    command = [sys.executable, "-m", "tests.process_per_step", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.support.process_per_step", *map(str, arguments)]
     begin = time.perf_counter()
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,0 +1,252 @@
+"""Starting actors on the seats of a plan, and stopping them: one by one, or all on every exit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.bank import Bank, bank_options
+from actors.calls import TOKENS_ASIDE, fetch, watch
+from actors.explorer import Explorer
+from actors.learner import Learner
+from actors.scheduler import Pipeline, Scheduler
+from actors.trainer import TrainerRank
+from actors.verifier import Verifier
+from actors.weight_sync import LearnerMember
+from s2l_ray.bank.rollout_bank import BankSettings
+from s2l_ray.config import Config
+from s2l_ray.errors import PlacementError
+from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.kinds import Source
+from s2l_ray.placement.plan import Layout, Seat
+from s2l_ray.placement.ray_binding import Reservation
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.step_planner import step_planner
+
+BYTES_PER_TOKEN = 16
+"""At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""
+
+CLOSE_S = 10.0
+RANK_CLOSE_S = 2.0
+"""After all others. A rank that is idle leaves its groups at once; for one in the middle of an update nobody waits."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine actor on its seat."""
+
+    seat: Seat
+    actor: Any
+    ready: ray.ObjectRef
+    deadline: float
+    """time.monotonic() by which it must be ready."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.seat.role} engine {self.seat.index}"
+
+    @property
+    def member(self) -> LearnerMember:
+        """As a member of weight swaps."""
+        return LearnerMember(self.seat.index, self.actor, max(1, len(self.seat.devices)), self.seat.transfer)
+
+
+class Seating:
+    """Every actor of a run, on its seat.
+
+    Args:
+        config: of the run.
+        layout: whose seats they are.
+        reservation: where the seats are; given back by `close`.
+        prompts: by id, of training and evaluation.
+    """
+
+    def __init__(self, config: Config, layout: Layout, reservation: Reservation, prompts: dict[str, Prompt]) -> None:
+        self._config = config
+        self._layout = layout
+        self._reservation = reservation
+        self._prompts = ray.put(prompts)
+        self._actors: list[Any] = []
+        self._closers: list[Any] = []
+        self._ranks: list[Any] = []
+
+    def sleeps(self, seat: Seat) -> bool:
+        """Whether an engine sleeps while the trainer works."""
+        return self._layout.sleep and self._layout.beside_trainer(seat)
+
+    def rank(self, seat: Seat, ranks: int) -> Any:
+        """One of `ranks` trainer ranks."""
+        trainer = self._config.trainer
+        # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
+        env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
+        options = self._reservation.options(seat, trainer.cpus, env)
+        rank = self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        self._ranks.append(rank)
+        return rank
+
+    def engine(self, seat: Seat) -> Engine:
+        """An engine, starting."""
+        config, source = self._config, seat.role
+        settings = EngineSettings(
+            model=getattr(config.models, source),
+            source=source,
+            engine=getattr(config.engines, source),
+            sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
+            max_tokens=config.rollout.max_tokens,
+            max_model_len=config.max_model_len(source),
+            dtype=config.models.dtype,
+            trust_remote_code=config.models.trust_remote_code,
+            weight_transfer=seat.transfer,
+            load_weights=source == "explorer",
+            tensor_parallel=max(1, len(seat.devices)),
+            kv_cache_bytes=seat.kv_cache_bytes,
+            sleep=self.sleeps(seat),
+            swap_mode=config.rollout.swap_mode,
+            max_staleness=config.rollout.max_staleness,
+            swap_timeout_s=config.cluster.swap_timeout_s,
+            own_process=True,
+        )
+        options = self._reservation.options(
+            seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
+        )
+        kind = {"explorer": Explorer, "learner": Learner}[source]
+        actor = self._spawn(kind, options, settings, self._prompts)
+        self._closers.append(actor)
+        return Engine(seat, actor, actor.ready.remote(), time.monotonic() + config.cluster.start_timeout_s)
+
+    def verifiers(self) -> list[Any]:
+        """The pool, starting."""
+        verifier = self._config.verifier
+        arguments = (verifier.kind, verifier.timeout_s, self._prompts)
+        pool = [self._spawn(Verifier, {}, *arguments) for _ in range(verifier.workers)]
+        self._closers += pool
+        return pool
+
+    def bank(self, settings: BankSettings) -> Any:
+        """The bank's actor, opening."""
+        actor = self._spawn(Bank, bank_options(settings), settings, self._prompts)
+        self._closers.append(actor)
+        return actor
+
+    def scheduler(
+        self,
+        train: Sequence[str],
+        engines: Sequence[Engine],
+        verifiers: list[Any],
+        ranks: int,
+        left_out: dict[int, list[str]],
+        bank: Any | None,
+    ) -> Any:
+        """The scheduler over engines and verifiers that are ready.
+
+        Args:
+            train: prompt ids in file order.
+            left_out: what steps are known to leave out, see `Pipeline`.
+            bank: actor, or None.
+        """
+        config = self._config
+        pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
+        for engine in engines:
+            pools[engine.seat.role][engine.seat.index] = engine.actor
+        return self._spawn(
+            Scheduler,
+            {},
+            step_planner(config, train),
+            steps=config.schedule.steps,
+            pipeline=self._pipeline(engines, left_out),
+            refill_rounds=config.rollout.refill_rounds,
+            ranks=ranks,
+            mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
+            timeout_s=config.cluster.step_timeout_s,
+            engines=pools,
+            verifiers=verifiers,
+            bank=bank,
+            reads=bank is not None and config.bank.mode in ("read", "readwrite"),
+            records=bank is not None and config.bank.mode in ("write", "readwrite"),
+        )
+
+    def _pipeline(self, engines: Sequence[Engine], left_out: dict[int, list[str]]) -> Pipeline:
+        rollout, samplers = self._config.rollout, self._config.engines
+        explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
+        return Pipeline(
+            explore_ahead_steps=0 if explorers_sleep else rollout.explore_ahead_steps,
+            explore_ahead_bytes=int(rollout.explore_ahead_gb * 2**30),
+            bytes_per_rollout=rollout.max_tokens * BYTES_PER_TOKEN,
+            max_staleness=rollout.max_staleness,
+            # One batch at work and one that waits, so that an engine never has to ask for more.
+            capacity={s: 2 * getattr(samplers, s).max_num_seqs for s in ("explorer", "learner")},
+            left_out=left_out,
+        )
+
+    def wait_ready(
+        self,
+        engines: Sequence[Engine],
+        verifiers: list[Any],
+        bank: Any | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Until all of them answer.
+
+        Args:
+            progress: told every second how many of how many do.
+
+        Raises:
+            PlacementError: some do not within cluster.start_timeout_s.
+            EngineError: one cannot start.
+        """
+        timeout = self._config.cluster.start_timeout_s
+        starting = {engine.ready: engine.name for engine in engines}
+        starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
+        if bank is not None:
+            starting[bank.ready.remote()] = "the bank"
+
+        def tell(done: list[ray.ObjectRef]) -> None:
+            fetch(done, timeout, "starting")  # raises what an actor raised while it started
+            progress(len(done), len(starting))
+
+        watch(list(starting), timeout, tell)
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=0)
+        fetch(done, timeout, "starting")
+        if late:
+            names = sorted(starting[ref] for ref in late)
+            raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+
+    def vacate(self, engine: Engine) -> None:
+        """Stop one engine, so that its devices are free."""
+        _finish([engine.actor.close.remote()], CLOSE_S)
+        ray.kill(engine.actor)
+        self._actors.remove(engine.actor)
+        self._closers.remove(engine.actor)
+
+    def close(self) -> None:
+        """Stop every actor and give the resources back."""
+        leaving = [rank.close.remote() for rank in self._ranks]
+        _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
+        _finish(leaving, RANK_CLOSE_S)
+        for actor in self._actors:
+            ray.kill(actor)
+        self._reservation.release()
+
+    def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        actor = kind.options(**options).remote(*args, **kwargs)
+        self._actors.append(actor)
+        return actor
+
+
+def _finish(closing: list[ray.ObjectRef], timeout_s: float) -> None:
+    """Let actors close what they hold; those that do not in time are killed with it."""
+    if closing:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
+
+
+def _loopback() -> dict[str, str]:
+    """Environment of processes on a Ray that is all on this machine: collectives stay there too."""
+    if ray.util.get_node_ip_address() != "127.0.0.1":
+        return {}
+    return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

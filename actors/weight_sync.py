@@ -1,0 +1,292 @@
+"""The driver's end of weight swaps: who takes part, and how a swap goes on when an engine dies in the middle of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.calls import fetch
+from s2l_ray.errors import ActorLostError, BroadcastError, StepTimeoutError
+from s2l_ray.generation.learner import SwapTimes
+from s2l_ray.kinds import Transfer
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
+from s2l_ray.weights.sender import SendTimes
+
+SETTLE_S = 10.0
+"""For actors to notice that their group broke, and for answers to arrive."""
+
+
+@dataclass(frozen=True)
+class LearnerMember:
+    """A learner engine that takes part in weight swaps."""
+
+    number: int
+    actor: Any
+    tensor_parallel: int
+    """Its workers, each a member of the broadcast group."""
+    transfer: Transfer
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """One version of the weights, delivered. Times that engines report are those of the slowest."""
+
+    version: int
+    bytes: int
+    """Of the weights, once."""
+    seconds: float
+    """From the driver's begin to the last engine that holds the version."""
+    gather_s: float
+    """Seconds in which trainer rank 0 gathered, cast and packed; see `SendTimes`. Over ipc, those the driver waited."""
+    broadcast_s: float
+    """Seconds from the first byte to the last, loading into the engines included as far as it held up the next bytes.
+    0 if the broadcast broke after every member that is left had everything."""
+    broadcast_gb_per_s: float
+    """Bytes of the weights (10**9) per second of `broadcast_s`; every member receives at this rate. 0 if that is 0."""
+    drain_s: float
+    """Longest wait of an engine for its running requests: nothing new starts, what runs goes on."""
+    receive_s: float
+    """Longest time in which weights arrived at an engine and were loaded."""
+    stall_s: float
+    """Longest time for which an engine that was awake sampled nothing."""
+    lost: tuple[LearnerMember, ...]
+    """Members left out since the swap before: dead, or not answering within the bound. They hold no valid weights."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A broadcast under way."""
+
+    transfer: Transfer
+    sends: list[ray.ObjectRef]
+    swaps: dict[int, ray.ObjectRef]
+    """By the number of the member."""
+
+
+class WeightSwaps:
+    """Delivers versions of the trainer's weights to the learner engines, whoever dies.
+
+    Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none.
+    A group that broke, or whose members changed, is formed anew under a name that was never used. Every wait is
+    bounded by a small multiple of `timeout_s`.
+
+    `begin_swap` and `finish_swap` are `swap` in two parts, for a driver that has something else to do meanwhile.
+
+    Args:
+        ranks: `TrainerRank` actors, in rank order.
+        specs: what a swap carries.
+        timeout_s: cluster.swap_timeout_s.
+    """
+
+    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float) -> None:
+        self._ranks = ranks
+        self._specs = specs
+        self._timeout_s = timeout_s
+        self._members: list[LearnerMember] = []
+        self._lost: list[LearnerMember] = []
+        self._standing: set[Transfer] = set()
+        self._groups_named = 0
+        self._version = -1
+        self._begun = 0.0
+        self._attempt: _Attempt | None = None
+        self._sent: list[SendTimes] = []
+        self._received: list[SwapTimes] = []
+
+    def connect(self, members: list[LearnerMember]) -> None:
+        """From here on, swaps go to these. Members that do not join are left out and named in the next report."""
+        self._members = list(members)
+        self._standing.clear()
+        for transfer in self._transfers():
+            self._regroup(transfer)
+
+    def swap(self, version: int) -> SwapReport:
+        """Deliver the trainer's present weights to every member, as `version`.
+
+        Raises:
+            ActorLostError: no member is left, or a trainer rank is gone.
+            BroadcastError: it fails although every member answers.
+        """
+        self.begin_swap(version)
+        return self.finish_swap()
+
+    def begin_swap(self, version: int) -> None:
+        """Start to deliver the trainer's present weights as `version`, and wait for nothing.
+
+        With all members in one group that stands, nothing is left for `finish_swap` but to wait. The rest (a group to
+        form anew, engines of a second kind, ipc) begins there. The members are those of the last `connect`: call no
+        other method in between.
+        """
+        self._version, self._begun = version, time.perf_counter()
+        self._sent, self._received = [], []
+        first = next(iter(self._transfers()), None)
+        self._attempt = self._start(first) if first in self._standing and first != "ipc" else None
+
+    def finish_swap(self) -> SwapReport:
+        """Wait until every member holds the version of `begin_swap`. Raises as `swap` does."""
+        for transfer in self._transfers():
+            if transfer == "ipc":
+                self._show()
+            else:
+                self._broadcast_until_held(transfer)
+        if not self._members:
+            raise ActorLostError(
+                f"the swap to weight version {self._version} failed: no learner engine is left. "
+                "The same command goes on from the last checkpoint."
+            )
+        return self._report()
+
+    def _report(self) -> SwapReport:
+        lost, self._lost = tuple(self._lost), []
+        size = sum(spec.nbytes for spec in self._specs)
+        broadcast_s = sum(times.broadcast_s for times in self._sent)
+        return SwapReport(
+            version=self._version,
+            bytes=size,
+            seconds=time.perf_counter() - self._begun,
+            gather_s=sum(times.gather_s for times in self._sent),
+            broadcast_s=broadcast_s,
+            broadcast_gb_per_s=len(self._sent) * size / broadcast_s / 1e9 if broadcast_s else 0.0,
+            drain_s=max(times.drain_s for times in self._received),
+            receive_s=max(times.receive_s for times in self._received),
+            stall_s=max(times.stall_s for times in self._received),
+            lost=lost,
+        )
+
+    # ---- broadcasts ----
+
+    def _broadcast_until_held(self, transfer: Transfer) -> None:
+        """Broadcast, and after a failure again to those that answer, until all of them hold the version."""
+        failures = 0
+        while self._of(transfer):
+            if transfer not in self._standing:
+                self._regroup(transfer)
+            before = len(self._of(transfer))
+            missed = self._broadcast(transfer)
+            if not missed:
+                return
+            self._standing.discard(transfer)
+            self._drop_absent(transfer)
+            if not any(member.number in missed for member in self._of(transfer)):
+                return  # the others have it already; they regroup at the next swap
+            failures += len(self._of(transfer)) == before
+            if failures > 1:
+                number, error = next(iter(missed.items()))
+                raise BroadcastError(
+                    f"the swap to weight version {self._version} failed twice although all engines answer; "
+                    f"learner engine {number}: {error}"
+                )
+
+    def _start(self, transfer: Transfer) -> _Attempt:
+        update = update_info(self._specs)
+        swaps = {m.number: m.actor.swap.remote(self._version, update) for m in self._of(transfer)}
+        return _Attempt(transfer, [rank.send_weights.remote(transfer) for rank in self._ranks], swaps)
+
+    def _broadcast(self, transfer: Transfer) -> dict[int, Exception]:
+        """One attempt, the one that `begin_swap` started or a new one. Returns what went wrong, by the number of the
+        member that did not get the version."""
+        attempt, self._attempt = self._attempt or self._start(transfer), None
+        patience = self._timeout_s + SETTLE_S
+        sent: list[SendTimes] = []
+        try:
+            # Twice: the whole is bounded, and so is each wait in it, the last one of which may begin late.
+            sent = fetch(attempt.sends, 2 * self._timeout_s + SETTLE_S, "sending weights")[:1]
+        except BroadcastError:
+            patience = SETTLE_S
+        received, failed = _outcomes(attempt.swaps, patience)
+        self._received += received.values()
+        self._sent += sent
+        return failed
+
+    def _regroup(self, transfer: Transfer) -> None:
+        """Form a new group of rank 0 and every member that answers; after a failure again, without who is gone."""
+        attempts = len(self._of(transfer)) + 1
+        for _ in range(attempts):
+            self._drop_absent(transfer)
+            if not self._of(transfer) or transfer == "ipc":
+                break
+            if self._form(transfer):
+                break
+        else:
+            raise BroadcastError(f"no {transfer} group formed in {attempts} attempts although all engines answer")
+        self._standing.add(transfer)
+
+    def _form(self, transfer: Transfer) -> bool:
+        members = self._of(transfer)
+        name = f"weights-{self._groups_named}"
+        self._groups_named += 1
+        size = 1 + sum(member.tensor_parallel for member in members)
+        patience = self._timeout_s + SETTLE_S
+        host, port = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")
+        forming = self._ranks[0].form_group.remote(transfer, name, size)
+        joins, offset = {}, 1
+        for member in members:
+            invitation = Invitation(host, port, name, offset, size, self._timeout_s)
+            joins[member.number] = member.actor.join.remote(invitation)
+            offset += member.tensor_parallel
+        try:
+            fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
+        except BroadcastError:
+            _outcomes(joins, SETTLE_S)
+            return False
+        return not _outcomes(joins, patience)[1]
+
+    # ---- ipc ----
+
+    def _show(self) -> None:
+        """Chunk by chunk: every rank shows it, every member takes it. Who fails is left out; the others go on."""
+        patience = self._timeout_s + SETTLE_S
+        opening = [rank.begin_chunks.remote() for rank in self._ranks]  # while the engines come to a halt
+        self._call("ipc", "begin_swap")
+        fetch(opening, patience, "opening the weights")
+        begin, gather_s = time.perf_counter(), 0.0
+        while True:
+            asked = time.perf_counter()
+            parts = fetch([rank.next_chunk.remote() for rank in self._ranks], patience, "gathering a chunk of weights")
+            gather_s += time.perf_counter() - asked
+            if parts[0] is None:
+                break
+            self._call("ipc", "receive", merge_chunks(parts))
+        self._sent.append(SendTimes(gather_s, time.perf_counter() - begin))
+        self._received += self._call("ipc", "finish_swap", self._version)
+        fetch([rank.end_chunks.remote() for rank in self._ranks], patience, "giving the transfer's buffer back")
+
+    # ---- members ----
+
+    def _transfers(self) -> list[Transfer]:
+        return sorted({member.transfer for member in self._members})
+
+    def _of(self, transfer: Transfer) -> list[LearnerMember]:
+        return [member for member in self._members if member.transfer == transfer]
+
+    def _drop_absent(self, transfer: Transfer) -> None:
+        """Ask every member, through all of its workers; who does not answer is left out."""
+        self._call(transfer, "check_in")
+
+    def _call(self, transfer: Transfer, method: str, *args: Any) -> list[Any]:
+        """What the members return; who fails is left out."""
+        calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
+        returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
+        gone = [member for member in self._of(transfer) if member.number in failed]
+        self._lost += gone
+        self._members = [member for member in self._members if member not in gone]
+        return list(returned.values())
+
+
+def _outcomes(calls: dict[int, ray.ObjectRef], timeout_s: float) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all)."""
+    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
+    returned: dict[int, Any] = {}
+    failed: dict[int, Exception] = {}
+    for number, ref in calls.items():
+        if ref not in done:
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s (cluster.swap_timeout_s)")
+            continue
+        try:
+            returned[number] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            failed[number] = error
+    return returned, failed

@@ -1,0 +1,1 @@
+"""The `s2l` commands, one file each."""

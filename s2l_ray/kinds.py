@@ -1,0 +1,57 @@
+"""Every closed set of names that the program uses, once. Imports nothing, so that every room may import it.
+
+Sets that users extend (advantages, losses, schedules, verifiers, ...) are registries, next to their code.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Source = Literal["explorer", "learner"]
+"""Which model sampled a rollout, and which model an engine holds."""
+Role = Literal["trainer", "learner", "explorer"]
+"""What a placed actor does."""
+FinishReason = Literal["stop", "length"]
+"""Why a response ended: by itself, or at `rollout.max_tokens`."""
+VerdictStatus = Literal["right", "wrong", "unparsable", "timeout", "failed"]
+"""unparsable: the response has no answer that can be read. failed: the check itself could not be done; it raised,
+returned something that is no verdict, or ended its process."""
+WorkerEnding = Literal["done", "timeout", "died"]
+"""How a verifier process ended one check."""
+
+ScheduleKind = Literal["linear", "abrupt", "cosine", "constant", "off", "adaptive"]
+PhaseName = Literal["explore", "mix", "on-policy"]
+"""explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
+DataSplit = Literal["train", "heldout"]
+
+AdvantageKind = Literal["grpo", "rloo", "reinforce++", "reinforce++_baseline", "pass_at_k"]
+LossKind = Literal["ppo", "gspo", "cispo", "sapo"]
+KLEstimator = Literal["k1", "k2", "k3"]
+KLPlace = Literal["loss", "reward"]
+Aggregation = Literal["token", "sequence", "constant"]
+Grouping = Literal["mixed", "separate"]
+CorrectionLevel = Literal["none", "token", "sequence"]
+CorrectionMode = Literal["truncate", "mask"]
+Overlong = Literal["keep", "filter"]
+LrSchedule = Literal["constant", "linear", "cosine"]
+
+Dtype = Literal["bfloat16", "float32"]
+TorchDevice = Literal["cpu", "cuda"]
+Device = Literal["gpu", "cpu"]
+PlacementMode = Literal["colocated", "separate", "mixed"]
+Switch = Literal["auto", "on", "off"]
+
+Transfer = Literal["gloo", "nccl", "ipc"]
+"""How weights get from trainer ranks to a learner engine."""
+SwapMode = Literal["drain", "in_flight"]
+"""What a weight swap does with running requests: wait until they are done, or go on with them under the new weights."""
+EngineMemory = Literal["weights", "kv_cache"]
+"""What an engine holds on its devices, and gives back while it sleeps."""
+
+BankMode = Literal["off", "read", "write", "readwrite"]
+TrackedStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended, in MLflow's words."""
+CheckStatus = Literal["PASS", "FAIL", "SKIP"]
+"""How a stage of `s2l gpu-check` ended."""
+ActivityKind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "swap", "start"]
+"""What a simulated actor is busy with."""

@@ -1,0 +1,1 @@
+"""What the machine has and allows: CPU, device memory, disk, temporary directories, processes."""

@@ -1,5 +1,0 @@
-"""From a configuration and an inventory to a plan: what may be tried, what fits, how long it takes, what is fastest."""
-
-from s2l_ray.placement.search.planner import make_plan
-
-__all__ = ["make_plan"]

@@ -1,0 +1,258 @@
+"""What a dense decoder consists of, from its Hugging Face config: tensors, parameters, KV cache, FLOPs.
+
+Needs no weights, no torch and no network, so that a plan takes no longer for a model that is not there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.errors import ModelError
+from s2l_ray.planner.known_models import KNOWN_MODELS
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What a model_type's layer has that its config.json does not say, as transformers builds it."""
+
+    norms: int = 2
+    """RMS norms over the hidden state, per layer."""
+    qk_norm: bool = False
+    """RMS norms over each head of queries and keys."""
+    qkv_bias: bool | None = None
+    """None: the config's attention_bias, for queries, keys, values and output alike. Set: output has no bias."""
+    tied: bool = False
+    """Where the config does not say."""
+    head_dim: int | None = None
+    """Where the config does not say; None: hidden / heads."""
+    kv_heads_optional: bool = False
+    """A config without num_key_value_heads has as many as query heads."""
+
+
+FAMILIES = {
+    "qwen3": _Family(qk_norm=True, head_dim=128),
+    "qwen2": _Family(qkv_bias=True),
+    "llama": _Family(kv_heads_optional=True),
+    "mistral": _Family(qkv_bias=False),
+    "gemma": _Family(tied=True, head_dim=256),
+    "gemma2": _Family(norms=4, tied=True, head_dim=256),
+    "gemma3_text": _Family(norms=4, qk_norm=True, tied=True, head_dim=256),
+}
+"""By model_type of the config."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a dense decoder: embedding, equal layers of attention and gated MLP, final norm, output head."""
+
+    name: str
+    family: str
+    """model_type of the config."""
+    layers: int
+    hidden: int
+    intermediate: int
+    """Width of the MLP."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    """The output head is the embedding."""
+    norms: int = 2
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    """Of the attention's output projection."""
+    mlp_bias: bool = False
+
+    @classmethod
+    def load(cls, name_or_path: str) -> ModelShape:
+        """Of a directory with config.json, a known model's hub id, or a model whose config is in the local HF cache.
+
+        Raises:
+            ModelError: nothing of the three, or an architecture that is not known here.
+        """
+        return _load(name_or_path)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], name: str) -> ModelShape:
+        """Of the content of a config.json.
+
+        Raises:
+            ModelError: the architecture is not known here, or a size is missing or impossible.
+        """
+        family = FAMILIES.get(config.get("model_type", ""))
+        if family is None:
+            raise ModelError(
+                f"{name}: cannot plan for model_type {config.get('model_type')!r}; known are the dense decoders "
+                f"{', '.join(sorted(FAMILIES))}"
+            )
+        heads = _size(config, "num_attention_heads", name)
+        hidden = _size(config, "hidden_size", name)
+        shape = cls(
+            name=name,
+            family=config["model_type"],
+            layers=_size(config, "num_hidden_layers", name),
+            hidden=hidden,
+            intermediate=_size(config, "intermediate_size", name),
+            heads=heads,
+            kv_heads=_kv_heads(config, family, heads, name),
+            head_dim=config.get("head_dim") or family.head_dim or hidden // heads,
+            vocab=_size(config, "vocab_size", name),
+            tied=config.get("tie_word_embeddings", family.tied),
+            norms=family.norms,
+            qk_norm=family.qk_norm,
+            qkv_bias=config.get("attention_bias", False) if family.qkv_bias is None else family.qkv_bias,
+            output_bias=config.get("attention_bias", False) if family.qkv_bias is None else False,
+            mlp_bias=config.get("mlp_bias", False) if config["model_type"] == "llama" else False,
+        )
+        if heads % shape.kv_heads:
+            raise ModelError(f"{name}: {heads} attention heads are not a multiple of {shape.kv_heads} key-value heads")
+        return shape
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Of the keys of one token in one layer; the values are as wide."""
+        return self.kv_heads * self.head_dim
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of a layer's weight matrices, by transformers' names."""
+        return {
+            "q_proj": (self.query_width, self.hidden),
+            "k_proj": (self.kv_width, self.hidden),
+            "v_proj": (self.kv_width, self.hidden),
+            "o_proj": (self.hidden, self.query_width),
+            "gate_proj": (self.intermediate, self.hidden),
+            "up_proj": (self.intermediate, self.hidden),
+            "down_proj": (self.hidden, self.intermediate),
+        }
+
+    @cached_property
+    def layer_tensors(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of all parameters of one layer."""
+        biased = ["q_proj", "k_proj", "v_proj"] if self.qkv_bias else []
+        biased += ["o_proj"] if self.output_bias else []
+        biased += ["gate_proj", "up_proj", "down_proj"] if self.mlp_bias else []
+        biases = [(self.linears[name][0],) for name in biased]
+        head_norms = [(self.head_dim,)] * 2 if self.qk_norm else []
+        return (*self.linears.values(), *biases, *head_norms, *[(self.hidden,)] * self.norms)
+
+    @cached_property
+    def root_tensors(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parameters outside the layers: embedding, final norm, and the output head if it is its own."""
+        matrix = (self.vocab, self.hidden)
+        return (matrix, (self.hidden,)) if self.tied else (matrix, (self.hidden,), matrix)
+
+    @property
+    def largest_tensor(self) -> int:
+        """Parameters of the largest one."""
+        return max(math.prod(tensor) for tensor in (*self.layer_tensors, *self.root_tensors))
+
+    @cached_property
+    def layer_parameters(self) -> int:
+        """Of one layer."""
+        return sum(math.prod(tensor) for tensor in self.layer_tensors)
+
+    @property
+    def embedding_parameters(self) -> int:
+        return self.vocab * self.hidden
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the output head's own weights; 0 if it is tied to the embedding."""
+        return 0 if self.tied else self.vocab * self.hidden
+
+    @property
+    def root_parameters(self) -> int:
+        """Outside the layers."""
+        return self.embedding_parameters + self.head_parameters + self.hidden
+
+    @cached_property
+    def parameters(self) -> int:
+        """As transformers counts them: tied weights once."""
+        return self.layers * self.layer_parameters + self.root_parameters
+
+    def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
+        """Keys and values of one token in all layers, on an engine of one device.
+
+        Layers with a sliding window count in full: rollouts are no longer than the window (the trainer refuses them).
+        """
+        return 2 * self.layers * self.kv_width * dtype_bytes
+
+    def forward_flops(self, tokens: float, context: float) -> float:
+        """Floating-point operations of a forward over `tokens` tokens, each attending to `context` others on average.
+
+        A multiply and an add for each weight of every matrix product, output head included (the embedding is a
+        look-up), and 2 * heads * head_dim each for scores and weighted values of every token attended to. Norms,
+        rotations and softmax are left out: they are below 1%. A backward is twice as much.
+        """
+        attention = 4 * self.layers * self.query_width * context
+        return tokens * (2 * self.multiplied_parameters + attention)
+
+    @cached_property
+    def multiplied_parameters(self) -> int:
+        """Those in matrix products of a forward, output head included."""
+        return self.layers * sum(out * width for out, width in self.linears.values()) + self.vocab * self.hidden
+
+
+@lru_cache
+def _load(name_or_path: str) -> ModelShape:
+    file = Path(name_or_path) / "config.json"
+    if file.is_file():
+        return ModelShape.from_config(_read(file), name_or_path)
+    if name_or_path in KNOWN_MODELS:
+        return ModelShape.from_config(KNOWN_MODELS[name_or_path], name_or_path)
+    if (cached := _cached_config(name_or_path)) is not None:
+        return ModelShape.from_config(_read(cached), name_or_path)
+    close = get_close_matches(name_or_path, KNOWN_MODELS, n=3, cutoff=0.5) or ["Qwen/Qwen3-8B-Base"]
+    raise ModelError(
+        f"{name_or_path} is neither a model directory (no config.json), nor in the local Hugging Face cache, nor known "
+        f"by name, as {', '.join(close)} would be. Name a directory; config.json in it is enough for a plan"
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} holds no JSON object")
+    return config
+
+
+def _cached_config(hub_id: str) -> Path | None:
+    """config.json of a model that was downloaded before; never downloads."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        file = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:  # a path, not a hub id
+        return None
+    return Path(file) if isinstance(file, str) else None
+
+
+def _size(config: dict[str, Any], key: str, name: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"{name}: config.json needs {key}, a positive number; it has {value!r}")
+    return value
+
+
+def _kv_heads(config: dict[str, Any], family: _Family, heads: int, name: str) -> int:
+    key = "num_key_value_heads"
+    if config.get(key) is None and (family.kv_heads_optional or key in config):
+        return heads
+    return _size(config, key, name)

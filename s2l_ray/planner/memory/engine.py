@@ -1,0 +1,137 @@
+"""Memory of a vLLM engine on each of its devices. Module names in comments are vLLM 0.32's."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from s2l_ray.kinds import Source, Transfer
+from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.memory.items import (
+    BUCKET_BYTES,
+    BUCKETS_HELD,
+    ENGINE_PROCESS_BYTES,
+    FLOAT32,
+    GPU_BLOCK_TOKENS,
+    GPU_BUFFERS,
+    GPU_CHUNK_BYTES,
+    MIB,
+    Ledger,
+    context_bytes,
+    dtype_bytes,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config, EngineConfig
+
+BATCHED_TOKENS = 2048
+"""max_num_batched_tokens of an AsyncLLM that is not told another (SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS)."""
+VOCABULARY_PADDING = 64
+"""The vocabulary is padded to a multiple of it (model_executor/layers/vocab_parallel_embedding.py)."""
+
+
+def engine_ledger(
+    shape: ModelShape,
+    config: Config,
+    role: Source,
+    tensor_parallel: int,
+    kv_cache_bytes: int,
+    *,
+    cuda: bool,
+    transfer: Transfer | None = None,
+) -> Ledger:
+    """Memory of an engine on each of its `tensor_parallel` devices while it samples.
+
+    Args:
+        kv_cache_bytes: on each device; what the engine is started with.
+        cuda: False for an engine on CPUs: no CUDA context but its processes.
+        transfer: how a learner's weights arrive; None: nccl on GPUs, gloo on CPUs.
+    """
+    engine: EngineConfig = getattr(config.engines, role)
+    dtype = dtype_bytes(config)
+    transfer = transfer or ("nccl" if cuda else "gloo")
+    return positive(
+        {
+            "weights": engine_weight_bytes(shape, tensor_parallel, dtype),
+            "kv_cache": kv_cache_bytes,
+            "activations": _activations(shape, engine, config.max_model_len(role), tensor_parallel, dtype),
+            "cuda_graphs": 0 if engine.enforce_eager or not cuda else _cuda_graph_bytes(shape),
+            "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if role == "learner" else 0,
+            "context": context_bytes(cuda, tensor_parallel, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
+        }
+    )
+
+
+def _processes(tensor_parallel: int) -> int:
+    """Of a CPU engine, for each of its devices: all in one (`generation.in_process`), or the actor's and workers."""
+    return 1 if tensor_parallel == 1 else 2
+
+
+def kv_cache_bytes_for(
+    shape: ModelShape,
+    tokens: int,
+    tensor_parallel: int,
+    dtype_bytes: int = 2,
+    *,
+    block_tokens: int = GPU_BLOCK_TOKENS,
+) -> int:
+    """The least KV cache on each device with which vLLM holds `tokens` tokens of one sequence.
+
+    Whole blocks, and the one that vLLM keeps back as a null block (v1/core/kv_cache_utils.py).
+    """
+    blocks = math.ceil(tokens / block_tokens) + 1
+    return blocks * block_tokens * kv_bytes_per_token(shape, tensor_parallel, dtype_bytes)
+
+
+def kv_bytes_per_token(shape: ModelShape, tensor_parallel: int, dtype_bytes: int = 2) -> int:
+    """On each device; with more devices than key-value heads, every head is on several of them."""
+    return shape.kv_bytes_per_token(dtype_bytes) // shape.kv_heads * math.ceil(shape.kv_heads / tensor_parallel)
+
+
+def engine_weight_bytes(shape: ModelShape, tensor_parallel: int, dtype_bytes: int = 2) -> int:
+    """On each device: matrices and vocabulary are cut, norms and biases of outputs are not."""
+    kv_width = math.ceil(shape.kv_heads / tensor_parallel) * shape.head_dim
+    query_width, mlp = shape.query_width // tensor_parallel, math.ceil(shape.intermediate / tensor_parallel)
+    qkv = query_width + 2 * kv_width
+    layer = shape.hidden * (qkv + query_width + 3 * mlp)
+    layer += qkv * shape.qkv_bias + shape.hidden * shape.output_bias
+    layer += (2 * mlp + shape.hidden) * shape.mlp_bias
+    layer += shape.hidden * shape.norms + 2 * shape.head_dim * shape.qk_norm
+    vocabulary = math.ceil(shape.vocab / VOCABULARY_PADDING) * VOCABULARY_PADDING // tensor_parallel
+    matrices = 1 if shape.tied else 2
+    return dtype_bytes * (shape.layers * layer + matrices * vocabulary * shape.hidden + shape.hidden)
+
+
+def _activations(shape: ModelShape, engine: EngineConfig, max_model_len: int, tensor_parallel: int, dtype: int) -> int:
+    """The larger of a forward over the largest batch of tokens and of sampling for the largest number of sequences.
+
+    On CPUs sampling takes less: an upper bound there.
+    """
+    tokens = min(BATCHED_TOKENS, engine.max_num_seqs * max_model_len)
+    # Residual, hidden and normalised state; gate, up and their product; queries and output.
+    width = 3 * shape.hidden + (3 * shape.intermediate + 2 * shape.query_width) // tensor_parallel
+    # Logits (gathered whole on every device) in both types, processed log-probs, probabilities, and the noise that
+    # picks a token (v1/sample/ops/topk_topp_sampler.py, forward_native).
+    sampling = engine.max_num_seqs * shape.vocab * (dtype + 4 * FLOAT32)
+    return max(tokens * width * dtype, sampling)
+
+
+def _cuda_graph_bytes(shape: ModelShape) -> int:
+    """Not derived: vLLM's logs report about 0.7 GiB for 36 layers and 1 GiB for 64."""
+    return 256 * MIB + 12 * MIB * shape.layers
+
+
+def _receiving(shape: ModelShape, tensor_parallel: int, dtype: int, transfer: Transfer) -> int:
+    """What arrives, and a layer's new weights until they are copied over the old ones (model_loader/reload).
+
+    The largest tensor decides; it travels whole.
+    """
+    largest = dtype * shape.largest_tensor
+    received = {
+        # A tensor that is larger than a bucket is put together in memory of its own.
+        "gloo": (BUCKETS_HELD + 1) * BUCKET_BYTES + (largest if largest > BUCKET_BYTES else 0),
+        "nccl": GPU_BUFFERS * GPU_CHUNK_BYTES + largest,
+        "ipc": max(GPU_CHUNK_BYTES, largest),
+    }[transfer]
+    return min(received, GPU_BUFFERS * dtype * shape.parameters) + largest // tensor_parallel

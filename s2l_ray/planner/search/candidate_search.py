@@ -1,0 +1,277 @@
+"""Every placement by counts: which fit, and how fast each family's best one is.
+
+A candidate is a mode, the nodes it may use, a number of trainer ranks and the engines' tensor-parallel sizes; for each
+the best split of the samplers' GPUs over explorer and learner is found per phase. Candidates are evaluated by counts
+alone; only the winner is laid out. Every number that is tried is tried in every larger cluster too, and using less than
+the whole cluster is always allowed, so that more nodes never make a plan worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from s2l_ray.kinds import PlacementMode, Source
+from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
+from s2l_ray.planner.search.candidates import MODES, Candidate, Frame, Key, Rejected
+from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
+from s2l_ray.planner.search.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
+from s2l_ray.planner.search.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.planner.search.timing import Memory, Timing
+
+NODE_BITS, SPLIT_BITS = 5, 3
+"""Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and slots elsewhere."""
+
+
+@dataclass
+class Found:
+    """What a search brings back."""
+
+    best: dict[tuple, Candidate] = field(default_factory=dict)
+    """By family."""
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def ordered(self) -> list[Candidate]:
+        """Best first."""
+        return sorted(self.best.values(), key=Candidate.order)
+
+    def add(self, candidate: Candidate) -> None:
+        known = self.best.get(candidate.family)
+        if known is None or candidate.order() < known.order():
+            self.best[candidate.family] = candidate
+
+
+class Search:
+    """All candidates of one plan."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.timing = Timing(frame)
+        self._memory = Memory()
+        self._found = Found()
+
+    def run(self) -> Found:
+        """The best candidate of every mode, pair of tensor-parallel sizes and with or without hand-over."""
+        for key in self._keys():
+            base = self.fitted(key)
+            if isinstance(base, Rejected):
+                self._found.rejected.append(base)
+            else:
+                self._split_slots(base)
+        return self._found
+
+    # ---- what is tried -----------------------------------------------------------------------------------------
+
+    def _keys(self) -> Iterator[Key]:
+        forced, explores = self.frame.config.placement.mode, self.frame.work.explores
+        across = self.frame.config.placement.tensor_parallel_across_nodes
+        for trainers, samplers in pool_pairs(self.frame.inventory.specs, across_nodes=across):
+            for mode in MODES:
+                if forced not in ("auto", mode) or (mode == "colocated" and trainers is not samplers):
+                    continue
+                if mode == "mixed" and not explores:
+                    continue
+                if mode != "separate" and self.frame.work.stale:
+                    continue  # what sleeps while the trainer works cannot sample then
+                learner_tps = self.tensor_parallel("learner", samplers if mode == "separate" else trainers)
+                explorer_tps = self.tensor_parallel("explorer", samplers) if explores else (0,)
+                for ranks in self.ranks(trainers, mode):
+                    for learner_tp in learner_tps:
+                        for explorer_tp in explorer_tps:
+                            yield Key(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
+
+    def ranks(self, pool: Pool, mode: PlacementMode) -> list[int]:
+        """Numbers of trainer ranks to try: what is pinned; colocated parts of a node and whole nodes; elsewhere no more
+        than have work in a mini-batch, unless they fit only when there are more."""
+        if pinned := self.frame.config.trainer.ranks:
+            return [pinned] if pinned <= pool.gpus else []
+        if mode == "colocated":
+            node = pool.largest_node
+            return sorted({*range(1, node), *(n * node for n in sizes(pool.gpus // node, NODE_BITS))})
+        found = []
+        for ranks in sizes(pool.gpus, SPLIT_BITS):
+            found.append(ranks)
+            if ranks >= self.frame.work.mini_batch_prompts and self._rank_fits(pool, ranks):
+                break
+        return found
+
+    def _rank_fits(self, pool: Pool, ranks: int) -> bool:
+        return isinstance(self.device(Key("separate", pool, pool, ranks, 1, 0), (), ranked=True), Fit)
+
+    def tensor_parallel(self, role: Source, pool: Pool) -> tuple[int, ...]:
+        """Sizes that divide the model and stay within a node: powers of two, or what is pinned."""
+        shape, pinned = self.frame.shape(role), self.frame.engine(role).tensor_parallel
+        if pinned:
+            return (pinned,) if pinned <= pool.largest_node else ()
+        return tensor_parallel_sizes(shape, pool.largest_node if self.frame.cuda else 1)
+
+    # ---- does it fit -------------------------------------------------------------------------------------------
+
+    def fitted(self, key: Key) -> Candidate | Rejected:
+        """The candidate before its slots are split, or why it does not fit."""
+        config, frame = self.frame.config, self.frame
+        trainer = self.device(key, key.beside, ranked=True)
+        if isinstance(trainer, Misfit):
+            return Rejected(key, trainer)
+        slot: dict[Source, Fit] = {}
+        for role in frame.roles if key.mode != "colocated" else ():
+            found = self.device(key, (role,), ranked=False)
+            if isinstance(found, Fit):
+                slot[role] = found
+            elif key.mode == "separate" or role == "explorer":  # mixed: only a hand-over would need this engine
+                return Rejected(key, found)
+        rank_cpus = config.trainer.cpus + sum(frame.engine(role).cpus / key.tp(role) for role in key.beside)
+        slot_cpus = max(frame.engine(role).cpus * key.per_slot(role) for role in frame.roles)
+        rows = pack(key.trainers, key.ranks, key.slot_gpus, rank_cpus, slot_cpus)
+        if rows is None:
+            return Rejected(key, None, f"the nodes' CPUs do not suffice for {key.ranks} ranks: {rank_cpus:g} each")
+        if reason := self._host_memory(key, max(row.ranks for row in rows)):
+            return Rejected(key, None, reason)
+        apart = key.samplers is not key.trainers
+        slot_rows = pack(key.samplers, 0, key.slot_gpus, rank_cpus, slot_cpus) if apart else rows
+        shared = {role: shared_engines(rows, key.tp(role)) for role in key.beside}
+        for role, places in shared.items():
+            pinned = frame.engine(role).count
+            least = 1 if key.mode == "mixed" or pinned is None else pinned
+            if places < least:
+                reason = f"beside {key.ranks} ranks there is room for {places} {role} engines of {_gpus(key.tp(role))}"
+                return Rejected(key, None, f"{reason}; {least} needed")
+            shared[role] = min(places, pinned or places)
+        return Candidate(
+            key=key,
+            rows=rows,
+            slot_rows=slot_rows,
+            nodes=rank_nodes(rows),
+            available=slots_in(slot_rows),
+            shared=shared,
+            trainer=trainer,
+            slot=slot,
+            slots=SlotSplit((0,) * len(frame.work.phases), 0),
+            run_seconds=0.0,
+        )
+
+    def _host_memory(self, key: Key, ranks: int) -> str:
+        """Says why a node cannot hold what so many ranks off-load."""
+        asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
+        has = min(spec.memory_bytes for spec in key.trainers.specs)
+        if asked <= has:
+            return ""
+        return f"{ranks} trainer ranks off-load {asked / 1e9:.0f} GB to their node's memory, which has {has / 1e9:.0f}"
+
+    def device(self, key: Key, roles: tuple[Source, ...], *, ranked: bool) -> Fit | Misfit:
+        """A device with engines of these roles, and with a trainer rank or without."""
+        pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
+        return self._memory.get(
+            ("device", pool, ranks, *((role, key.tp(role)) for role in roles)),
+            lambda: fit(
+                self.frame.budget(pool),
+                self.trainer_memory(ranks) if ranked else None,
+                [self.need(role, key.tp(role)) for role in roles],
+                sleep=self.frame.cuda,
+            ),
+        )
+
+    def trainer_memory(self, ranks: int) -> TrainerMemory:
+        """A rank's."""
+        frame = self.frame
+        return self._memory.get(
+            ("trainer", ranks), lambda: trainer_ledger(frame.learner, frame.config, ranks, cuda=frame.cuda)
+        )
+
+    def need(self, role: Source, tp: int) -> EngineNeed:
+        """An engine's memory."""
+        frame = self.frame
+        groups = {"learner": "learner_groups", "explorer": "explorer_groups"}[role]
+        rollouts = sum(getattr(phase, groups) for phase in frame.work.phases)
+        return self._memory.get(
+            ("need", role, tp),
+            lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda, rollouts=rollouts),
+        )
+
+    # ---- which slots are whose ---------------------------------------------------------------------------------
+
+    def _split_slots(self, base: Candidate) -> None:
+        """Keep the best splits of the slots."""
+        options = [([0], 0)] if base.key.mode == "colocated" else self._options(base)
+        if not options:
+            self._found.rejected.append(Rejected(base.key, None, self._too_few(base)))
+        for choices, total in options:
+            self._split(replace(base, slots=SlotSplit(base.slots.learner, total)), np.array(choices))
+
+    def _split(self, base: Candidate, choices: np.ndarray) -> None:
+        """Keep the best split, without and with hand-over, into so many learner slots."""
+        phases, wait = self.phase_costs(base, choices)
+        total, asked = base.slots.total, self.frame.config.placement.hand_over
+        hands_over = asked != "off" and total > 0 and self._can_hand_over(base)
+        found = []
+        if not (hands_over and asked == "on"):
+            found.append(fixed_split(phases, choices, wait))
+        if hands_over and sum(phase.seconds.min() for phase in phases) < self._to_beat(base):
+            start_s = self.timing.rates(base.key.samplers).engine_start_s
+            found.append(growing_split(phases, choices, wait, total=total, forced=asked == "on", start_s=start_s))
+        for learner, seconds in found:
+            if np.isfinite(seconds):
+                self._found.add(replace(base, slots=SlotSplit(learner, total), run_seconds=seconds))
+
+    def phase_costs(self, base: Candidate, choices: np.ndarray) -> tuple[list[PhaseCosts], np.ndarray]:
+        """Seconds of every phase and what the first step takes longer, for these numbers of learner slots."""
+        steps, waits = self.timing.matrices(base, choices)
+        steps = self.timing.steps[:, None] * steps
+        phases, first = [], 0
+        for phase in self.frame.work.phases:
+            last = first + len(phase.splits)
+            phases.append(PhaseCosts(steps[first:last].sum(axis=0), phase.steps, phase.explorer_groups > 0))
+            first = last
+        return phases, waits[0]
+
+    def _can_hand_over(self, base: Candidate) -> bool:
+        phases = self.frame.work.phases
+        return len(phases) > 1 and phases[0].explorer_groups > 0 and {"learner", "explorer"} <= set(base.slot)
+
+    def _to_beat(self, base: Candidate) -> float:
+        """Of the same family with hand-over: a candidate that cannot be faster need not be split."""
+        known = self._found.best.get((base.key.mode, base.key.learner_tp, base.key.explorer_tp, True))
+        return known.run_seconds if known else np.inf
+
+    def _options(self, base: Candidate) -> list[tuple[list[int], int]]:
+        """(numbers of learner slots to try, all slots that are used), one entry for each number of all slots."""
+        learner, explorer = self._asked_slots(base)
+        least = learner or (1 if base.key.mode == "separate" else 0)
+        if not base.key.explorer_tp:
+            explorer = 0
+        most = base.available - (1 if explorer is None else explorer)
+        if least > most:
+            return []
+        if learner is not None:
+            totals = [base.available if explorer is None else learner + explorer]
+            return [(sorted({learner, total}), total) for total in totals]
+        if explorer is not None:  # learner slots are all others, which need not be all that there are
+            numbers = [n for n in (0, *sizes(most, NODE_BITS)) if n >= least]
+            return [(sorted({n, n + explorer}), n + explorer) for n in numbers]
+        numbers = [n for n in (0, *sizes(most, SPLIT_BITS)) if n >= least]
+        return [([*numbers, base.available], base.available)]
+
+    def _asked_slots(self, base: Candidate) -> tuple[int | None, int | None]:
+        """Slots for the engines that engines.learner.count and engines.explorer.count ask for."""
+        key, engines = base.key, self.frame.config.engines
+        learner = explorer = None
+        if engines.learner.count is not None:
+            learner = -(-max(0, engines.learner.count - base.shared.get("learner", 0)) // key.per_slot("learner"))
+        if engines.explorer.count is not None and key.explorer_tp:
+            explorer = -(-engines.explorer.count // key.per_slot("explorer"))
+        return learner, explorer
+
+    def _too_few(self, base: Candidate) -> str:
+        learner, explorer = self._asked_slots(base)
+        asked = [f"{n} for {role}s" for n, role in ((learner, "learner"), (explorer, "explorer")) if n]
+        return (
+            f"beside {base.key.ranks} trainer ranks there is room for {base.available} slots of "
+            f"{_gpus(base.key.slot_gpus)}, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
+        )
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"

@@ -1,0 +1,260 @@
+"""Placement without GPUs: every actor has a CPU bundle of its own, counts are the configuration's or 1.
+
+Nothing is searched: actors share cores in ways that a roofline cannot rank. Times are rough; `s2l plan --calibrate` has
+measured ones.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from s2l_ray.kinds import Role, Source
+from s2l_ray.placement.plan import DeviceLoad, Layout, PhaseSeats, Plan, PlannedBundle, Seat
+from s2l_ray.planner import costs
+from s2l_ray.planner.costs import Rates, Sampler, StepParts
+from s2l_ray.planner.memory import Ledger, trainer_ledger
+from s2l_ray.planner.search.candidates import Frame
+from s2l_ray.planner.search.fitting import device_ledger, engine_need
+from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
+from s2l_ray.planner.search.predictions import phase_plans, saving, swap_plan
+from s2l_ray.planner.workload import Split
+
+DEFAULT_KV_CACHE = 2**29
+
+
+@dataclass(frozen=True)
+class _Actors:
+    """How many of each, and what each takes."""
+
+    frame: Frame
+
+    @property
+    def ranks(self) -> int:
+        return self.frame.config.trainer.ranks or 1
+
+    def engines(self, role: Source) -> int:
+        """At the start."""
+        return (self.frame.engine(role).count or 1) if role in self.frame.roles else 0
+
+    def tensor_parallel(self, role: Source) -> int:
+        return self.frame.engine(role).tensor_parallel or 1
+
+    def cpus(self, role: Role) -> float:
+        return self.frame.config.trainer.cpus if role == "trainer" else self.frame.engine(role).cpus
+
+    def kv(self, role: Source) -> int:
+        need = engine_need(self.frame.shape(role), self.frame.config, role, self.tensor_parallel(role), cuda=False)
+        return need.pinned or max(need.least, DEFAULT_KV_CACHE)
+
+    @cached_property
+    def memory(self) -> dict[Role, Ledger]:
+        """Of one actor of each kind, all of its processes."""
+        frame = self.frame
+        rank = trainer_ledger(frame.learner, frame.config, self.ranks, cuda=False)
+        found = {"trainer": device_ledger(rank, [], sleep=False)}
+        for role in frame.roles:
+            size = self.tensor_parallel(role)
+            need = engine_need(frame.shape(role), frame.config, role, size, cuda=False)
+            ledger = device_ledger(None, [(need, self.kv(role))], sleep=False)
+            found[role] = {item: amount * size for item, amount in ledger.items()}
+        return found
+
+
+def plan_cpus(frame: Frame) -> Plan:
+    """The plan for a cluster whose GPUs, if any, are not used."""
+    mode, actors = frame.config.placement.mode, _Actors(frame)
+    if mode not in ("auto", "separate"):
+        return Plan(
+            False,
+            (
+                f"placement.mode={mode} needs GPUs: engines on CPUs cannot give their memory back while the trainer "
+                "works. Leave it out, or set placement.mode=separate",
+            ),
+        )
+    bundles = _bundles(actors, handing_over=frame.config.placement.hand_over == "on")
+    nodes = _nodes(bundles, frame)
+    if isinstance(nodes, str):
+        return Plan(False, (nodes,))
+    placed = tuple(PlannedBundle(node, (), {"CPU": cpus}) for node, (_, cpus) in zip(nodes, bundles, strict=True))
+    times = _Times(frame, actors, nodes)
+    handed, seconds = times.best()
+    layout = Layout("separate", "cpu", placed, tuple(_phases(frame, actors, handed)), sleep=False)
+    loads = [_loads(frame, actors, layout, number) for number in range(len(layout.phases))]
+    if short := _short_of_memory(loads):
+        return Plan(False, (short,))
+    phases = phase_plans(frame, "separate", lambda n, split: times.parts(handed[n], split), seconds, layout, loads)
+    return Plan(
+        fits=True,
+        problems=(),
+        mode="separate",
+        layout=layout,
+        phases=phases,
+        swap=swap_plan(frame, phases, layout),
+        saving=saving(frame, phases),
+        run_seconds=sum(seconds),
+        ranks=actors.ranks,
+        tensor_parallel={role: actors.tensor_parallel(role) for role in frame.roles},
+        notes=tuple(_notes(frame, handed)),
+    )
+
+
+def _bundles(actors: _Actors, *, handing_over: bool) -> list[tuple[Role, float]]:
+    """(who sits there at first, CPUs): trainer ranks, learner engines, explorer engines."""
+    explorer = actors.cpus("explorer")
+    if handing_over:
+        explorer = max(explorer, actors.cpus("learner"))
+    return [
+        *[("trainer", actors.cpus("trainer"))] * actors.ranks,
+        *[("learner", actors.cpus("learner"))] * actors.engines("learner"),
+        *[("explorer", explorer)] * actors.engines("explorer"),
+    ]
+
+
+def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
+    """Each bundle on the first node with CPUs for it, or what is short."""
+    free = [spec.cpus for spec in frame.inventory.specs]
+    nodes = []
+    for role, cpus in bundles:
+        node = next((n for n, left in enumerate(free) if left + 1e-9 >= cpus), None)
+        if node is None:
+            asked, article = sum(amount for _, amount in bundles), "an" if role == "explorer" else "a"
+            return (
+                f"{len(bundles)} actors ask for {asked:g} CPUs, and no node has {cpus:g} left for {article} {role}: "
+                f"{frame.inventory.describe()}. Lower trainer.{{ranks,cpus}} or engines.*.{{count,cpus}}, or add nodes"
+            )
+        free[node] -= cpus
+        nodes.append(node)
+    return nodes
+
+
+def _phases(frame: Frame, actors: _Actors, handed: tuple[int, ...]) -> list[PhaseSeats]:
+    learners, explorers = actors.engines("learner"), actors.engines("explorer")
+    first = actors.ranks + learners
+    phases = []
+    for number, phase in enumerate(frame.work.phases):
+        seats = [Seat("trainer", rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
+        seats += [_seat(actors, "learner", n, actors.ranks + n) for n in range(learners)]
+        # The last explorers are handed over first, so that the others keep their numbers.
+        staying = explorers - handed[number]
+        seats += [_seat(actors, "learner", learners + n, first + explorers - 1 - n) for n in range(handed[number])]
+        seats += [_seat(actors, "explorer", n, first + n) for n in range(staying)]
+        phases.append(PhaseSeats(phase.name, phase.first_step, phase.last_step, tuple(seats)))
+    return phases
+
+
+def _seat(actors: _Actors, role: Source, index: int, bundle: int) -> Seat:
+    transfer = "gloo" if role == "learner" else None
+    return Seat(role, index, bundle, (), actors.cpus(role), kv_cache_bytes=actors.kv(role), transfer=transfer)
+
+
+def _loads(frame: Frame, actors: _Actors, layout: Layout, phase: int) -> tuple[DeviceLoad, ...]:
+    """Host memory of every node."""
+    ledgers: dict[int, Ledger] = defaultdict(dict)
+    roles: dict[int, list[str]] = defaultdict(list)
+    for seat in layout.phases[phase].seats:
+        node = layout.bundles[seat.bundle].node
+        roles[node].append(f"{seat.role}:{seat.index}" + ("" if seat.role == "trainer" else "/0"))
+        for item, size in actors.memory[seat.role].items():
+            ledgers[node][item] = ledgers[node].get(item, 0) + size
+    return tuple(
+        DeviceLoad(node, None, spec.memory_bytes, sum(ledgers[node].values()), ledgers[node], tuple(roles[node]))
+        for node, spec in enumerate(frame.inventory.specs)
+    )
+
+
+def _short_of_memory(loads: list[tuple[DeviceLoad, ...]]) -> str:
+    for load in (load for phase in loads for load in phase):
+        if load.used_bytes > load.capacity_bytes:
+            largest = max(load.ledger, key=load.ledger.get)
+            return (
+                f"node {load.node} has {load.capacity_bytes / 1e9:.1f} GB of memory, its actors need "
+                f"{load.used_bytes / 1e9:.1f} GB, most of it {largest} ({load.ledger[largest] / 1e9:.1f} GB): lower "
+                "engines.*.count, engines.*.kv_cache_gb or trainer.micro_batch_tokens, or add nodes"
+            )
+    return ""
+
+
+def _notes(frame: Frame, handed: tuple[int, ...]) -> list[str]:
+    notes = frame.assumptions
+    for number in range(1, len(handed)):
+        if grown := handed[number] - handed[number - 1]:
+            step = frame.work.phases[number].first_step - 1
+            notes.append(f"after step {step} {grown} explorer bundles become learner engines")
+    if frame.config.placement.hand_over == "auto" and len(handed) > 1 and frame.work.explores:
+        notes.append("no hand-over on CPUs unless placement.hand_over=on: an explorer that waits takes no core")
+    return notes
+
+
+class _Times:
+    """Costs of the actors where they sit."""
+
+    def __init__(self, frame: Frame, actors: _Actors, nodes: list[int]) -> None:
+        self._frame, self._actors = frame, actors
+        self._specs = [frame.inventory.specs[node] for node in dict.fromkeys(nodes)]
+        # Nodes' figures may be of a GPU that is not used here.
+        self._specs = [spec if not spec.real_gpus else spec.without_gpus() for spec in self._specs]
+        self._rank_nodes = len(set(nodes[: actors.ranks]))
+        self._far = len(set(nodes)) > 1
+
+    def _rates(self, threads: int) -> Rates:
+        return costs.rates(self._specs, self._frame.inventory.efficiency, threads=threads)
+
+    def _sampling(self, role: Source, engines: int, rollouts: int) -> float:
+        if rollouts == 0:
+            return 0.0
+        if engines == 0:
+            return float("inf")
+        frame, actors = self._frame, self._actors
+        engine = frame.engine(role)
+        sampler = Sampler(
+            shape=frame.shape(role),
+            tensor_parallel=actors.tensor_parallel(role),
+            kv_cache_bytes=actors.kv(role),
+            max_num_seqs=engine.max_num_seqs,
+            dtype_bytes=frame.dtype_bytes,
+            rates=self._rates(engine.threads),
+        )
+        return costs.generation_seconds(sampler, frame.sampling(rollouts), engines)
+
+    def parts(self, handed: int, split: Split) -> StepParts:
+        """Of a step with so many explorer bundles handed over."""
+        frame, actors = self._frame, self._actors
+        rates = self._rates(frame.config.trainer.threads)
+        shared = {"ranks": actors.ranks, "nodes": self._rank_nodes, "rates": rates, "dtype_bytes": frame.dtype_bytes}
+        return StepParts(
+            explore=self._sampling("explorer", actors.engines("explorer") - handed, frame.work.explored(split)),
+            learner_generate=self._sampling("learner", actors.engines("learner") + handed, split.learner),
+            sleep_wake=0.0,
+            update=costs.update_seconds(frame.learner, frame.work, split, **shared),
+            swap=costs.swap_seconds(frame.learner, far=self._far, **shared),
+        )
+
+    def best(self) -> tuple[tuple[int, ...], list[float]]:
+        """(explorer bundles handed over, seconds) of every phase."""
+        frame, explorers = self._frame, self._actors.engines("explorer")
+        choices, how = np.arange(explorers + 1), {"ahead": frame.work.ahead, "stale": frame.work.stale}
+        phases = []
+        for phase in frame.work.phases:
+            rows = [
+                [split.steps * costs.step_seconds("separate", self.parts(int(n), split), **how) for n in choices]
+                for split in phase.splits
+            ]
+            phases.append(PhaseCosts(np.array(rows).sum(axis=0), phase.steps, phase.explorer_groups > 0))
+        first = frame.work.phases[0].splits[0]
+        wait = np.array([costs.first_step_wait("separate", self.parts(int(n), first), **how) for n in choices])
+        wait = np.nan_to_num(wait)
+        start_s = frame.inventory.efficiency.engine_start_s
+        if frame.config.placement.hand_over == "on" and explorers:
+            handed, _ = growing_split(phases, choices, wait, total=explorers, forced=True, start_s=start_s)
+        else:
+            handed, _ = fixed_split([replace(p, seconds=p.seconds[:1]) for p in phases], choices[:1], wait[:1])
+        seconds = [float(phase.seconds[n]) for phase, n in zip(phases, handed, strict=True)]
+        seconds[0] += float(wait[handed[0]])
+        for number in range(1, len(handed)):
+            if handed[number] != handed[number - 1]:
+                seconds[number] += float(late_seconds(phases[number], start_s)[handed[number - 1], handed[number]])
+        return handed, seconds

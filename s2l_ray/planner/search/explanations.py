@@ -1,0 +1,287 @@
+"""Why: alternatives and what each lost by, notes for the user, and what is missing when nothing fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from s2l_ray.placement.plan import Alternative, PhasePlan
+from s2l_ray.planner.memory import trainer_ledger
+from s2l_ray.planner.search.candidate_search import Found, Search
+from s2l_ray.planner.search.candidates import MODES, Candidate, Key, Rejected
+from s2l_ray.planner.search.fitting import Misfit
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+GB = 10**9
+MOST_ALTERNATIVES = 12
+
+
+def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
+    """The best of every other family, fastest first, and of every mode that does not fit what came nearest."""
+    ordered = found.ordered
+    best = ordered[0] if ordered else None
+    rows = [
+        Alternative(describe(c.key, c.slots.hands_over), c.key.mode, True, c.run_seconds, _slower(c, best, search))
+        for c in ordered[1:]
+    ]
+    fitting = {candidate.key.mode for candidate in ordered}
+    rows = _with_every_mode(rows, MOST_ALTERNATIVES - 2)
+    for mode in MODES:
+        nearest = nearest_misses([r for r in found.rejected if r.key.mode == mode])
+        if mode not in fitting and nearest:
+            rejected = nearest[0]
+            rows.append(Alternative(describe(rejected.key, False), mode, False, None, why_not(rejected)))
+    return tuple(rows)
+
+
+def _with_every_mode(rows: list[Alternative], most: int) -> list[Alternative]:
+    """The fastest `most`, but every mode's best among them."""
+    first = {row.mode: row for row in reversed(rows)}
+    others = [row for row in rows if row is not first[row.mode]]
+    kept = [*first.values(), *others][:most]
+    return sorted(kept, key=lambda row: row.run_seconds)
+
+
+def describe(key: Key, hands_over: bool) -> str:
+    """Such as "mixed, 6 trainer ranks, learner tensor parallel 1, explorer 2, with hand-over"."""
+    text = f"{key.mode}, {key.ranks} trainer ranks, learner tensor parallel {key.learner_tp}"
+    if key.explorer_tp:
+        text += f", explorer {key.explorer_tp}"
+    return text + (", with hand-over" if hands_over else "")
+
+
+def _slower(candidate: Candidate, best: Candidate, search: Search) -> str:
+    extra = candidate.run_seconds - best.run_seconds
+    if extra == 0:
+        return "as fast, with more GPUs" if candidate.gpus > best.gpus else "as fast; it comes later in a fixed order"
+    mine, its = _mean_parts(candidate, search), _mean_parts(best, search)
+    part = max(mine, key=lambda name: mine[name] - its[name])
+    text = f"{duration(extra)} ({extra / best.run_seconds:.1%}) slower over the run"
+    if mine[part] - its[part] > 0.5:
+        text += f"; mostly {part}: {mine[part]:.0f} s a step instead of {its[part]:.0f} s"
+    return text
+
+
+def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
+    """Mean seconds of a step over the run, by what it is spent on."""
+    total: dict[str, float] = {}
+    work = search.frame.work
+    names = {
+        "explore": "exploring",
+        "learner_generate": "the learner's sampling",
+        "sleep_wake": "sleep and wake",
+        "update": "the update",
+        "swap": "the weight swap",
+    }
+    for number, phase in enumerate(work.phases):
+        for split in phase.splits:
+            parts = search.timing.parts(candidate, candidate.slots.learner[number], split)
+            for name, text in names.items():
+                total[text] = total.get(text, 0.0) + split.steps * getattr(parts, name) / work.steps
+    return total
+
+
+def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
+    """Those that came furthest first: past the trainer's memory, then the engines', then to too few GPUs or CPUs; of
+    equals the one that lacks least memory, or has fewest ranks."""
+
+    def distance(r: Rejected) -> tuple:
+        if r.misfit is None:
+            return (0, 0, r.key.ranks)
+        return (2 if "trainer rank" in r.misfit.actors else 1, r.misfit.short, r.key.ranks)
+
+    return sorted(rejected, key=distance)
+
+
+def why_not(rejected: Rejected) -> str:
+    """Such as "trainer rank on a GPU, 8 ranks in all: 31.6 GB needed, 23.9 GB usable, 7.7 GB short (...)"."""
+    if rejected.misfit is None:
+        return rejected.reason
+    miss = rejected.misfit
+    items = sorted(miss.ledger.items(), key=lambda item: -item[1])
+    largest = ", ".join(f"{name} {size / GB:.1f}" for name, size in items[:5])
+    return (
+        f"{miss.actors} on a GPU, {rejected.key.ranks} ranks in all: {(miss.budget + miss.short) / GB:.1f} GB needed, "
+        f"{miss.budget / GB:.1f} GB usable per GPU, {miss.short / GB:.1f} GB short ({largest} GB)"
+    )
+
+
+def problems(found: Found, search: Search) -> tuple[str, ...]:
+    """Why nothing fits in any mode, and what would help."""
+    if not found.rejected:
+        return (_nothing_tried(search),)
+    by_mode = [nearest_misses(r for r in found.rejected if r.key.mode == mode) for mode in MODES]
+    nearest = [misses[0] for misses in by_mode if misses]
+    lines = [f"{rejected.key.mode} does not fit: {why_not(rejected)}" for rejected in nearest]
+    remedies = [text for r in nearest if r.misfit for text in _remedies(r.key, r.misfit, search)]
+    if remedies:
+        lines.append("what would help: " + "; ".join(dict.fromkeys(remedies)))
+    return tuple(lines)
+
+
+def _nothing_tried(search: Search) -> str:
+    config, inventory = search.frame.config, search.frame.inventory
+    asked = {
+        f"trainer.ranks={config.trainer.ranks}": config.trainer.ranks,
+        f"engines.learner.tensor_parallel={config.engines.learner.tensor_parallel}": (
+            config.engines.learner.tensor_parallel
+        ),
+        f"engines.explorer.tensor_parallel={config.engines.explorer.tensor_parallel}": (
+            config.engines.explorer.tensor_parallel
+        ),
+        f"placement.mode={config.placement.mode}": config.placement.mode == "mixed" or None,
+    }
+    pinned = ", ".join(text for text, value in asked.items() if value)
+    return (
+        f"nothing to try on {inventory.describe()} with {pinned}: more ranks than GPUs, a tensor-parallel size above a "
+        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or mixed without explorer"
+    )
+
+
+def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
+    ranked = "trainer rank" in miss.actors
+    if ranked and _rank_bytes(search, search.frame.config, key.ranks) > miss.budget:
+        return _for_ranks(key, miss, search)
+    found = ["GPUs with more memory"]
+    for role in search.frame.roles:
+        if f"{role} engine" in miss.actors:
+            sequences = search.frame.engine(role).max_num_seqs
+            found += [f"a larger engines.{role}.tensor_parallel", f"engines.{role}.max_num_seqs below {sequences}"]
+    return found
+
+
+def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
+    """What makes a rank smaller, and what it then needs."""
+    config, cuda = search.frame.config, search.frame.cuda
+    before = _rank_bytes(search, config, key.ranks)
+    found, ranks = [], key.ranks
+    while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
+        ranks *= 2
+    if ranks > key.ranks and _rank_bytes(search, config, ranks) <= miss.budget:
+        found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
+    trainer, objective = config.trainer, config.objective
+    changes: list[tuple[str, dict, dict]] = [
+        ("trainer.lora_rank=32", {"lora_rank": 32}, {}),
+        ("trainer.cpu_offload=true", {"cpu_offload": True} if cuda else {}, {}),
+        ("trainer.gradient_checkpointing=on", {"gradient_checkpointing": "on"}, {}),
+        ("trainer.logprob_chunk_tokens=256", {"logprob_chunk_tokens": min(256, trainer.logprob_chunk_tokens)}, {}),
+        ("trainer.micro_batch_tokens=2048", {"micro_batch_tokens": min(2048, trainer.micro_batch_tokens)}, {}),
+        ("objective.reference_offload=true", {}, {"reference_offload": True} if cuda and objective.kl else {}),
+        ("all of these but LoRA", {}, {}),
+    ]
+    together: dict[str, dict] = {"trainer": {}, "objective": {}}
+    for name, of_trainer, of_objective in changes:
+        if name.startswith("all"):
+            of_trainer, of_objective = together["trainer"], together["objective"]
+        elif "lora" not in name:
+            together["trainer"] |= of_trainer
+            together["objective"] |= of_objective
+        changed = config.model_copy(
+            update={
+                "trainer": trainer.model_copy(update=of_trainer),
+                "objective": objective.model_copy(update=of_objective),
+            }
+        )
+        after = _rank_bytes(search, changed, key.ranks)
+        if after < before * 0.98:
+            found.append(f"{name} (a rank then needs {after / GB:.1f} GB)")
+    return found
+
+
+def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
+    memory = trainer_ledger(search.frame.learner, config, ranks, cuda=search.frame.cuda)
+    return max(sum(ledger.values()) for ledger in (memory.update, memory.swap))
+
+
+def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:
+    """What the user should know about the plan."""
+    frame = search.frame
+    lines = frame.assumptions
+    for group in frame.inventory.nodes:
+        if group.assumed:
+            lines.append(f"nodes with {group.gpu_memory_gb:g} GB GPUs: rates not given are those of {group.assumed}")
+    idle = frame.inventory.gpus - best.gpus
+    if idle:
+        lines.append(f"{idle} of {frame.inventory.gpus} GPUs are idle: {_why_idle(best)}")
+    lines += _uneven(best, search)
+    lines += _hand_overs(best, found, search)
+    for phase in phases:
+        if phase.seconds["verify"] > phase.step_seconds:
+            lines.append(f"{phase.name}: verifying may take longer than a step; raise verifier.workers")
+            break
+    return tuple(lines)
+
+
+def _why_idle(best: Candidate) -> str:
+    key = best.key
+    sizes = {row.ranks for row in best.rows if row.ranks}
+    if key.mode == "colocated":
+        return f"{key.ranks} ranks are as many as help or fit evenly"
+    return (
+        f"slots of {key.slot_gpus} GPUs do not divide what {key.ranks} ranks leave (nodes have "
+        f"{' or '.join(map(str, sorted(sizes)))} of them), or more would not be faster"
+    )
+
+
+def _uneven(best: Candidate, search: Search) -> list[str]:
+    """Sizes that do not divide."""
+    frame, key = search.frame, best.key
+    lines, work = [], frame.work
+    if key.ranks > work.mini_batch_prompts:
+        lines.append(
+            f"a mini-batch has {work.mini_batch_prompts} prompts and groups go to ranks whole: only as many of the "
+            f"{key.ranks} trainer ranks have work at a time; a larger objective.mini_batch_prompts would use them"
+        )
+    elif work.mini_batch_prompts % key.ranks:
+        lines.append(
+            f"a mini-batch of {work.mini_batch_prompts} prompts does not divide over {key.ranks} trainer ranks: groups "
+            f"go to ranks whole, up to {-(-work.mini_batch_prompts // key.ranks)} to one; objective.mini_batch_prompts "
+            f"a multiple of {key.ranks} would be even"
+        )
+    for role in key.beside:
+        size = key.tp(role)
+        left = sum(row.count * (row.ranks % size) for row in best.rows)
+        if left:
+            lines.append(
+                f"{left} GPUs with trainer ranks have no {role} engine: nodes' ranks are no multiple of {size}"
+            )
+    for role in frame.roles:
+        shape = frame.shape(role)
+        tried = set(search.tensor_parallel(role, key.samplers))
+        limit = key.samplers.largest_node
+        refused = [n for n in (2**p for p in range(1, limit.bit_length())) if n not in tried]
+        if refused and frame.engine(role).tensor_parallel is None and frame.cuda:
+            lines.append(
+                f"{role} tensor parallel {', '.join(map(str, refused))} was not tried: it does not divide "
+                f"{shape.heads} heads, {shape.kv_heads} key-value heads or the MLP width {shape.intermediate}"
+            )
+    if search.frame.cuda and key.samplers.largest_node & (key.samplers.largest_node - 1):
+        lines.append(
+            f"nodes have {key.samplers.largest_node} GPUs; tensor-parallel sizes are powers of two within a node"
+        )
+    return lines
+
+
+def _hand_overs(best: Candidate, found: Found, search: Search) -> list[str]:
+    """Each hand-over, and what they gain together."""
+    work, key, lines = search.frame.work, best.key, []
+    for number in range(1, len(work.phases)):
+        grown = best.slots.learner[number] - best.slots.learner[number - 1]
+        if grown:
+            lines.append(
+                f"after step {work.phases[number].first_step - 1} the explorer hands over {grown * key.slot_gpus} GPUs "
+                f"for {grown * key.per_slot('learner')} more learner engines"
+            )
+    without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.slots.hands_over]
+    if lines and without:
+        lines.append(f"handing over gains {duration(without[0].run_seconds - best.run_seconds)} over the run")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Such as 42 s, 3.1 min, 6.5 h."""
+    if abs(seconds) < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if abs(seconds) < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,108 @@
+"""What a chosen placement will do: seconds, utilisation and FLOPs of every phase, swaps, and the saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+
+from s2l_ray.kinds import PlacementMode, Transfer
+from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Saving, SwapPlan
+from s2l_ray.planner import costs
+from s2l_ray.planner.costs import StepParts
+from s2l_ray.planner.search.candidates import Frame
+from s2l_ray.planner.workload import PhaseWork, Split
+
+VERIFIED_PER_S = 500.0
+"""Answers that a verifier actor checks per second: rule-based mathematics, mostly short."""
+
+
+def phase_plans(
+    frame: Frame,
+    mode: PlacementMode,
+    parts: Callable[[int, Split], StepParts],
+    phase_seconds: list[float],
+    layout: Layout,
+    loads: list[tuple[DeviceLoad, ...]],
+) -> tuple[PhasePlan, ...]:
+    """One prediction per phase.
+
+    Args:
+        parts: of a step with this split in the phase with this number.
+        phase_seconds: of all steps of each phase, hand-overs and the wait of the first step included.
+        loads: of every phase.
+    """
+    return tuple(
+        _phase_plan(frame, mode, phase, [parts(n, split) for split in phase.splits], phase_seconds[n], layout, loads[n])
+        for n, phase in enumerate(frame.work.phases)
+    )
+
+
+def _phase_plan(
+    frame: Frame,
+    mode: PlacementMode,
+    phase: PhaseWork,
+    parts: list[StepParts],
+    total: float,
+    layout: Layout,
+    loads: tuple[DeviceLoad, ...],
+) -> PhasePlan:
+    weights = [split.steps for split in phase.splits]
+    seconds = {
+        item.name: float(np.average([getattr(part, item.name) for part in parts], weights=weights))
+        for item in fields(StepParts)
+    }
+    sampled = [split.learner + frame.work.explored(split) for split in phase.splits]
+    rollouts = frame.work.prompts * float(np.average(sampled, weights=weights))
+    seconds["verify"] = rollouts / (frame.config.verifier.workers * VERIFIED_PER_S)
+    step = total / phase.steps
+    seats = layout.phase_at(phase.first_step).seats
+    devices = {role: sum(max(1, len(s.devices)) for s in seats if s.role == role) for role in ("trainer", *frame.roles)}
+    busy = {"learner": seconds["learner_generate"], "explorer": seconds["explore"]}
+    mini = frame.work.mini_batch_prompts
+    with_work = mini / (-(-mini // devices["trainer"]) * devices["trainer"])  # of the ranks, on average
+    busy["trainer"] = seconds["update"] * with_work + seconds["swap"]
+    utilisation = {role: min(1.0, busy[role] / step) for role, count in devices.items() if count}
+    everything = max(1, len(loads) if layout.device == "gpu" else sum(devices.values()))
+    utilisation["all"] = min(1.0, sum(busy[role] * count for role, count in devices.items()) / step / everything)
+    return PhasePlan(
+        name=phase.name,
+        steps=phase.steps,
+        first_step=phase.first_step,
+        last_step=phase.last_step,
+        step_seconds=step,
+        seconds=seconds,
+        utilisation=utilisation,
+        explorer_flops=sum(
+            s.steps * costs.rollout_flops(frame.explorer, frame.sampling(frame.work.explored(s))) for s in phase.splits
+        ),
+        learner_flops=sum(
+            s.steps * costs.rollout_flops(frame.learner, frame.sampling(s.learner)) for s in phase.splits
+        ),
+        gpus=loads,
+    )
+
+
+def saving(frame: Frame, phases: tuple[PhasePlan, ...]) -> Saving:
+    """Rollout FLOPs of the run against those of plain GRPO."""
+    whole = costs.rollout_flops(frame.learner, frame.sampling(frame.work.group_size))
+    return Saving(
+        explorer_flops=sum(phase.explorer_flops for phase in phases),
+        learner_flops=sum(phase.learner_flops for phase in phases),
+        grpo_flops=frame.work.steps * whole,
+    )
+
+
+def swap_plan(frame: Frame, phases: tuple[PhasePlan, ...], layout: Layout) -> SwapPlan:
+    """The slowest swap of the run, and the most engines that weights reach in each way."""
+    transfers: dict[Transfer, int] = {}
+    for phase in layout.phases:
+        ways = [seat.transfer for seat in phase.seats if seat.transfer]
+        for way in dict.fromkeys(ways):
+            transfers[way] = max(transfers.get(way, 0), ways.count(way))
+    return SwapPlan(
+        bytes=costs.swap_bytes(frame.learner, frame.dtype_bytes),
+        seconds=max(phase.seconds["swap"] for phase in phases),
+        transfers=transfers,
+    )

@@ -1,0 +1,140 @@
+"""What a run directory says of its times: RUN/steps.jsonl, config.yaml and, if there, plan.json and summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from s2l_ray.config import Config, load_config
+from s2l_ray.errors import ConfigError
+from s2l_ray.kinds import Source
+from s2l_ray.machine.disk import read_json
+from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
+from s2l_ray.planner.workload import phases
+from s2l_ray.results import StepRecord
+from s2l_ray.step_log import StepLog
+
+WARM_UP = 2
+"""First steps that are left out: engines and trainer compile, allocate and fill caches."""
+LEAST_STEPS = 8
+RESTORE = "restore it, or calibrate on another run"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluations of the learner alone."""
+
+    problems: int
+    samples: int
+    times: int
+    seconds: float
+    """Median."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run, as far as it is calibrated on."""
+
+    config: Config
+    layout: Layout
+    records: tuple[StepRecord, ...]
+    evaluations: tuple[Evaluation, ...]
+    lengths: dict[Source, tuple[int, ...]]
+
+    @property
+    def step_seconds(self) -> float:
+        """Median over the run's steps, warm-up left out, of rollout, update and swap."""
+        return median(own_seconds(record) for record in self.records)
+
+
+def own_seconds(record: StepRecord) -> float:
+    """Of a step, without evaluation and checkpoint."""
+    return sum(record.seconds[part] for part in ("rollout", "update", "swap"))
+
+
+def read_run(run: Path) -> Measured:
+    """What a run directory says of its times.
+
+    Raises:
+        ConfigError: as for `calibrate`.
+        DataError: one of its files is damaged.
+    """
+    run = Path(run)
+    for name in ("config.yaml", "steps.jsonl"):
+        if not (run / name).exists():
+            raise ConfigError(f"{run} is no run that can be calibrated on: {name} is missing")
+    rows = StepLog(run / "steps.jsonl").read()
+    records = tuple(record for record in rows if record.step > WARM_UP)
+    if len(records) < LEAST_STEPS:
+        raise ConfigError(f"{run} has {len(rows)} steps; calibrating needs {WARM_UP + LEAST_STEPS} or more")
+    if not all(record.spans for record in records):
+        raise ConfigError(f"{run} was made by a version that did not record `spans`; make a new run to calibrate on")
+    config = load_config(run / "config.yaml")
+    layout = _layout(run) or host_layout(config)
+    return Measured(config, layout, records, tuple(_evaluations(run, config)), _lengths(run, records))
+
+
+def _layout(run: Path) -> Layout | None:
+    """Who sat where, if the run wrote it down."""
+    if not (run / "plan.json").exists():
+        return None
+    plan = read_json(run / "plan.json", RESTORE)
+    bundles = tuple(PlannedBundle(row["node"], tuple(row["gpus"]), row["resources"]) for row in plan["bundles"])
+    found = tuple(
+        PhaseSeats(
+            phase["name"],
+            phase["first_step"],
+            phase["last_step"],
+            tuple(Seat(**{**seat, "devices": tuple(seat["devices"])}) for seat in phase["seats"]),
+        )
+        for phase in plan["seats"]
+    )
+    return Layout(plan["mode"], plan["device"], bundles, found, plan["sleep"])
+
+
+def _evaluations(run: Path, config: Config) -> Iterator[Evaluation]:
+    """After training and, from the first step that leaves the explorer idle, during it."""
+    if not (run / "summary.json").exists():
+        return
+    found = read_json(run / "summary.json", RESTORE)["evaluation"]
+    schedule = config.schedule.build(config.rollout.group_size)
+    alone = [row for row in found.get("during") or [] if not schedule.share(row["step"] + 1).explorer]
+    rows = [*alone, *filter(None, [found.get("after")])]
+    if rows:
+        seconds = median(row["seconds"] for row in rows)
+        yield Evaluation(rows[0]["problems"], rows[0]["samples"], len(rows), seconds)
+
+
+def _lengths(run: Path, records: tuple[StepRecord, ...]) -> dict[Source, tuple[int, ...]]:
+    """Response tokens: of the rollouts that the run kept, or only their mean."""
+    kept: dict[str, list[int]] = defaultdict(list)
+    for path in sorted((run / "rollouts").glob("step-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            kept[row["source"]].append(max(1, row["tokens"]))
+    result: dict[Source, tuple[int, ...]] = {}
+    for source in ("explorer", "learner"):
+        stats = [record.sources[source] for record in records if record.sources[source].rollouts]
+        if kept[source]:
+            result[source] = tuple(kept[source])
+        elif stats:
+            result[source] = (round(sum(s.response_tokens for s in stats) / sum(s.rollouts for s in stats)),)
+    return result
+
+
+def host_layout(config: Config) -> Layout:
+    """Every actor on the one host, in all phases: what a run without GPUs does."""
+    counts = {
+        "trainer": config.trainer.ranks or 1,
+        "learner": config.engines.learner.count or 1,
+        "explorer": config.engines.explorer.count or 1,
+    }
+    names = [(role, number) for role, count in counts.items() for number in range(count)]
+    seats = tuple(Seat(role, number, bundle, (), 1.0) for bundle, (role, number) in enumerate(names))
+    bundles = tuple(PlannedBundle(0, (), {"CPU": 1.0}) for _ in names)
+    found = tuple(PhaseSeats(phase.name, phase.first_step, phase.last_step, seats) for phase in phases(config))
+    return Layout("separate", "cpu", bundles, found, sleep=False)

@@ -1,0 +1,108 @@
+"""The constants of a simulation out of a plan's cost model, for clusters that are not there to be measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from s2l_ray.kinds import Role, Source
+from s2l_ray.placement.plan import Layout, Plan, Seat
+from s2l_ray.planner import costs
+from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.memory import dtype_bytes
+from s2l_ray.planner.simulate.constants import Constants, EngineConstants, lengths_of
+from s2l_ray.planner.workload import Split, Workload, workload
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+    from s2l_ray.placement.inventory import Inventory
+
+BATCH_POINTS = 16
+"""Batch sizes at which the cost model of a decode step is evaluated; straight lines between."""
+
+
+def constants_of_plan(
+    config: Config, plan: Plan, inventory: Inventory, *, mean_response_tokens: float | None = None
+) -> Constants:
+    """What `costs` says of the plan's layout. Rates are those of the slowest node that holds the role; engines of one
+    kind with different KV caches all have the smallest.
+
+    Args:
+        plan: one that fits, made for `config` on `inventory`.
+        mean_response_tokens: what the plan was made with.
+    """
+    config, layout = plan.dtype.applied_to(config), plan.layout
+    cuda = any(spec.real_gpus for spec in inventory.specs)
+    work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)
+    learner = ModelShape.load(config.models.learner)
+    sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
+    samplers = {source: _sampler(config, layout, inventory, source) for source in sources}
+    rates = _rates(layout, inventory, "trainer", config.trainer.threads)
+    beside = "explorer" in samplers and any(layout.beside_trainer(seat) for seat in _seats(layout, "explorer"))
+    optimizer_s, pass_token_s = _update(config, layout, work, learner, rates)
+    return Constants(
+        engines={source: _engine(sampler, work) for source, sampler in samplers.items()},
+        pass_token_s=pass_token_s,
+        optimizer_s=optimizer_s,
+        swap_s=plan.swap.seconds,
+        sleep_wake_s=costs.sleep_wake_seconds(samplers["explorer"] if beside else None, rates) if layout.sleep else 0.0,
+        engine_start_s=rates.engine_start_s,
+        cores=None if cuda else min(spec.cpus for spec in inventory.specs),
+        lengths=dict.fromkeys(get_args(Source), lengths_of(work.response_tokens, work.max_tokens)),
+        prompt_tokens=work.prompt_tokens,
+    )
+
+
+def _seats(layout: Layout, role: Role) -> list[Seat]:
+    """Of all phases, each actor once."""
+    return list({seat.index: seat for phase in layout.phases for seat in phase.seats if seat.role == role}.values())
+
+
+def _nodes(layout: Layout, role: Role) -> set[int]:
+    return {layout.bundles[seat.bundle].node for seat in _seats(layout, role)}
+
+
+def _rates(layout: Layout, inventory: Inventory, role: Role, threads: int) -> costs.Rates:
+    specs = [inventory.specs[node] for node in sorted(_nodes(layout, role))]
+    return costs.rates(list(dict.fromkeys(specs)), inventory.efficiency, threads=threads)
+
+
+def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Source) -> costs.Sampler:
+    engine, seats = getattr(config.engines, source), _seats(layout, source)
+    return costs.Sampler(
+        shape=ModelShape.load(getattr(config.models, source)),
+        tensor_parallel=max(1, len(seats[0].devices)),
+        kv_cache_bytes=min(seat.kv_cache_bytes for seat in seats),
+        max_num_seqs=engine.max_num_seqs,
+        dtype_bytes=dtype_bytes(config),
+        rates=_rates(layout, inventory, source, engine.threads),
+    )
+
+
+def _engine(sampler: costs.Sampler, work: Workload) -> EngineConstants:
+    together = costs.Sampling(work.prompts, work.group_size, work.prompt_tokens, work.response_tokens, work.max_tokens)
+    most = max(1, int(costs.concurrency(sampler, together)))
+    context = work.prompt_tokens + work.response_tokens / 2
+    batches = sorted({round(1 + (most - 1) * point / BATCH_POINTS) for point in range(BATCH_POINTS + 1)})
+    return EngineConstants(
+        decode=tuple((float(n), costs.decode_step_seconds(sampler, n, context)) for n in batches),
+        request_s=costs.prefill_seconds(sampler, 1, work.prompt_tokens),
+        sequences=most,
+    )
+
+
+def _update(
+    config: Config, layout: Layout, work: Workload, shape: ModelShape, rates: costs.Rates
+) -> tuple[float, float]:
+    """Seconds of an optimizer step whatever its tokens, and of a forward pass over one token: together they give the
+    plan's update of a step with responses of mean length."""
+    ranks, nodes = len(_seats(layout, "trainer")), len(_nodes(layout, "trainer"))
+    last = work.phases[-1].splits[-1]
+    split = Split(last.explorer, last.learner, 1)
+    seconds = costs.update_seconds(
+        shape, work, split, ranks=ranks, nodes=nodes, rates=rates, dtype_bytes=dtype_bytes(config)
+    )
+    optimizer_s = 0.0 if work.lora else 32 * shape.parameters / ranks / rates.memory
+    groups = -(-work.prompts // work.mini_batch_prompts) * -(-work.mini_batch_prompts // ranks)
+    tokens = groups * work.group_size * work.sequence_tokens
+    rest = seconds - work.optimizer_steps(split) * optimizer_s
+    return optimizer_s, rest / (work.forwards(split) * tokens)

@@ -1,0 +1,165 @@
+"""What a run has to do: its phases, and the rollouts and tokens of each of their steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from s2l_ray.kinds import PhaseName
+from s2l_ray.placement.plan import PHASES
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+MEAN_OF_LIMIT = 0.5
+"""Mean prompt and response length as a share of data.max_prompt_tokens and rollout.max_tokens, where nothing better is
+known. Responses grow in training: plan with what you expect late in the run, `mean_response_tokens`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Steps with one split of the groups."""
+
+    explorer: int
+    """G_w."""
+    learner: int
+    """G_s."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class PhaseWork:
+    """Steps `first_step` to `last_step`, both included."""
+
+    name: PhaseName
+    first_step: int
+    last_step: int
+    splits: tuple[Split, ...]
+    """Every split of the phase with its number of steps, in the order of the schedule."""
+
+    @property
+    def steps(self) -> int:
+        return self.last_step - self.first_step + 1
+
+    @cached_property
+    def explorer_groups(self) -> int:
+        """Sum of G_w over the steps: explorer rollouts per prompt."""
+        return sum(split.explorer * split.steps for split in self.splits)
+
+    @cached_property
+    def learner_groups(self) -> int:
+        """Sum of G_s over the steps."""
+        return sum(split.learner * split.steps for split in self.splits)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run, as far as placement cares."""
+
+    phases: tuple[PhaseWork, ...]
+    steps: int
+    """T."""
+    group_size: int
+    """G."""
+    prompts: int
+    """Per step."""
+    prompt_tokens: float
+    """Mean."""
+    response_tokens: float
+    """Mean."""
+    max_tokens: int
+    """Longest response."""
+    mini_batch_prompts: int
+    micro_batch_tokens: int
+    recompute: bool
+    """Gradient checkpointing: each layer's forward is done again in backward."""
+    reference: bool
+    """A frozen reference model is forwarded for the KL term."""
+    kl_in_reward: bool
+    """Policy and reference are forwarded once more, over every rollout, before the update."""
+    separate_groups: bool
+    """Each mini-batch with rollouts of both sources is two optimizer steps."""
+    lora: bool
+    offload: bool
+    """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
+    ahead: bool
+    """Explorer engines may sample for coming steps while the rest of the step goes on."""
+    stale: bool
+    """The learner's engines may sample for the next step while the trainer works (rollout.max_staleness)."""
+    banked: bool
+    """Explorer rollouts are read from the bank (bank.mode: read): they take no engine and no time."""
+
+    @property
+    def sequence_tokens(self) -> float:
+        """Mean, prompt and response."""
+        return self.prompt_tokens + self.response_tokens
+
+    @property
+    def explores(self) -> bool:
+        """Whether there is work for explorer engines."""
+        return not self.banked and any(phase.explorer_groups for phase in self.phases)
+
+    def explored(self, split: Split) -> int:
+        """Rollouts of a group that explorer engines sample."""
+        return 0 if self.banked else split.explorer
+
+    def optimizer_steps(self, split: Split) -> int:
+        """Per step with this split."""
+        both = split.explorer > 0 and split.learner > 0
+        return -(-self.prompts // self.mini_batch_prompts) * (2 if self.separate_groups and both else 1)
+
+    def forwards(self, split: Split) -> float:
+        """Forward passes over the step's tokens that the trainer's FLOPs amount to: forward 1, backward 2, another 1
+        with recompute, 1 of the reference, old log-probs of every mini-batch but the first."""
+        steps = self.optimizer_steps(split)
+        passes = 3.0 + self.recompute + self.reference + (steps - 1) / steps
+        return passes + (1 if self.kl_in_reward else 0)
+
+
+def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None = None) -> Workload:
+    """Of a configuration.
+
+    Args:
+        cuda: whether the trainer runs on GPUs, which decides trainer.gradient_checkpointing: auto.
+        mean_response_tokens: default: MEAN_OF_LIMIT of rollout.max_tokens.
+    """
+    rollout, objective, trainer = config.rollout, config.objective, config.trainer
+    checkpointing = trainer.gradient_checkpointing
+    return Workload(
+        phases=phases(config),
+        steps=config.schedule.steps,
+        group_size=rollout.group_size,
+        prompts=rollout.prompts_per_step,
+        prompt_tokens=max(1.0, MEAN_OF_LIMIT * config.data.max_prompt_tokens),
+        response_tokens=min(float(rollout.max_tokens), mean_response_tokens or MEAN_OF_LIMIT * rollout.max_tokens),
+        max_tokens=rollout.max_tokens,
+        mini_batch_prompts=objective.mini_batch_prompts or rollout.prompts_per_step,
+        micro_batch_tokens=trainer.micro_batch_tokens,
+        recompute=checkpointing == "on" or (checkpointing == "auto" and cuda),
+        reference=objective.kl > 0,
+        kl_in_reward=objective.kl > 0 and objective.kl_in == "reward",
+        separate_groups=objective.grouping == "separate",
+        lora=trainer.lora_rank > 0,
+        offload=trainer.cpu_offload and cuda,
+        ahead=rollout.explore_ahead_steps > 0,
+        stale=rollout.max_staleness > 0,
+        banked=config.bank.mode == "read",
+    )
+
+
+def phases(config: Config) -> tuple[PhaseWork, ...]:
+    """explore (G_s = 0), mix, on-policy (G_w = 0), in this order and without gaps; those without steps are left out."""
+    schedule = config.schedule.build(config.rollout.group_size).nominal()
+    shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
+    names = ["explore" if s.learner == 0 else "on-policy" if s.explorer == 0 else "mix" for s in shares]
+    found = []
+    for name in PHASES:
+        if name not in names:
+            continue
+        own = [share for share, of in zip(shares, names, strict=True) if of == name]
+        splits = Counter((share.explorer, share.learner) for share in own)
+        rows = tuple(Split(explorer, learner, steps) for (explorer, learner), steps in splits.items())
+        found.append(PhaseWork(name, own[0].step, own[-1].step, rows))
+    return tuple(found)

@@ -1,0 +1,327 @@
+"""The records that walk through the actor graph: prompts, requests, rollouts and groups.
+
+A rollout knows who sampled it (source, model, weight version), so that a group can mix explorer and learner samples
+and every later stage can treat them by source. Token arrays are NumPy: Ray shares them between processes uncopied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from s2l_ray.errors import GroupError
+from s2l_ray.kinds import FinishReason, Source, VerdictStatus
+from s2l_ray.machine.disk import write_whole
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem, rendered and tokenised once, before any engine starts."""
+
+    id: str
+    """Unique within its data set; the identity of every group sampled from it."""
+    question: str
+    """The problem as the data file has it."""
+    text: str
+    """What the model reads: the chat template or prompt format applied to the question."""
+    token_ids: np.ndarray
+    """int32 [prompt tokens]."""
+    answer: str
+    """Gold answer, given to the verifier; never to a model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one response. `detail` is for people: the parsed answer, or what went wrong."""
+
+    status: VerdictStatus
+    reward: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """`count` rollouts of one prompt from one source for one step.
+
+    A rollout's seed says what the rollout is, so it does not depend on how requests are batched, split over engines or
+    repeated after a failure. The explorer is frozen, so that its n-th rollout of a prompt is one and the same thing in
+    every run that uses its settings and seed: `first_draw` says which ones a request asks for. A bank can hold them.
+    """
+
+    step: int
+    prompt_id: str
+    source: Source
+    count: int
+    seed: int
+    weight_version: int | None
+    """Learner: the version that must sample it. Explorer: None, its weights never change."""
+    first_draw: int | None = None
+    """The explorer's training rollouts: how many of this prompt come before these, over all of its visits."""
+    sampling: str = "train"
+    """Which sampling settings of the engine apply: "train" or "eval"."""
+
+    @property
+    def first_seed(self) -> int:
+        """Seed of the request's first rollout; those of the others follow, as vLLM seeds the samples of one request."""
+        if self.first_draw is None:
+            return rollout_seed(self.seed, self.step, self.prompt_id, self.source, 0)
+        return rollout_seed(self.seed, "draws", self.prompt_id, self.source, self.first_draw)
+
+    def at_version(self, version: int | None) -> SampleRequest:
+        """The same request of the weights that the engines hold."""
+        return replace(self, weight_version=version)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response with what is needed to train on it."""
+
+    prompt_id: str
+    source: Source
+    model: str
+    """Name of the model directory that sampled it."""
+    weight_version: int
+    """Of the weights that sampled its first token."""
+    index: int
+    """Position among this source's rollouts of the prompt in this step."""
+    token_ids: np.ndarray
+    """int32 [response tokens], the end-of-sequence token included when it was sampled."""
+    logprobs: np.ndarray
+    """float32 [response tokens], natural logarithms, of the distribution that was sampled from (after temperature,
+    top-p and top-k)."""
+    text: str
+    finish_reason: FinishReason
+    verdict: Verdict | None = None
+    swaps: tuple[tuple[int, int], ...] = ()
+    """(position of the first token, weight version) of every weight swap that the rollout went through, in order."""
+
+    @property
+    def token_versions(self) -> np.ndarray:
+        """int32 [response tokens]: the weight version that sampled each token."""
+        versions = np.full(len(self.token_ids), self.weight_version, np.int32)
+        for position, version in self.swaps:
+            versions[position:] = version
+        return versions
+
+    @property
+    def reward(self) -> float:
+        if self.verdict is None:
+            raise GroupError(f"rollout {self.index} of prompt {self.prompt_id} was not verified")
+        return self.verdict.reward
+
+
+class Period(NamedTuple):
+    """Seconds since the epoch."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class RolloutSet:
+    """The rollouts of one request: one prompt, one source. What an engine returns and a verifier scores."""
+
+    prompt_id: str
+    prompt_token_ids: np.ndarray
+    """int32 [prompt tokens]."""
+    rollouts: list[Rollout]
+    sampled: Period | None = None
+    """When the engine worked on them; None: read from a bank."""
+
+    def scored(self, verdicts: list[Verdict]) -> RolloutSet:
+        """The same rollouts with their verdicts, in order."""
+        return replace(self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)])
+
+    def __reduce__(self) -> tuple:
+        """Between processes as columns: one array of all tokens and one of log-probs, which the rollouts then share.
+
+        An array costs Ray some ten microseconds wherever it arrives, and there are two in every rollout.
+        """
+        return _from_columns, _columns(self)
+
+
+def _columns(rollouts: RolloutSet) -> tuple:
+    rows = rollouts.rollouts
+    lengths = [len(r.token_ids) for r in rows]
+    if lengths != [len(r.logprobs) for r in rows]:
+        raise GroupError(f"a rollout of prompt {rollouts.prompt_id} has not one log-prob for each of its tokens")
+    tokens, logprobs = (
+        (np.concatenate([r.token_ids for r in rows]), np.concatenate([r.logprobs for r in rows]))
+        if rows
+        else (None, None)
+    )
+    others = [
+        (r.prompt_id, r.source, r.model, r.weight_version, r.index, r.text, r.finish_reason, _plain(r.verdict), r.swaps)
+        for r in rows
+    ]
+    return rollouts.prompt_id, rollouts.prompt_token_ids, tokens, logprobs, lengths, others, rollouts.sampled
+
+
+def _from_columns(prompt_id, prompt_token_ids, tokens, logprobs, lengths, others, sampled) -> RolloutSet:
+    rollouts, end = [], 0
+    for length, (of, source, model, version, index, text, finish_reason, verdict, swaps) in zip(
+        lengths, others, strict=True
+    ):
+        begin, end = end, end + length
+        arrays = tokens[begin:end], logprobs[begin:end]
+        verdict = None if verdict is None else Verdict(*verdict)
+        rollouts.append(Rollout(of, source, model, version, index, *arrays, text, finish_reason, verdict, swaps))
+    return RolloutSet(prompt_id, prompt_token_ids, rollouts, sampled)
+
+
+def _plain(verdict: Verdict | None) -> tuple[str, float, str] | None:
+    return None if verdict is None else (verdict.status, verdict.reward, verdict.detail)
+
+
+@dataclass(frozen=True)
+class RolloutSummary:
+    """The numbers of one rollout, without its tokens: all that the scheduler and the driver see."""
+
+    prompt_id: str
+    source: Source
+    index: int
+    weight_version: int
+    """Of its first token: the oldest."""
+    reward: float
+    status: VerdictStatus
+    prompt_tokens: int
+    response_tokens: int
+    truncated: bool
+    digest: str
+    """16 hex digits of the response tokens: equal digests mean the same rollout."""
+    newest_version: int | None = None
+    """Of its last token, if weights were swapped while it was sampled."""
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What the scheduler learns of one scored set: numbers, no tokens."""
+
+    rows: list[RolloutSummary]
+    sampled: Period | None
+    """When an engine worked on it; None: read from a bank."""
+    verified: Period | None
+    """When its answers were checked; None: read from a bank with their verdicts."""
+    nbytes: int
+    """Of its arrays and texts."""
+
+    def __reduce__(self) -> tuple:
+        """Between processes as plain rows, which pickle several times faster."""
+        rows = [tuple(vars(row).values()) for row in self.rows]
+        return _report_of_rows, (rows, self.sampled, self.verified, self.nbytes)
+
+
+def _report_of_rows(rows: list[tuple], sampled: Period | None, verified: Period | None, nbytes: int) -> SetReport:
+    return SetReport([RolloutSummary(*row) for row in rows], sampled, verified, nbytes)
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """Exactly G rollouts of one prompt, explorer's first. The unit that advantages are computed over."""
+
+    prompt_id: str
+    prompt_token_ids: np.ndarray
+    rollouts: list[Rollout] = field(repr=False)
+
+    @classmethod
+    def merge(cls, parts: list[RolloutSet], size: int) -> RolloutGroup:
+        """Join the sets of one prompt.
+
+        Raises:
+            GroupError: the sets belong to different prompts, or do not add up to `size` distinct rollouts.
+        """
+        prompt_ids = {p.prompt_id for p in parts} | {r.prompt_id for p in parts for r in p.rollouts}
+        if len(prompt_ids) != 1:
+            raise GroupError(f"a group mixes prompts {sorted(prompt_ids)}")
+        rollouts = sorted((r for p in parts for r in p.rollouts), key=lambda r: (r.source, r.index))
+        if len({(r.source, r.index) for r in rollouts}) != size or len(rollouts) != size:
+            raise GroupError(
+                f"the group of prompt {parts[0].prompt_id} has {len(rollouts)} rollouts, not {size} distinct"
+            )
+        return cls(parts[0].prompt_id, parts[0].prompt_token_ids, rollouts)
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """float64 [G]."""
+        return np.array([r.reward for r in self.rollouts], dtype=np.float64)
+
+    @property
+    def from_explorer(self) -> np.ndarray:
+        """bool [G]."""
+        return np.array([r.source == "explorer" for r in self.rollouts])
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and response tokens over all G rollouts."""
+        return sum(len(self.prompt_token_ids) + len(r.token_ids) for r in self.rollouts)
+
+
+def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
+    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it.
+
+    Lone surrogates, which UTF-8 cannot encode, are written as the escapes that JSON has for them.
+    """
+    rows = [
+        {
+            "prompt_id": r.prompt_id,
+            "source": r.source,
+            "model": r.model,
+            "weight_version": r.weight_version,
+            "index": r.index,
+            "reward": r.reward,
+            "verdict": r.verdict.status,
+            "detail": r.verdict.detail,
+            "tokens": len(r.token_ids),
+            "finish_reason": r.finish_reason,
+            "response": r.text,
+        }
+        for group in groups
+        for r in group.rollouts
+    ]
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
+    """The token-free numbers of a scored set."""
+    return [
+        RolloutSummary(
+            prompt_id=r.prompt_id,
+            source=r.source,
+            index=r.index,
+            weight_version=r.weight_version,
+            reward=r.reward,
+            status=r.verdict.status,
+            prompt_tokens=len(rollouts.prompt_token_ids),
+            response_tokens=len(r.token_ids),
+            truncated=r.finish_reason == "length",
+            digest=hashlib.blake2b(
+                np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8
+            ).hexdigest(),
+            newest_version=r.swaps[-1][1] if r.swaps else None,
+        )
+        for r in rollouts.rollouts
+    ]
+
+
+def report_on(rollouts: RolloutSet, verified: Period | None) -> SetReport:
+    """The report of a scored set."""
+    arrays = (array for r in rollouts.rollouts for array in (r.token_ids, r.logprobs))
+    nbytes = sum(array.nbytes for array in arrays) + sum(len(r.text) for r in rollouts.rollouts)
+    return SetReport(summarise(rollouts), rollouts.sampled, verified, nbytes)
+
+
+def rollout_seed(seed: int, stream: int | str, prompt_id: str, source: str, index: int) -> int:
+    """A sampling seed below 2**63 that is a function of what the rollout is, not of when or where it is sampled.
+
+    Rollouts of one (stream, prompt, source) have consecutive seeds, as vLLM gives the samples of one request.
+
+    Args:
+        stream: the step, or "draws" for rollouts that are counted over the steps.
+    """
+    key = f"{seed}/{stream}/{prompt_id}/{source}".encode()
+    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 2) + index

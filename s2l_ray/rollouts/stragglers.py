@@ -1,0 +1,91 @@
+"""Which groups a run's steps left out because others were whole first (rollout.straggler_groups).
+
+Who is first depends on the machine, so the choice is written down before it is trained on: a step that is done again
+after a crash, or replayed in another run, leaves out the same groups.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.machine.disk import append, write_whole
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.step_planner import StepPlanner, step_planner
+
+if TYPE_CHECKING:
+    from s2l_ray.config import Config
+
+NAME = "left_out.jsonl"
+
+
+def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
+    """Add a row {"step": ..., "left_out": [prompt ids]}, on a line of its own whatever a crash left at the end."""
+    row = json.dumps({"step": step, "left_out": prompt_ids}) + "\n"
+    whole = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    complete = whole[: whole.rfind("\n") + 1]
+    if complete != whole:
+        write_whole(path, complete)
+    append(path, row)
+
+
+def read_left_out(path: Path) -> dict[int, list[str]]:
+    """Prompt ids by step; the last row of a step counts. A last row that a crash cut off is not one.
+
+    Raises:
+        ConfigError: it cannot be read, or a row other than the last is malformed.
+    """
+    found: dict[int, list[str]] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); rollout.replay_left_out is another run's {NAME}"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found[int(row["step"])] = [str(prompt_id) for prompt_id in row["left_out"]]
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise ConfigError(
+                    f'{path}, row {number}: should be {{"step": 1, "left_out": [...]}}; correct or remove the row'
+                ) from error
+    return found
+
+
+def known_left_out(config: Config, train: Sequence[Prompt], own: Path) -> dict[int, list[str]]:
+    """What the run's steps leave out, as far as it is known before they are sampled: prompt ids by step.
+
+    Args:
+        own: the run's file, which need not exist.
+
+    Raises:
+        ConfigError: see `read_left_out` and `replayed_left_out`.
+    """
+    if config.rollout.replay_left_out is None:
+        return read_left_out(own) if own.exists() else {}
+    planner = step_planner(config, [prompt.id for prompt in train])
+    return replayed_left_out(Path(config.rollout.replay_left_out).resolve(), planner, config.schedule.steps)
+
+
+def replayed_left_out(path: Path, planner: StepPlanner, steps: int) -> dict[int, list[str]]:
+    """What another run left out, checked to be choices that this run could make.
+
+    Raises:
+        ConfigError: the file cannot be read, lacks a step, or does not name as many of the step's prompts as are to be
+            left out: it is of a run with other data, seed or settings.
+    """
+    found = read_left_out(path)
+    for step in range(1, steps + 1):
+        named = set(found.get(step, ()))
+        if len(named) != planner.extra_prompts or not named <= set(planner.candidates(step)):
+            raise ConfigError(
+                f"rollout.replay_left_out: {path} should name {planner.extra_prompts} prompts that step {step} "
+                f"samples, but names {sorted(named) or 'none'}; it needs a run with the same data, seed, "
+                "rollout.prompts_per_step and rollout.straggler_groups"
+            )
+    return found

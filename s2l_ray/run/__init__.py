@@ -1,0 +1,1 @@
+"""A training run on disk and in words: its directory, checkpoints, step log, inputs and notices."""

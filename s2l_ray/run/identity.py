@@ -1,0 +1,140 @@
+"""What makes two starts of a run the same run: its settings, and what the files that they name hold.
+
+Where files lie does not count: a project that was moved, or is mounted elsewhere, goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.bank.contents import model_digest, tokenizer_digest
+from s2l_ray.bank.fingerprint import prompt_digest
+from s2l_ray.config import Config
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.stragglers import read_left_out
+from s2l_ray.tasks.compat import model_directory
+from s2l_ray.tasks.data import ProblemSet
+from s2l_ray.tasks.verifiers import BUILT_IN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FREE_TO_CHANGE = (
+    *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "placement", "bank"),
+    *("verifier.workers", "verifier.timeout_s"),
+    *("rollout.explore_ahead_steps", "rollout.explore_ahead_gb", "rollout.keep_groups"),
+    *("trainer.ranks", "trainer.cpus", "trainer.threads"),
+    *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
+)
+"""Keys that may differ when a run is resumed: where and how fast it is computed, not what."""
+
+Contents = Mapping[str, str]
+"""What the files of a configuration hold, in words and a digest, by the key that names them or by what it is."""
+
+
+def contents_of(
+    config: Config, problems: Mapping[str, ProblemSet], prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, str]:
+    """What a run's files hold now. Digests of large files are remembered, see `bank.contents.file_digest`.
+
+    Args:
+        problems: by the key of `data` that names their file.
+        prompts: the same problems as the models see them.
+
+    Raises:
+        ModelError: a model is not there.
+        ConfigError: rollout.replay_left_out is not there, or malformed.
+    """
+    models = {key: model_directory(f"models.{key}", getattr(config.models, key)) for key in ("learner", "explorer")}
+    found = {f"models.{key}": f"digest {model_digest(directory)}" for key, directory in models.items()}
+    for key, read in problems.items():
+        found[f"data.{key}"] = f"{len(read.problems)} problems of digest {read.digest}"
+    found["tokenizer"] = f"digest {tokenizer_digest(tokenizer)}"
+    found["rendered prompts"] = f"digest {_digest(map(prompt_digest, prompts))}"
+    if (source := _verifier_source(config.verifier.kind)) is not None:
+        found["verifier source"] = f"digest {_digest([source])}"
+    if replayed := config.rollout.replay_left_out:
+        chosen = [[step, sorted(prompt_ids)] for step, prompt_ids in sorted(read_left_out(Path(replayed)).items())]
+        found["rollout.replay_left_out"] = f"digest {_digest([json.dumps(chosen)])}"
+    return found
+
+
+def differences(before: Config, now: Config, contents_before: Contents, contents_now: Contents) -> list[str]:
+    """Where two starts are not the same run, a line each: "seed was 1, now 2".
+
+    Args:
+        contents_before: what is known of them; a file of which nothing is known is compared by its path.
+    """
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    known = contents_before.keys() & contents_now.keys()
+    changed = [key for key in sorted(known) if contents_before[key] != contents_now[key]]
+    of_contents = [
+        f"{_with_path(key, new.get(key))} was {contents_before[key]}, now {contents_now[key]}" for key in changed
+    ]
+    free = _free_to_change(before, now)
+    of_settings = [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old | new)
+        if key not in known and old.get(key) != new.get(key) and not _is_within(key, free)
+    ]
+    return of_settings + of_contents
+
+
+def learner_of(config: Config, contents: Contents) -> dict[str, Any]:
+    """What a trainer's state belongs to: it means nothing to another model."""
+    return {
+        "models.learner": contents["models.learner"],
+        "tokenizer": contents["tokenizer"],
+        "trainer.lora_rank": config.trainer.lora_rank,
+        "trainer.lora_targets": sorted(config.trainer.lora_targets),
+    }
+
+
+def measured_on(config: Config, contents: Contents) -> dict[str, Any]:
+    """What an evaluation is a measurement on: two of the same can be compared."""
+    sampled = config.evaluation.model_dump(mode="json", include={"samples", "k", "sampling"})
+    return {"data.eval": contents.get("data.eval"), **sampled}
+
+
+def _free_to_change(before: Config, now: Config) -> tuple[str, ...]:
+    """schedule.steps only says where a run ends, unless the learning rate is a function of it."""
+    constant = {before.trainer.lr_schedule, now.trainer.lr_schedule} == {"constant"}
+    return (*FREE_TO_CHANGE, "schedule.steps") if constant else FREE_TO_CHANGE
+
+
+def _is_within(key: str, sections: Iterable[str]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)
+
+
+def _with_path(key: str, path: str | None) -> str:
+    return key if path is None else f"{key} ({path})"
+
+
+def _verifier_source(kind: str) -> str | None:
+    """The source of a user's module; None for our own, and where there is none to read."""
+    if kind in BUILT_IN:
+        return None
+    try:
+        return inspect.getsource(importlib.import_module(kind.partition(":")[0]))
+    except (OSError, TypeError):  # compiled, or built into the interpreter
+        return None
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

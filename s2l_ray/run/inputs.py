@@ -1,0 +1,62 @@
+"""What a run trains and evaluates on: models that go together, problems, rendered prompts. Starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s2l_ray.config import Config
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.run.identity import contents_of
+from s2l_ray.tasks.compat import check_context, check_models
+from s2l_ray.tasks.data import ProblemSet, load_problems
+from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
+from s2l_ray.tasks.verifiers import check_importable
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Problems as they were read, and as the models see them."""
+
+    problems: dict[str, ProblemSet]
+    """By what they are for: "train", and "eval" if data.eval is given."""
+    train: list[Prompt]
+    """In file order."""
+    held_out: list[Prompt]
+    """Likewise; empty without data.eval. Their ids differ from those of `train`."""
+    contents: dict[str, str]
+    """What the files hold that all this was read from; see `identity.contents_of`."""
+
+
+def load_inputs(config: Config) -> Inputs:
+    """Check models, data and verifier, and render the prompts.
+
+    Raises:
+        S2LError: the models do not go together, a row of the data is malformed, the verifier cannot be imported, or
+            rollout.replay_left_out cannot be read.
+    """
+    models, data = config.models, config.data
+    check_importable(config.verifier.kind)
+    check_models(models.learner, models.explorer, models.trust_remote_code)
+    for kind in ("learner", "explorer"):
+        check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
+    problems = {"train": load_problems(data.train, data.train_limit)}
+    if data.eval:
+        problems["eval"] = load_problems(data.eval, data.eval_limit)
+    tokenizer = load_tokenizer(models.learner, models.trust_remote_code)
+    prompts = {use: render_prompts(found.problems, tokenizer, data) for use, found in problems.items()}
+    # Ids are unique within a file; the two files' must not meet.
+    held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in prompts.get("eval", [])]
+    contents = contents_of(config, problems, [*prompts["train"], *held_out], tokenizer)
+    return Inputs(problems, prompts["train"], held_out, contents)
+
+
+def located(config: Config) -> Config:
+    """Local paths made absolute: actors need not share the driver's working directory."""
+    models = {
+        key: str(Path(getattr(config.models, key)).resolve())
+        for key in ("learner", "explorer")
+        if Path(getattr(config.models, key)).exists()
+    }
+    update = {"models": config.models.model_copy(update=models), "run_dir": str(config.run_path.resolve())}
+    return config.model_copy(update=update)

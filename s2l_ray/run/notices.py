@@ -1,0 +1,59 @@
+"""What a step gives reason to say, beside its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s2l_ray.results import StepRecord, hand_overs
+
+SETTLED = 2
+"""Steps after a hand-over until there is something to compare: the first has what follows from it in its time."""
+RECENT = 8
+"""Steps that a remark looks at."""
+
+
+def remarks(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> list[str]:
+    """On the last of these steps: a hand-over, once its effect can be told; engines that disagree with the trainer;
+    the first answers that could not be checked.
+
+    Args:
+        records: of the steps so far.
+        logprob_gap_alarm: objective.logprob_gap_alarm.
+    """
+    return [*_hand_over(records[-RECENT:]), *_disagreement(records[-1], logprob_gap_alarm), *_failed_checks(records)]
+
+
+def _hand_over(records: Sequence[StepRecord]) -> list[str]:
+    return [
+        f"hand-over before step {change['step']}: explorer engines {change['engines_before']['explorer']} -> "
+        f"{change['engines_after']['explorer']}, learner engines {change['engines_before']['learner']} -> "
+        f"{change['engines_after']['learner']}; step {change['seconds_before']:.2f} s before, "
+        f"{change['seconds_after']:.2f} s after"
+        for change in hand_overs(records)
+        if change["step"] == records[-1].step - SETTLED
+    ]
+
+
+def _disagreement(record: StepRecord, alarm: float | None) -> list[str]:
+    if not record.trainer.get("logprob_gap_alarm"):
+        return []
+    return [
+        f"step {record.step}: log-probs of the learner's engines and its trainer differ by "
+        f"{record.trainer['logprob_gap/learner']:.3f} per token, more than objective.logprob_gap_alarm ({alarm:g}): "
+        "ratios and clipping mean less than they seem to"
+    ]
+
+
+def _failed_checks(records: Sequence[StepRecord]) -> list[str]:
+    last = records[-1]
+    if not _failed(last) or any(map(_failed, records[:-1])):
+        return []
+    return [
+        f"step {last.step}: {_failed(last)} of {sum(stats.rollouts for stats in last.sources.values())} answers could "
+        "not be checked and got no reward: the verifier raised, or ended its process. This is said once: see the "
+        "verdict `failed` in steps.jsonl, and its reasons in rollouts/, for the groups that are kept there"
+    ]
+
+
+def _failed(record: StepRecord) -> int:
+    return sum(stats.verdicts.get("failed", 0) for stats in record.sources.values())

@@ -1,0 +1,102 @@
+"""From what happened in a step to its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from s2l_ray.kinds import Source
+from s2l_ray.results import SourceStats, StepRecord
+from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.rollouts.step_planner import staleness, step_digest
+from s2l_ray.timing import Span, StepClock
+from s2l_ray.timing.time_sheet import TimeSheet
+
+if TYPE_CHECKING:
+    from actors.batch import StepBatch
+    from actors.weight_sync import SwapReport
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What the actors report of one step."""
+
+    batch: StepBatch
+    metrics: dict[str, float]
+    """Of the update."""
+    trained: list[Span]
+    """What the trainer's ranks did."""
+    sampled_with: int
+    """Weight version that the trainer held before the update."""
+    engines: dict[Source, int]
+
+
+def step_numbers(outcome: StepOutcome) -> StepRecord:
+    """The record of a step, but for the swap that ends it and its times."""
+    batch = outcome.batch
+    rows = batch.summaries
+    rewards: dict[str, set[float]] = {}
+    for row in rows:
+        rewards.setdefault(row.prompt_id, set()).add(row.reward)
+    return StepRecord(
+        step=batch.share.step,
+        alpha=float(batch.share.alpha),
+        explorer_per_group=batch.share.explorer,
+        learner_per_group=batch.share.learner,
+        reward=sum(row.reward for row in rows) / len(rows),
+        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in ("explorer", "learner")},
+        zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
+        groups=len(batch.prompts),
+        prompts=batch.prompts,
+        digest=step_digest(rows),
+        weight_version=outcome.sampled_with,
+        trainer=outcome.metrics,
+        seconds={},
+        spans=batch.spans,
+        engines=outcome.engines,
+        refilled_groups=batch.refilled,
+        explorer_only=batch.explorer_only,
+        pipeline=_pipeline(batch),
+    )
+
+
+def step_record(
+    numbers: StepRecord, outcome: StepOutcome, swap: SwapReport, times: TimeSheet, clock: StepClock
+) -> StepRecord:
+    """The whole record of a step that is over but for what follows from it; its spans go to the time sheet."""
+    batch = outcome.batch
+    details = {"rollouts": len(batch.summaries), "tokens": numbers.tokens, "reward": numbers.reward}
+    spent = times.end(clock, batch.work, batch.under_way, outcome.trained, outcome.engines, details)
+    swapped = {
+        "swap_mb": swap.bytes / 1e6,
+        "swap_s": swap.seconds,
+        "swap_gb_per_s": swap.broadcast_gb_per_s,
+        "swap_drain_s": swap.drain_s,
+        "swap_stall_s": swap.stall_s,
+    }
+    return replace(
+        numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=numbers.pipeline | swapped
+    )
+
+
+def _pipeline(batch: StepBatch) -> dict[str, float]:
+    return {
+        "ahead_mb": batch.ahead_bytes / 1e6,
+        "banked_rollouts": batch.banked,
+        "left_out_groups": len(batch.left_out),
+        **_versions(batch.share.step, batch.summaries),
+        "stale_dropped": batch.stale_dropped,
+    }
+
+
+def _versions(step: int, rows: list[RolloutSummary]) -> dict[str, float]:
+    """How old the learner's rollouts were, by their oldest tokens; nothing if there are none."""
+    learners = [row for row in rows if row.source == "learner"]
+    if not learners:
+        return {}
+    ages = [staleness(row, step) for row in learners]
+    return {
+        "staleness_mean": sum(ages) / len(ages),
+        "staleness_max": max(ages),
+        "swapped_in_flight": sum(row.newest_version is not None for row in learners),
+    }

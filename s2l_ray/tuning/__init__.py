@@ -1,0 +1,1 @@
+"""Runs as trials of Ray Tune."""

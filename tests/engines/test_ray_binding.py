@@ -1,0 +1,202 @@
+"""Reservations on real Ray clusters of several nodes with logical GPUs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group_table
+
+from s2l_ray.errors import PlacementError
+from s2l_ray.placement import ray_binding
+from s2l_ray.placement.node_check import check_nodes, may_fit
+from s2l_ray.placement.plan import PlannedBundle, Seat
+from s2l_ray.placement.ray_binding import live_inventory, reserve
+from tests.support.logical_cluster import logical_cluster
+from tests.support.patience import PATIENCE_S
+
+ALL = {"CPU": 12.0, "GPU": 8.0}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    with logical_cluster([4, 2, 2], cpus=4) as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(nodes: Cluster) -> Iterator[Cluster]:
+    """With all of it free, before a test and after: Ray gives back what was released a moment later."""
+    wait_until_free()
+    yield nodes
+    wait_until_free()
+
+
+@ray.remote
+class Who:
+    def am_i(self) -> tuple[str, str]:
+        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def sit(reservation, seat: Seat) -> tuple[str, str]:
+    """Node and visible GPUs of an actor in that seat; the actor goes on living."""
+    actor = Who.options(**reservation.options(seat, 0.5, {})).remote()
+    sit.actors.append(actor)
+    return ray.get(actor.am_i.remote(), timeout=PATIENCE_S)
+
+
+sit.actors = []
+
+
+def wait_until_free() -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
+        assert time.monotonic() < deadline, free
+        time.sleep(0.1)
+
+
+def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
+    # Plan: four trainer GPUs on node 0; a slot of two GPUs on node 1; two single slots on node 2.
+    bundles = [
+        PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4, "CPU": 3}),
+        PlannedBundle(1, (0, 1), {"GPU": 2, "CPU": 1}),
+        PlannedBundle(2, (0,), {"GPU": 1, "CPU": 1}),
+        PlannedBundle(2, (1,), {"GPU": 1, "CPU": 1}),
+    ]
+    reservation = reserve(bundles, PATIENCE_S)
+    try:
+        ranks = [sit(reservation, Seat("trainer", r, 0, (r,), 0.5)) for r in range(4)]
+        beside = sit(reservation, Seat("learner", 0, 0, (1,), 0.5))
+        engine = sit(reservation, Seat("learner", 1, 1, (0, 1), 1.0))
+        single = [sit(reservation, Seat("explorer", i, 2 + i, (0,), 1.0)) for i in range(2)]
+        # Half a GPU each, and yet four ranks on four GPUs of one node, in order; Ray alone would pair them up.
+        assert len({node for node, _ in ranks}) == 1
+        assert [gpu for _, gpu in ranks] == ["0", "1", "2", "3"]
+        assert beside == ranks[1]
+        assert engine[1] == "0,1" and engine[0] != ranks[0][0]
+        # The two single bundles share the node that is left, in the order of its GPUs.
+        assert [gpu for _, gpu in single] == ["0", "1"]
+        assert {node for node, _ in single} == {n["NodeID"] for n in ray.nodes()} - {ranks[0][0], engine[0]}
+    finally:
+        reservation.release()
+        sit.actors.clear()
+
+
+def test_bundles_come_in_physical_order_whatever_order_they_are_asked_for_in(cluster):
+    # The plan counts bundle 1 (node 0) before bundle 0 (node 1); the physical order follows the plan's count.
+    bundles = [
+        PlannedBundle(1, (0,), {"GPU": 1}),
+        PlannedBundle(0, (1,), {"GPU": 1}),
+        PlannedBundle(0, (0,), {"GPU": 1}),
+    ]
+    reservation = reserve(bundles, PATIENCE_S)
+    try:
+        keys = [(place.node, place.gpus) for place in reservation.places]
+        assert keys[2] < keys[1] < keys[0]
+    finally:
+        reservation.release()
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ([{"GPU": 1}] * 9, r"9 GPU asked for, 8 in the cluster"),
+        ([{"GPU": 6}], r"no node has 6 GPU for one bundle; nodes have 2 x \(4 CPU, 2 GPU\); 4 CPU, 4 GPU"),
+        ([{"GPU": 1, "CPU": 7}], r"no node has 7 CPU, 1 GPU for one bundle"),
+        # Enough in all and for each, but not together.
+        ([{"GPU": 4}, {"GPU": 3}], r"the nodes cannot hold 2 bundles \(7 GPU\) together"),
+    ],
+)
+def test_the_impossible_is_not_waited_for_and_says_what_is_short(cluster, resources, message):
+    bundles = [PlannedBundle(0, tuple(range(int(r["GPU"]))), r) for r in resources]
+    waits = []
+    with pytest.raises(PlacementError, match=message):
+        reserve(bundles, PATIENCE_S, waits.append)
+    assert waits == []  # the first word would come after half a minute
+
+
+def test_waiting_is_bounded_and_reported(cluster, monkeypatch):
+    monkeypatch.setattr(ray_binding, "REPORT_EVERY_S", 0.5)
+    held = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S)
+    said = []
+    try:
+        with pytest.raises(PlacementError, match=r"waited 2 s for 1 bundles \(4 GPU\); free now: 12 CPU, 4 GPU"):
+            reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], 2, said.append)
+    finally:
+        held.release()
+    assert len(said) >= 2 and all("of 2 s for 1 bundles (4 GPU); free now: 12 CPU, 4 GPU" in line for line in said)
+    # Nothing was left behind: the same request is granted now.
+    reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S).release()
+
+
+def test_an_autoscalers_nodes_are_waited_for(cluster):
+    bundles = [PlannedBundle(0, tuple(range(6)), {"GPU": 6})]
+    with pytest.raises(PlacementError, match="waited 1 s"):
+        reserve(bundles, 1, may_grow=True)
+    added = []
+
+    def scale_up(message: str) -> None:
+        added.append(cluster.add_node(num_gpus=6, num_cpus=1))
+
+    ray_binding_report, ray_binding.REPORT_EVERY_S = ray_binding.REPORT_EVERY_S, 0.5
+    try:
+        reservation = reserve(bundles, PATIENCE_S, scale_up, may_grow=True)
+        assert reservation.places[0].gpus == tuple("012345")
+        reservation.release()
+    finally:
+        ray_binding.REPORT_EVERY_S = ray_binding_report
+        for node in added:
+            cluster.remove_node(node)
+
+
+def test_live_inventory_is_what_ray_has(cluster):
+    inventory = live_inventory()
+    assert sorted(group.gpus for group in inventory.nodes) == [2, 2, 4]
+    assert {group.gpu for group in inventory.nodes} == {"logical"}
+    assert {group.cpus for group in inventory.nodes} == {4}
+
+
+def test_the_group_of_a_dead_actor_does_not_stay(cluster):
+    """Ray keeps what an actor reserved until its job ends; a Tune trial that is killed must not block the next one."""
+
+    @ray.remote(num_cpus=0)
+    class Trial:
+        def hold(self) -> str:
+            self.reservation = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S)
+            return self.reservation.group.id.hex()
+
+        def let_go(self) -> None:
+            self.reservation.release()
+
+    trials = [Trial.remote()]
+    groups = [ray.get(trials[0].hold.remote(), timeout=PATIENCE_S)]
+    ray.kill(trials[0])
+    trials.append(Trial.remote())
+    groups.append(ray.get(trials[1].hold.remote(), timeout=PATIENCE_S))
+    states = [placement_group_table()[group]["state"] for group in groups]
+    assert states == ["REMOVED", "CREATED"]  # and that of the living one stays
+    reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], PATIENCE_S).release()
+    assert placement_group_table()[groups[1]]["state"] == "CREATED"
+    ray.get(trials[1].let_go.remote(), timeout=PATIENCE_S)
+    ray.kill(trials[1])
+
+
+def test_check_nodes_by_hand():
+    nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 8.0}]
+    check_nodes([{"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}], nodes)
+    with pytest.raises(PlacementError, match="11 CPU asked for, 10 in the cluster; 2 GPU asked for, 1 in the cluster"):
+        check_nodes([{"CPU": 8.0}, {"CPU": 3.0, "GPU": 2.0}], nodes)
+    with pytest.raises(PlacementError, match="cannot hold 2 bundles"):
+        check_nodes([{"GPU": 4.0}, {"GPU": 3.0}], [{"GPU": 4.0}, {"GPU": 2.0}, {"GPU": 2.0}])
+
+
+def test_may_fit_where_first_fit_fails():
+    # 3 + 3 + 2 + 2 + 2 into 7 + 5: first fit puts both threes on the seven and strands a two; 3 + 2 + 2 and 3 + 2 fit.
+    assert may_fit([{"GPU": 3}] * 2 + [{"GPU": 2}] * 3, [{"GPU": 7}, {"GPU": 5}])
+    assert not may_fit([{"GPU": 3}] * 3, [{"GPU": 5}, {"GPU": 5}])
+    # CPUs bind too: two bundles of 3 CPUs beside 1 GPU do not go on one node of 4 CPUs and 2 GPUs.
+    assert not may_fit([{"GPU": 1, "CPU": 3}] * 2, [{"GPU": 2, "CPU": 4}])

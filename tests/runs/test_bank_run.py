@@ -1,0 +1,120 @@
+"""Recording with real engines on Ray, and training from it: the same rollouts as live, to the token."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s2l_ray import S2LPO, load_config
+from s2l_ray.bank.preparing import prepare, training_prompts
+from s2l_ray.bank.rollout_bank import RolloutBank
+from s2l_ray.cli import main
+from s2l_ray.config import Config
+from s2l_ray.generation.engine import EngineSettings, SamplingEngine
+from s2l_ray.miniature.build import Family
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.rollouts.records import RolloutSet, SampleRequest
+from tests.support.run_settings import run_config
+from tests.support.undisturbed import QUICKSTART, Undisturbed
+
+
+@pytest.fixture(scope="module")
+def explored(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """`s2l explore` of the run that `run` is, and a configuration that reads it."""
+    folder = tmp_path_factory.mktemp("explored")
+    settings = run_config(family, folder / "run") | {"bank.path": str(folder / "bank")}
+    (folder / "config.yaml").write_text(load_config(QUICKSTART, settings).to_yaml())
+    assert main(["explore", str(folder / "config.yaml")]) == 0
+    reads = load_config(QUICKSTART, settings | {"bank.mode": "read", "data.eval": None})
+    return choose_dtype(reads, Inventory.of([{"gpus": 0, "cpus": 2}])).applied_to(reads)
+
+
+def test_what_is_read_is_what_an_engine_samples(explored: Config) -> None:
+    """Asked for in other portions than it was recorded in: draws 1 to 3, where 0 to 3 were sampled together."""
+    train = training_prompts(explored)
+    prompts = {prompt.id: prompt for prompt in train}
+    bank = RolloutBank(prepare(explored, train), prompts)
+    seed = explored.explorer_seed
+    asked = [SampleRequest(9, p.id, "explorer", 3, seed, None, 1) for p in train]
+    asked = [one for one, there in zip(asked, bank.covers(asked), strict=True) if there]
+    assert len(asked) >= 8
+    live = sample(explored, prompts, asked)
+    for one, sampled in zip(asked, live, strict=True):
+        read, report = bank.read(one)
+        assert report.sampled is None and report.verified is None
+        for ours, theirs in zip(read.rollouts, sampled.rollouts, strict=True):
+            assert np.array_equal(ours.token_ids, theirs.token_ids)
+            # Their batch was another one, so the last bits of a log-prob may differ.
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=0.02)
+            assert (ours.text, ours.finish_reason, ours.index) == (theirs.text, theirs.finish_reason, theirs.index)
+            assert (ours.source, ours.model, ours.weight_version) == (theirs.source, theirs.model, 0)
+
+
+def sample(config: Config, prompts: dict, requests: list[SampleRequest]) -> list[RolloutSet]:
+    settings = EngineSettings(
+        model=config.models.explorer,
+        source="explorer",
+        engine=config.engines.explorer,
+        sampling={"train": config.rollout.explorer},
+        max_tokens=config.rollout.max_tokens,
+        max_model_len=config.max_model_len("explorer"),
+        dtype=config.models.dtype,
+        trust_remote_code=False,
+        kv_cache_bytes=10**8,
+    )
+    with asyncio.Runner() as runner:
+        engine = runner.run(_started(settings, prompts))
+        try:
+            return runner.run(_all(engine, requests))
+        finally:
+            runner.run(engine.close())
+
+
+async def _started(settings: EngineSettings, prompts: dict) -> SamplingEngine:
+    return SamplingEngine(settings, prompts)
+
+
+async def _all(engine: SamplingEngine, requests: list[SampleRequest]) -> list[RolloutSet]:
+    return await asyncio.gather(*(engine.sample(request) for request in requests))
+
+
+def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explored: Config, run: Undisturbed) -> None:
+    live = {result["step"]: result for result in run.results}
+    algo = S2LPO(explored)
+    try:
+        assert {seat.role for phase in algo.plan.layout.phases for seat in phase.seats} == {"trainer", "learner"}
+        for step in range(1, 7):
+            result = algo.train()
+            assert result["digest"] == live[step]["digest"], f"step {step}"
+            assert result["engines"] == {"explorer": 0, "learner": 1}
+    finally:
+        algo.stop()
+
+
+def test_exploring_again_finds_nothing_to_do(explored: Config, tmp_path: Path, capsys) -> None:
+    (tmp_path / "config.yaml").write_text(explored.to_yaml())
+    assert main(["explore", str(tmp_path / "config.yaml")]) == 0
+    assert "nothing to record" in capsys.readouterr().out
+
+
+def test_half_a_bank_is_read_and_the_other_half_recorded(family: Family, run: Undisturbed, tmp_path: Path) -> None:
+    """A shorter run recorded what steps 1 and 2 ask for; with readwrite the next one records only what is missing."""
+    live = [result["digest"] for result in run.results]
+    shorter = {"schedule.kind": "constant", "schedule.steps": 2, "schedule.mix_steps": 2}
+    digests, banked = {}, {}
+    for mode, changes in (("write", shorter), ("readwrite", {}), ("read", {})):
+        settings = run_config(family, tmp_path / mode) | {"bank.path": str(tmp_path / "bank"), "data.eval": None}
+        config = load_config(QUICKSTART, settings | {"bank.mode": mode} | changes)
+        algo = S2LPO(config)
+        try:
+            results = [algo.train() for _ in range(config.schedule.steps)]
+        finally:
+            algo.stop()
+        digests[mode] = [result["digest"] for result in results]
+        banked[mode] = [result["pipeline"]["banked_rollouts"] for result in results]
+    assert digests["readwrite"] == digests["read"] == live
+    assert banked == {"write": [0, 0], "readwrite": [32, 24, 0, 0, 0, 0], "read": [32, 24, 16, 0, 0, 0]}

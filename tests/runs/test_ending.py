@@ -1,0 +1,193 @@
+"""Commands that are told to end, by real signals to real processes; a whole run is ended in test_run.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from s2l_ray.cli import main
+from tests.support.paths import ROOT
+
+HANG = """
+import os, time
+from pathlib import Path
+
+def check(response, answer, question):
+    if response == "hang":
+        Path("hangs").write_text(str(os.getpid()))
+        time.sleep(600)
+    return response == answer
+"""
+
+
+def ignoring(*signals: signal.Signals):
+    """What a shell script does to a job that it starts with `&`, and nohup to its command."""
+
+    def prepare() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN if number in signals else signal.SIG_DFL)
+
+    return prepare
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave_none_behind():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def start(words: list[str], folder: Path, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=ignoring(*ignored),
+    )
+    STARTED.append(process)
+    return process
+
+
+def program(text: str, folder: Path, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Popen:
+    """That has said "ready"."""
+    process = start(["-c", text], folder, ignored)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+# ---- a command that is at work ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "ignored", "status", "said"),
+    [
+        (signal.SIGTERM, (signal.SIGINT,), 143, "ended by SIGTERM\n"),
+        (signal.SIGTERM, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), 143, "ended by SIGTERM\n"),
+        (signal.SIGINT, (), 130, "interrupted\n"),
+        (signal.SIGHUP, (), 129, "ended by SIGHUP\n"),
+    ],
+)
+def test_a_command_ends_when_it_is_told_to(told, ignored, status: int, said: str, tmp_path: Path):
+    """`s2l verify`, whose worker process is in the middle of an answer."""
+    (tmp_path / "grader.py").write_text(HANG)
+    rows = [{"answer": "1", "response": response} for response in ("1", "2", "hang")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.mkfifo(tmp_path / "hangs")
+    words = ["-m", "s2l_ray", "verify", "rows.jsonl", "--kind", "grader:check", "--workers", "1", "--timeout", "500"]
+    process = start(words, tmp_path, ignored)
+    worker = psutil.Process(int((tmp_path / "hangs").read_text()))  # waits until it hangs
+    assert [process.stdout.readline().split()[:2] for _ in range(2)] == [["verified", "1/3"], ["verified", "2/3"]]
+    process.send_signal(told)
+    assert ended(process) == (status, "", said)
+    worker.wait(60)
+    kept = (tmp_path / "rows.verdicts.jsonl.partial").read_text().splitlines()
+    assert [json.loads(line)["verdict"] for line in kept] == ["right", "wrong"]
+
+
+def test_what_was_ignored_stays_ignored_but_for_sigterm(tmp_path: Path):
+    text = """
+import signal
+from s2l_ray.commands.ending import ends_when_told
+with ends_when_told():
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.raise_signal(number)
+    print("ready", flush=True)
+    signal.pause()
+"""
+    process = program(text, tmp_path, (signal.SIGINT, signal.SIGHUP))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert "s2l_ray.commands.ending.Ended" in ended(process)[2]
+
+
+# ---- while it tidies up -------------------------------------------------------------------------------------------
+
+TIDIES = """
+import signal, sys
+from s2l_ray import cli
+from s2l_ray.commands import ending
+ending.GRACE_S = {grace}
+
+def work(arguments):
+    try:
+        print("ready", flush=True)
+        signal.pause()
+    finally:
+        print("tidying", flush=True)
+        {tidy}
+        print("tidied", flush=True)
+
+cli._doctor = work
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_told_again_it_goes_on_tidying_up(again: signal.Signals, tmp_path: Path):
+    process = program(TIDIES.format(grace=100, tidy="sys.stdin.readline()"), tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "tidying\n"
+    for _ in range(3):
+        process.send_signal(again)
+    assert ended(process) == (143, "tidied\n", "ended by SIGTERM\n")
+
+
+def test_tidying_up_that_fails_is_an_end_all_the_same(tmp_path: Path):
+    process = program(TIDIES.format(grace=100, tidy='raise RuntimeError("it is gone already")'), tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "tidying\n", "ended by SIGTERM\n")
+
+
+def test_tidying_up_that_never_ends_is_cut_off(tmp_path: Path):
+    process = program(TIDIES.format(grace=0.2, tidy="signal.pause()"), tmp_path)
+    process.send_signal(signal.SIGTERM)
+    said = "tidying up took more than 0.2 s; ended without it\n"
+    assert ended(process) == (143, "tidying\n", said)
+
+
+def test_a_terminal_that_is_gone_is_not_written_to(tmp_path: Path):
+    """As when its window is closed: the terminal's writes fail from then on."""
+    ours, theirs = os.openpty()
+    text = TIDIES.format(grace=100, tidy='print("x" * 10**6, file=sys.stderr); open("tidied", "w").close()')
+    process = subprocess.Popen(
+        [sys.executable, "-c", text],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=ignoring(),
+    )
+    os.close(theirs)
+    assert os.read(ours, 100).strip() == b"ready"
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 129 and (tmp_path / "tidied").exists()
+
+
+def test_handlers_are_the_commands_alone(capsys: pytest.CaptureFixture):
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in watched]
+    assert main(["trace", "nowhere"]) == 1
+    assert [signal.getsignal(number) for number in watched] == before

@@ -1,0 +1,360 @@
+"""Swaps go on when an engine dies: while a group forms, between swaps, in the middle of a broadcast.
+
+The groups are real: Ray actors in processes of their own, gloo on loopback, SIGKILL and SIGSTOP. In most tests the
+receivers load into a plain dictionary instead of a vLLM engine, so that many deaths fit into a minute; the last test
+has vLLM engines and a trainer rank.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from actors.connection import connect
+from actors.learner import Learner
+from actors.trainer import TrainerGroup, TrainerRank
+from actors.weight_sync import LearnerMember, SwapReport, WeightSwaps
+from s2l_ray.config import EngineConfig, SamplingConfig, load_config
+from s2l_ray.errors import ActorLostError
+from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.generation.learner import SwapTimes
+from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
+from s2l_ray.weights.gloo_receiver import receive
+from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.messages import Invitation
+from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
+from s2l_ray.weights.sender import SendTimes
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
+from tests.support.run_settings import run_config
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+TIMEOUT_S = 8.0
+KILLED_S = 60.0
+"""Bound of a swap whose member is killed: gloo may notice at once, or wait for its bound."""
+BF16 = 0.08
+# Cut over two, two and five buckets: a death at the first tensor leaves seven to come.
+SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
+BYTES = 4 * 18_000_000
+TIMES = SwapTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    assert connect(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actors.weight_sync.SETTLE_S", 3.0)
+        yield
+    ray.shutdown()
+
+
+class Constant:
+    """A weight source: every weight is `value`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def read(self, bucket: Bucket, targets: list[torch.Tensor]) -> None:
+        for target in targets:
+            target.fill_(self.value)
+
+
+@ray.remote(num_cpus=0)
+class Rank:
+    """Stands for a trainer rank: weights of a version are its number, everywhere."""
+
+    def begin(self, timeout_s: float) -> None:
+        self.sender = GlooSender(SPECS, 0, "127.0.0.1", timeout_s)
+        self.version = 0
+
+    def set_version(self, version: int) -> None:
+        self.version = version
+
+    def listen_for_receivers(self, transfer: str) -> tuple[str, int]:
+        return self.sender.listen()
+
+    def form_group(self, transfer: str, name: str, size: int) -> None:
+        self.sender.form(name, size)
+
+    def send_weights(self, transfer: str) -> SendTimes:
+        return self.sender.send(Constant(self.version))
+
+    def begin_chunks(self) -> None:
+        self.chunks = iter([{"names": [s.name], "handles": {"GPU-0": {"version": self.version}}} for s in SPECS])
+
+    def next_chunk(self) -> dict | None:
+        return next(self.chunks, None)
+
+    def end_chunks(self) -> None:
+        assert next(self.chunks, None) is None
+
+
+@ray.remote(num_cpus=0)
+class Receiver:
+    """Stands for an engine: receives as `GlooWeightTransferEngine` does."""
+
+    def __init__(self) -> None:
+        self.fate: tuple[str, str] | None = None
+        """Signal that it sends itself, and at which moment: ("KILL", "join"), ("STOP", "receive")."""
+        self.weights: dict[str, torch.Tensor] = {}
+        self.version: int | None = None
+        self.group: BroadcastGroup | None = None
+        self.buffers = BufferPool()
+
+    def meet_fate(self, moment: str) -> None:
+        if self.fate and self.fate[1] == moment:
+            os.kill(os.getpid(), getattr(signal, f"SIG{self.fate[0]}"))
+
+    def set_fate(self, fate: tuple[str, str] | None) -> None:
+        self.fate = fate
+
+    def check_in(self) -> None:
+        self.group = None
+
+    def join(self, invitation: Invitation) -> None:
+        store = open_store(invitation.host, invitation.port, invitation.timeout_s)
+        self.meet_fate("join")
+        self.group = BroadcastGroup(
+            store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s
+        )
+
+    def swap(self, version: int, update: dict) -> SwapTimes:
+        self.version = None
+        try:
+            for tensors in receive(self.group, SPECS, self.buffers):
+                self.meet_fate("receive")
+                self.weights.update((name, tensor.clone()) for name, tensor in tensors)
+        except RuntimeError:
+            self.group.close()
+            raise
+        self.version = version
+        return TIMES
+
+    def begin_swap(self) -> None:
+        self.version = None
+        self.weights.clear()
+
+    def receive(self, update: dict) -> None:
+        self.meet_fate("receive")
+        for name in update["names"]:
+            self.weights[name] = torch.tensor([float(update["handles"]["GPU-0"]["version"])])
+
+    def finish_swap(self, version: int) -> SwapTimes:
+        assert list(self.weights) == [s.name for s in SPECS]
+        self.version = version
+        return TIMES
+
+    def held(self) -> tuple[int | None, list[float]]:
+        """Its version, and every value that occurs in its weights."""
+        return self.version, sorted({value.item() for w in self.weights.values() for value in (w.min(), w.max())})
+
+
+class Swaps:
+    """A rank, receivers, and the swaps between them. Starting a process takes longer than all else: they are kept."""
+
+    def __init__(self) -> None:
+        self.rank = Rank.remote()
+        self.started: list = []
+
+    def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S) -> None:
+        """Begin anew with one living receiver per fate, and this bound on a swap."""
+        self.started = [receiver for receiver in self.started if lives(receiver)]
+        self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
+        self.receivers = self.started[: len(fates)]
+        ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
+        ray.get(self.rank.begin.remote(timeout_s))
+        self.swaps = WeightSwaps([self.rank], SPECS, timeout_s)
+
+    def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
+        gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
+        self.swaps.connect([*gloo, *[LearnerMember(n, self.receivers[n], 1, "ipc") for n in ipc]])
+
+    def swap(self, version: int) -> tuple[int, ...]:
+        """The next version, to all. Returns the numbers of those that were lost."""
+        ray.get(self.rank.set_version.remote(version))
+        self.swaps.begin_swap(version)
+        report = self.swaps.finish_swap()
+        assert (report.version, report.bytes) == (version, BYTES)
+        assert (report.drain_s, report.receive_s, report.stall_s) == (0.5, 0.25, 0.75)
+        assert 0 <= report.broadcast_s <= report.seconds
+        return tuple(member.number for member in report.lost)
+
+    def held(self, *numbers: int) -> list[tuple[int | None, list[float]]]:
+        return ray.get([self.receivers[n].held.remote() for n in numbers], timeout=PATIENCE_S)
+
+
+def lives(actor: ray.actor.ActorHandle) -> bool:
+    try:
+        return pid_of(actor) > 0
+    except ray.exceptions.RayActorError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def it() -> Swaps:
+    return Swaps()
+
+
+def pid_of(actor: ray.actor.ActorHandle) -> int:
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+
+
+def test_one_dies_while_the_group_forms(it: Swaps):
+    it.start(None, ("KILL", "join"), None)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == (1,)
+    assert it.held(0, 2) == [(1, [1.0])] * 2
+
+
+def test_one_dies_between_swaps(it: Swaps):
+    """A broadcast passes from member to member: the one before it learns that it is gone, and nobody waits long."""
+    it.start(None, None, None, timeout_s=KILLED_S)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == ()
+    os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
+    assert it.swap(2) == (2,)
+    assert it.swap(3) == ()
+    assert it.held(0, 1) == [(3, [3.0])] * 2
+
+
+@pytest.mark.parametrize("how", ["KILL", "STOP"])
+def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: Swaps, how: str):
+    it.start(None, None, None, timeout_s=TIMEOUT_S if how == "STOP" else KILLED_S)
+    it.connect(0, 1, 2)
+    assert it.swap(1) == ()
+    victim = pid_of(it.receivers[0])
+    ray.get(it.receivers[0].set_fate.remote((how, "receive")))
+    assert it.swap(2) == (0,)
+    assert it.held(1, 2) == [(2, [2.0])] * 2
+    if how == "STOP":  # it wakes up when all is over, and cannot disturb the others
+        os.kill(victim, signal.SIGCONT)
+        assert it.swap(3) == ()
+        assert it.held(1, 2) == [(3, [3.0])] * 2
+        assert it.held(0)[0][0] is None
+
+
+def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die(it: Swaps):
+    it.start(None, None, ("KILL", "join"))
+    it.connect(0)
+    assert it.swap(1) == ()
+    it.connect(0, 1, 2)
+    assert it.swap(2) == (2,)
+    assert it.held(0, 1) == [(2, [2.0])] * 2
+
+
+def test_engines_of_two_kinds_and_one_that_dies_over_its_chunks(it: Swaps):
+    """The driver's part of ipc: the chunks here have no GPU behind them."""
+    it.start(None, ("KILL", "receive"), None)
+    it.connect(0, ipc=(1, 2))
+    assert it.swap(1) == (1,)
+    assert it.swap(2) == ()
+    assert it.held(0, 2) == [(2, [2.0])] * 2
+
+
+def test_with_nobody_left_it_says_so(it: Swaps):
+    it.start(("KILL", "receive"), ("KILL", "receive"))
+    it.connect(0, 1)
+    with pytest.raises(ActorLostError, match="no learner engine is left"):
+        it.swap(1)
+
+
+# ---- the real thing ----
+
+
+def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
+    """As in a run: inside a placement group, where vLLM by itself would want a bundle for each worker."""
+    settings = EngineSettings(
+        model=str(model),
+        source="learner",
+        engine=EngineConfig(enforce_eager=True),
+        kv_cache_bytes=10**8,
+        sampling={"train": SamplingConfig()},
+        max_tokens=8,
+        max_model_len=64,
+        dtype="bfloat16",
+        trust_remote_code=False,
+        weight_transfer="gloo",
+        load_weights=False,
+        tensor_parallel=tensor_parallel,
+    )
+    environment = engine_environment(settings.engine)
+    bundle = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.1}]), placement_group_bundle_index=0)
+    options = {"num_cpus": 0.1, "scheduling_strategy": bundle, "runtime_env": {"env_vars": environment}}
+    return Learner.options(**options).remote(settings, {})
+
+
+@torch.no_grad()
+def reference(model_dir: Path, text: np.ndarray) -> np.ndarray:
+    """transformers' log-probs of tokens 1.. of a text, float32 [tokens - 1]."""
+    ids = torch.as_tensor(text, dtype=torch.long)[None]
+    logits = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)(ids).logits[0, :-1].float()
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
+
+
+def another_policy(rank) -> None:
+    """Inside a trainer rank: weights that are not the ones on disk."""
+    with torch.no_grad():
+        for weight in rank._trainer.policy.model.parameters():
+            weight.mul_(1.5)
+
+
+def with_tied_embeddings(like: Path, directory: Path) -> Path:
+    """An untrained model whose output matrix is its embedding, and which prefers some tokens to others."""
+    shutil.copytree(like, directory)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(like, tie_word_embeddings=True))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10.0)
+    model.save_pretrained(directory)
+    return directory
+
+
+def swapped(trainer: TrainerGroup, version: int) -> SwapReport:
+    trainer.begin_swap(version)
+    return trainer.finish_swap()
+
+
+def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
+    model = with_tied_embeddings(family.large, tmp_path / "tied")
+    overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.swap_timeout_s": 20}
+    config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
+    engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
+    rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
+    trainer = TrainerGroup([rank], PATIENCE_S, 20)
+    trainer.build()
+    ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
+    trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
+    assert swapped(trainer, 0).lost == ()
+    assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
+    text = np.arange(3, 20, dtype=np.int32)
+
+    def check(engines: list, name: str) -> np.ndarray:
+        trainer.export(str(tmp_path / name))
+        expected = reference(tmp_path / name, text)
+        for score in ray.get([e.score.remote(text) for e in engines], timeout=PATIENCE_S):
+            np.testing.assert_allclose(score, expected, rtol=0.02, atol=BF16)
+        return expected
+
+    before = check(engines, "version-0")
+    os.kill(pid_of(engines[1]), signal.SIGKILL)
+    ray.get(rank.__ray_call__.remote(another_policy))
+    assert [member.number for member in swapped(trainer, 1).lost] == [1]
+    assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
+
+    # One worker of a tensor-parallel engine is the whole engine.
+    processes = psutil.Process(pid_of(engines[0])).children(recursive=True)
+    next(p for p in processes if "Worker_TP1" in " ".join(p.cmdline())).kill()
+    with pytest.raises(ActorLostError, match="no learner engine is left"):
+        swapped(trainer, 2)

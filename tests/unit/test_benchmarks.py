@@ -1,0 +1,105 @@
+"""The benchmarks' protocol and what they count; not what they measure, which belongs to a machine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from s2l_ray.gpu_check.workload import write_qwen3
+from s2l_ray.miniature import countdown
+from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.tasks.math_answers import check_math
+from tests.benchmarks import runner
+from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
+from tests.benchmarks.memory import update_peak
+from tests.benchmarks.orchestration import GROUP, InstantEngine, Measured, _problems, _results
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def process_group_ends() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_every_benchmark_is_found() -> None:
+    assert {"memory", "overlap", "update_vs_trl"} <= set(runner.names())
+    assert not {"protocol", "runner"} & set(runner.names())
+
+
+def test_an_unknown_benchmark_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "memroy"])
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert "no benchmark memroy; there are" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is not None, reason="TRL is here")
+def test_what_a_machine_lacks_is_said_and_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "update_vs_trl", "--out", str(tmp_path / "figures.json")])
+    assert runner.main() == 0
+    assert "skipped: TRL is not installed; `.venv/bin/python -m pip install trl" in capsys.readouterr().out
+    assert json.loads((tmp_path / "figures.json").read_text()) == []
+
+
+def test_the_trainers_peak_does_not_grow_with_vocabulary_times_tokens(tmp_path: Path) -> None:
+    vocabulary, few, many = 4_096, 1_024, 2_048
+    model_dir = write_qwen3(tmp_path, vocab_size=vocabulary, **TINY)
+    logits = (many - few) * vocabulary * 4
+    chunked = [update_peak(model_dir, vocabulary, tokens, 128) for tokens in (few, many)]
+    at_once = [update_peak(model_dir, vocabulary, tokens, tokens) for tokens in (few, many)]
+    assert chunked[1] - chunked[0] < 0.1 * logits
+    assert at_once[1] - at_once[0] > 1.5 * logits
+
+
+def test_made_up_answers_are_what_they_are_said_to_be() -> None:
+    answers = gsm8k_style(400, seed=1) + math500_style(400, seed=1)
+    assert [check_math(a.response, a.gold).status == "right" for a in answers] == [a.right for a in answers]
+    assert len({a.gold for a in answers}) > 80  # of 100 problems
+    assert 0.4 < sum(a.right for a in answers) / len(answers) < 0.6
+    assert len(FAMILIES) == 13
+    assert math500_style(40, seed=2) == math500_style(40, seed=2)
+
+
+def test_an_instant_engine_gives_what_is_asked_for() -> None:
+    prompts, solutions = _problems(3)
+    engine = InstantEngine("learner", prompts, solutions)
+    got = asyncio.run(engine.sample(SampleRequest(5, "p2", "learner", 4, seed=1, weight_version=4)))
+    assert [(r.prompt_id, r.source, r.index, r.weight_version) for r in got.rollouts] == [
+        ("p2", "learner", index, 4) for index in range(4)
+    ]
+    verdicts = [countdown.check(r.text, prompts["p2"].answer).reward for r in got.rollouts]
+    assert verdicts == [0.0, 1.0, 0.0, 1.0]
+    explored = asyncio.run(engine.sample(SampleRequest(5, "p0", "explorer", GROUP, 1, None, first_draw=0)))
+    assert len({r.token_ids.tobytes() for r in explored.rollouts}) == GROUP
+
+
+def test_orchestration_is_flat_when_a_rollout_costs_the_same() -> None:
+    few, some, many = (
+        Measured(n, seconds, 100, memory) for n, seconds, memory in ((1, 2, 50), (10, 5, 50), (100, 60, 60))
+    )
+    figures = {result.name: result.value for result in _results("x", few, some, many)}
+    assert figures["cost_per_rollout_100k_over_10k_x"] == pytest.approx(0.6 / 0.5)
+    assert figures["scheduler_memory_100k_over_10k_x"] == 1.2 and figures["driver_memory_100k_over_10k_x"] == 1.0
+    assert figures["orchestrated_rollouts_per_second_x_1k"] == 0.5

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.config import load_config
+from s2l_ray.errors import ConfigError
+from tests.support.paths import ROOT
+
+MINIMAL = "models: {learner: a, explorer: b}\ndata: {train: x.jsonl}\n"
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path: Path):
+    config = load_config(path, ["data.train=somewhere.jsonl"])
+    assert config.name == path.stem
+
+
+def test_overrides_beat_the_file_and_the_file_beats_what_it_extends(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text(MINIMAL + "seed: 5\nschedule: {steps: 9, mix_steps: 3}\n")
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nschedule: {steps: 8}\n")
+    config = load_config(tmp_path / "run.yaml", ["schedule.mix_steps=4"])
+    assert (config.seed, config.schedule.steps, config.schedule.mix_steps) == (5, 8, 4)
+
+
+def test_python_overrides_may_be_dotted_or_nested(minimal: Path):
+    config = load_config(minimal, {"schedule.steps": 9, "schedule": {"mix_steps": 2}})
+    assert (config.schedule.steps, config.schedule.mix_steps) == (9, 2)
+
+
+def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
+    config = load_config(minimal, ["trainer.learning_rate=1e-4", "evaluation.k=[1,4]"])
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.mix_step=3", "schedule.mix_step: unknown key; did you mean 'mix_steps'?"),
+        ("trainer.learning_rate=fast", "trainer.learning_rate: Input should be a valid number"),
+        ("schedule.mix_steps=61", r"mix_steps \(T_mix = 61\) must not exceed steps \(T = 60\)"),
+        ("rollout.group_size=1", "group_size must be at least 2"),
+        ("objective.mini_batch_prompts=5", "must divide rollout.prompts_per_step"),
+        ("engines.learner.max_model_len=10", "engines.learner.max_model_len"),
+        ("evaluation.samples=4", "samples .4. must be at least the largest k .8."),
+        ("trainer.lr_min_ratio=0.1", "trainer: lr_min_ratio needs lr_schedule: linear or cosine"),
+        ("trainer.lr_schedule=square", "trainer.lr_schedule: Input should be 'constant', 'linear' or 'cosine'"),
+        (
+            "trainer={lr_schedule: linear, warmup_steps: 60}",
+            r"warmup_steps \(60\) leaves none of the run's 60 optimizer",
+        ),
+        ("objective.overlong_penalty=0.5", "overlong_penalty needs overlong_buffer_tokens"),
+        (
+            "objective={overlong_buffer_tokens: 9999}",
+            r"overlong_buffer_tokens \(9999\) must not exceed rollout.max_tokens",
+        ),
+        ("objective.reference_offload=true", "reference_offload needs kl above 0"),
+        ("objective.entropy=-1", "objective.entropy: Input should be greater than or equal to 0"),
+        ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: Input should be greater than 0"),
+        ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
+        ("data.prompt=hello", "prompt must contain {question}"),
+        ("verifier.kind=maths", "kind must be math, countdown or module:function"),
+        ("seed", "write it as key=value"),
+    ],
+)
+def test_bad_values_name_the_key(minimal: Path, override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(minimal, [override])
+
+
+def test_a_bare_on_or_off_is_the_word(minimal: Path):
+    """YAML reads them as booleans."""
+    config = load_config(minimal, ["schedule.kind=off", "trainer.gradient_checkpointing=on"])
+    assert (config.schedule.kind, config.trainer.gradient_checkpointing) == ("off", "on")
+    minimal.write_text(MINIMAL + "schedule: {kind: off}\ntrainer: {gradient_checkpointing: off}\n")
+    config = load_config(minimal)
+    assert (config.schedule.kind, config.trainer.gradient_checkpointing) == ("off", "off")
+
+
+def test_bad_files_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="nowhere.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "broken.yaml").write_text("models: {learner: ")
+    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+    (tmp_path / "circle.yaml").write_text("extends: circle.yaml")
+    with pytest.raises(ConfigError, match="extends goes in a circle"):
+        load_config(tmp_path / "circle.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_config(tmp_path / "list.yaml")
+
+
+def test_missing_sections_are_named(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("data: {train: x}")
+    with pytest.raises(ConfigError, match="models: missing"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_values_that_only_the_user_has_are_asked_for():
+    with pytest.raises(ConfigError, match="data.train must be given"):
+        load_config(CONFIGS / "gsm8k_smollm2.yaml")
+
+
+def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
+    quickstart = CONFIGS / "quickstart.yaml"
+    expected = {"mode": "read", "path": "/b", "recording": None}
+    for overrides in (["bank.path=/b", "bank=read"], {"bank.path": "/b", "bank": "read"}):
+        assert load_config(quickstart, overrides).bank.model_dump() == expected
+    assert load_config(quickstart, ["bank=off"]).bank.mode == "off"
+    extended = tmp_path / "mine.yaml"
+    extended.write_text(f"extends: {quickstart}\nbank: readwrite\n")
+    assert load_config(extended, ["bank.path=/b"]).bank.model_dump() == expected | {"mode": "readwrite"}

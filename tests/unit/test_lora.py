@@ -1,0 +1,154 @@
+"""Adapters: nothing changes at zero, only they are trained, and engines get merged weights under the usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.training.logprobs import chunked_scores
+from s2l_ray.training.trainer import PolicyTrainer
+from tests.support.training_models import (
+    GRADIENT_READABLE,
+    make_trainer,
+    random_groups,
+    random_model,
+    trainer_config,
+    weights_of,
+    write_model,
+)
+
+RANK, ALPHA = 3, 12.0
+
+
+@pytest.fixture(autouse=True)
+def process_group_ends() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {f: write_model(f, tmp_path_factory.mktemp("models") / f) for f in ("qwen3", "llama")}
+
+
+def lora_trainer(model_dir: str, dtype: str = "float32", **changes: Any) -> PolicyTrainer:
+    config = trainer_config(**{"lora_rank": RANK, "lora_alpha": ALPHA, "weight_decay": 0.0} | changes)
+    return make_trainer(model_dir, config=config, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_at_zero_it_is_the_model(family: str, dtype: str, model_dirs: dict[str, str]) -> None:
+    plain = make_trainer(model_dirs[family], dtype=dtype)
+    specs, weights = plain.weight_specs(), weights_of(plain)
+    metrics = plain.update([random_groups(3)])
+    plain.close()
+    trainer = lora_trainer(model_dirs[family], dtype)
+    assert trainer.weight_specs() == specs
+    got = weights_of(trainer)
+    assert list(got) == list(weights)
+    assert all(torch.equal(got[name], weights[name]) for name in weights)
+    adapted = trainer.update([random_groups(3)])
+    for name in ("loss", "logprob/learner", "logprob/explorer"):
+        assert adapted[name] == pytest.approx(metrics[name], abs=1e-6), name
+
+
+def test_the_adapters_gradient_is_the_weights_by_the_chain_rule(model_dirs: dict[str, str]) -> None:
+    """With W + s B A and B = 0: dL/dB = s dL/dW A^T and dL/dA = 0."""
+    name = "model.layers.1.self_attn.o_proj"
+    start = dict(random_model("qwen3").named_parameters())[f"{name}.weight"].detach()
+    plain = make_trainer(model_dirs["qwen3"], config=trainer_config(**GRADIENT_READABLE))
+    plain.update([random_groups(3)])
+    moved = start - weights_of(plain)[f"{name}.weight"]  # g / (|g| + 1)
+    gradient = moved / (1 - moved.abs())
+    plain.close()
+
+    trainer = lora_trainer(model_dirs["qwen3"], **GRADIENT_READABLE)
+    layer = trainer.policy.model.get_submodule(name)
+    a = layer.lora_A["default"].weight.full_tensor().detach().clone()
+    trainer.update([random_groups(3)])
+    expected = (ALPHA / RANK) * gradient @ a.T
+    b = layer.lora_B["default"].weight.full_tensor().detach()
+    torch.testing.assert_close(b, -expected / (expected.abs() + 1), rtol=0, atol=1e-5)
+    assert torch.equal(layer.lora_A["default"].weight.full_tensor(), a)
+    torch.testing.assert_close(weights_of(trainer)[f"{name}.weight"], start + (ALPHA / RANK) * b @ a)
+
+
+def test_only_adapters_are_trained_and_kept_in_float32(model_dirs: dict[str, str]) -> None:
+    trainer = lora_trainer(model_dirs["qwen3"], "bfloat16", lora_targets=("q_proj", "down_proj"))
+    trained = {n for n, p in trainer.policy.named_parameters() if p.requires_grad}
+    assert len(trained) == len(trainer.parameters) == 2 * 2 * 2  # layers, targets, A and B
+    assert all("lora_" in n and ("q_proj" in n or "down_proj" in n) for n in trained)
+    kinds = {(p.requires_grad, p.dtype) for p in trainer.policy.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    before = weights_of(trainer)
+    for seed in range(2):
+        trainer.update([random_groups(3, seed=seed)])
+    changed = {n for n, t in weights_of(trainer).items() if not torch.equal(t, before[n])}
+    assert changed == {n for n in before if "q_proj" in n or "down_proj" in n}
+
+
+def test_merged_weights_are_the_adapted_model(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    """The exported directory, without any adapter, has the log-probs that the trainer computes with adapters."""
+    trainer = lora_trainer(model_dirs["llama"], learning_rate=0.1)
+    for seed in range(3):
+        trainer.update([random_groups(3, seed=seed)])
+    trainer.export(str(tmp_path))
+    expected = trainer.update([random_groups(3)])
+    trainer.close()
+    assert not list(tmp_path.glob("adapter*"))
+    exported = dict(AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters())
+    assert list(exported) == [n for n, _ in random_model("llama").named_parameters()]
+    (tmp_path / "tokenizer.json").write_text("")
+    metrics = make_trainer(str(tmp_path)).update([random_groups(3)])
+    for name in ("loss", "logprob/learner", "logprob/explorer"):
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-5), name
+
+
+def test_a_checkpoint_goes_on_with_the_adapters(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    trainer = lora_trainer(model_dirs["qwen3"])
+    trainer.update([random_groups(3)])
+    trainer.save(str(tmp_path))
+    metrics, weights = trainer.update([random_groups(3, seed=5)]), weights_of(trainer)
+    trainer.close()
+    resumed = lora_trainer(model_dirs["qwen3"])
+    resumed.load(str(tmp_path))
+    assert resumed.update([random_groups(3, seed=5)]) == metrics
+    assert all(torch.equal(t, weights[n]) for n, t in weights_of(resumed).items())
+
+
+def test_adapters_are_recomputed_like_layers(model_dirs: dict[str, str]) -> None:
+    results = []
+    for choice in ("on", "off"):
+        trainer = lora_trainer(model_dirs["llama"], gradient_checkpointing=choice, **GRADIENT_READABLE)
+        results.append((trainer.update([random_groups(2)]), weights_of(trainer)))
+        trainer.close()
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    for name, tensor in results[0][1].items():
+        torch.testing.assert_close(tensor, results[1][1][name], rtol=0, atol=1e-6)
+
+
+def test_a_frozen_output_layer_costs_no_gradient() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5)
+    gradients = []
+    for trained in (True, False):
+        weight.requires_grad_(trained)
+        out = chunked_scores(hidden, weight, torch.arange(7), temperature=0.7, chunk=3).logprobs
+        (given, of_weight, *_) = out.grad_fn.apply(torch.ones(7), None)
+        assert (of_weight is not None) == trained
+        gradients.append(given)
+    assert torch.equal(*gradients)
+
+
+def test_unknown_targets_are_named(model_dirs: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="trainer.lora_targets: 'query' is no linear layer.*it has down_proj, gate"):
+        lora_trainer(model_dirs["llama"], lora_targets=("q_proj", "query"))

@@ -1,0 +1,273 @@
+"""The memory ledgers against what real updates allocate, and against sums by hand.
+
+The trainer's are within 10% of what torch's allocator hands out in an update of one rank on a CPU; what engines
+allocate is in test_memory_engine.py.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from s2l_ray.config import Config, parse_config
+from s2l_ray.gpu_check.cpu_meter import Usage, metered
+from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.memory import (
+    TrainerMemory,
+    engine_ledger,
+    kv_bytes_per_token,
+    kv_cache_bytes_for,
+    trainer_ledger,
+)
+from s2l_ray.rollouts.records import Rollout, RolloutGroup, Verdict
+from s2l_ray.training.trainer import PolicyTrainer
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.gloo_sender import GlooSender
+from tests.support.patience import PATIENCE_S
+
+PROMPT, RESPONSE = 32, 96
+NARROW = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+}
+WIDE = NARROW | {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
+BIG_VOCABULARY = NARROW | {"vocab_size": 32000, "tie_word_embeddings": False}
+
+
+@pytest.fixture(autouse=True)
+def process_group_ends() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def run_config(model: str, **changes: Any) -> Config:
+    """A step of 4 prompts with 4 rollouts each, in two mini-batches of two micro-batches."""
+    values: dict[str, Any] = {
+        "models": {"learner": model, "explorer": model, "dtype": "float32"},
+        "data": {"train": "problems.jsonl", "max_prompt_tokens": PROMPT},
+        "rollout": {"group_size": 4, "prompts_per_step": 4, "max_tokens": RESPONSE},
+        "objective": {"mini_batch_prompts": 2},
+        "trainer": {"micro_batch_tokens": 4 * (PROMPT + RESPONSE), "logprob_chunk_tokens": 64},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values.setdefault(section, {})[name] = value
+    return parse_config(values)
+
+
+def longest_rollouts(config: Config, vocabulary: int) -> list[list[RolloutGroup]]:
+    """The step's mini-batches, every prompt and response as long as it may be, no advantage 0."""
+    rng = np.random.default_rng(0)
+
+    def rollout(prompt: int, k: int) -> Rollout:
+        return Rollout(
+            prompt_id=str(prompt),
+            source="explorer",
+            model="small",
+            weight_version=0,
+            index=k,
+            token_ids=rng.integers(0, vocabulary, RESPONSE).astype(np.int32),
+            logprobs=np.full(RESPONSE, -4, np.float32),
+            text="",
+            finish_reason="stop",
+            verdict=Verdict("right" if k % 2 else "wrong", float(k % 2)),
+        )
+
+    groups = []
+    for p in range(config.rollout.prompts_per_step):
+        ids = rng.integers(0, vocabulary, PROMPT).astype(np.int32)
+        groups.append(RolloutGroup(str(p), ids, [rollout(p, k) for k in range(config.rollout.group_size)]))
+    size = config.objective.mini_batch_prompts or len(groups)
+    return [groups[i : i + size] for i in range(0, len(groups), size)]
+
+
+def write_model(directory: Path, sizes: dict[str, Any], family: str, dtype: str) -> str:
+    made = Qwen3ForCausalLM(Qwen3Config(**sizes)) if family == "qwen3" else LlamaForCausalLM(LlamaConfig(**sizes))
+    made.to(getattr(torch, dtype)).save_pretrained(directory)
+    return str(directory)
+
+
+def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
+    """Of a trainer and its first update (AdamW's states appear in it), of a second update, and of handing out weights
+    in buckets."""
+    batches = longest_rollouts(config, vocabulary)
+    gc.collect()  # what earlier tests left would be counted as released
+    with metered() as first:
+        trainer = PolicyTrainer(
+            config.models.learner,
+            trainer=config.trainer,
+            objective=config.objective,
+            dtype=config.models.dtype,
+            temperature=1.0,
+            timeout_s=PATIENCE_S,
+            device="cpu",
+        )
+        trainer.update(batches)
+        gc.collect()
+    with metered() as second:
+        trainer.update(batches)
+    with metered() as swap:
+        sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", PATIENCE_S)
+        for _ in sender.walk(trainer.weights()):
+            pass
+    return first, second, swap
+
+
+CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "plain": (NARROW, "qwen3", {}),
+    "bfloat16": (NARROW, "qwen3", {"models__dtype": "bfloat16"}),
+    "llama": (NARROW, "llama", {"models__dtype": "bfloat16"}),
+    "recomputed": (
+        WIDE,
+        "qwen3",
+        {"trainer__gradient_checkpointing": "on", "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE)},
+    ),
+    "recomputed bfloat16": (
+        WIDE,
+        "llama",
+        {
+            "models__dtype": "bfloat16",
+            "trainer__gradient_checkpointing": "on",
+            "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE),
+        },
+    ),
+    "reference": (BIG_VOCABULARY, "qwen3", {"objective__kl": 0.1, "models__dtype": "bfloat16"}),
+    "big vocabulary": (BIG_VOCABULARY, "qwen3", {}),
+    "entropy": (
+        BIG_VOCABULARY | {"tie_word_embeddings": True},
+        "qwen3",
+        {"objective__entropy": 0.1, "trainer__gradient_checkpointing": "on"},
+    ),
+    "one micro-batch": (BIG_VOCABULARY, "qwen3", {"trainer__micro_batch_tokens": 8192}),
+    "long sequence": (NARROW, "llama", {"trainer__micro_batch_tokens": 100}),
+    "adapters": (WIDE, "qwen3", {"trainer__lora_rank": 8, "models__dtype": "bfloat16"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trainer_allocates_what_the_ledger_says(case: str, tmp_path: Path) -> None:
+    sizes, family, changes = CASES[case]
+    config = run_config(str(tmp_path), **changes)
+    write_model(tmp_path, sizes, family, config.models.dtype)
+    ledger = trainer_ledger(ModelShape.load(str(tmp_path)), config, 1, cuda=False)
+    first, second, swap = measure(config, sizes["vocab_size"])
+    assert tensors(ledger.idle) == pytest.approx(first.end, rel=0.01)
+    assert tensors(ledger.update) == pytest.approx(first.end + second.peak, rel=0.1)
+    assert ledger.swap["transfer_buffers"] == pytest.approx(swap.peak, rel=0.1)
+    assert second.end == pytest.approx(0, abs=first.end / 100)  # nothing stays behind
+
+
+def tensors(ledger: dict[str, int]) -> int:
+    return sum(ledger.values()) - ledger["context"]
+
+
+def eight_billion(ranks: int, **changes: Any) -> TrainerMemory:
+    name = "Qwen/Qwen3-8B-Base"
+    config = run_config(
+        name,
+        data__max_prompt_tokens=512,
+        rollout__max_tokens=4096,
+        rollout__prompts_per_step=64,
+        objective__mini_batch_prompts=64,
+        models__dtype="bfloat16",
+        trainer__micro_batch_tokens=8192,
+        **changes,
+    )
+    return trainer_ledger(ModelShape.load(name), config, ranks, cuda=True)
+
+
+def test_shards_of_eight_gpus_by_hand() -> None:
+    parameters = 8_190_735_360
+    ledger = eight_billion(8, objective__kl=0.001)
+    # Every tensor's first dimension divides by 8.
+    assert ledger.idle["weights"] == 4 * parameters // 8
+    assert ledger.idle["optimizer"] == 8 * parameters // 8
+    assert ledger.update["gradients"] == 4 * parameters // 8
+    root = 2 * 151936 * 4096 + 4096
+    assert ledger.idle["reference"] == 2 * parameters // 8
+    assert ledger.update["reference"] == 2 * parameters // 8 + 2 * root  # whole embedding, head and norm while it works
+    assert {"gradients", "activations", "logits"}.isdisjoint(ledger.idle)
+    assert "transfer_buffers" in ledger.swap
+    assert ledger.host == {}
+
+
+def test_uneven_shards_are_rounded_up() -> None:
+    shape = ModelShape.load("Qwen/Qwen3-0.6B")
+    config = run_config("Qwen/Qwen3-0.6B")
+    weights = trainer_ledger(shape, config, 3, cuda=True).idle["weights"]
+    thirds = [(2048, 1024), (1024, 1024), (1024, 1024), (1024, 2048), (3072, 1024), (3072, 1024), (1024, 3072)]
+    layer = sum(-(-rows // 3) * columns for rows, columns in thirds) + 2 * -(-1024 // 3) + 2 * -(-128 // 3)
+    assert weights == 4 * (28 * layer + -(-151936 // 3) * 1024 + -(-1024 // 3))
+
+
+def test_offload_moves_shards_to_the_host() -> None:
+    parameters = 8_190_735_360
+    ledger = eight_billion(8, trainer__cpu_offload=True, objective__kl=0.1, objective__reference_offload=True)
+    assert {"weights", "optimizer", "gradients"}.isdisjoint(ledger.update)
+    assert ledger.host == {
+        "weights": 4 * parameters // 8,
+        "gradients": 4 * parameters // 8,
+        "optimizer": 8 * parameters // 8,
+        "reference": 2 * parameters // 8,
+    }
+
+
+def test_more_ranks_never_need_more() -> None:
+    totals = [sum(eight_billion(ranks).update.values()) for ranks in (2, 4, 8, 16, 64)]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_adapters_have_small_states() -> None:
+    ledger = eight_billion(1, trainer__lora_rank=16)
+    adapters = 36 * 16 * (3 * 4096 + 4096 + 2 * 1024 + 4096 + 4096 + 3 * (4096 + 12288))
+    assert ledger.idle["optimizer"] == 8 * adapters
+    assert ledger.idle["weights"] == 4 * adapters + 2 * 8_190_735_360
+
+
+def test_kv_cache_by_hand() -> None:
+    shape = ModelShape.load("Qwen/Qwen3-8B-Base")
+    token = 2 * 36 * 8 * 128 * 2
+    assert kv_cache_bytes_for(shape, 16, 1) == (1 + 1) * 16 * token  # a block, and the null block
+    assert kv_cache_bytes_for(shape, 17, 1) == (2 + 1) * 16 * token
+    assert kv_cache_bytes_for(shape, 17, 1, block_tokens=128) == (1 + 1) * 128 * token
+    assert kv_bytes_per_token(shape, 4) == token // 4
+    assert kv_bytes_per_token(shape, 16) == token // 8  # 8 heads on 16 devices: each twice
+    assert kv_bytes_per_token(shape, 2, dtype_bytes=4) == token
+
+
+def test_engine_weights_by_hand() -> None:
+    shape, config = ModelShape.load("Qwen/Qwen3-8B-Base"), run_config("Qwen/Qwen3-8B-Base", models__dtype="bfloat16")
+
+    def weights(tensor_parallel: int) -> int:
+        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True)["weights"]
+
+    assert weights(1) == 2 * shape.parameters
+    norms = 36 * (2 * 4096 + 2 * 128) + 4096
+    assert weights(8) == 2 * ((shape.parameters - norms) // 8 + norms)
+    # 16 devices: queries, MLP and vocabulary are cut in 16, the 8 key-value heads in 8.
+    kv = 36 * 2 * 1024 * 4096
+    assert weights(16) == 2 * ((shape.parameters - norms - kv) // 16 + kv // 8 + norms)
+
+
+def test_only_learners_receive_weights() -> None:
+    shape, config = ModelShape.load("Qwen/Qwen3-1.7B"), run_config("Qwen/Qwen3-1.7B")
+    explorer = engine_ledger(shape, config, "explorer", 1, 10**9, cuda=True)
+    learner = engine_ledger(shape, config, "learner", 1, 10**9, cuda=True)
+    assert explorer["kv_cache"] == 10**9
+    assert set(learner) - set(explorer) == {"transfer_buffers"}
+    assert "cuda_graphs" not in engine_ledger(shape, config, "explorer", 1, 0, cuda=False)

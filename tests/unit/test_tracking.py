@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.config import TrackingConfig
+from s2l_ray.errors import TrackingError
+from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.tracking import mlflow_store
+from s2l_ray.tracking import tracker as tracking
+from s2l_ray.tracking.mlflow_store import how_to_open, redact
+from s2l_ray.tracking.tracker import Tracker, metric_name, step_metrics
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
+
+
+def stats(rollouts: int, reward: float, tokens: int) -> SourceStats:
+    right = round(rollouts * reward)
+    verdicts = {"right": right, "wrong": rollouts - right, "unparsable": 0, "timeout": 0}
+    return SourceStats(rollouts, reward if rollouts else 0.0, 10 * rollouts, tokens, 1, verdicts)
+
+
+def step(number: int, **changes) -> StepRecord:
+    record = StepRecord(
+        step=number,
+        alpha=0.75,
+        explorer_per_group=6,
+        learner_per_group=2,
+        reward=0.25,
+        sources={"explorer": stats(24, 0.25, 300), "learner": stats(8, 0.25, 100)},
+        zero_variance_groups=1,
+        groups=4,
+        prompts=["a", "b", "c", "d"],
+        digest="0" * 16,
+        weight_version=number - 1,
+        trainer={"loss": 0.5, "kl": 0.001},
+        seconds={"rollout": 1.5, "update": 0.4, "total": 2.0},
+    )
+    return replace(record, **changes)
+
+
+def evaluation(at: int, model: str = "learner") -> EvaluationRecord:
+    return EvaluationRecord(
+        at, model, at, 50, 8, {1: 0.25, 8: 0.5}, {1: (0.2, 0.3), 8: (0.4, 0.6)}, 0.25, 9000, [2] * 50, 3.0
+    )
+
+
+@pytest.fixture(scope="module")
+def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A directory with a store that another process made, and that process. Once for the file: it takes seconds."""
+    directory = tmp_path_factory.mktemp("first use")
+    code = """
+from pathlib import Path
+from s2l_ray.config import TrackingConfig
+from s2l_ray.tracking.tracker import Tracker
+Tracker.open(TrackingConfig(), Path("outputs"), "run").finish()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    return directory, done
+
+
+@pytest.fixture
+def store(first_use) -> Path:
+    return first_use[0] / "outputs"
+
+
+@pytest.fixture(autouse=True)
+def _no_uri_from_outside(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def opened(store: Path, run_id: str | None = None) -> Tracker:
+    return Tracker.open(TrackingConfig(), store, "a-run", run_id)
+
+
+def client(store: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
+
+
+def points(store: Path, tracker: Tracker, metric: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in client(store).get_metric_history(tracker.run_id, metric)]
+
+
+def test_a_run_from_start_to_end(store, tmp_path):
+    tracker = opened(store)
+    assert tracker.uri == f"sqlite:///{store}/mlflow.db"
+    assert client(store).get_run(tracker.run_id).info.status == "RUNNING"
+    tracker.log_params({"rollout": {"group_size": 8}, "models": {"learner": "x" * 7000}, "k": [1, 8], "none": None})
+    tracker.log_dataset("train", tmp_path / "train.jsonl", "d" * 64, 1000, "training")
+    tracker.log_step(step(1))
+    tracker.log_step(step(2, reward=0.5))
+    tracker.log_evaluation(evaluation(0), "before")
+    tracker.log_text("uri: https://me:secret@host/\n", "config.yaml")
+    (tmp_path / "figure.png").write_bytes(b"png")
+    tracker.log_artifact(tmp_path / "figure.png", "figures")
+    tracker.finish()
+
+    run = client(store).get_run(tracker.run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "a-run")
+    assert run.data.params["rollout.group_size"] == "8" and run.data.params["k"] == "[1, 8]"
+    assert run.data.params["none"] == "null"
+    assert len(run.data.params["models.learner"]) == 6000
+    assert points(store, tracker, "reward") == [(1, 0.25), (2, 0.5)]
+    assert points(store, tracker, "verdicts/explorer/wrong") == [(1, 18), (2, 18)]
+    assert points(store, tracker, "tokens_per_second") == [(1, 200.0), (2, 200.0)]
+    assert points(store, tracker, "eval/learner/pass_at_8") == [(0, 0.5)]
+    assert points(store, tracker, "eval/learner/pass_at_8_low") == [(0, 0.4)]
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest, given.dataset.profile) == (
+        "train",
+        "d" * 36,
+        '{"num_rows": 1000}',
+    )
+    assert json.loads(given.dataset.source)["uri"] == str(tmp_path / "train.jsonl")
+    assert [(t.key, t.value) for t in given.tags] == [("mlflow.data.context", "training")]
+    artifacts = store / "mlartifacts" / tracker.run_id / "artifacts"
+    assert (artifacts / "config.yaml").read_text() == "uri: https://***@host/\n"
+    assert (artifacts / "figures" / "figure.png").read_bytes() == b"png"
+
+
+def test_a_resumed_run_has_one_point_per_step(store):
+    tracker = opened(store)
+    for number in (1, 2, 3):
+        tracker.log_step(step(number))
+    tracker.log_evaluation(evaluation(0), "before")
+    tracker.log_params({"steps": 10, "seed": 1})
+    tracker.finish("KILLED")
+
+    again = opened(store, tracker.run_id)
+    assert again.run_id == tracker.run_id
+    assert client(store).get_run(again.run_id).info.status == "RUNNING"
+    again.log_params({"steps": 20, "seed": 1, "new": True})
+    again.log_evaluation(evaluation(0), "before")
+    again.log_evaluation(evaluation(0, "explorer"), "before")
+    for number in (2, 3, 4):
+        again.log_step(step(number))
+        again.log_step(step(number))
+    again.finish()
+
+    assert points(store, again, "alpha") == [(1, 0.75), (2, 0.75), (3, 0.75), (4, 0.75)]
+    assert points(store, again, "eval/learner/reward") == [(0, 0.25)]
+    assert points(store, again, "eval/explorer/reward") == [(0, 0.25)]
+    run = client(store).get_run(again.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"steps": "10", "seed": "1", "new": "true"}
+    assert run.data.tags["resumed/steps"] == "20" and "resumed/seed" not in run.data.tags
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_ended_badly_says_so(store, status):
+    tracker = opened(store)
+    tracker.finish(status)
+    assert client(store).get_run(tracker.run_id).info.status == status
+
+
+def test_a_run_that_the_store_lost_starts_anew(store):
+    first = opened(store)
+    client(store).delete_run(first.run_id)
+    assert opened(store, first.run_id).run_id != first.run_id
+    assert opened(store, "0" * 32).run_id not in ("0" * 32, first.run_id)
+
+
+def test_what_the_store_refuses_is_kept_and_sent_later(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    tracker = opened(store)
+    tracker.log_artifact(tmp_path / "late.png")
+    tracker.log_step(step(1))
+    assert "late.png" in tracker.problem
+    assert points(store, tracker, "reward") == []
+    (tmp_path / "late.png").write_bytes(b"png")
+    tracker.log_step(step(2))
+    assert tracker.problem is None
+    assert [s for s, _ in points(store, tracker, "reward")] == [1, 2]
+    tracker.finish()
+
+
+def test_after_a_failure_nothing_is_tried_for_a_while(store, tmp_path):
+    tracker = opened(store)
+    tracker.log_artifact(tmp_path / "late.png")
+    (tmp_path / "late.png").write_bytes(b"png")
+    tracker.log_step(step(1))
+    assert "late.png" in tracker.problem and points(store, tracker, "reward") == []
+    tracker.finish()  # the end does not wait
+    assert tracker.problem is None and points(store, tracker, "reward") == [(1, 0.25)]
+
+
+def test_what_cannot_be_delivered_is_an_error_at_the_end(store, tmp_path):
+    tracker = opened(store)
+    tracker.log_artifact(tmp_path / "missing.png")
+    tracker.log_step(step(1))  # waits behind it
+    assert "missing.png" in tracker.problem
+    assert points(store, tracker, "reward") == []
+    with pytest.raises(TrackingError, match="did not take the last 3 entries"):
+        tracker.finish()
+
+
+def test_a_server_that_does_not_listen_is_named_and_not_waited_for(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    config = TrackingConfig(uri=f"http://me:secret@127.0.0.1:{port}", timeout_s=1)
+    before = dict(os.environ)
+    with pytest.raises(TrackingError) as caught:
+        Tracker.open(config, tmp_path, "run")
+    message = str(caught.value)
+    assert f"http://***@127.0.0.1:{port} within 1 s ([Errno 111] Connection refused). Start" in message
+    assert "tracking.uri" in message and "tracking.enabled=false" in message and "secret" not in message
+    assert {k: v for k, v in os.environ.items() if "HTTP" in k} == {k: v for k, v in before.items() if "HTTP" in k}
+
+
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
+        with pytest.raises(TrackingError, match="no answer from MLflow at .* within 1 s .Read timed out"):
+            Tracker.open(config, tmp_path, "run")
+
+
+def test_a_database_that_does_not_listen_is_not_waited_for(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    config = TrackingConfig(uri=f"postgresql://me:secret@127.0.0.1:{port}/mlflow", timeout_s=1)
+    with pytest.raises(TrackingError, match=r"postgresql://\*\*\*@127.*refused"):
+        Tracker.open(config, tmp_path, "run")
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path):
+    (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
+    with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
+        Tracker.open(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"), tmp_path, "run")
+
+
+def test_the_environment_names_the_store_unless_the_configuration_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://127.0.0.1:1/from_environment")
+    with pytest.raises(TrackingError, match="from_environment"):
+        Tracker.open(TrackingConfig(timeout_s=1), tmp_path, "run")
+    with pytest.raises(TrackingError, match="from_config"):
+        Tracker.open(TrackingConfig(uri="postgresql://127.0.0.1:1/from_config", timeout_s=1), tmp_path, "run")
+
+
+def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from s2l_ray.config import TrackingConfig
+from s2l_ray.tracking.tracker import Tracker
+tracker = Tracker.open(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
+tracker.log_params({"a": 1})
+tracker.log_step(None)
+tracker.log_evaluation(None, "before")
+tracker.log_dataset("a", Path("a"), "d", 1, "training")
+tracker.log_text("", "a")
+tracker.log_artifact(Path("a"))
+tracker.finish("FAILED")
+assert tracker.run_id is tracker.uri is tracker.problem is None
+assert "mlflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=PATIENCE_S, cwd=ROOT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_use_of_a_database_says_nothing_and_litters_nothing(first_use):
+    directory, done = first_use
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in directory.iterdir()] == ["outputs"]
+
+
+def test_artifacts_go_beside_a_sqlite_file():
+    assert mlflow_store.locate("sqlite:////data/x/my.db", Path("/unused")) == (
+        "sqlite:////data/x/my.db",
+        "file:///data/x/mlartifacts",
+    )
+    assert mlflow_store.locate(None, Path("/data/out")) == (
+        "sqlite:////data/out/mlflow.db",
+        "file:///data/out/mlartifacts",
+    )
+    assert mlflow_store.locate("http://127.0.0.1:5000", Path("/unused")) == ("http://127.0.0.1:5000", None)
+
+
+def test_a_server_takes_a_run(store, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        _wait_for(port, server)
+        config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=PATIENCE_S)
+        tracker = Tracker.open(config, tmp_path / "unused", "run")
+        tracker.log_params({f"key{i}": i for i in range(150)})
+        tracker.log_step(step(1))
+        tracker.log_text("hello", "config.yaml")
+        again = Tracker.open(config, tmp_path / "unused", "run", tracker.run_id)
+        again.log_step(step(1))
+        again.log_step(step(2))
+        again.finish()
+        from mlflow import MlflowClient
+
+        seen = MlflowClient(tracking_uri=config.uri)
+        assert [m.step for m in seen.get_metric_history(tracker.run_id, "reward")] == [1, 2]
+        assert len(seen.get_run(tracker.run_id).data.params) == 150
+        assert [a.path for a in seen.list_artifacts(tracker.run_id)] == ["config.yaml"]
+        assert not (tmp_path / "unused").exists()
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(PATIENCE_S)
+
+
+def _wait_for(port: int, server: subprocess.Popen) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            break
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.25)
+    pytest.fail("mlflow server did not start")
+
+
+def test_step_metrics_by_hand():
+    sources = {"explorer": stats(0, 0.0, 0), "learner": stats(32, 0.5, 640)}
+    learner_only = step(9, sources=sources, trainer={"kl": math.nan})
+    metrics = step_metrics(learner_only)
+    assert metrics["tokens"] == 640 and metrics["tokens/learner"] == 640 and metrics["tokens_per_second"] == 320.0
+    assert metrics["reward/learner"] == 0.5 and metrics["verdicts/learner/right"] == 16
+    assert "reward/explorer" not in metrics and metrics["rollouts/explorer"] == 0
+    assert "trainer/kl" not in metrics
+
+
+def test_a_steps_seconds_by_phase_and_by_part():
+    parts = {"explore": 1.0, "verify": 0.5, "forward_backward": 0.4, "other": 0.1}
+    metrics = step_metrics(step(3, parts=parts, busy={"explorer": 0.75}, pipeline={"ahead_mb": 1.5}))
+    seconds = {"rollout": 1.5, "update": 0.4, "total": 2.0}
+    assert {k: v for k, v in metrics.items() if k.startswith("seconds/")} == {
+        f"seconds/{name}": value for name, value in (parts | seconds).items()
+    }
+    assert metrics["busy/explorer"] == 0.75 and metrics["pipeline/ahead_mb"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("mean@1", "mean_at_1"),
+        ("timing(s)/gen", "timing_s_/gen"),
+        ("a//b", "a/b"),
+        ("../a/./b", "a/b"),
+        ("seconds/update", "seconds/update"),
+        ("größe", "gr__e"),
+    ],
+)
+def test_metric_names_are_made_valid(name, valid):
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert metric_name(name) == valid
+    _validate_metric_name(valid)
+
+
+def test_passwords_are_hidden():
+    assert redact("postgresql://me:s3:cr@t@db:5432/x") == "postgresql://***@db:5432/x"
+    assert redact("mysql://db/x?password=abc&ssl=1") == "mysql://db/x?password=***&ssl=1"
+    assert redact("https://host/path@2") == "https://host/path@2"
+    assert redact("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
+
+
+def test_how_to_open():
+    command = how_to_open("sqlite:////a b/mlflow.db")
+    assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'")
+    assert Path(shlex.split(command)[0]).is_file()  # it works without an active environment
+    assert how_to_open("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
