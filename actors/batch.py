@@ -41,7 +41,7 @@ class StepBatch:
     """Groups sampled to replace such without variance, used or not."""
     explorer_only: tuple[int, int]
     """See `scheduling.solved_by_explorer_only`."""
-    left_out: list[str]
+    stragglers: list[str]
     """Prompts whose groups were not whole when enough others were (rollout.straggler_groups)."""
     stale_dropped: int
     """Rollouts that were too old, and were sampled again."""

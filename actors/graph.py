@@ -13,11 +13,11 @@ from actors.batch import StepBatch
 from actors.calls import fetch, watch
 from actors.launcher import Engine, Seating
 from actors.trainer import TrainerGroup
-from actors.weight_sync import SwapReport
+from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
-from s2l_ray.generation.sleeping import Call, fall_asleep, swap_and_wake
+from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
@@ -41,7 +41,7 @@ class ActorGraph:
         first_step: the step that the run begins or goes on with (1-based).
         train, held_out: rendered prompts, by id, distinct between the two.
         reporter: told what is being started, how far long waits are, and what happened to engines on the way.
-        left_out: prompts that steps leave out, known from before: by step.
+        stragglers: prompts that steps leave out, known from before: by step.
         bank: where recorded explorer rollouts are, or None.
 
     Raises:
@@ -56,11 +56,11 @@ class ActorGraph:
         train: list[Prompt],
         held_out: list[Prompt],
         reporter: Reporter,
-        left_out: dict[int, list[str]],
+        stragglers: dict[int, list[str]],
         bank: BankSettings | None,
     ) -> None:
         self._config = config
-        self._left_out = left_out
+        self._stragglers = stragglers
         self._bank = bank
         self._collecting: tuple[int, ray.ObjectRef] | None = None
         self._layout = layout
@@ -91,7 +91,7 @@ class ActorGraph:
         self._engines = {(s.role, s.index): self._seating.engine(s) for s in seats if s.role != "trainer"}
         verifiers = self._seating.verifiers()
         bank = self._seating.bank(self._bank) if self._bank else None
-        self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.swap_timeout_s)
+        self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s)
         self.trainer.begin_build()
         engines = list(self._engines.values())
         self._seating.wait_ready(engines, verifiers, bank, self._reporter.progress)
@@ -99,7 +99,7 @@ class ActorGraph:
         phase("connecting trainer and learner engines")
         self._connect()
         self._scheduler = self._seating.scheduler(
-            [p.id for p in train], engines, verifiers, len(ranks), self._left_out, bank
+            [p.id for p in train], engines, verifiers, len(ranks), self._stragglers, bank
         )
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ class ActorGraph:
         fall_asleep(*self._sleepers())
         return self.trainer.update(batch)
 
-    def swap(self, version: int) -> SwapReport:
+    def weight_sync(self, version: int) -> WeightSyncReport:
         """Hand the trainer's weights to the learner engines as `version`."""
-        return self.swap_during(version, lambda: None)[0]
+        return self.weight_sync_during(version, lambda: None)[0]
 
-    def swap_during(self, version: int, work: Callable[[], T]) -> tuple[SwapReport, T]:
+    def weight_sync_during(self, version: int, work: Callable[[], T]) -> tuple[WeightSyncReport, T]:
         """Hand the trainer's weights to the learner engines as `version` while the driver does some work.
 
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
@@ -152,15 +152,15 @@ class ActorGraph:
         self.version = -1
         self._call(self._scheduler.hold.remote(), "holding the learner's requests")
 
-        def deliver() -> tuple[SwapReport, T]:
-            self.trainer.begin_swap(version)
+        def deliver() -> tuple[WeightSyncReport, T]:
+            self.trainer.begin_weight_sync(version)
             result = work()
-            report = self.trainer.finish_swap()
+            report = self.trainer.finish_weight_sync()
             for member in report.lost:
-                self._lose(("learner", member.number), f"it did not take part in the swap to weight version {version}")
+                self._lose(("learner", member.number), f"it did not take part in the weight sync of version {version}")
             return report, result
 
-        delivered = swap_and_wake(*self._sleepers(), deliver)
+        delivered = weight_sync_and_wake(*self._sleepers(), deliver)
         self.version = version
         self._call(self._scheduler.release.remote(version), "sending the learner's requests")
         return delivered
@@ -238,9 +238,9 @@ class ActorGraph:
             self._engines[key] = self._arriving.pop(key)
         if any(role == "learner" for role, _ in joining):
             self._connect()
-            self.swap(self.version)
+            self.weight_sync(self.version)
         for key in joining:
-            if key in self._engines:  # not lost in that swap
+            if key in self._engines:  # not lost in that weight sync
                 self._call(self._scheduler.add.remote(*key, self._engines[key].actor), f"adding {key[0]} engine")
 
     def _lose(self, key: Key, why: str) -> None:
@@ -264,7 +264,7 @@ class ActorGraph:
 
         def of(source: Source) -> Call:
             def call(method: str, *args: Any) -> None:
-                # Who they are is asked at every call: the swap may have lost one.
+                # Who they are is asked at every call: the weight sync may have lost one.
                 engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.seat)]
                 calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
                 self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())

@@ -52,7 +52,7 @@ class Engine:
 
     @property
     def member(self) -> LearnerMember:
-        """As a member of weight swaps."""
+        """As a member of weight syncs."""
         return LearnerMember(self.seat.index, self.actor, max(1, len(self.seat.devices)), self.seat.transfer)
 
 
@@ -106,9 +106,9 @@ class Seating:
             tensor_parallel=max(1, len(seat.devices)),
             kv_cache_bytes=seat.kv_cache_bytes,
             sleep=self.sleeps(seat),
-            swap_mode=config.rollout.swap_mode,
+            weight_sync_mode=config.rollout.weight_sync_mode,
             max_staleness=config.rollout.max_staleness,
-            swap_timeout_s=config.cluster.swap_timeout_s,
+            weight_sync_timeout_s=config.cluster.weight_sync_timeout_s,
             own_process=True,
         )
         options = self._reservation.options(
@@ -139,14 +139,14 @@ class Seating:
         engines: Sequence[Engine],
         verifiers: list[Any],
         ranks: int,
-        left_out: dict[int, list[str]],
+        stragglers: dict[int, list[str]],
         bank: Any | None,
     ) -> Any:
         """The scheduler over engines and verifiers that are ready.
 
         Args:
             train: prompt ids in file order.
-            left_out: what steps are known to leave out, see `Pipeline`.
+            stragglers: what steps are known to leave out, see `Pipeline`.
             bank: actor, or None.
         """
         config = self._config
@@ -158,7 +158,7 @@ class Seating:
             {},
             step_planner(config, train),
             steps=config.schedule.steps,
-            pipeline=self._pipeline(engines, left_out),
+            pipeline=self._pipeline(engines, stragglers),
             refill_rounds=config.rollout.refill_rounds,
             ranks=ranks,
             mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
@@ -170,17 +170,17 @@ class Seating:
             records=bank is not None and config.bank.mode in ("write", "readwrite"),
         )
 
-    def _pipeline(self, engines: Sequence[Engine], left_out: dict[int, list[str]]) -> Pipeline:
+    def _pipeline(self, engines: Sequence[Engine], stragglers: dict[int, list[str]]) -> Pipeline:
         rollout, samplers = self._config.rollout, self._config.engines
         explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
         return Pipeline(
-            explore_ahead_steps=0 if explorers_sleep else rollout.explore_ahead_steps,
-            explore_ahead_bytes=int(rollout.explore_ahead_gb * 2**30),
+            prefetch_steps=0 if explorers_sleep else rollout.prefetch_steps,
+            prefetch_bytes=int(rollout.prefetch_gb * 2**30),
             bytes_per_rollout=rollout.max_tokens * BYTES_PER_TOKEN,
             max_staleness=rollout.max_staleness,
             # One batch at work and one that waits, so that an engine never has to ask for more.
             capacity={s: 2 * getattr(samplers, s).max_num_seqs for s in ("explorer", "learner")},
-            left_out=left_out,
+            stragglers=stragglers,
         )
 
     def wait_ready(

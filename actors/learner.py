@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from actors.engine import EngineActor
-from s2l_ray.generation.learner import LearnerEngine, SwapTimes
+from s2l_ray.generation.learner import LearnerEngine, WeightSyncTimes
 from s2l_ray.weights.messages import Invitation
 
 
@@ -23,14 +23,14 @@ class Learner(EngineActor):
     async def join(self, invitation: Invitation) -> None:
         await self._engine.join(invitation)
 
-    async def swap(self, version: int, update: dict[str, Any]) -> SwapTimes:
-        return await self._engine.swap(version, update)
+    async def weight_sync(self, version: int, update: dict[str, Any]) -> WeightSyncTimes:
+        return await self._engine.weight_sync(version, update)
 
-    async def begin_swap(self) -> None:
-        await self._engine.begin_swap()
+    async def begin_weight_sync(self) -> None:
+        await self._engine.begin_weight_sync()
 
     async def receive(self, update: dict[str, Any]) -> None:
         await self._engine.receive(update)
 
-    async def finish_swap(self, version: int) -> SwapTimes:
-        return await self._engine.finish_swap(version)
+    async def finish_weight_sync(self, version: int) -> WeightSyncTimes:
+        return await self._engine.finish_weight_sync(version)

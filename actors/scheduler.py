@@ -22,7 +22,7 @@ from actors.sampling import Part, Sampling, wait_for
 from s2l_ray.errors import GroupError, StepTimeoutError
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.dispatch import Pool
-from s2l_ray.rollouts.prefetch import ExploreAhead
+from s2l_ray.rollouts.prefetch import Prefetch
 from s2l_ray.rollouts.records import Period, RolloutSummary, SampleRequest
 from s2l_ray.rollouts.step_planner import (
     StepPlanner,
@@ -39,19 +39,19 @@ class Pipeline:
     """How far requests run ahead of the trainer.
 
     Args:
-        explore_ahead_steps, explore_ahead_bytes: bounds on what the explorer samples for coming steps.
+        prefetch_steps, prefetch_bytes: bounds on what the explorer samples for coming steps.
         bytes_per_rollout: the most that one rollout takes in the object store.
         max_staleness: versions that the learner's rollouts may be old when they are trained on.
         capacity: rollouts outstanding at one engine, by source.
-        left_out: prompts that a step leaves out, known from before: by step.
+        stragglers: prompts that a step leaves out, known from before: by step.
     """
 
-    explore_ahead_steps: int
-    explore_ahead_bytes: int
+    prefetch_steps: int
+    prefetch_bytes: int
     bytes_per_rollout: int
     max_staleness: int
     capacity: dict[Source, int]
-    left_out: dict[int, list[str]]
+    stragglers: dict[int, list[str]]
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -103,11 +103,11 @@ class Scheduler:
     def _forget(self) -> None:
         pipeline = self._pipeline
         self._sampling: dict[tuple[int, Source], Sampling] = defaultdict(Sampling)
-        self._ahead = ExploreAhead(
+        self._ahead = Prefetch(
             lambda step: self._planner.requests(step, "explorer", self._candidates(step)),
             self._steps,
-            pipeline.explore_ahead_steps,
-            pipeline.explore_ahead_bytes,
+            pipeline.prefetch_steps,
+            pipeline.prefetch_bytes,
             pipeline.bytes_per_rollout,
         )
 
@@ -126,9 +126,9 @@ class Scheduler:
         for coming in range(step, min(step + self._pipeline.max_staleness, self._steps) + 1):
             self._learn(coming)
         self._start(self._ahead.begin(step))
-        self._explore_ahead()
+        self._prefetch()
         whole = await self._whole(step)
-        left_out = [prompt_id for prompt_id in self._candidates(step) if prompt_id not in whole]
+        stragglers = [prompt_id for prompt_id in self._candidates(step) if prompt_id not in whole]
         groups = [self._group(step, prompt_id, parts) for prompt_id, parts in whole.items()]
         groups, refilled = await self._refill(step, groups)
         compared = solved_by_explorer_only(group.rows for group in groups)
@@ -145,7 +145,7 @@ class Scheduler:
             under_way=self._work.under_way(),
             refilled=refilled,
             explorer_only=compared,
-            left_out=left_out,
+            stragglers=stragglers,
             stale_dropped=learned.stale,
             banked=explored.banked,
             ahead_bytes=self._ahead.held,
@@ -180,7 +180,7 @@ class Scheduler:
     # ---- engines ----------------------------------------------------------------------------------------------------
 
     async def hold(self) -> None:
-        """A weight swap begins: learner engines get no request until `release`."""
+        """A weight sync begins: learner engines get no request until `release`."""
         self._engines["learner"].hold()
 
     async def release(self, version: int) -> None:
@@ -213,8 +213,8 @@ class Scheduler:
     # ---- requests ---------------------------------------------------------------------------------------------------
 
     def _candidates(self, step: int) -> list[str]:
-        left_out = set(self._pipeline.left_out.get(step, ()))
-        return [prompt_id for prompt_id in self._planner.candidates(step) if prompt_id not in left_out]
+        stragglers = set(self._pipeline.stragglers.get(step, ()))
+        return [prompt_id for prompt_id in self._planner.candidates(step) if prompt_id not in stragglers]
 
     def _learn(self, step: int) -> None:
         """Send the learner's requests of a step, if they were not sent before."""
@@ -222,7 +222,7 @@ class Scheduler:
             self._sampling[step, "learner"] = Sampling()
             self._start(self._planner.requests(step, "learner", self._candidates(step)))
 
-    def _explore_ahead(self) -> None:
+    def _prefetch(self) -> None:
         while (request := self._ahead.next()) is not None:
             self._start([request])
 
@@ -242,7 +242,7 @@ class Scheduler:
             if self._records:
                 await self._bank.record.remote(request, part.scored)
         self._ahead.finished(request, part.nbytes)
-        self._explore_ahead()
+        self._prefetch()
         return part
 
     async def _learned(self, request: SampleRequest) -> Part:

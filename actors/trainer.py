@@ -11,7 +11,7 @@ import transformers
 
 from actors.batch import GroupRefs, StepBatch
 from actors.calls import fetch
-from actors.weight_sync import LearnerMember, SwapReport, WeightSwaps
+from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
@@ -24,7 +24,7 @@ from s2l_ray.weights.nccl_sender import NcclSender
 from s2l_ray.weights.rendezvous import listen, open_store
 from s2l_ray.weights.sender import GroupSender, SendTimes
 
-__all__ = ["LearnerMember", "SwapReport", "TrainerGroup", "TrainerRank"]
+__all__ = ["LearnerMember", "WeightSyncReport", "TrainerGroup", "TrainerRank"]
 
 GROUP_SENDERS: dict[Transfer, type[GroupSender]] = {"gloo": GlooSender, "nccl": NcclSender}
 
@@ -55,7 +55,7 @@ class TrainerRank:
         return self._host, self._listener.getsockname()[1]
 
     def build(self, address: tuple[str, int]) -> list[WeightSpec]:
-        """Join the other ranks and load the model. Returns what a weight swap carries."""
+        """Join the other ranks and load the model. Returns what a weight sync carries."""
         config = self._config
         self._trainer = PolicyTrainer(
             config.models.learner,
@@ -122,13 +122,15 @@ class TrainerRank:
         return self._ipc.next_chunk()
 
     def end_chunks(self) -> None:
-        """The engines have finished the swap: give the buffer back."""
+        """The engines have finished the weight sync: give the buffer back."""
         self._ipc.end()
 
     def _sender(self, transfer: Transfer) -> GroupSender:
         if transfer not in self._senders:
             kind = GROUP_SENDERS[transfer]
-            self._senders[transfer] = kind(self._specs, self._rank, self._host, self._config.cluster.swap_timeout_s)
+            self._senders[transfer] = kind(
+                self._specs, self._rank, self._host, self._config.cluster.weight_sync_timeout_s
+            )
         return self._senders[transfer]
 
     def save(self, directory: str) -> None:
@@ -156,10 +158,10 @@ class TrainerGroup:
         timeout_s: bound on every call.
     """
 
-    def __init__(self, ranks: list[Any], timeout_s: float, swap_timeout_s: float) -> None:
+    def __init__(self, ranks: list[Any], timeout_s: float, weight_sync_timeout_s: float) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
-        self._swap_timeout_s = swap_timeout_s
+        self._weight_sync_timeout_s = weight_sync_timeout_s
 
     def build(self) -> None:
         """Join the ranks and load the model."""
@@ -174,7 +176,7 @@ class TrainerGroup:
     def finish_build(self) -> None:
         """Wait until they have."""
         specs = self._get(self._building, "building the trainer")[0]
-        self._swaps = WeightSwaps(self.ranks, specs, self._swap_timeout_s)
+        self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s)
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """Metrics of the update, and when every rank did what."""
@@ -184,16 +186,16 @@ class TrainerGroup:
         return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weights go to these learner engines. See `WeightSwaps.connect`."""
-        self._swaps.connect(members)
+        """From here on, weights go to these learner engines. See `WeightSync.connect`."""
+        self._weight_syncs.connect(members)
 
-    def begin_swap(self, version: int) -> None:
-        """Start to give every learner engine the present weights, as `version`. See `WeightSwaps.begin_swap`."""
-        self._swaps.begin_swap(version)
+    def begin_weight_sync(self, version: int) -> None:
+        """Start to give every learner engine the present weights, as `version`. See `WeightSync.begin_weight_sync`."""
+        self._weight_syncs.begin_weight_sync(version)
 
-    def finish_swap(self) -> SwapReport:
-        """Wait for what `begin_swap` began. See `WeightSwaps.finish_swap`."""
-        return self._swaps.finish_swap()
+    def finish_weight_sync(self) -> WeightSyncReport:
+        """Wait for what `begin_weight_sync` began. See `WeightSync.finish_weight_sync`."""
+        return self._weight_syncs.finish_weight_sync()
 
     def save(self, directory: str) -> None:
         self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")

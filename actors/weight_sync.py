@@ -1,4 +1,5 @@
-"""The driver's end of weight swaps: who takes part, and how a swap goes on when an engine dies in the middle of it."""
+"""The driver's end of weight syncs: who takes part, and how a weight sync goes on when an engine dies in the middle of
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import ray
 
 from actors.calls import fetch
 from s2l_ray.errors import ActorLostError, BroadcastError, StepTimeoutError
-from s2l_ray.generation.learner import SwapTimes
+from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.kinds import Transfer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
@@ -22,7 +23,7 @@ SETTLE_S = 10.0
 
 @dataclass(frozen=True)
 class LearnerMember:
-    """A learner engine that takes part in weight swaps."""
+    """A learner engine that takes part in weight syncs."""
 
     number: int
     actor: Any
@@ -32,7 +33,7 @@ class LearnerMember:
 
 
 @dataclass(frozen=True)
-class SwapReport:
+class WeightSyncReport:
     """One version of the weights, delivered. Times that engines report are those of the slowest."""
 
     version: int
@@ -54,7 +55,8 @@ class SwapReport:
     stall_s: float
     """Longest time for which an engine that was awake sampled nothing."""
     lost: tuple[LearnerMember, ...]
-    """Members left out since the swap before: dead, or not answering within the bound. They hold no valid weights."""
+    """Members left out since the weight sync before: dead, or not answering within the bound. They hold no valid
+    weights."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +65,24 @@ class _Attempt:
 
     transfer: Transfer
     sends: list[ray.ObjectRef]
-    swaps: dict[int, ray.ObjectRef]
+    weight_syncs: dict[int, ray.ObjectRef]
     """By the number of the member."""
 
 
-class WeightSwaps:
+class WeightSync:
     """Delivers versions of the trainer's weights to the learner engines, whoever dies.
 
     Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none.
     A group that broke, or whose members changed, is formed anew under a name that was never used. Every wait is
     bounded by a small multiple of `timeout_s`.
 
-    `begin_swap` and `finish_swap` are `swap` in two parts, for a driver that has something else to do meanwhile.
+    `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that has something else to
+    do meanwhile.
 
     Args:
         ranks: `TrainerRank` actors, in rank order.
-        specs: what a swap carries.
-        timeout_s: cluster.swap_timeout_s.
+        specs: what a weight sync carries.
+        timeout_s: cluster.weight_sync_timeout_s.
     """
 
     def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float) -> None:
@@ -94,39 +97,40 @@ class WeightSwaps:
         self._begun = 0.0
         self._attempt: _Attempt | None = None
         self._sent: list[SendTimes] = []
-        self._received: list[SwapTimes] = []
+        self._received: list[WeightSyncTimes] = []
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, swaps go to these. Members that do not join are left out and named in the next report."""
+        """From here on, weight syncs go to these. Members that do not join are left out and named in the next
+        report."""
         self._members = list(members)
         self._standing.clear()
         for transfer in self._transfers():
             self._regroup(transfer)
 
-    def swap(self, version: int) -> SwapReport:
+    def weight_sync(self, version: int) -> WeightSyncReport:
         """Deliver the trainer's present weights to every member, as `version`.
 
         Raises:
             ActorLostError: no member is left, or a trainer rank is gone.
             BroadcastError: it fails although every member answers.
         """
-        self.begin_swap(version)
-        return self.finish_swap()
+        self.begin_weight_sync(version)
+        return self.finish_weight_sync()
 
-    def begin_swap(self, version: int) -> None:
+    def begin_weight_sync(self, version: int) -> None:
         """Start to deliver the trainer's present weights as `version`, and wait for nothing.
 
-        With all members in one group that stands, nothing is left for `finish_swap` but to wait. The rest (a group to
-        form anew, engines of a second kind, ipc) begins there. The members are those of the last `connect`: call no
-        other method in between.
+        With all members in one group that stands, nothing is left for `finish_weight_sync` but to wait. The rest (a
+        group to form anew, engines of a second kind, ipc) begins there. The members are those of the last `connect`:
+        call no other method in between.
         """
         self._version, self._begun = version, time.perf_counter()
         self._sent, self._received = [], []
         first = next(iter(self._transfers()), None)
         self._attempt = self._start(first) if first in self._standing and first != "ipc" else None
 
-    def finish_swap(self) -> SwapReport:
-        """Wait until every member holds the version of `begin_swap`. Raises as `swap` does."""
+    def finish_weight_sync(self) -> WeightSyncReport:
+        """Wait until every member holds the version of `begin_weight_sync`. Raises as `weight_sync` does."""
         for transfer in self._transfers():
             if transfer == "ipc":
                 self._show()
@@ -134,16 +138,16 @@ class WeightSwaps:
                 self._broadcast_until_held(transfer)
         if not self._members:
             raise ActorLostError(
-                f"the swap to weight version {self._version} failed: no learner engine is left. "
+                f"the weight sync of version {self._version} failed: no learner engine is left. "
                 "The same command goes on from the last checkpoint."
             )
         return self._report()
 
-    def _report(self) -> SwapReport:
+    def _report(self) -> WeightSyncReport:
         lost, self._lost = tuple(self._lost), []
         size = sum(spec.nbytes for spec in self._specs)
         broadcast_s = sum(times.broadcast_s for times in self._sent)
-        return SwapReport(
+        return WeightSyncReport(
             version=self._version,
             bytes=size,
             seconds=time.perf_counter() - self._begun,
@@ -171,23 +175,23 @@ class WeightSwaps:
             self._standing.discard(transfer)
             self._drop_absent(transfer)
             if not any(member.number in missed for member in self._of(transfer)):
-                return  # the others have it already; they regroup at the next swap
+                return  # the others have it already; they regroup at the next weight sync
             failures += len(self._of(transfer)) == before
             if failures > 1:
                 number, error = next(iter(missed.items()))
                 raise BroadcastError(
-                    f"the swap to weight version {self._version} failed twice although all engines answer; "
+                    f"the weight sync of version {self._version} failed twice although all engines answer; "
                     f"learner engine {number}: {error}"
                 )
 
     def _start(self, transfer: Transfer) -> _Attempt:
         update = update_info(self._specs)
-        swaps = {m.number: m.actor.swap.remote(self._version, update) for m in self._of(transfer)}
-        return _Attempt(transfer, [rank.send_weights.remote(transfer) for rank in self._ranks], swaps)
+        weight_syncs = {m.number: m.actor.weight_sync.remote(self._version, update) for m in self._of(transfer)}
+        return _Attempt(transfer, [rank.send_weights.remote(transfer) for rank in self._ranks], weight_syncs)
 
     def _broadcast(self, transfer: Transfer) -> dict[int, Exception]:
-        """One attempt, the one that `begin_swap` started or a new one. Returns what went wrong, by the number of the
-        member that did not get the version."""
+        """One attempt, the one that `begin_weight_sync` started or a new one. Returns what went wrong, by the number of
+        the member that did not get the version."""
         attempt, self._attempt = self._attempt or self._start(transfer), None
         patience = self._timeout_s + SETTLE_S
         sent: list[SendTimes] = []
@@ -196,7 +200,7 @@ class WeightSwaps:
             sent = fetch(attempt.sends, 2 * self._timeout_s + SETTLE_S, "sending weights")[:1]
         except BroadcastError:
             patience = SETTLE_S
-        received, failed = _outcomes(attempt.swaps, patience)
+        received, failed = _outcomes(attempt.weight_syncs, patience)
         self._received += received.values()
         self._sent += sent
         return failed
@@ -240,7 +244,7 @@ class WeightSwaps:
         """Chunk by chunk: every rank shows it, every member takes it. Who fails is left out; the others go on."""
         patience = self._timeout_s + SETTLE_S
         opening = [rank.begin_chunks.remote() for rank in self._ranks]  # while the engines come to a halt
-        self._call("ipc", "begin_swap")
+        self._call("ipc", "begin_weight_sync")
         fetch(opening, patience, "opening the weights")
         begin, gather_s = time.perf_counter(), 0.0
         while True:
@@ -251,7 +255,7 @@ class WeightSwaps:
                 break
             self._call("ipc", "receive", merge_chunks(parts))
         self._sent.append(SendTimes(gather_s, time.perf_counter() - begin))
-        self._received += self._call("ipc", "finish_swap", self._version)
+        self._received += self._call("ipc", "finish_weight_sync", self._version)
         fetch([rank.end_chunks.remote() for rank in self._ranks], patience, "giving the transfer's buffer back")
 
     # ---- members ----
@@ -283,7 +287,7 @@ def _outcomes(calls: dict[int, ray.ObjectRef], timeout_s: float) -> tuple[dict[i
     failed: dict[int, Exception] = {}
     for number, ref in calls.items():
         if ref not in done:
-            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s (cluster.swap_timeout_s)")
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s (cluster.weight_sync_timeout_s)")
             continue
         try:
             returned[number] = ray.get(ref)

@@ -23,7 +23,7 @@ from actors.batch import StepBatch
 from actors.connection import connect
 from actors.graph import ActorGraph
 from actors.private_ray import while_it_lives
-from actors.weight_sync import SwapReport
+from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config, parse_config
@@ -41,8 +41,7 @@ from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.rollouts.stragglers import NAME as LEFT_OUT
-from s2l_ray.rollouts.stragglers import append_left_out, known_left_out
+from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers, known_stragglers
 from s2l_ray.run.checkpoints import STEPS, Checkpoint, read_checkpoint, write_state
 from s2l_ray.run.directory import RunDirectory, begun_on
 from s2l_ray.run.identity import measured_on
@@ -83,7 +82,7 @@ class S2LPO(Trainable):
     # ---- building -------------------------------------------------------------------------------------------------
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Check everything that can be checked without an engine, then start the actor graph and swap weights in."""
+        """Check everything that can be checked without an engine, then start the actor graph and load the weights."""
         settings = parse_config(config)
         if self._storage:
             enter_launch_directory()
@@ -99,7 +98,7 @@ class S2LPO(Trainable):
         self._run.adopt(self.settings, self._inputs.contents)
         checkpoint = self._run.to_resume(self.settings)
         bank = prepare_bank(self.settings, self._inputs.train)
-        self._left_out = known_left_out(self.settings, self._inputs.train, self._run.path / LEFT_OUT)
+        self._stragglers = known_stragglers(self.settings, self._inputs.train, self._run.path / STRAGGLERS)
         self._step = 0
         self._records: list[StepRecord] = []
         self._evaluations = Evaluations()
@@ -114,7 +113,7 @@ class S2LPO(Trainable):
             self._inputs.train,
             self._inputs.held_out,
             reporter=self._reporter,
-            left_out=self._left_out,
+            stragglers=self._stragglers,
             bank=bank,
         )
         self._times = TimeSheet(TraceFile(self._run.path / "trace.json"), self._reporter.turn)
@@ -125,7 +124,7 @@ class S2LPO(Trainable):
         else:
             self._run.log.clear()
             self._times.resume_after(0)
-            self._graph.swap(0)
+            self._graph.weight_sync(0)
 
     def _take_inventory(self) -> Inventory:
         """The nodes that Ray has, or those that placement.inventory describes; settles the type to compute in."""
@@ -177,26 +176,26 @@ class S2LPO(Trainable):
                 self._graph.enter(step)
         with clock.phase("rollout"):
             batch = self._graph.collect(step)
-            self._remember_left_out(step, batch)
+            self._remember_stragglers(step, batch)
         with clock.phase("update"):
             metrics, trained = self._graph.update(batch)
-        with clock.phase("swap"):
+        with clock.phase("weight_sync"):
             outcome = StepOutcome(batch, metrics, trained, self._graph.version, self._graph.engines)
-            swap, numbers = self._graph.swap_during(step, lambda: step_numbers(outcome))
+            weight_sync, numbers = self._graph.weight_sync_during(step, lambda: step_numbers(outcome))
         self._step = step
         done = step == self.settings.schedule.steps
         if not done and not self._graph.moves_before(step + 1):
             self._graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
-        self._finish_step(numbers, outcome, swap, clock)
+        self._finish_step(numbers, outcome, weight_sync, clock)
         if done:
             self._finish()
         return {**self._records[-1].to_json(), "done": done}
 
-    def _remember_left_out(self, step: int, batch: StepBatch) -> None:
+    def _remember_stragglers(self, step: int, batch: StepBatch) -> None:
         """Before it is trained on: the step may have to be done again."""
-        chosen = self._left_out.get(step) or batch.left_out
+        chosen = self._stragglers.get(step) or batch.stragglers
         if chosen:
-            append_left_out(self._run.path / LEFT_OUT, step, chosen)
+            append_stragglers(self._run.path / STRAGGLERS, step, chosen)
 
     def _finish_late(self) -> dict[str, Any]:
         """A run that was stopped between its last checkpoint and its summary has only its end to do."""
@@ -213,7 +212,9 @@ class S2LPO(Trainable):
         """
         return self._evaluate(["learner"])["learner"]
 
-    def _finish_step(self, numbers: StepRecord, outcome: StepOutcome, swap: SwapReport, clock: StepClock) -> None:
+    def _finish_step(
+        self, numbers: StepRecord, outcome: StepOutcome, weight_sync: WeightSyncReport, clock: StepClock
+    ) -> None:
         """Record the step and, when due, evaluate and checkpoint. Until its checkpoint is whole it can be redone."""
         step, settings = self._step, self.settings
         due = step % settings.checkpoint.every == 0 or step == settings.schedule.steps
@@ -224,7 +225,7 @@ class S2LPO(Trainable):
             with clock.phase("checkpoint"):
                 target = self._run.begin_checkpoint(step)
                 self._graph.trainer.save(str(target / "trainer"))
-        record = step_record(numbers, outcome, swap, self._times, clock)
+        record = step_record(numbers, outcome, weight_sync, self._times, clock)
         self._run.log.append(record)
         self._records.append(record)
         self._tracker.log_step(record)
@@ -313,7 +314,7 @@ class S2LPO(Trainable):
         self._graph.recall({record.step: record.explorer_only for record in self._records})
         self._graph.enter(self._step + 1)
         # Engines know nothing of checkpoints: whatever they held before is replaced at once.
-        self._graph.swap(self._step)
+        self._graph.weight_sync(self._step)
         self._reporter.note(f"resumed after step {self._step} from {directory}")
 
     def _state(self) -> dict[str, Any]:

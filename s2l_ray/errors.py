@@ -46,7 +46,7 @@ class StaleWeightsError(S2LError):
 
 
 class BroadcastError(S2LError):
-    """A weight swap failed for one of its members; the others must receive the version again, without it."""
+    """A weight sync failed for one of its members; the others must receive the version again, without it."""
 
 
 class GroupError(S2LError):

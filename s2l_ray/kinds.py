@@ -43,8 +43,8 @@ Switch = Literal["auto", "on", "off"]
 
 Transfer = Literal["gloo", "nccl", "ipc"]
 """How weights get from trainer ranks to a learner engine."""
-SwapMode = Literal["drain", "in_flight"]
-"""What a weight swap does with running requests: wait until they are done, or go on with them under the new weights."""
+WeightSyncMode = Literal["drain", "in_flight"]
+"""What a weight sync does with running requests: wait until they are done, or go on with them under the new weights."""
 EngineMemory = Literal["weights", "kv_cache"]
 """What an engine holds on its devices, and gives back while it sleeps."""
 
@@ -53,5 +53,5 @@ TrackedStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words."""
 CheckStatus = Literal["PASS", "FAIL", "SKIP"]
 """How a stage of `s2l gpu-check` ended."""
-ActivityKind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "swap", "start"]
+ActivityKind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "weight_sync", "start"]
 """What a simulated actor is busy with."""

@@ -62,7 +62,7 @@ class StepRecord:
     trainer: dict[str, float]
     """Metrics of the update: loss, grad_norm, learning_rate, ratio_mean, clip_fraction, kl, logprob_gap and others."""
     seconds: dict[str, float]
-    """Wall-clock per phase (rollout, update, swap, checkpoint, evaluate) and `total`."""
+    """Wall-clock per phase (rollout, update, weight_sync, checkpoint, evaluate) and `total`."""
     spans: dict[str, float] = field(default_factory=dict)
     """Seconds from the first request of a source to its last verdict: "explore" and "learner_generate". They overlap
     each other and, since the explorer samples ahead, the phases of earlier steps."""
@@ -79,11 +79,11 @@ class StepRecord:
     of this step in which its actors worked, on whatever step; the mean of the actors."""
     pipeline: dict[str, float] = field(default_factory=dict)
     """ahead_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes; banked_rollouts:
-    how many came from the bank; left_out_groups; staleness_mean, staleness_max: versions that the learner's rollouts
-    are older than the weights they train; swapped_in_flight: rollouts that went through a swap; stale_dropped: rollouts
-    that were too old and sampled again. swap_mb: megabytes of weights; swap_s: from begin to end; swap_gb_per_s: of
-    the broadcast; swap_drain_s: the longest wait for running requests; swap_stall_s: how long an engine sampled
-    nothing."""
+    how many came from the bank; stragglers; staleness_mean, staleness_max: versions that the learner's rollouts
+    are older than the weights they train; synced_in_flight: rollouts that went through a weight sync; stale_dropped:
+    rollouts that were too old and sampled again. weight_sync_mb: megabytes of weights; weight_sync_s: from begin to
+    end; weight_sync_gb_per_s: of the broadcast; weight_sync_drain_s: the longest wait for running requests;
+    weight_sync_stall_s: how long an engine sampled nothing."""
 
     @property
     def tokens(self) -> int:
@@ -153,7 +153,7 @@ def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
 
 
 def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
-    times = [sum(s.seconds.get(phase, 0.0) for phase in ("rollout", "update", "swap")) for s in steps]
+    times = [sum(s.seconds.get(phase, 0.0) for phase in ("rollout", "update", "weight_sync")) for s in steps]
     return statistics.median(times) if times else None
 
 

@@ -18,7 +18,7 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
-from s2l_ray.kinds import Dtype, ScheduleKind, SwapMode
+from s2l_ray.kinds import Dtype, ScheduleKind, WeightSyncMode
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
 
 
@@ -103,9 +103,9 @@ class RolloutConfig(Section):
     explorer_seed: int | None = None
     """Of the explorer's training rollouts; default: seed. Runs that differ in their seed alone can share explorer
     rollouts (bank) when they share this one, and are then less independent of each other."""
-    explore_ahead_steps: NonNegative = 1
+    prefetch_steps: NonNegative = 1
     """Explorer rollouts of so many coming steps are sampled while the trainer works; they can never be stale."""
-    explore_ahead_gb: PositiveFloat = 1.0
+    prefetch_gb: PositiveFloat = 1.0
     """What is sampled ahead, finished or under way, takes at most so many GiB of the object store; exploring waits
     when they are full. The present step's rollouts are not counted."""
     max_staleness: NonNegative = 0
@@ -113,16 +113,16 @@ class RolloutConfig(Section):
     trainer does. 0: on-policy, and the run is reproducible; above, versions depend on who was faster. Needs learner
     engines on devices of their own. Old log-probs are the trainer's; objective.correction.learner corrects the
     difference."""
-    swap_mode: SwapMode = "drain"
-    """What a weight swap does with requests that are running, which only happens with max_staleness above 0.
+    weight_sync_mode: WeightSyncMode = "drain"
+    """What a weight sync does with requests that are running, which only happens with max_staleness above 0.
     `drain`: it waits until they are done; those that wait for an engine start under the new weights.
     `in_flight`: they go on under the new weights, their caches computed anew; each token's version is recorded."""
     straggler_groups: NonNegative = 0
     """So many more prompts are sampled per step than it takes; its groups are those that are whole first, and the
     others are stopped and left out. Short answers finish first, so this favours them. Which ones were left out is
-    recorded in RUN_DIR/left_out.jsonl, and a step that is done again leaves out the same ones."""
-    replay_left_out: LocalPath | None = None
-    """left_out.jsonl of another run: its steps leave out the same groups, whatever finishes first here."""
+    recorded in RUN_DIR/stragglers.jsonl, and a step that is done again leaves out the same ones."""
+    replay_stragglers: LocalPath | None = None
+    """stragglers.jsonl of another run: its steps leave out the same groups, whatever finishes first here."""
     refill_rounds: NonNegative = 0
     """DAPO's dynamic sampling: groups whose rewards are all equal teach nothing; they are replaced by groups of further
     prompts, up to so many times per step. What still has no variance then is trained on as it is."""
@@ -133,10 +133,12 @@ class RolloutConfig(Section):
     def _a_group(self) -> RolloutConfig:
         if self.group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage is relative to the rest of its group")
-        if self.swap_mode == "in_flight" and self.max_staleness == 0:
-            raise ValueError("swap_mode: in_flight needs max_staleness above 0: on-policy nothing runs during a swap")
-        if self.replay_left_out is not None and self.straggler_groups == 0:
-            raise ValueError("replay_left_out needs straggler_groups, as many as in the run that is replayed")
+        if self.weight_sync_mode == "in_flight" and self.max_staleness == 0:
+            raise ValueError(
+                "weight_sync_mode: in_flight needs max_staleness above 0: on-policy nothing runs during a weight sync"
+            )
+        if self.replay_stragglers is not None and self.straggler_groups == 0:
+            raise ValueError("replay_stragglers needs straggler_groups, as many as in the run that is replayed")
         if self.straggler_groups and self.refill_rounds:
             raise ValueError("straggler_groups and refill_rounds both replace prompts of a step; choose one of them")
         return self

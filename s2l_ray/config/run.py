@@ -95,8 +95,8 @@ class ClusterConfig(Section):
     """Bound on starting a private Ray, and then on placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0
     """Bound on each phase of a step."""
-    swap_timeout_s: PositiveFloat = 120.0
-    """Bound on a weight swap."""
+    weight_sync_timeout_s: PositiveFloat = 120.0
+    """Bound on a weight sync."""
 
 
 class Config(Section):
@@ -159,9 +159,9 @@ class Config(Section):
                 f"{self.placement.mode} they sleep then. Use placement.mode: separate"
             )
         if self.schedule.kind == "adaptive":
-            if (ahead := self.rollout.explore_ahead_steps) > self.schedule.adapt_window:
+            if (ahead := self.rollout.prefetch_steps) > self.schedule.adapt_window:
                 raise ValueError(
-                    f"rollout.explore_ahead_steps ({ahead}) must not exceed schedule.adapt_every "
+                    f"rollout.prefetch_steps ({ahead}) must not exceed schedule.adapt_every "
                     f"({self.schedule.adapt_window}): the explorer's share is not known further ahead"
                 )
             if (stale := self.rollout.max_staleness) > self.schedule.adapt_window:

@@ -32,7 +32,7 @@ TURNS = {
     "hand_over": "engines leave and join",
     "rollout": "waiting for rollouts",
     "update": "updating the learner",
-    "swap": "swapping weights",
+    "weight_sync": "syncing weights",
     "evaluate": "evaluating",
     "checkpoint": "writing a checkpoint",
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from s2l_ray.errors import EngineError
-from s2l_ray.kinds import EngineMemory, Source, SwapMode
+from s2l_ray.kinds import EngineMemory, Source, WeightSyncMode
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutSet, SampleRequest
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ class EngineSettings:
     weight_transfer: Transfer | None = None
     """How weights reach it; None: they never change."""
     load_weights: bool = True
-    """False: start without reading them from disk; they arrive by a swap before anything is sampled."""
+    """False: start without reading them from disk; they arrive by a weight sync before anything is sampled."""
     sleep: bool = False
     """It shares its devices with a trainer rank, and gives their memory back while it sleeps."""
     tensor_parallel: int = 1
     """Devices of this engine."""
     kv_cache_bytes: int = 2**29
     """On each device."""
-    swap_mode: SwapMode = "drain"
+    weight_sync_mode: WeightSyncMode = "drain"
     max_staleness: int = 0
     """0: a request is sampled with exactly its weight version, or refused; above: with at least that version."""
-    swap_timeout_s: float = 120.0
+    weight_sync_timeout_s: float = 120.0
     """How long a request waits for the weight version that it needs, with max_staleness above 0."""
     own_process: bool = False
     """Whether this process holds nothing but this engine, so that vLLM may run inside it where that is faster."""
@@ -120,7 +120,7 @@ class SamplingEngine:
         return RolloutSet(prompt.id, prompt.token_ids, rollouts, Period(begin, time.time()))
 
     def _rollout(self, request: SampleRequest, completion: Any, text: str) -> Rollout:
-        version, swaps = self._versions(completion)
+        version, weight_syncs = self._versions(completion)
         return Rollout(
             prompt_id=request.prompt_id,
             source=request.source,
@@ -131,11 +131,12 @@ class SamplingEngine:
             logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
             text=text,
             finish_reason=completion.finish_reason,
-            swaps=swaps,
+            weight_syncs=weight_syncs,
         )
 
     def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
-        """`Rollout.weight_version` and `Rollout.swaps` of a finished completion: here of weights that never change."""
+        """`Rollout.weight_version` and `Rollout.weight_syncs` of a finished completion: here of weights that never
+        change."""
         return 0, ()
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:

@@ -24,11 +24,11 @@ FINISH: Call = ("finish_weight_update", ())
 
 
 @dataclass(frozen=True)
-class SwapTimes:
-    """Where the time of one engine's weight swap went. An engine that sleeps stands still anyway: it has no stall."""
+class WeightSyncTimes:
+    """Where the time of one engine's weight sync went. An engine that sleeps stands still anyway: it has no stall."""
 
     start: float
-    """When the swap was asked for; seconds since the epoch."""
+    """When the weight sync was asked for; seconds since the epoch."""
     drain_s: float
     """Seconds from then until nothing ran any more: running requests were done (drain), or stood still (in_flight)."""
     receive_s: float
@@ -36,24 +36,25 @@ class SwapTimes:
     stall_s: float
     """Seconds from when nothing ran any more until the engine sampled again."""
     running: int
-    """Rollouts under way when the swap was asked for: waited for (drain), or continued under the new weights."""
+    """Rollouts under way when the weight sync was asked for: waited for (drain), or continued under the new weights."""
 
 
 class LearnerEngine(SamplingEngine):
-    """A sampling engine whose weights are invalid until the first swap, during every swap, and after one that failed.
+    """A sampling engine whose weights are invalid until the first weight sync, during every weight sync, and after one
+    that failed.
 
-    A swap is `begin_swap`, `receive` (once over gloo and nccl, once per chunk over ipc), `finish_swap`. What it does
-    with requests that are running is `EngineSettings.swap_mode`:
+    A weight sync is `begin_weight_sync`, `receive` (once over gloo and nccl, once per chunk over ipc),
+    `finish_weight_sync`. What it does with requests that are running is `EngineSettings.weight_sync_mode`:
 
     - drain: they finish under the old weights first. Those that wait for a place start under the new ones.
     - in_flight: they stop where they are and go on under the new weights. vLLM takes their KV cache away and computes
       it anew from their text, so each token's log-prob is that of its own weight version given all tokens before it.
       A seeded request goes on with the noise it would have had: its rollout is a function of the seed and of the
-      positions of its swaps.
+      positions of its weight syncs.
 
-    After a swap that failed, everything stays stopped: requests that were running or waiting are kept as they are, and
-    go on when a later swap succeeds (`begin_swap` may be called again). Until then they wait, as long as their callers
-    do, who may cancel them. They end with an error when the engine is closed or its process dies.
+    After a weight sync that failed, everything stays stopped: requests that were running or waiting are kept as they
+    are, and go on when a later weight sync succeeds (`begin_weight_sync` may be called again). Until then they wait, as
+    long as their callers do, who may cancel them. They end with an error when the engine is closed or its process dies.
     """
 
     sleep_level: ClassVar[int] = 2  # new weights arrive before it samples again
@@ -70,7 +71,7 @@ class LearnerEngine(SamplingEngine):
     async def check_in(self) -> None:
         """Answer from every worker of this engine, and leave the broadcast group of before.
 
-        A swap that still waits for running requests is given up: its broadcast is over.
+        A weight sync that still waits for running requests is given up: its broadcast is over.
 
         Raises:
             EngineError: a worker is gone.
@@ -86,24 +87,25 @@ class LearnerEngine(SamplingEngine):
         """
         await self._transfer(("init_weight_transfer_engine", (dataclasses.asdict(invitation),)))
 
-    async def swap(self, version: int, update: dict[str, Any]) -> SwapTimes:
+    async def weight_sync(self, version: int, update: dict[str, Any]) -> WeightSyncTimes:
         """Receive one version of the weights while the trainer broadcasts it.
 
         Args:
             update: see `messages.update_info`.
 
         Raises:
-            BroadcastError: it did not arrive whole. The weights stay invalid, and `sample` refuses, until a swap does.
+            BroadcastError: it did not arrive whole. The weights stay invalid, and `sample` refuses, until a weight sync
+            does.
         """
         await self._stand_still()
         await self._timed_transfer(ABANDON, START, ("update_weights", (update,)), FINISH)
         return await self._go_on(version)
 
-    async def begin_swap(self) -> None:
-        """Invalidate the weights and stop, as the swap mode says; the caches of the old weights are dropped.
+    async def begin_weight_sync(self) -> None:
+        """Invalidate the weights and stop, as the weight sync mode says; the caches of the old weights are dropped.
 
         Returns once nothing runs, which with drain takes as long as the longest running request. Works while the KV
-        cache is asleep, and again after a swap that failed.
+        cache is asleep, and again after a weight sync that failed.
 
         Raises:
             EngineError: the memory of the weights is asleep.
@@ -116,7 +118,7 @@ class LearnerEngine(SamplingEngine):
         """All of the weights, or one chunk of them."""
         await self._timed_transfer(("update_weights", (update,)))
 
-    async def finish_swap(self, version: int) -> SwapTimes:
+    async def finish_weight_sync(self, version: int) -> WeightSyncTimes:
         """The weights are whole: they are `version` from here on, and what was stopped goes on."""
         await self._timed_transfer(FINISH)
         return await self._go_on(version)
@@ -129,11 +131,12 @@ class LearnerEngine(SamplingEngine):
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """As `SamplingEngine.sample`.
 
-        With max_staleness above 0 a request that comes during a swap, or before its version, waits for it.
+        With max_staleness above 0 a request that comes during a weight sync, or before its version, waits for it.
 
         Raises:
             StaleWeightsError: the engine does not hold `request.weight_version` (with max_staleness above 0: nor a
-                later one within swap_timeout_s), or did not keep it while it sampled although max_staleness is 0.
+                later one within weight_sync_timeout_s), or did not keep it while it sampled although max_staleness is
+                0.
         """
         exact = self.settings.max_staleness == 0
         if not exact:
@@ -141,8 +144,8 @@ class LearnerEngine(SamplingEngine):
         elif self.version is None or self.version != request.weight_version:
             raise self._stale(request)
         sampled = await super().sample(request)
-        if exact and any(r.swaps or r.weight_version != request.weight_version for r in sampled.rollouts):
-            raise StaleWeightsError(f"a weight swap came while weight version {request.weight_version} was sampled")
+        if exact and any(r.weight_syncs or r.weight_version != request.weight_version for r in sampled.rollouts):
+            raise StaleWeightsError(f"a weight sync came while weight version {request.weight_version} was sampled")
         return sampled
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
@@ -158,11 +161,11 @@ class LearnerEngine(SamplingEngine):
     async def _stand_still(self) -> None:
         """Invalidate the weights; return once nothing runs and no cache of theirs is left."""
         if "weights" in self._asleep:
-            raise EngineError("a weight swap needs the memory of the weights: wake it first")
+            raise EngineError("a weight sync needs the memory of the weights: wake it first")
         self.version = None
         check_ins = self._check_ins
         async with self._stopping:
-            if self._stop is None:  # else it stands still since a swap that failed
+            if self._stop is None:  # else it stands still since a weight sync that failed
                 stop = _Stop(self._llm.get_num_unfinished_requests())
                 if not self._asleep:
                     await self._pause()
@@ -170,12 +173,12 @@ class LearnerEngine(SamplingEngine):
                 self._stop = stop
         self._stop.receive_s = 0.0
         if self._check_ins != check_ins:
-            raise BroadcastError("the trainer gave the swap up before the engine's running requests were done")
+            raise BroadcastError("the trainer gave the weight sync up before the engine's running requests were done")
 
     async def _pause(self) -> None:
-        await self._llm.pause({"drain": "wait", "in_flight": "keep"}[self.settings.swap_mode])
+        await self._llm.pause({"drain": "wait", "in_flight": "keep"}[self.settings.weight_sync_mode])
 
-    async def _go_on(self, version: int) -> SwapTimes:
+    async def _go_on(self, version: int) -> WeightSyncTimes:
         await self._llm.update_weight_version(str(version))
         if not self._asleep:
             await self._llm.resume_generation()
@@ -187,7 +190,7 @@ class LearnerEngine(SamplingEngine):
 
     async def _wait_for(self, request: SampleRequest) -> None:
         try:
-            async with asyncio.timeout(self.settings.swap_timeout_s), self._version_changed:
+            async with asyncio.timeout(self.settings.weight_sync_timeout_s), self._version_changed:
                 await self._version_changed.wait_for(
                     lambda: self.version is not None and self.version >= request.weight_version
                 )
@@ -199,7 +202,8 @@ class LearnerEngine(SamplingEngine):
         return StaleWeightsError(f"asked to sample with weight version {request.weight_version}, but holds {held}")
 
     def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
-        # vLLM labels every batch of tokens, before it leaves the engine, with the version that `finish_swap` set.
+        # vLLM labels every batch of tokens, before it leaves the engine, with the version that `finish_weight_sync`
+        # set.
         spans = [(span.start, int(span.version)) for span in completion.weight_versions]
         return spans[0][1], tuple(spans[1:])
 
@@ -216,7 +220,7 @@ class LearnerEngine(SamplingEngine):
 
 
 class _Stop:
-    """An engine standing still for a swap: since when, and what for."""
+    """An engine standing still for a weight sync: since when, and what for."""
 
     def __init__(self, running: int) -> None:
         self.receive_s = 0.0
@@ -229,9 +233,9 @@ class _Stop:
         """Nothing runs any more."""
         self._idle = time.perf_counter()
 
-    def times(self) -> SwapTimes:
-        """Of the swap that ends now."""
+    def times(self) -> WeightSyncTimes:
+        """Of the weight sync that ends now."""
         drain = stall = 0.0
         if self._idle is not None:
             drain, stall = self._idle - self._asked, time.perf_counter() - self._idle
-        return SwapTimes(self._start, drain, self.receive_s, stall, self._running)
+        return WeightSyncTimes(self._start, drain, self.receive_s, stall, self._running)

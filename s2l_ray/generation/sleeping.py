@@ -1,9 +1,9 @@
 """The order in which engines that share devices with the trainer sleep and wake.
 
-A device has room for the trainer's update, or for sampling (weights and KV cache), or for a swap (the trainer's weights
-and the engine's new ones); never for old weights, new weights and KV cache at once. So before the update everything
-sleeps, where learner engines drop their weights for good; before a swap only the memory of the learners' weights comes
-back; and KV caches come last.
+A device has room for the trainer's update, or for sampling (weights and KV cache), or for a weight sync (the trainer's
+weights and the engine's new ones); never for old weights, new weights and KV cache at once. So before the update
+everything sleeps, where learner engines drop their weights for good; before a weight sync only the memory of the
+learners' weights comes back; and KV caches come last.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def fall_asleep(explorers: Call, learners: Call) -> None:
     learners("sleep")
 
 
-def swap_and_wake(explorers: Call, learners: Call, swap: Callable[[], T]) -> T:
-    """New weights into the learner engines, and everything ready to sample. Returns swap's result.
+def weight_sync_and_wake(explorers: Call, learners: Call, weight_sync: Callable[[], T]) -> T:
+    """New weights into the learner engines, and everything ready to sample. Returns weight sync's result.
 
     What is awake (all of it when a run starts) sleeps first.
 
     Args:
         explorers, learners: those that share devices with the trainer.
-        swap: sends the new weights to every learner engine.
+        weight sync: sends the new weights to every learner engine.
     """
     fall_asleep(explorers, learners)
     learners("wake", "weights")
-    result = swap()
+    result = weight_sync()
     explorers("wake", "weights")
     explorers("wake", "kv_cache")
     learners("wake", "kv_cache")

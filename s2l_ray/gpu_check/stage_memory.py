@@ -1,4 +1,4 @@
-"""Stage 4: what the allocator hands out in an update and in a weight swap, against the plan's memory ledger."""
+"""Stage 4: what the allocator hands out in an update and in a weight sync, against the plan's memory ledger."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _transfer(check: Check) -> str:
 
 
 def _compare(check: Check, name: str, ledger: TrainerMemory, usage: Usage) -> None:
-    said = Usage(_tensors(ledger.idle), _tensors(ledger.update), ledger.swap["transfer_buffers"])
+    said = Usage(_tensors(ledger.idle), _tensors(ledger.update), ledger.weight_sync["transfer_buffers"])
     rows = {}
     for moment, predicted, found in zip(Usage._fields, said, usage, strict=True):
         rows[moment] = {"ledger_mib": predicted / MIB, "allocated_mib": found / MIB}
@@ -154,12 +154,12 @@ def _on_cpu(check: Check, name: str, config: Config) -> Usage:
         gc.collect()
     with metered() as second:
         trainer.update([groups])
-    with metered() as swap:
+    with metered() as weight_sync:
         sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", 60)
         for _ in sender.walk(trainer.weights()):
             pass
     trainer.close()
-    return Usage(first.end, first.end + second.peak, swap.peak)
+    return Usage(first.end, first.end + second.peak, weight_sync.peak)
 
 
 def _on_gpu(check: Check, name: str, config: Config) -> Usage:
@@ -175,7 +175,7 @@ def _on_gpu(check: Check, name: str, config: Config) -> Usage:
         _expect_little_cached(check, f"{name}, after an update")
         transfer = _peak(lambda: _send_in_chunks(trainer)) - before - idle
         give_back_cached()
-        _expect_little_cached(check, f"{name}, after a swap")
+        _expect_little_cached(check, f"{name}, after a weight sync")
         free, total = torch.cuda.mem_get_info()
         check.measure(**{f"{name}, context MiB": (total - free - torch.cuda.memory_reserved()) / MIB})
         return Usage(idle, update, transfer)

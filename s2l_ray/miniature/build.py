@@ -171,7 +171,7 @@ def build_family(
             "seconds": round(time.monotonic() - started, 1),
         }
         Family(scratch).manifest.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        _swap(scratch, directory)
+        _weight_sync(scratch, directory)
     return family
 
 
@@ -228,7 +228,7 @@ def _lock(path: Path) -> IO[str] | None:
     return None
 
 
-def _swap(scratch: Path, directory: Path) -> None:
+def _weight_sync(scratch: Path, directory: Path) -> None:
     """Put the finished family in place of what is there."""
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)

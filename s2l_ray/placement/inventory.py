@@ -56,8 +56,8 @@ class Efficiency(Section):
     """Start of one collective."""
     sleep_wake_s: Annotated[float, Field(ge=0)] = 1.0
     """One cycle of an engine's sleep and wake, beside moving weights over PCIe."""
-    swap_s: Annotated[float, Field(ge=0)] = 0.5
-    """Pausing and resuming engines around a weight swap."""
+    weight_sync_s: Annotated[float, Field(ge=0)] = 0.5
+    """Pausing and resuming engines around a weight sync."""
     engine_start_s: Annotated[float, Field(ge=0)] = 90.0
     """Start of an engine that is handed a bundle: process, imports, memory profile, compilation, graph capture."""
 

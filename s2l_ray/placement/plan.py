@@ -113,7 +113,7 @@ class PhasePlan:
     """Mean over the phase's steps."""
     seconds: dict[str, float]
     """Of an average step, each measured alone: "explore", "learner_generate", "update" (old and reference log-probs
-    included), "swap", "sleep_wake", "verify"; their sum is more than step_seconds where they overlap."""
+    included), "weight_sync", "sleep_wake", "verify"; their sum is more than step_seconds where they overlap."""
     utilisation: dict[str, float]
     """Share of a step in which devices of each role work, 0 to 1; "all" over all devices."""
     explorer_flops: float
@@ -123,8 +123,8 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class SwapPlan:
-    """One weight swap."""
+class WeightSyncPlan:
+    """One weight sync."""
 
     bytes: int
     seconds: float
@@ -170,7 +170,7 @@ class Plan:
     mode: PlacementMode | None = None
     layout: Layout | None = None
     phases: tuple[PhasePlan, ...] = ()
-    swap: SwapPlan | None = None
+    weight_sync: WeightSyncPlan | None = None
     saving: Saving | None = None
     run_seconds: float | None = None
     """Of all steps; without start, evaluation and checkpoints."""

@@ -36,7 +36,7 @@ class Rates:
     decode_step_s: float
     collective_s: float
     sleep_wake_s: float
-    swap_s: float
+    weight_sync_s: float
     engine_start_s: float
 
     def link(self, nodes: int) -> float:
@@ -64,7 +64,7 @@ def rates(specs: list[NodeSpec], efficiency: Efficiency, *, threads: int = 1) ->
         decode_step_s=efficiency.decode_step_s,
         collective_s=efficiency.collective_s,
         sleep_wake_s=efficiency.sleep_wake_s,
-        swap_s=efficiency.swap_s,
+        weight_sync_s=efficiency.weight_sync_s,
         engine_start_s=efficiency.engine_start_s,
     )
 
@@ -207,12 +207,14 @@ def update_seconds(
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def swap_bytes(shape: ModelShape, dtype_bytes: int) -> int:
+def weight_sync_bytes(shape: ModelShape, dtype_bytes: int) -> int:
     """Of one version of the weights, tied ones once."""
     return shape.parameters * dtype_bytes
 
 
-def swap_seconds(shape: ModelShape, *, ranks: int, nodes: int, far: bool, rates: Rates, dtype_bytes: int) -> float:
+def weight_sync_seconds(
+    shape: ModelShape, *, ranks: int, nodes: int, far: bool, rates: Rates, dtype_bytes: int
+) -> float:
     """Gather every tensor over the ranks, and broadcast it to engines on devices of their own, one after the other.
 
     Args:
@@ -220,16 +222,16 @@ def swap_seconds(shape: ModelShape, *, ranks: int, nodes: int, far: bool, rates:
         far: engines are on other nodes than the ranks; engines that share the ranks' devices are handed the gathered
             tensors in place, which costs the other part of the broadcast's time at most.
     """
-    size = swap_bytes(shape, dtype_bytes)
+    size = weight_sync_bytes(shape, dtype_bytes)
     tensors = shape.layers * len(shape.layer_tensors) + len(shape.root_tensors)
     gather = gather_seconds(size, ranks, rates.link(nodes))
     send = size / (min(rates.intra, rates.inter) if far else rates.intra)
-    return gather + send + 2 * tensors * rates.collective_s + rates.swap_s
+    return gather + send + 2 * tensors * rates.collective_s + rates.weight_sync_s
 
 
 def sleep_wake_seconds(explorer: Sampler | None, rates: Rates) -> float:
-    """One cycle. The learner's weights are dropped and come back with the swap; the explorer's go to host memory and
-    return."""
+    """One cycle. The learner's weights are dropped and come back with the weight sync; the explorer's go to host memory
+    and return."""
     moved = 0.0
     if explorer is not None:
         moved = 2 * explorer.shape.parameters * explorer.dtype_bytes / explorer.tensor_parallel / rates.pcie
@@ -247,7 +249,7 @@ class StepParts:
     learner_generate: float
     sleep_wake: float
     update: float
-    swap: float
+    weight_sync: float
 
 
 def step_seconds(mode: PlacementMode, parts: StepParts, *, ahead: bool, stale: bool) -> float:
@@ -256,14 +258,14 @@ def step_seconds(mode: PlacementMode, parts: StepParts, *, ahead: bool, stale: b
     colocated: everything in sequence. Elsewhere explorer engines have devices of their own: with `ahead` they sample
     for coming steps while the rest of this one goes on; without, beside the learner's engines only. With `stale`, which
     is for separate alone, the learner's engines sample the next step while the trainer works on this one; only the
-    swap stops them both.
+    weight sync stops them both.
     """
-    trained = parts.sleep_wake + parts.update + parts.swap
+    trained = parts.sleep_wake + parts.update + parts.weight_sync
     if mode == "colocated":
         return parts.explore + parts.learner_generate + trained
     if stale:
         explored = parts.explore if ahead else parts.explore + trained
-        return max(explored, parts.learner_generate + parts.swap, trained)
+        return max(explored, parts.learner_generate + parts.weight_sync, trained)
     if ahead:
         return max(parts.explore, parts.learner_generate + trained)
     return max(parts.explore, parts.learner_generate) + trained
@@ -273,6 +275,6 @@ def first_step_wait(mode: PlacementMode, parts: StepParts, *, ahead: bool, stale
     """What the run's first step costs more: nothing was sampled ahead for it."""
     if mode == "colocated" or not (ahead or stale):
         return 0.0
-    rest = parts.sleep_wake + parts.update + parts.swap
+    rest = parts.sleep_wake + parts.update + parts.weight_sync
     together = max(parts.explore, parts.learner_generate) + rest
     return together - step_seconds(mode, parts, ahead=ahead, stale=stale)

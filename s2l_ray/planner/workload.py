@@ -143,7 +143,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         separate_groups=objective.grouping == "separate",
         lora=trainer.lora_rank > 0,
         offload=trainer.cpu_offload and cuda,
-        ahead=rollout.explore_ahead_steps > 0,
+        ahead=rollout.prefetch_steps > 0,
         stale=rollout.max_staleness > 0,
         banked=config.bank.mode == "read",
     )

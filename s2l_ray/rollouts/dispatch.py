@@ -41,7 +41,7 @@ class Pool:
 
     A worker gets no more than its capacity, so that the next request goes to whoever is free first, and requests of an
     earlier step overtake those of a later one that wait. A pool with a weight version can be held while weights are
-    swapped: nothing is given out then.
+    synced: nothing is given out then.
 
     Args:
         workers: by number.

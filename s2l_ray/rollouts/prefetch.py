@@ -12,7 +12,7 @@ from collections.abc import Callable
 from s2l_ray.rollouts.records import SampleRequest
 
 
-class ExploreAhead:
+class Prefetch:
     """Hands out explorer requests in the order in which steps need them, as many as the buffer has room for.
 
     Args:

@@ -97,14 +97,14 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     verdict: Verdict | None = None
-    swaps: tuple[tuple[int, int], ...] = ()
-    """(position of the first token, weight version) of every weight swap that the rollout went through, in order."""
+    weight_syncs: tuple[tuple[int, int], ...] = ()
+    """(position of the first token, weight version) of every weight sync that the rollout went through, in order."""
 
     @property
     def token_versions(self) -> np.ndarray:
         """int32 [response tokens]: the weight version that sampled each token."""
         versions = np.full(len(self.token_ids), self.weight_version, np.int32)
-        for position, version in self.swaps:
+        for position, version in self.weight_syncs:
             versions[position:] = version
         return versions
 
@@ -156,7 +156,17 @@ def _columns(rollouts: RolloutSet) -> tuple:
         else (None, None)
     )
     others = [
-        (r.prompt_id, r.source, r.model, r.weight_version, r.index, r.text, r.finish_reason, _plain(r.verdict), r.swaps)
+        (
+            r.prompt_id,
+            r.source,
+            r.model,
+            r.weight_version,
+            r.index,
+            r.text,
+            r.finish_reason,
+            _plain(r.verdict),
+            r.weight_syncs,
+        )
         for r in rows
     ]
     return rollouts.prompt_id, rollouts.prompt_token_ids, tokens, logprobs, lengths, others, rollouts.sampled
@@ -164,13 +174,13 @@ def _columns(rollouts: RolloutSet) -> tuple:
 
 def _from_columns(prompt_id, prompt_token_ids, tokens, logprobs, lengths, others, sampled) -> RolloutSet:
     rollouts, end = [], 0
-    for length, (of, source, model, version, index, text, finish_reason, verdict, swaps) in zip(
+    for length, (of, source, model, version, index, text, finish_reason, verdict, weight_syncs) in zip(
         lengths, others, strict=True
     ):
         begin, end = end, end + length
         arrays = tokens[begin:end], logprobs[begin:end]
         verdict = None if verdict is None else Verdict(*verdict)
-        rollouts.append(Rollout(of, source, model, version, index, *arrays, text, finish_reason, verdict, swaps))
+        rollouts.append(Rollout(of, source, model, version, index, *arrays, text, finish_reason, verdict, weight_syncs))
     return RolloutSet(prompt_id, prompt_token_ids, rollouts, sampled)
 
 
@@ -195,7 +205,7 @@ class RolloutSummary:
     digest: str
     """16 hex digits of the response tokens: equal digests mean the same rollout."""
     newest_version: int | None = None
-    """Of its last token, if weights were swapped while it was sampled."""
+    """Of its last token, if a weight sync came while it was sampled."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +312,7 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
             digest=hashlib.blake2b(
                 np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8
             ).hexdigest(),
-            newest_version=r.swaps[-1][1] if r.swaps else None,
+            newest_version=r.weight_syncs[-1][1] if r.weight_syncs else None,
         )
         for r in rollouts.rollouts
     ]

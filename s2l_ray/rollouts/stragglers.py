@@ -19,12 +19,12 @@ from s2l_ray.rollouts.step_planner import StepPlanner, step_planner
 if TYPE_CHECKING:
     from s2l_ray.config import Config
 
-NAME = "left_out.jsonl"
+STRAGGLERS = "stragglers.jsonl"
 
 
-def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
-    """Add a row {"step": ..., "left_out": [prompt ids]}, on a line of its own whatever a crash left at the end."""
-    row = json.dumps({"step": step, "left_out": prompt_ids}) + "\n"
+def append_stragglers(path: Path, step: int, prompt_ids: list[str]) -> None:
+    """Add a row {"step": ..., "stragglers": [prompt ids]}, on a line of its own whatever a crash left at the end."""
+    row = json.dumps({"step": step, "stragglers": prompt_ids}) + "\n"
     whole = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     complete = whole[: whole.rfind("\n") + 1]
     if complete != whole:
@@ -32,7 +32,7 @@ def append_left_out(path: Path, step: int, prompt_ids: list[str]) -> None:
     append(path, row)
 
 
-def read_left_out(path: Path) -> dict[int, list[str]]:
+def read_stragglers(path: Path) -> dict[int, list[str]]:
     """Prompt ids by step; the last row of a step counts. A last row that a crash cut off is not one.
 
     Raises:
@@ -43,48 +43,48 @@ def read_left_out(path: Path) -> dict[int, list[str]]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); rollout.replay_left_out is another run's {NAME}"
+            f"{path} cannot be read ({error.strerror}); rollout.replay_stragglers is another run's {STRAGGLERS}"
         ) from None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            found[int(row["step"])] = [str(prompt_id) for prompt_id in row["left_out"]]
+            found[int(row["step"])] = [str(prompt_id) for prompt_id in row["stragglers"]]
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
                 raise ConfigError(
-                    f'{path}, row {number}: should be {{"step": 1, "left_out": [...]}}; correct or remove the row'
+                    f'{path}, row {number}: should be {{"step": 1, "stragglers": [...]}}; correct or remove the row'
                 ) from error
     return found
 
 
-def known_left_out(config: Config, train: Sequence[Prompt], own: Path) -> dict[int, list[str]]:
+def known_stragglers(config: Config, train: Sequence[Prompt], own: Path) -> dict[int, list[str]]:
     """What the run's steps leave out, as far as it is known before they are sampled: prompt ids by step.
 
     Args:
         own: the run's file, which need not exist.
 
     Raises:
-        ConfigError: see `read_left_out` and `replayed_left_out`.
+        ConfigError: see `read_stragglers` and `replayed_stragglers`.
     """
-    if config.rollout.replay_left_out is None:
-        return read_left_out(own) if own.exists() else {}
+    if config.rollout.replay_stragglers is None:
+        return read_stragglers(own) if own.exists() else {}
     planner = step_planner(config, [prompt.id for prompt in train])
-    return replayed_left_out(Path(config.rollout.replay_left_out).resolve(), planner, config.schedule.steps)
+    return replayed_stragglers(Path(config.rollout.replay_stragglers).resolve(), planner, config.schedule.steps)
 
 
-def replayed_left_out(path: Path, planner: StepPlanner, steps: int) -> dict[int, list[str]]:
+def replayed_stragglers(path: Path, planner: StepPlanner, steps: int) -> dict[int, list[str]]:
     """What another run left out, checked to be choices that this run could make.
 
     Raises:
         ConfigError: the file cannot be read, lacks a step, or does not name as many of the step's prompts as are to be
             left out: it is of a run with other data, seed or settings.
     """
-    found = read_left_out(path)
+    found = read_stragglers(path)
     for step in range(1, steps + 1):
         named = set(found.get(step, ()))
         if len(named) != planner.extra_prompts or not named <= set(planner.candidates(step)):
             raise ConfigError(
-                f"rollout.replay_left_out: {path} should name {planner.extra_prompts} prompts that step {step} "
+                f"rollout.replay_stragglers: {path} should name {planner.extra_prompts} prompts that step {step} "
                 f"samples, but names {sorted(named) or 'none'}; it needs a run with the same data, seed, "
                 "rollout.prompts_per_step and rollout.straggler_groups"
             )

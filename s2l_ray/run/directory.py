@@ -5,7 +5,7 @@ run.json                what outlives a crash before the first checkpoint: the M
 steps.jsonl             one record per step
 trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 whole checkpoints: `trainer/`, the log of steps, and `state.json`, without which it is not one
-left_out.jsonl          groups that were left out (rollout.straggler_groups)
+stragglers.jsonl          groups that were left out (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step
 model/                  the trained learner, Hugging Face layout
 summary.json, figures/  at the end
@@ -24,7 +24,7 @@ from typing import IO, Any
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.machine.disk import read_json, write_whole, writing
-from s2l_ray.rollouts.stragglers import NAME as LEFT_OUT
+from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.checkpoints import (
     STATE,
     STEPS,
@@ -182,7 +182,7 @@ class RunDirectory:
     def _forget(self) -> None:
         """No step was done: what is there is of an attempt at another run."""
         self.remember(mlflow_run_id=None)
-        (self.path / LEFT_OUT).unlink(missing_ok=True)
+        (self.path / STRAGGLERS).unlink(missing_ok=True)
 
     def _refusal(self, differ: list[str]) -> str:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""

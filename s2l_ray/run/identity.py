@@ -17,7 +17,7 @@ from s2l_ray.bank.contents import model_digest, tokenizer_digest
 from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.config import Config
 from s2l_ray.rollouts.records import Prompt
-from s2l_ray.rollouts.stragglers import read_left_out
+from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.tasks.data import ProblemSet
 from s2l_ray.tasks.verifiers import BUILT_IN
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FREE_TO_CHANGE = (
     *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "placement", "bank"),
     *("verifier.workers", "verifier.timeout_s"),
-    *("rollout.explore_ahead_steps", "rollout.explore_ahead_gb", "rollout.keep_groups"),
+    *("rollout.prefetch_steps", "rollout.prefetch_gb", "rollout.keep_groups"),
     *("trainer.ranks", "trainer.cpus", "trainer.threads"),
     *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
 )
@@ -49,7 +49,7 @@ def contents_of(
 
     Raises:
         ModelError: a model is not there.
-        ConfigError: rollout.replay_left_out is not there, or malformed.
+        ConfigError: rollout.replay_stragglers is not there, or malformed.
     """
     models = {key: model_directory(f"models.{key}", getattr(config.models, key)) for key in ("learner", "explorer")}
     found = {f"models.{key}": f"digest {model_digest(directory)}" for key, directory in models.items()}
@@ -59,9 +59,9 @@ def contents_of(
     found["rendered prompts"] = f"digest {_digest(map(prompt_digest, prompts))}"
     if (source := _verifier_source(config.verifier.kind)) is not None:
         found["verifier source"] = f"digest {_digest([source])}"
-    if replayed := config.rollout.replay_left_out:
-        chosen = [[step, sorted(prompt_ids)] for step, prompt_ids in sorted(read_left_out(Path(replayed)).items())]
-        found["rollout.replay_left_out"] = f"digest {_digest([json.dumps(chosen)])}"
+    if replayed := config.rollout.replay_stragglers:
+        chosen = [[step, sorted(prompt_ids)] for step, prompt_ids in sorted(read_stragglers(Path(replayed)).items())]
+        found["rollout.replay_stragglers"] = f"digest {_digest([json.dumps(chosen)])}"
     return found
 
 

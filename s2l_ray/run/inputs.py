@@ -33,7 +33,7 @@ def load_inputs(config: Config) -> Inputs:
 
     Raises:
         S2LError: the models do not go together, a row of the data is malformed, the verifier cannot be imported, or
-            rollout.replay_left_out cannot be read.
+            rollout.replay_stragglers cannot be read.
     """
     models, data = config.models, config.data
     check_importable(config.verifier.kind)

@@ -14,7 +14,7 @@ from s2l_ray.timing.time_sheet import TimeSheet
 
 if TYPE_CHECKING:
     from actors.batch import StepBatch
-    from actors.weight_sync import SwapReport
+    from actors.weight_sync import WeightSyncReport
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepOutcome:
 
 
 def step_numbers(outcome: StepOutcome) -> StepRecord:
-    """The record of a step, but for the swap that ends it and its times."""
+    """The record of a step, but for the weight sync that ends it and its times."""
     batch = outcome.batch
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
@@ -61,21 +61,21 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
 
 
 def step_record(
-    numbers: StepRecord, outcome: StepOutcome, swap: SwapReport, times: TimeSheet, clock: StepClock
+    numbers: StepRecord, outcome: StepOutcome, weight_sync: WeightSyncReport, times: TimeSheet, clock: StepClock
 ) -> StepRecord:
     """The whole record of a step that is over but for what follows from it; its spans go to the time sheet."""
     batch = outcome.batch
     details = {"rollouts": len(batch.summaries), "tokens": numbers.tokens, "reward": numbers.reward}
     spent = times.end(clock, batch.work, batch.under_way, outcome.trained, outcome.engines, details)
-    swapped = {
-        "swap_mb": swap.bytes / 1e6,
-        "swap_s": swap.seconds,
-        "swap_gb_per_s": swap.broadcast_gb_per_s,
-        "swap_drain_s": swap.drain_s,
-        "swap_stall_s": swap.stall_s,
+    weight_syncped = {
+        "weight_sync_mb": weight_sync.bytes / 1e6,
+        "weight_sync_s": weight_sync.seconds,
+        "weight_sync_gb_per_s": weight_sync.broadcast_gb_per_s,
+        "weight_sync_drain_s": weight_sync.drain_s,
+        "weight_sync_stall_s": weight_sync.stall_s,
     }
     return replace(
-        numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=numbers.pipeline | swapped
+        numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=numbers.pipeline | weight_syncped
     )
 
 
@@ -83,7 +83,7 @@ def _pipeline(batch: StepBatch) -> dict[str, float]:
     return {
         "ahead_mb": batch.ahead_bytes / 1e6,
         "banked_rollouts": batch.banked,
-        "left_out_groups": len(batch.left_out),
+        "stragglers": len(batch.stragglers),
         **_versions(batch.share.step, batch.summaries),
         "stale_dropped": batch.stale_dropped,
     }
@@ -98,5 +98,5 @@ def _versions(step: int, rows: list[RolloutSummary]) -> dict[str, float]:
     return {
         "staleness_mean": sum(ages) / len(ages),
         "staleness_max": max(ages),
-        "swapped_in_flight": sum(row.newest_version is not None for row in learners),
+        "synced_in_flight": sum(row.newest_version is not None for row in learners),
     }

@@ -38,7 +38,7 @@ PARTS = {
     "forward_backward": "trainer: forward and backward",
     "optimizer": "trainer: gradient norm, clipping, optimizer step",
     "update_rest": "trainer: calls, metrics, engines falling asleep",
-    "swap": "weights to the learner's engines",
+    "weight_sync": "weights to the learner's engines",
     "hand_over": "engines leaving and joining",
     "evaluate": "held-out evaluation",
     "checkpoint": "writing a checkpoint",

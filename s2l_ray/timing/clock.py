@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from s2l_ray.timing.spans import Span
 
 DRIVER = "driver"
-PHASES = ("hand_over", "rollout", "update", "swap", "evaluate", "checkpoint")
+PHASES = ("hand_over", "rollout", "update", "weight_sync", "evaluate", "checkpoint")
 """What the driver does in a step, one after the other."""
 
 

@@ -22,7 +22,7 @@ COLOURS = {
     "optimizer": "#00523B",
     "update": "#009E73",
     "update_rest": "#D5EBD0",
-    "swap": "#CC79A7",
+    "weight_sync": "#CC79A7",
     "hand_over": "#C9B458",
     "evaluate": "#999999",
     "checkpoint": "#7F3C8D",
@@ -38,7 +38,7 @@ NAMES = {
     "old_logprobs": "old log-probs",
     "forward_backward": "forward, backward",
     "update_rest": "rest of update",
-    "swap": "weight swap",
+    "weight_sync": "weight sync",
     "hand_over": "hand-over",
 }
 """Where an activity's name does not read well."""

@@ -19,7 +19,7 @@ class Span(NamedTuple):
     name: str
     """What. Engines: explore, generate. Verifiers: verify. Bank: read. Trainer: rank 0 `attribution.UPDATE_PARTS`,
     the others fetch and update.
-    Driver: step (all of it), and its phases: hand_over, rollout, update, swap, evaluate, checkpoint."""
+    Driver: step (all of it), and its phases: hand_over, rollout, update, weight_sync, evaluate, checkpoint."""
     step: int
     """The step that it was done for; 0: for an evaluation."""
     start: float

@@ -1,4 +1,4 @@
-"""Weight swaps: the trainer's weights go into the learner engines' workers, in vLLM's weight-transfer lifecycle.
+"""Weight syncs: the trainer's weights go into the learner engines' workers, in vLLM's weight-transfer lifecycle.
 
 Three ways, one per file on either end; which one is a property of each engine:
 

@@ -13,7 +13,7 @@ import torch
 
 BUCKET_BYTES = 64 * 2**20
 """gloo: over loopback 0.8 of a single broadcast's bandwidth; buckets of 8 MiB reach 0.6 (make bench
-ARGS=swap_bandwidth)."""
+ARGS=weight_sync_bandwidth)."""
 BUCKETS_HELD = 2
 """gloo, on the trainer: one on the wire while the next is packed. An engine holds one more: its loader keeps the last
 one until the layer that began in it is complete."""

@@ -27,7 +27,7 @@ from s2l_ray.weights.sender import GroupSender
 class GlooSender(GroupSender):
     """Packs the weights into buckets in host memory, one while the one before is on the wire.
 
-    The buffers stay between swaps, since memory that is mapped already is filled several times as fast.
+    The buffers stay between weight syncs, since memory that is mapped already is filled several times as fast.
     """
 
     @cached_property
@@ -65,7 +65,7 @@ class GlooSender(GroupSender):
                 under_way.popleft().wait()
             packed = next(walk, None)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"longer than {self._timeout_s:.0f} s (cluster.swap_timeout_s)")
+                raise TimeoutError(f"longer than {self._timeout_s:.0f} s (cluster.weight_sync_timeout_s)")
         for sending in under_way:
             sending.wait()
         return time.perf_counter() - begin

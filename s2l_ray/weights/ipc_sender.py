@@ -57,7 +57,7 @@ class IpcSender:
         }
 
     def end(self) -> None:
-        """Give the buffer's memory back; once the workers have finished the swap, and so have let go of it."""
+        """Give the buffer's memory back; once the workers have finished the weight sync, and so have let go of it."""
         self._chunks = iter(())
         torch.cuda.ipc_collect()
         give_back_cached()

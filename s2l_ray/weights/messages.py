@@ -1,4 +1,4 @@
-"""What the two ends of a weight swap are told: plain data that goes by Ray to an engine and on to its workers."""
+"""What the two ends of a weight sync are told: plain data that goes by Ray to an engine and on to its workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Invitation:
     rank_offset: int
     size: int
     timeout_s: float
-    """Bound on joining, and on every wait within a swap."""
+    """Bound on joining, and on every wait within a weight sync."""
 
 
 def update_info(specs: Iterable[WeightSpec]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class House:
         return time.perf_counter() - start
 
     def _turn(self, step: int) -> None:
-        """What the driver does in a step, but for the update: collect, digest, train, swap."""
+        """What the driver does in a step, but for the update: collect, digest, train, weight sync."""
         import ray
 
         from s2l_ray.results import SourceStats

@@ -33,9 +33,9 @@ def run() -> list[Result]:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bank = {"bank.path": str(directory / "bank")}
-        apart = [steps_of(family, directory / "apart", {"rollout.explore_ahead_steps": 0, "bank.mode": "write"} | bank)]
+        apart = [steps_of(family, directory / "apart", {"rollout.prefetch_steps": 0, "bank.mode": "write"} | bank)]
         ahead = [steps_of(family, directory / f"ahead-{turn}", {}) for turn in (1, 2)]
-        apart += [steps_of(family, directory / "apart-2", {"rollout.explore_ahead_steps": 0})]
+        apart += [steps_of(family, directory / "apart-2", {"rollout.prefetch_steps": 0})]
         read = steps_of(family, directory / "read", {"bank.mode": "read"} | bank)
     for other in (*ahead, *apart, read):
         assert [row["digest"] for row in other] == [row["digest"] for row in apart[0]], "the runs differ"
@@ -72,7 +72,7 @@ def steps_of(family: Any, run_dir: Path, changes: dict[str, Any]) -> list[dict[s
             "schedule.steps": STEPS,
             "schedule.mix_steps": STEPS,
             "objective.explorer_negatives": 1.0,
-            "engines.learner.count": 1,  # it samples nothing here: a second one would only take swaps
+            "engines.learner.count": 1,  # it samples nothing here: a second one would only take weight syncs
             "checkpoint.every": STEPS,
             "tracking.enabled": False,
         }

@@ -4,8 +4,8 @@
 
 The run that is calibrated on has G = 8, an evaluation with one sample per problem, and a schedule that sweeps G_w from
 8 to 0. The others differ in G, T_mix, prompts per step or engines; one has the same settings again, which shows how
-much of an error is the machine's own noise. Compared are medians and means of a step's rollout, update and swap, the
-first two steps left out. Needs a quiet machine: the load average is printed with every run. About ten minutes.
+much of an error is the machine's own noise. Compared are medians and means of a step's rollout, update and weight sync,
+the first two steps left out. Needs a quiet machine: the load average is printed with every run. About ten minutes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "2 explorer engines": {"engines.explorer.count": 2, "engines.explorer.cpus": 0.25},
     "16 prompts per step": {"rollout.prompts_per_step": 16},
     "64 prompts per step": {"rollout.prompts_per_step": 64},
-    "nothing explored ahead": {"rollout.explore_ahead_steps": 0},
+    "nothing explored ahead": {"rollout.prefetch_steps": 0},
 }
 
 
@@ -139,18 +139,18 @@ def row(name: str, measured: Measured, constants: Constants, load: float) -> Row
 
 def summary(steps: list[dict[str, float]]) -> dict[str, float]:
     totals = [step["step"] for step in steps]
-    parts = {part: median(step[part] for step in steps) for part in ("rollout", "update", "swap")}
+    parts = {part: median(step[part] for step in steps) for part in ("rollout", "update", "weight_sync")}
     return {"median": median(totals), "mean": float(np.mean(totals)), **parts}
 
 
 def table(rows: list[Row]) -> str:
     """Markdown: measured and predicted median seconds, and the error; and the error of the mean."""
     lines = [
-        "| run | step, measured | simulated | error | error of the mean | rollout | update | swap | load |",
+        "| run | step, measured | simulated | error | error of the mean | rollout | update | weight sync | load |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        parts = " | ".join(f"{r.measured[p]:.2f} / {r.predicted[p]:.2f}" for p in ("rollout", "update", "swap"))
+        parts = " | ".join(f"{r.measured[p]:.2f} / {r.predicted[p]:.2f}" for p in ("rollout", "update", "weight_sync"))
         lines.append(
             f"| {r.name} | {r.measured['median']:.2f} s | {r.predicted['median']:.2f} s | {r.error('median'):+.0%} "
             f"| {r.error('mean'):+.0%} | {parts} | {r.load:.1f} |"

@@ -1,4 +1,4 @@
-"""A weight swap's bandwidth against a bare gloo broadcast of the same bytes, over loopback, in turn.
+"""A weight sync's bandwidth against a bare gloo broadcast of the same bytes, over loopback, in turn.
 
 All are groups of two processes, and seconds are the sender's, from the moment at which both are there:
 
@@ -7,7 +7,8 @@ All are groups of two processes, and seconds are the sender's, from the moment a
 - broadcast: a trainer rank gathers, casts (float32 to bfloat16), packs and sends; the receiver takes tensors out of
   the buckets and does nothing with them.
 - loading: the same into a real vLLM engine, which loads them meanwhile and so holds the sender up.
-- whole: that engine's swap, from the call to its return: also pausing, preparing the reload, finishing it, resuming.
+- whole: that engine's weight sync, from the call to its return: also pausing, preparing the reload, finishing it,
+resuming.
 
 On two cores sender, receiver and loader share them. What vLLM does with the weights (a copy into each layer's new
 tensor, oneDNN's packed copy, one more for the embedding) is most of the last two, and its own.
@@ -75,11 +76,11 @@ def run() -> list[Result]:
 def _results(name: str, nbytes: int, seconds: Seconds) -> list[Result]:
     bare = min(seconds.bare_one, seconds.bare_buckets)
     return [
-        Result(f"swap_broadcast_over_bare_gloo_{name}", bare / seconds.broadcast, 0.7, "ratio"),
-        Result(f"swap_broadcast_while_vllm_loads_over_bare_gloo_{name}", bare / seconds.loading, None, "ratio"),
-        Result(f"swap_whole_over_bare_gloo_{name}", bare / seconds.whole, None, "ratio"),
-        Result(f"swap_broadcast_gb_per_second_{name}", nbytes / seconds.broadcast / 1e9, None, "GB/s"),
-        Result(f"swap_stall_seconds_{name}", seconds.stall, None, "s"),
+        Result(f"weight_sync_broadcast_over_bare_gloo_{name}", bare / seconds.broadcast, 0.7, "ratio"),
+        Result(f"weight_sync_broadcast_while_vllm_loads_over_bare_gloo_{name}", bare / seconds.loading, None, "ratio"),
+        Result(f"weight_sync_whole_over_bare_gloo_{name}", bare / seconds.whole, None, "ratio"),
+        Result(f"weight_sync_broadcast_gb_per_second_{name}", nbytes / seconds.broadcast / 1e9, None, "GB/s"),
+        Result(f"weight_sync_stall_seconds_{name}", seconds.stall, None, "s"),
     ]
 
 
@@ -115,7 +116,7 @@ def measure(model_dir: str) -> tuple[int, list[Seconds]]:
         for number in range(ROUNDS + 1):
             one, buckets = peer.bare([nbytes]), peer.bare(sizes)
             sent = peer.receive()
-            rounds.append(Seconds(one, buckets, sent.broadcast_s, sent.gather_s, *engine.swap(number)))
+            rounds.append(Seconds(one, buckets, sent.broadcast_s, sent.gather_s, *engine.weight_sync(number)))
     finally:
         engine.close()
         peer.close()
@@ -162,7 +163,7 @@ class Peer:
         return time.perf_counter() - begin
 
     def receive(self) -> Any:
-        """Send the trainer's weights, as in a swap."""
+        """Send the trainer's weights, as in a weight sync."""
         self._commands.send("weights")
         return self._sender.send(self._trainer.weights())
 
@@ -220,11 +221,11 @@ class Engine:
         self._runner.run(self._engine.join(Invitation(host, port, "engine", 1, 2, TIMEOUT_S)))
         forming.result()
 
-    def swap(self, version: int) -> tuple[float, float, float]:
+    def weight_sync(self, version: int) -> tuple[float, float, float]:
         """Seconds of the broadcast, of the stall and of all."""
         begin = time.perf_counter()
         sending = self._thread.submit(lambda: self._sender.send(self._trainer.weights()))
-        times = self._runner.run(self._engine.swap(version, self._update))
+        times = self._runner.run(self._engine.weight_sync(version, self._update))
         whole = time.perf_counter() - begin
         return sending.result().broadcast_s, times.stall_s, whole
 

@@ -9,7 +9,7 @@ step.
 Counted is the wall-clock of a logical step less generation (theirs: the call that samples; ours: what the step waits
 for rollouts) and less training (the update, from advantages to AdamW). What remains is theirs: processes, imports,
 loading, engine, reading rollouts, verification, saving; ours: verification beyond sampling, assembly, transfers, weight
-swap, checkpoint, records. One start of ours per run is stated beside, spread over the paper's 16 steps.
+weight sync, checkpoint, records. One start of ours per run is stated beside, spread over the paper's 16 steps.
 """
 
 from __future__ import annotations

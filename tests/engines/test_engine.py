@@ -1,4 +1,4 @@
-"""Real vLLM engines without Ray: sampling, log-probs and weight swaps, with transformers as second implementation."""
+"""Real vLLM engines without Ray: sampling, log-probs and weight syncs, with transformers as second implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
-from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
+from s2l_ray.generation.sleeping import fall_asleep, weight_sync_and_wake
 from s2l_ray.rollouts.records import Prompt, SampleRequest
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import update_info
@@ -31,9 +31,9 @@ def learner(family) -> Iterator[Learner]:
     tokenizer = AutoTokenizer.from_pretrained(str(family.large))
     prompts[LONG] = Prompt(LONG, LONG, LONG, np.array(tokenizer(LONG).input_ids, dtype=np.int32), "")
     learner = Learner(str(family.large), prompts, max_tokens=MAX_TOKENS, max_model_len=128)
-    with pytest.raises(StaleWeightsError, match="no valid weights"):  # before the first swap
+    with pytest.raises(StaleWeightsError, match="no valid weights"):  # before the first weight sync
         learner.call(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 1, 1, 0)))
-    learner.swap(0)
+    learner.weight_sync(0)
     yield learner
     sockets = sockets_of(learner)
     learner.call(learner.engine.close())
@@ -114,13 +114,13 @@ def test_rollouts_have_text_and_an_end(learner: Learner):
         assert ended or len(rollout.token_ids) == MAX_TOKENS
 
 
-def test_every_swap_takes_the_new_weights_and_drops_the_old_caches(learner: Learner):
+def test_every_weight_sync_takes_the_new_weights_and_drops_the_old_caches(learner: Learner):
     prompt = "5 6 7 12 : 24 >"
     text = learner.full_text(sample(learner, prompt, 1, learner.engine.version)[0])
     for version in (1, 2, 3):
         before = learner.call(learner.engine.score(text))
         learner.change_weights(seed=version)
-        learner.swap(version)
+        learner.weight_sync(version)
         after = learner.call(learner.engine.score(text))
         np.testing.assert_allclose(after, learner.reference(text), rtol=0.01, atol=BF16)
         assert np.abs(after - before).max() > 4 * BF16
@@ -137,13 +137,13 @@ def test_another_version_than_the_held_one_is_refused(learner: Learner):
         sample(learner, "3 4 7 12 : 24 >", 1, held + 1)
 
 
-def test_a_swap_that_broke_off_leaves_no_trace(learner: Learner):
+def test_a_weight_sync_that_broke_off_leaves_no_trace(learner: Learner):
     """Part of a layer arrives (of a policy that nobody gets whole), then the sender is gone."""
     text = learner.full_text(sample(learner, "5 6 7 12 : 24 >", 1, learner.engine.version)[0])
     part = [spec for spec in learner.specs if "q_proj" in spec.name or "gate_proj" in spec.name]
     assert len(part) == 8  # of every layer, one of the tensors that vLLM fuses
     learner.change_weights(seed=10)
-    learner.call(learner.engine.begin_swap())
+    learner.call(learner.engine.begin_weight_sync())
     partial = GlooSender(part, 0, "127.0.0.1", PATIENCE_S)
     partial._group = learner.sender._group
 
@@ -161,7 +161,7 @@ def test_a_swap_that_broke_off_leaves_no_trace(learner: Learner):
     learner.change_weights(seed=11)
     learner.call(learner.engine.check_in())
     learner.join()
-    learner.swap(20)
+    learner.weight_sync(20)
     np.testing.assert_allclose(learner.call(learner.engine.score(text)), learner.reference(text), rtol=0.01, atol=BF16)
 
 
@@ -171,10 +171,10 @@ def test_asleep_it_refuses_and_after_the_wake_it_has_the_new_weights(learner: Le
     def engine(method: str, *args: str) -> None:
         learner.call(getattr(learner.engine, method)(*args))
 
-    def swap() -> None:
+    def weight_sync() -> None:
         with pytest.raises(StaleWeightsError):
             learner.call(learner.engine.score(text))
-        learner.swap(30)
+        learner.weight_sync(30)
         with pytest.raises(EngineError, match="asleep: wake kv_cache first"):
             learner.call(learner.engine.score(text))
 
@@ -185,8 +185,8 @@ def test_asleep_it_refuses_and_after_the_wake_it_has_the_new_weights(learner: Le
     with pytest.raises(StaleWeightsError, match="no valid weights"):
         sample(learner, "5 6 7 12 : 24 >", 1, 20)
     with pytest.raises(EngineError, match="wake it first"):
-        learner.call(learner.engine.begin_swap())
+        learner.call(learner.engine.begin_weight_sync())
     learner.change_weights(seed=30)
-    swap_and_wake(nobody, engine, swap)
+    weight_sync_and_wake(nobody, engine, weight_sync)
     np.testing.assert_allclose(learner.call(learner.engine.score(text)), learner.reference(text), rtol=0.01, atol=BF16)
     assert len(sample(learner, "5 6 7 12 : 24 >", 2, 30)) == 2

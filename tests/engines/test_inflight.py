@@ -28,11 +28,11 @@ MAX_TOKENS = 60
 FLOAT32 = 1e-4
 
 
-class Swapping(Learner):
+class WeightSyncping(Learner):
     """An engine whose weights change in flight, and what they were at every version."""
 
     def __init__(self, model_dir: str) -> None:
-        settings = {"swap_mode": "in_flight", "max_staleness": 9, "swap_timeout_s": PATIENCE_S}
+        settings = {"weight_sync_mode": "in_flight", "max_staleness": 9, "weight_sync_timeout_s": PATIENCE_S}
         lengths = {"max_tokens": MAX_TOKENS, "max_model_len": 96}
         super().__init__(model_dir, make_prompts(model_dir), PLACES, dtype="float32", **lengths, **settings)
         self.versions: dict[int, dict[str, torch.Tensor]] = {}
@@ -87,22 +87,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def learner(family) -> Iterator[Swapping]:
-    learner = Swapping(str(family.large))
-    learner.swap(learner.renew())
+def learner(family) -> Iterator[WeightSyncping]:
+    learner = WeightSyncping(str(family.large))
+    learner.weight_sync(learner.renew())
     yield learner
     learner.close()
 
 
 @pytest.fixture
-def drain(learner: Swapping) -> Iterator[None]:
-    learner.engine.settings = dataclasses.replace(learner.engine.settings, swap_mode="drain")
+def drain(learner: WeightSyncping) -> Iterator[None]:
+    learner.engine.settings = dataclasses.replace(learner.engine.settings, weight_sync_mode="drain")
     yield
-    learner.engine.settings = dataclasses.replace(learner.engine.settings, swap_mode="in_flight")
+    learner.engine.settings = dataclasses.replace(learner.engine.settings, weight_sync_mode="in_flight")
 
 
 @pytest.fixture(scope="module")
-def swapped_thrice(learner: Swapping) -> list[Rollout]:
+def weight_syncped_thrice(learner: WeightSyncping) -> list[Rollout]:
     """64 rollouts that were asked for together; three new versions came while they were sampled."""
 
     async def sample() -> list[RolloutSet]:
@@ -110,38 +110,38 @@ def swapped_thrice(learner: Swapping) -> list[Rollout]:
         for _ in range(3):
             await learner.progress()
             under_way = len(learner.generated())
-            times = await learner.swap_beside_others(learner.renew())
+            times = await learner.weight_sync_beside_others(learner.renew())
             assert 0 < times.running <= under_way
             assert times.stall_s >= times.receive_s > 0
         return await asyncio.gather(*tasks)
 
-    for _ in range(5):  # a test process that slept too long between two swaps tries again
+    for _ in range(5):  # a test process that slept too long between two weight syncs tries again
         rollouts = [rollout for part in learner.call(sample()) for rollout in part.rollouts]
-        if any(len(r.swaps) == 3 for r in rollouts):
+        if any(len(r.weight_syncs) == 3 for r in rollouts):
             return rollouts
-    raise AssertionError("no rollout went through all three swaps")
+    raise AssertionError("no rollout went through all three weight syncs")
 
 
 def newest(rollouts: list[Rollout]) -> int:
     return max(int(rollout.token_versions[-1]) for rollout in rollouts)
 
 
-def check_logprobs(learner: Swapping, rollouts: list[Rollout]) -> None:
+def check_logprobs(learner: WeightSyncping, rollouts: list[Rollout]) -> None:
     for rollout in rollouts:
         expected = learner.rescored(rollout, rollout.token_versions)
         np.testing.assert_allclose(rollout.logprobs, expected, atol=FLOAT32)
 
 
-def test_every_token_has_the_logprob_of_its_own_weights(learner: Swapping, swapped_thrice: list[Rollout]):
-    """A cache of old weights that was read by newer ones would show, and so would a swap one token off."""
-    check_logprobs(learner, swapped_thrice)
-    last = newest(swapped_thrice)
-    through_all = [r for r in swapped_thrice if len(r.swaps) == 3]
+def test_every_token_has_the_logprob_of_its_own_weights(learner: WeightSyncping, weight_syncped_thrice: list[Rollout]):
+    """A cache of old weights that was read by newer ones would show, and so would a weight sync one token off."""
+    check_logprobs(learner, weight_syncped_thrice)
+    last = newest(weight_syncped_thrice)
+    through_all = [r for r in weight_syncped_thrice if len(r.weight_syncs) == 3]
     for rollout in through_all:
-        assert rollout.swaps[0][0] > 0
-        assert [rollout.weight_version, *(v for _, v in rollout.swaps)] == list(range(last - 3, last + 1))
+        assert rollout.weight_syncs[0][0] > 0
+        assert [rollout.weight_version, *(v for _, v in rollout.weight_syncs)] == list(range(last - 3, last + 1))
     # What waited for a place meanwhile has nothing of the older versions.
-    assert any(r.weight_version == last and r.swaps == () for r in swapped_thrice)
+    assert any(r.weight_version == last and r.weight_syncs == () for r in weight_syncped_thrice)
     for rollout in through_all:
         for off in (-1, 1):
             moved = np.roll(rollout.token_versions, off)
@@ -149,10 +149,12 @@ def test_every_token_has_the_logprob_of_its_own_weights(learner: Swapping, swapp
             assert np.abs(learner.rescored(rollout, moved) - rollout.logprobs).max() > 10 * FLOAT32
 
 
-def test_a_seed_goes_on_with_its_noise_across_swaps(learner: Swapping, swapped_thrice: list[Rollout]):
+def test_a_seed_goes_on_with_its_noise_across_weight_syncs(
+    learner: WeightSyncping, weight_syncped_thrice: list[Rollout]
+):
     """The tokens, sampled again from transformers' logits by vLLM's rule for CPUs: one draw per token and seed."""
-    for rollout in (r for r in swapped_thrice if r.swaps):
-        step = newest(swapped_thrice) - 3  # `sample_all` asks for the step of the version then held
+    for rollout in (r for r in weight_syncped_thrice if r.weight_syncs):
+        step = newest(weight_syncped_thrice) - 3  # `sample_all` asks for the step of the version then held
         seed = SampleRequest(step, rollout.prompt_id, "learner", 8, 1, step).first_seed + rollout.index
         generator = torch.Generator().manual_seed(seed)
         noise = torch.cat([torch.randint(0, 2**31, (1,), generator=generator) for _ in rollout.token_ids])
@@ -162,53 +164,53 @@ def test_a_seed_goes_on_with_its_noise_across_swaps(learner: Swapping, swapped_t
         assert (again != rollout.token_ids).sum() <= 1  # a tie within rounding
 
 
-def test_a_request_during_a_swap_starts_under_the_new_version(learner: Swapping):
+def test_a_request_during_a_weight_sync_starts_under_the_new_version(learner: WeightSyncping):
     held = learner.engine.version
     version = learner.renew()
 
     async def sample() -> RolloutSet:
-        await learner.engine.begin_swap()
+        await learner.engine.begin_weight_sync()
         task = asyncio.create_task(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 2, 1, held)))
         await asyncio.sleep(0)
         assert not task.done()
-        await learner.swap_beside_others(version)
+        await learner.weight_sync_beside_others(version)
         return await task
 
     rollouts = learner.call(sample()).rollouts
-    assert [(r.weight_version, r.swaps) for r in rollouts] == [(version, ())] * 2
+    assert [(r.weight_version, r.weight_syncs) for r in rollouts] == [(version, ())] * 2
     check_logprobs(learner, rollouts)
 
 
-def test_a_version_that_does_not_come_is_waited_for_no_longer_than_the_bound(learner: Swapping):
+def test_a_version_that_does_not_come_is_waited_for_no_longer_than_the_bound(learner: WeightSyncping):
     settings, held = learner.engine.settings, learner.engine.version
-    learner.engine.settings = dataclasses.replace(settings, swap_timeout_s=0.01)
+    learner.engine.settings = dataclasses.replace(settings, weight_sync_timeout_s=0.01)
     with pytest.raises(StaleWeightsError, match=f"weight version {held + 1}, but holds version {held}"):
         learner.call(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 1, 1, held + 1)))
     learner.engine.settings = settings
 
 
-def test_drain_finishes_what_runs_under_the_old_weights(learner: Swapping, drain: None):
+def test_drain_finishes_what_runs_under_the_old_weights(learner: WeightSyncping, drain: None):
     held = learner.engine.version
 
     async def sample() -> list[RolloutSet]:
         tasks = learner.sample_all(held)
         await learner.progress()
-        await learner.swap_beside_others(learner.renew())
+        await learner.weight_sync_beside_others(learner.renew())
         return await asyncio.gather(*tasks)
 
     rollouts = [rollout for part in learner.call(sample()) for rollout in part.rollouts]
-    assert all(r.swaps == () for r in rollouts)
+    assert all(r.weight_syncs == () for r in rollouts)
     assert {r.weight_version for r in rollouts} == {held, held + 1}
     check_logprobs(learner, rollouts)
 
 
-def test_a_failed_swap_keeps_what_was_running_for_the_next_one(learner: Swapping):
+def test_a_failed_weight_sync_keeps_what_was_running_for_the_next_one(learner: WeightSyncping):
     held = learner.engine.version
 
     async def sample() -> tuple[list[RolloutSet], dict[str, int], dict[str, int]]:
         tasks = learner.sample_all(held)
         await learner.progress()
-        await learner.engine.begin_swap()
+        await learner.engine.begin_weight_sync()
         frozen = learner.generated()
         learner.sender.close()
         with pytest.raises(BroadcastError, match="update_weights"):
@@ -220,17 +222,17 @@ def test_a_failed_swap_keeps_what_was_running_for_the_next_one(learner: Swapping
         still = learner.generated()
         await learner.engine.check_in()
         await learner.rejoin()
-        await learner.swap_beside_others(learner.renew())
+        await learner.weight_sync_beside_others(learner.renew())
         return await asyncio.gather(*tasks[:-1]), frozen, still
 
     parts, frozen, still = learner.call(sample())
     assert len(frozen) - len(still) == 8 and still.items() <= frozen.items()
     rollouts = [rollout for part in parts for rollout in part.rollouts]
-    assert len(rollouts) == ASKED - 8 and any(r.swaps and r.weight_version == held for r in rollouts)
+    assert len(rollouts) == ASKED - 8 and any(r.weight_syncs and r.weight_version == held for r in rollouts)
     check_logprobs(learner, rollouts)
 
 
-def test_cancelling_stops_a_request_inside_the_engine(learner: Swapping, monkeypatch: pytest.MonkeyPatch):
+def test_cancelling_stops_a_request_inside_the_engine(learner: WeightSyncping, monkeypatch: pytest.MonkeyPatch):
     """One request takes every place, eight times over; once it is cancelled another one runs, and it gets no token."""
     held, prompts = learner.engine.version, list(learner.engine._prompts)
     arrived: list[str] = []
@@ -258,7 +260,7 @@ def test_cancelling_stops_a_request_inside_the_engine(learner: Swapping, monkeyp
     check_logprobs(learner, second.rollouts)
 
 
-def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner: Swapping):
+def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner: WeightSyncping):
     held, prompt = learner.engine.version, "1 2 7 12 : 24 >"
 
     async def cancel_after(turns: int) -> None:
@@ -275,23 +277,26 @@ def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner
     check_logprobs(learner, again.rollouts)
 
 
-def test_a_swap_that_was_given_up_while_it_drained_leaves_the_next_broadcast_alone(learner: Swapping, drain: None):
-    """The trainer's patience ran out: it asks who is there, and swaps again. Only the second swap may receive."""
+def test_a_weight_sync_that_was_given_up_while_it_drained_leaves_the_next_broadcast_alone(
+    learner: WeightSyncping, drain: None
+):
+    """The trainer's patience ran out: it asks who is there, and weight syncs again. Only the second weight sync may
+    receive."""
     held = learner.engine.version
 
     async def sample() -> list[RolloutSet]:
         tasks = learner.sample_all(held)
         await learner.progress()
-        late = asyncio.create_task(learner.engine.swap(99, update_info(learner.specs)))
+        late = asyncio.create_task(learner.engine.weight_sync(99, update_info(learner.specs)))
         await asyncio.sleep(0)
         await learner.engine.check_in()
         await learner.rejoin()
-        await learner.swap_beside_others(learner.renew())
-        with pytest.raises(BroadcastError, match="gave the swap up"):
+        await learner.weight_sync_beside_others(learner.renew())
+        with pytest.raises(BroadcastError, match="gave the weight sync up"):
             await late
         return await asyncio.gather(*tasks)
 
     rollouts = [rollout for part in learner.call(sample()) for rollout in part.rollouts]
     assert learner.engine.version == held + 1
-    assert {r.weight_version for r in rollouts} == {held, held + 1} and all(r.swaps == () for r in rollouts)
+    assert {r.weight_version for r in rollouts} == {held, held + 1} and all(r.weight_syncs == () for r in rollouts)
     check_logprobs(learner, rollouts)

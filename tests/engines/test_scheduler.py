@@ -120,12 +120,12 @@ class MemoryBank:
 
 def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=PATIENCE_S, steps=6, **pipeline):
     settings = {
-        "explore_ahead_steps": 1,
-        "explore_ahead_bytes": 10**9,
+        "prefetch_steps": 1,
+        "prefetch_bytes": 10**9,
         "bytes_per_rollout": 100,
         "max_staleness": 0,
         "capacity": {"explorer": 1000, "learner": 1000},
-        "left_out": {},
+        "stragglers": {},
     } | pipeline
     extra = settings.pop("extra", 0)
     schedule = schedule or Schedule("linear", G, 5)
@@ -188,11 +188,11 @@ def test_groups_reach_the_ranks_whole_and_balanced(start):
 
 
 def test_the_explorer_works_ahead_of_the_steps_within_its_buffer(start):
-    scheduler, explorer, _ = start(explore_ahead_steps=2)
+    scheduler, explorer, _ = start(prefetch_steps=2)
     release(scheduler, 0)
     collect(scheduler, 1)
     wait_until(lambda: steps_of(explorer) == [1, 2, 3], "steps 2 and 3 are explored while step 1 is trained on")
-    narrow, explorer, _ = start(explore_ahead_steps=2, explore_ahead_bytes=700)
+    narrow, explorer, _ = start(prefetch_steps=2, prefetch_bytes=700)
     release(narrow, 0)
     fetch(explorer.hold.remote(list(PROMPTS)), PATIENCE_S, "hold")
     collecting = narrow.collect.remote(1)
@@ -204,7 +204,7 @@ def test_the_explorer_works_ahead_of_the_steps_within_its_buffer(start):
     wait_until(lambda: [step for step, *_ in asked(explorer)].count(2) == PER_STEP, "the rest of step 2")
 
 
-def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
+def test_learner_requests_wait_for_the_weight_sync_and_carry_its_version(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 0)
     collect(scheduler, 1)
@@ -218,7 +218,7 @@ def test_learner_requests_wait_for_the_swap_and_carry_its_version(start):
     assert {version for step, _, _, version in asked(learner) if step == 2} == {1}
 
 
-def test_a_swap_holds_requests_that_the_old_weights_could_answer(start):
+def test_a_weight_sync_holds_requests_that_the_old_weights_could_answer(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
     fetch(scheduler.hold.remote(), PATIENCE_S, "hold")
@@ -265,23 +265,23 @@ def test_an_engine_that_is_always_too_old_is_an_error(start):
         collect(scheduler, 6)
 
 
-def test_stragglers_are_stopped_and_left_out_and_the_same_again(start):
+def test_stragglers_are_stopped_and_stragglers_and_the_same_again(start):
     scheduler, explorer, learner = start(extra=2, max_staleness=0)
     release(scheduler, 1)
     planner = StepPlanner(list(PROMPTS), Schedule("linear", G, 5), PER_STEP, 1, 1, 2)
     slow = [planner.candidates(2)[1], planner.candidates(2)[7]]
     fetch(explorer.hold.remote(slow), PATIENCE_S, "hold")
     batch = collect(scheduler, 2)
-    assert batch.left_out == slow
+    assert batch.stragglers == slow
     assert batch.prompts == [p for p in planner.candidates(2) if p not in slow]
     wait_until(
         lambda: sorted(fetch(explorer.log.remote(), PATIENCE_S, "log")[1])[:2] == sorted(slow), "they are stopped"
     )
 
-    again, *_ = start(extra=2, left_out={2: slow})
+    again, *_ = start(extra=2, stragglers={2: slow})
     release(again, 1)
     repeated = collect(again, 2)
-    assert (repeated.prompts, repeated.left_out) == (batch.prompts, [])
+    assert (repeated.prompts, repeated.stragglers) == (batch.prompts, [])
     assert sorted((r.prompt_id, r.source, r.index, r.digest) for r in repeated.summaries) == sorted(
         (r.prompt_id, r.source, r.index, r.digest) for r in batch.summaries
     )
@@ -293,7 +293,7 @@ def test_what_the_bank_has_is_not_explored_again(start):
     release(live, 1)
     first = collect(live, 2)
     assert first.banked == 0
-    other, silent, _ = start(bank=bank, explore_ahead_steps=0)
+    other, silent, _ = start(bank=bank, prefetch_steps=0)
     release(other, 1)
     second = collect(other, 2)
     assert second.banked == PER_STEP * 3

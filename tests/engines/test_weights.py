@@ -1,4 +1,4 @@
-"""The parts of a weight swap: what each end is told, bounds on NCCL, IPC handles as plain data, the order of sleeping.
+"""The parts of a weight sync: what each end is told, bounds on NCCL, IPC handles as plain data, the order of sleeping.
 
 nccl and ipc transfers themselves need GPUs: those tests are at the end and are skipped without.
 """
@@ -28,7 +28,7 @@ from s2l_ray.config import EngineConfig, SamplingConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import LearnerEngine
-from s2l_ray.generation.sleeping import fall_asleep, swap_and_wake
+from s2l_ray.generation.sleeping import fall_asleep, weight_sync_and_wake
 from s2l_ray.gpu_check.workload import write_qwen3
 from s2l_ray.planner.memory import items
 from s2l_ray.weights import buckets
@@ -143,7 +143,7 @@ def test_the_planners_ledger_counts_the_same_buffers():
         assert getattr(buckets, size) == getattr(items, size)
 
 
-# ---- what a swap takes of the trainer's memory ----
+# ---- what a weight sync takes of the trainer's memory ----
 
 QWEN = {
     "vocab_size": 8_191,  # odd: the ranks' shares differ
@@ -165,7 +165,7 @@ def resident(kind: str) -> int:
 
 
 def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
-    """A swap, as one of `ranks` trainer ranks. Returns the bytes that the process took for it at its most."""
+    """A weight sync, as one of `ranks` trainer ranks. Returns the bytes that the process took for it at its most."""
     joined = {"rank": rank, "world_size": ranks, "store": PrefixStore(f"trainer {ranks}", store)}
     trainer = make_trainer(model_dir, dtype="bfloat16", **joined)
     specs = trainer.weight_specs()
@@ -197,7 +197,7 @@ def take(model_dir: str, ranks: int, port: int) -> None:
     assert not left
 
 
-def swapping_process(rank: int, model_dir: str, port: int, out: str) -> None:
+def weight_syncping_process(rank: int, model_dir: str, port: int, out: str) -> None:
     """Process 0 sends alone, then with process 1, which also receives."""
     store = open_store("127.0.0.1", port, PATIENCE_S)
     taken = []
@@ -212,13 +212,13 @@ def swapping_process(rank: int, model_dir: str, port: int, out: str) -> None:
         Path(out).write_text(json.dumps(taken))
 
 
-def test_a_swap_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(tmp_path: Path):
+def test_a_weight_sync_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(tmp_path: Path):
     model_dir = write_qwen3(tmp_path / "model", dtype=torch.bfloat16, **QWEN)
     listener = listen("127.0.0.1")
     port = listener.getsockname()[1]
     store = open_store("127.0.0.1", port, PATIENCE_S, listener)
     arguments = (model_dir, port, str(tmp_path / "taken.json"))
-    spawned = mp.spawn(swapping_process, args=arguments, nprocs=2, join=False)
+    spawned = mp.spawn(weight_syncping_process, args=arguments, nprocs=2, join=False)
     while not spawned.join(120):
         pass
     del store
@@ -379,17 +379,17 @@ def test_old_weights_new_weights_and_kv_cache_are_never_held_at_once():
 
         return call
 
-    def swap() -> str:
+    def weight_sync() -> str:
         assert held == {"explorer": set(), "learner": {"weights"}}
         return "report"
 
     # Of a run's first version, everything is awake before.
-    assert swap_and_wake(engines("explorer"), engines("learner"), swap) == "report"
+    assert weight_sync_and_wake(engines("explorer"), engines("learner"), weight_sync) == "report"
     seen.clear()
     fall_asleep(engines("explorer"), engines("learner"))
     assert held == {"explorer": set(), "learner": set()}  # while the trainer works
 
-    assert swap_and_wake(engines("explorer"), engines("learner"), swap) == "report"
+    assert weight_sync_and_wake(engines("explorer"), engines("learner"), weight_sync) == "report"
     assert held == {"explorer": {"weights", "kv_cache"}, "learner": {"weights", "kv_cache"}}
     assert [call for call in seen if call[0] == "learner"] == [
         ("learner", "sleep", None),
@@ -447,19 +447,19 @@ def test_ipc_into_an_engine_that_sleeps_on_the_trainers_gpu(family):
         model, specs = policy(family.large)
         sender = IpcSender(specs)
 
-        def swap(version: int) -> None:
-            runner.run(engine.begin_swap())
+        def weight_sync(version: int) -> None:
+            runner.run(engine.begin_weight_sync())
             sender.begin(source(model))
             while (chunk := sender.next_chunk()) is not None:
                 runner.run(engine.receive(merge_chunks([chunk])))
-            runner.run(engine.finish_swap(version))
+            runner.run(engine.finish_weight_sync(version))
             sender.end()
 
         def learners(method: str, *args) -> None:
             runner.run(getattr(engine, method)(*args))
 
         try:
-            swap(0)
+            weight_sync(0)
             check_logprobs(runner, engine, model)
             for version in (1, 2):
                 awake = torch.cuda.mem_get_info()[0]
@@ -467,7 +467,7 @@ def test_ipc_into_an_engine_that_sleeps_on_the_trainers_gpu(family):
                 assert torch.cuda.mem_get_info()[0] > awake + 9 * 10**7  # the KV cache's at least
                 with torch.no_grad():
                     model.lm_head.weight.mul_(2.0)
-                swap_and_wake(lambda *_: None, learners, lambda version=version: swap(version))
+                weight_sync_and_wake(lambda *_: None, learners, lambda version=version: weight_sync(version))
                 check_logprobs(runner, engine, model)
         finally:
             runner.run(engine.close())
@@ -489,7 +489,7 @@ def test_nccl_into_an_engine_on_a_gpu_of_its_own(family, monkeypatch: pytest.Mon
                 forming.join()
                 sending = threading.Thread(target=sender.send, args=(source(model),))
                 sending.start()
-                runner.run(engine.swap(version, update_info(specs)))
+                runner.run(engine.weight_sync(version, update_info(specs)))
                 sending.join()
                 check_logprobs(runner, engine, model)
                 with torch.no_grad():

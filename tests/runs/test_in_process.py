@@ -45,7 +45,7 @@ def learner(family) -> Learner:
     prompts = make_prompts(str(family.large))
     prompts["long"] = Prompt("long", "", "", np.full(200, 5, dtype=np.int32), "")
     learner = Learner(str(family.large), prompts, max_tokens=20, max_model_len=64)
-    learner.swap(0)
+    learner.weight_sync(0)
     yield learner
     learner.close()
 
@@ -72,7 +72,7 @@ def test_a_request_that_is_refused_fails_alone(learner: Learner):
 
 @here_only
 def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: pytest.MonkeyPatch):
-    """Those whose requests were running, those who ask later, and a swap; and the dead engine can be closed."""
+    """Those whose requests were running, those who ask later, and a weight sync; and the dead engine can be closed."""
     core, steps = learner.engine._llm._core, 0
     step = core.step_fn
 
@@ -88,7 +88,7 @@ def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: py
     for failure in [*asked(learner, *names[:3]), *asked(learner, names[3])]:
         assert isinstance(failure, EngineError) and "RuntimeError: out of memory" in str(failure)
     with pytest.raises(EngineError, match="out of memory"):
-        learner.call(learner.engine.begin_swap())
+        learner.call(learner.engine.begin_weight_sync())
     llm = learner.engine._llm
     llm.shutdown(timeout=PATIENCE_S)
     assert not llm._thread.is_alive()

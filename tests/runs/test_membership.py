@@ -1,4 +1,4 @@
-"""Swaps go on when an engine dies: while a group forms, between swaps, in the middle of a broadcast.
+"""Weight syncs go on when an engine dies: while a group forms, between weight syncs, in the middle of a broadcast.
 
 The groups are real: Ray actors in processes of their own, gloo on loopback, SIGKILL and SIGSTOP. In most tests the
 receivers load into a plain dictionary instead of a vLLM engine, so that many deaths fit into a minute; the last test
@@ -25,11 +25,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.connection import connect
 from actors.learner import Learner
 from actors.trainer import TrainerGroup, TrainerRank
-from actors.weight_sync import LearnerMember, SwapReport, WeightSwaps
+from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError
 from s2l_ray.generation.engine import EngineSettings, engine_environment
-from s2l_ray.generation.learner import SwapTimes
+from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
 from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
@@ -43,12 +43,12 @@ from tests.support.run_settings import run_config
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
 KILLED_S = 60.0
-"""Bound of a swap whose member is killed: gloo may notice at once, or wait for its bound."""
+"""Bound of a weight sync whose member is killed: gloo may notice at once, or wait for its bound."""
 BF16 = 0.08
 # Cut over two, two and five buckets: a death at the first tensor leaves seven to come.
 SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
 BYTES = 4 * 18_000_000
-TIMES = SwapTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)
+TIMES = WeightSyncTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +130,7 @@ class Receiver:
             store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s
         )
 
-    def swap(self, version: int, update: dict) -> SwapTimes:
+    def weight_sync(self, version: int, update: dict) -> WeightSyncTimes:
         self.version = None
         try:
             for tensors in receive(self.group, SPECS, self.buffers):
@@ -142,7 +142,7 @@ class Receiver:
         self.version = version
         return TIMES
 
-    def begin_swap(self) -> None:
+    def begin_weight_sync(self) -> None:
         self.version = None
         self.weights.clear()
 
@@ -151,7 +151,7 @@ class Receiver:
         for name in update["names"]:
             self.weights[name] = torch.tensor([float(update["handles"]["GPU-0"]["version"])])
 
-    def finish_swap(self, version: int) -> SwapTimes:
+    def finish_weight_sync(self, version: int) -> WeightSyncTimes:
         assert list(self.weights) == [s.name for s in SPECS]
         self.version = version
         return TIMES
@@ -161,31 +161,32 @@ class Receiver:
         return self.version, sorted({value.item() for w in self.weights.values() for value in (w.min(), w.max())})
 
 
-class Swaps:
-    """A rank, receivers, and the swaps between them. Starting a process takes longer than all else: they are kept."""
+class WeightSyncs:
+    """A rank, receivers, and the weight syncs between them. Starting a process takes longer than all else: they are
+    kept."""
 
     def __init__(self) -> None:
         self.rank = Rank.remote()
         self.started: list = []
 
     def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S) -> None:
-        """Begin anew with one living receiver per fate, and this bound on a swap."""
+        """Begin anew with one living receiver per fate, and this bound on a weight sync."""
         self.started = [receiver for receiver in self.started if lives(receiver)]
         self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
         self.receivers = self.started[: len(fates)]
         ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
         ray.get(self.rank.begin.remote(timeout_s))
-        self.swaps = WeightSwaps([self.rank], SPECS, timeout_s)
+        self.weight_syncs = WeightSync([self.rank], SPECS, timeout_s)
 
     def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
         gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
-        self.swaps.connect([*gloo, *[LearnerMember(n, self.receivers[n], 1, "ipc") for n in ipc]])
+        self.weight_syncs.connect([*gloo, *[LearnerMember(n, self.receivers[n], 1, "ipc") for n in ipc]])
 
-    def swap(self, version: int) -> tuple[int, ...]:
+    def weight_sync(self, version: int) -> tuple[int, ...]:
         """The next version, to all. Returns the numbers of those that were lost."""
         ray.get(self.rank.set_version.remote(version))
-        self.swaps.begin_swap(version)
-        report = self.swaps.finish_swap()
+        self.weight_syncs.begin_weight_sync(version)
+        report = self.weight_syncs.finish_weight_sync()
         assert (report.version, report.bytes) == (version, BYTES)
         assert (report.drain_s, report.receive_s, report.stall_s) == (0.5, 0.25, 0.75)
         assert 0 <= report.broadcast_s <= report.seconds
@@ -203,71 +204,71 @@ def lives(actor: ray.actor.ActorHandle) -> bool:
 
 
 @pytest.fixture(scope="module")
-def it() -> Swaps:
-    return Swaps()
+def it() -> WeightSyncs:
+    return WeightSyncs()
 
 
 def pid_of(actor: ray.actor.ActorHandle) -> int:
     return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
 
 
-def test_one_dies_while_the_group_forms(it: Swaps):
+def test_one_dies_while_the_group_forms(it: WeightSyncs):
     it.start(None, ("KILL", "join"), None)
     it.connect(0, 1, 2)
-    assert it.swap(1) == (1,)
+    assert it.weight_sync(1) == (1,)
     assert it.held(0, 2) == [(1, [1.0])] * 2
 
 
-def test_one_dies_between_swaps(it: Swaps):
+def test_one_dies_between_weight_syncs(it: WeightSyncs):
     """A broadcast passes from member to member: the one before it learns that it is gone, and nobody waits long."""
     it.start(None, None, None, timeout_s=KILLED_S)
     it.connect(0, 1, 2)
-    assert it.swap(1) == ()
+    assert it.weight_sync(1) == ()
     os.kill(pid_of(it.receivers[2]), signal.SIGKILL)
-    assert it.swap(2) == (2,)
-    assert it.swap(3) == ()
+    assert it.weight_sync(2) == (2,)
+    assert it.weight_sync(3) == ()
     assert it.held(0, 1) == [(3, [3.0])] * 2
 
 
 @pytest.mark.parametrize("how", ["KILL", "STOP"])
-def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: Swaps, how: str):
+def test_one_dies_or_hangs_in_the_middle_of_a_broadcast(it: WeightSyncs, how: str):
     it.start(None, None, None, timeout_s=TIMEOUT_S if how == "STOP" else KILLED_S)
     it.connect(0, 1, 2)
-    assert it.swap(1) == ()
+    assert it.weight_sync(1) == ()
     victim = pid_of(it.receivers[0])
     ray.get(it.receivers[0].set_fate.remote((how, "receive")))
-    assert it.swap(2) == (0,)
+    assert it.weight_sync(2) == (0,)
     assert it.held(1, 2) == [(2, [2.0])] * 2
     if how == "STOP":  # it wakes up when all is over, and cannot disturb the others
         os.kill(victim, signal.SIGCONT)
-        assert it.swap(3) == ()
+        assert it.weight_sync(3) == ()
         assert it.held(1, 2) == [(3, [3.0])] * 2
         assert it.held(0)[0][0] is None
 
 
-def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die(it: Swaps):
+def test_members_that_come_later_get_the_present_version_and_one_of_them_may_die(it: WeightSyncs):
     it.start(None, None, ("KILL", "join"))
     it.connect(0)
-    assert it.swap(1) == ()
+    assert it.weight_sync(1) == ()
     it.connect(0, 1, 2)
-    assert it.swap(2) == (2,)
+    assert it.weight_sync(2) == (2,)
     assert it.held(0, 1) == [(2, [2.0])] * 2
 
 
-def test_engines_of_two_kinds_and_one_that_dies_over_its_chunks(it: Swaps):
+def test_engines_of_two_kinds_and_one_that_dies_over_its_chunks(it: WeightSyncs):
     """The driver's part of ipc: the chunks here have no GPU behind them."""
     it.start(None, ("KILL", "receive"), None)
     it.connect(0, ipc=(1, 2))
-    assert it.swap(1) == (1,)
-    assert it.swap(2) == ()
+    assert it.weight_sync(1) == (1,)
+    assert it.weight_sync(2) == ()
     assert it.held(0, 2) == [(2, [2.0])] * 2
 
 
-def test_with_nobody_left_it_says_so(it: Swaps):
+def test_with_nobody_left_it_says_so(it: WeightSyncs):
     it.start(("KILL", "receive"), ("KILL", "receive"))
     it.connect(0, 1)
     with pytest.raises(ActorLostError, match="no learner engine is left"):
-        it.swap(1)
+        it.weight_sync(1)
 
 
 # ---- the real thing ----
@@ -321,14 +322,14 @@ def with_tied_embeddings(like: Path, directory: Path) -> Path:
     return directory
 
 
-def swapped(trainer: TrainerGroup, version: int) -> SwapReport:
-    trainer.begin_swap(version)
-    return trainer.finish_swap()
+def weight_syncped(trainer: TrainerGroup, version: int) -> WeightSyncReport:
+    trainer.begin_weight_sync(version)
+    return trainer.finish_weight_sync()
 
 
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     model = with_tied_embeddings(family.large, tmp_path / "tied")
-    overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.swap_timeout_s": 20}
+    overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.weight_sync_timeout_s": 20}
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
@@ -336,8 +337,8 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     trainer.build()
     ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
-    assert swapped(trainer, 0).lost == ()
-    assert "lm_head.weight" not in {spec.name for spec in trainer._swaps._specs}  # it travels once
+    assert weight_syncped(trainer, 0).lost == ()
+    assert "lm_head.weight" not in {spec.name for spec in trainer._weight_syncs._specs}  # it travels once
     text = np.arange(3, 20, dtype=np.int32)
 
     def check(engines: list, name: str) -> np.ndarray:
@@ -350,11 +351,11 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     before = check(engines, "version-0")
     os.kill(pid_of(engines[1]), signal.SIGKILL)
     ray.get(rank.__ray_call__.remote(another_policy))
-    assert [member.number for member in swapped(trainer, 1).lost] == [1]
+    assert [member.number for member in weight_syncped(trainer, 1).lost] == [1]
     assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
 
     # One worker of a tensor-parallel engine is the whole engine.
     processes = psutil.Process(pid_of(engines[0])).children(recursive=True)
     next(p for p in processes if "Worker_TP1" in " ".join(p.cmdline())).kill()
     with pytest.raises(ActorLostError, match="no learner engine is left"):
-        swapped(trainer, 2)
+        weight_syncped(trainer, 2)

@@ -1,4 +1,5 @@
-"""The whole graph on real components: Ray actors, vLLM engines, FSDP trainer, gloo swaps, verifiers, sqlite MLflow.
+"""The whole graph on real components: Ray actors, vLLM engines, FSDP trainer, gloo weight syncs, verifiers, sqlite
+MLflow.
 
 One undisturbed run is shared by most tests here; another is killed with SIGKILL and resumed, and must give the same.
 """
@@ -27,7 +28,7 @@ from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import ActorLostError, PlacementError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.miniature.build import Family
-from s2l_ray.rollouts.stragglers import read_left_out
+from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.timing import read_trace
 from s2l_ray.tracking.mlflow_store import locate
 from tests.support.patience import PATIENCE_S
@@ -58,7 +59,7 @@ def test_learner_rollouts_come_from_the_weights_of_the_step_before(run: Undistur
     assert [r["training_iteration"] for r in run.results] == [1, 2, 3, 4, 5, 6]
 
 
-def test_after_every_swap_the_engine_has_the_trainers_weights(run: Undisturbed):
+def test_after_every_weight_sync_the_engine_has_the_trainers_weights(run: Undisturbed):
     for gap, moved in run.gaps:
         assert gap < BF16
         assert moved > 0  # and not those of the version before
@@ -339,10 +340,11 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_stale_learners_and_stragglers(family, tmp_path: Path):
-    """Learner engines work while the trainer does, swaps catch them in flight, the last groups are not waited for."""
+    """Learner engines work while the trainer does, weight syncs catch them in flight, the last groups are not waited
+    for."""
     overrides = run_config(family, tmp_path / "run") | {
         "rollout.max_staleness": 2,
-        "rollout.swap_mode": "in_flight",
+        "rollout.weight_sync_mode": "in_flight",
         "rollout.straggler_groups": 2,
         "tracking.enabled": False,
     }
@@ -351,11 +353,11 @@ def test_stale_learners_and_stragglers(family, tmp_path: Path):
         results = [algo.train() for _ in range(6)]
     finally:
         algo.stop()
-    left_out = read_left_out(tmp_path / "run" / "left_out.jsonl")
+    stragglers = read_stragglers(tmp_path / "run" / "stragglers.jsonl")
     for step, result in enumerate(results, 1):
         assert result["groups"] == 8
         assert result["weight_version"] == step - 1
-        assert len(left_out[step]) == 2 and not set(left_out[step]) & set(result["prompts"])
+        assert len(stragglers[step]) == 2 and not set(stragglers[step]) & set(result["prompts"])
         assert result["pipeline"]["stale_dropped"] == 0
         if result["learner_per_group"]:
             # Asked for two steps before, if there were two: never older, and seldom newer.

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config import EngineConfig, SamplingConfig
 from s2l_ray.generation.engine import EngineSettings
-from s2l_ray.generation.learner import LearnerEngine, SwapTimes
+from s2l_ray.generation.learner import LearnerEngine, WeightSyncTimes
 from s2l_ray.rollouts.records import Prompt, Rollout
 from s2l_ray.weights.buckets import Bucket, WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
@@ -91,14 +91,14 @@ class Learner:
     def weights(self, specs: list[WeightSpec] | None = None) -> NamedWeights:
         return NamedWeights(self.model, specs or self.specs)
 
-    def swap(self, version: int) -> SwapTimes:
+    def weight_sync(self, version: int) -> WeightSyncTimes:
         """Send the model's present weights."""
-        return self.call(self.swap_beside_others(version))
+        return self.call(self.weight_sync_beside_others(version))
 
-    async def swap_beside_others(self, version: int) -> SwapTimes:
+    async def weight_sync_beside_others(self, version: int) -> WeightSyncTimes:
         """The same, from inside the loop."""
         sending = asyncio.to_thread(self.sender.send, self.weights())
-        return (await asyncio.gather(self.engine.swap(version, update_info(self.specs)), sending))[0]
+        return (await asyncio.gather(self.engine.weight_sync(version, update_info(self.specs)), sending))[0]
 
     def change_weights(self, seed: int, scale: float = 2.0) -> None:
         """Another policy: every weight disturbed by `scale` times its own spread (untrained weights are small)."""

@@ -12,7 +12,7 @@ from s2l_ray.placement.plan import (
     PlannedBundle,
     Saving,
     Seat,
-    SwapPlan,
+    WeightSyncPlan,
 )
 
 GIB = 2**30
@@ -33,8 +33,8 @@ def phase(name: str, first: int, last: int, gpus, **changes) -> PhasePlan:
     values = {
         "step_seconds": 400.0,
         "seconds": {
-            "explore": 300.0, "learner_generate": 0.0 if name == "explore" else 150.0, "update": 240.0, "swap": 1.5,
-            "sleep_wake": 3.0, "verify": 12.0,
+            "explore": 300.0, "learner_generate": 0.0 if name == "explore" else 150.0, "update": 240.0,
+            "weight_sync": 1.5, "sleep_wake": 3.0, "verify": 12.0,
         },
         "utilisation": {"trainer": 0.6, "learner": 0.1, "explorer": 0.75, "all": 0.55},
         "explorer_flops": 4e18 if name != "on-policy" else 0.0,
@@ -74,7 +74,7 @@ def separate_plan(nodes: int = 2) -> Plan:
             phase("mix", 2, 4, loads_of(bundles, early)),
             phase("on-policy", 5, 8, loads_of(bundles, late), step_seconds=320.0),
         ),
-        swap=SwapPlan(16_381_470_720, 1.5, {"nccl": 4 * (nodes - 1)}),
+        weight_sync=WeightSyncPlan(16_381_470_720, 1.5, {"nccl": 4 * (nodes - 1)}),
         saving=Saving(8e18, 4e19, 8e19),
         run_seconds=301.5 + 3 * 400 + 4 * 320,
         ranks=8,
@@ -131,7 +131,7 @@ def colocated_plan() -> Plan:
             phase("mix", 1, 4, loads_of(bundles, both, 100 * GIB)),
             phase("on-policy", 5, 8, loads_of(bundles, late, 100 * GIB)),
         ),
-        swap=SwapPlan(16_381_470_720, 0.04, {"ipc": 4}),
+        weight_sync=WeightSyncPlan(16_381_470_720, 0.04, {"ipc": 4}),
         saving=Saving(8e18, 9e19, 8e19),
         run_seconds=3200.0,
         ranks=8,
@@ -154,7 +154,7 @@ def cpu_plan() -> Plan:
         mode="separate",
         layout=Layout("separate", "cpu", bundles, (PhaseSeats("mix", 1, 8, seats),), sleep=False),
         phases=(phase("mix", 1, 8, [node], step_seconds=1.94),),
-        swap=SwapPlan(1_722_368, 0.0031, {"gloo": 1}),
+        weight_sync=WeightSyncPlan(1_722_368, 0.0031, {"gloo": 1}),
         saving=Saving(8e11, 9e12, 1.2e13),
         run_seconds=15.52,
         ranks=1,

@@ -31,5 +31,5 @@ def run_config(family: Family, run_dir: Path) -> dict:
         "engines.learner.cpus": 0.5,
         "cluster.start_timeout_s": PATIENCE_S,
         "cluster.step_timeout_s": PATIENCE_S,
-        "cluster.swap_timeout_s": PATIENCE_S,
+        "cluster.weight_sync_timeout_s": PATIENCE_S,
     }

@@ -36,7 +36,8 @@ def undisturbed_run(family: Family, folder: Path) -> Undisturbed:
         previous = None
         while not run.results or not run.results[-1]["done"]:
             run.results.append(run.algo.train())
-            # After every swap: the engine's log-probs of a fixed text against transformers on the trainer's weights.
+            # After every weight sync: the engine's log-probs of a fixed text against transformers on the trainer's
+            # weights.
             run.algo._graph.trainer.export(str(folder / "exported"))
             engine = run.algo._graph.score(text)[0]
             run.gaps.append((np.abs(engine - reference(folder / "exported", text)).max(), change(engine, previous)))

@@ -222,6 +222,6 @@ def test_a_file_of_other_prompts_is_refused(offline: Offline, capsys) -> None:
 
 def test_ids_of_another_file_do_not_mislead(offline: Offline, capsys) -> None:
     """Row numbers as ids: the id belongs to another of our prompts, the question says which one is meant."""
-    swapped = [row | {"prompt_id": offline.prompts[(n + 1) % 8].id} for n, row in enumerate(offline.rows)]
-    assert offline.import_(swapped) == 0
+    weight_syncped = [row | {"prompt_id": offline.prompts[(n + 1) % 8].id} for n, row in enumerate(offline.rows)]
+    assert offline.import_(weight_syncped) == 0
     assert "imported 32 rollouts of 8 prompts, 4 each" in capsys.readouterr().out

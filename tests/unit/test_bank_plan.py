@@ -38,9 +38,9 @@ def test_on_gpus_exploring_takes_no_engine_and_no_time(mode: str) -> None:
     assert [phase.seconds["explore"] for phase in read.phases] == [0, 0, 0]
     assert read.saving.explorer_flops == 0 and read.saving.learner_flops == live.saving.learner_flops
     assert read.run_seconds < live.run_seconds
-    # Step 1 samples nothing: it is the update, the swap, and a cycle of sleep where engines share GPUs.
+    # Step 1 samples nothing: it is the update, the weight sync, and a cycle of sleep where engines share GPUs.
     first = read.phases[0]
-    assert first.step_seconds == pytest.approx(sum(first.seconds[k] for k in ("update", "swap", "sleep_wake")))
+    assert first.step_seconds == pytest.approx(sum(first.seconds[k] for k in ("update", "weight_sync", "sleep_wake")))
     assert any("read from the bank" in note for note in read.notes)
 
 

@@ -30,7 +30,7 @@ TRUTH = Constants(
     pass_token_s=2e-5,
     optimizer_s=0.0,
     train_rollout_s=8e-4,
-    swap_s=0.07,
+    weight_sync_s=0.07,
     step_s=0.012,
     cores=2.0,
     lengths={"explorer": (12,), "learner": (12,)},
@@ -122,7 +122,7 @@ def found(run: Path) -> Calibration:
 
 def test_the_simulators_constants_come_back(found: Calibration):
     constants = found.constants
-    assert constants.swap_s == pytest.approx(0.07)
+    assert constants.weight_sync_s == pytest.approx(0.07)
     assert constants.step_s == pytest.approx(TRUTH.step_s)
     assert constants.pass_token_s == pytest.approx(TRUTH.pass_token_s, rel=0.1)
     assert constants.train_rollout_s == pytest.approx(TRUTH.train_rollout_s, rel=0.1)
@@ -165,7 +165,7 @@ def test_all_right_or_never_right_are_logits_far_out():
     assert fit_solved([(2, 2, 10)], {"explorer": 0, "learner": 20}, 0).logits == {"explorer": -60.0, "learner": 60.0}
 
 
-def test_medians_are_of_rollout_update_and_swap_after_the_warm_up(run: Path):
+def test_medians_are_of_rollout_update_and_weight_sync_after_the_warm_up(run: Path):
     measured = read_run(run)
     assert [r.step for r in measured.records] == list(range(3, 25))
     assert own_seconds(measured.records[0]) == pytest.approx(measured.records[0].seconds["total"] - 0.5)

@@ -24,7 +24,7 @@ ATTENTION = 4 * 2 * 100  # per token and token attended to
 
 RATES = Rates(
     train=1e9, prefill=1e9, memory=1e8, intra=1e7, inter=1e6, pcie=1e7, host=1e6, decode_step_s=0.001,
-    collective_s=0.01, sleep_wake_s=1.0, swap_s=0.5, engine_start_s=10.0,
+    collective_s=0.01, sleep_wake_s=1.0, weight_sync_s=0.5, engine_start_s=10.0,
 )  # fmt: skip
 KV_PER_TOKEN = 2 * 2 * 50 * 2  # keys and values, 2 layers, 5 heads of 10, 2 bytes: 400
 SAMPLER = Sampler(SHAPE, 1, kv_cache_bytes=400_000, max_num_seqs=64, dtype_bytes=2, rates=RATES)
@@ -192,15 +192,15 @@ def test_groups_go_to_ranks_whole() -> None:
     assert times[3] == pytest.approx(times[2]) and times[8] == pytest.approx(times[4])
 
 
-def test_swap() -> None:
+def test_weight_sync() -> None:
     """Bytes once around the ring and once to the engines; 2 x 9 + 3 tensors of two collectives each."""
     size = 2 * PARAMETERS
     tensors = 2 * (7 + 2) + 3
     fixed = 2 * tensors * 0.01 + 0.5
-    assert costs.swap_bytes(SHAPE, 2) == size
-    near = costs.swap_seconds(SHAPE, ranks=4, nodes=1, far=False, rates=RATES, dtype_bytes=2)
+    assert costs.weight_sync_bytes(SHAPE, 2) == size
+    near = costs.weight_sync_seconds(SHAPE, ranks=4, nodes=1, far=False, rates=RATES, dtype_bytes=2)
     assert near == pytest.approx(0.75 * size / 1e7 + size / 1e7 + fixed)
-    far = costs.swap_seconds(SHAPE, ranks=4, nodes=2, far=True, rates=RATES, dtype_bytes=2)
+    far = costs.weight_sync_seconds(SHAPE, ranks=4, nodes=2, far=True, rates=RATES, dtype_bytes=2)
     assert far == pytest.approx(0.75 * size / 1e6 + size / 1e6 + fixed)
 
 
@@ -212,7 +212,7 @@ def test_sleep_and_wake() -> None:
 
 
 def test_steps_by_mode() -> None:
-    parts = StepParts(explore=10, learner_generate=4, sleep_wake=1, update=5, swap=2)
+    parts = StepParts(explore=10, learner_generate=4, sleep_wake=1, update=5, weight_sync=2)
     assert costs.step_seconds("colocated", parts, ahead=True, stale=False) == 22
     for mode in ("separate", "mixed"):
         assert costs.step_seconds(mode, parts, ahead=True, stale=False) == 12
@@ -224,9 +224,9 @@ def test_steps_by_mode() -> None:
 
 
 def test_steps_with_stale_learners() -> None:
-    """They sample while the trainer works, and both stop for the swap."""
-    parts = StepParts(explore=6, learner_generate=4, sleep_wake=0, update=5, swap=2)
-    assert costs.step_seconds("separate", parts, ahead=True, stale=True) == 7  # update and swap
+    """They sample while the trainer works, and both stop for the weight sync."""
+    parts = StepParts(explore=6, learner_generate=4, sleep_wake=0, update=5, weight_sync=2)
+    assert costs.step_seconds("separate", parts, ahead=True, stale=True) == 7  # update and weight sync
     assert costs.step_seconds("separate", replace(parts, learner_generate=9), ahead=True, stale=True) == 11
     assert costs.step_seconds("separate", replace(parts, explore=20), ahead=True, stale=True) == 20
     assert costs.step_seconds("separate", parts, ahead=False, stale=True) == 13  # the explorer begins with its step

@@ -53,7 +53,7 @@ def test_the_trainer_gives_back_after_everything_that_takes(tmp_path: Path, monk
     assert calls == ["give_back_cached"]
 
 
-def test_the_buffer_of_a_colocated_swap_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_buffer_of_a_colocated_weight_sync_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(ipc_sender.torch.cuda, "ipc_collect", lambda: calls.append("ipc_collect"))
     recorded(monkeypatch, calls, ipc_sender, "give_back_cached")

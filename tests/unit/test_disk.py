@@ -20,7 +20,7 @@ from s2l_ray.errors import BankError, DiskError, ModelError
 from s2l_ray.evaluation.summary import write_summary
 from s2l_ray.machine.disk import REMEDIES, append, refusal, write_whole, writing
 from s2l_ray.rollouts.records import write_groups
-from s2l_ray.rollouts.stragglers import append_left_out
+from s2l_ray.rollouts.stragglers import append_stragglers
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.step_log import StepLog
 from s2l_ray.style import save_png
@@ -106,7 +106,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "steps.jsonl": lambda path: StepLog(path).append(step(1)),
     "summary.json": lambda path: write_summary(path, {"name": "x" * 5000}),
     "trace.json": lambda path: TraceFile(path).append([Span("driver", "step", 1, 0.0, 1.0)] * 100),
-    "left_out.jsonl": lambda path: append_left_out(path, 2, ["p" * 5000]),
+    "stragglers.jsonl": lambda path: append_stragglers(path, 2, ["p" * 5000]),
     "step-000001.jsonl": lambda path: write_groups(path, random_groups(20)),
     "run.json": lambda path: write_whole(path, "x" * 5000),
     "plan.png": lambda path: save_png(Figure, path),

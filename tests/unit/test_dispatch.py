@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.dispatch import Pool
-from s2l_ray.rollouts.prefetch import ExploreAhead
+from s2l_ray.rollouts.prefetch import Prefetch
 from s2l_ray.rollouts.records import SampleRequest
 from s2l_ray.rollouts.step_planner import StepPlanner
-from s2l_ray.rollouts.stragglers import append_left_out, read_left_out, replayed_left_out
+from s2l_ray.rollouts.stragglers import append_stragglers, read_stragglers, replayed_stragglers
 from s2l_ray.schedule import Schedule
 
 
@@ -140,7 +140,7 @@ def taken(buffer):
 
 
 def test_as_many_steps_are_explored_ahead_as_are_allowed():
-    buffer = ExploreAhead(explorers, 9, steps=2, capacity=10**6, bytes_per_rollout=100)
+    buffer = Prefetch(explorers, 9, steps=2, capacity=10**6, bytes_per_rollout=100)
     assert [request.prompt_id for request in buffer.begin(1)] == ["p", "q"]
     assert taken(buffer) == [(2, "p"), (2, "q"), (3, "p"), (3, "q")]
     assert buffer.held == 4 * 4 * 100
@@ -150,16 +150,16 @@ def test_as_many_steps_are_explored_ahead_as_are_allowed():
 
 
 def test_nothing_is_explored_that_no_step_uses():
-    buffer = ExploreAhead(explorers, 3, steps=5, capacity=10**6, bytes_per_rollout=100)
+    buffer = Prefetch(explorers, 3, steps=5, capacity=10**6, bytes_per_rollout=100)
     buffer.begin(1)
     assert taken(buffer)[-1] == (3, "q")  # T
-    later = ExploreAhead(explorers, 9, steps=5, capacity=10**6, bytes_per_rollout=100)
+    later = Prefetch(explorers, 9, steps=5, capacity=10**6, bytes_per_rollout=100)
     later.begin(3)
     assert taken(later) == [(4, "p"), (4, "q")]  # the schedule takes none after step 4
 
 
 def test_a_full_buffer_waits_and_real_sizes_make_room():
-    buffer = ExploreAhead(explorers, 9, steps=3, capacity=900, bytes_per_rollout=100)
+    buffer = Prefetch(explorers, 9, steps=3, capacity=900, bytes_per_rollout=100)
     buffer.begin(1)
     assert taken(buffer) == [(2, "p"), (2, "q")]  # 800 of 900 bytes, and the next may take 400
     buffer.finished(SampleRequest(2, "p", "explorer", 4, 1, None, 0), 50)
@@ -180,47 +180,47 @@ def planner(extra=2):
     return StepPlanner([f"p{i}" for i in range(20)], Schedule("linear", 4, 2), 4, 1, 1, extra)
 
 
-def test_candidates_are_the_prompts_and_as_many_spares_as_may_be_left_out():
+def test_candidates_are_the_prompts_and_as_many_spares_as_may_be_stragglers():
     found = planner().candidates(3)
     assert found[:4] == planner(0).prompts(3)
     assert found[4:] == planner(0).spares(3)[:2]
     assert len(set(found)) == 6
 
 
-def test_what_was_left_out_is_read_back_after_a_crash_in_the_middle_of_a_row(tmp_path: Path):
-    path = tmp_path / "left_out.jsonl"
-    append_left_out(path, 1, ["a", "b"])
-    append_left_out(path, 2, ["c"])
+def test_what_was_stragglers_is_read_back_after_a_crash_in_the_middle_of_a_row(tmp_path: Path):
+    path = tmp_path / "stragglers.jsonl"
+    append_stragglers(path, 1, ["a", "b"])
+    append_stragglers(path, 2, ["c"])
     with path.open("a") as file:
         file.write('{"step": 3, "le')
-    assert read_left_out(path) == {1: ["a", "b"], 2: ["c"]}
-    append_left_out(path, 3, ["d"])
-    assert read_left_out(path) == {1: ["a", "b"], 2: ["c"], 3: ["d"]}
+    assert read_stragglers(path) == {1: ["a", "b"], 2: ["c"]}
+    append_stragglers(path, 3, ["d"])
+    assert read_stragglers(path) == {1: ["a", "b"], 2: ["c"], 3: ["d"]}
 
 
 @given(st.lists(st.text(st.characters() | st.sampled_from("\u2028\x85\x1c\udc80é"))), st.data())
-def test_any_prompt_can_be_left_out_and_a_crash_anywhere_costs_one_row(ids: list[str], data: st.DataObject):
+def test_any_prompt_can_be_stragglers_and_a_crash_anywhere_costs_one_row(ids: list[str], data: st.DataObject):
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "left_out.jsonl"
-        append_left_out(path, 1, ids)
+        path = Path(folder) / "stragglers.jsonl"
+        append_stragglers(path, 1, ids)
         first = path.stat().st_size
-        append_left_out(path, 2, ids)
-        assert read_left_out(path) == {1: ids, 2: ids}
+        append_stragglers(path, 2, ids)
+        assert read_stragglers(path) == {1: ids, 2: ids}
         whole = path.read_bytes()
         path.write_bytes(whole[: data.draw(st.integers(first, len(whole) - 2))])
-        assert read_left_out(path) == {1: ids}
-        append_left_out(path, 2, ["again"])
-        assert read_left_out(path) == {1: ids, 2: ["again"]}
+        assert read_stragglers(path) == {1: ids}
+        append_stragglers(path, 2, ["again"])
+        assert read_stragglers(path) == {1: ids, 2: ["again"]}
 
 
 def test_a_replay_needs_the_choices_of_a_run_like_this_one(tmp_path: Path):
-    path, steps = tmp_path / "left_out.jsonl", planner()
+    path, steps = tmp_path / "stragglers.jsonl", planner()
     for step in (1, 2):
-        append_left_out(path, step, steps.candidates(step)[1:3])
-    assert replayed_left_out(path, steps, 2) == {step: steps.candidates(step)[1:3] for step in (1, 2)}
+        append_stragglers(path, step, steps.candidates(step)[1:3])
+    assert replayed_stragglers(path, steps, 2) == {step: steps.candidates(step)[1:3] for step in (1, 2)}
     with pytest.raises(ConfigError, match="should name 2 prompts that step 3 samples, but names none"):
-        replayed_left_out(path, steps, 3)
+        replayed_stragglers(path, steps, 3)
     with pytest.raises(ConfigError, match="should name 3 prompts that step 1 samples"):
-        replayed_left_out(path, planner(3), 2)
+        replayed_stragglers(path, planner(3), 2)
     with pytest.raises(ConfigError, match="no.jsonl cannot be read .No such file or directory.; rollout.replay_left"):
-        replayed_left_out(tmp_path / "no.jsonl", steps, 2)
+        replayed_stragglers(tmp_path / "no.jsonl", steps, 2)

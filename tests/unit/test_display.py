@@ -34,7 +34,7 @@ RECORD = StepRecord(
     digest="00",
     weight_version=11,
     trainer={"kl": 0.00123, "logprob_gap/learner": 0.004, "clip_fraction": 0.03, "grad_norm": 0.8},
-    seconds={"rollout": 1.1, "update": 0.6, "swap": 0.2, "total": 1.9},
+    seconds={"rollout": 1.1, "update": 0.6, "weight_sync": 0.2, "total": 1.9},
 )
 LEARNER_ONLY = replace(
     RECORD,
@@ -80,11 +80,11 @@ def rendered(thing, width: int) -> str:
 def test_a_step_is_one_stable_line():
     assert step_line(RECORD, 60, 91.6) == (
         "step 12/60  alpha 0.63  G_w/G_s 6/2  reward 0.21 (explorer 0.18, learner 0.29)  820 tok/s  "
-        "1.9 s (rollout 1.1, update 0.6, swap 0.2)  ETA 1m32s"
+        "1.9 s (rollout 1.1, update 0.6, weight sync 0.2)  ETA 1m32s"
     )
     assert step_line(LEARNER_ONLY, 60, None) == (
         "step 60/60  alpha 0.00  G_w/G_s 0/8  reward 0.21 (learner 0.29)  188 tok/s  "
-        "1.9 s (rollout 1.1, update 0.6, swap 0.2)"
+        "1.9 s (rollout 1.1, update 0.6, weight sync 0.2)"
     )
 
 
@@ -115,7 +115,7 @@ def test_the_panel_says_what_is_going_on():
     for expected in (
         "12/60", "ETA 1m31s", "alpha 0.63  ■■■■■■□□  G_w 6 explorer, G_s 2 learner",
         "explorer 0.180  ▁", "learner  0.290  █",
-        "820 tok/s  1.9 s per step (rollout 1.1, update 0.6, swap 0.2)",
+        "820 tok/s  1.9 s per step (rollout 1.1, update 0.6, weight sync 0.2)",
         "zero variance 5/32 groups  kl 0.00123  gap 0.004  clip 0.03  grad 0.8",
         "learner  before  @1 25.0 [20.0, 30.0]  @8 45.0 [35.0, 55.0]", "checkpoint saved", "step 13",
     ):  # fmt: skip
@@ -137,11 +137,11 @@ def test_the_panel_fits_the_terminal(width):
 
 def test_the_panel_says_where_a_steps_time_went():
     display = RunDisplay(60, "trial", console(live=True))
-    parts = {"explore": 1.14, "forward_backward": 0.57, "swap": 0.16, "other": 0.03}  # 60, 30, 8.4 and 1.6 %
+    parts = {"explore": 1.14, "forward_backward": 0.57, "weight_sync": 0.16, "other": 0.03}  # 60, 30, 8.4 and 1.6 %
     display.step(replace(RECORD, parts=parts, busy={"explorer": 0.95, "learner": 0.4, "trainer": 0.3}))
     display.turn(13, "rollout")
     text = rendered(display.panel(), 110)
-    assert f"{'█' * 20}  █ wait for explorer 60%  █ forward, backward 30%  █ weight swap 8%" in text
+    assert f"{'█' * 20}  █ wait for explorer 60%  █ forward, backward 30%  █ weight sync 8%" in text
     assert "explorer 95%  learner 40%  trainer 30%" in text
     assert "step 13: waiting for rollouts" in text
 

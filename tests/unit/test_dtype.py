@@ -111,9 +111,9 @@ def test_a_resumed_run_keeps_the_type_that_it_began_with() -> None:
 
 
 def test_a_plan_counts_in_the_type_and_says_why() -> None:
-    """In float32 a swap moves twice the bytes of bfloat16."""
+    """In float32 a weight sync moves twice the bytes of bfloat16."""
     two, four = (make_plan(config(dtype), Inventory.of([H100])) for dtype in ("auto", "float32"))
-    assert two.dtype.dtype == "bfloat16" and four.swap.bytes == 2 * two.swap.bytes
+    assert two.dtype.dtype == "bfloat16" and four.weight_sync.bytes == 2 * two.weight_sync.bytes
     document = plan_document(two)
     assert (document["dtype"], document["dtype_reason"]) == ("bfloat16", "the GPUs compute it natively")
     old = Inventory.of([{"gpus": 8, "gpu_memory_gb": 80, "compute_capability": 7.0}])

@@ -116,17 +116,17 @@ def test_a_verifiers_module_counts_by_its_source(project: Family, monkeypatch: p
 
 
 def test_which_groups_are_replayed_counts_and_where_they_are_written_does_not(project: Family):
-    rows = ['{"step": 1, "left_out": ["a", "b"]}\n', '{"step": 2, "left_out": ["c", "d"]}\n']
+    rows = ['{"step": 1, "stragglers": ["a", "b"]}\n', '{"step": 2, "stragglers": ["c", "d"]}\n']
     replayed = {"rollout.straggler_groups": 2}
     for name, lines in {
         "one": rows,
-        "two": [*rows, '{"step": 2, "left_out": ["d", "c"]}\n'],  # step 2 was done again
-        "three": [rows[0], '{"step": 2, "left_out": ["c", "e"]}\n'],
+        "two": [*rows, '{"step": 2, "stragglers": ["d", "c"]}\n'],  # step 2 was done again
+        "three": [rows[0], '{"step": 2, "stragglers": ["c", "e"]}\n'],
     }.items():
         (project.directory / name).write_text("".join(lines))
     one, two, three = (
-        replayed | {"rollout.replay_left_out": str(project.directory / name)} for name in ("one", "two", "three")
+        replayed | {"rollout.replay_stragglers": str(project.directory / name)} for name in ("one", "two", "three")
     )
     before = contents(project, **one)
     assert changed(project, before, **two) == set()
-    assert changed(project, before, **three) == {"rollout.replay_left_out"}
+    assert changed(project, before, **three) == {"rollout.replay_stragglers"}

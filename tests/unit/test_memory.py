@@ -121,11 +121,11 @@ def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
         gc.collect()
     with metered() as second:
         trainer.update(batches)
-    with metered() as swap:
+    with metered() as weight_sync:
         sender = GlooSender([WeightSpec(*row) for row in trainer.weight_specs()], 0, "127.0.0.1", PATIENCE_S)
         for _ in sender.walk(trainer.weights()):
             pass
-    return first, second, swap
+    return first, second, weight_sync
 
 
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -165,10 +165,10 @@ def test_trainer_allocates_what_the_ledger_says(case: str, tmp_path: Path) -> No
     config = run_config(str(tmp_path), **changes)
     write_model(tmp_path, sizes, family, config.models.dtype)
     ledger = trainer_ledger(ModelShape.load(str(tmp_path)), config, 1, cuda=False)
-    first, second, swap = measure(config, sizes["vocab_size"])
+    first, second, weight_sync = measure(config, sizes["vocab_size"])
     assert tensors(ledger.idle) == pytest.approx(first.end, rel=0.01)
     assert tensors(ledger.update) == pytest.approx(first.end + second.peak, rel=0.1)
-    assert ledger.swap["transfer_buffers"] == pytest.approx(swap.peak, rel=0.1)
+    assert ledger.weight_sync["transfer_buffers"] == pytest.approx(weight_sync.peak, rel=0.1)
     assert second.end == pytest.approx(0, abs=first.end / 100)  # nothing stays behind
 
 
@@ -202,7 +202,7 @@ def test_shards_of_eight_gpus_by_hand() -> None:
     assert ledger.idle["reference"] == 2 * parameters // 8
     assert ledger.update["reference"] == 2 * parameters // 8 + 2 * root  # whole embedding, head and norm while it works
     assert {"gradients", "activations", "logits"}.isdisjoint(ledger.idle)
-    assert "transfer_buffers" in ledger.swap
+    assert "transfer_buffers" in ledger.weight_sync
     assert ledger.host == {}
 
 

@@ -23,7 +23,14 @@ def test_speed_leaves_out_the_first_two_steps() -> None:
 def test_what_is_neither_sampling_nor_training() -> None:
     theirs = {"imports": 5.0, "generate": 2.0, "train": 1.0, "save": 0.5, "total": 10.0}
     assert vs_process_per_step.remainder(theirs) == pytest.approx(7.0)
-    ours = {"generate": 0.4, "explore": 0.1, "forward_backward": 0.3, "old_logprobs": 0.1, "swap": 0.05, "total": 1.0}
+    ours = {
+        "generate": 0.4,
+        "explore": 0.1,
+        "forward_backward": 0.3,
+        "old_logprobs": 0.1,
+        "weight_sync": 0.05,
+        "total": 1.0,
+    }
     assert vs_process_per_step.remainder(ours) == pytest.approx(0.1)
 
 

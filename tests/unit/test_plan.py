@@ -58,7 +58,7 @@ def test_phases_of_the_paper() -> None:
         (["schedule.kind=adaptive"], ["explore", "mix", "on-policy"]),
     ],
 )
-def test_phases_without_steps_are_left_out(overrides: list[str], names: list[str]) -> None:
+def test_phases_without_steps_are_stragglers(overrides: list[str], names: list[str]) -> None:
     assert [phase.name for phase in phases(paper("qwen3_1.7b_to_8b", *overrides))] == names
 
 
@@ -79,8 +79,8 @@ def test_8_h100_colocated() -> None:
     assert plan.layout.sleep and len(plan.layout.bundles) == 1
     trainer, learner = seats(plan, 0, "trainer"), seats(plan, 0, "learner")
     assert [seat.devices for seat in trainer] == [(gpu,) for gpu in range(8)]
-    assert {seat.transfer for seat in learner} == {"ipc"} and plan.swap.transfers == {"ipc": len(learner)}
-    assert plan.swap.bytes == 2 * 8_190_735_360
+    assert {seat.transfer for seat in learner} == {"ipc"} and plan.weight_sync.transfers == {"ipc": len(learner)}
+    assert plan.weight_sync.bytes == 2 * 8_190_735_360
     # 37.7 million tokens a step: FSDP at 35 to 45% MFU (6 FLOPs per parameter and token) does the training part in
     # 8.7 to 11.2 minutes, old and reference log-probs a third of that again; and 7,500 tokens/s per engine.
     update = plan.phases[-1].seconds["update"] / 60
@@ -324,7 +324,7 @@ def test_logical_gpus_in_every_mode(mode: str) -> None:
     """Weights go by gloo, engines keep their memory, tensor parallel is 1 unless asked for."""
     inventory = Inventory.of([{"count": 2, "gpus": 4, "gpu": "logical", "cpus": 8, "memory_gb": 100}])
     plan = make_plan(paper("qwen3_1.7b_to_8b", *SMALL, f"placement.mode={mode}"), inventory)
-    assert plan.fits and plan.mode == mode and set(plan.swap.transfers) == {"gloo"}
+    assert plan.fits and plan.mode == mode and set(plan.weight_sync.transfers) == {"gloo"}
     assert set(plan.tensor_parallel.values()) == {1}
     if mode == "colocated":
         ledger = plan.phases[0].gpus[0].ledger

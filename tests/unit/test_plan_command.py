@@ -55,7 +55,9 @@ def test_the_papers_run_on_8_gpus(capsys, inventory):
     ranks = {role for gpu in plan["phases"][0]["gpus"] for role in gpu["roles"] if role.startswith("trainer:")}
     assert ranks == {f"trainer:{rank}" for rank in range(plan["ranks"])}
     assert plan["phases"][2]["explorer_flops"] == 0 == plan["phases"][0]["learner_flops"]
-    assert 0 < plan["saving"]["saved"] < 1 and plan["swap"]["bytes"] == 16_381_470_720  # 8.19e9 parameters, 2 bytes
+    assert (
+        0 < plan["saving"]["saved"] < 1 and plan["weight_sync"]["bytes"] == 16_381_470_720
+    )  # 8.19e9 parameters, 2 bytes
 
 
 def test_what_is_forced_comes_out(capsys, inventory):
@@ -245,7 +247,7 @@ def test_live_asks_ray(family):
     (node,) = plan["gpus"]
     assert node["gpu"] is None and node["used_bytes"] <= node["capacity_bytes"]
     assert {role.split(":")[0] for role in node["roles"]["mix"]} == {"trainer", "learner", "explorer"}
-    assert plan["swap"]["transfers"] == {"gloo": 2}  # the quickstart has two learner engines
+    assert plan["weight_sync"]["transfers"] == {"gloo": 2}  # the quickstart has two learner engines
 
 
 def test_the_same_words_give_the_same_document(capsys, inventory):

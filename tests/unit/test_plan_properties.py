@@ -41,7 +41,7 @@ def configs(draw, modes=("auto",)) -> Config:
             "group_size": group,
             "prompts_per_step": mini * draw(st.integers(1, 8)),
             "max_tokens": draw(st.sampled_from([256, 1024, 4096])),
-            "explore_ahead_steps": draw(st.integers(0, 1)),
+            "prefetch_steps": draw(st.integers(0, 1)),
         },
         "schedule": {
             "kind": kind,
@@ -218,7 +218,7 @@ def test_times_add_up(config: Config, nodes: list[dict]) -> None:
     assert abs(sum(p.steps * p.step_seconds for p in plan.phases) - plan.run_seconds) < 1e-6 * plan.run_seconds
     for phase in plan.phases:
         parts = phase.seconds
-        rest = parts["learner_generate"] + parts["sleep_wake"] + parts["update"] + parts["swap"]
+        rest = parts["learner_generate"] + parts["sleep_wake"] + parts["update"] + parts["weight_sync"]
         trained = rest - parts["learner_generate"]
         assert phase.step_seconds >= max(parts["explore"], trained) * (1 - 1e-9)
         assert all(0 <= share <= 1 for share in phase.utilisation.values())

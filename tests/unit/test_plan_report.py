@@ -55,7 +55,7 @@ def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
         "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason", "run_seconds",
         "phases", "gpus", "bundles",
-        "seats", "sleep", "hand_overs", "swap", "saving", "notes", "alternatives",
+        "seats", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
     ]  # fmt: skip
 
 
@@ -132,9 +132,9 @@ def test_bundles_seats_and_hand_overs_in_json():
     assert (found["sleep"], document(colocated_plan())["sleep"]) == (False, True)
 
 
-def test_swap_and_saving_in_json():
+def test_weight_sync_and_saving_in_json():
     found = document(separate_plan())
-    assert found["swap"] == {"bytes": 16_381_470_720, "seconds": 1.5, "transfers": {"nccl": 4}}
+    assert found["weight_sync"] == {"bytes": 16_381_470_720, "seconds": 1.5, "transfers": {"nccl": 4}}
     assert found["saving"] == {"explorer_flops": 8e18, "learner_flops": 4e19, "grpo_flops": 8e19, "saved": 0.4}
     assert found["run_seconds"] == 2781.5 and found["ranks"] == 8
     assert found["alternatives"][1] == {
@@ -245,7 +245,7 @@ def test_the_headline_says_what_and_how_long():
     assert "8 trainer ranks, learner tensor parallel 2, explorer tensor parallel 1" in text
     assert "run 46m22s for 8 steps: explore 1 x 302 s, mix 3 x 400 s, on-policy 4 x 320 s" in text
     assert "40.0% fewer FLOPs than plain GRPO: explorer 8.0e18 + learner 4.0e19, GRPO 8.0e19" in text
-    assert "swap 15.3 GiB in 1.5 s; 4 engines by nccl" in text
+    assert "weight sync 15.3 GiB in 1.5 s; 4 engines by nccl" in text
     assert "22.5% more FLOPs" in printed(colocated_plan())
 
 
@@ -324,7 +324,7 @@ def test_a_cpu_plan_names_its_actors():
     text = printed(cpu_plan())
     assert "node 0  CPUs" in text and "trainer  rank 0" in text and "explorer engine 0" in text
     assert "memory of one node at its fullest moment, GiB" in text and "1 node in mix" in text
-    assert "swap      1.6 MiB in 0.0031 s; 1 engine by gloo" in text
+    assert "weight sync      1.6 MiB in 0.0031 s; 1 engine by gloo" in text
 
 
 def test_square_brackets_in_texts_are_printed_as_they_are():

@@ -23,10 +23,10 @@ from s2l_ray.rollouts.records import (
 )
 
 
-def rollout(index: int, tokens: list[int], verdict: Verdict | None, swaps: tuple = ()) -> Rollout:
+def rollout(index: int, tokens: list[int], verdict: Verdict | None, weight_syncs: tuple = ()) -> Rollout:
     return Rollout(
         "p", "learner", "m", 3, index, np.array(tokens, np.int32), -np.array(tokens, np.float32) / 7, f"text {index}",
-        "stop", verdict, swaps,
+        "stop", verdict, weight_syncs,
     )  # fmt: skip
 
 

@@ -105,13 +105,13 @@ def test_of_a_run_that_remembers_no_contents_paths_are_compared(tmp_path: Path):
 def test_an_attempt_that_did_no_step_binds_nobody(tmp_path: Path):
     run = claimed(config(tmp_path))
     run.remember(mlflow_run_id="of the attempt")
-    (run.path / "left_out.jsonl").write_text('{"step": 1, "left_out": ["a"]}\n')
+    (run.path / "stragglers.jsonl").write_text('{"step": 1, "stragglers": ["a"]}\n')
     run.close()
     same = claimed(config(tmp_path))
-    assert same.remembered()["mlflow_run_id"] == "of the attempt" and (same.path / "left_out.jsonl").exists()
+    assert same.remembered()["mlflow_run_id"] == "of the attempt" and (same.path / "stragglers.jsonl").exists()
     same.close()
     other = claimed(config(tmp_path, seed=2), tokenizer="digest 99")
-    assert other.remembered()["mlflow_run_id"] is None and not (other.path / "left_out.jsonl").exists()
+    assert other.remembered()["mlflow_run_id"] is None and not (other.path / "stragglers.jsonl").exists()
     assert other.remembered()["contents"]["tokenizer"] == "digest 99"
 
 

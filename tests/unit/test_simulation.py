@@ -19,7 +19,7 @@ CONSTANTS = Constants(
     engines={"explorer": EXPLORER, "learner": LEARNER},
     pass_token_s=0.01,
     optimizer_s=5.0,
-    swap_s=3.0,
+    weight_sync_s=3.0,
     lengths={"explorer": (10,), "learner": (10,)},
 )
 
@@ -67,9 +67,9 @@ def test_separate_engines_hide_exploring_behind_the_trainer():
     found = simulate(config(), layout(*THREE), CONSTANTS)
     seconds = [step.seconds for step in found.steps]
     # Step 1 waits for its own explorers: 10 decode steps of 1 s.
-    assert seconds[0] == pytest.approx({"rollout": 10, "update": UPDATE, "swap": 3, "total": 20.4})
+    assert seconds[0] == pytest.approx({"rollout": 10, "update": UPDATE, "weight_sync": 3, "total": 20.4})
     # Step 2's explorer rollouts were sampled from 10 s to 20 s, while the trainer worked; its learner takes 10 x 2 s.
-    assert seconds[1] == pytest.approx({"rollout": 20, "update": UPDATE, "swap": 3, "total": 30.4})
+    assert seconds[1] == pytest.approx({"rollout": 20, "update": UPDATE, "weight_sync": 3, "total": 30.4})
     assert found.steps[1].spans == pytest.approx({"explore": 10, "learner_generate": 20})
     assert seconds[2]["total"] == pytest.approx(30.4) and found.steps[2].spans == pytest.approx(
         {"learner_generate": 20}
@@ -79,11 +79,11 @@ def test_separate_engines_hide_exploring_behind_the_trainer():
 
 
 def test_without_exploring_ahead_each_source_starts_with_its_step():
-    found = simulate(config(rollout__explore_ahead_steps=0), layout(*THREE), CONSTANTS)
+    found = simulate(config(rollout__prefetch_steps=0), layout(*THREE), CONSTANTS)
     assert [s.seconds["rollout"] for s in found.steps] == pytest.approx([10, 20, 20, 20, 20, 20])
     slow = replace(CONSTANTS, engines={"explorer": replace(EXPLORER, decode=((1, 4.0),)), "learner": LEARNER})
     ahead = simulate(config(), layout(*THREE), slow).steps[1]
-    now = simulate(config(rollout__explore_ahead_steps=0), layout(*THREE), slow).steps[1]
+    now = simulate(config(rollout__prefetch_steps=0), layout(*THREE), slow).steps[1]
     # Exploring takes 40 s. Ahead it begins 10.4 s before the step does; else with it.
     assert (ahead.seconds["rollout"], now.seconds["rollout"]) == pytest.approx((40 - UPDATE - 3, 40))
 
@@ -91,7 +91,8 @@ def test_without_exploring_ahead_each_source_starts_with_its_step():
 def test_colocated_engines_and_trainer_take_turns():
     constants = replace(CONSTANTS, sleep_wake_s=4.0)
     found = simulate(config(), layout(*THREE, beside=True), constants)
-    # Explorer first, then learner, then 4 s of sleep and wake, the update and the swap; nothing is sampled ahead.
+    # Explorer first, then learner, then 4 s of sleep and wake, the update and the weight sync; nothing is sampled
+    # ahead.
     assert [s.seconds["rollout"] for s in found.steps] == pytest.approx([10, 30, 20, 20, 20, 20])
     assert found.steps[1].seconds["total"] == pytest.approx(30 + 4 + UPDATE + 3)
     assert found.steps[0].seconds["sleep_wake"] == 4
@@ -118,7 +119,7 @@ def test_a_batch_is_bounded_and_filled_as_soon_as_there_is_room():
 def test_late_requests_join_a_running_batch_at_its_next_decode_step():
     # Two steps ahead: step 3's explorer requests go out with step 2's, at 10 s; both decode in one batch of 1 s steps.
     late = replace(CONSTANTS, engines={"explorer": replace(EXPLORER, decode=((0, 0.0), (8, 8.0))), "learner": LEARNER})
-    settings = config(schedule__kind="constant", rollout__explore_ahead_steps=2)
+    settings = config(schedule__kind="constant", rollout__prefetch_steps=2)
     found = simulate(settings, layout(("explore", 1, 6, 1, 1)), late)
     # Step 1: 10 decode steps of 8 s. Then 16 sequences: steps 2 and 3 both end 10 x 16 s later, at 240 s.
     assert found.steps[0].seconds["rollout"] == pytest.approx(80)
@@ -142,8 +143,8 @@ def test_processes_that_want_more_cores_than_there_are_slow_down_alike():
     constants = replace(CONSTANTS, cores=1.0)
     found = simulate(config(schedule__kind="constant"), layout(("explore", 1, 6, 1, 1)), constants)
     # From 10 s the trainer's 7.4 s and the explorer's next 10 s share the core: the update takes 14.8 s. Then 2.6 s of
-    # exploring are left beside the swap's 3 s, which so takes 5.6 s; then the next rollouts are all there.
-    assert found.steps[0].seconds == pytest.approx({"rollout": 10, "update": 14.8, "swap": 5.6, "total": 30.4})
+    # exploring are left beside the weight sync's 3 s, which so takes 5.6 s; then the next rollouts are all there.
+    assert found.steps[0].seconds == pytest.approx({"rollout": 10, "update": 14.8, "weight_sync": 5.6, "total": 30.4})
     assert found.steps[1].seconds["rollout"] == pytest.approx(0)
     wide = replace(constants, cores=2.0, engines={"explorer": replace(EXPLORER, width=3.0), "learner": LEARNER})
     found = simulate(config(schedule__kind="constant"), layout(("explore", 1, 6, 1, 1)), wide)

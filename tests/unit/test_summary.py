@@ -60,8 +60,8 @@ def test_a_summary_adds_up(tmp_path):
     steps = [
         step(1, parts={"explore": 0.75, "optimizer": 0.5, "other": 0.5}, busy={"explorer": 0.5, "learner": 0.5}),
         step(2, reward=0.75, sources={"explorer": SourceStats(0, 0.0, 0, 0, 0, VERDICTS), "learner": only_learner},
-             parts={"generate": 2.0, "swap": 0.25, "other": 0.25}, busy={"learner": 0.75},
-             seconds={"rollout": 2.0, "swap": 0.25, "total": 2.5}),
+             parts={"generate": 2.0, "weight_sync": 0.25, "other": 0.25}, busy={"learner": 0.75},
+             seconds={"rollout": 2.0, "weight_sync": 0.25, "total": 2.5}),
         step(3, reward=0.75, sources={"learner": only_learner}),
     ]  # fmt: skip
     summary = build_summary(
@@ -75,8 +75,8 @@ def test_a_summary_adds_up(tmp_path):
         mlflow_run_id="abc",
         mlflow_uri="postgresql://me:secret@db/x",
     )
-    assert summary["seconds"] == {"rollout": 4.0, "update": 1.0, "total": 6.0, "swap": 0.25}
-    assert summary["parts"] == {"explore": 0.75, "optimizer": 0.5, "other": 0.75, "generate": 2.0, "swap": 0.25}
+    assert summary["seconds"] == {"rollout": 4.0, "update": 1.0, "total": 6.0, "weight_sync": 0.25}
+    assert summary["parts"] == {"explore": 0.75, "optimizer": 0.5, "other": 0.75, "generate": 2.0, "weight_sync": 0.25}
     # Step 2 takes 2.5 s, of which the learner's engines work 0.75, step 1 1.75 s; step 3 has no shares.
     assert summary["busy"] == {"explorer": 0.5, "learner": (0.5 * 1.75 + 0.75 * 2.5) / 4.25}
     assert summary["tokens"] == {"explorer": 40, "learner": 260}
@@ -196,11 +196,11 @@ def test_hand_overs_by_hand():
         return step(number, engines={"explorer": explorers, "learner": learners}, seconds=seconds)
 
     steps = [
-        at(1, 1, 1, rollout=9.0, update=1.0, swap=0.5, evaluate=50.0),
-        at(2, 1, 1, rollout=3.0, update=1.0, swap=0.5),
-        at(3, 1, 1, rollout=4.0, update=1.0, swap=0.5, checkpoint=7.0),
-        at(4, 0, 2, rollout=30.0, update=1.0, swap=0.5),  # waits for the engine: counted on neither side
-        at(5, 0, 2, rollout=1.5, update=1.0, swap=0.5),
+        at(1, 1, 1, rollout=9.0, update=1.0, weight_sync=0.5, evaluate=50.0),
+        at(2, 1, 1, rollout=3.0, update=1.0, weight_sync=0.5),
+        at(3, 1, 1, rollout=4.0, update=1.0, weight_sync=0.5, checkpoint=7.0),
+        at(4, 0, 2, rollout=30.0, update=1.0, weight_sync=0.5),  # waits for the engine: counted on neither side
+        at(5, 0, 2, rollout=1.5, update=1.0, weight_sync=0.5),
     ]
     assert hand_overs(steps) == [
         {

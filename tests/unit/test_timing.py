@@ -44,12 +44,13 @@ def work(track: str, name: str, start: float, end: float, step: int = STEP) -> S
     return Span(track, name, step, start, end)
 
 
-# 20 s: 0.5 of the driver's own, 8 of rollouts, 6 of the update, 1 of the swap, 3 of a checkpoint, 1.5 of the driver's.
+# 20 s: 0.5 of the driver's own, 8 of rollouts, 6 of the update, 1 of the weight sync, 3 of a checkpoint, 1.5 of the
+# driver's.
 WHOLE = driver("step", 100.0, 120.0)
 PHASED = [
     driver("rollout", 100.5, 108.5),
     driver("update", 108.5, 114.5),
-    driver("swap", 114.5, 115.5),
+    driver("weight_sync", 114.5, 115.5),
     driver("checkpoint", 115.5, 118.5),
 ]
 UPDATE = [
@@ -63,7 +64,7 @@ UPDATE = [
     work("trainer 1", "fetch", 109.0, 110.0),
 ]
 TRAINED = {"fetch": 0.25, "wait_for_ranks": 0.75, "old_logprobs": 1.0, "forward_backward": 2.5, "optimizer": 0.5}
-REST = {"update_rest": 1.0, "swap": 1.0, "checkpoint": 3.0, "other": 2.0}
+REST = {"update_rest": 1.0, "weight_sync": 1.0, "checkpoint": 3.0, "other": 2.0}
 
 
 def test_a_mixed_step_by_hand() -> None:
@@ -112,7 +113,7 @@ def test_a_step_without_spans_of_others() -> None:
     assert attribute(WHOLE, PHASED, []) == {
         "assemble": 8.0,
         "update_rest": 6.0,
-        "swap": 1.0,
+        "weight_sync": 1.0,
         "checkpoint": 3.0,
         "other": 2.0,
     }
@@ -199,7 +200,7 @@ def test_parts_come_in_the_order_they_are_shown() -> None:
         "forward_backward",
         "optimizer",
         "update_rest",
-        "swap",
+        "weight_sync",
         "checkpoint",
         "other",
     ]
@@ -385,7 +386,7 @@ def test_steps_follow_each_other_without_a_gap(tmp_path: Path) -> None:
     sheet = TimeSheet(TraceFile(tmp_path / "trace.json"), lambda step, name: turns.append((step, name)))
     engines = {"explorer": 2, "learner": 0}
     clock = sheet.begin(1)
-    for name in ("rollout", "update", "swap"):
+    for name in ("rollout", "update", "weight_sync"):
         with clock.phase(name):
             pass
     at = clock.start
@@ -403,7 +404,7 @@ def test_steps_follow_each_other_without_a_gap(tmp_path: Path) -> None:
     )
     # Explorer 0 works 4 s of 10, explorer 1 works 2; ranks had done nothing before.
     assert first.busy == pytest.approx({"explorer": 0.3, "trainer": 0.0, "verifier": 0.6}, abs=1e-6)
-    assert set(first.seconds) == {"rollout", "update", "swap", "total"}
+    assert set(first.seconds) == {"rollout", "update", "weight_sync", "total"}
     assert sum(first.parts.values()) == pytest.approx(first.seconds["total"], abs=1e-6)
 
     clock = sheet.begin(2)
@@ -419,7 +420,7 @@ def test_steps_follow_each_other_without_a_gap(tmp_path: Path) -> None:
     )
     # From 10 to 20: explorer 1 works 5 of them, the learner 2, rank 0 2 and rank 1 4, in the update of step 1.
     assert second.busy == pytest.approx({"explorer": 0.5, "learner": 0.2, "trainer": 0.3}, abs=1e-6)
-    assert turns == [(1, "rollout"), (1, "update"), (1, "swap")]
+    assert turns == [(1, "rollout"), (1, "update"), (1, "weight_sync")]
     steps = [e["args"] for e in strictly(sheet.trace.path.read_text()) if e["name"] == "step"]
     assert steps == [{"step": 1, "rollouts": 8}, {"step": 2}]
 
@@ -451,7 +452,7 @@ def recorded(tmp_path: Path) -> Path:
     stats = {source: SourceStats(1, 1.0, 5, 5, 0, verdicts) for source in ("explorer", "learner")}
     parts = [
         {"explore": 4.0, "forward_backward": 6.0},
-        {"explore": 3.0, "forward_backward": 8.0, "swap": 1.0},
+        {"explore": 3.0, "forward_backward": 8.0, "weight_sync": 1.0},
         {"generate": 15.0, "forward_backward": 5.0},
     ]
     trace = TraceFile(tmp_path / "trace.json")

@@ -38,7 +38,7 @@ class TrainerMemory:
     """Alive at the peak of the update."""
     idle: Ledger
     """Alive while engines sample, once the update's memory was given back (on GPUs: torch.cuda.empty_cache)."""
-    swap: Ledger
+    weight_sync: Ledger
     """Alive while weights are sent."""
     host: Ledger
     """Off-loaded to the memory of the GPU's node; empty for a rank on CPUs."""
@@ -270,7 +270,7 @@ def _norm_bytes(rank: _Rank) -> int:
 
 
 def _sending(rank: _Rank, transfer: Transfer) -> int:
-    """What a swap takes at its most: when the largest tensor goes."""
+    """What a weight sync takes at its most: when the largest tensor goes."""
     if transfer == "gloo":
         # Rows are cast straight into the bucket that travels; from other ranks they come as they were cast there.
         everything = rank.dtype * rank.shape.parameters

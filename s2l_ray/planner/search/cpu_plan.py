@@ -20,7 +20,7 @@ from s2l_ray.planner.memory import Ledger, trainer_ledger
 from s2l_ray.planner.search.candidates import Frame
 from s2l_ray.planner.search.fitting import device_ledger, engine_need
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
-from s2l_ray.planner.search.predictions import phase_plans, saving, swap_plan
+from s2l_ray.planner.search.predictions import phase_plans, saving, weight_sync_plan
 from s2l_ray.planner.workload import Split
 
 DEFAULT_KV_CACHE = 2**29
@@ -93,7 +93,7 @@ def plan_cpus(frame: Frame) -> Plan:
         mode="separate",
         layout=layout,
         phases=phases,
-        swap=swap_plan(frame, phases, layout),
+        weight_sync=weight_sync_plan(frame, phases, layout),
         saving=saving(frame, phases),
         run_seconds=sum(seconds),
         ranks=actors.ranks,
@@ -230,7 +230,7 @@ class _Times:
             learner_generate=self._sampling("learner", actors.engines("learner") + handed, split.learner),
             sleep_wake=0.0,
             update=costs.update_seconds(frame.learner, frame.work, split, **shared),
-            swap=costs.swap_seconds(frame.learner, far=self._far, **shared),
+            weight_sync=costs.weight_sync_seconds(frame.learner, far=self._far, **shared),
         )
 
     def best(self) -> tuple[tuple[int, ...], list[float]]:

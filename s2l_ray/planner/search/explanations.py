@@ -73,7 +73,7 @@ def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
         "learner_generate": "the learner's sampling",
         "sleep_wake": "sleep and wake",
         "update": "the update",
-        "swap": "the weight swap",
+        "weight_sync": "the weight sync",
     }
     for number, phase in enumerate(work.phases):
         for split in phase.splits:
@@ -192,7 +192,7 @@ def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
 
 def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
     memory = trainer_ledger(search.frame.learner, config, ranks, cuda=search.frame.cuda)
-    return max(sum(ledger.values()) for ledger in (memory.update, memory.swap))
+    return max(sum(ledger.values()) for ledger in (memory.update, memory.weight_sync))
 
 
 def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
     if trainer is None:
         return [(_joined(None, whole), True)]
     if not engines:
-        return [(_joined(ledger, []), False) for ledger in (trainer.update, trainer.swap, trainer.idle)]
+        return [(_joined(ledger, []), False) for ledger in (trainer.update, trainer.weight_sync, trainer.idle)]
     awake = [(need, _without(need.ledger, ("transfer_buffers",))) for need in engines]
     if not sleep:
         away = [(need, _without(need.ledger, ("transfer_buffers", "activations"))) for need in engines]
@@ -155,7 +155,7 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
         return [
             (_joined(trainer.idle, awake), True),
             (_joined(trainer.update, away), True),
-            (_joined(trainer.swap, receiving), True),
+            (_joined(trainer.weight_sync, receiving), True),
         ]
     asleep = [(need, {k: v for k, v in need.ledger.items() if k in ASLEEP_ITEMS}) for need in engines]
     receiving = [
@@ -165,7 +165,7 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
     return [
         (_joined(trainer.idle, awake), True),
         (_joined(trainer.update, asleep), False),
-        (_joined(trainer.swap, receiving), False),
+        (_joined(trainer.weight_sync, receiving), False),
     ]
 
 

@@ -19,7 +19,7 @@ from s2l_ray.planner.search.explanations import alternatives, notes, problems
 from s2l_ray.planner.search.handover import late_seconds
 from s2l_ray.planner.search.layout import build_layout
 from s2l_ray.planner.search.loads import gpu_loads
-from s2l_ray.planner.search.predictions import phase_plans, saving, swap_plan
+from s2l_ray.planner.search.predictions import phase_plans, saving, weight_sync_plan
 from s2l_ray.planner.workload import workload
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _described(best: Candidate, found: Found, search: Search) -> Plan:
         mode=key.mode,
         layout=layout,
         phases=phases,
-        swap=swap_plan(frame, phases, layout),
+        weight_sync=weight_sync_plan(frame, phases, layout),
         saving=saving(frame, phases),
         run_seconds=sum(phase.steps * phase.step_seconds for phase in phases),
         ranks=key.ranks,

@@ -1,4 +1,4 @@
-"""What a chosen placement will do: seconds, utilisation and FLOPs of every phase, swaps, and the saving."""
+"""What a chosen placement will do: seconds, utilisation and FLOPs of every phase, weight syncs, and the saving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 
 from s2l_ray.kinds import PlacementMode, Transfer
-from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Saving, SwapPlan
+from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Saving, WeightSyncPlan
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import StepParts
 from s2l_ray.planner.search.candidates import Frame
@@ -62,7 +62,7 @@ def _phase_plan(
     busy = {"learner": seconds["learner_generate"], "explorer": seconds["explore"]}
     mini = frame.work.mini_batch_prompts
     with_work = mini / (-(-mini // devices["trainer"]) * devices["trainer"])  # of the ranks, on average
-    busy["trainer"] = seconds["update"] * with_work + seconds["swap"]
+    busy["trainer"] = seconds["update"] * with_work + seconds["weight_sync"]
     utilisation = {role: min(1.0, busy[role] / step) for role, count in devices.items() if count}
     everything = max(1, len(loads) if layout.device == "gpu" else sum(devices.values()))
     utilisation["all"] = min(1.0, sum(busy[role] * count for role, count in devices.items()) / step / everything)
@@ -94,15 +94,15 @@ def saving(frame: Frame, phases: tuple[PhasePlan, ...]) -> Saving:
     )
 
 
-def swap_plan(frame: Frame, phases: tuple[PhasePlan, ...], layout: Layout) -> SwapPlan:
-    """The slowest swap of the run, and the most engines that weights reach in each way."""
+def weight_sync_plan(frame: Frame, phases: tuple[PhasePlan, ...], layout: Layout) -> WeightSyncPlan:
+    """The slowest weight sync of the run, and the most engines that weights reach in each way."""
     transfers: dict[Transfer, int] = {}
     for phase in layout.phases:
         ways = [seat.transfer for seat in phase.seats if seat.transfer]
         for way in dict.fromkeys(ways):
             transfers[way] = max(transfers.get(way, 0), ways.count(way))
-    return SwapPlan(
-        bytes=costs.swap_bytes(frame.learner, frame.dtype_bytes),
-        seconds=max(phase.seconds["swap"] for phase in phases),
+    return WeightSyncPlan(
+        bytes=costs.weight_sync_bytes(frame.learner, frame.dtype_bytes),
+        seconds=max(phase.seconds["weight_sync"] for phase in phases),
         transfers=transfers,
     )

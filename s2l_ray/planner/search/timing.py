@@ -97,18 +97,18 @@ class Timing:
             ),
         )
 
-    def swap(self, base: Candidate, learner_slots: np.ndarray | int) -> np.ndarray:
-        """Seconds of a swap when so many slots are the learner's. Rank 0, on the first node, sends."""
+    def weight_sync(self, base: Candidate, learner_slots: np.ndarray | int) -> np.ndarray:
+        """Seconds of a weight sync when so many slots are the learner's. Rank 0, on the first node, sends."""
         key = base.key
         apart = key.trainers is not key.samplers
         near = 0 if apart else base.slot_rows[0].slots
         far = np.asarray(learner_slots) > near
-        return np.where(far, self._swap(key, base.nodes, True), self._swap(key, base.nodes, False))
+        return np.where(far, self._weight_sync(key, base.nodes, True), self._weight_sync(key, base.nodes, False))
 
-    def _swap(self, key: Key, nodes: int, far: bool) -> float:
+    def _weight_sync(self, key: Key, nodes: int, far: bool) -> float:
         return self._memory.get(
-            ("swap", key.trainers, key.ranks, nodes, far),
-            lambda: costs.swap_seconds(
+            ("weight_sync", key.trainers, key.ranks, nodes, far),
+            lambda: costs.weight_sync_seconds(
                 self._frame.learner,
                 ranks=key.ranks,
                 nodes=nodes,
@@ -174,13 +174,13 @@ class Timing:
         frame, key = self._frame, base.key
         learn = self.sampling(base, "learner", learner_slots)
         explore = self.sampling(base, "explorer", learner_slots) if key.explorer_tp else np.zeros_like(learn)
-        trained = self.update(key, base.nodes)[:, None] + self.swap(base, learner_slots) + self.sleep_wake(base)
+        trained = self.update(key, base.nodes)[:, None] + self.weight_sync(base, learner_slots) + self.sleep_wake(base)
         if key.mode == "colocated":
             return explore + learn + trained, np.zeros_like(learn)
         together = np.maximum(explore, learn) + trained
         if frame.work.stale:
             explored = explore if frame.work.ahead else explore + trained
-            ahead = np.maximum(np.maximum(explored, learn + self.swap(base, learner_slots)), trained)
+            ahead = np.maximum(np.maximum(explored, learn + self.weight_sync(base, learner_slots)), trained)
         elif frame.work.ahead:
             ahead = np.maximum(explore, learn + trained)
         else:
@@ -197,5 +197,5 @@ class Timing:
             learner_generate=float(self.sampling(base, "learner", choice)[number, 0]),
             sleep_wake=self.sleep_wake(base),
             update=float(self.update(base.key, base.nodes)[number]),
-            swap=float(self.swap(base, learner_slots)),
+            weight_sync=float(self.weight_sync(base, learner_slots)),
         )

@@ -76,8 +76,8 @@ def _headline(plan: Plan, title: str) -> str:
     if plan.saving:
         spent = "fewer" if plan.saving.saved >= 0 else "more"
         facts.append(f"{abs(plan.saving.saved):.0%} {spent} rollout FLOPs than plain GRPO")
-    if plan.swap:
-        facts.append(f"weight swap {look.amount(plan.swap.bytes)} in {look.seconds(plan.swap.seconds)}")
+    if plan.weight_sync:
+        facts.append(f"weight sync {look.amount(plan.weight_sync.bytes)} in {look.seconds(plan.weight_sync.seconds)}")
     return "\n".join(filter(None, [*lines, ", ".join(facts), "" if plan.fits else "DOES NOT FIT"]))
 
 

@@ -17,7 +17,7 @@ PART_NAMES = {
     "explore": "explorer samples",
     "learner_generate": "learner samples",
     "update": "update",
-    "swap": "weight swap",
+    "weight_sync": "weight sync",
     "sleep_wake": "sleep and wake",
     "verify": "verify",
 }
@@ -26,7 +26,7 @@ PART_COLOURS = {
     "explore": ROLE_COLOURS["explorer"],
     "learner_generate": ROLE_COLOURS["learner"],
     "update": ROLE_COLOURS["trainer"],
-    "swap": "#CC79A7",
+    "weight_sync": "#CC79A7",
     "sleep_wake": "#999999",
     "verify": "#E69F00",
 }

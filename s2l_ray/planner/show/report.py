@@ -109,9 +109,11 @@ def _headline(plan: Plan, title: str) -> Table:
         table.add_row("run", _run(plan, plan.run_seconds))
     if plan.saving:
         table.add_row("rollouts", _saving(plan))
-    if plan.swap:
-        ways = ", ".join(f"{count} engine{_s(count)} by {way}" for way, count in plan.swap.transfers.items())
-        table.add_row("swap", f"{look.amount(plan.swap.bytes)} in {look.seconds(plan.swap.seconds)}; {ways}")
+    if plan.weight_sync:
+        ways = ", ".join(f"{count} engine{_s(count)} by {way}" for way, count in plan.weight_sync.transfers.items())
+        table.add_row(
+            "weight_sync", f"{look.amount(plan.weight_sync.bytes)} in {look.seconds(plan.weight_sync.seconds)}; {ways}"
+        )
     return table
 
 

@@ -13,8 +13,8 @@ phases              in the order of the steps:
   steps             how many; from first_step to last_step
   first_step, last_step
   step_seconds      predicted, mean of the phase's steps
-  seconds           {"explore", "learner_generate", "update", "swap", "sleep_wake", "verify": seconds of an average
-                    step, each by itself; they overlap, so their sum is more than step_seconds}
+  seconds           {"explore", "learner_generate", "update", "weight_sync", "sleep_wake", "verify": seconds of an
+                    average step, each by itself; they overlap, so their sum is more than step_seconds}
   utilisation       {"trainer", "learner", "explorer", "all": share of the step in which the role's devices work}
   explorer_flops, learner_flops   of all rollouts of the phase
   gpus              every device: node, gpu (null: the node's CPU memory), capacity_bytes, used_bytes,
@@ -26,7 +26,7 @@ seats               per phase of the layout: name, first_step, last_step, seats 
                     kv_cache_bytes, transfer]
 sleep               engines sleep while the trainer ranks on their devices work
 hand_overs          step (the first after it), ends and begins [role, index, bundle, devices], bundles
-swap                bytes, seconds, transfers {"nccl" | "ipc" | "gloo": engines}; null when nothing fits
+weight sync                bytes, seconds, transfers {"nccl" | "ipc" | "gloo": engines}; null when nothing fits
 saving              explorer_flops, learner_flops, grpo_flops, saved (share of GRPO's rollout FLOPs); or null
 notes               [str]
 alternatives        best first: description, mode, fits, run_seconds, reason
@@ -69,7 +69,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "phases": [_phase(phase) for phase in plan.phases],
         "gpus": _worst(plan.phases),
         **_layout(layout),
-        "swap": {**vars(plan.swap)} if plan.swap else None,
+        "weight_sync": {**vars(plan.weight_sync)} if plan.weight_sync else None,
         "saving": _saving(plan.saving) if plan.saving else None,
         "notes": list(plan.notes),
         "alternatives": [{**vars(alternative)} for alternative in plan.alternatives],

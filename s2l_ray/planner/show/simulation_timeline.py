@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_STEPS = 2
 """Neighbouring steps drawn of each phase, from its middle."""
-PARTS = ("explore", "learner_generate", "verify", "update", "swap", "sleep_wake")
+PARTS = ("explore", "learner_generate", "verify", "update", "weight_sync", "sleep_wake")
 COLOURS = {part: PART_COLOURS[part] for part in PARTS} | {"start": "#C9B458"}
 NAMES = {part: part_name(part) for part in PARTS} | {"start": "engine starts"}
 

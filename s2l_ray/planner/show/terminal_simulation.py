@@ -13,7 +13,7 @@ from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.simulate.simulation import SimulatedStep, Simulation
 
-PARTS = {"rollout": "rollouts", "sleep_wake": "sleep and wake", "update": "update", "swap": "weight swap"}
+PARTS = {"rollout": "rollouts", "sleep_wake": "sleep and wake", "update": "update", "weight_sync": "weight sync"}
 
 
 def simulation_section(found: Simulation, plan: Plan) -> Iterator[RenderableType]:

@@ -93,7 +93,7 @@ def _first_guess(measured: Measured, cores: float | None) -> Constants:
         pass_token_s=pass_token_s,
         optimizer_s=0.0,
         train_rollout_s=train_rollout_s,
-        swap_s=median(r.seconds["swap"] for r in alone),
+        weight_sync_s=median(r.seconds["weight_sync"] for r in alone),
         step_s=max(0.0, median(waits)) if waits else 0.0,
         cores=cores,
         lengths=measured.lengths,

@@ -50,7 +50,7 @@ class Constants:
     """One forward pass over one token on one trainer rank; a backward counts as two."""
     optimizer_s: float
     """Of each optimizer step, whatever its tokens."""
-    swap_s: float
+    weight_sync_s: float
     train_rollout_s: float = 0.0
     """A rank's fetching and preparing one rollout, whether or not it is trained on."""
     verify_request_s: float = 0.0

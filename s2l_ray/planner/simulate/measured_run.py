@@ -47,13 +47,13 @@ class Measured:
 
     @property
     def step_seconds(self) -> float:
-        """Median over the run's steps, warm-up left out, of rollout, update and swap."""
+        """Median over the run's steps, warm-up left out, of rollout, update and weight sync."""
         return median(own_seconds(record) for record in self.records)
 
 
 def own_seconds(record: StepRecord) -> float:
     """Of a step, without evaluation and checkpoint."""
-    return sum(record.seconds[part] for part in ("rollout", "update", "swap"))
+    return sum(record.seconds[part] for part in ("rollout", "update", "weight_sync"))
 
 
 def read_run(run: Path) -> Measured:

@@ -43,7 +43,7 @@ def constants_of_plan(
         engines={source: _engine(sampler, work) for source, sampler in samplers.items()},
         pass_token_s=pass_token_s,
         optimizer_s=optimizer_s,
-        swap_s=plan.swap.seconds,
+        weight_sync_s=plan.weight_sync.seconds,
         sleep_wake_s=costs.sleep_wake_seconds(samplers["explorer"] if beside else None, rates) if layout.sleep else 0.0,
         engine_start_s=rates.engine_start_s,
         cores=None if cuda else min(spec.cpus for spec in inventory.specs),

@@ -22,7 +22,7 @@ class SimulatedStep:
     start: float
     """Seconds since the run began."""
     seconds: dict[str, float]
-    """"rollout", "sleep_wake" (where engines sleep), "update", "swap" and "total"."""
+    """"rollout", "sleep_wake" (where engines sleep), "update", "weight_sync" and "total"."""
     spans: dict[str, float]
     """Seconds from the first request of a source to its last verdict: "explore", "learner_generate"."""
 

@@ -1,7 +1,7 @@
 """A run as a discrete-event simulation: the actor graph of `actors/`, its work given by `Constants`.
 
-What is modelled, as it is done: the driver collects a step's groups, updates and swaps weights, one after the other;
-explorer requests of the next `rollout.explore_ahead_steps` steps go out once the present step's explorer part is done;
+What is modelled, as it is done: the driver collects a step's groups, updates and syncs weights, one after the other;
+explorer requests of the next `rollout.prefetch_steps` steps go out once the present step's explorer part is done;
 learner requests go out when collecting begins; a request goes to the engine of its kind with the fewest rollouts
 outstanding, and from there to such a verifier; engines batch continuously; whole groups are balanced over the ranks of
 every optimizer step; engines sleep beside the trainer; engines that are handed over join between two steps.
@@ -120,7 +120,7 @@ class _Run:
             if self._layout.sleep:
                 seconds["sleep_wake"] = yield from self._on_trainers("sleep_wake", step, self._constants.sleep_wake_s)
             seconds["update"] = yield from self._on_trainers("update", step, self._update_s(step))
-            seconds["swap"] = yield from self._on_trainers("swap", step, self._constants.swap_s)
+            seconds["weight_sync"] = yield from self._on_trainers("weight_sync", step, self._constants.weight_sync_s)
             seconds["total"] = self._env.now - start
             self._done.append(SimulatedStep(step, self._phase.name, start, seconds, spans))
 
@@ -176,7 +176,7 @@ class _Run:
             sent, learning = self._env.now, self._dispatch(step, "learner")
         else:
             at = self._steps.index(step)
-            for coming in self._steps[at + 1 : at + 1 + self._config.rollout.explore_ahead_steps]:
+            for coming in self._steps[at + 1 : at + 1 + self._config.rollout.prefetch_steps]:
                 self._explore(coming)
         if learning:
             yield simpy.AllOf(self._env, learning)
