@@ -45,7 +45,8 @@ def start_private_ray(timeout_s: float) -> None:
 
 def while_it_lives(work: Callable[[], None]) -> None:
     """Do what the private Ray has to answer. Given up when that is gone, since Ray would wait for an answer for ever:
-    whoever ends a process group, as batch systems and `timeout` do, ends Ray at the same time."""
+    whoever ends a process group, as batch systems and `timeout` do, ends Ray at the same time.
+    """
     done: Future[None] = Future()
 
     def run() -> None:

@@ -24,7 +24,7 @@ from s2l_ray.weights.nccl_sender import NcclSender
 from s2l_ray.weights.rendezvous import listen, open_store
 from s2l_ray.weights.sender import GroupSender, SendTimes
 
-__all__ = ["LearnerMember", "WeightSyncReport", "TrainerGroup", "TrainerRank"]
+__all__ = ["LearnerMember", "TrainerGroup", "TrainerRank", "WeightSyncReport"]
 
 GROUP_SENDERS: dict[Transfer, type[GroupSender]] = {"gloo": GlooSender, "nccl": NcclSender}
 

@@ -1,5 +1,6 @@
 """The driver's end of weight syncs: who takes part, and how a weight sync goes on when an engine dies in the middle of
-it."""
+it.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class WeightSync:
 
     def connect(self, members: list[LearnerMember]) -> None:
         """From here on, weight syncs go to these. Members that do not join are left out and named in the next
-        report."""
+        report.
+        """
         self._members = list(members)
         self._standing.clear()
         for transfer in self._transfers():
@@ -191,7 +193,8 @@ class WeightSync:
 
     def _broadcast(self, transfer: Transfer) -> dict[int, Exception]:
         """One attempt, the one that `begin_weight_sync` started or a new one. Returns what went wrong, by the number of
-        the member that did not get the version."""
+        the member that did not get the version.
+        """
         attempt, self._attempt = self._attempt or self._start(transfer), None
         patience = self._timeout_s + SETTLE_S
         sent: list[SendTimes] = []

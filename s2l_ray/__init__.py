@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["S2LPO", "load_config", "__version__"]
+__all__ = ["S2LPO", "__version__", "load_config"]
 
 
 def __getattr__(name: str) -> Any:

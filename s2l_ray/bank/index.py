@@ -88,7 +88,7 @@ class Index:
         self._starts += [part.starts for part in found]
 
     def has(self, ranges: Sequence[DrawRange]) -> np.ndarray:
-        """bool [ranges]: whether every draw of each is there."""
+        """Bool [ranges]: whether every draw of each is there."""
         if not len(ranges) or not len(self._keys):
             return np.zeros(len(ranges), bool)
         first = np.array([self._key(r.prompt_id, r.first) for r in ranges])

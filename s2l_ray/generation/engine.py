@@ -136,7 +136,8 @@ class SamplingEngine:
 
     def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
         """`Rollout.weight_version` and `Rollout.weight_syncs` of a finished completion: here of weights that never
-        change."""
+        change.
+        """
         return 0, ()
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:

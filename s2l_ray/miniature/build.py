@@ -69,7 +69,8 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """16 hex digits: equal when the recipes are. The same recipe in bfloat16 and in float32 gives other weights,
-        with the same pass@k within its intervals."""
+        with the same pass@k within its intervals.
+        """
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -295,7 +296,8 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
 
 def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connection, parent: int) -> None:
     """Body of a training process: sends ("progress", arguments of Progress), then ("done", {"loss": [...],
-    "pass_at_k": curve or None}) ("refused", text) or ("error", text)."""
+    "pass_at_k": curve or None}) ("refused", text) or ("error", text).
+    """
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:

@@ -39,7 +39,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class Efficiency(Section):
     """What is reached of the data sheet's rates. The defaults are round figures of what people report for dense models
-    of 1 to 30 billion parameters with FSDP2 and vLLM; calibrate with a run of yours where it matters."""
+    of 1 to 30 billion parameters with FSDP2 and vLLM; calibrate with a run of yours where it matters.
+    """
 
     train: Share = 0.5
     """Of the FLOP rate, in forward and backward with packed rows; recomputation counts as work, so with gradient

@@ -60,7 +60,8 @@ class PhaseSeats:
 @dataclass(frozen=True)
 class Layout:
     """What has to be carried out. Between two phases, seats that end are vacated and seats that begin are taken (the
-    hand-over); seats in both stay as they are. Trainer seats are the same in all phases."""
+    hand-over); seats in both stay as they are. Trainer seats are the same in all phases.
+    """
 
     mode: PlacementMode
     device: Device

@@ -126,14 +126,16 @@ class Sampling:
 
 def concurrency(engine: Sampler, work: Sampling) -> float:
     """Sequences that run at one time: as many as max_num_seqs and the KV cache allow. On average half of a response is
-    there, and each rollout's part of the shared prompt."""
+    there, and each rollout's part of the shared prompt.
+    """
     tokens = work.prompt_tokens / work.rollouts + work.response_tokens / 2
     return max(1.0, min(engine.max_num_seqs, engine.kv_cache_bytes / (engine.kv_bytes_per_token * tokens)))
 
 
 def decode_step_seconds(engine: Sampler, batch: float, context: float) -> float:
     """One token for each of `batch` sequences with `context` tokens each: weights and KV cache are read once, or the
-    matrix products take longer; two all-reduces per layer; and the engine's own overhead."""
+    matrix products take longer; two all-reduces per layer; and the engine's own overhead.
+    """
     shape, rates, devices = engine.shape, engine.rates, engine.tensor_parallel
     read = (engine.streamed_bytes + batch * context * engine.kv_bytes_per_token) / rates.memory
     compute = shape.forward_flops(batch, context) / devices / rates.prefill
@@ -231,7 +233,8 @@ def weight_sync_seconds(
 
 def sleep_wake_seconds(explorer: Sampler | None, rates: Rates) -> float:
     """One cycle. The learner's weights are dropped and come back with the weight sync; the explorer's go to host memory
-    and return."""
+    and return.
+    """
     moved = 0.0
     if explorer is not None:
         moved = 2 * explorer.shape.parameters * explorer.dtype_bytes / explorer.tensor_parallel / rates.pcie

@@ -112,7 +112,8 @@ class Workload:
 
     def forwards(self, split: Split) -> float:
         """Forward passes over the step's tokens that the trainer's FLOPs amount to: forward 1, backward 2, another 1
-        with recompute, 1 of the reference, old log-probs of every mini-batch but the first."""
+        with recompute, 1 of the reference, old log-probs of every mini-batch but the first.
+        """
         steps = self.optimizer_steps(split)
         passes = 3.0 + self.recompute + self.reference + (steps - 1) / steps
         return passes + (1 if self.kl_in_reward else 0)
@@ -150,7 +151,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
 
 
 def phases(config: Config) -> tuple[PhaseWork, ...]:
-    """explore (G_s = 0), mix, on-policy (G_w = 0), in this order and without gaps; those without steps are left out."""
+    """Explore (G_s = 0), mix, on-policy (G_w = 0), in this order and without gaps; those without steps are left out."""
     schedule = config.schedule.build(config.rollout.group_size).nominal()
     shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
     names = ["explore" if s.learner == 0 else "on-policy" if s.explorer == 0 else "mix" for s in shares]

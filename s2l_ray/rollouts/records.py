@@ -262,7 +262,7 @@ class RolloutGroup:
 
     @property
     def from_explorer(self) -> np.ndarray:
-        """bool [G]."""
+        """Bool [G]."""
         return np.array([r.source == "explorer" for r in self.rollouts])
 
     @property

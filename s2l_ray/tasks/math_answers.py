@@ -103,7 +103,8 @@ def check_math(response: str, answer: str, question: str = "") -> Verdict:
 def extract_answer(text: str) -> str | None:
     r"""The final answer that a response states: in its last `\boxed{}` with balanced braces, else after its last
     "answer is" (or "answer:") up to the end of the sentence, else after its last `####` up to the end of the line, else
-    its last number."""
+    its last number.
+    """
     for find in (_boxed, _stated, _marked, _last_number):
         if found := find(text):
             return found

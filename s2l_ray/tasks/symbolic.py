@@ -34,7 +34,8 @@ TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([
 
 def expressions_equal(gold: str, found: str) -> bool | None:
     """Whether two expressions are equal as math-verify has it, variables told apart by case. None: `found` cannot be
-    parsed."""
+    parsed.
+    """
     from math_verify import verify
 
     found_parsed, gold_parsed = parse(found), parse(gold)
@@ -86,7 +87,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _factorial(n: Fraction) -> Fraction | None:
-    small = n.denominator == 1 and 0 <= n and n * _bits(n) <= EXACT_BITS
+    small = n.denominator == 1 and n >= 0 and n * _bits(n) <= EXACT_BITS
     return Fraction(math.factorial(n.numerator)) if small else None
 
 
@@ -187,7 +188,7 @@ def _look_ahead_in_two_stages() -> None:
         self.prediction_mode = PredictionMode.SLL
         try:
             return parse_as_told(self, latex)
-        except Exception:  # noqa: BLE001 -- its error listener raises this
+        except Exception:
             self.prediction_mode = PredictionMode.LL
             return parse_as_told(self, latex)
 

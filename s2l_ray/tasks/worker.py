@@ -39,7 +39,7 @@ def serve(kind: str, pipe_fd: int, log_fd: int) -> None:
         except ConfigError as error:
             _send(pipe, {"config_error": str(error)})
             return
-        except Exception:  # noqa: BLE001 -- whatever a warm-up raises is told to the parent, which raises it
+        except Exception:
             _send(pipe, {"error": traceback.format_exc()})
             return
         _send(pipe, {"ready": True})
@@ -66,7 +66,7 @@ def checked(verifier: Verifier, item: Sequence[str]) -> Entry:
     try:
         verdict = verifier(*item)
         return Entry(time.monotonic(), verdict.status, float(verdict.reward), _encodable(str(verdict.detail)))
-    except BaseException as error:  # noqa: BLE001 -- a user's sys.exit included
+    except BaseException as error:
         return Entry(time.monotonic(), "failed", 0.0, _encodable(_told(error)))
 
 

@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 def role_of(track: str) -> str:
     """The kind of actor: explorer, of "explorer 0"."""
-    return track.split()[0]
+    return track.split(maxsplit=1)[0]
 
 
 def number_of(track: str) -> int:

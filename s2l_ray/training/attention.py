@@ -61,7 +61,7 @@ def packed_attention(
     packed: PackedLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: query [1, heads, T, D], key and value [1, kv heads, T, D] -> [1, T, heads, D].
+    """Transformers' attention function: query [1, heads, T, D], key and value [1, kv heads, T, D] -> [1, T, heads, D].
 
     Raises:
         ModelError: the model asks for an attention that is not plain causal attention.

@@ -24,7 +24,7 @@ class TokenScores(NamedTuple):
 def chunked_scores(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk: int, softcap: float | None = None
 ) -> TokenScores:
-    """log p[targets] and -sum p log p of p = softmax(softcap(hidden @ weight.T) / temperature).
+    """Log p[targets] and -sum p log p of p = softmax(softcap(hidden @ weight.T) / temperature).
 
     Args:
         hidden: [N, width], the compute dtype.

@@ -56,7 +56,7 @@ class BoundedNcclEngine(NCCLWeightTransferEngine):
 
 
 def vllm_init_info(invitation: Invitation, unique_id: bytes) -> NCCLWeightTransferInitInfo:
-    """vLLM's own init info, in its unique-id form, with the chunks that `NcclSender` cuts."""
+    """VLLM's own init info, in its unique-id form, with the chunks that `NcclSender` cuts."""
     return NCCLWeightTransferInitInfo(
         rank_offset=invitation.rank_offset,
         world_size=invitation.size,

@@ -29,7 +29,7 @@ from tests.support.training_models import (
 
 pytest.importorskip("trl", reason="needs TRL: pip install trl==1.16.0")
 
-from tests.support.trl_side import trl_trainer  # noqa: E402
+from tests.support.trl_side import trl_trainer
 
 MAX_TOKENS = 9
 OPTIMIZER = {"learning_rate": 0.05, "grad_clip": 0.7, "eps": 0.1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def first_number_is_even(response: str, answer: str, question: str) -> bool:
     """A reward that even an untrained model gets about half of the time."""
-    first = response.split(" ")[0]
+    first = response.split(" ", maxsplit=1)[0]
     return first.isdigit() and int(first) % 2 == 0
 
 

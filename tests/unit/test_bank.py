@@ -50,7 +50,18 @@ def rows_of(folder: Path) -> list[dict]:
 def equal(a: Rollout, b: Rollout) -> bool:
     arrays = [(a.token_ids, b.token_ids), (a.logprobs, b.logprobs)]
     same = all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in arrays)
-    fields = "prompt_id source model weight_version index text finish_reason verdict weight syncs".split()
+    fields = [
+        "prompt_id",
+        "source",
+        "model",
+        "weight_version",
+        "index",
+        "text",
+        "finish_reason",
+        "verdict",
+        "weight",
+        "syncs",
+    ]
     return same and all(getattr(a, field) == getattr(b, field) for field in fields)
 
 

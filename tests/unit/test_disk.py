@@ -218,9 +218,8 @@ def test_a_reason_is_found_under_the_errors_of_libraries(tmp_path: Path) -> None
     "error", [ValueError("x"), KeyError(1), ConnectionResetError(104, "reset"), ModelError("y"), KeyboardInterrupt()]
 )
 def test_what_is_not_a_disks_passes_as_it_is(error: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as caught:
-        with writing(tmp_path):
-            raise error
+    with pytest.raises(type(error)) as caught, writing(tmp_path):
+        raise error
     assert caught.value is error
 
 

@@ -90,7 +90,7 @@ def test_a_parsed_answer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in ("17 + x", "18 + x", "17 + x"):
         expressions_equal("x - 17", found)
     assert (parse.cache_info().misses, parse.cache_info().hits) == (3, 3)
-    assert symbolic.KEPT == parse.cache_info().maxsize
+    assert parse.cache_info().maxsize == symbolic.KEPT
 
 
 HUGE = [

@@ -98,7 +98,7 @@ ANY_JSON = st.recursive(
     ),
     max_leaves=5,
 )
-ANY_ROW = st.fixed_dictionaries({}, optional={name: ANY_JSON for name in ("answer", "response", "question", "id")})
+ANY_ROW = st.fixed_dictionaries({}, optional=dict.fromkeys(("answer", "response", "question", "id"), ANY_JSON))
 ANY_LINE = ANY_JSON.map(json.dumps).map(str.encode) | ANY_ROW.map(json.dumps).map(str.encode) | st.binary(max_size=20)
 
 

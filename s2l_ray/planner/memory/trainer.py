@@ -141,7 +141,8 @@ class _Rank:
 
     def reference_at_work(self) -> int:
         """Its shards; and its embedding and head whole: FSDP2 does not reshard the root after a forward, and without
-        a backward nothing else does before the update ends."""
+        a backward nothing else does before the update ends.
+        """
         if self.config.objective.kl == 0:
             return 0
         return self._reference() + self.dtype * self.shape.root_parameters
@@ -194,7 +195,8 @@ def _backward_of_head(rank: _Rank) -> Ledger:
 
 def _of_layers(rank: _Rank) -> list[Ledger]:
     """Backward within the last layer's MLP; within that of the layer before, when the last layer's float32 gradients
-    are still being reduced; and at a layer's end, when its gradients are copied to be reduced."""
+    are still being reduced; and at a layer's end, when its gradients are copied to be reduced.
+    """
     shape, dtype = rank.shape, rank.dtype
     gathered = dtype * (shape.root_parameters + rank.layer_parameters * min(2, rank.ranks))
     waiting = dtype * rank.head_gradient
@@ -221,7 +223,8 @@ def _last_reduction(rank: _Rank) -> Ledger:
 
 def _batch(rank: _Rank) -> int:
     """All micro-batches of a step are on the device (PolicyTrainer._pack_in_step): 24 bytes a token, and 34 bytes a
-    response token (training/packing.py)."""
+    response token (training/packing.py).
+    """
     rollout = rank.config.rollout
     rollouts = math.ceil(rollout.prompts_per_step * rollout.group_size / rank.ranks)
     return rollouts * (24 * rank.longest + 34 * rollout.max_tokens)
@@ -263,7 +266,8 @@ def _saved_by_layer(rank: _Rank) -> int:
 
 def _norm_bytes(rank: _Rank) -> int:
     """Kept per element by an RMS norm: its input in float32, and for the gradient of its weight the normalised value
-    (Gemma: in float32)."""
+    (Gemma: in float32).
+    """
     if rank.lora:
         return FLOAT32
     return FLOAT32 + (FLOAT32 if rank.shape.family.startswith("gemma") else rank.dtype)

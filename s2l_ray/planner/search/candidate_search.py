@@ -85,7 +85,8 @@ class Search:
 
     def ranks(self, pool: Pool, mode: PlacementMode) -> list[int]:
         """Numbers of trainer ranks to try: what is pinned; colocated parts of a node and whole nodes; elsewhere no more
-        than have work in a mini-batch, unless they fit only when there are more."""
+        than have work in a mini-batch, unless they fit only when there are more.
+        """
         if pinned := self.frame.config.trainer.ranks:
             return [pinned] if pinned <= pool.gpus else []
         if mode == "colocated":

@@ -85,7 +85,8 @@ def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
 
 def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
     """Those that came furthest first: past the trainer's memory, then the engines', then to too few GPUs or CPUs; of
-    equals the one that lacks least memory, or has fewest ranks."""
+    equals the one that lacks least memory, or has fewest ranks.
+    """
 
     def distance(r: Rejected) -> tuple:
         if r.misfit is None:

@@ -82,7 +82,8 @@ def _on_gpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle],
 
 def _fitting(config: Config, spec: NodeSpec) -> tuple[int, int] | Misfit | None:
     """(devices of an engine, KV cache on each) on a node; or what the largest engine there is short of; None if the
-    node has too few GPUs for any."""
+    node has too few GPUs for any.
+    """
     shape = ModelShape.load(config.models.explorer)
     pinned = config.engines.explorer.tensor_parallel
     sizes = (pinned,) if pinned else tensor_parallel_sizes(shape, spec.gpus if spec.real_gpus else min(1, spec.gpus))

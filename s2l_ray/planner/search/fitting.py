@@ -171,7 +171,8 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
 
 def _share(room: int, engines: list[EngineNeed]) -> dict[Source, int]:
     """KV cache of each engine: what is pinned; else the least it needs, and of what is left its part by weight, but no
-    more than it can use."""
+    more than it can use.
+    """
     open_ = [need for need in engines if need.pinned is None]
     found = {need.role: need.pinned for need in engines if need.pinned is not None}
     left = max(0, room - sum(found.values()) - sum(need.least for need in open_))

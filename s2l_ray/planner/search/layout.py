@@ -123,7 +123,8 @@ def _on_real_nodes(
     candidate: Candidate, bundles: list[PlannedBundle], phases: list[PhaseSeats]
 ) -> tuple[list[PlannedBundle], list[PhaseSeats]]:
     """Bundles that cross nodes cut into one per node, and their engines into one seat for each: such a layout can be
-    shown, not carried out."""
+    shown, not carried out.
+    """
     pool = candidate.key.trainers
     size = pool.largest_node // pool.together
     cut: list[PlannedBundle] = []

@@ -145,7 +145,8 @@ def _as_larger_nodes(pool: Pool) -> list[Pool]:
 @lru_cache
 def sizes(limit: int, bits: int) -> tuple[int, ...]:
     """1, 2, ... `limit`, thinned out to numbers with so many leading binary digits: exact while small, 3 bits
-    within 25% of any number, 5 bits within 6%. The same numbers whatever the limit."""
+    within 25% of any number, 5 bits within 6%. The same numbers whatever the limit.
+    """
     found, step, number = [], 1, 1
     while number <= limit:
         found.append(number)

@@ -173,7 +173,8 @@ def _fit(measured: Measured, start: Constants) -> Constants:
 
 class _Unknowns:
     """What is fitted, as logarithms: the decode step and a sequence's part in it for each kind of engine; a request and
-    the width, which are the same for both; what a rollout and a token cost the trainer."""
+    the width, which are the same for both; what a rollout and a token cost the trainer.
+    """
 
     def __init__(self, start: Constants, measured: Measured) -> None:
         self._constants = start

@@ -94,7 +94,8 @@ def _update(
     config: Config, layout: Layout, work: Workload, shape: ModelShape, rates: costs.Rates
 ) -> tuple[float, float]:
     """Seconds of an optimizer step whatever its tokens, and of a forward pass over one token: together they give the
-    plan's update of a step with responses of mean length."""
+    plan's update of a step with responses of mean length.
+    """
     ranks, nodes = len(_seats(layout, "trainer")), len(_nodes(layout, "trainer"))
     last = work.phases[-1].splits[-1]
     split = Split(last.explorer, last.learner, 1)

@@ -52,7 +52,8 @@ class Simulation:
 
     def busy(self, phase: PhaseName) -> dict[str, float]:
         """Share of the phase's time in which actors of each kind work: "trainer", "learner", "explorer", "verifier".
-        Of those that do anything in it."""
+        Of those that do anything in it.
+        """
         steps = [step for step in self.steps if step.phase == phase]
         begin, end = steps[0].start, steps[-1].start + steps[-1].seconds["total"]
         worked: dict[str, float] = defaultdict(float)

@@ -1,5 +1,6 @@
 """How often rollouts are right: a group in which all are equally right has no advantage and is not trained on, so this
-decides how many tokens an update has to go through."""
+decides how many tokens an update has to go through.
+"""
 
 from __future__ import annotations
 
