@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import ray
 
 from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.kinds import EngineMemory
 from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
+from s2l_ray.ray_bridge import error_log
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import SampleRequest
+from s2l_ray.vllm_bridge.log import first_error_in
 
 
 class EngineActor:
@@ -37,10 +36,10 @@ class EngineActor:
         try:
             self._engine = self.engine_class(self._settings, self._prompts)
         except Exception as error:  # anything from a bad model file to a lack of memory, in another process
-            log = Path(ray._private.worker.global_worker.get_err_file_path())
+            log = error_log()
             raise EngineError(
                 f"the {self._settings.source} engine did not start on {self._settings.model}: "
-                f"{reason_in(log) or error} (its log: {log})"
+                f"{first_error_in(log) or error} (its log: {log})"
             ) from error
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
@@ -59,10 +58,3 @@ class EngineActor:
         if hasattr(self, "_engine"):
             await self._engine.close()
         drop_short_names()
-
-
-def reason_in(log: Path) -> str | None:
-    """The first exception in an engine's log that is not vLLM pointing at an earlier one."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    found = [match[1] for line in lines if (match := re.search(r"\b(\w+(?:Error|Exception): .+)", line))]
-    return next((line for line in found if "See root cause above" not in line), None)

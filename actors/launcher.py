@@ -21,12 +21,13 @@ from actors.weight_sync import LearnerMember
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
-from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import Layout, Seat
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.step_planner import step_planner
+from s2l_ray.vllm_bridge.environment import engine_environment
 
 BYTES_PER_TOKEN = 16
 """At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""

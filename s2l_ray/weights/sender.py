@@ -123,6 +123,31 @@ class GroupSender(ABC):
     def _leave(self) -> None: ...
 
 
+class ChunkSender(ABC):
+    """Shows the trainer's weights, chunk by chunk, to the workers on this trainer rank's device.
+
+    Lives on every trainer rank; all ranks walk the same stream, since gathering FSDP shards is a collective.
+
+    Args:
+        specs: what a source yields.
+    """
+
+    def __init__(self, specs: list[WeightSpec]) -> None:
+        self._specs = specs
+
+    @abstractmethod
+    def begin(self, weights: WeightSource) -> None:
+        """Start over, with the weights of one version."""
+
+    @abstractmethod
+    def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk as this rank's part of `messages.merge_chunks`; None after the last. A collective."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Give the buffer's memory back, once the workers have finished the weight sync."""
+
+
 class _Timed(Iterator[T]):
     """An iterator that knows how long its steps took in all, in seconds."""
 
