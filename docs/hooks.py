@@ -28,15 +28,15 @@ CONFIGURATION = """\
 Every key, generated from the models in `s2l_ray/config/`. A key is given in a YAML file, or on the command line as
 `key=value`. `s2l config PREFIX` prints the same text in a terminal.
 
-A key's type decides how its value is read. Text is taken as it is typed: `name=007` is the text "007". Where a key can be
-none, `null` says so. In a file, `${...}` is interpolated and `extends: other.yaml` names files that are read first.
+A key's type decides how its value is read. Text is taken as it is typed: `name=007` is the text "007". Where a key can
+be none, `null` says so. In a file, `${...}` is interpolated and `extends: other.yaml` names files that are read first.
 
 """
 COMMAND_LINE = """\
 # Command line
 
-Generated from the help of `s2l`. Each command prints its part with `--help`. Overrides (`key=value`) may stand before or
-after options; the [configuration reference](configuration.md) has every key.
+Generated from the help of `s2l`. Each command prints its part with `--help`. Overrides (`key=value`) may stand before
+or after options; the [configuration reference](configuration.md) has every key.
 
 """
 
@@ -65,23 +65,20 @@ def _section_order(key: Key) -> int:
 
 def _key(key: Key) -> str:
     default = "must be given" if key.default is None else f"default `{key.default}`"
-    text = "\n".join(f"{'' if line.startswith('- ') else ''}{line}" for line in _as_list(key.text))
-    return f'### `{key.name}` {{ #{key.name} }}\n\n`{key.type}`, {default}\n{{ .key }}\n\n{text}\n\n'
+    return f"### `{key.name}` {{ #{key.name} }}\n\n`{key.type}`, {default}\n{{ .key }}\n\n{_markdown(key.text)}\n\n"
 
 
-def _as_list(text: str) -> Iterator[str]:
-    """Lines that begin with a value in backticks and a colon become a list; other lines are paragraphs."""
-    before = ""
-    for line in text.splitlines():
-        item = line.startswith("`") and ":" in line and before != ""
-        if item:
-            if not before.startswith("- "):
-                yield ""
-            line = f"- {line}"
-        elif line.startswith("- ") and not before.startswith("- "):
-            yield ""
-        yield line
-        before = line
+def _markdown(text: str) -> str:
+    """A key's text, one paragraph or list item a line, with the blank lines that Markdown needs between them."""
+    lines = [line for line in text.splitlines() if line]
+    return "\n".join(f"{line}\n" if not line.startswith("- ") else line for line in _list_ends(lines))
+
+
+def _list_ends(lines: list[str]) -> Iterator[str]:
+    """The lines, with an empty one after the last item of a list that a paragraph follows."""
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        ends = line.startswith("- ") and not following.startswith("- ")
+        yield f"{line}\n" if ends else line
 
 
 def command_line_page() -> str:
