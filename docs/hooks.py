@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -26,7 +26,7 @@ CONFIGURATION = """\
 # Configuration
 
 Every key, generated from the models in `s2l_ray/config/`. A key is given in a YAML file, or on the command line as
-`key=value`. `s2l config PREFIX` prints the same text in a terminal.
+`key=value`.
 
 A key's type decides how its value is read. Text is taken as it is typed: `name=007` is the text "007". Where a key can
 be none, `null` says so. In a file, `${...}` is interpolated and `extends: other.yaml` names files that are read first.
@@ -71,14 +71,11 @@ def _key(key: Key) -> str:
 def _markdown(text: str) -> str:
     """A key's text, one paragraph or list item a line, with the blank lines that Markdown needs between them."""
     lines = [line for line in text.splitlines() if line]
-    return "\n".join(f"{line}\n" if not line.startswith("- ") else line for line in _list_ends(lines))
-
-
-def _list_ends(lines: list[str]) -> Iterator[str]:
-    """The lines, with an empty one after the last item of a list that a paragraph follows."""
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        ends = line.startswith("- ") and not following.startswith("- ")
-        yield f"{line}\n" if ends else line
+    page = ""
+    for before, line in pairwise(["", *lines]):
+        within_list = before.startswith("- ") and line.startswith("- ")
+        page += f"{line}\n" if within_list else f"\n{line}\n"
+    return page
 
 
 def command_line_page() -> str:
