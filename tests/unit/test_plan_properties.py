@@ -11,6 +11,7 @@ from s2l_ray.config import Config, parse_config
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.search import make_plan
+from tests.support.examples import examples
 
 MODELS = ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B"]
 GPUS = ["H100-80GB", "A100-40GB", "L4", "RTX-4090", "H200"]
@@ -72,8 +73,8 @@ engines = st.fixed_dictionaries(
     }
 )
 EVERY_MODE = ("auto", "colocated", "separate", "mixed")
-many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-fewer = settings(many, max_examples=200)
+many = settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+fewer = settings(many, max_examples=examples(200))
 
 
 def planned(config: Config, nodes: list[dict]) -> tuple[Plan, Inventory]:

@@ -31,6 +31,7 @@ from s2l_ray.timing import (
 from s2l_ray.timing.attribution import ROLLOUT_PARTS, UPDATE_PARTS
 from s2l_ray.timing.clock import PHASES
 from s2l_ray.training.clock import UpdateClock
+from tests.support.examples import examples
 from tests.support.undisturbed import Undisturbed
 
 STEP = 7
@@ -162,7 +163,7 @@ def sampled(whole: Span, phases: list[Span], spans: list[Span]) -> dict[str, flo
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(interval=intervals, spans=st.lists(random_spans, max_size=12))
 def test_parts_add_up_and_equal_what_sampling_finds(interval: list[float], spans: list[Span]) -> None:
     whole = driver("step", *interval)
@@ -178,7 +179,7 @@ def test_parts_add_up_and_equal_what_sampling_finds(interval: list[float], spans
 seconds = st.floats(0, 1e4, allow_nan=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     cuts=st.lists(seconds, min_size=4, max_size=4), spans=st.lists(st.tuples(seconds, seconds).map(sorted), max_size=8)
 )
