@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -161,7 +162,7 @@ def test_phases_are_contiguous_and_only_explorers_hand_over(config: Config, node
         roles = Counter(seat.role for seat in phase.seats)
         assert roles["learner"] >= 1
         assert roles["explorer"] >= 1 or not any(share.explorer for share in shares)
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         assert after.first_step == before.last_step + 1
         ended, begun = set(before.seats) - set(after.seats), set(after.seats) - set(before.seats)
         assert {seat.role for seat in ended} <= {"explorer"} and {seat.role for seat in begun} <= {"learner"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -228,7 +229,7 @@ def test_busy_counts_every_moment_once(periods: list[Period]) -> None:
     covered = {t for start, end in periods for t in range(int(start), int(end))}
     found = busy(periods)
     assert sum(end - start for start, end in found) == len(covered)
-    assert all(earlier.end < later.start for earlier, later in zip(found, found[1:], strict=False))
+    assert all(earlier.end < later.start for earlier, later in itertools.pairwise(found))
 
 
 def test_busy_shares_are_means_over_actors() -> None:
@@ -259,7 +260,7 @@ def test_the_drivers_phases_follow_each_other_within_the_step() -> None:
     whole = clock.whole()
     assert told == ["rollout", "update"] and [p.name for p in clock.phases] == told
     times = [before, whole.start, *(t for p in clock.phases for t in (p.start, p.end)), whole.end, time.time()]
-    assert all(later - earlier > -1e-3 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier > -1e-3 for earlier, later in itertools.pairwise(times))
     assert {(s.track, s.step) for s in [*clock.phases, whole]} == {("driver", STEP)}
 
 
@@ -274,7 +275,7 @@ def test_an_updates_parts_leave_no_gap(device: str) -> None:
         clock.enter(part)
     parts = clock.stop()
     assert [p.name for p in parts] == ["prepare", "forward_backward", "optimizer", "forward_backward"]
-    assert all(p.end == q.start for p, q in zip(parts, parts[1:], strict=False))
+    assert all(p.end == q.start for p, q in itertools.pairwise(parts))
     assert all(p.end >= p.start for p in parts) and abs(parts[-1].end - time.time()) < 60
 
 
