@@ -171,9 +171,9 @@ class S2LPO(Trainable):
             self._evaluate_before()
         step = self._step + 1
         clock = self._times.begin(step)
-        if self._graph.moves_before(step):
+        if self._graph.phase_changes_before(step):
             with clock.phase("hand_over"):
-                self._graph.enter(step)
+                self._graph.apply_phase(step)
         with clock.phase("rollout"):
             batch = self._graph.collect(step)
             self._remember_stragglers(step, batch)
@@ -184,7 +184,7 @@ class S2LPO(Trainable):
             weight_sync, numbers = self._graph.weight_sync_during(step, lambda: step_numbers(outcome))
         self._step = step
         done = step == self.settings.schedule.steps
-        if not done and not self._graph.moves_before(step + 1):
+        if not done and not self._graph.phase_changes_before(step + 1):
             self._graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
         self._finish_step(numbers, outcome, weight_sync, clock)
         if done:
@@ -311,8 +311,8 @@ class S2LPO(Trainable):
             self._reporter.note("the checkpoint's evaluations are left out: data.eval or evaluation was another")
         self._run.log.restore(directory / STEPS)
         self._times.resume_after(self._step)
-        self._graph.recall({record.step: record.explorer_only for record in self._records})
-        self._graph.enter(self._step + 1)
+        self._graph.restore_schedule({record.step: record.explorer_only for record in self._records})
+        self._graph.apply_phase(self._step + 1)
         # Engines know nothing of checkpoints: whatever they held before is replaced at once.
         self._graph.weight_sync(self._step)
         self._reporter.note(f"resumed after step {self._step} from {directory}")

@@ -73,6 +73,8 @@ class DataConfig(Section):
 
 
 class VerifierConfig(Section):
+    """How responses are judged."""
+
     kind: Annotated[str, AfterValidator(VERIFIERS.checked)] = "math"
     """`math` (math-verify), `countdown` (exact, the embedded task), or your own `module:function`, called as
     function(response=..., answer=..., question=...) and returning a bool or a reward in [0, 1]."""
@@ -143,6 +145,8 @@ class RolloutConfig(Section):
 
 
 class ScheduleConfig(Section):
+    """The length of the run, and the explorer's share of each step."""
+
     kind: Annotated[str, YamlWord, AfterValidator(SCHEDULES.checked)] = "linear"
     """How the explorer's share alpha_i falls over steps i = 1, 2, ...; ceil(alpha_i * group_size) rollouts of a group
     are the explorer's, the rest the learner's. With u = (i - 1) / (mix_steps - 1):

@@ -58,7 +58,6 @@ def merged(model: PreTrainedModel, name: str, gathered: Tensor) -> Tensor:
     if not layer or kind != "weight":
         return gathered
     adapted = model.get_submodule(module)
-    a, b = (
-        whole(side[ADAPTER].weight.detach().to(gathered.device)).float() for side in (adapted.lora_A, adapted.lora_B)
-    )
+    sides = (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER])
+    a, b = (whole(side.weight.detach().to(gathered.device)).float() for side in sides)
     return (gathered.float() + (b @ a) * adapted.scaling[ADAPTER]).to(gathered.dtype)

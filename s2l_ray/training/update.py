@@ -179,7 +179,9 @@ def share_moments(
 def micro_batch_loss(
     batch: MicroBatch, scores: TokenScores, reference: Tensor | None, objective: ObjectiveConfig, sums: MetricSums
 ) -> Tensor:
-    """This micro-batch's part of the mini-batch loss (a scalar: parts of all micro-batches and ranks add up to it).
+    """The part of the mini-batch loss that one micro-batch has, a scalar.
+
+    The parts of all micro-batches and ranks add up to the loss.
 
     Args:
         scores: of the policy that is trained.

@@ -115,7 +115,7 @@ class _Cut(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """The part of a cut that one rank holds: elements `start` to `stop` of the cut, from `offset` of the rank's shard."""
+    """The part of a cut that one rank holds: its elements `start` to `stop`, from `offset` of the rank's shard."""
 
     start: int
     stop: int

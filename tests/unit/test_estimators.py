@@ -26,6 +26,7 @@ from s2l_ray.objective import (
 )
 from s2l_ray.training.update import by_source, prepare_share, share_moments, train_sequence
 from tests.support import looped_objective as looped
+from tests.support.examples import examples
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.training_models import random_groups
 
@@ -39,12 +40,9 @@ def test_rloo_of_one_right_answer_in_four() -> None:
 
 def test_pass_at_2_of_one_right_answer_in_four() -> None:
     # 3 of 6 pairs hold it: mean 1/2, deviation 1/2. A wrong one is in 3 pairs, 1 of them right: (1/3 - 1/2) / (1/2).
-    np.testing.assert_allclose(
-        estimate_of([1.0, 0, 0, 0], advantage="pass_at_k", pass_k=2, normalise_std=True), [1, -1 / 3, -1 / 3, -1 / 3]
-    )
-    np.testing.assert_allclose(
-        estimate_of([1.0, 0, 0, 0], advantage="pass_at_k", pass_k=2, normalise_std=False), [0.5, *[-1 / 6] * 3]
-    )
+    rewards, goal = [1.0, 0, 0, 0], {"advantage": "pass_at_k", "pass_k": 2}
+    np.testing.assert_allclose(estimate_of(rewards, **goal), [1, -1 / 3, -1 / 3, -1 / 3])
+    np.testing.assert_allclose(estimate_of(rewards, **goal, normalise_std=False), [0.5, *[-1 / 6] * 3])
 
 
 def test_pass_at_1_is_grpo_with_the_population_deviation() -> None:
@@ -121,7 +119,7 @@ ADVANTAGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", ADVANTAGES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_advantages_equal_the_loop(changes: dict[str, Any], data: st.DataObject) -> None:
     goal = ObjectiveConfig(**changes)
     size = data.draw(st.integers(4, 7))
@@ -184,7 +182,7 @@ def test_sapo_has_the_gradient_of_r_a_at_one_and_a_smaller_one_elsewhere() -> No
 
 @pytest.mark.parametrize("loss", ["ppo", "gspo", "cispo", "sapo"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_policy_losses_equal_the_loop(loss: str, data: st.DataObject) -> None:
     goal = ObjectiveConfig(loss=loss, clip_low=0.1, clip_high=0.3)
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
