@@ -47,7 +47,7 @@ class StepBatch:
     """Rollouts that were too old, and were sampled again."""
     banked: int
     """Rollouts that came from the bank."""
-    ahead_bytes: int
+    prefetched_bytes: int
     """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 Source = Literal["explorer", "learner"]
 """Which model sampled a rollout, and which model an engine holds."""
+SamplingName = Literal["train", "eval"]
+"""Which of an engine's sampling settings a request uses."""
 Role = Literal["trainer", "learner", "explorer"]
 """What a placed actor does."""
 FinishReason = Literal["stop", "length"]

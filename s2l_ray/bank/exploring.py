@@ -13,7 +13,8 @@ from s2l_ray.bank.recording import create
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import ConfigError
-from s2l_ray.rollouts.records import Prompt, SampleRequest
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -27,7 +28,7 @@ class RecordingPlan:
     """They open the recording."""
     path: str
     """The recording's directory or URI."""
-    requests: list[SampleRequest]
+    requests: list[ExplorerRequest]
     """For the rollouts that the bank lacks."""
     recorded: int
     """Number of rollouts that were asked for and are recorded already."""

@@ -31,6 +31,7 @@ from s2l_ray.objective import (
 from s2l_ray.training.packing import TrainSequence, pack
 from s2l_ray.training.update import policy_loss, prepare_share, share_moments, train_sequence
 from tests.support import looped_objective as looped
+from tests.support.examples import examples
 from tests.support.training_models import random_groups
 
 HALF = np.array([True, True, False, False])
@@ -123,7 +124,7 @@ ADVANTAGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", ADVANTAGES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_advantages_equal_the_loop(changes: dict[str, Any], data: st.DataObject) -> None:
     goal = ObjectiveConfig(**changes)
     size = data.draw(st.integers(4, 7))
@@ -190,7 +191,7 @@ def test_sapo_has_the_gradient_of_r_a_at_one_and_a_smaller_one_elsewhere() -> No
 
 @pytest.mark.parametrize("loss", ["ppo", "gspo", "cispo", "sapo"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_policy_losses_equal_the_loop(loss: str, data: st.DataObject) -> None:
     goal = ObjectiveConfig(loss=loss, clip_low=0.1, clip_high=0.3)
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
