@@ -23,7 +23,7 @@ engines.{explorer,learner}.{count,tensor_parallel,kv_cache_gb}; placement.headro
 
 keys of --json: fits, problems, mode, device, ranks, tensor_parallel, dtype, dtype_reason, run_seconds, phases [name,
 steps, first_step, last_step, step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus], gpus [node, gpu,
-capacity_bytes, used_bytes, ledger, worst_phase, roles {phase: [...]}], bundles, seats, sleep, hand_overs, weight_sync,
+capacity_bytes, used_bytes, ledger, worst_phase, roles {phase: [...]}], bundles, slots, sleep, hand_overs, weight_sync,
 saving, notes, alternatives; with --simulate also simulation [constants, run_seconds, steps]. `gpus` of a phase are all
 devices in it, the outer ones at their fullest; a ledger sums to used_bytes; `gpu: null` is a node's CPU memory. Units:
 bytes, seconds, FLOPs, shares of 1. s2l_ray/planner/show/serialise.py has more.

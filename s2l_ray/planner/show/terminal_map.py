@@ -20,7 +20,7 @@ LABEL = 11
 def seat_maps(
     phases: Sequence[PhasePlan], classes: dict[tuple, MemoryClass], width: int, colour: bool
 ) -> Iterator[tuple[str, list[Text]]]:
-    """(heading, lines) per phase; consecutive phases with the same seats are one map."""
+    """(heading, lines) per phase; consecutive phases with the same slots are one map."""
     for groups, alike in groupby(((node_groups(phase.gpus), phase) for phase in phases), key=lambda pair: pair[0]):
         heading = ", ".join(f"{phase.name} ({look.steps(phase.first_step, phase.last_step)})" for _, phase in alike)
         yield heading, list(_phase_map(groups, classes, width, colour))
