@@ -5,13 +5,14 @@ from __future__ import annotations
 from s2l_ray.placement.plan import (
     Alternative,
     DeviceLoad,
+    EngineSlot,
     Layout,
     PhasePlan,
     PhaseSlots,
     Plan,
     PlannedBundle,
     Saving,
-    EngineSlot,
+    TrainerSlot,
     WeightSyncPlan,
 )
 
@@ -48,7 +49,7 @@ def separate_plan(nodes: int = 2) -> Plan:
     explorer engines, which become two learner engines before step 5. Steps: 1 explore, 2-4 mix, 5-8 on-policy."""
     bundles = [PlannedBundle(0, (gpu,), {"GPU": 1, "CPU": 1}) for gpu in range(8)]
     bundles += [PlannedBundle(n, (g, g + 1), {"GPU": 2, "CPU": 1}) for n in range(1, nodes) for g in (0, 2, 4, 6)]
-    trainers = [EngineSlot("trainer", rank, rank, (0,), 1.0) for rank in range(8)]
+    trainers = [TrainerSlot(rank, rank, (0,), 1.0) for rank in range(8)]
 
     def learner(number: int, bundle: int) -> EngineSlot:
         return EngineSlot("learner", number, bundle, (0, 1), 1.0, 20 * GIB, "nccl")
@@ -117,7 +118,7 @@ def loads_of(bundles, slots, capacity: int = CAPACITY) -> list[DeviceLoad]:
 def colocated_plan() -> Plan:
     """1 x 8 GPUs of 100 GiB; each holds a trainer rank, half of a learner engine and an explorer engine."""
     bundles = [PlannedBundle(0, (gpu, gpu + 1), {"GPU": 2, "CPU": 2}) for gpu in (0, 2, 4, 6)]
-    trainers = [EngineSlot("trainer", rank, rank // 2, (rank % 2,), 0.4) for rank in range(8)]
+    trainers = [TrainerSlot(rank, rank // 2, (rank % 2,), 0.4) for rank in range(8)]
     learners = [EngineSlot("learner", i, i, (0, 1), 0.3, 20 * GIB, "ipc") for i in range(4)]
     explorers = [EngineSlot("explorer", i, i // 2, (i % 2,), 0.3, 30 * GIB) for i in range(8)]
     both, late = (*trainers, *learners, *explorers), (*trainers, *learners)
@@ -143,7 +144,7 @@ def cpu_plan() -> Plan:
     """One node without GPUs: a rank, a learner engine, an explorer engine."""
     bundles = tuple(PlannedBundle(0, (), {"CPU": cpus}) for cpus in (1.0, 0.5, 0.5))
     slots = (
-        EngineSlot("trainer", 0, 0, (), 1.0),
+        TrainerSlot(0, 0, (), 1.0),
         EngineSlot("learner", 0, 1, (), 0.5, GIB // 2, "gloo"),
         EngineSlot("explorer", 0, 2, (), 0.5, GIB // 2),
     )

@@ -9,7 +9,7 @@ import pytest
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan, EngineSlot
+from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.explorer_plan import plan_explorers
 from s2l_ray.planner.simulate.plan_constants import constants_of_plan

@@ -9,7 +9,7 @@ import pytest
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan, EngineSlot
+from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.candidate_search import Search

@@ -9,7 +9,7 @@ import pytest
 
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
-from s2l_ray.planner.search.pools import Pool, Row, pack, pool_pairs, rank_nodes, shared_engines, sizes, bundles_in
+from s2l_ray.planner.search.pools import Pool, Row, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
 
 INF = math.inf
 # Learner bundles 1, 2 or 3 of 3; the explorer needs one as long as it samples.

@@ -132,7 +132,7 @@ def test_every_actor_sits_once_on_devices_that_are_there(config: Config, nodes: 
 
 @many
 @given(configs(EVERY_MODE), inventories)
-def test_roles_of_devices_are_the_seats(config: Config, nodes: list[dict]) -> None:
+def test_roles_of_devices_are_the_slots(config: Config, nodes: list[dict]) -> None:
     plan, _ = planned(config, nodes)
     for phase, slots in zip(plan.phases, plan.layout.phases, strict=True):
         expected = Counter()

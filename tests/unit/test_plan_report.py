@@ -110,7 +110,7 @@ def test_a_later_phase_may_be_the_fullest():
     assert (gpu["used_bytes"], gpu["worst_phase"]) == (2 * GIB, "on-policy")
 
 
-def test_bundles_seats_and_hand_overs_in_json():
+def test_bundles_slots_and_hand_overs_in_json():
     found = document(separate_plan())
     assert found["bundles"][0] == {"node": 0, "gpus": [0], "resources": {"GPU": 1, "CPU": 1}}
     assert found["bundles"][10] == {"node": 1, "gpus": [4, 5], "resources": {"GPU": 2, "CPU": 1}}
@@ -324,7 +324,7 @@ def test_a_cpu_plan_names_its_actors():
     text = printed(cpu_plan())
     assert "node 0  CPUs" in text and "trainer  rank 0" in text and "explorer engine 0" in text
     assert "memory of one node at its fullest moment, GiB" in text and "1 node in mix" in text
-    assert "weight sync      1.6 MiB in 0.0031 s; 1 engine by gloo" in text
+    assert "weight sync  1.6 MiB in 0.0031 s; 1 engine by gloo" in text
 
 
 def test_square_brackets_in_texts_are_printed_as_they_are():

@@ -17,8 +17,8 @@ from s2l_ray.kinds import PlacementMode, Source
 from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
 from s2l_ray.planner.search.candidates import MODES, Candidate, Frame, Key, Rejected
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
-from s2l_ray.planner.search.handover import PhaseCosts, BundleSplit, fixed_split, growing_split
-from s2l_ray.planner.search.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, bundles_in
+from s2l_ray.planner.search.handover import BundleSplit, PhaseCosts, fixed_split, growing_split
+from s2l_ray.planner.search.pools import Pool, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
 from s2l_ray.planner.search.timing import Memory, Timing
 
 NODE_BITS, SPLIT_BITS = 5, 3
@@ -260,7 +260,9 @@ class Search:
         key, engines = base.key, self.frame.config.engines
         learner = explorer = None
         if engines.learner.count is not None:
-            learner = -(-max(0, engines.learner.count - base.shared.get("learner", 0)) // key.engines_per_bundle("learner"))
+            learner = -(
+                -max(0, engines.learner.count - base.shared.get("learner", 0)) // key.engines_per_bundle("learner")
+            )
         if engines.explorer.count is not None and key.explorer_tp:
             explorer = -(-engines.explorer.count // key.engines_per_bundle("explorer"))
         return learner, explorer

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from s2l_ray.kinds import Role, Source
-from s2l_ray.placement.plan import DeviceLoad, Layout, PhaseSlots, Plan, PlannedBundle, EngineSlot
+from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhaseSlots, Plan, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import Rates, Sampler, StepParts
 from s2l_ray.planner.memory import Ledger, trainer_ledger
@@ -136,7 +136,7 @@ def _phases(frame: Frame, actors: _Actors, handed: tuple[int, ...]) -> list[Phas
     first = actors.ranks + learners
     phases = []
     for number, phase in enumerate(frame.work.phases):
-        slots = [EngineSlot("trainer", rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
+        slots: list[Slot] = [TrainerSlot(rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
         slots += [_slot(actors, "learner", n, actors.ranks + n) for n in range(learners)]
         # The last explorers are handed over first, so that the others keep their numbers.
         staying = explorers - handed[number]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, NodeSpec
-from s2l_ray.placement.plan import Layout, PhaseSlots, PlannedBundle, EngineSlot
+from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search.cpu_plan import DEFAULT_KV_CACHE
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
@@ -69,7 +69,9 @@ def _on_gpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle],
         for first in range(0, engines * size, size):
             if engine.count is None or len(slots) < engine.count:
                 gpus = tuple(range(first, first + size))
-                slots.append(EngineSlot("explorer", len(slots), len(bundles), tuple(range(size)), 1.0, kv_cache_bytes=kv))
+                slots.append(
+                    EngineSlot("explorer", len(slots), len(bundles), tuple(range(size)), 1.0, kv_cache_bytes=kv)
+                )
                 bundles.append(PlannedBundle(node, gpus, {"GPU": float(size), "CPU": engine.cpus}))
     if not slots and misfit is not None:
         raise PlacementError(

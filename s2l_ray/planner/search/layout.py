@@ -106,9 +106,16 @@ def _engine_slots(candidate: Candidate, frame: Frame, role: Source, position: in
         own = max(0, asked - shared)
         whole = -(-own // per)  # bundles with the engines asked for; later ones are handed over
         numbers = [n for n in numbers if n < own] if place < whole else [n - whole * per + own for n in numbers]
-    kv = candidate.bundle_fit[role].kv[role]
     return [
-        EngineSlot(role, shared + number, bundle, tuple(range(nth * size, (nth + 1) * size)), 1.0, kv, transfer)
+        EngineSlot(
+            role,
+            shared + number,
+            bundle,
+            devices=tuple(range(nth * size, (nth + 1) * size)),
+            share=1.0,
+            kv_cache_bytes=candidate.bundle_fit[role].kv[role],
+            transfer=transfer,
+        )
         for nth, number in enumerate(numbers)
     ]
 

@@ -174,7 +174,9 @@ class Timing:
         frame, key = self._frame, base.key
         learn = self.sampling(base, "learner", learner_bundles)
         explore = self.sampling(base, "explorer", learner_bundles) if key.explorer_tp else np.zeros_like(learn)
-        trained = self.update(key, base.nodes)[:, None] + self.weight_sync(base, learner_bundles) + self.sleep_wake(base)
+        trained = (
+            self.update(key, base.nodes)[:, None] + self.weight_sync(base, learner_bundles) + self.sleep_wake(base)
+        )
         if key.mode == "colocated":
             return explore + learn + trained, np.zeros_like(learn)
         together = np.maximum(explore, learn) + trained

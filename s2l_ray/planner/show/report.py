@@ -19,7 +19,7 @@ from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.show.grouping import ROLES, HandOver, bundles_of, hand_overs, memory_classes, ranges
 from s2l_ray.planner.show.terminal_bars import memory_section, time_section
-from s2l_ray.planner.show.terminal_map import seat_maps
+from s2l_ray.planner.show.terminal_map import slot_maps
 
 if TYPE_CHECKING:
     from s2l_ray.planner.simulate.simulation import Simulation
@@ -75,7 +75,7 @@ def _sections(plan: Plan, title: str, width: int, colour: bool) -> Iterator[Rend
     if plan.problems:
         yield from titled("why it does not fit" if not plan.fits else "problems", bullets(plan.problems, "red"))
     classes = memory_classes(plan.phases)
-    for heading, lines in seat_maps(plan.phases, classes, width, colour):
+    for heading, lines in slot_maps(plan.phases, classes, width, colour):
         yield from titled(heading, *lines)
     if classes:
         heading, body = memory_section(plan.phases, classes, width, colour)

@@ -37,7 +37,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, Plan, Saving
+from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, Plan, Saving, Slot
 from s2l_ray.planner.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
@@ -113,10 +113,14 @@ def _layout(layout: Layout | None) -> dict[str, Any]:
         return {"bundles": [], "slots": [], "sleep": False, "hand_overs": []}
     return {
         "bundles": [{"node": b.node, "gpus": list(b.gpus), "resources": b.resources} for b in layout.bundles],
-        "slots": [{**vars(phase), "slots": [{**vars(slot)} for slot in phase.slots]} for phase in layout.phases],
+        "slots": [{**vars(phase), "slots": [_slot(slot) for slot in phase.slots]} for phase in layout.phases],
         "sleep": layout.sleep,
         "hand_overs": [_hand_over(change) for change in hand_overs(layout)],
     }
+
+
+def _slot(slot: Slot) -> dict[str, Any]:
+    return {"role": slot.role, **vars(slot)}
 
 
 def _hand_over(change: HandOver) -> dict[str, Any]:

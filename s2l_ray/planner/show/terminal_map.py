@@ -17,7 +17,7 @@ LABEL = 11
 """Columns of a line before the first device."""
 
 
-def seat_maps(
+def slot_maps(
     phases: Sequence[PhasePlan], classes: dict[tuple, MemoryClass], width: int, colour: bool
 ) -> Iterator[tuple[str, list[Text]]]:
     """(heading, lines) per phase; consecutive phases with the same slots are one map."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError

@@ -37,7 +37,9 @@ def constants_of_plan(
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
     samplers = {source: _sampler(config, layout, inventory, source) for source in sources}
     rates = _rates(layout, inventory, "trainer", config.trainer.threads)
-    beside = "explorer" in samplers and any(layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer"))
+    beside = "explorer" in samplers and any(
+        layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer")
+    )
     optimizer_s, pass_token_s = _update(config, layout, work, learner, rates)
     return Constants(
         engines={source: _engine(sampler, work) for source, sampler in samplers.items()},
