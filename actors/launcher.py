@@ -14,7 +14,7 @@ from actors.bank import Bank, bank_options
 from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
-from actors.scheduler import Pipeline, Scheduler
+from actors.scheduler import PipelineLimits, Scheduler
 from actors.trainer import TrainerRank
 from actors.verifier import Verifier
 from actors.weight_sync import LearnerMember
@@ -146,7 +146,7 @@ class Seating:
 
         Args:
             train: prompt ids in file order.
-            stragglers: what steps are known to leave out, see `Pipeline`.
+            stragglers: what steps are known to leave out, see `PipelineLimits`.
             bank: actor, or None.
         """
         config = self._config
@@ -170,10 +170,10 @@ class Seating:
             records=bank is not None and config.bank.mode in ("write", "readwrite"),
         )
 
-    def _pipeline(self, engines: Sequence[Engine], stragglers: dict[int, list[str]]) -> Pipeline:
+    def _pipeline(self, engines: Sequence[Engine], stragglers: dict[int, list[str]]) -> PipelineLimits:
         rollout, samplers = self._config.rollout, self._config.engines
         explorers_sleep = any(self.sleeps(engine.slot) for engine in engines if engine.slot.role == "explorer")
-        return Pipeline(
+        return PipelineLimits(
             prefetch_steps=0 if explorers_sleep else rollout.prefetch_steps,
             prefetch_bytes=int(rollout.prefetch_gb * 2**30),
             bytes_per_rollout=rollout.max_tokens * BYTES_PER_TOKEN,

@@ -78,12 +78,12 @@ class StepRecord:
     """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
     of this step in which its actors worked, on whatever step; the mean of the actors."""
     pipeline: dict[str, float] = field(default_factory=dict)
-    """ahead_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes; banked_rollouts:
-    how many came from the bank; stragglers; staleness_mean, staleness_max: versions that the learner's rollouts
-    are older than the weights they train; synced_in_flight: rollouts that went through a weight sync; stale_dropped:
-    rollouts that were too old and sampled again. weight_sync_mb: megabytes of weights; weight_sync_s: from begin to
-    end; weight_sync_gb_per_s: of the broadcast; weight_sync_drain_s: the longest wait for running requests;
-    weight_sync_stall_s: how long an engine sampled nothing."""
+    """prefetch_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes;
+    banked_rollouts: how many came from the bank; stragglers; staleness_mean, staleness_max: versions that the
+    learner's rollouts are older than the weights they train; synced_in_flight: rollouts that went through a weight
+    sync; stale_dropped: rollouts that were too old and sampled again. weight_sync_mb: megabytes of weights;
+    weight_sync_s: from begin to end; weight_sync_gb_per_s: of the broadcast; weight_sync_drain_s: the longest wait for
+    running requests; weight_sync_stall_s: how long an engine sampled nothing."""
 
     @property
     def tokens(self) -> int:

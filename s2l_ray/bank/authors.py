@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2l_ray.errors import DataError
-from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 from s2l_ray.tasks.verifiers import Probation
@@ -153,7 +154,7 @@ def import_rows(
             for row, verdict in zip(known, verdicts, strict=True):
                 draw = done.draws[row.prompt.id]
                 done.draws[row.prompt.id] += 1
-                request = SampleRequest(draw // group, row.prompt.id, "explorer", 1, 0, None, draw)
+                request = ExplorerRequest(draw // group, row.prompt.id, 1, 0, draw)
                 bank.record(request, _set_of(row, verdict, model, file.finish_reason(row)))
                 done.other_rewards += verdict.reward != row.reward
             done.rollouts += len(known)

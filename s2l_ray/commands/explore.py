@@ -24,7 +24,8 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.rollouts.records import Prompt, SampleRequest, SetReport
+from s2l_ray.rollouts.records import Prompt, SetReport
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.compat import model_directory
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Task:
     name: str
     """Of the recording."""
     train: list[Prompt]
-    requests: list[SampleRequest]
+    requests: list[ExplorerRequest]
     """For what the bank lacks."""
     recorded: int
     """Rollouts that were asked for and are there already."""

@@ -81,7 +81,7 @@ def step_record(
 
 def _pipeline(batch: StepBatch) -> dict[str, float]:
     return {
-        "ahead_mb": batch.ahead_bytes / 1e6,
+        "prefetch_mb": batch.prefetched_bytes / 1e6,
         "banked_rollouts": batch.banked,
         "stragglers": len(batch.stragglers),
         **_versions(batch.share.step, batch.summaries),

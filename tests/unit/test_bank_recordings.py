@@ -26,7 +26,8 @@ from s2l_ray.commands.explore import Task, plan_recording
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError, ConfigError
 from s2l_ray.miniature.build import Family
-from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.schedule import Schedule
 from tests.support.undisturbed import QUICKSTART
 
@@ -62,7 +63,7 @@ def planned(config: Config, rollouts: int | None = None) -> Task:
     return plan_recording(config, training_prompts(config), rollouts)
 
 
-def fill(config: Config, requests: list[SampleRequest], train: list[Prompt]) -> RolloutBank:
+def fill(config: Config, requests: list[ExplorerRequest], train: list[Prompt]) -> RolloutBank:
     """Record one-token rollouts for these requests under the configuration's fingerprint."""
     from s2l_ray.bank.contents import made_with
     from s2l_ray.bank.preparing import settings_of
@@ -76,7 +77,7 @@ def fill(config: Config, requests: list[SampleRequest], train: list[Prompt]) -> 
     return bank
 
 
-def answers(asked: SampleRequest) -> RolloutSet:
+def answers(asked: ExplorerRequest) -> RolloutSet:
     token, logprob = np.array([7], np.int32), np.array([-1.0], np.float32)
     verdict = Verdict("wrong", 0.0)
     rollouts = [
@@ -265,7 +266,7 @@ def test_bank_settings_are_checked(family: Family, tmp_path: Path) -> None:
 # ---- what a run needs -----------------------------------------------------------------------------------------------
 
 
-def asked(requests: list[SampleRequest]) -> set[tuple[str, int]]:
+def asked(requests: list[ExplorerRequest]) -> set[tuple[str, int]]:
     """(prompt, draw)."""
     return {(r.prompt_id, r.first_draw + n) for r in requests for n in range(r.count)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -11,6 +12,7 @@ from s2l_ray.config import Config, parse_config
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.search import make_plan
+from tests.support.examples import examples
 
 MODELS = ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B"]
 GPUS = ["H100-80GB", "A100-40GB", "L4", "RTX-4090", "H200"]
@@ -72,8 +74,8 @@ engines = st.fixed_dictionaries(
     }
 )
 EVERY_MODE = ("auto", "colocated", "separate", "mixed")
-many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-fewer = settings(many, max_examples=200)
+many = settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+fewer = settings(many, max_examples=examples(200))
 
 
 def planned(config: Config, nodes: list[dict]) -> tuple[Plan, Inventory]:
@@ -160,7 +162,7 @@ def test_phases_are_contiguous_and_only_explorers_hand_over(config: Config, node
         roles = Counter(slot.role for slot in phase.slots)
         assert roles["learner"] >= 1
         assert roles["explorer"] >= 1 or not any(share.explorer for share in shares)
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         assert after.first_step == before.last_step + 1
         ended, begun = set(before.slots) - set(after.slots), set(after.slots) - set(before.slots)
         assert {slot.role for slot in ended} <= {"explorer"} and {slot.role for slot in begun} <= {"learner"}

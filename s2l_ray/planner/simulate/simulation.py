@@ -270,7 +270,7 @@ class _Run:
         """Which rollouts are trained on, [prompts, rollouts] per source."""
         counts = {source: self._count(step, source) for source in SOURCES}
         objective, solved = self._config.objective, self._constants.solved
-        over_the_batch = objective.advantage.startswith("reinforce++")  # no advantage is 0 then
+        over_the_batch = objective.over_batch  # no advantage is 0 then
         if solved is None or over_the_batch or (objective.kl > 0 and objective.kl_in == "loss"):
             return {source: np.ones((self._work.prompts, count)) for source, count in counts.items()}
         rng = generator(self._config.seed, step, len(SOURCES))

@@ -15,7 +15,7 @@ from s2l_ray.rollouts.records import RolloutSummary, SetReport
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoredSet:
     """A scored rollout set by reference, and what the scheduler learns of it."""
 
     scored: ray.ObjectRef
@@ -30,11 +30,11 @@ class Part:
         return self.report.nbytes
 
 
-class Sampling:
+class RequestBatch:
     """The requests of one source in one step: a task per prompt, and how long they took together."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, asyncio.Task[Part]] = {}
+        self.tasks: dict[str, asyncio.Task[ScoredSet]] = {}
         self.stale = 0
         """Rollouts that were too old."""
         self.banked = 0
@@ -65,7 +65,7 @@ class Sampling:
 
 
 async def wait_for(
-    step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, Sampling], timeout_s: float
+    step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, RequestBatch], timeout_s: float
 ) -> None:
     """Wait until so many are done, raising what any of them raises.
 
