@@ -36,7 +36,7 @@ keys of --json: fits, problems, mode, device, ranks, tensor_parallel, dtype,
 dtype_reason, run_seconds, phases [name, steps, first_step, last_step,
 step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus],
 gpus [node, gpu, capacity_bytes, used_bytes, ledger, worst_phase,
-roles {phase: [...]}], bundles, seats, sleep, hand_overs, weight_sync, saving,
+roles {phase: [...]}], bundles, slots, sleep, hand_overs, weight_sync, saving,
 notes, alternatives; with --simulate also simulation [constants, run_seconds,
 steps]. The `gpus` of a phase are all its devices; the outer `gpus` are each at
 their fullest. A ledger sums to used_bytes. `gpu: null` is the CPU memory of a

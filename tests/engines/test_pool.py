@@ -20,7 +20,7 @@ from s2l_ray.tasks import verifier_process
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
 from s2l_ray.tasks.verifier_process import CHUNK, CHUNK_CHARACTERS, VerifierProcess, _chunk
-from s2l_ray.tasks.verifiers import VerifierError, check_importable
+from s2l_ray.tasks.verifiers import VerifierError, resolve_verifier
 from tests.support.paths import ROOT
 
 ANY_TEXT = st.text(st.characters(), max_size=40)
@@ -408,11 +408,14 @@ def test_a_worker_knows_nothing_of_ray_torch_and_vllm(tmp_path, monkeypatch):
         ("no_such_module:check", r"verifier.kind: cannot import no_such_module:check"),
         ("users_verifier:missing", r"verifier.kind: cannot import users_verifier:missing"),
         ("users_verifier:not_callable", r"verifier.kind: .* is 5, not a function"),
-        ("users_verifier", r"verifier.kind: 'users_verifier' is not math, countdown or module:function"),
+        (
+            "users_verifier",
+            r"verifier.kind: 'users_verifier' must be one of math, countdown, or your own module:function",
+        ),
     ],
 )
 def test_an_unusable_kind_is_a_config_error_before_and_in_the_worker(users, kind, message):
     with pytest.raises(ConfigError, match=message):
-        check_importable(kind)
+        resolve_verifier(kind)
     with VerifierPool(kind, 1, 5) as pool, pytest.raises(ConfigError, match=message):
         pool.start()

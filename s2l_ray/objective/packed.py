@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sequence_sums(values: Tensor, lengths: Tensor) -> Tensor:
-    """[S] sums of consecutive runs.
+    """Add up each run of consecutive values.
 
     Args:
         values: float [N], N = lengths.sum(); the gradient flows through.
         lengths: int64 [S].
+
+    Returns:
+        float [S].
     """
     return values.new_zeros(len(lengths)).index_add(0, _owners(lengths), values)
 
 
 def spread(per_sequence: Tensor, lengths: Tensor) -> Tensor:
-    """[N] from [S]: each token has its sequence's value."""
+    """Give each token its sequence's value: [S] to [N]."""
     return per_sequence[_owners(lengths)]
 
 
 def _owners(lengths: Tensor) -> Tensor:
+    """The number of the sequence that each token belongs to, int64 [N]."""
+    import torch  # not at the top: the configuration imports this package
+
     return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
