@@ -8,7 +8,7 @@ import ray
 
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.rollouts.step_planner import balance, mini_batches
-from s2l_ray.schedule import Share
+from s2l_ray.schedule import GroupSplit
 from s2l_ray.timing import Span
 
 
@@ -25,7 +25,7 @@ class GroupRefs:
 class StepBatch:
     """One step's groups for the trainer, and their numbers for the driver."""
 
-    share: Share
+    share: GroupSplit
     prompts: list[str]
     assignment: list[list[list[GroupRefs]]]
     """[rank][mini-batch]: whole groups, balanced by tokens."""

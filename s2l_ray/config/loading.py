@@ -13,6 +13,7 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.run import Config
+from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
 
@@ -26,14 +27,15 @@ class ConfigFile(Config):
     """What a file may hold."""
 
     extends: str | tuple[str, ...] = ()
-    """Files that are read before this one, as paths relative to it."""
+    """Files that are read before this one: paths relative to it, or names of shipped configurations."""
 
 
 def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None = None) -> Config:
     """Read a YAML configuration.
 
     Args:
-        path: the file; its `extends:` (a path or a list of paths, relative to it) is read first.
+        path: the file, or the name of a shipped configuration (see `shipped.ShippedFiles.find`). What its `extends:`
+            names (one or a list, relative to the file) is read first.
         overrides: dotted `key=value` strings, or a (nested or dotted) dictionary. The text for a text key is taken as
             it is given, `${...}` included, but `key=null` is none where the key can be none. Other values are YAML.
 
@@ -41,7 +43,7 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
         ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is impossible.
     """
-    merged = _read(Path(path), ())
+    merged = _read(CONFIGURATIONS.find(path), ())
     layers = overrides.items() if isinstance(overrides, dict) else [_split(item) for item in overrides or []]
     with_values = _from_python if isinstance(overrides, dict) else _from_word
     try:
@@ -58,7 +60,9 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+        problems = [_explain(problem) for problem in error.errors()]
+        separator = " " if len(problems) == 1 else "\n  "
+        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -78,7 +82,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
     except NOT_YAML as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], own)
+    found = [CONFIGURATIONS.find(base, path.parent, but=path) for base in bases]
+    return OmegaConf.merge(*[_read(base, (*seen, path)) for base in found], own)
 
 
 def _bases(own: DictConfig, path: Path) -> Sequence[str]:
@@ -96,7 +101,7 @@ def _content(path: Path) -> tuple[Path, bytes]:
         path = path.resolve()
         return path, path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
+        raise ConfigError(f"configuration file {path} does not exist; {CONFIGURATIONS.hint(path)}") from None
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError) as error:  # links that go in a circle, a NUL character
@@ -166,16 +171,16 @@ def _explain(error: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     given = error["input"]
     if error["type"] == "extra_forbidden":
-        return f"  {_unknown(error['loc'], _section_at(error['loc'][:-1]))}"
+        return _unknown(error["loc"], _section_at(error["loc"][:-1]))
     if error["type"] == "missing":
-        return f"  {key}: missing; give it a value"
+        return f"{key}: missing; give it a value"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("model_type", "dict_type"):
         message = "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
     if error["type"] == "string_type" and isinstance(given, dict | list | tuple):
         message = "must be text; put it in quotes"
     shown = "" if given is None or isinstance(given, (dict, BaseModel)) else f" (got {_short(given)})"
-    return f"  {key + ': ' if key else ''}{message}{shown}"
+    return f"{key + ': ' if key else ''}{message}{shown}"
 
 
 def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
