@@ -61,6 +61,7 @@ class Group:
 
     @property
     def refs(self) -> GroupRefs:
+        """What the trainer ranks need of the group."""
         tokens = sum(row.prompt_tokens + row.response_tokens for row in self.rows)
         return GroupRefs(self.prompt_id, self.parts, tokens)
 

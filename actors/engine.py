@@ -20,6 +20,7 @@ class EngineActor:
     """Base of the engine actors. Asynchronous: many sample calls run at once and share the engine's batch."""
 
     engine_class: ClassVar[type[SamplingEngine]] = SamplingEngine
+    _engine: SamplingEngine
 
     def __init__(self, settings: EngineSettings, prompts: dict[str, Prompt]) -> None:
         self._settings = settings
@@ -43,18 +44,23 @@ class EngineActor:
             ) from error
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
+        """See `SamplingEngine.sample`."""
         return await self._engine.sample(request)
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
+        """See `SamplingEngine.score`."""
         return await self._engine.score(token_ids)
 
     async def sleep(self) -> None:
+        """See `SamplingEngine.sleep`."""
         await self._engine.sleep()
 
     async def wake(self, memory: EngineMemory) -> None:
+        """See `SamplingEngine.wake`."""
         await self._engine.wake(memory)
 
     async def close(self) -> None:
+        """Stop the engine, if it started."""
         if hasattr(self, "_engine"):
             await self._engine.close()
         drop_short_names()

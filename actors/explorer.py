@@ -9,4 +9,4 @@ from actors.engine import EngineActor
 
 @ray.remote(max_restarts=0)
 class Explorer(EngineActor):
-    """One explorer engine."""
+    """One explorer engine behind Ray calls."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -335,7 +335,7 @@ class Scheduler:
         return [task.result() for task in tasks]
 
     async def _wait_for(
-        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, RequestBatch]
+        self, step: int, futures: Sequence[asyncio.Future[Any]], enough: int, sources: dict[Source, RequestBatch]
     ) -> None:
         """See `request_batch.wait_for`; meanwhile `progress` counts what `sources` have."""
         mine = list(sources.values())

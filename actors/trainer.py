@@ -55,7 +55,7 @@ class TrainerRank:
             config.models.learner,
             trainer=config.trainer,
             objective=config.objective,
-            dtype=config.models.dtype,
+            dtype=config.models.compute_dtype,
             temperature=config.rollout.learner.temperature,
             total_steps=config.optimizer_steps,
             max_tokens=config.rollout.max_tokens,
@@ -133,7 +133,7 @@ class TrainerRank:
         return self._senders[transfer]
 
     def save(self, directory: str) -> None:
-        """This rank's part of a checkpoint. See `PolicyTrainer.save`."""
+        """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
         self._trainer.save(directory)
 
     def load(self, directory: str) -> None:

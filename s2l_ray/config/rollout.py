@@ -19,6 +19,7 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
+from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import Dtype, WeightSyncMode
 from s2l_ray.schedule import ADAPTIVE, SCHEDULES, AdaptiveSchedule, Schedule
@@ -38,6 +39,17 @@ class ModelsConfig(Section):
     it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32; a resumed run keeps the type that it began with."""
     trust_remote_code: bool = False
     """Run Python code that a model directory carries. Off unless you trust the directory."""
+
+    @property
+    def compute_dtype(self) -> Dtype:
+        """`dtype` of a run that has settled it for its devices.
+
+        Raises:
+            ConfigError: it is still `auto`.
+        """
+        if self.dtype == "auto":
+            raise ConfigError("models.dtype is still auto: choose bfloat16 or float32, or settle it for the devices")
+        return self.dtype
 
 
 class DataConfig(Section):

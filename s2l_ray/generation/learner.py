@@ -37,21 +37,23 @@ class WeightSyncTimes:
 
 
 class LearnerEngine(SamplingEngine):
-    """A sampling engine whose weights are invalid until the first weight sync, during every weight sync, and after one
-    that failed.
+    """A sampling engine that receives its weights.
+
+    They are invalid until the first weight sync, during every weight sync, and after one that failed.
 
     A weight sync is `begin_weight_sync`, `receive` (once over gloo and nccl, once per chunk over ipc),
     `finish_weight_sync`. What it does with requests that are running is `EngineSettings.weight_sync_mode`:
 
     - drain: they finish under the old weights first. Those that wait for a place start under the new ones.
-    - in_flight: they stop where they are and go on under the new weights. vLLM takes their KV cache away and computes
-      it anew from their text, so each token's log-prob is that of its own weight version given all tokens before it.
-      A seeded request goes on with the noise it would have had: its rollout is a function of the seed and of the
+    - in_flight: they stop where they are and continue under the new weights. vLLM drops their KV cache and computes
+      it again from their text, so each token's log-prob is that of its own weight version given all tokens before.
+      A seeded request continues with the noise it would have had: its rollout is a function of the seed and of the
       positions of its weight syncs.
 
     After a weight sync that failed, everything stays stopped: requests that were running or waiting are kept as they
-    are, and go on when a later weight sync succeeds (`begin_weight_sync` may be called again). Until then they wait, as
-    long as their callers do, who may cancel them. They end with an error when the engine is closed or its process dies.
+    are, and continue when a later weight sync succeeds (`begin_weight_sync` may be called again). Until then they wait
+    as long as their callers do, who may cancel them. They end with an error when the engine is closed or its process
+    dies.
     """
 
     keeps_weights_asleep: ClassVar[bool] = False  # new weights arrive before it samples again

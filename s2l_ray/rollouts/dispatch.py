@@ -64,7 +64,7 @@ class WorkerPool:
             priority: the lowest goes first; of equals the first to come.
             oldest_version: wait until the workers hold this version or a later one.
         """
-        turn = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[PooledWorker] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, _Waiter(priority, next(self._arrivals), rollouts, oldest_version, turn))
         self._serve()
         try:

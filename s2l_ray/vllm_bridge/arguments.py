@@ -13,7 +13,7 @@ from s2l_ray.vllm_bridge.worker import backend_name
 
 
 def engine_arguments(settings: VllmSettings) -> Any:
-    """vLLM's `AsyncEngineArgs`."""
+    """The `AsyncEngineArgs` of vLLM for an engine."""
     engine, transfer = settings.engine, settings.weight_transfer
     return AsyncEngineArgs(
         model=settings.model,

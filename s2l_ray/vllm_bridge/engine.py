@@ -40,27 +40,38 @@ class Completion:
 class LLM(Protocol):
     """The part of vLLM's `AsyncLLM` that is used here; `in_process` and `separate` each have it."""
 
-    def get_tokenizer(self) -> Any: ...
+    def get_tokenizer(self) -> Any:
+        """The model's tokenizer."""
 
-    def get_num_unfinished_requests(self) -> int: ...
+    def get_num_unfinished_requests(self) -> int:
+        """How many samples run or wait for a place in the batch."""
 
-    def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]: ...
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
+        """Outputs of one request; with output_kind FINAL_ONLY the last one holds all of it."""
 
-    async def abort(self, request_id: str) -> None: ...
+    async def abort(self, request_id: str) -> None:
+        """Stop a request."""
 
-    async def pause(self, mode: str) -> None: ...
+    async def pause(self, mode: str) -> None:
+        """Stop sampling and drop the cache: running requests are kept ("keep") or finished first ("wait")."""
 
-    async def resume_generation(self) -> None: ...
+    async def resume_generation(self) -> None:
+        """Sample again after `pause`."""
 
-    async def sleep(self, level: int, mode: str) -> None: ...
+    async def sleep(self, level: int, mode: str) -> None:
+        """Give memory back: level 1 keeps the weights in host memory, level 2 drops them."""
 
-    async def wake_up(self, tags: list[str]) -> Any: ...
+    async def wake_up(self, tags: list[str]) -> Any:
+        """Take memory back: "weights", "kv_cache" or both."""
 
-    async def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]: ...
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]:
+        """Call a method of every worker; returns their answers."""
 
-    async def update_weight_version(self, new_version: str) -> None: ...
+    async def update_weight_version(self, new_version: str) -> None:
+        """Label what is sampled from here on."""
 
-    def shutdown(self, timeout: float) -> None: ...
+    def shutdown(self, timeout: float) -> None:
+        """End the engine and its processes."""
 
 
 class VllmEngine:

@@ -84,7 +84,7 @@ class InProcessLLM:
 
     async def resume_generation(self) -> None:
         """Sample again after `pause`."""
-        await self._awaited(lambda: self._core.resume_scheduler())
+        await self._awaited(self._core.resume_scheduler)
 
     async def sleep(self, level: int, mode: str) -> None:
         """Give the engine's memory back when all that runs is done. `mode` must be "wait"."""

@@ -23,7 +23,7 @@ FIXED = {"tensor_cls": torch.Tensor, "storage_cls": torch.storage.TypedStorage, 
 """The parts that are Python classes; the same for every packed buffer."""
 
 
-def plain_handle(handle: tuple) -> dict[str, Any]:
+def plain_handle(handle: tuple[Any, ...]) -> dict[str, Any]:
     """What is not fixed of torch's handle on a packed buffer.
 
     Raises:
@@ -35,7 +35,7 @@ def plain_handle(handle: tuple) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
 
 
-def torch_handle(plain: dict[str, Any]) -> tuple:
+def torch_handle(plain: dict[str, Any]) -> tuple[Any, ...]:
     """The handle that `plain_handle` was given."""
     named = FIXED | {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     return tuple(named[key] for key in PARAMETERS)
@@ -54,6 +54,7 @@ class PlainUpdateInfo(WeightTransferUpdateInfo):
     """By the GPU's UUID."""
 
     def for_vllm(self) -> IPCWeightTransferUpdateInfo:
+        """The same chunk in vLLM's own form."""
         return IPCWeightTransferUpdateInfo(
             names=self.names,
             dtype_names=self.dtype_names,
@@ -73,4 +74,5 @@ class PlainIpcEngine(IPCWeightTransferEngine):
         self.packed = True
 
     def receive_weights(self, update_info: PlainUpdateInfo) -> None:
+        """Copy one chunk out of the buffer that the trainer rank shows."""
         super().receive_weights(update_info.for_vllm())

@@ -26,6 +26,7 @@ class BoundedNcclEngine(NCCLWeightTransferEngine):
     init_info_cls = Invitation
 
     def init_transfer_engine(self, init_info: Invitation) -> None:
+        """Join the group that the invitation names, within its bound."""
         self.shutdown()
         self._timeout_s = init_info.timeout_s
         rank = init_info.rank_offset + self.parallel_config.rank
@@ -41,12 +42,13 @@ class BoundedNcclEngine(NCCLWeightTransferEngine):
         in_time(on_this_workers_gpu, self._timeout_s)
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        """Receive the whole model, within the bound."""
         with abort_after(self._timeout_s, self.shutdown):
             super().receive_weights(update_info)
 
 
 def vllm_init_info(invitation: Invitation, unique_id: bytes) -> NCCLWeightTransferInitInfo:
-    """vLLM's own init info, in its unique-id form, with the chunks that `NcclSender` cuts."""
+    """The init info of vLLM, in its unique-id form, with the chunks that `NcclSender` cuts."""
     return NCCLWeightTransferInitInfo(
         rank_offset=invitation.rank_offset,
         world_size=invitation.size,

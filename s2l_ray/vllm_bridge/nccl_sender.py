@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
 
 from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSource, WeightStream, checked
 from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
+from s2l_ray.weights.rendezvous import TCPStore
 from s2l_ray.weights.sender import GroupSender
 
 
@@ -30,6 +30,7 @@ class NcclSender(GroupSender):
         return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
 
     def walk(self, weights: WeightSource) -> WeightStream:
+        """The weights, tensor by tensor."""
         return iter(weights)
 
     def _broadcast(self, walk: Iterator[Any]) -> float:

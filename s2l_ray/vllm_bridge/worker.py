@@ -26,7 +26,10 @@ def backend_name(transfer: Transfer) -> str:
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker class."""
+    """Mixed into vLLM's worker class, which has these."""
+
+    weight_transfer_engine: Any
+    vllm_config: Any
 
     def try_weight_transfer(self, calls: list[WorkerCall]) -> str | None:
         """Run weight-transfer methods of this worker, up to the first that fails. Returns what went wrong, or None.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from torch.distributed import PrefixStore, Store
+from s2l_ray.weights.rendezvous import PrefixStore, Store
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def agree_on_id(store: Store, group: str, rank: int, size: int, mint: Callable[[
     """
     store = PrefixStore(group, store)
     if mint is not None:
-        store.set("id", mint())
+        store.set("id", mint())  # type: ignore[arg-type]  # torch's stubs know str only
     store.set(f"here/{rank}", "")
     store.wait([f"here/{member}" for member in range(size)])
     return store.get("id")
@@ -52,7 +52,8 @@ def in_time(call: Callable[[], T], timeout_s: float) -> T:
         raise outcome["error"]
     if "result" not in outcome:
         raise TimeoutError(f"the communicator did not form within {timeout_s:.0f} s")
-    return outcome["result"]
+    result: T = outcome["result"]
+    return result
 
 
 @contextmanager

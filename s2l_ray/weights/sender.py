@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch.distributed import TCPStore
-
 from s2l_ray.errors import BroadcastError
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
-from s2l_ray.weights.rendezvous import listen, open_store
+from s2l_ray.weights.rendezvous import TCPStore, listen, open_store
 
 T = TypeVar("T")
 
@@ -65,6 +63,8 @@ class GroupSender(ABC):
             BroadcastError: not all of them came within the timeout.
         """
         listener, self._listener = self._listener, None
+        if listener is None:
+            raise RuntimeError("`listen` comes before `form`")
         try:
             store = open_store(self._host, listener.getsockname()[1], self._timeout_s, listener)
             self._group = self._join(store, group, size)
