@@ -4,17 +4,19 @@ PYTHON ?= python3
 VENV := .venv
 FAMILY := .cache/family
 CONFIG ?= configs/quickstart.yaml
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup family train test bench lint clean
+.PHONY: help setup setup-dev family train check test bench docs clean
 
 help:
-	@echo "make train    set up, train the embedded model family (ARGS='key=value ...' overrides)"
-	@echo "make test     set up and run all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
-	@echo "make bench    run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
-	@echo "make setup    only make $(VENV)"
-	@echo "make family   build the embedded family from scratch in $(FAMILY) (the package carries it ready)"
-	@echo "make lint     ruff"
-	@echo "make clean    remove $(VENV) and caches; keeps outputs/"
+	@echo "make train      set up, train the embedded model family (ARGS='key=value ...' overrides)"
+	@echo "make test       set up, then the checks below and all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
+	@echo "make check      lint, types, and the tests that start no engine"
+	@echo "make bench      run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
+	@echo "make docs       build the documentation in site/"
+	@echo "make setup      only make $(VENV); setup-dev adds what checks, tests and documentation need"
+	@echo "make family     build the embedded family from scratch in $(FAMILY) (the package carries it ready)"
+	@echo "make clean      remove $(VENV), site/ and caches; keeps outputs/"
 
 setup: $(VENV)/.ready
 
@@ -26,7 +28,14 @@ $(VENV)/.ready: requirements/cpu.lock pyproject.toml
 	@$(VENV)/bin/python requirements/install.py requirements/cpu.lock || \
 		{ echo "The pinned packages did not install. If torch's +cpu build was not found, name PyTorch's CPU wheel index" \
 		  "in PIP_EXTRA_INDEX_URL (pytorch.org shows it under Get Started, pip, CPU)."; exit 1; }
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.lock
+	@$(VENV)/bin/python requirements/install.py requirements/dev.lock || \
+		{ echo "The pinned packages of requirements/dev.lock did not install; see pip's message above."; exit 1; }
 	@touch $@
 
 family: setup
@@ -35,15 +44,21 @@ family: setup
 train: setup
 	@$(VENV)/bin/s2l train $(CONFIG) $(ARGS)
 
-test: setup
+# Types need one core for as long as the quick tests need the other.
+check: setup-dev
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/python -m pytest -q -n 2 tests/unit; tests=$$?; wait $$types && exit $$tests
+
+# With ARGS only the tests that they choose.
+test: setup-dev
+	@[ -n "$(ARGS)" ] || { $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy; }
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-bench: setup
+bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
-lint: setup
-	@$(VENV)/bin/python -m pip install --quiet ruff==0.17.6
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+docs: setup-dev
+	@$(VENV)/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

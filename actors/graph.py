@@ -114,14 +114,14 @@ class ActorGraph:
         """Whether there are explorer engines."""
         return self.engines["explorer"] > 0
 
-    def recall(self, observed: dict[int, tuple[int, int]]) -> None:
-        """The run goes on after these steps: drop what was asked for, and remember what they measured.
+    def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
+        """Continue after the given steps: cancel requests under way and give an adaptive schedule its measurements.
 
         Args:
-            observed: by step, `StepRecord.explorer_only`, which an adaptive schedule depends on.
+            observed: `StepRecord.explorer_only` by step.
         """
         self._collecting = None
-        self._call(self._scheduler.recall.remote(observed), "recalling the schedule's measurements")
+        self._call(self._scheduler.restore_schedule.remote(observed), "restoring the schedule")
 
     def begin_collect(self, step: int) -> None:
         """Ask for a step's groups now, to `collect` them later."""
@@ -183,16 +183,16 @@ class ActorGraph:
 
     # ---- engines that come and go -----------------------------------------------------------------------------------
 
-    def moves_before(self, step: int) -> bool:
-        """Whether `enter` has something to do before `step`."""
+    def phase_changes_before(self, step: int) -> bool:
+        """Whether `apply_phase` has something to do before `step`."""
         wanted = {(s.role, s.index) for s in self._layout.phase_at(step).seats if s.role != "trainer"} - self._lost
         return bool(self._arriving) or wanted != self._engines.keys()
 
-    def enter(self, step: int) -> None:
-        """Between two steps: engines whose seats end leave, others start on them, and who is ready joins.
+    def apply_phase(self, step: int) -> None:
+        """Stop engines that the phase of `step` does not have, start those it adds, and admit engines that are ready.
 
-        A joining learner engine gets the present weights by broadcast, never from disk. One that does not start is left
-        out with a note; the run goes on without it.
+        Called between two steps. A learner engine that joins receives the current weights by broadcast, never from
+        disk. An engine that does not start is given up with a note, and the run continues without it.
         """
         wanted = {(seat.role, seat.index): seat for seat in self._layout.phase_at(step).seats if seat.role != "trainer"}
         for key in [key for key in (*self._engines, *self._arriving) if key not in wanted]:

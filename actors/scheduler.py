@@ -151,11 +151,11 @@ class Scheduler:
             ahead_bytes=self._ahead.held,
         )
 
-    async def recall(self, observed: dict[int, tuple[int, int]]) -> None:
-        """A run goes on, or goes back: drop what is under way, and remember what the schedule measured before.
+    async def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
+        """Cancel requests under way and give an adaptive schedule its measurements, when a run resumes or goes back.
 
         Args:
-            observed: by step, see `solved_by_explorer_only`.
+            observed: `solved_by_explorer_only` by step.
         """
         for sampling in self._sampling.values():
             sampling.cancel()

@@ -61,6 +61,7 @@ LocalPath = Annotated[
     str,
     BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value),
     AfterValidator(_possible),
+    Field(json_schema_extra={"format": "path"}),  # for reference.py, which says what a value may be
 ]
 
 

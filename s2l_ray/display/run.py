@@ -278,7 +278,8 @@ def _by_source(record: StepRecord) -> str:
 
 
 def _phases(record: StepRecord) -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in record.seconds.items() if name != "total")
+    phases = {name.replace("_", " "): seconds for name, seconds in record.seconds.items() if name != "total"}
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
 
 
 def _total(record: StepRecord) -> float:

@@ -96,7 +96,9 @@ class TrainingRun:
             S2LError: the run has not got to its end.
         """
         if self._summary is None:
-            raise S2LError(f"there is no summary yet: {self.steps_done} of {self.settings.schedule.steps} steps are done")
+            raise S2LError(
+                f"there is no summary yet: {self.steps_done} of {self.settings.schedule.steps} steps are done"
+            )
         return self._summary
 
     # ---- Algorithm 1 ------------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def test_a_run_that_goes_back_asks_again(start):
     release(scheduler, 0)
     collect(scheduler, 1)
     wait_until(lambda: steps_of(learner) == [1, 2], "step 2 ahead")
-    fetch(scheduler.recall.remote({}), PATIENCE_S, "recall")
+    fetch(scheduler.restore_schedule.remote({}), PATIENCE_S, "restore_schedule")
     release(scheduler, 1)
     batch = collect(scheduler, 2)
     assert {row.weight_version for row in batch.summaries} == {1}

@@ -59,8 +59,7 @@ def equal(a: Rollout, b: Rollout) -> bool:
         "text",
         "finish_reason",
         "verdict",
-        "weight",
-        "syncs",
+        "weight_syncs",
     ]
     return same and all(getattr(a, field) == getattr(b, field) for field in fields)
 

@@ -222,5 +222,5 @@ def test_a_replay_needs_the_choices_of_a_run_like_this_one(tmp_path: Path):
         replayed_stragglers(path, steps, 3)
     with pytest.raises(ConfigError, match="should name 3 prompts that step 1 samples"):
         replayed_stragglers(path, planner(3), 2)
-    with pytest.raises(ConfigError, match="no.jsonl cannot be read .No such file or directory.; rollout.replay_left"):
+    with pytest.raises(ConfigError, match="no.jsonl cannot be read .No such file or directory.; rollout.replay_strag"):
         replayed_stragglers(tmp_path / "no.jsonl", steps, 2)

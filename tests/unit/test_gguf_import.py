@@ -94,7 +94,7 @@ def _gguf_tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
     names |= {"lm_head.weight": "output.weight"}
     tensors = {names[name]: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     for name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight"):
-        tensors[name] = np.ascontiguousarray(tensors[name].reshape(2, 2, 8, 32).weight_syncaxes(1, 2).reshape(32, 32))
+        tensors[name] = np.ascontiguousarray(tensors[name].reshape(2, 2, 8, 32).swapaxes(1, 2).reshape(32, 32))
     return tensors
 
 

@@ -16,10 +16,9 @@ import pytest
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
-from s2l_ray.tracking import mlflow_store
-from s2l_ray.tracking import mlflow_tracker
-from s2l_ray.tracking.mlflow_store import how_to_open, redact
+from s2l_ray.tracking import mlflow_store, mlflow_tracker
 from s2l_ray.tracking.metrics import metric_name, step_metrics
+from s2l_ray.tracking.mlflow_store import how_to_open, redact
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S

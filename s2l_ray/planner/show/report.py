@@ -111,7 +111,7 @@ def _headline(plan: Plan, title: str) -> Table:
     if plan.weight_sync:
         ways = ", ".join(f"{count} engine{_s(count)} by {way}" for way, count in plan.weight_sync.transfers.items())
         table.add_row(
-            "weight_sync", f"{look.amount(plan.weight_sync.bytes)} in {look.seconds(plan.weight_sync.seconds)}; {ways}"
+            "weight sync", f"{look.amount(plan.weight_sync.bytes)} in {look.seconds(plan.weight_sync.seconds)}; {ways}"
         )
     return table
 

@@ -1,0 +1,124 @@
+"""Every key of the configuration with its type, default and text, read from the models themselves.
+
+`s2l config` prints them, and the configuration reference of the documentation is generated from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from s2l_ray.config.run import Config
+from s2l_ray.config.text import section_of
+from s2l_ray.errors import ConfigError
+
+_NEW_ITEM = re.compile(r"- |`[^`]+`( \([^)]*\))?:")
+"""How a line of a docstring begins that is an item of a list: "- ", or a value in backquotes and a colon."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration."""
+
+    name: str
+    """Dotted, such as `rollout.max_tokens`."""
+    type: str
+    """What a value may be, such as `integer > 0`, `auto | on | off` or `path | null`."""
+    default: str | None
+    """As YAML; None where the key must be given."""
+    text: str
+    """What the key means: Markdown, its paragraphs and list items (`- `) unwrapped, one a line."""
+
+    @property
+    def section(self) -> str:
+        """The dotted name without its last part; empty for a key at the top level."""
+        return self.name.rpartition(".")[0]
+
+
+def keys(prefix: str = "") -> list[Key]:
+    """The keys at or below `prefix` (`rollout`, `rollout.max_tokens`), in the order of the models; "" is all of them.
+
+    Raises:
+        ConfigError: there is no such key or section; the nearest ones are named.
+    """
+    every = list(_walk(Config, Config.model_json_schema(), "", None))
+    found = [key for key in every if not prefix or key.name == prefix or key.name.startswith(f"{prefix}.")]
+    if not found:
+        names = list(dict.fromkeys(name for key in every for name in (key.name, key.section) if name))
+        same_ending = [name for name in names if name.rpartition(".")[2] == prefix.rpartition(".")[2]]
+        nearest = same_ending or difflib.get_close_matches(prefix, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`s2l config` lists all keys"
+        raise ConfigError(f"{prefix}: there is no such key or section; {hint}")
+    return found
+
+
+def _walk(model: type[BaseModel], schema: dict[str, Any], prefix: str, defaults: BaseModel | None) -> Iterator[Key]:
+    """The keys of a model and of the sections in it.
+
+    Args:
+        schema: JSON schema of the whole configuration.
+        defaults: the section's value where nobody gives one; None where it must be given.
+    """
+    properties = schema["properties"] if model is Config else schema["$defs"][model.__name__]["properties"]
+    for name, field in model.model_fields.items():
+        required = field.is_required() if defaults is None else False
+        default = None if required else getattr(defaults, name) if defaults is not None else field.get_default()
+        if section := section_of(field.annotation):
+            yield from _walk(section, schema, f"{prefix}{name}.", default)
+            continue
+        shown = None if required else _as_yaml(default)
+        yield Key(f"{prefix}{name}", _type(properties[name]), shown, _unwrapped(field.description or ""))
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as it would be written in a file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    if isinstance(value, str) and re.fullmatch(r"[\w/.+-]+", value):
+        return value
+    return json.dumps(value).replace("e-0", "e-")
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if alternatives := schema.get("anyOf"):
+        return " | ".join(map(_type, alternatives))
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else []):
+        return " | ".join(map(str, values))
+    match schema["type"]:
+        case "boolean":
+            return "true | false"
+        case "string":
+            return {"path": "path", "date": "date"}.get(schema.get("format", ""), "text")
+        case "array":
+            items = schema.get("prefixItems", [schema["items"]] if "items" in schema else [])
+            count = f"{len(items)} x " if "prefixItems" in schema else ""
+            return f"list of {count}{_type(items[0])}"
+        case kind:
+            return f"{kind}{_range(schema)}"
+
+
+def _range(schema: dict[str, Any]) -> str:
+    """The bounds of a number, such as " > 0" or " in [0, 1)"; empty where it has none."""
+    if (low := schema.get("minimum", schema.get("exclusiveMinimum"))) is None:
+        return ""
+    if (high := schema.get("maximum", schema.get("exclusiveMaximum"))) is None:
+        return f" {'>=' if 'minimum' in schema else '>'} {low:g}"
+    return f" in {'[' if 'minimum' in schema else '('}{low:g}, {high:g}{']' if 'maximum' in schema else ')'}"
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring with one line for each paragraph and list item; blank lines stay between paragraphs."""
+    lines: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        if not lines or not lines[-1] or not line or _NEW_ITEM.match(line):
+            lines.append(f"- {line}" if lines and line.startswith("`") else line)
+        else:
+            lines[-1] += f" {line}"
+    return "\n".join(lines)
