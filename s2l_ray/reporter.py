@@ -31,3 +31,21 @@ class Reporter(Protocol):
 
 class SilentReporter(Reporter):
     """Shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def turn(self, step: int, phase: str) -> None:
+        """Show nothing."""
+
+    def step(self, record: StepRecord) -> None:
+        """Show nothing."""
+
+    def evaluation(self, record: EvaluationRecord, when: str) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""

@@ -80,6 +80,27 @@ class NoTracker(Tracker):
 
     uri = run_id = problem = None
 
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_step(self, record: StepRecord) -> None:
+        """Do nothing."""
+
+    def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
+        """Do nothing."""
+
+    def log_dataset(self, name: str, path: Path, digest: str, rows: int, context: str) -> None:
+        """Do nothing."""
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Do nothing."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def finish(self, status: TrackedStatus = "FINISHED") -> None:
+        """Do nothing."""
+
 
 def open_tracker(config: TrackingConfig, default_store: Path, run_name: str, run_id: str | None = None) -> Tracker:
     """Start a run, or continue `run_id`; a `run_id` that the store does not have (any more) starts a new run.

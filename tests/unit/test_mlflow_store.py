@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.tracking import mlflow_store
-from s2l_ray.tracking import tracker as tracking
+from s2l_ray.tracking import mlflow_tracker
 from s2l_ray.tracking.mlflow_store import find_experiment, how_to_open, locate, redact, sqlite_file
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
@@ -197,7 +197,7 @@ def test_artifacts_that_were_put_elsewhere_on_purpose_stay_there(store: Path, tm
 
 
 def test_a_locked_store_is_not_waited_for_and_gets_all_later(store: Path, monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_tracker, "RETRY_SECONDS", 0.0)
     tracker = opened(store, timeout_s=0.2)
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
