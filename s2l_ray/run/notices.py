@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from s2l_ray.results import StepRecord, hand_overs
 
 SETTLED = 2
-"""Steps after a hand-over until step times are compared: that of the first one includes the effects of the hand-over."""
+"""Steps after a hand-over until step times are compared: the first step's includes effects of the hand-over."""
 RECENT = 8
 """Steps that notices look at."""
 

@@ -245,7 +245,7 @@ class TrainingRun:
         note(f"resumed after step {checkpoint.step} from {checkpoint.directory}")
 
     def _checkpoint_if_due(self, step: int) -> AbstractContextManager[Path | None]:
-        """Write a checkpoint after this step, if one is due; the block is given the directory for the trainer's state."""
+        """A block around the end of a step that writes its checkpoint, if one is due; see `RunDirectory.checkpoint`."""
         settings = self.settings.checkpoint
         if step % settings.every and step < self.settings.schedule.steps:
             return nullcontext()

@@ -30,7 +30,7 @@ MAX_PARAMS = 100
 MAX_DIGEST = 36
 """Characters of a data set's digest (MLflow's limit)."""
 RETRY_SECONDS = 30.0
-"""Seconds after a failed delivery in which none is tried: a server that hangs must not add its timeout to every step."""
+"""Seconds after a failed delivery in which none is tried: a server that hangs must not delay every step."""
 
 
 class MlflowTracker:
