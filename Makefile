@@ -47,7 +47,7 @@ train: setup
 # Types need one core for as long as the quick tests need the other.
 check: setup-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/python -m pytest -q -n 2 tests/unit; tests=$$?; wait $$types && exit $$tests
+	@$(VENV)/bin/mypy & types=$$!; S2L_QUICK_TESTS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/unit; tests=$$?; wait $$types && exit $$tests
 
 # With ARGS only the tests that they choose.
 test: setup-dev

@@ -9,7 +9,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.calls import TOKENS_ASIDE
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest, SetReport
+from s2l_ray.rollouts.records import Prompt, RolloutSet, SetReport
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 THREADS = 8
 """Requests that are answered at one time: an object store answers slowly, but many at once."""
@@ -41,15 +42,15 @@ class Bank:
         """Open the recording."""
         self._bank = RolloutBank(self._settings, self._prompts)
 
-    def covers(self, requests: list[SampleRequest]) -> list[bool]:
+    def covers(self, requests: list[ExplorerRequest]) -> list[bool]:
         return self._bank.covers(requests)
 
     @ray.method(num_returns=2)
-    def read(self, request: SampleRequest) -> tuple[RolloutSet, SetReport]:
+    def read(self, request: ExplorerRequest) -> tuple[RolloutSet, SetReport]:
         """The set, for the trainer; and the numbers alone, for the scheduler."""
         return self._bank.read(request)
 
-    def record(self, request: SampleRequest, scored: RolloutSet) -> None:
+    def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
         self._bank.record(request, scored)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import ray
 
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.rollouts.step_planner import balance, mini_batches
-from s2l_ray.schedule import Share
+from s2l_ray.schedule import GroupSplit
 from s2l_ray.timing import Span
 
 
@@ -25,7 +25,7 @@ class GroupRefs:
 class StepBatch:
     """One step's groups for the trainer, and their numbers for the driver."""
 
-    share: Share
+    share: GroupSplit
     prompts: list[str]
     assignment: list[list[list[GroupRefs]]]
     """[rank][mini-batch]: whole groups, balanced by tokens."""
@@ -47,7 +47,7 @@ class StepBatch:
     """Rollouts that were too old, and were sampled again."""
     banked: int
     """Rollouts that came from the bank."""
-    ahead_bytes: int
+    prefetched_bytes: int
     """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
 
 

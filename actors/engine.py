@@ -13,7 +13,8 @@ from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.kinds import EngineMemory
 from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
-from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import Prompt, RolloutSet
+from s2l_ray.rollouts.requests import SampleRequest
 
 
 class EngineActor:

@@ -16,14 +16,15 @@ from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
-from s2l_ray.rollouts.records import Prompt, SampleRequest, SetReport
+from s2l_ray.rollouts.records import Prompt, SetReport
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 
 @dataclass(frozen=True)
 class _Pending:
     """A request that is being sampled, verified or recorded."""
 
-    request: SampleRequest
+    request: ExplorerRequest
     engine: int
     report: ray.ObjectRef
 
@@ -33,7 +34,7 @@ class Exploration:
 
     Args:
         config: of the runs that the recording is for.
-        layout: seats of explorer engines.
+        layout: slots of explorer engines.
         bank: the recording.
         train: prompts that requests may name.
         progress: told what is being started.
@@ -61,7 +62,7 @@ class Exploration:
         self._seating = Seating(config, layout, reservation, {prompt.id: prompt for prompt in train})
         try:
             progress("starting engines, verifiers and bank")
-            self._engines: list[Engine] = [self._seating.engine(seat) for seat in layout.phases[0].seats]
+            self._engines: list[Engine] = [self._seating.engine(slot) for slot in layout.phases[0].engines]
             verifiers = self._seating.verifiers()
             self._verifiers = itertools.cycle(verifiers)
             self._bank = self._seating.bank(bank)
@@ -76,7 +77,7 @@ class Exploration:
     def __exit__(self, *_: object) -> None:
         self._seating.close()
 
-    def record(self, requests: Sequence[SampleRequest]) -> Iterator[SetReport]:
+    def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[SetReport]:
         """Sample, verify and record; yields the numbers of each request once the bank has its rollouts.
 
         Raises:
@@ -107,7 +108,7 @@ class Exploration:
         """
         fetch(self._bank.close.remote(), self._timeout_s, "writing the last shard")
 
-    def _send(self, request: SampleRequest, engine: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+    def _send(self, request: ExplorerRequest, engine: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """(recorded, report): tokens go from engine to verifier to bank without passing here."""
         sampled = self._engines[engine].actor.sample.remote(request)
         scored, report = next(self._verifiers).verify.remote(sampled)

@@ -18,12 +18,13 @@ from typing import Any
 import ray
 
 from actors.batch import Group, StepBatch, assign
-from actors.sampling import Part, Sampling, wait_for
+from actors.request_batch import RequestBatch, ScoredSet, wait_for
 from s2l_ray.errors import GroupError, StepTimeoutError
 from s2l_ray.kinds import Source
-from s2l_ray.rollouts.dispatch import Pool
+from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.prefetch import Prefetch
-from s2l_ray.rollouts.records import Period, RolloutSummary, SampleRequest
+from s2l_ray.rollouts.records import Period, RolloutSummary
+from s2l_ray.rollouts.requests import EvaluationRequest, ExplorerRequest, LearnerRequest, SampleRequest
 from s2l_ray.rollouts.step_planner import (
     StepPlanner,
     check_group,
@@ -35,7 +36,7 @@ from s2l_ray.timing.work_log import WorkLog
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PipelineLimits:
     """How far requests run ahead of the trainer.
 
     Args:
@@ -67,7 +68,8 @@ class Scheduler:
         mini_batch_prompts: groups per optimizer step.
         timeout_s: bound on every wait.
         engines: actors by source and number.
-        bank: actor that holds explorer rollouts, or None.
+        bank: actor that holds recorded explorer rollouts, or None.
+        reads: whether rollouts that the bank holds are used instead of sampling them.
         records: whether what the explorer samples is recorded in the bank.
     """
 
@@ -75,7 +77,7 @@ class Scheduler:
         self,
         planner: StepPlanner,
         steps: int,
-        pipeline: Pipeline,
+        pipeline: PipelineLimits,
         refill_rounds: int,
         ranks: int,
         mini_batch_prompts: int,
@@ -93,18 +95,19 @@ class Scheduler:
         self._ranks = ranks
         self._mini_batch_prompts = mini_batch_prompts
         self._timeout_s = timeout_s
-        self._engines = {source: Pool(members, pipeline.capacity[source]) for source, members in engines.items()}
-        self._verifiers = Pool(dict(enumerate(verifiers)))
-        self._bank, self._reads, self._records = bank, reads, records
+        self._engines = {source: WorkerPool(members, pipeline.capacity[source]) for source, members in engines.items()}
+        self._verifiers = WorkerPool(dict(enumerate(verifiers)))
+        self._read_bank = bank if reads else None
+        self._write_bank = bank if records else None
         self._work = WorkLog()
-        self._awaited: list[Sampling] = []
+        self._awaited: list[RequestBatch] = []
         self._forget()
 
     def _forget(self) -> None:
         pipeline = self._pipeline
-        self._sampling: dict[tuple[int, Source], Sampling] = defaultdict(Sampling)
-        self._ahead = Prefetch(
-            lambda step: self._planner.requests(step, "explorer", self._candidates(step)),
+        self._batches: dict[tuple[int, Source], RequestBatch] = defaultdict(RequestBatch)
+        self._prefetched = Prefetch(
+            lambda step: self._planner.explorer_requests(step, self._sampled_prompts(step)),
             self._steps,
             pipeline.prefetch_steps,
             pipeline.prefetch_bytes,
@@ -125,15 +128,15 @@ class Scheduler:
         """
         for coming in range(step, min(step + self._pipeline.max_staleness, self._steps) + 1):
             self._learn(coming)
-        self._start(self._ahead.begin(step))
-        self._prefetch()
+        self._start_explorer(self._prefetched.begin(step))
+        self._fill_prefetch_buffer()
         whole = await self._whole(step)
-        stragglers = [prompt_id for prompt_id in self._candidates(step) if prompt_id not in whole]
+        stragglers = [prompt_id for prompt_id in self._sampled_prompts(step) if prompt_id not in whole]
         groups = [self._group(step, prompt_id, parts) for prompt_id, parts in whole.items()]
         groups, refilled = await self._refill(step, groups)
         compared = solved_by_explorer_only(group.rows for group in groups)
         self._planner.schedule.observe(step, *compared)
-        explored, learned = (self._sampling.pop((step, source), Sampling()) for source in ("explorer", "learner"))
+        explored, learned = (self._batches.pop((step, source), RequestBatch()) for source in ("explorer", "learner"))
         spans = {"explore": explored.span, "learner_generate": learned.span}
         return StepBatch(
             share=self._planner.schedule.share(step),
@@ -148,7 +151,7 @@ class Scheduler:
             stragglers=stragglers,
             stale_dropped=learned.stale,
             banked=explored.banked,
-            ahead_bytes=self._ahead.held,
+            prefetched_bytes=self._prefetched.held,
         )
 
     async def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
@@ -157,24 +160,24 @@ class Scheduler:
         Args:
             observed: `solved_by_explorer_only` by step.
         """
-        for sampling in self._sampling.values():
-            sampling.cancel()
+        for batch in self._batches.values():
+            batch.cancel()
         self._forget()
         for step, compared in observed.items():
             self._planner.schedule.observe(step, *compared)
 
     async def evaluate(self, prompt_ids: list[str], source: Source, samples: int) -> list[RolloutSummary]:
         """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
-        requests = [SampleRequest(0, p, source, samples, self._planner.seed, None, sampling="eval") for p in prompt_ids]
-        sampling = Sampling()
-        for request in requests:
-            sampling.add(request.prompt_id, self._roll_out(request, sampling))
-        parts = await self._finish(0, {source: sampling})
+        batch = RequestBatch()
+        for prompt_id in prompt_ids:
+            request = EvaluationRequest(prompt_id, source, samples, self._planner.seed)
+            batch.add(prompt_id, self._roll_out(request, batch))
+        parts = await self._finish(EvaluationRequest.step, {source: batch})
         return [row for part in parts for row in part.rows]
 
     async def progress(self) -> tuple[int, int]:
         """How many of the requests that a step or an evaluation waits for now are answered, and how many there are."""
-        tasks = [task for sampling in self._awaited for task in sampling.tasks.values()]
+        tasks = [task for batch in self._awaited for task in batch.tasks.values()]
         return sum(task.done() for task in tasks), len(tasks)
 
     # ---- engines ----------------------------------------------------------------------------------------------------
@@ -212,75 +215,83 @@ class Scheduler:
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
-    def _candidates(self, step: int) -> list[str]:
+    def _sampled_prompts(self, step: int) -> list[str]:
         stragglers = set(self._pipeline.stragglers.get(step, ()))
-        return [prompt_id for prompt_id in self._planner.candidates(step) if prompt_id not in stragglers]
+        return [prompt_id for prompt_id in self._planner.sampled_prompts(step) if prompt_id not in stragglers]
 
     def _learn(self, step: int) -> None:
         """Send the learner's requests of a step, if they were not sent before."""
-        if (step, "learner") not in self._sampling:
-            self._sampling[step, "learner"] = Sampling()
-            self._start(self._planner.requests(step, "learner", self._candidates(step)))
+        if (step, "learner") not in self._batches:
+            batch = self._batches[step, "learner"]
+            for request in self._planner.learner_requests(step, self._sampled_prompts(step)):
+                batch.add(request.prompt_id, self._learned(request, batch))
 
-    def _prefetch(self) -> None:
-        while (request := self._ahead.next()) is not None:
-            self._start([request])
+    def _fill_prefetch_buffer(self) -> None:
+        while (request := self._prefetched.next()) is not None:
+            self._start_explorer([request])
 
-    def _start(self, requests: Iterable[SampleRequest]) -> None:
+    def _start_explorer(self, requests: Iterable[ExplorerRequest]) -> None:
         for request in requests:
-            sampling = self._sampling[request.step, request.source]
-            roll_out = self._explored(request, sampling) if request.source == "explorer" else self._learned(request)
-            sampling.add(request.prompt_id, roll_out)
+            batch = self._batches[request.step, "explorer"]
+            batch.add(request.prompt_id, self._explored(request, batch))
 
-    async def _explored(self, request: SampleRequest, sampling: Sampling) -> Part:
-        """From the bank if it has them, else from an engine; then there may be room to explore further ahead."""
-        if self._reads and (await self._bank.covers.remote([request]))[0]:
-            part = await self._withdraw(request)
-            sampling.banked += request.count
+    async def _explored(self, request: ExplorerRequest, batch: RequestBatch) -> ScoredSet:
+        """The rollouts from the bank if it has them, else from an engine; then the prefetch buffer is filled again."""
+        if self._read_bank is not None and (await self._read_bank.covers.remote([request]))[0]:
+            part = await self._from_bank(self._read_bank, request)
+            batch.banked += request.count
         else:
-            part = await self._roll_out(request, sampling)
-            if self._records:
-                await self._bank.record.remote(request, part.scored)
-        self._ahead.finished(request, part.nbytes)
-        self._prefetch()
+            part = await self._roll_out(request, batch)
+            if self._write_bank is not None:
+                await self._write_bank.record.remote(request, part.scored)
+        self._prefetched.finished(request, part.nbytes)
+        self._fill_prefetch_buffer()
         return part
 
-    async def _learned(self, request: SampleRequest) -> Part:
-        """With weights that are new enough when the step is trained; what is too old all the same is done again."""
-        sampling = self._sampling[request.step, "learner"]
+    async def _learned(self, request: LearnerRequest, batch: RequestBatch) -> ScoredSet:
+        """Rollouts within rollout.max_staleness of the step; those that come back too stale are resampled once.
+
+        Raises:
+            GroupError: they are too stale again.
+        """
         oldest = max(0, request.step - 1 - self._pipeline.max_staleness)
         for _ in range(2):
-            part = await self._roll_out(request, sampling, oldest)
+            part = await self._roll_out(request, batch, oldest)
             old = sum(staleness(row, request.step) > self._pipeline.max_staleness for row in part.rows)
             if not old:
                 return part
-            sampling.stale += old
+            batch.stale += old
         raise GroupError(
             f"step {request.step}: a learner engine sampled {request.prompt_id} twice with weights older than the "
             f"allowed version {oldest} (rollout.max_staleness: {self._pipeline.max_staleness})"
         )
 
-    async def _withdraw(self, request: SampleRequest) -> Part:
+    async def _from_bank(self, bank: Any, request: ExplorerRequest) -> ScoredSet:
         begin = time.time()
-        scored, report = self._bank.read.remote(request)
-        part = Part(scored, await report)
+        scored, report = bank.read.remote(request)
+        part = ScoredSet(scored, await report)
         self._work.note(("bank", "read", request.step), Period(begin, time.time()))
         return part
 
-    async def _roll_out(self, request: SampleRequest, sampling: Sampling, oldest: int | None = None) -> Part:
-        """Sample, then verify: the rollouts go from engine to verifier to object store without passing here."""
+    async def _roll_out(self, request: SampleRequest, batch: RequestBatch, oldest: int | None = None) -> ScoredSet:
+        """Sample, then verify; the rollouts go from engine to verifier to object store without passing through here.
+
+        Args:
+            oldest: lowest weight version that may sample the request; None: any.
+        """
         pool = self._engines[request.source]
         engine = await pool.take(request.count, request.step, oldest)
         verifier = await self._verifiers.take(request.count, request.step)
-        sampling.began()
+        batch.began()
         name = "explore" if request.source == "explorer" else "generate"
         activity = (f"{request.source} {engine.number}", name, request.step)
         sampled = None
         try:
             with self._work.under_way_in(activity, request.prompt_id):
-                sampled = engine.worker.sample.remote(request.at_version(pool.version))
+                sent = request if isinstance(request, ExplorerRequest) else request.at_version(pool.version)
+                sampled = engine.worker.sample.remote(sent)
                 scored, report = verifier.worker.verify.remote(sampled)
-                part = Part(scored, await report)
+                part = ScoredSet(scored, await report)
         except asyncio.CancelledError:
             if sampled is not None:
                 ray.cancel(sampled)
@@ -294,13 +305,15 @@ class Scheduler:
 
     # ---- groups -----------------------------------------------------------------------------------------------------
 
-    async def _whole(self, step: int) -> dict[str, list[Part]]:
+    async def _whole(self, step: int) -> dict[str, list[ScoredSet]]:
         """The parts of every group that the step takes, in the order of its prompts: all, or those whole first.
 
         The others are stopped.
         """
-        sources: dict[Source, Sampling] = {source: self._sampling[step, source] for source in ("explorer", "learner")}
-        prompts = self._candidates(step)
+        sources: dict[Source, RequestBatch] = {
+            source: self._batches[step, source] for source in ("explorer", "learner")
+        }
+        prompts = self._sampled_prompts(step)
         groups = {
             prompt_id: asyncio.gather(*[s.tasks[prompt_id] for s in sources.values() if prompt_id in s.tasks])
             for prompt_id in prompts
@@ -315,29 +328,29 @@ class Scheduler:
                     await groups[prompt_id]
         return {prompt_id: groups[prompt_id].result() for prompt_id in done}
 
-    async def _finish(self, step: int, sources: dict[Source, Sampling]) -> list[Part]:
+    async def _finish(self, step: int, sources: dict[Source, RequestBatch]) -> list[ScoredSet]:
         """All of what they sample."""
-        tasks = [task for sampling in sources.values() for task in sampling.tasks.values()]
+        tasks = [task for batch in sources.values() for task in batch.tasks.values()]
         await self._wait_for(step, tasks, len(tasks), sources)
         return [task.result() for task in tasks]
 
     async def _wait_for(
-        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, Sampling]
+        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, RequestBatch]
     ) -> None:
-        """See `sampling.wait_for`; meanwhile `progress` counts what `sources` have."""
+        """See `request_batch.wait_for`; meanwhile `progress` counts what `sources` have."""
         mine = list(sources.values())
         self._awaited += mine
         try:
             await wait_for(step, futures, enough, sources, self._timeout_s)
         finally:
-            self._awaited = [sampling for sampling in self._awaited if sampling not in mine]
+            self._awaited = [batch for batch in self._awaited if batch not in mine]
 
     async def _refill(self, step: int, groups: list[Group]) -> tuple[list[Group], int]:
         """Replace groups without variance by groups of spare prompts that have some; and how many were sampled."""
         tried = 0
         for _ in range(self._refill_rounds):
             wanting = [i for i, group in enumerate(groups) if without_variance(group.rows)]
-            spares = self._planner.spares(step)[tried : tried + len(wanting)]
+            spares = self._planner.spare_prompts(step)[tried : tried + len(wanting)]
             if not spares:
                 break
             tried += len(spares)
@@ -347,15 +360,15 @@ class Scheduler:
         return groups, tried
 
     async def _sample_spares(self, step: int, spares: list[str]) -> list[Group]:
-        sources: dict[Source, Sampling] = {"explorer": Sampling(), "learner": Sampling()}
-        for request in self._planner.requests(step, "explorer", spares):
-            sources["explorer"].add(request.prompt_id, self._explored(request, sources["explorer"]))
-        for request in self._planner.requests(step, "learner", spares):
-            sources["learner"].add(request.prompt_id, self._learned(request))
+        sources: dict[Source, RequestBatch] = {"explorer": RequestBatch(), "learner": RequestBatch()}
+        for explored in self._planner.explorer_requests(step, spares):
+            sources["explorer"].add(explored.prompt_id, self._explored(explored, sources["explorer"]))
+        for learned in self._planner.learner_requests(step, spares):
+            sources["learner"].add(learned.prompt_id, self._learned(learned, self._batches[step, "learner"]))
         await self._finish(step, sources)
         return [self._group(step, p, [s.tasks[p].result() for s in sources.values() if p in s.tasks]) for p in spares]
 
-    def _group(self, step: int, prompt_id: str, parts: list[Part]) -> Group:
+    def _group(self, step: int, prompt_id: str, parts: list[ScoredSet]) -> Group:
         """Parts as a group, checked to be whole."""
         share = self._planner.schedule.share(step)
         rows = [row for part in parts for row in part.rows]

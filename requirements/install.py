@@ -65,6 +65,7 @@ class Progress:
 
     @staticmethod
     def say(text: str) -> None:
+        """Print a line at once."""
         print(f"  {text}", flush=True)
 
 

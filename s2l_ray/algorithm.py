@@ -17,7 +17,8 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from s2l_ray.config import Config, parse_config
+from s2l_ray.config import Config
+from s2l_ray.config.loading import parse_config
 from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord

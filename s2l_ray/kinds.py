@@ -1,6 +1,6 @@
 """Every closed set of names that the program uses, once. Imports nothing, so that every room may import it.
 
-Sets that users extend (advantages, losses, schedules, verifiers, ...) are registries, next to their code.
+Names that users extend (losses, advantages, corrections, schedules, verifiers) are in registries instead: extensions.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import Literal
 
 Source = Literal["explorer", "learner"]
 """Which model sampled a rollout, and which model an engine holds."""
+SamplingName = Literal["train", "eval"]
+"""Which of an engine's sampling settings a request uses."""
 Role = Literal["trainer", "learner", "explorer"]
 """What a placed actor does."""
 FinishReason = Literal["stop", "length"]
@@ -19,18 +21,14 @@ returned something that is no verdict, or ended its process."""
 WorkerEnding = Literal["done", "timeout", "died"]
 """How a verifier process ended one check."""
 
-ScheduleKind = Literal["linear", "abrupt", "cosine", "constant", "off", "adaptive"]
 PhaseName = Literal["explore", "mix", "on-policy"]
 """explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
 DataSplit = Literal["train", "heldout"]
 
-AdvantageKind = Literal["grpo", "rloo", "reinforce++", "reinforce++_baseline", "pass_at_k"]
-LossKind = Literal["ppo", "gspo", "cispo", "sapo"]
 KLEstimator = Literal["k1", "k2", "k3"]
 KLPlace = Literal["loss", "reward"]
 Aggregation = Literal["token", "sequence", "constant"]
 Grouping = Literal["mixed", "separate"]
-CorrectionLevel = Literal["none", "token", "sequence"]
 CorrectionMode = Literal["truncate", "mask"]
 Overlong = Literal["keep", "filter"]
 LrSchedule = Literal["constant", "linear", "cosine"]

@@ -47,7 +47,7 @@ class PipelineStats:
     10**6 bytes.
     """
 
-    ahead_mb: float = 0.0
+    prefetch_mb: float = 0.0
     """Megabytes that the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
     banked_rollouts: int = 0
     """Rollouts of the step that were read from the bank."""

@@ -7,9 +7,7 @@ Engine and hardware are not part of it: they change the last bits of a log-prob,
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
-import inspect
 import json
 import os
 import time
@@ -19,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.bank.fingerprint import DATE, SAMPLED, Fingerprint, Value
 from s2l_ray.errors import BankError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.tasks.compat import PROBES, model_directory
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
-from s2l_ray.tasks.verifiers import BUILT_IN, resolve_verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -153,20 +151,20 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _verifier_fields(kind: str) -> dict[str, Value]:
     """The verifier's name; of your own function its module's source, of `math` the version of math-verify."""
-    resolve_verifier(kind)
+    VERIFIERS.resolve(kind)
+    fields: dict[str, Value] = {"verifier.kind": kind}
     if kind == "math":
-        return {"verifier.kind": kind, "math-verify": importlib.metadata.version("math-verify")}
-    if kind in BUILT_IN:
-        return {"verifier.kind": kind}
-    module = importlib.import_module(kind.partition(":")[0])
+        fields["math-verify"] = importlib.metadata.version("math-verify")
     try:
-        source = inspect.getsource(module)
+        source = VERIFIERS.source_of(kind)
     except OSError as error:
         raise BankError(
-            f"verifier.kind: the source of {module.__name__} cannot be read ({error}); a bank tells verifiers apart by "
-            "it. Put the function into a Python file, or set bank.mode=off"
+            f"verifier.kind: the source of {kind} cannot be read ({error}); a bank tells verifiers apart by it. Put "
+            "the function into a Python file, or set bank.mode=off"
         ) from error
-    return {"verifier.kind": kind, "verifier source": _digest(source)}
+    if source is not None:
+        fields["verifier source"] = _digest(source)
+    return fields
 
 
 def _json(path: Path) -> dict[str, Any]:

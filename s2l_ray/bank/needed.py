@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s2l_ray.bank.index import DrawRange
-from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
 
@@ -15,23 +15,18 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
 
 
-def is_recordable(request: SampleRequest) -> bool:
-    """Whether it asks for explorer rollouts that are the same in every run: not for evaluation, not the learner's."""
-    return request.source == "explorer" and request.first_draw is not None and request.sampling == "train"
-
-
-def draws_of(request: SampleRequest) -> DrawRange:
-    """What a recordable request asks for."""
+def draws_of(request: ExplorerRequest) -> DrawRange:
+    """The draws that a request asks for."""
     return DrawRange(request.prompt_id, request.first_draw, request.count)
 
 
-def describe(request: SampleRequest) -> str:
+def describe(request: ExplorerRequest) -> str:
     """Such as "step 4, prompt train-000017, draws 8..11"."""
     last = request.first_draw + request.count - 1
     return f"step {request.step}, prompt {request.prompt_id}, draws {request.first_draw}..{last}"
 
 
-def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[SampleRequest]:
+def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[ExplorerRequest]:
     """Every explorer request that a run may make, in the order of its steps; none is part of another.
 
     With dynamic sampling (rollout.refill_rounds) or an adaptive schedule that is more than it will make: which prompts
@@ -43,29 +38,29 @@ def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[SampleReq
     planner = step_planner(config, prompt_ids)
     planner = replace(planner, schedule=_largest(planner.schedule))
     refills = config.rollout.refill_rounds * config.rollout.prompts_per_step
-    found: dict[tuple[str, int], SampleRequest] = {}
+    found: dict[tuple[str, int], ExplorerRequest] = {}
     for step in range(1, config.schedule.steps + 1):
         if not planner.schedule.share(step).explorer:
             continue
-        prompts = planner.candidates(step) + (planner.spares(step)[:refills] if refills else [])
-        for request in planner.requests(step, "explorer", prompts):
+        prompts = planner.sampled_prompts(step) + (planner.spare_prompts(step)[:refills] if refills else [])
+        for request in planner.explorer_requests(step, prompts):
             key = request.prompt_id, request.first_draw
             if key not in found or found[key].count < request.count:
                 found[key] = request if key not in found else replace(found[key], count=request.count)
     return list(found.values())
 
 
-def every_request(config: Config, prompt_ids: Sequence[str], rollouts: int) -> list[SampleRequest]:
+def every_request(config: Config, prompt_ids: Sequence[str], rollouts: int) -> list[ExplorerRequest]:
     """Draws 0 to `rollouts` - 1 of every prompt, a group's worth at a time: what one epoch may use comes first."""
     size, seed = config.rollout.group_size, config.explorer_seed
     return [
-        SampleRequest(first // size, prompt_id, "explorer", min(size, rollouts - first), seed, None, first)
+        ExplorerRequest(first // size, prompt_id, min(size, rollouts - first), seed, first)
         for first in range(0, rollouts, size)
         for prompt_id in prompt_ids
     ]
 
 
-def missing_message(requests: Iterable[SampleRequest], covered: Iterable[bool], path: str) -> str | None:
+def missing_message(requests: Iterable[ExplorerRequest], covered: Iterable[bool], path: str) -> str | None:
     """What a bank lacks of a run's requests; None if nothing."""
     pairs = list(zip(requests, covered, strict=True))
     missing = [request for request, there in pairs if not there]

@@ -11,11 +11,11 @@ from s2l_ray.bank.recording import Recording, create, matching
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
-from s2l_ray.tasks.verifiers import check_importable
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -62,7 +62,7 @@ def training_prompts(config: Config) -> list[Prompt]:
     Raises:
         ModelError, DataError, ConfigError: the explorer, the problems or the verifier cannot be used.
     """
-    check_importable(config.verifier.kind)
+    VERIFIERS.resolve(config.verifier.kind)
     check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
     check_context("models.explorer", config.models.explorer, config.max_model_len("explorer"))
     problems = load_problems(config.data.train, config.data.train_limit).problems

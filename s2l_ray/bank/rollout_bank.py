@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.bank.index import Index
-from s2l_ray.bank.needed import describe, draws_of, is_recordable
+from s2l_ray.bank.needed import describe, draws_of
 from s2l_ray.bank.reader import CACHE_BYTES, Reader
 from s2l_ray.bank.shard import Entry
 from s2l_ray.bank.storage import Storage
 from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Writer
 from s2l_ray.errors import BankError
-from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest, SetReport, report_on
+from s2l_ray.rollouts.records import Prompt, RolloutSet, SetReport, report_on
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,14 @@ class RolloutBank:
         """Rollouts of the run's prompts, without those that are still to be written."""
         return len(self._index)
 
-    def covers(self, requests: Sequence[SampleRequest]) -> list[bool]:
+    def covers(self, requests: Sequence[ExplorerRequest]) -> list[bool]:
         """Which of these requests `read` can answer. In a bank that is only written to, none."""
         if not self._settings.reads:
             return [False] * len(requests)
         with self._lock:
-            covered = iter(self._index.has([draws_of(r) for r in requests if is_recordable(r)]).tolist())
-        return [is_recordable(request) and next(covered) for request in requests]
+            return [bool(there) for there in self._index.has([draws_of(request) for request in requests])]
 
-    def missing(self, requests: Iterable[SampleRequest]) -> list[SampleRequest]:
+    def missing(self, requests: Iterable[ExplorerRequest]) -> list[ExplorerRequest]:
         """Requests for those of their rollouts that are not recorded."""
         with self._lock:
             return [
@@ -80,7 +80,7 @@ class RolloutBank:
                 for part in self._index.missing(draws_of(request))
             ]
 
-    def read(self, request: SampleRequest) -> tuple[RolloutSet, SetReport]:
+    def read(self, request: ExplorerRequest) -> tuple[RolloutSet, SetReport]:
         """The rollouts of a request as the explorer sampled them and the verifier scored them.
 
         Raises:
@@ -97,7 +97,7 @@ class RolloutBank:
         found = RolloutSet(prompt.id, prompt.token_ids, self._reader.read(places))
         return found, report_on(found, verified=None)
 
-    def record(self, request: SampleRequest, scored: RolloutSet) -> None:
+    def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
         """Put by what was sampled and verified for a request; rollouts that are recorded already are left out.
 
         Raises:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from s2l_ray.config.section import Field, Fractional, Positive, PositiveFloat, Section, model_validator
-from s2l_ray.kinds import (
-    AdvantageKind,
-    Aggregation,
-    CorrectionLevel,
-    CorrectionMode,
-    Grouping,
-    KLEstimator,
-    KLPlace,
-    LossKind,
-    Overlong,
-)
+from s2l_ray.config.section import AfterValidator, Field, Fractional, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.kinds import Aggregation, CorrectionMode, Grouping, KLEstimator, KLPlace, Overlong
+from s2l_ray.objective import ADVANTAGES, CORRECTIONS, LOSSES, WholeBatch
+
+CorrectionLevel = Annotated[str, AfterValidator(CORRECTIONS.checked)]
 
 
 class CorrectionConfig(Section):
+    """Off-policy correction of the policy loss, by source."""
+
     explorer: CorrectionLevel = "none"
     learner: CorrectionLevel = "none"
     """Weight on the policy loss of that source's tokens: w = exp(learner's log-prob before the step - log-prob that
     the engine sampled with). `none`: 1, as the paper has it; `token`: each token its own w; `sequence`: the product
-    over the response, for each of its tokens (verl's token and sequence levels). The engine's log-prob is of the
+    over the response, for each of its tokens (verl's token and sequence levels); or your own `module:function`, called
+    as function(log_ratio, lengths) (s2l_ray/objective/weighting.py says with what). The engine's log-prob is of the
     distribution sampled from, top-p and top-k included; the learner's has rollout.learner.temperature only."""
     mode: CorrectionMode = "truncate"
     """`truncate`: min(w, cap), truncated importance sampling; `mask`: w within [1/cap, cap], else 0. What is masked
@@ -32,13 +28,17 @@ class CorrectionConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    advantage: AdvantageKind = "grpo"
+    """What an update minimises."""
+
+    advantage: Annotated[str, AfterValidator(ADVANTAGES.checked)] = "grpo"
     """From the rewards R of a group of G rollouts, of mean m and sample standard deviation s:
     `grpo`: (R - m) / s (arXiv 2402.03300);
     `rloo`: R minus the mean of the G - 1 others (arXiv 2402.14740);
     `reinforce++`: R normalised to mean 0 and deviation 1 over all response tokens of the mini-batch (arXiv 2501.03262);
     `reinforce++_baseline`: R - m, so normalised;
-    `pass_at_k`: the group's pass@k, shared out over its rollouts in closed form (arXiv 2508.10751)."""
+    `pass_at_k`: the group's pass@k, shared out over its rollouts in closed form (arXiv 2508.10751);
+    or your own `module:function`, called as function(group, objective) (s2l_ray/objective/advantages.py says with what,
+    examples/advantage.py is one)."""
     normalise_std: bool = True
     """grpo and pass_at_k: divide by the group's standard deviation; off: only the mean is removed (Dr. GRPO)."""
     pass_k: Positive | None = None
@@ -48,13 +48,15 @@ class ObjectiveConfig(Section):
     source's are a group of their own and an optimizer step of their own, the explorer's first (the authors' release);
     old log-probs are of before both. A source's step is left out where it has no rollouts; a sub-group of one rollout
     has advantage 0."""
-    loss: LossKind = "ppo"
+    loss: Annotated[str, AfterValidator(LOSSES.checked)] = "ppo"
     """With r the ratio of a token's probability to that before the step, and A its advantage:
     `ppo`: -min(r A, clip(r) A), per token (GRPO's; DAPO's with clip_high > clip_low and aggregation: token);
     `gspo`: the same with the geometric mean of r over the response (arXiv 2507.18071: clips of 3e-4 and 4e-4,
     aggregation: sequence);
     `cispo`: -clip(r) A log p without gradient through clip(r) (MiniMax-M1, arXiv 2506.13585: clip_low 1);
-    `sapo`: -(4 / t) sigmoid(t (r - 1)) A, no clip (arXiv 2511.20347)."""
+    `sapo`: -(4 / t) sigmoid(t (r - 1)) A, no clip (arXiv 2511.20347);
+    or your own `module:function`, called as function(tokens, objective) (s2l_ray/objective/losses.py says with what,
+    examples/loss.py is one)."""
     clip_low: Fractional = 0.2
     clip_high: PositiveFloat = 0.2
     """ppo, gspo and cispo: clip(r) holds r within [1 - clip_low, 1 + clip_high]."""
@@ -103,7 +105,6 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ObjectiveConfig:
-        whole_batch = self.advantage.startswith("reinforce++")
         wrong = {
             "advantage: pass_at_k needs pass_k": self.advantage == "pass_at_k" and self.pass_k is None,
             "pass_k is only for advantage: pass_at_k": self.advantage != "pass_at_k" and self.pass_k is not None,
@@ -118,7 +119,7 @@ class ObjectiveConfig(Section):
             ),
             "recentre needs explorer_negatives below 1": self.recentre and self.explorer_negatives == 1,
             f"recentre shifts groups, which advantage: {self.advantage} does not centre; set recentre: false": (
-                self.recentre and whole_batch
+                self.recentre and self.over_batch
             ),
             "overlong_penalty needs overlong_buffer_tokens": (
                 self.overlong_penalty is not None and self.overlong_buffer_tokens is None
@@ -137,3 +138,8 @@ class ObjectiveConfig(Section):
         if messages := [message for message, holds in wrong.items() if holds]:
             raise ValueError("; ".join(messages))
         return self
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether a built-in advantage is normalised over the mini-batch; of a user's own that is not known here."""
+        return ADVANTAGES.is_built_in(self.advantage) and isinstance(ADVANTAGES.resolve(self.advantage), WholeBatch)

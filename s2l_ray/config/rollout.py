@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from s2l_ray.config.embedded import SourcePath
 from s2l_ray.config.section import (
+    AfterValidator,
     Field,
     Fractional,
     LocalPath,
@@ -18,11 +19,14 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
-from s2l_ray.kinds import Dtype, ScheduleKind, WeightSyncMode
-from s2l_ray.schedule import AdaptiveSchedule, Schedule
+from s2l_ray.extensions import VERIFIERS
+from s2l_ray.kinds import Dtype, WeightSyncMode
+from s2l_ray.schedule import ADAPTIVE, SCHEDULES, AdaptiveSchedule, Schedule
 
 
 class ModelsConfig(Section):
+    """The learner, the explorer, and the type they compute in."""
+
     learner: SourcePath
     """Directory (Hugging Face layout) of the large model that is trained; `embedded:large` is that of the family that
     the package carries."""
@@ -69,19 +73,15 @@ class DataConfig(Section):
 
 
 class VerifierConfig(Section):
-    kind: str = "math"
+    """How responses are judged."""
+
+    kind: Annotated[str, AfterValidator(VERIFIERS.checked)] = "math"
     """`math` (math-verify), `countdown` (exact, the embedded task), or your own `module:function`, called as
     function(response=..., answer=..., question=...) and returning a bool or a reward in [0, 1]."""
     timeout_s: PositiveFloat = 5.0
     """A check that takes longer is killed and counted as a timeout."""
     workers: Positive = 1
     """Verifier actors, each with one worker process."""
-
-    @model_validator(mode="after")
-    def _known(self) -> VerifierConfig:
-        if self.kind not in ("math", "countdown") and ":" not in self.kind:
-            raise ValueError(f"kind must be math, countdown or module:function, not {self.kind!r}")
-        return self
 
 
 class SamplingConfig(Section):
@@ -145,7 +145,9 @@ class RolloutConfig(Section):
 
 
 class ScheduleConfig(Section):
-    kind: Annotated[ScheduleKind, YamlWord] = "linear"
+    """The length of the run, and the explorer's share of each step."""
+
+    kind: Annotated[str, YamlWord, AfterValidator(SCHEDULES.checked)] = "linear"
     """How the explorer's share alpha_i falls over steps i = 1, 2, ...; ceil(alpha_i * group_size) rollouts of a group
     are the explorer's, the rest the learner's. With u = (i - 1) / (mix_steps - 1):
     `linear` (the paper's): start * (1 - u) for i <= mix_steps, then 0;
@@ -155,6 +157,8 @@ class ScheduleConfig(Section):
     `off`: 0 at every step, plain GRPO;
     `adaptive`: starts like linear and loses one rollout per group after every adapt_every steps in which the explorer
     alone solved fewer than adapt_below of the groups; 0 from mix_steps on (s2l_ray/schedule.py says it exactly).
+    or your own `module:function`, called as function(step, mix_steps, start) and returning alpha_i, which must not rise
+    (s2l_ray/schedule.py says it exactly, examples/schedule.py is one).
     With mix_steps = 1 the first step is at start and all others at 0 (linear, cosine, abrupt)."""
     steps: Positive = 60
     """T: logical steps of the run."""
@@ -171,7 +175,7 @@ class ScheduleConfig(Section):
     def _mix_within_run(self) -> ScheduleConfig:
         if self.mix_steps > self.steps:
             raise ValueError(f"mix_steps (T_mix = {self.mix_steps}) must not exceed steps (T = {self.steps})")
-        if self.kind != "adaptive" and (self.adapt_every, self.adapt_below) != (None, None):
+        if self.kind != ADAPTIVE and (self.adapt_every, self.adapt_below) != (None, None):
             raise ValueError(f"adapt_every and adapt_below need kind: adaptive, not {self.kind}")
         return self
 
@@ -181,8 +185,16 @@ class ScheduleConfig(Section):
         return self.adapt_every or 2
 
     def build(self, group_size: int) -> Schedule | AdaptiveSchedule:
+        """The schedule of a run with groups of this size.
+
+        Raises:
+            ConfigError: a user's own schedule cannot be imported, or its values are impossible.
+        """
         start = Fraction(str(self.start))
-        if self.kind == "adaptive":
+        if self.kind == ADAPTIVE:
             below = Fraction("0.1") if self.adapt_below is None else Fraction(str(self.adapt_below))
             return AdaptiveSchedule(group_size, self.mix_steps, start, self.adapt_window, below)
-        return Schedule(self.kind, group_size, self.mix_steps, start)
+        schedule = Schedule(self.kind, group_size, self.mix_steps, start)
+        if not SCHEDULES.is_built_in(self.kind):
+            schedule.check(self.steps)
+        return schedule

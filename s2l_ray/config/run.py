@@ -21,6 +21,7 @@ from s2l_ray.config.rollout import (
 from s2l_ray.config.section import Field, LocalPath, NonNegative, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
 from s2l_ray.kinds import Source
+from s2l_ray.schedule import ADAPTIVE
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
 TAKEN_IN_OUTPUTS = ("bank", "mlartifacts", "mlflow.db")
@@ -89,8 +90,9 @@ class TrackingConfig(Section):
 
 class ClusterConfig(Section):
     address: str | None = None
-    """Ray cluster to join: HOST:PORT of its head, or `auto` for RAY_ADDRESS or else the Ray that runs on this machine.
-    `local`: a private Ray on this machine. Default: RAY_ADDRESS (set by `ray job submit`), else a private Ray."""
+    """Ray cluster to join: HOST:PORT of its head; `auto` for that of RAY_ADDRESS, else the Ray that runs on this
+    machine; or `local` for a private Ray on this machine. Default: that of RAY_ADDRESS (which `ray job submit` sets),
+    else a private Ray."""
     start_timeout_s: PositiveFloat = 300.0
     """Bound on starting a private Ray, and then on placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0
@@ -158,7 +160,7 @@ class Config(Section):
                 f"rollout.max_staleness needs learner engines that work while the trainer does; with placement.mode: "
                 f"{self.placement.mode} they sleep then. Use placement.mode: separate"
             )
-        if self.schedule.kind == "adaptive":
+        if self.schedule.kind == ADAPTIVE:
             if (ahead := self.rollout.prefetch_steps) > self.schedule.adapt_window:
                 raise ValueError(
                     f"rollout.prefetch_steps ({ahead}) must not exceed schedule.adapt_every "

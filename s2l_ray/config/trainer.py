@@ -18,6 +18,8 @@ from s2l_ray.kinds import LrSchedule, Switch
 
 
 class TrainerConfig(Section):
+    """How an update is computed."""
+
     ranks: Positive | None = None
     """FSDP ranks, one actor each; default: the plan decides (on CPUs: 1)."""
     learning_rate: PositiveFloat = 1e-6

@@ -70,11 +70,3 @@ class TaskDisplay:
     def say(self, text: str) -> None:
         """Print a line, above the bars."""
         print_line(self.console, text)
-
-
-class VerifyDisplay(TaskDisplay):
-    """Progress of verifying a file; `progress` is the callback for it."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Show that `done` of `total` rows are verified."""
-        self.update("verified", done, total)

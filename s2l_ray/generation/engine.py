@@ -16,7 +16,8 @@ import numpy as np
 
 from s2l_ray.errors import EngineError
 from s2l_ray.kinds import EngineMemory, Source, WeightSyncMode
-from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutSet
+from s2l_ray.rollouts.requests import SampleRequest
 
 if TYPE_CHECKING:
     from s2l_ray.config import EngineConfig, SamplingConfig

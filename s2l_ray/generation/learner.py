@@ -13,7 +13,8 @@ import numpy as np
 
 from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
-from s2l_ray.rollouts.records import Prompt, RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import Prompt, RolloutSet
+from s2l_ray.rollouts.requests import SampleRequest
 from s2l_ray.weights.messages import Invitation
 
 Call = tuple[str, tuple]

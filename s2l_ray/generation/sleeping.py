@@ -29,7 +29,7 @@ def weight_sync_and_wake(explorers: Call, learners: Call, weight_sync: Callable[
 
     Args:
         explorers, learners: those that share devices with the trainer.
-        weight sync: sends the new weights to every learner engine.
+        weight_sync: sends the new weights to every learner engine.
     """
     fall_asleep(explorers, learners)
     learners("wake", "weights")

@@ -7,5 +7,5 @@ import torch
 
 def give_back_cached() -> None:
     """Return the memory of freed tensors that torch caches to the device. Does nothing in a process without CUDA."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no annotation in torch
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,45 +1,52 @@
-"""The objective over mixed groups: one idea per file, each a pure function."""
+"""The objective: rewards to advantages, log-probs to token losses, and what each token counts. Pure functions.
 
-from s2l_ray.objective.advantage import GroupAdvantages, group_advantages
-from s2l_ray.objective.aggregation import token_weights
-from s2l_ray.objective.correction import Correction, correction
-from s2l_ray.objective.estimators import BATCH_ESTIMATORS, batch_baseline, pass_at_k, rloo
-from s2l_ray.objective.grouping import by_source
-from s2l_ray.objective.kl import KL_ESTIMATORS, k1, k2, k3
-from s2l_ray.objective.overlong import overlong_punishment
-from s2l_ray.objective.per_sequence import sequence_sums
-from s2l_ray.objective.policy_loss import (
-    PolicyLoss,
-    cispo_policy_loss,
-    clipped_policy_loss,
-    gspo_policy_loss,
-    sapo_policy_loss,
+advantages.py, losses.py and weighting.py each hold a registry (`s2l_ray.extensions`); kl.py holds the KL estimators.
+The configuration imports this package to know the registered names, so that nothing here imports torch at its top.
+"""
+
+from s2l_ray.objective.advantages import (
+    ADVANTAGES,
+    AdvantageOptions,
+    BatchMoments,
+    GroupAdvantages,
+    GroupRewards,
+    WholeBatch,
+    batch_moments,
+    estimated,
+    group_advantages,
+    is_over_batch,
+    overlong_punishment,
 )
-from s2l_ray.objective.whitening import BatchMoments, batch_moments, whiten
+from s2l_ray.objective.kl import KL_ESTIMATORS, k1, k2, k3
+from s2l_ray.objective.losses import LOSSES, LossOptions, LossTokens, PolicyLoss, policy_loss
+from s2l_ray.objective.packed import sequence_sums, spread
+from s2l_ray.objective.weighting import CORRECTIONS, Correction, correction, token_weights
 
 __all__ = [
-    "BATCH_ESTIMATORS",
+    "ADVANTAGES",
+    "CORRECTIONS",
     "KL_ESTIMATORS",
+    "LOSSES",
+    "AdvantageOptions",
     "BatchMoments",
     "Correction",
     "GroupAdvantages",
+    "GroupRewards",
+    "LossOptions",
+    "LossTokens",
     "PolicyLoss",
-    "batch_baseline",
+    "WholeBatch",
     "batch_moments",
-    "by_source",
-    "cispo_policy_loss",
-    "clipped_policy_loss",
     "correction",
+    "estimated",
     "group_advantages",
-    "gspo_policy_loss",
+    "is_over_batch",
     "k1",
     "k2",
     "k3",
     "overlong_punishment",
-    "pass_at_k",
-    "rloo",
-    "sapo_policy_loss",
+    "policy_loss",
     "sequence_sums",
+    "spread",
     "token_weights",
-    "whiten",
 ]

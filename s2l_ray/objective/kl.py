@@ -1,6 +1,6 @@
 """Estimates of KL(policy || reference) from the policy's samples (J. Schulman, "Approximating KL divergence").
 
-All take float32 [N] log-probs of the sampled tokens, the reference's without gradient, and give float32 [N]. d is
+All take float32 [N] log-probs of the sampled tokens, the reference's without gradient, and return float32 [N]. d is
 logprobs - reference. What is differentiated is the estimate, so their gradients differ in kind:
 
         value                gradient by logprobs
@@ -12,27 +12,28 @@ logprobs - reference. What is differentiated is the estimate, so their gradients
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from s2l_ray.kinds import KLEstimator
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased, of either sign, of high variance."""
+    """d: unbiased, of either sign, of high variance."""
     return logprobs - reference
 
 
 def k2(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """Never negative; biased."""
+    """d^2 / 2: never negative; biased."""
     return (logprobs - reference).square() / 2
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """exp(d) - d - 1 with d = reference - logprobs: unbiased, never negative, and 0 exactly where the two agree."""
+    """exp(-d) - 1 + d: unbiased, never negative, and 0 exactly where the two agree."""
     difference = reference - logprobs
-    return torch.expm1(difference) - difference
+    return difference.expm1() - difference
 
 
 KL_ESTIMATORS: dict[KLEstimator, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

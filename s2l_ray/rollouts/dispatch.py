@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-class Member:
+class PooledWorker:
     """A worker and the rollouts it has outstanding."""
 
     def __init__(self, number: int, worker: Any) -> None:
@@ -33,10 +33,10 @@ class _Waiter:
     arrival: int
     rollouts: int = field(compare=False)
     oldest_version: int | None = field(compare=False)
-    turn: asyncio.Future[Member] = field(compare=False)
+    turn: asyncio.Future[PooledWorker] = field(compare=False)
 
 
-class Pool:
+class WorkerPool:
     """Workers of one kind, by number. Work goes to the one with the least outstanding, the first of equals.
 
     A worker gets no more than its capacity, so that the next request goes to whoever is free first, and requests of an
@@ -49,7 +49,7 @@ class Pool:
     """
 
     def __init__(self, workers: dict[int, Any], capacity: int | None = None) -> None:
-        self._members = {number: Member(number, worker) for number, worker in sorted(workers.items())}
+        self._members = {number: PooledWorker(number, worker) for number, worker in sorted(workers.items())}
         self._capacity = capacity
         self._waiting: list[_Waiter] = []
         self._arrivals = itertools.count()
@@ -57,7 +57,7 @@ class Pool:
         self.version: int | None = None
         """Weight version that the workers hold; None: they have none, or theirs never changes."""
 
-    async def take(self, rollouts: int, priority: int, oldest_version: int | None = None) -> Member:
+    async def take(self, rollouts: int, priority: int, oldest_version: int | None = None) -> PooledWorker:
         """A worker for so many rollouts, once it is this request's turn. `give_back` it.
 
         Args:
@@ -74,7 +74,7 @@ class Pool:
                 self.give_back(turn.result(), rollouts)
             raise
 
-    def give_back(self, member: Member, rollouts: int) -> None:
+    def give_back(self, member: PooledWorker, rollouts: int) -> None:
         """The worker is done with them."""
         member._add(-rollouts)
         self._serve()
@@ -91,11 +91,11 @@ class Pool:
 
     def add(self, number: int, worker: Any) -> None:
         """One more worker."""
-        self._members[number] = Member(number, worker)
+        self._members[number] = PooledWorker(number, worker)
         self._serve()
 
-    def remove(self, number: int) -> Member:
-        """It gets nothing more; what it has it may finish (`Member.idle`)."""
+    def remove(self, number: int) -> PooledWorker:
+        """It gets nothing more; what it has it may finish (`PooledWorker.idle`)."""
         return self._members.pop(number)
 
     def _serve(self) -> None:
@@ -111,7 +111,7 @@ class Pool:
             member._add(first.rollouts)
             first.turn.set_result(member)
 
-    def _free(self, rollouts: int) -> Member | None:
+    def _free(self, rollouts: int) -> PooledWorker | None:
         member = min(self._members.values(), key=lambda m: m.load, default=None)
         if member is None or self._capacity is None or member.load == 0:
             return member

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 
 class Prefetch:
@@ -25,7 +25,7 @@ class Prefetch:
 
     def __init__(
         self,
-        requests: Callable[[int], list[SampleRequest]],
+        requests: Callable[[int], list[ExplorerRequest]],
         last_step: int,
         steps: int,
         capacity: int,
@@ -37,12 +37,12 @@ class Prefetch:
         self._capacity = capacity
         self._bytes_per_rollout = bytes_per_rollout
         self._present = 0
-        self._pending: dict[int, deque[SampleRequest]] = {}
+        self._pending: dict[int, deque[ExplorerRequest]] = {}
         self._sizes: dict[int, dict[str, int]] = {}
         self.held = 0
         """Bytes that rollouts of coming steps take, or may take."""
 
-    def begin(self, step: int) -> list[SampleRequest]:
+    def begin(self, step: int) -> list[ExplorerRequest]:
         """`step` is the present one. Returns those of its requests that `next` has not handed out."""
         self._present = step
         for past in [coming for coming in self._sizes if coming <= step]:
@@ -51,7 +51,7 @@ class Prefetch:
         self._pending = {coming: pending for coming, pending in self._pending.items() if coming > step}
         return rest
 
-    def next(self) -> SampleRequest | None:
+    def next(self) -> ExplorerRequest | None:
         """The next request of a coming step; None: there is none, or no room for it before others are used."""
         for step in range(self._present + 1, min(self._present + self._steps, self._last_step) + 1):
             if pending := self._of(step):
@@ -64,13 +64,13 @@ class Prefetch:
                 return request
         return None
 
-    def finished(self, request: SampleRequest, nbytes: int) -> None:
+    def finished(self, request: ExplorerRequest, nbytes: int) -> None:
         """A request is done and its rollouts take so many bytes."""
         if (sizes := self._sizes.get(request.step)) is not None and request.prompt_id in sizes:
             self.held += nbytes - sizes[request.prompt_id]
             sizes[request.prompt_id] = nbytes
 
-    def _of(self, step: int) -> deque[SampleRequest]:
+    def _of(self, step: int) -> deque[ExplorerRequest]:
         if step not in self._pending:
             self._pending[step] = deque(self._requests(step))
         return self._pending[step]

@@ -1,4 +1,4 @@
-"""The records that walk through the actor graph: prompts, requests, rollouts and groups.
+"""The records that pass through the actor graph: prompts, rollouts and groups.
 
 A rollout knows who sampled it (source, model, weight version), so that a group can mix explorer and learner samples
 and every later stage can treat them by source. Token arrays are NumPy: Ray shares them between processes uncopied.
@@ -42,39 +42,6 @@ class Verdict:
     status: VerdictStatus
     reward: float
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """`count` rollouts of one prompt from one source for one step.
-
-    A rollout's seed says what the rollout is, so it does not depend on how requests are batched, split over engines or
-    repeated after a failure. The explorer is frozen, so that its n-th rollout of a prompt is one and the same thing in
-    every run that uses its settings and seed: `first_draw` says which ones a request asks for. A bank can hold them.
-    """
-
-    step: int
-    prompt_id: str
-    source: Source
-    count: int
-    seed: int
-    weight_version: int | None
-    """Learner: the version that must sample it. Explorer: None, its weights never change."""
-    first_draw: int | None = None
-    """The explorer's training rollouts: how many of this prompt come before these, over all of its visits."""
-    sampling: str = "train"
-    """Which sampling settings of the engine apply: "train" or "eval"."""
-
-    @property
-    def first_seed(self) -> int:
-        """Seed of the request's first rollout; those of the others follow, as vLLM seeds the samples of one request."""
-        if self.first_draw is None:
-            return rollout_seed(self.seed, self.step, self.prompt_id, self.source, 0)
-        return rollout_seed(self.seed, "draws", self.prompt_id, self.source, self.first_draw)
-
-    def at_version(self, version: int | None) -> SampleRequest:
-        """The same request of the weights that the engines hold."""
-        return replace(self, weight_version=version)
 
 
 @dataclass(frozen=True)
@@ -323,15 +290,3 @@ def report_on(rollouts: RolloutSet, verified: Period | None) -> SetReport:
     arrays = (array for r in rollouts.rollouts for array in (r.token_ids, r.logprobs))
     nbytes = sum(array.nbytes for array in arrays) + sum(len(r.text) for r in rollouts.rollouts)
     return SetReport(summarise(rollouts), rollouts.sampled, verified, nbytes)
-
-
-def rollout_seed(seed: int, stream: int | str, prompt_id: str, source: str, index: int) -> int:
-    """A sampling seed below 2**63 that is a function of what the rollout is, not of when or where it is sampled.
-
-    Rollouts of one (stream, prompt, source) have consecutive seeds, as vLLM gives the samples of one request.
-
-    Args:
-        stream: the step, or "draws" for rollouts that are counted over the steps.
-    """
-    key = f"{seed}/{stream}/{prompt_id}/{source}".encode()
-    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 2) + index

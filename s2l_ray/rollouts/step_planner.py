@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.kinds import Source
-from s2l_ray.rollouts.records import RolloutSummary, SampleRequest
+from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.rollouts.requests import ExplorerRequest, LearnerRequest
 from s2l_ray.schedule import AdaptiveSchedule, Schedule
 from s2l_ray.seeds import generator
 
@@ -34,7 +35,7 @@ class StepPlanner:
         prompts_per_step: how many prompts one step takes.
         seed: of the run.
         explorer_seed: of the explorer's rollouts.
-        extra_prompts: sampled with every step beyond those that it takes (rollout.straggler_groups).
+        oversampled_prompts: sampled with every step beyond those that it takes (rollout.straggler_groups).
     """
 
     prompt_ids: Sequence[str]
@@ -42,13 +43,13 @@ class StepPlanner:
     prompts_per_step: int
     seed: int
     explorer_seed: int
-    extra_prompts: int = 0
+    oversampled_prompts: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.prompt_ids) < self.prompts_per_step + self.extra_prompts:
-            extra = " plus rollout.straggler_groups" if self.extra_prompts else ""
+        if len(self.prompt_ids) < self.prompts_per_step + self.oversampled_prompts:
+            extra = " plus rollout.straggler_groups" if self.oversampled_prompts else ""
             raise ConfigError(
-                f"rollout.prompts_per_step{extra} ({self.prompts_per_step + self.extra_prompts}) is more than "
+                f"rollout.prompts_per_step{extra} ({self.prompts_per_step + self.oversampled_prompts}) is more than "
                 f"data.train holds ({len(self.prompt_ids)})"
             )
 
@@ -63,11 +64,11 @@ class StepPlanner:
         chosen = order[position * self.prompts_per_step : (position + 1) * self.prompts_per_step]
         return [self.prompt_ids[i] for i in chosen]
 
-    def candidates(self, step: int) -> list[str]:
+    def sampled_prompts(self, step: int) -> list[str]:
         """`prompts`, and after them the extra ones, of which as many are left out as there are extra ones."""
-        return self.prompts(step) + self.spares(step)[: self.extra_prompts]
+        return self.prompts(step) + self.spare_prompts(step)[: self.oversampled_prompts]
 
-    def spares(self, step: int) -> list[str]:
+    def spare_prompts(self, step: int) -> list[str]:
         """All other prompts in the order in which they may replace those of `step` (dynamic sampling).
 
         They stay where they are in the epochs, so that what a step replaces does not change any other step's prompts.
@@ -76,20 +77,23 @@ class StepPlanner:
         order = generator(self.seed, step, _SPARES).permutation(len(self.prompt_ids))
         return [self.prompt_ids[i] for i in order if self.prompt_ids[i] not in taken]
 
-    def requests(self, step: int, source: Source, prompt_ids: Sequence[str]) -> list[SampleRequest]:
-        """One request per prompt, or none when the source has no share in the step.
+    def explorer_requests(self, step: int, prompt_ids: Sequence[str]) -> list[ExplorerRequest]:
+        """One request of G_w rollouts per prompt; none if G_w is 0.
 
-        The learner's get the version that samples them when they are sent. Every epoch has G explorer rollouts of each
-        prompt to itself, of which a step takes its first G_w.
+        Every epoch has G explorer rollouts of each prompt to itself, of which a step takes its first G_w.
         """
         share = self.schedule.share(step)
-        count = share.explorer if source == "explorer" else share.learner
-        if count == 0:
+        if not share.explorer:
             return []
-        if source == "learner":
-            return [SampleRequest(step, p, source, count, self.seed, None) for p in prompt_ids]
         first_draw = self._epoch(step) * share.size
-        return [SampleRequest(step, p, source, count, self.explorer_seed, None, first_draw) for p in prompt_ids]
+        return [ExplorerRequest(step, p, share.explorer, self.explorer_seed, first_draw) for p in prompt_ids]
+
+    def learner_requests(self, step: int, prompt_ids: Sequence[str]) -> list[LearnerRequest]:
+        """One request of G_s rollouts per prompt, without a weight version yet; none if G_s is 0."""
+        share = self.schedule.share(step)
+        if not share.learner:
+            return []
+        return [LearnerRequest(step, p, share.learner, self.seed) for p in prompt_ids]
 
     @property
     def _steps_per_epoch(self) -> int:

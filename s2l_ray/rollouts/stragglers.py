@@ -82,9 +82,9 @@ def replayed_stragglers(path: Path, planner: StepPlanner, steps: int) -> dict[in
     found = read_stragglers(path)
     for step in range(1, steps + 1):
         named = set(found.get(step, ()))
-        if len(named) != planner.extra_prompts or not named <= set(planner.candidates(step)):
+        if len(named) != planner.oversampled_prompts or not named <= set(planner.sampled_prompts(step)):
             raise ConfigError(
-                f"rollout.replay_stragglers: {path} should name {planner.extra_prompts} prompts that step {step} "
+                f"rollout.replay_stragglers: {path} should name {planner.oversampled_prompts} prompts that step {step} "
                 f"samples, but names {sorted(named) or 'none'}; it needs a run with the same data, seed, "
                 "rollout.prompts_per_step and rollout.straggler_groups"
             )

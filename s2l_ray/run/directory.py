@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.config import Config, load_config
+from s2l_ray.config import Config
+from s2l_ray.config.loading import load_config
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import read_json, write_whole, writing

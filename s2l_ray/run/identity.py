@@ -6,8 +6,6 @@ The paths of these files do not count: a run resumes after its project was moved
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.bank.contents import model_digest, tokenizer_digest
 from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.config import Config
+from s2l_ray.config.extension_points import sources
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.tasks.data import ProblemSet
-from s2l_ray.tasks.verifiers import BUILT_IN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,8 +57,9 @@ def contents_of(
         found[f"data.{key}"] = f"{len(read.problems)} problems of digest {read.digest}"
     found["tokenizer"] = f"digest {tokenizer_digest(tokenizer)}"
     found["rendered prompts"] = f"digest {_digest(map(prompt_digest, prompts))}"
-    if (source := _verifier_source(config.verifier.kind)) is not None:
-        found["verifier source"] = f"digest {_digest([source])}"
+    for key, source in sources(config).items():
+        name = "verifier" if key == "verifier.kind" else key  # the verifier's has this name in runs of earlier versions
+        found[f"{name} source"] = f"digest {_digest([source])}"
     if replayed := config.rollout.replay_stragglers:
         chosen = [[step, sorted(prompt_ids)] for step, prompt_ids in sorted(read_stragglers(Path(replayed)).items())]
         found["rollout.replay_stragglers"] = f"digest {_digest([json.dumps(chosen)])}"
@@ -120,16 +119,6 @@ def _is_within(key: str, sections: Iterable[str]) -> bool:
 
 def _with_path(key: str, path: str | None) -> str:
     return key if path is None else f"{key} ({path})"
-
-
-def _verifier_source(kind: str) -> str | None:
-    """The source of a user's verifier module. None for built-in verifiers, and where there is no source to read."""
-    if kind in BUILT_IN:
-        return None
-    try:
-        return inspect.getsource(importlib.import_module(kind.partition(":")[0]))
-    except (OSError, TypeError):  # compiled, or built into the interpreter
-        return None
 
 
 def _digest(texts: Iterable[str]) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s2l_ray.config import Config
+from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.run.identity import contents_of
 from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
-from s2l_ray.tasks.verifiers import check_importable
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Inputs:
 
 
 def load_inputs(config: Config) -> Inputs:
-    """Check models, data and verifier, and render the prompts.
+    """Check the models, the data and the functions that the configuration names, and render the prompts.
 
     Raises:
-        S2LError: the models do not go together, a row of the data is malformed, the verifier cannot be imported, or
+        S2LError: the models do not go together, a row of the data is malformed, a function cannot be imported, or
             rollout.replay_stragglers cannot be read.
     """
     models, data = config.models, config.data
-    check_importable(config.verifier.kind)
+    check_extensions(config)
     check_models(models.learner, models.explorer, models.trust_remote_code)
     kinds: tuple[Source, ...] = ("learner", "explorer")
     for kind in kinds:

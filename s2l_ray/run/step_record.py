@@ -92,7 +92,7 @@ def _pipeline(batch: StepBatch) -> PipelineStats:
     learners = [row for row in batch.summaries if row.source == "learner"]
     ages = [staleness(row, batch.share.step) for row in learners]
     return PipelineStats(
-        ahead_mb=batch.ahead_bytes / 1e6,
+        prefetch_mb=batch.prefetched_bytes / 1e6,
         banked_rollouts=batch.banked,
         stragglers=len(batch.stragglers),
         staleness_mean=sum(ages) / len(ages) if ages else None,

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
 import reprlib
-import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import Any, get_args
 
-from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.errors import S2LError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import VerdictStatus
 from s2l_ray.rollouts.records import Verdict
 
 Verifier = Callable[[str, str, str], Verdict]
 """verifier(response, answer, question)"""
-BUILT_IN = {"math": "s2l_ray.tasks.math_answers:check_math", "countdown": "s2l_ray.miniature.countdown:check"}
 
 TRIED = 64
 """A verifier that fails on all of its first so many answers does not work."""
@@ -65,24 +61,14 @@ def resolve_verifier(kind: str) -> Verifier:
     Raises:
         ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
     """
-    function = _import(kind)
-    if kind in BUILT_IN:
+    function = VERIFIERS.resolve(kind)
+    if VERIFIERS.is_built_in(kind):
         return function
-    _check_callable(function, kind)
 
     def verifier(response: str, answer: str, question: str) -> Verdict:
         return as_verdict(function(response=response, answer=answer, question=question), kind)
 
     return verifier
-
-
-def check_importable(kind: str) -> None:
-    """Fail now, before anything else runs, if `verifier.kind` cannot be used.
-
-    Raises:
-        ConfigError: see `resolve_verifier`.
-    """
-    resolve_verifier(kind)
 
 
 def as_verdict(result: Any, kind: str) -> Verdict:
@@ -114,42 +100,3 @@ def _number(value: Any) -> Real | Decimal | None:
     if isinstance(value, Decimal) and not value.is_finite():
         return None  # comparing a NaN of this type raises
     return value if isinstance(value, Real | Decimal) else None
-
-
-def _check_callable(function: Callable[..., Any], kind: str) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise ConfigError(f"verifier.kind: {kind} must return its verdict; it is asynchronous or a generator")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of some functions written in C
-        return
-    try:
-        signature.bind(response="", answer="", question="")
-    except TypeError as error:
-        raise ConfigError(
-            f"verifier.kind: {kind} is called as function(response=..., answer=..., question=...), which its "
-            f"parameters {signature} do not allow ({error})"
-        ) from None
-
-
-def _import(kind: str) -> Callable[..., Any]:
-    target = BUILT_IN.get(kind, kind)
-    module_name, _, function_name = target.partition(":")
-    if not module_name or not function_name:
-        raise ConfigError(f"verifier.kind: {kind!r} is not {', '.join(BUILT_IN)} or module:function")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"verifier.kind: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
-            "imported (the working directory and PYTHONPATH are searched)"
-        ) from error
-    except Exception as error:  # whatever the user's module does when it is imported
-        raise ConfigError(
-            f"verifier.kind: importing {module_name} fails with {type(error).__name__}: {error}"
-        ) from error
-    if not callable(function):
-        raise ConfigError(f"verifier.kind: {target} is {function!r}, not a function")
-    return function

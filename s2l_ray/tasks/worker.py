@@ -17,8 +17,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.tasks.verdict_log import Entry, VerdictLog
-from s2l_ray.tasks.verifiers import BUILT_IN, Verifier, resolve_verifier
+from s2l_ray.tasks.verifiers import Verifier, resolve_verifier
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space of a worker with a built-in verifier: 9**9**9**9 must not take the machine's memory."""
@@ -28,7 +29,7 @@ _DETAIL_LENGTH = 300
 def serve(kind: str, pipe_fd: int, log_fd: int) -> None:
     """Check what comes through the pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if kind in BUILT_IN:
+    if VERIFIERS.is_built_in(kind):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     with Connection(pipe_fd) as pipe:
         try:

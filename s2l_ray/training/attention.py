@@ -43,6 +43,7 @@ class PackedLayout:
         return cls(F.pad(ends, (1, 0)).to(torch.int32), longest, padded_index)
 
     def to(self, device: torch.device) -> PackedLayout:
+        """The same layout on `device`."""
         index = None if self.padded_index is None else self.padded_index.to(device, non_blocking=True)
         return PackedLayout(self.cu_seqlens.to(device, non_blocking=True), self.max_length, index)
 

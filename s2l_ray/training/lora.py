@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.seeds import word
+from s2l_ray.training.process_group import whole
 
 if TYPE_CHECKING:
     from s2l_ray.config import TrainerConfig
@@ -52,15 +52,12 @@ def base_name(name: str) -> str | None:
     return None if f".{ADAPTER}." in name else name.replace(".base_layer.", ".")
 
 
-def merged(model: PreTrainedModel, name: str, whole: Tensor) -> Tensor:
-    """`whole`, the gathered parameter `name`, with its adapter's share added in float32. A collective; same dtype."""
+def merged(model: PreTrainedModel, name: str, gathered: Tensor) -> Tensor:
+    """`gathered`, the whole parameter `name`, with its adapter's share added in float32. A collective; same dtype."""
     module, layer, kind = name.rpartition(".base_layer.")
     if not layer or kind != "weight":
-        return whole
+        return gathered
     adapted = model.get_submodule(module)
-    a, b = (_whole(side[ADAPTER].weight.detach().to(whole.device)).float() for side in (adapted.lora_A, adapted.lora_B))
-    return (whole.float() + (b @ a) * adapted.scaling[ADAPTER]).to(whole.dtype)
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    sides = (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER])
+    a, b = (whole(side.weight.detach().to(gathered.device)).float() for side in sides)
+    return (gathered.float() + (b @ a) * adapted.scaling[ADAPTER]).to(gathered.dtype)

@@ -57,6 +57,7 @@ class MetricSums:
                 self._sums["solved_only/learner"] += learner and not explorer
 
     def add_share(self, share: RankShare) -> None:
+        """Add what this rank computes of one optimizer step."""
         for name in ("zero_variance_groups", "skipped_rollouts", "explorer_mass", "mass"):
             self._sums[name] += getattr(share, name)
 
@@ -78,6 +79,7 @@ class MetricSums:
         self._largest_gap = torch.maximum(self._largest_gap, learner_gap.max().double())
 
     def add_kl(self, batch: MicroBatch, kl: Tensor) -> None:
+        """Add KL estimates of a micro-batch, float32 [N] without gradient."""
         self._sums["kl"] += (kl * batch.real).sum().double()
         self._sums["kl_tokens"] += batch.real.sum()
 

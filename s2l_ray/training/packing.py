@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ class TrainSequence:
     from_explorer: bool
     advantage: float
     weight: float
-    """Of each response token in the loss (objective/aggregation.py)."""
+    """The weight of each response token in the loss (objective/weighting.py)."""
 
     @property
     def tokens(self) -> int:
+        """Prompt and response tokens."""
         return len(self.token_ids)
 
 
@@ -76,7 +78,9 @@ class MicroBatch:
     """float32 [N], under the reference; None without KL in the loss."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        """The same micro-batch on `device`."""
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
+        return MicroBatch(**moved)
 
 
 def micro_batches(sequences: list[TrainSequence], budget: int) -> list[list[TrainSequence]]:

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 
 def start_process_group(
-    device: str, *, rank: int, world_size: int, store: dist.Store | None, timeout_s: float
+    device: str, *, rank: int, world_size: int, store: Store | None, timeout_s: float
 ) -> tuple[DeviceMesh, torch.device]:
     """Join the group and return the mesh over all its ranks and this rank's device.
 
@@ -27,7 +29,7 @@ def start_process_group(
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
-        store=dist.HashStore() if store is None else store,
+        store=HashStore() if store is None else store,
     )
     here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
     return init_device_mesh(device, (world_size,)), here
@@ -43,3 +45,8 @@ def all_reduce_max(values: torch.Tensor) -> torch.Tensor:
     """Element-wise maximum of a CPU tensor over all ranks, in place."""
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor gathered from all ranks (a collective then); any other tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

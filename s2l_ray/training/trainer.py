@@ -11,26 +11,27 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from s2l_ray.errors import ConfigError, GroupError
+from s2l_ray.errors import GroupError
 from s2l_ray.kinds import Dtype, TorchDevice
 from s2l_ray.machine.device_memory import give_back_cached
-from s2l_ray.objective import KL_ESTIMATORS, by_source, sequence_sums
+from s2l_ray.objective import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, sequence_sums
 from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.seeds import word
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
-from s2l_ray.training.clock import Part, UpdateClock
+from s2l_ray.training.clock import UpdateClock, UpdatePart
 from s2l_ray.training.compiled import compile_layers
 from s2l_ray.training.determinism import compute_deterministically
 from s2l_ray.training.lora import add_adapters
-from s2l_ray.training.metrics import MetricSums
+from s2l_ray.training.metrics import SOURCES, MetricSums
 from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
-from s2l_ray.training.packing import MicroBatch, idle_micro_batch, micro_batches, pack
-from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group
+from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, idle_micro_batch, micro_batches, pack
+from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group, whole
 from s2l_ray.training.update import (
-    RankShare,
     all_sequences,
+    by_source,
     micro_batch_loss,
+    overlong_buffer,
     penalised_groups,
     prepare_share,
     punished_groups,
@@ -39,11 +40,13 @@ from s2l_ray.training.update import (
 from s2l_ray.training.weights import PolicyWeights, export_directory, weight_specs
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     from s2l_ray.config import ObjectiveConfig, TrainerConfig
 
 
 class PolicyTrainer:
-    """The methods that say "collective" must be called by every rank, in the same order.
+    """One rank of the trainer. The methods that say "collective" must be called by every rank, in the same order.
 
     Args:
         model_dir: Hugging Face directory of the learner.
@@ -57,7 +60,8 @@ class PolicyTrainer:
 
     Raises:
         ModelError: the model cannot be loaded, or computes something that the trainer does not support.
-        ConfigError: trainer.lr_schedule does not go with total_steps; peft or max_tokens is needed and not there.
+        ConfigError: trainer.lr_schedule does not go with total_steps; a function that the objective names cannot be
+            used; peft or max_tokens is needed and not there.
     """
 
     def __init__(
@@ -72,15 +76,15 @@ class PolicyTrainer:
         max_tokens: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        store: dist.Store | None = None,
+        store: Store | None = None,
         timeout_s: float,
         device: TorchDevice | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
     ):
         check_lr_schedule(trainer, total_steps)
-        if objective.overlong_buffer_tokens is not None and max_tokens is None:
-            raise ConfigError("objective.overlong_buffer_tokens needs max_tokens, the run's rollout.max_tokens")
+        self._overlong = overlong_buffer(objective, max_tokens)
+        _check_functions(objective)
         if trainer.deterministic:
             compute_deterministically()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,7 +92,7 @@ class PolicyTrainer:
         self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
         self.trainer, self.objective = trainer, objective
         self.dtype = getattr(torch, dtype)
-        self.temperature, self.max_tokens, self.trust_remote_code = temperature, max_tokens, trust_remote_code
+        self.temperature, self.trust_remote_code = temperature, trust_remote_code
         self.optimizer_steps, self.total_steps = 0, total_steps
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
@@ -108,8 +112,8 @@ class PolicyTrainer:
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
         self.clock = UpdateClock(self.device)
-        self.parts: list[Part] = []
-        """What the last update's time was spent on, on this rank."""
+        self.parts: list[UpdatePart] = []
+        """The parts of the last update, with their times, on this rank."""
         give_back_cached()  # of layers that were whole before they were cut
 
     def update(self, mini_batches: list[list[RolloutGroup]]) -> dict[str, float]:
@@ -135,12 +139,12 @@ class PolicyTrainer:
         self.clock.enter("prepare")
         for mini in mini_batches:
             sums.add_groups(mini)
-        if self.objective.overlong_buffer_tokens is not None:
-            mini_batches = punished_groups(mini_batches, self.objective, self.max_tokens)
+        if self._overlong is not None:
+            mini_batches = punished_groups(mini_batches, self._overlong)
         if self.objective.grouping == "separate":
             mini_batches = self._without_empty(by_source(mini_batches))
-        if self.objective.kl > 0 and self.objective.kl_in == "reward":
-            mini_batches = self._penalised(mini_batches, sums)
+        if self.reference is not None and self.objective.kl_in == "reward":
+            mini_batches = self._penalised(mini_batches, self.reference, sums)
         shares = self._prepare(mini_batches)
         batches = self._pack_in_step([share.sequences for share in shares])
         for share in shares:
@@ -150,9 +154,9 @@ class PolicyTrainer:
         steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
         self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
-        corrected = [s for s in ("explorer", "learner") if getattr(self.objective.correction, s) != "none"]
+        corrected = tuple(s for s in SOURCES if getattr(self.objective.correction, s) != "none")
         metrics = sums.metrics(
-            all_reduce_sum, all_reduce_max, corrected=tuple(corrected), gap_alarm=self.objective.logprob_gap_alarm
+            all_reduce_sum, all_reduce_max, corrected=corrected, gap_alarm=self.objective.logprob_gap_alarm
         )
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
@@ -241,7 +245,9 @@ class PolicyTrainer:
             for mini, (tokens, sequences) in zip(mini_batches, all_reduce_sum(totals).tolist(), strict=True)
         ]
 
-    def _penalised(self, mini_batches: list[list[RolloutGroup]], sums: MetricSums) -> list[list[RolloutGroup]]:
+    def _penalised(
+        self, mini_batches: list[list[RolloutGroup]], reference: PackedPolicy, sums: MetricSums
+    ) -> list[list[RolloutGroup]]:
         """The same groups with rewards less the KL to the reference under the weights before the update."""
         self.clock.enter("reference")
         sequences = all_sequences(mini_batches)
@@ -249,7 +255,7 @@ class PolicyTrainer:
         rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack_in_step([sequences])
         for batch in batches:
             with torch.no_grad():
-                ours, theirs = self.policy(batch).logprobs, self.reference(batch).logprobs
+                ours, theirs = self.policy(batch).logprobs, reference(batch).logprobs
             kl = KL_ESTIMATORS[self.objective.kl_estimator](ours, theirs)
             sums.add_kl(batch, kl)
             estimates.append(sequence_sums(kl, batch.lengths).cpu())
@@ -258,7 +264,7 @@ class PolicyTrainer:
         self.clock.enter("prepare")
         return penalised_groups(mini_batches, [self.objective.kl * by_sequence[id(s)] for s in sequences])
 
-    def _pack_in_step(self, steps: list[list]) -> list[list[MicroBatch]]:
+    def _pack_in_step(self, steps: list[list[TrainSequence]]) -> list[list[MicroBatch]]:
         """Micro-batches on the device, equally many (and at least one) per optimizer step on every rank.
 
         Every forward and backward is a collective, so a rank with less to do runs idle micro-batches.
@@ -289,21 +295,28 @@ class PolicyTrainer:
         total = torch.zeros((), device=self.device)
         for batch in batches:
             loss = micro_batch_loss(batch, self.policy(batch), batch.reference_logprobs, self.objective, sums)
-            (loss * self.world_size).backward()  # FSDP averages gradients over ranks; ours are parts of a sum
+            torch.autograd.backward(loss * self.world_size)  # FSDP averages over ranks; these are parts of a sum
             total += loss.detach()
-        loss = all_reduce_sum(total.double().cpu()).item()
+        mini_batch_loss = all_reduce_sum(total.double().cpu()).item()
         self.clock.enter("optimizer")
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        norm = norm.full_tensor()
+        norm = whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
         limit = self.trainer.skip_grad_norm
-        if np.isfinite(loss) and torch.isfinite(norm) and (limit is None or norm <= limit):
+        if np.isfinite(mini_batch_loss) and torch.isfinite(norm) and (limit is None or norm <= limit):
             clip_grads_with_norm_(self.parameters, self.trainer.grad_clip, norm)
             self._set_learning_rate()
             self.optimizer.step()
             self.optimizer_steps += 1
         self.optimizer.zero_grad()
-        return loss, norm.item()
+        return mini_batch_loss, norm.item()
 
     def _set_learning_rate(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.trainer, self.optimizer_steps, self.total_steps)
+
+
+def _check_functions(objective: ObjectiveConfig) -> None:
+    """Raise ConfigError if a function that the objective names cannot be used, before a model is loaded."""
+    LOSSES.resolve(objective.loss)
+    ADVANTAGES.resolve(objective.advantage)
+    CORRECTIONS.resolve(objective.correction.explorer)
+    CORRECTIONS.resolve(objective.correction.learner)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from s2l_ray.errors import ConfigError, GroupError
+from s2l_ray.kinds import Source
 from s2l_ray.objective import (
-    BATCH_ESTIMATORS,
     KL_ESTIMATORS,
     BatchMoments,
     Correction,
-    PolicyLoss,
-    batch_baseline,
+    GroupRewards,
+    LossTokens,
     batch_moments,
-    cispo_policy_loss,
-    clipped_policy_loss,
     correction,
+    estimated,
     group_advantages,
-    gspo_policy_loss,
+    is_over_batch,
     overlong_punishment,
-    sapo_policy_loss,
+    policy_loss,
     token_weights,
 )
 from s2l_ray.rollouts.records import Rollout, RolloutGroup
@@ -34,6 +34,9 @@ from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence
 
 if TYPE_CHECKING:
     from s2l_ray.config import ObjectiveConfig
+
+STEP_ORDER: tuple[Source, ...] = ("explorer", "learner")
+"""The optimizer steps of one mini-batch with `grouping: separate`."""
 
 
 def prepare_share(
@@ -58,16 +61,7 @@ def prepare_share(
     mass = explorer_mass = 0.0
     regularised = objective.entropy > 0 or (objective.kl > 0 and objective.kl_in == "loss")
     for group in groups:
-        advantages = group_advantages(
-            group.rewards,
-            group.from_explorer,
-            normalise_std=objective.normalise_std,
-            explorer_negatives=objective.explorer_negatives,
-            recentre=objective.recentre,
-            estimator=objective.advantage,
-            pass_k=objective.pass_k,
-            batch=moments,
-        )
+        advantages = group_advantages(rewards_of(group), objective, moments)
         zero_variance += advantages.zero_variance
         for rollout, advantage in zip(group.rollouts, advantages.values, strict=True):
             length = len(rollout.token_ids)
@@ -90,11 +84,34 @@ def prepare_share(
     return RankShare(sequences, zero_variance, skipped, explorer_mass, mass)
 
 
+def rewards_of(group: RolloutGroup) -> GroupRewards:
+    """A group as advantage estimators see it."""
+    lengths = np.array([len(rollout.token_ids) for rollout in group.rollouts], dtype=np.int64)
+    return GroupRewards(group.rewards, group.from_explorer, lengths)
+
+
 def train_sequence(group: RolloutGroup, rollout: Rollout, advantage: float, weight: float) -> TrainSequence:
     """A rollout with its prompt, of at least one token, in front."""
     ids = np.concatenate([group.prompt_token_ids, rollout.token_ids]).astype(np.int64)
     explorer = rollout.source == "explorer"
     return TrainSequence(ids, len(rollout.token_ids), rollout.logprobs, explorer, advantage, weight)
+
+
+def by_source(mini_batches: list[list[RolloutGroup]]) -> list[list[RolloutGroup]]:
+    """`objective.grouping: separate`: two optimizer steps for each mini-batch, as in the authors' release.
+
+    The explorer's sub-groups come first, then the learner's. A prompt without a rollout of the source has no sub-group
+    there; a step may be left without any.
+    """
+    return [
+        [part for group in mini if (part := _of_source(group, source)).rollouts]
+        for mini in mini_batches
+        for source in STEP_ORDER
+    ]
+
+
+def _of_source(group: RolloutGroup, source: Source) -> RolloutGroup:
+    return replace(group, rollouts=[r for r in group.rollouts if r.source == source])
 
 
 def all_sequences(mini_batches: list[list[RolloutGroup]]) -> list[TrainSequence]:
@@ -109,36 +126,52 @@ def penalised_groups(mini_batches: list[list[RolloutGroup]], penalties: list[flo
 
     def penalised(rollout: Rollout) -> Rollout:
         penalty = next(remaining) if len(rollout.token_ids) else 0.0
+        if rollout.verdict is None:
+            raise GroupError(f"a rollout of prompt {rollout.prompt_id} was not verified")
         return replace(rollout, verdict=replace(rollout.verdict, reward=rollout.reward - penalty))
 
     return [[replace(g, rollouts=[penalised(r) for r in g.rollouts]) for g in mini] for mini in mini_batches]
 
 
-def punished_groups(
-    mini_batches: list[list[RolloutGroup]], objective: ObjectiveConfig, max_tokens: int
-) -> list[list[RolloutGroup]]:
+class OverlongBuffer(NamedTuple):
+    """The settings of `overlong_punishment`."""
+
+    max_tokens: int
+    buffer_tokens: int
+    largest: float
+
+
+def overlong_buffer(objective: ObjectiveConfig, max_tokens: int | None) -> OverlongBuffer | None:
+    """The soft overlong punishment that the configuration asks for, if any.
+
+    Raises:
+        ConfigError: it does, and `max_tokens` (rollout.max_tokens) is not given.
+    """
+    if objective.overlong_buffer_tokens is None:
+        return None
+    if max_tokens is None:
+        raise ConfigError("objective.overlong_buffer_tokens needs max_tokens, the run's rollout.max_tokens")
+    largest = 1.0 if objective.overlong_penalty is None else objective.overlong_penalty
+    return OverlongBuffer(max_tokens, objective.overlong_buffer_tokens, largest)
+
+
+def punished_groups(mini_batches: list[list[RolloutGroup]], overlong: OverlongBuffer) -> list[list[RolloutGroup]]:
     """The same groups with the soft overlong punishment taken off each rollout's reward."""
     lengths = np.array([sequence.response_tokens for sequence in all_sequences(mini_batches)])
-    punishments = overlong_punishment(
-        lengths,
-        max_tokens=max_tokens,
-        buffer_tokens=objective.overlong_buffer_tokens,
-        largest=1.0 if objective.overlong_penalty is None else objective.overlong_penalty,
-    )
+    punishments = overlong_punishment(lengths, **overlong._asdict())
     return penalised_groups(mini_batches, punishments.tolist())
 
 
 def share_moments(
     groups: list[RolloutGroup], objective: ObjectiveConfig, all_reduce_sum: Callable[[Tensor], Tensor]
 ) -> BatchMoments | None:
-    """Of the mini-batch over all ranks, where the advantage needs them (a collective then), else None."""
-    if objective.advantage not in BATCH_ESTIMATORS:
+    """Moments of the mini-batch over all ranks, where the advantage needs them (a collective then), else None."""
+    if not is_over_batch(objective.advantage):
         return None
-    values = [batch_baseline(group.rewards, objective.advantage) for group in groups]
-    lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+    seen = [rewards_of(group) for group in groups]
     return batch_moments(
-        np.concatenate([np.zeros(0), *values]),
-        np.array(lengths, dtype=np.int64),
+        np.concatenate([np.zeros(0), *(estimated(group, objective) for group in seen)]),
+        np.concatenate([np.zeros(0, np.int64), *(group.lengths for group in seen)]),
         lambda sums: all_reduce_sum(torch.from_numpy(sums)).numpy(),
     )
 
@@ -146,7 +179,9 @@ def share_moments(
 def micro_batch_loss(
     batch: MicroBatch, scores: TokenScores, reference: Tensor | None, objective: ObjectiveConfig, sums: MetricSums
 ) -> Tensor:
-    """This micro-batch's part of the mini-batch loss (a scalar: parts of all micro-batches and ranks add up to it).
+    """The part of the mini-batch loss that one micro-batch has, a scalar.
+
+    The parts of all micro-batches and ranks add up to the loss.
 
     Args:
         scores: of the policy that is trained.
@@ -154,7 +189,8 @@ def micro_batch_loss(
     """
     logprobs = scores.logprobs
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    policy = policy_loss(batch, logprobs, old, objective)
+    tokens = LossTokens(logprobs, old, batch.advantages, batch.lengths, batch.from_explorer, batch.engine_logprobs)
+    policy = policy_loss(tokens, objective)
     per_token = policy.loss
     corrected = corrections(batch, old, objective)
     if corrected is not None:
@@ -169,21 +205,8 @@ def micro_batch_loss(
     return (per_token * batch.weights).sum()
 
 
-def policy_loss(batch: MicroBatch, logprobs: Tensor, old: Tensor, objective: ObjectiveConfig) -> PolicyLoss:
-    """The loss that the configuration names."""
-    clip = {"clip_low": objective.clip_low, "clip_high": objective.clip_high}
-    if objective.loss == "gspo":
-        return gspo_policy_loss(logprobs, old, batch.advantages, batch.lengths, **clip)
-    if objective.loss == "cispo":
-        return cispo_policy_loss(logprobs, old, batch.advantages, **clip)
-    if objective.loss == "sapo":
-        temperatures = {"positive": objective.sapo_positive, "negative": objective.sapo_negative}
-        return sapo_policy_loss(logprobs, old, batch.advantages, **temperatures)
-    return clipped_policy_loss(logprobs, old, batch.advantages, **clip)
-
-
 def corrections(batch: MicroBatch, old: Tensor, objective: ObjectiveConfig) -> Correction | None:
-    """Each token's weight by its source's level; None if neither source is corrected."""
+    """Importance weights of a micro-batch, each token's by its source's level; None if neither source is corrected."""
     goal = objective.correction
     if goal.explorer == goal.learner == "none":
         return None

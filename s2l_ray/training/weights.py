@@ -17,6 +17,7 @@ from transformers.utils import CHAT_TEMPLATE_DIR
 
 from s2l_ray.machine.disk import open_up, writing
 from s2l_ray.training.lora import base_name, merged
+from s2l_ray.training.process_group import whole
 from s2l_ray.weights.buckets import Bucket
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
@@ -67,34 +68,35 @@ class PolicyWeights:
             if _dealt_by_rows(parameter) and name == piece.spec.name:
                 cuts.append(_Cut(i, parameter.detach(), piece.start, piece.stop))
                 continue
-            whole = self._whole(name, parameter)  # by another name: adapters come on top
+            gathered = self._whole(name, parameter)  # by another name: adapters come on top
             if targets is not None:
-                targets[i].copy_(whole.flatten()[piece.start : piece.stop])
+                targets[i].copy_(gathered.flatten()[piece.start : piece.stop])
         self._gather(cuts, targets)
 
     def _whole(self, name: str, parameter: Tensor) -> Tensor:
-        return merged(self._model, name, parameter.detach().to(device=self._device, dtype=self._dtype).full_tensor())
+        return merged(self._model, name, whole(parameter.detach().to(device=self._device, dtype=self._dtype)))
 
     def _gather(self, cuts: list[_Cut], targets: list[Tensor] | None) -> None:
         rank, ranks = dist.get_rank(), dist.get_world_size()
         shards = [cut.parameter.to_local().flatten() for cut in cuts]
-        shares = [[_share(cut, r, ranks) for cut in cuts] for r in range(ranks)]
-        sizes = [sum(share.stop - share.start for share in of_rank) for of_rank in shares]
+        held = [[_held(cut, r, ranks) for cut in cuts] for r in range(ranks)]
+        sizes = [sum(piece.stop - piece.start for piece in of_rank) for of_rank in held]
         if targets is None:
             if sizes[rank]:
                 parts = [
-                    shard[s.offset : s.offset + s.stop - s.start] for shard, s in zip(shards, shares[rank], strict=True)
+                    shard[s.offset : s.offset + s.stop - s.start] for shard, s in zip(shards, held[rank], strict=True)
                 ]
                 dist.send(_laid_out(parts, self._travelling(rank, sizes[rank])), dst=0)
             return
         arriving = {r: self._travelling(r, size) for r, size in enumerate(sizes) if size and r != rank}
         works = {r: dist.irecv(buffer, src=r) for r, buffer in arriving.items()}
-        for cut, shard, s in zip(cuts, shards, shares[rank], strict=True):
+        for cut, shard, s in zip(cuts, shards, held[rank], strict=True):
             targets[cut.target][s.start : s.stop].copy_(shard[s.offset : s.offset + s.stop - s.start])
         for r, work in works.items():
-            work.wait()
-            parts = arriving[r].split([share.stop - share.start for share in shares[r]])
-            for cut, s, part in zip(cuts, shares[r], parts, strict=True):
+            if work is not None:  # it is for ranks of the group, as all of these are
+                work.wait()
+            parts = torch.split(arriving[r], [piece.stop - piece.start for piece in held[r]])
+            for cut, s, part in zip(cuts, held[r], parts, strict=True):
                 targets[cut.target][s.start : s.stop].copy_(part)
 
     def _travelling(self, rank: int, size: int) -> Tensor:
@@ -112,21 +114,21 @@ class _Cut(NamedTuple):
     stop: int
 
 
-class _Share(NamedTuple):
-    """What one rank holds of a cut: elements `start` to `stop` of the cut, from `offset` of the rank's shard."""
+class _Held(NamedTuple):
+    """The part of a cut that one rank holds: its elements `start` to `stop`, from `offset` of the rank's shard."""
 
     start: int
     stop: int
     offset: int
 
 
-def _share(cut: _Cut, rank: int, ranks: int) -> _Share:
+def _held(cut: _Cut, rank: int, ranks: int) -> _Held:
     """Rows are dealt out as by torch.chunk: equally many to every rank but the last ones."""
     rows, numel = cut.parameter.shape[0], cut.parameter.numel()
     each = -(-rows // ranks) * (numel // max(1, rows))
     low, high = min(rank * each, numel), min((rank + 1) * each, numel)
     first, last = max(cut.start, low), min(cut.stop, high)
-    return _Share(0, 0, 0) if first >= last else _Share(first - cut.start, last - cut.start, first - low)
+    return _Held(0, 0, 0) if first >= last else _Held(first - cut.start, last - cut.start, first - low)
 
 
 def _dealt_by_rows(parameter: Tensor) -> bool:
@@ -136,7 +138,7 @@ def _dealt_by_rows(parameter: Tensor) -> bool:
 
 def _laid_out(parts: list[Tensor], buffer: Tensor) -> Tensor:
     """`buffer`, filled with flat tensors, cast and end to end."""
-    for target, part in zip(buffer.split([len(part) for part in parts]), parts, strict=True):
+    for target, part in zip(torch.split(buffer, [len(part) for part in parts]), parts, strict=True):
         target.copy_(part)
     return buffer
 

@@ -16,7 +16,8 @@ import numpy as np
 from s2l_ray import S2LPO, load_config
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.miniature.build import TINY, Family, build_family
-from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
+from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.benchmarks.protocol import Result
 from tests.support.run_settings import run_config
 
@@ -89,7 +90,7 @@ def _reading(folder: Path) -> list[Result]:
     prompts = {f"p{n}": Prompt(f"p{n}", "q", "q", np.arange(64, dtype=np.int32), "a") for n in range(PROMPTS)}
     bank = RolloutBank(settings, prompts)
     rng = np.random.default_rng(0)
-    requests = [SampleRequest(1, prompt_id, "explorer", DRAWS, 1, None, 0) for prompt_id in prompts]
+    requests = [ExplorerRequest(1, prompt_id, DRAWS, 1, 0) for prompt_id in prompts]
     for request in requests:
         bank.record(request, _rollouts(request, prompts, rng))
     bank.close()
@@ -109,7 +110,7 @@ def _reading(folder: Path) -> list[Result]:
     return results
 
 
-def _rollouts(request: SampleRequest, prompts: dict[str, Prompt], rng: np.random.Generator) -> RolloutSet:
+def _rollouts(request: ExplorerRequest, prompts: dict[str, Prompt], rng: np.random.Generator) -> RolloutSet:
     """Token ids as frequent as words are, log-probs of which many are nearly 0, three letters of text a token."""
     rollouts = []
     for index in range(request.count):

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from s2l_ray.kinds import Source
-from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet
+from s2l_ray.rollouts.requests import ExplorerRequest, SampleRequest
 from tests.benchmarks.protocol import Result
 
 GROUP = 16
@@ -103,7 +104,7 @@ class InstantEngine:
         now = time.time()
         prompt = self._prompts[request.prompt_id]
         rollouts = self._stored[prompt.id][: request.count]
-        if request.weight_version is not None:
+        if not isinstance(request, ExplorerRequest):
             rollouts = [replace(rollout, weight_version=request.weight_version) for rollout in rollouts]
         return RolloutSet(prompt.id, prompt.token_ids, rollouts, Period(now, time.time()))
 
@@ -125,7 +126,7 @@ class House:
         import ray
 
         from actors.calls import TOKENS_ASIDE
-        from actors.scheduler import Pipeline, Scheduler
+        from actors.scheduler import PipelineLimits, Scheduler
         from actors.verifier import Verifier
         from s2l_ray.rollouts.step_planner import StepPlanner
         from s2l_ray.schedule import Schedule
@@ -137,7 +138,7 @@ class House:
         engine = ray.remote(num_cpus=0, runtime_env={"env_vars": TOKENS_ASIDE})(InstantEngine)
         engines = {source: {0: engine.remote(source, shared, solutions)} for source in ("explorer", "learner")}
         verifiers = [Verifier.remote(kind, 5.0, shared) for _ in range(2)]
-        pipeline = Pipeline(1, 2**30, TOKENS * 16, 0, {"explorer": 512, "learner": 512}, {})
+        pipeline = PipelineLimits(1, 2**30, TOKENS * 16, 0, {"explorer": 512, "learner": 512}, {})
         self._scheduler = Scheduler.remote(planner, steps, pipeline, 0, 1, 32, TIMEOUT_S, engines, verifiers)
         self._rank = ray.remote(num_cpus=0)(StandInRank).remote()
         self._step = 0

@@ -11,8 +11,10 @@ import torch
 from transformers import AutoTokenizer
 
 from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
+from s2l_ray.generation.engine import SamplingEngine
 from s2l_ray.generation.sleeping import fall_asleep, weight_sync_and_wake
-from s2l_ray.rollouts.records import Prompt, SampleRequest
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import EvaluationRequest, ExplorerRequest, LearnerRequest
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import update_info
 from tests.support.learner_engine import OWN_PROCESS, Learner, make_prompts
@@ -32,7 +34,7 @@ def learner(family) -> Iterator[Learner]:
     prompts[LONG] = Prompt(LONG, LONG, LONG, np.array(tokenizer(LONG).input_ids, dtype=np.int32), "")
     learner = Learner(str(family.large), prompts, max_tokens=MAX_TOKENS, max_model_len=128)
     with pytest.raises(StaleWeightsError, match="no valid weights"):  # before the first weight sync
-        learner.call(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 1, 1, 0)))
+        learner.call(learner.engine.sample(LearnerRequest(1, "1 2 7 12 : 24 >", 1, 1, 0)))
     learner.weight_sync(0)
     yield learner
     sockets = sockets_of(learner)
@@ -50,9 +52,14 @@ def sockets_of(learner: Learner) -> list:
     return [resources.input_socket, resources.output_socket]
 
 
-def sample(learner: Learner, prompt: str, count: int, version: int, **kwargs):
-    request = SampleRequest(kwargs.pop("step", 1), prompt, "learner", count, 1, version, **kwargs)
-    return learner.call(learner.engine.sample(request)).rollouts
+def sample(learner: Learner, prompt: str, count: int, version: int, step: int = 1):
+    return learner.call(learner.engine.sample(LearnerRequest(step, prompt, count, 1, version))).rollouts
+
+
+def explore(learner: Learner, prompt: str, count: int, first_draw: int, step: int = 1):
+    """As an explorer's engine samples: the base class, which knows no weight versions."""
+    request = ExplorerRequest(step, prompt, count, 1, first_draw)
+    return learner.call(SamplingEngine.sample(learner.engine, request)).rollouts
 
 
 def test_sampled_logprobs_are_transformers(learner: Learner):
@@ -64,7 +71,8 @@ def test_sampled_logprobs_are_transformers(learner: Learner):
 
 def test_logprobs_are_of_the_distribution_that_was_sampled(learner: Learner):
     """With temperature 0.5 and top-p 0.9, log-probs are renormalised: worked out here from transformers' logits."""
-    rollout = sample(learner, "3 4 7 12 : 24 >", 1, learner.engine.version, sampling="eval")[0]
+    request = EvaluationRequest("3 4 7 12 : 24 >", "learner", 1, 1, learner.engine.version)
+    rollout = learner.call(learner.engine.sample(request)).rollouts[0]
     text = learner.full_text(rollout)
     logits = learner.logits(text) / 0.5
     start = len(text) - len(rollout.token_ids)
@@ -85,13 +93,13 @@ def test_a_rollout_is_a_function_of_its_seed_whatever_shares_the_batch(learner: 
     alone = [sample(learner, p, 3, version) for p in prompts]
 
     async def together():
-        requests = [SampleRequest(1, p, "learner", 3, 1, version) for p in reversed(prompts)]
+        requests = [LearnerRequest(1, p, 3, 1, version) for p in reversed(prompts)]
         return await asyncio.gather(*[learner.engine.sample(r) for r in requests])
 
     for first, second in zip(alone, reversed(learner.call(together())), strict=True):
         assert [r.token_ids.tolist() for r in first] == [r.token_ids.tolist() for r in second.rollouts]
-    draws = sample(learner, prompts[0], 3, version, first_draw=0)
-    later = sample(learner, prompts[0], 1, version, first_draw=2, step=5)[0]
+    draws = explore(learner, prompts[0], 3, first_draw=0)
+    later = explore(learner, prompts[0], 1, first_draw=2, step=5)[0]
     assert later.token_ids.tolist() == draws[2].token_ids.tolist()
     other_step = sample(learner, prompts[0], 3, version, step=2)
     assert [r.token_ids.tolist() for r in other_step] != [r.token_ids.tolist() for r in alone[0]]

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from s2l_ray.errors import BroadcastError, StaleWeightsError
-from s2l_ray.rollouts.records import Rollout, RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import Rollout, RolloutSet
+from s2l_ray.rollouts.requests import LearnerRequest
 from s2l_ray.weights.messages import update_info
 from tests.support import learner_engine
 from tests.support.learner_engine import Learner, make_prompts
@@ -28,7 +29,7 @@ MAX_TOKENS = 60
 FLOAT32 = 1e-4
 
 
-class WeightSyncping(Learner):
+class SyncingLearner(Learner):
     """An engine whose weights change in flight, and what they were at every version."""
 
     def __init__(self, model_dir: str) -> None:
@@ -57,7 +58,7 @@ class WeightSyncping(Learner):
 
     def sample_all(self, version: int) -> list[asyncio.Task[RolloutSet]]:
         """Eight rollouts of each of the eight prompts, asked for at once."""
-        requests = [SampleRequest(version, p, "learner", 8, 1, version) for p in self.engine._prompts]
+        requests = [LearnerRequest(version, p, 8, 1, version) for p in self.engine._prompts]
         return [asyncio.create_task(self.engine.sample(request)) for request in requests]
 
     async def progress(self) -> None:
@@ -87,22 +88,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def learner(family) -> Iterator[WeightSyncping]:
-    learner = WeightSyncping(str(family.large))
+def learner(family) -> Iterator[SyncingLearner]:
+    learner = SyncingLearner(str(family.large))
     learner.weight_sync(learner.renew())
     yield learner
     learner.close()
 
 
 @pytest.fixture
-def drain(learner: WeightSyncping) -> Iterator[None]:
+def drain(learner: SyncingLearner) -> Iterator[None]:
     learner.engine.settings = dataclasses.replace(learner.engine.settings, weight_sync_mode="drain")
     yield
     learner.engine.settings = dataclasses.replace(learner.engine.settings, weight_sync_mode="in_flight")
 
 
 @pytest.fixture(scope="module")
-def weight_syncped_thrice(learner: WeightSyncping) -> list[Rollout]:
+def synced_thrice(learner: SyncingLearner) -> list[Rollout]:
     """64 rollouts that were asked for together; three new versions came while they were sampled."""
 
     async def sample() -> list[RolloutSet]:
@@ -126,22 +127,22 @@ def newest(rollouts: list[Rollout]) -> int:
     return max(int(rollout.token_versions[-1]) for rollout in rollouts)
 
 
-def check_logprobs(learner: WeightSyncping, rollouts: list[Rollout]) -> None:
+def check_logprobs(learner: SyncingLearner, rollouts: list[Rollout]) -> None:
     for rollout in rollouts:
         expected = learner.rescored(rollout, rollout.token_versions)
         np.testing.assert_allclose(rollout.logprobs, expected, atol=FLOAT32)
 
 
-def test_every_token_has_the_logprob_of_its_own_weights(learner: WeightSyncping, weight_syncped_thrice: list[Rollout]):
+def test_every_token_has_the_logprob_of_its_own_weights(learner: SyncingLearner, synced_thrice: list[Rollout]):
     """A cache of old weights that was read by newer ones would show, and so would a weight sync one token off."""
-    check_logprobs(learner, weight_syncped_thrice)
-    last = newest(weight_syncped_thrice)
-    through_all = [r for r in weight_syncped_thrice if len(r.weight_syncs) == 3]
+    check_logprobs(learner, synced_thrice)
+    last = newest(synced_thrice)
+    through_all = [r for r in synced_thrice if len(r.weight_syncs) == 3]
     for rollout in through_all:
         assert rollout.weight_syncs[0][0] > 0
         assert [rollout.weight_version, *(v for _, v in rollout.weight_syncs)] == list(range(last - 3, last + 1))
     # What waited for a place meanwhile has nothing of the older versions.
-    assert any(r.weight_version == last and r.weight_syncs == () for r in weight_syncped_thrice)
+    assert any(r.weight_version == last and r.weight_syncs == () for r in synced_thrice)
     for rollout in through_all:
         for off in (-1, 1):
             moved = np.roll(rollout.token_versions, off)
@@ -149,13 +150,11 @@ def test_every_token_has_the_logprob_of_its_own_weights(learner: WeightSyncping,
             assert np.abs(learner.rescored(rollout, moved) - rollout.logprobs).max() > 10 * FLOAT32
 
 
-def test_a_seed_goes_on_with_its_noise_across_weight_syncs(
-    learner: WeightSyncping, weight_syncped_thrice: list[Rollout]
-):
+def test_a_seed_goes_on_with_its_noise_across_weight_syncs(learner: SyncingLearner, synced_thrice: list[Rollout]):
     """The tokens, sampled again from transformers' logits by vLLM's rule for CPUs: one draw per token and seed."""
-    for rollout in (r for r in weight_syncped_thrice if r.weight_syncs):
-        step = newest(weight_syncped_thrice) - 3  # `sample_all` asks for the step of the version then held
-        seed = SampleRequest(step, rollout.prompt_id, "learner", 8, 1, step).first_seed + rollout.index
+    for rollout in (r for r in synced_thrice if r.weight_syncs):
+        step = newest(synced_thrice) - 3  # `sample_all` asks for the step of the version then held
+        seed = LearnerRequest(step, rollout.prompt_id, 8, 1, step).first_seed + rollout.index
         generator = torch.Generator().manual_seed(seed)
         noise = torch.cat([torch.randint(0, 2**31, (1,), generator=generator) for _ in rollout.token_ids])
         by_version = {v: learner.logits_under(v, rollout) for v in set(rollout.token_versions.tolist())}
@@ -164,13 +163,13 @@ def test_a_seed_goes_on_with_its_noise_across_weight_syncs(
         assert (again != rollout.token_ids).sum() <= 1  # a tie within rounding
 
 
-def test_a_request_during_a_weight_sync_starts_under_the_new_version(learner: WeightSyncping):
+def test_a_request_during_a_weight_sync_starts_under_the_new_version(learner: SyncingLearner):
     held = learner.engine.version
     version = learner.renew()
 
     async def sample() -> RolloutSet:
         await learner.engine.begin_weight_sync()
-        task = asyncio.create_task(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 2, 1, held)))
+        task = asyncio.create_task(learner.engine.sample(LearnerRequest(1, "1 2 7 12 : 24 >", 2, 1, held)))
         await asyncio.sleep(0)
         assert not task.done()
         await learner.weight_sync_beside_others(version)
@@ -181,15 +180,15 @@ def test_a_request_during_a_weight_sync_starts_under_the_new_version(learner: We
     check_logprobs(learner, rollouts)
 
 
-def test_a_version_that_does_not_come_is_waited_for_no_longer_than_the_bound(learner: WeightSyncping):
+def test_a_version_that_does_not_come_is_waited_for_no_longer_than_the_bound(learner: SyncingLearner):
     settings, held = learner.engine.settings, learner.engine.version
     learner.engine.settings = dataclasses.replace(settings, weight_sync_timeout_s=0.01)
     with pytest.raises(StaleWeightsError, match=f"weight version {held + 1}, but holds version {held}"):
-        learner.call(learner.engine.sample(SampleRequest(1, "1 2 7 12 : 24 >", "learner", 1, 1, held + 1)))
+        learner.call(learner.engine.sample(LearnerRequest(1, "1 2 7 12 : 24 >", 1, 1, held + 1)))
     learner.engine.settings = settings
 
 
-def test_drain_finishes_what_runs_under_the_old_weights(learner: WeightSyncping, drain: None):
+def test_drain_finishes_what_runs_under_the_old_weights(learner: SyncingLearner, drain: None):
     held = learner.engine.version
 
     async def sample() -> list[RolloutSet]:
@@ -204,7 +203,7 @@ def test_drain_finishes_what_runs_under_the_old_weights(learner: WeightSyncping,
     check_logprobs(learner, rollouts)
 
 
-def test_a_failed_weight_sync_keeps_what_was_running_for_the_next_one(learner: WeightSyncping):
+def test_a_failed_weight_sync_keeps_what_was_running_for_the_next_one(learner: SyncingLearner):
     held = learner.engine.version
 
     async def sample() -> tuple[list[RolloutSet], dict[str, int], dict[str, int]]:
@@ -232,7 +231,7 @@ def test_a_failed_weight_sync_keeps_what_was_running_for_the_next_one(learner: W
     check_logprobs(learner, rollouts)
 
 
-def test_cancelling_stops_a_request_inside_the_engine(learner: WeightSyncping, monkeypatch: pytest.MonkeyPatch):
+def test_cancelling_stops_a_request_inside_the_engine(learner: SyncingLearner, monkeypatch: pytest.MonkeyPatch):
     """One request takes every place, eight times over; once it is cancelled another one runs, and it gets no token."""
     held, prompts = learner.engine.version, list(learner.engine._prompts)
     arrived: list[str] = []
@@ -245,14 +244,14 @@ def test_cancelling_stops_a_request_inside_the_engine(learner: WeightSyncping, m
     monkeypatch.setattr(learner.output_processor, "process_outputs", spy)
 
     async def sample() -> tuple[set[str], RolloutSet]:
-        first = asyncio.create_task(learner.engine.sample(SampleRequest(1, prompts[0], "learner", ASKED, 1, held)))
+        first = asyncio.create_task(learner.engine.sample(LearnerRequest(1, prompts[0], ASKED, 1, held)))
         await learner.progress()
         cancelled = set(learner.generated())
         first.cancel()
         await asyncio.wait([first])
         assert first.cancelled() and not learner.generated()
         arrived.clear()
-        return cancelled, await learner.engine.sample(SampleRequest(1, prompts[1], "learner", PLACES, 1, held))
+        return cancelled, await learner.engine.sample(LearnerRequest(1, prompts[1], PLACES, 1, held))
 
     cancelled, second = learner.call(sample())
     start = next(place for place, request_id in enumerate(arrived) if request_id not in cancelled)
@@ -260,11 +259,11 @@ def test_cancelling_stops_a_request_inside_the_engine(learner: WeightSyncping, m
     check_logprobs(learner, second.rollouts)
 
 
-def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner: WeightSyncping):
+def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner: SyncingLearner):
     held, prompt = learner.engine.version, "1 2 7 12 : 24 >"
 
     async def cancel_after(turns: int) -> None:
-        task = asyncio.create_task(learner.engine.sample(SampleRequest(1, prompt, "learner", PLACES, 1, held)))
+        task = asyncio.create_task(learner.engine.sample(LearnerRequest(1, prompt, PLACES, 1, held)))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
@@ -273,12 +272,12 @@ def test_cancelling_while_its_samples_are_being_added_leaves_none_behind(learner
 
     for turns in range(12):
         learner.call(cancel_after(turns))
-    again = learner.call(learner.engine.sample(SampleRequest(1, prompt, "learner", 2, 1, held)))
+    again = learner.call(learner.engine.sample(LearnerRequest(1, prompt, 2, 1, held)))
     check_logprobs(learner, again.rollouts)
 
 
 def test_a_weight_sync_that_was_given_up_while_it_drained_leaves_the_next_broadcast_alone(
-    learner: WeightSyncping, drain: None
+    learner: SyncingLearner, drain: None
 ):
     """The trainer's patience ran out: it asks who is there, and weight syncs again. Only the second weight sync may
     receive."""

@@ -12,10 +12,11 @@ import ray
 
 from actors.calls import fetch
 from actors.connection import connect
-from actors.scheduler import Pipeline, Scheduler
+from actors.scheduler import PipelineLimits, Scheduler
 from actors.verifier import Verifier
 from s2l_ray.errors import GroupError, StepTimeoutError
-from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, SampleRequest, report_on
+from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
+from s2l_ray.rollouts.requests import LearnerRequest
 from s2l_ray.rollouts.step_planner import StepPlanner
 from s2l_ray.schedule import Schedule
 from s2l_ray.tasks.verifiers import VerifierError
@@ -80,7 +81,8 @@ class Engine:
         return self.asked, self.stopped
 
     async def sample(self, request) -> RolloutSet:
-        self.asked.append((request.step, request.prompt_id, request.count, request.weight_version))
+        weight_version = getattr(request, "weight_version", None)
+        self.asked.append((request.step, request.prompt_id, request.count, weight_version))
         if request.prompt_id in self.held:
             try:
                 await self.let_go.wait()
@@ -88,7 +90,7 @@ class Engine:
                 self.stopped.append(request.prompt_id)
                 raise
         late = self.late.get(request.step)
-        version = (request.weight_version or 0) - (late.pop() if late else 0)
+        version = (weight_version or 0) - (late.pop() if late else 0)
         rollouts = [rollout(request, k, version) for k in range(request.count)]
         return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, Period(1.0, 2.0))
 
@@ -133,7 +135,7 @@ def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=
     scheduler = Scheduler.remote(
         StepPlanner(list(PROMPTS), schedule, PER_STEP, 1, 1, extra),
         steps=steps,
-        pipeline=Pipeline(**settings),
+        pipeline=PipelineLimits(**settings),
         refill_rounds=0,
         ranks=2,
         mini_batch_prompts=3,
@@ -199,7 +201,7 @@ def test_the_explorer_works_ahead_of_the_steps_within_its_buffer(start):
     wait_until(lambda: len(asked(explorer)) == PER_STEP + 2, "two requests of step 2, 300 bytes each, have room")
     fetch(explorer.release.remote(), PATIENCE_S, "release")
     batch = fetch(collecting, PATIENCE_S, "collect")
-    assert batch.ahead_bytes <= 700
+    assert batch.prefetched_bytes <= 700
     # What is finished takes far less than its largest size, so that the rest of step 2 finds room.
     wait_until(lambda: [step for step, *_ in asked(explorer)].count(2) == PER_STEP, "the rest of step 2")
 
@@ -265,15 +267,15 @@ def test_an_engine_that_is_always_too_old_is_an_error(start):
         collect(scheduler, 6)
 
 
-def test_stragglers_are_stopped_and_stragglers_and_the_same_again(start):
+def test_stragglers_are_stopped_and_left_out_and_the_same_ones_again(start):
     scheduler, explorer, learner = start(extra=2, max_staleness=0)
     release(scheduler, 1)
     planner = StepPlanner(list(PROMPTS), Schedule("linear", G, 5), PER_STEP, 1, 1, 2)
-    slow = [planner.candidates(2)[1], planner.candidates(2)[7]]
+    slow = [planner.sampled_prompts(2)[1], planner.sampled_prompts(2)[7]]
     fetch(explorer.hold.remote(slow), PATIENCE_S, "hold")
     batch = collect(scheduler, 2)
     assert batch.stragglers == slow
-    assert batch.prompts == [p for p in planner.candidates(2) if p not in slow]
+    assert batch.prompts == [p for p in planner.sampled_prompts(2) if p not in slow]
     wait_until(
         lambda: sorted(fetch(explorer.log.remote(), PATIENCE_S, "log")[1])[:2] == sorted(slow), "they are stopped"
     )
@@ -323,7 +325,7 @@ def test_a_run_that_goes_back_asks_again(start):
 
 def test_a_verifier_that_raises_on_all_of_its_first_answers_is_an_error():
     verifier = Verifier.remote("tests.support.rewards:raises", 20.0, PROMPTS)
-    request = SampleRequest(1, "p0", "learner", 32, 0, 0)
+    request = LearnerRequest(1, "p0", 32, 0, 0)
     sampled = RolloutSet("p0", PROMPTS["p0"].token_ids, [rollout(request, k, 0) for k in range(32)])
     _, report = verifier.verify.remote(sampled)
     (report,) = fetch([report], 60, "a verifier")

@@ -197,7 +197,7 @@ def take(model_dir: str, ranks: int, port: int) -> None:
     assert not left
 
 
-def weight_syncping_process(rank: int, model_dir: str, port: int, out: str) -> None:
+def sync_process(rank: int, model_dir: str, port: int, out: str) -> None:
     """Process 0 sends alone, then with process 1, which also receives."""
     store = open_store("127.0.0.1", port, PATIENCE_S)
     taken = []
@@ -218,7 +218,7 @@ def test_a_weight_sync_takes_two_buckets_and_less_than_a_layer_of_the_trainers_m
     port = listener.getsockname()[1]
     store = open_store("127.0.0.1", port, PATIENCE_S, listener)
     arguments = (model_dir, port, str(tmp_path / "taken.json"))
-    spawned = mp.spawn(weight_syncping_process, args=arguments, nprocs=2, join=False)
+    spawned = mp.spawn(sync_process, args=arguments, nprocs=2, join=False)
     while not spawned.join(120):
         pass
     del store

@@ -17,7 +17,8 @@ from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.miniature.build import Family
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
-from s2l_ray.rollouts.records import RolloutSet, SampleRequest
+from s2l_ray.rollouts.records import RolloutSet
+from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
@@ -39,7 +40,7 @@ def test_what_is_read_is_what_an_engine_samples(explored: Config) -> None:
     prompts = {prompt.id: prompt for prompt in train}
     bank = RolloutBank(prepare(explored, train), prompts)
     seed = explored.explorer_seed
-    asked = [SampleRequest(9, p.id, "explorer", 3, seed, None, 1) for p in train]
+    asked = [ExplorerRequest(9, p.id, 3, seed, 1) for p in train]
     asked = [one for one, there in zip(asked, bank.covers(asked), strict=True) if there]
     assert len(asked) >= 8
     live = sample(explored, prompts, asked)
@@ -54,7 +55,7 @@ def test_what_is_read_is_what_an_engine_samples(explored: Config) -> None:
             assert (ours.source, ours.model, ours.weight_version) == (theirs.source, theirs.model, 0)
 
 
-def sample(config: Config, prompts: dict, requests: list[SampleRequest]) -> list[RolloutSet]:
+def sample(config: Config, prompts: dict, requests: list[ExplorerRequest]) -> list[RolloutSet]:
     settings = EngineSettings(
         model=config.models.explorer,
         source="explorer",
@@ -78,7 +79,7 @@ async def _started(settings: EngineSettings, prompts: dict) -> SamplingEngine:
     return SamplingEngine(settings, prompts)
 
 
-async def _all(engine: SamplingEngine, requests: list[SampleRequest]) -> list[RolloutSet]:
+async def _all(engine: SamplingEngine, requests: list[ExplorerRequest]) -> list[RolloutSet]:
     return await asyncio.gather(*(engine.sample(request) for request in requests))
 
 
@@ -86,7 +87,7 @@ def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explo
     live = {result["step"]: result for result in run.results}
     algo = S2LPO(explored)
     try:
-        assert {seat.role for phase in algo.plan.layout.phases for seat in phase.seats} == {"trainer", "learner"}
+        assert {slot.role for phase in algo.plan.layout.phases for slot in phase.slots} == {"trainer", "learner"}
         for step in range(1, 7):
             result = algo.train()
             assert result["digest"] == live[step]["digest"], f"step {step}"

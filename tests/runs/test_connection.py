@@ -94,9 +94,9 @@ def test_a_host_that_nobody_knows_and_a_port_that_nobody_listens_on():
 
 def test_what_listens_and_says_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr(addresses, "ANSWER_S", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(PlacementError, match="no Ray cluster answers at .*Deadline Exceeded"):
-            find_cluster(f"127.0.0.1:{silent.getsockname()[1]}")
+    refused = pytest.raises(PlacementError, match="no Ray cluster answers at .*Deadline Exceeded")
+    with socket.create_server(("127.0.0.1", 0)) as silent, refused:
+        find_cluster(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_other_servers_are_not_taken_for_a_cluster():

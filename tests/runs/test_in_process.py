@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from s2l_ray.errors import EngineError
-from s2l_ray.rollouts.records import Prompt, SampleRequest
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import LearnerRequest
 from tests.support.learner_engine import OWN_PROCESS, Learner, make_prompts
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -54,7 +55,7 @@ def asked(learner: Learner, *prompt_ids: str) -> list:
     """Eight rollouts of each: results, or what was raised."""
 
     async def sample() -> list:
-        calls = [learner.engine.sample(SampleRequest(1, p, "learner", 8, 1, 0)) for p in prompt_ids]
+        calls = [learner.engine.sample(LearnerRequest(1, p, 8, 1, 0)) for p in prompt_ids]
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -100,7 +101,7 @@ def test_closing_ends_what_runs_and_refuses_what_comes(learner: Learner):
     llm = learner.engine._llm
 
     async def close_under_way() -> list:
-        running = asyncio.create_task(learner.engine.sample(SampleRequest(1, name, "learner", 8, 1, 0)))
+        running = asyncio.create_task(learner.engine.sample(LearnerRequest(1, name, 8, 1, 0)))
         while not llm.get_num_unfinished_requests():
             await asyncio.sleep(0.001)
         llm.shutdown(timeout=PATIENCE_S)

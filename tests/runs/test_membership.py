@@ -322,7 +322,7 @@ def with_tied_embeddings(like: Path, directory: Path) -> Path:
     return directory
 
 
-def weight_syncped(trainer: TrainerGroup, version: int) -> WeightSyncReport:
+def synced(trainer: TrainerGroup, version: int) -> WeightSyncReport:
     trainer.begin_weight_sync(version)
     return trainer.finish_weight_sync()
 
@@ -337,7 +337,7 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     trainer.build()
     ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
-    assert weight_syncped(trainer, 0).lost == ()
+    assert synced(trainer, 0).lost == ()
     assert "lm_head.weight" not in {spec.name for spec in trainer._weight_syncs._specs}  # it travels once
     text = np.arange(3, 20, dtype=np.int32)
 
@@ -351,11 +351,11 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     before = check(engines, "version-0")
     os.kill(pid_of(engines[1]), signal.SIGKILL)
     ray.get(rank.__ray_call__.remote(another_policy))
-    assert [member.number for member in weight_syncped(trainer, 1).lost] == [1]
+    assert [member.number for member in synced(trainer, 1).lost] == [1]
     assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
 
     # One worker of a tensor-parallel engine is the whole engine.
     processes = psutil.Process(pid_of(engines[0])).children(recursive=True)
     next(p for p in processes if "Worker_TP1" in " ".join(p.cmdline())).kill()
     with pytest.raises(ActorLostError, match="no learner engine is left"):
-        weight_syncped(trainer, 2)
+        synced(trainer, 2)

@@ -12,7 +12,8 @@ import sys
 import numpy as np
 
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, SampleRequest, Verdict
+from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
+from s2l_ray.rollouts.requests import ExplorerRequest
 
 PROMPTS = {
     f"p{n}": Prompt(f"p{n}", f"question {n}", f"question {n} >", np.arange(n + 2, dtype=np.int32), str(n))
@@ -41,17 +42,17 @@ def rollout(prompt_id: str, draw: int, index: int) -> Rollout:
     )
 
 
-def request(prompt_id: str, first: int, count: int = PER_REQUEST, step: int = 1) -> SampleRequest:
-    return SampleRequest(step, prompt_id, "explorer", count, 1, None, first)
+def request(prompt_id: str, first: int, count: int = PER_REQUEST, step: int = 1) -> ExplorerRequest:
+    return ExplorerRequest(step, prompt_id, count, 1, first)
 
 
-def scored(asked: SampleRequest) -> RolloutSet:
+def scored(asked: ExplorerRequest) -> RolloutSet:
     draws = range(asked.first_draw, asked.first_draw + asked.count)
     rollouts = [rollout(asked.prompt_id, draw, index) for index, draw in enumerate(draws)]
     return RolloutSet(asked.prompt_id, PROMPTS[asked.prompt_id].token_ids, rollouts)
 
 
-def requests(last_draw: int) -> list[SampleRequest]:
+def requests(last_draw: int) -> list[ExplorerRequest]:
     """Draws 0 to `last_draw` of all prompts."""
     return [request(p, first) for first in range(0, last_draw + 1, PER_REQUEST) for p in PROMPTS]
 

@@ -83,7 +83,7 @@ def main() -> None:
     trainer.train()
     out = Path(settings.out)
     trainer.save_model(str(out / "model"))
-    (out / f"record-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(asdict(record)))
+    (out / f"record-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(asdict(record)))
     os._exit(0)  # an engine inside this process has nothing to say about its end
 
 

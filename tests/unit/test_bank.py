@@ -22,7 +22,8 @@ from s2l_ray.bank.reader import Reader
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
-from s2l_ray.rollouts.records import Rollout, RolloutSet, SampleRequest, report_on
+from s2l_ray.rollouts.records import Rollout, RolloutSet, report_on
+from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.support.bank_rollouts import PROMPTS, request, requests, rollout, scored, settings
 from tests.support.patience import PATIENCE_S
 from tests.support.undisturbed import ROOT
@@ -76,7 +77,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path) if request.param == "disk" else request.param.format(uuid.uuid4().hex)
 
 
-def record(folder: Path | str, asked: list[SampleRequest], **limits: int) -> None:
+def record(folder: Path | str, asked: list[ExplorerRequest], **limits: int) -> None:
     bank = new_bank(folder, **limits)
     for one in asked:
         bank.record(one, scored(one))
@@ -132,8 +133,6 @@ def test_what_is_covered_and_what_is_missing(tmp_path: Path) -> None:
         (request("p2", 0, 3), False),
         (request("p0", 0, 1), False),
         (request("p11", 0, 1), False),
-        (SampleRequest(1, "p1", "learner", 2, 1, 0), False),
-        (SampleRequest(0, "p1", "explorer", 2, 1, None, sampling="eval"), False),
     ]
     assert bank.covers([one for one, _ in asked]) == [there for _, there in asked]
     assert bank.covers([]) == []
@@ -258,7 +257,7 @@ def test_threads_share_one_bank(place: str) -> None:
     bank = new_bank(place, shard_bytes=6_000, cache_bytes=20_000)
     asked = requests(LAST_DRAW)
 
-    def work(part: list[SampleRequest]) -> None:
+    def work(part: list[ExplorerRequest]) -> None:
         for one in part:
             bank.record(one, scored(one))
             if bank.covers([one])[0]:
@@ -276,10 +275,10 @@ def test_threads_share_one_bank(place: str) -> None:
 # ---- never the whole bank -------------------------------------------------------------------------------------------
 
 
-def big_recording(folder: Path, shards: int = 4) -> list[SampleRequest]:
+def big_recording(folder: Path, shards: int = 4) -> list[ExplorerRequest]:
     """64 requests of 4 rollouts, 16 KiB each: four row groups of about a mebibyte in all, one to a shard."""
 
-    def big(asked: SampleRequest) -> RolloutSet:
+    def big(asked: ExplorerRequest) -> RolloutSet:
         rng = np.random.default_rng(asked.first_draw)
         made = scored(asked).rollouts
         tokens = [rng.integers(0, 2**31 - 1, 2048, dtype=np.int32) for _ in made]

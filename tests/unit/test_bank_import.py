@@ -19,7 +19,8 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError
 from s2l_ray.kinds import VerdictStatus
 from s2l_ray.miniature.build import Family
-from s2l_ray.rollouts.records import Prompt, SampleRequest
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.support.undisturbed import QUICKSTART
 
 DRAWS = 4
@@ -122,7 +123,7 @@ def test_imported_rollouts_are_read_by_a_run_that_names_them(offline: Offline, c
     run = offline.configured("bank.mode=read", f"bank.recording={recording.name[:8]}", "seed=9")
     bank = RolloutBank(prepare(run, offline.prompts), {prompt.id: prompt for prompt in offline.prompts})
     for number, prompt in enumerate(offline.prompts):
-        found, report = bank.read(SampleRequest(1, prompt.id, "explorer", DRAWS, 9, None, 0))
+        found, report = bank.read(ExplorerRequest(1, prompt.id, DRAWS, 9, 0))
         for draw, rollout in enumerate(found.rollouts):
             row = offline.rows[draw * 8 + number]
             assert rollout.token_ids.tolist() == row["response_ids"] and rollout.text == row["response"]
@@ -168,7 +169,7 @@ def test_rewards_are_the_verifiers_and_differences_are_counted(offline: Offline,
     (recording,) = recordings(Storage(offline.config.bank.path))
     run = offline.configured("bank.mode=read", f"bank.recording={recording.name}")
     bank = RolloutBank(prepare(run, offline.prompts), {prompt.id: prompt for prompt in offline.prompts})
-    found, _ = bank.read(SampleRequest(1, offline.prompts[3].id, "explorer", 1, 9, None, 0))
+    found, _ = bank.read(ExplorerRequest(1, offline.prompts[3].id, 1, 9, 0))
     assert found.rollouts[0].reward == 1.0
 
 
@@ -182,7 +183,7 @@ def test_cut_responses_are_told_from_whole_ones(offline: Offline, capsys) -> Non
     (recording,) = recordings(Storage(offline.config.bank.path))
     run = offline.configured("bank.mode=read", f"bank.recording={recording.name}")
     bank = RolloutBank(prepare(run, offline.prompts), {prompt.id: prompt for prompt in offline.prompts})
-    asked = [SampleRequest(1, prompt.id, "explorer", 1, 9, None, 0) for prompt in offline.prompts[:3]]
+    asked = [ExplorerRequest(1, prompt.id, 1, 9, 0) for prompt in offline.prompts[:3]]
     assert [bank.read(one)[0].rollouts[0].finish_reason for one in asked] == ["length", "stop", "stop"]
 
 
@@ -222,6 +223,6 @@ def test_a_file_of_other_prompts_is_refused(offline: Offline, capsys) -> None:
 
 def test_ids_of_another_file_do_not_mislead(offline: Offline, capsys) -> None:
     """Row numbers as ids: the id belongs to another of our prompts, the question says which one is meant."""
-    weight_syncped = [row | {"prompt_id": offline.prompts[(n + 1) % 8].id} for n, row in enumerate(offline.rows)]
-    assert offline.import_(weight_syncped) == 0
+    exchanged = [row | {"prompt_id": offline.prompts[(n + 1) % 8].id} for n, row in enumerate(offline.rows)]
+    assert offline.import_(exchanged) == 0
     assert "imported 32 rollouts of 8 prompts, 4 each" in capsys.readouterr().out

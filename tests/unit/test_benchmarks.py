@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from s2l_ray.gpu_check.workload import write_qwen3
 from s2l_ray.miniature import countdown
-from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.rollouts.requests import ExplorerRequest, LearnerRequest
 from s2l_ray.tasks.math_answers import check_math
 from tests.benchmarks import runner
 from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
@@ -85,13 +85,13 @@ def test_made_up_answers_are_what_they_are_said_to_be() -> None:
 def test_an_instant_engine_gives_what_is_asked_for() -> None:
     prompts, solutions = _problems(3)
     engine = InstantEngine("learner", prompts, solutions)
-    got = asyncio.run(engine.sample(SampleRequest(5, "p2", "learner", 4, seed=1, weight_version=4)))
+    got = asyncio.run(engine.sample(LearnerRequest(5, "p2", 4, seed=1, weight_version=4)))
     assert [(r.prompt_id, r.source, r.index, r.weight_version) for r in got.rollouts] == [
         ("p2", "learner", index, 4) for index in range(4)
     ]
     verdicts = [countdown.check(r.text, prompts["p2"].answer).reward for r in got.rollouts]
     assert verdicts == [0.0, 1.0, 0.0, 1.0]
-    explored = asyncio.run(engine.sample(SampleRequest(5, "p0", "explorer", GROUP, 1, None, first_draw=0)))
+    explored = asyncio.run(engine.sample(ExplorerRequest(5, "p0", GROUP, 1, 0)))
     assert len({r.token_ids.tobytes() for r in explored.rollouts}) == GROUP
 
 

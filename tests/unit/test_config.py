@@ -69,7 +69,10 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: Input should be greater than 0"),
         ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
         ("data.prompt=hello", "prompt must contain {question}"),
-        ("verifier.kind=maths", "kind must be math, countdown or module:function"),
+        (
+            "verifier.kind=maths",
+            "verifier.kind: must be one of math, countdown, or your own module:function; did you mean",
+        ),
         ("seed", "write it as key=value"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from s2l_ray.config import Config, load_config
 from s2l_ray.config.run import directory_name
 from s2l_ray.errors import ConfigError
+from tests.support.examples import examples
 
 MODELS = "models: {learner: a, explorer: b}\n"
 MINIMAL = MODELS + "data: {train: x.jsonl}\n"
@@ -34,7 +35,7 @@ def read_back(config: Config, beside: Path) -> Config:
     return load_config(written(beside.parent, config.to_yaml(), "again.yaml"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(TEXTS, TEXTS)
 @example("", "~")
 @example("???", "NULL")
@@ -49,7 +50,7 @@ def test_any_text_given_as_an_override_is_that_text_and_survives_a_file(minimal:
     assert read_back(config, minimal) == config
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(TEXTS)
 @example("null")
 @example("???")
@@ -59,7 +60,7 @@ def test_any_text_given_in_python_is_that_text(minimal: Path, text: str):
     assert read_back(config, minimal) == config
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.text(min_size=1, max_size=60).filter(lambda path: "\0" not in path))
 def test_any_legal_path_is_that_path(minimal: Path, path: str):
     config = load_config(minimal, [f"{key}={path}" for key in ("data.train", "bank.path", "models.learner", "resume")])
@@ -67,7 +68,7 @@ def test_any_legal_path_is_that_path(minimal: Path, path: str):
     assert read_back(config, minimal) == config
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text(), st.text())
 @example("", ".")
 @example("a/b", "a_b")

@@ -19,6 +19,7 @@ from s2l_ray.errors import GroupError
 from s2l_ray.objective import correction
 from s2l_ray.rollouts.records import RolloutGroup, Verdict
 from tests.support import looped_objective as looped
+from tests.support.examples import examples
 from tests.support.training_models import (
     GRADIENT_READABLE,
     make_trainer,
@@ -71,7 +72,7 @@ def test_an_impossible_token_has_a_finite_weight() -> None:
 
 
 @given(data=st.data(), level=st.sampled_from(["token", "sequence"]), mode=st.sampled_from(["truncate", "mask"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_weights_equal_the_loop(data: st.DataObject, level: Any, mode: Any) -> None:
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))

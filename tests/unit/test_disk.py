@@ -210,9 +210,9 @@ def test_a_reason_is_found_under_the_errors_of_libraries(tmp_path: Path) -> None
         except RuntimeError as error:
             raise ValueError("a third library") from error
 
-    with pytest.raises(DiskError, match="quota exceeded; free some space there, or have the quota raised"):
-        with writing(tmp_path):
-            deep()
+    refused = pytest.raises(DiskError, match="quota exceeded; free some space there, or have the quota raised")
+    with refused, writing(tmp_path):
+        deep()
 
 
 @pytest.mark.parametrize(

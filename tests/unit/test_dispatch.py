@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError
-from s2l_ray.rollouts.dispatch import Pool
+from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.prefetch import Prefetch
-from s2l_ray.rollouts.records import SampleRequest
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.rollouts.step_planner import StepPlanner
 from s2l_ray.rollouts.stragglers import append_stragglers, read_stragglers, replayed_stragglers
 from s2l_ray.schedule import Schedule
@@ -28,7 +28,7 @@ def in_loop(coroutine):
 
 def test_work_goes_to_the_worker_with_the_least_outstanding():
     async def play():
-        pool = Pool({1: "b", 0: "a"})
+        pool = WorkerPool({1: "b", 0: "a"})
         taken = [await pool.take(rollouts, priority=1) for rollouts in (8, 2, 2, 8)]
         assert [member.worker for member in taken] == ["a", "b", "b", "b"]
         pool.give_back(taken[0], 8)
@@ -39,7 +39,7 @@ def test_work_goes_to_the_worker_with_the_least_outstanding():
 
 def test_no_worker_has_more_than_its_capacity_and_the_free_one_gets_the_next():
     async def play():
-        pool = Pool({0: "a", 1: "b"}, capacity=8)
+        pool = WorkerPool({0: "a", 1: "b"}, capacity=8)
         first, second = await pool.take(8, 1), await pool.take(4, 1)
         waiting = asyncio.ensure_future(pool.take(8, 1))
         await asyncio.sleep(0)
@@ -53,7 +53,7 @@ def test_no_worker_has_more_than_its_capacity_and_the_free_one_gets_the_next():
 
 def test_a_request_larger_than_the_capacity_gets_an_idle_worker():
     async def play():
-        pool = Pool({0: "a"}, capacity=4)
+        pool = WorkerPool({0: "a"}, capacity=4)
         assert (await pool.take(16, 1)).load == 16
 
     in_loop(play())
@@ -61,7 +61,7 @@ def test_a_request_larger_than_the_capacity_gets_an_idle_worker():
 
 def test_requests_of_earlier_steps_overtake_those_that_wait():
     async def play():
-        pool, order = Pool({0: "a"}, capacity=1), []
+        pool, order = WorkerPool({0: "a"}, capacity=1), []
         first = await pool.take(1, 5)
 
         async def work(name, step):
@@ -80,7 +80,7 @@ def test_requests_of_earlier_steps_overtake_those_that_wait():
 
 def test_a_held_pool_gives_nothing_out_and_requests_wait_for_weights_new_enough():
     async def play():
-        pool = Pool({0: "a"})
+        pool = WorkerPool({0: "a"})
         pool.release(3)
         pool.hold()
         old, new = (asyncio.ensure_future(pool.take(1, step, oldest)) for step, oldest in ((4, 3), (6, 5)))
@@ -98,7 +98,7 @@ def test_a_held_pool_gives_nothing_out_and_requests_wait_for_weights_new_enough(
 
 def test_who_gives_up_waiting_takes_nothing_with_it():
     async def play():
-        pool = Pool({0: "a"}, capacity=1)
+        pool = WorkerPool({0: "a"}, capacity=1)
         member = await pool.take(1, 1)
         quitter, patient = (asyncio.ensure_future(pool.take(1, 1)) for _ in range(2))
         await asyncio.sleep(0)
@@ -112,7 +112,7 @@ def test_who_gives_up_waiting_takes_nothing_with_it():
 
 def test_a_removed_worker_is_idle_once_its_work_is_back():
     async def play():
-        pool = Pool({0: "a", 1: "b"})
+        pool = WorkerPool({0: "a", 1: "b"})
         taken = await pool.take(2, 1)
         leaving = pool.remove(0)
         assert leaving is taken
@@ -129,7 +129,7 @@ def test_a_removed_worker_is_idle_once_its_work_is_back():
 
 def explorers(step):
     """Four rollouts of each of two prompts until step 4, none later."""
-    return [SampleRequest(step, p, "explorer", 4, 1, None, 0) for p in ("p", "q")] if step <= 4 else []
+    return [ExplorerRequest(step, p, 4, 1, 0) for p in ("p", "q")] if step <= 4 else []
 
 
 def taken(buffer):
@@ -162,10 +162,10 @@ def test_a_full_buffer_waits_and_real_sizes_make_room():
     buffer = Prefetch(explorers, 9, steps=3, capacity=900, bytes_per_rollout=100)
     buffer.begin(1)
     assert taken(buffer) == [(2, "p"), (2, "q")]  # 800 of 900 bytes, and the next may take 400
-    buffer.finished(SampleRequest(2, "p", "explorer", 4, 1, None, 0), 50)
+    buffer.finished(ExplorerRequest(2, "p", 4, 1, 0), 50)
     assert buffer.held == 450
     assert taken(buffer) == [(3, "p")]
-    buffer.finished(SampleRequest(1, "p", "explorer", 4, 1, None, 0), 9999)  # the present step's do not count
+    buffer.finished(ExplorerRequest(1, "p", 4, 1, 0), 9999)  # the present step's do not count
     assert buffer.held == 850
     assert [request.prompt_id for request in buffer.begin(2)] == []
     assert buffer.held == 400
@@ -181,9 +181,9 @@ def planner(extra=2):
 
 
 def test_candidates_are_the_prompts_and_as_many_spares_as_may_be_stragglers():
-    found = planner().candidates(3)
+    found = planner().sampled_prompts(3)
     assert found[:4] == planner(0).prompts(3)
-    assert found[4:] == planner(0).spares(3)[:2]
+    assert found[4:] == planner(0).spare_prompts(3)[:2]
     assert len(set(found)) == 6
 
 
@@ -216,8 +216,8 @@ def test_any_prompt_can_be_stragglers_and_a_crash_anywhere_costs_one_row(ids: li
 def test_a_replay_needs_the_choices_of_a_run_like_this_one(tmp_path: Path):
     path, steps = tmp_path / "stragglers.jsonl", planner()
     for step in (1, 2):
-        append_stragglers(path, step, steps.candidates(step)[1:3])
-    assert replayed_stragglers(path, steps, 2) == {step: steps.candidates(step)[1:3] for step in (1, 2)}
+        append_stragglers(path, step, steps.sampled_prompts(step)[1:3])
+    assert replayed_stragglers(path, steps, 2) == {step: steps.sampled_prompts(step)[1:3] for step in (1, 2)}
     with pytest.raises(ConfigError, match="should name 2 prompts that step 3 samples, but names none"):
         replayed_stragglers(path, steps, 3)
     with pytest.raises(ConfigError, match="should name 3 prompts that step 1 samples"):

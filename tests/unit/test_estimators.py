@@ -17,20 +17,17 @@ from s2l_ray.errors import ConfigError, GroupError
 from s2l_ray.objective import (
     KL_ESTIMATORS,
     BatchMoments,
-    batch_baseline,
     batch_moments,
-    by_source,
-    cispo_policy_loss,
+    estimated,
     group_advantages,
-    gspo_policy_loss,
-    pass_at_k,
-    rloo,
-    sapo_policy_loss,
+    is_over_batch,
+    policy_loss,
     token_weights,
 )
-from s2l_ray.training.packing import TrainSequence, pack
-from s2l_ray.training.update import policy_loss, prepare_share, share_moments, train_sequence
+from s2l_ray.training.update import by_source, prepare_share, share_moments, train_sequence
 from tests.support import looped_objective as looped
+from tests.support.examples import examples
+from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.training_models import random_groups
 
 HALF = np.array([True, True, False, False])
@@ -38,37 +35,36 @@ HALF = np.array([True, True, False, False])
 
 def test_rloo_of_one_right_answer_in_four() -> None:
     # the right one: 1 - 0; a wrong one: 0 - mean of (1, 0, 0)
-    np.testing.assert_allclose(rloo(np.array([1.0, 0, 0, 0])), [1, -1 / 3, -1 / 3, -1 / 3])
+    np.testing.assert_allclose(estimate_of([1.0, 0, 0, 0], advantage="rloo"), [1, -1 / 3, -1 / 3, -1 / 3])
 
 
 def test_pass_at_2_of_one_right_answer_in_four() -> None:
     # 3 of 6 pairs hold it: mean 1/2, deviation 1/2. A wrong one is in 3 pairs, 1 of them right: (1/3 - 1/2) / (1/2).
-    np.testing.assert_allclose(pass_at_k(np.array([1.0, 0, 0, 0]), 2, normalise_std=True), [1, -1 / 3, -1 / 3, -1 / 3])
-    np.testing.assert_allclose(pass_at_k(np.array([1.0, 0, 0, 0]), 2, normalise_std=False), [0.5, *[-1 / 6] * 3])
+    rewards, goal = [1.0, 0, 0, 0], {"advantage": "pass_at_k", "pass_k": 2}
+    np.testing.assert_allclose(estimate_of(rewards, **goal), [1, -1 / 3, -1 / 3, -1 / 3])
+    np.testing.assert_allclose(estimate_of(rewards, **goal, normalise_std=False), [0.5, *[-1 / 6] * 3])
 
 
 def test_pass_at_1_is_grpo_with_the_population_deviation() -> None:
     rewards = np.array([1.0, 0, 0, 1, 0])
     expected = (rewards - rewards.mean()) / rewards.std()
-    np.testing.assert_allclose(pass_at_k(rewards, 1, normalise_std=True), expected, rtol=1e-12)
+    np.testing.assert_allclose(estimate_of(rewards, advantage="pass_at_k", pass_k=1), expected, rtol=1e-12)
 
 
 def test_pass_at_k_teaches_nothing_once_every_subset_is_right() -> None:
-    assert pass_at_k(np.array([1.0, 1, 1, 0]), 2, normalise_std=True).tolist() == [0, 0, 0, 0]
+    assert estimate_of([1.0, 1, 1, 0], advantage="pass_at_k", pass_k=2, normalise_std=True).tolist() == [0, 0, 0, 0]
 
 
 def test_pass_at_k_refuses_a_partial_reward() -> None:
     with pytest.raises(GroupError, match="0 or 1"):
-        pass_at_k(np.array([1.0, 0.5, 0]), 2, normalise_std=True)
+        estimate_of([1.0, 0.5, 0], advantage="pass_at_k", pass_k=2, normalise_std=True)
 
 
 def test_reinforce_plus_plus_counts_a_rollout_once_per_token() -> None:
     # tokens 1 1 1 0: mean 3/4, sample variance (3/16 + 9/16) / 3 = 1/4
     moments = batch_moments(np.array([1.0, 0.0]), np.array([3, 1]), lambda sums: sums)
     assert moments == BatchMoments(0.75, 0.25)
-    got = group_advantages(
-        np.array([1.0, 0.0]), np.zeros(2, bool), normalise_std=True, estimator="reinforce++", batch=moments
-    )
+    got = advantages_of(np.array([1.0, 0.0]), np.zeros(2, bool), batch=moments, advantage="reinforce++")
     np.testing.assert_allclose(got.values, [0.5, -1.5], rtol=1e-6)
 
 
@@ -84,19 +80,19 @@ def test_equal_rewards_over_the_batch_have_no_advantage() -> None:
     rewards, lengths = np.full(3, 0.1), np.array([3, 5, 4])
     moments = batch_moments(rewards, lengths, lambda sums: sums)
     assert (rewards != moments.mean).any()  # rounded
-    got = group_advantages(rewards, np.zeros(3, bool), normalise_std=True, estimator="reinforce++", batch=moments)
+    got = advantages_of(rewards, np.zeros(3, bool), batch=moments, advantage="reinforce++")
     assert got.values.tolist() == [0, 0, 0]
 
 
 def test_the_baseline_of_reinforce_plus_plus_is_the_group_mean() -> None:
-    assert batch_baseline(np.array([1.0, 0, 0, 0]), "reinforce++").tolist() == [1, 0, 0, 0]
-    assert batch_baseline(np.array([1.0, 0, 0, 0]), "reinforce++_baseline").tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert batch_baseline(np.full(3, 0.1), "reinforce++_baseline").tolist() == [0, 0, 0]
+    assert estimate_of([1.0, 0, 0, 0], advantage="reinforce++").tolist() == [1, 0, 0, 0]
+    assert estimate_of([1.0, 0, 0, 0], advantage="reinforce++_baseline").tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert estimate_of([0.1] * 3, advantage="reinforce++_baseline").tolist() == [0, 0, 0]
 
 
 def test_recentring_takes_what_explorer_negatives_leave_over_from_everyone() -> None:
     # 0.5 -0.5 0.5 -0.5; the explorer's negative dropped: 0.5 0 0.5 -0.5, of mean 1/8
-    got = group_advantages(np.array([1, 0, 1, 0]), HALF, normalise_std=False, explorer_negatives=0, recentre=True)
+    got = advantages_of(np.array([1, 0, 1, 0]), HALF, normalise_std=False, explorer_negatives=0, recentre=True)
     assert got.values.tolist() == [0.375, -0.125, 0.375, -0.625]
 
 
@@ -123,7 +119,7 @@ ADVANTAGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", ADVANTAGES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_advantages_equal_the_loop(changes: dict[str, Any], data: st.DataObject) -> None:
     goal = ObjectiveConfig(**changes)
     size = data.draw(st.integers(4, 7))
@@ -133,21 +129,12 @@ def test_advantages_equal_the_loop(changes: dict[str, Any], data: st.DataObject)
     explorer = [data.draw(st.lists(st.booleans(), **shape)) for _ in rewards]
     lengths = [data.draw(st.lists(st.integers(1, 5), **shape)) for _ in rewards]
     moments = None
-    if goal.advantage.startswith("reinforce++"):
-        values = np.concatenate([batch_baseline(np.array(r), goal.advantage) for r in rewards])
+    if is_over_batch(goal.advantage):
+        values = np.concatenate([estimated(rewards_of(r), goal) for r in rewards])
         moments = batch_moments(values, np.concatenate(lengths), lambda sums: sums)
     expected = looped.advantages(rewards, explorer, lengths, goal)
     for group, sources, wanted in zip(rewards, explorer, expected, strict=True):
-        got = group_advantages(
-            np.array(group),
-            np.array(sources),
-            normalise_std=goal.normalise_std,
-            explorer_negatives=goal.explorer_negatives,
-            recentre=goal.recentre,
-            estimator=goal.advantage,
-            pass_k=goal.pass_k,
-            batch=moments,
-        )
+        got = group_advantages(rewards_of(group, sources), goal, moments)
         np.testing.assert_allclose(got.values, wanted, rtol=1e-9, atol=1e-9)
         assert got.zero_variance == (len(set(group)) == 1)
 
@@ -159,7 +146,10 @@ def test_gspo_clips_whole_responses() -> None:
     for last, loss, slope in ((1.0, -1.25, 0.0), (-1.0, 1.5, 1.5)):
         logprobs.grad = None
         advantages = torch.tensor([3.0, 3.0, last], dtype=torch.float64)
-        got = gspo_policy_loss(logprobs, old, advantages, lengths, clip_low=0.25, clip_high=0.25)
+        got = policy_loss(
+            loss_tokens(logprobs, old, advantages, lengths),
+            ObjectiveConfig(loss="gspo", clip_low=0.25, clip_high=0.25),
+        )
         np.testing.assert_allclose(got.ratio, [1, 1, 1.5])
         np.testing.assert_allclose(got.loss.detach(), [-3, -3, loss])
         assert got.clipped.tolist() == [False, False, slope == 0]
@@ -170,7 +160,8 @@ def test_gspo_clips_whole_responses() -> None:
 def test_cispo_bounds_the_weight_and_keeps_every_gradient() -> None:
     logprobs = torch.tensor([0.25, 1.0, 2.0], dtype=torch.float64).log().requires_grad_()
     zeros, advantages = torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
-    got = cispo_policy_loss(logprobs, zeros, advantages, clip_low=0.5, clip_high=0.5)
+    goal = ObjectiveConfig(loss="cispo", clip_low=0.5, clip_high=0.5)
+    got = policy_loss(loss_tokens(logprobs, zeros, advantages), goal)
     np.testing.assert_allclose(got.loss.detach(), [-0.5 * math.log(0.25), 0, -1.5 * math.log(2)], atol=1e-15)
     assert got.clipped.tolist() == [True, False, True]
     got.loss.sum().backward()
@@ -180,7 +171,8 @@ def test_cispo_bounds_the_weight_and_keeps_every_gradient() -> None:
 def test_sapo_has_the_gradient_of_r_a_at_one_and_a_smaller_one_elsewhere() -> None:
     logprobs = torch.tensor([1.0, 1.0, 3.0], dtype=torch.float64).log().requires_grad_()
     zeros, advantages = torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
-    got = sapo_policy_loss(logprobs, zeros, advantages, positive=0.5, negative=2.0)
+    goal = ObjectiveConfig(loss="sapo", sapo_positive=0.5, sapo_negative=2.0)
+    got = policy_loss(loss_tokens(logprobs, zeros, advantages), goal)
     # t = 1/2: 8 sigmoid(0) = 4; t = 2: 2 sigmoid(0) * 2 = 2; t = 1/2 at r - 1 = 2: 8 sigmoid(1)
     sigmoid = 1 / (1 + math.exp(-1))
     np.testing.assert_allclose(got.loss.detach(), [-4, 2, -8 * sigmoid])
@@ -190,26 +182,22 @@ def test_sapo_has_the_gradient_of_r_a_at_one_and_a_smaller_one_elsewhere() -> No
 
 @pytest.mark.parametrize("loss", ["ppo", "gspo", "cispo", "sapo"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_policy_losses_equal_the_loop(loss: str, data: st.DataObject) -> None:
     goal = ObjectiveConfig(loss=loss, clip_low=0.1, clip_high=0.3)
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     advantages = rng.normal(0, 1, len(lengths))
-    batch = pack(sequences_of(lengths))
-    batch.advantages = torch.from_numpy(np.repeat(advantages, lengths))
     new, old = rng.normal(-2, 0.3, sum(lengths)), rng.normal(-2, 0.3, sum(lengths))
-    got = policy_loss(batch, torch.from_numpy(new), torch.from_numpy(old), goal).loss
+    per_token = np.repeat(advantages, lengths)
+    tokens = loss_tokens(*map(torch.from_numpy, (new, old, per_token)), torch.tensor(lengths))
+    got = policy_loss(tokens, goal).loss
     ends = np.cumsum(lengths)
     expected = [
         looped.policy_losses(new[e - n : e], old[e - n : e], a, goal)
         for e, n, a in zip(ends, lengths, advantages, strict=True)
     ]
     np.testing.assert_allclose(got.numpy(), np.concatenate(expected), rtol=1e-9)
-
-
-def sequences_of(lengths: list[int]) -> list[TrainSequence]:
-    return [TrainSequence(np.zeros(n + 2, np.int64), n, np.zeros(n, np.float32), False, 0.0, 1.0) for n in lengths]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -182,6 +183,6 @@ def test_gold_answers_are_right_and_those_of_other_rows_wrong(file, stride):
     problems = load_problems(SHARED / file).problems[::stride]
     own = Counter(check_math(form % p.answer, p.answer, p.question).status for p in problems for form in FORMS)
     assert own == {"right": 3 * len(problems)}
-    pairs = [(p.answer, q.answer) for p, q in zip(problems, problems[1:], strict=False) if p.answer != q.answer]
+    pairs = [(p.answer, q.answer) for p, q in itertools.pairwise(problems) if p.answer != q.answer]
     other = Counter(check_math(form % theirs, gold).status for gold, theirs in pairs for form in FORMS)
     assert other == {"wrong": 3 * len(pairs)}

@@ -17,6 +17,7 @@ from s2l_ray.errors import DataError, ModelError
 from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.model_files import weight_shapes
+from tests.support.examples import examples
 from tests.unit.test_compat import WORDS, make_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 988097824\n"
@@ -88,7 +89,7 @@ def assert_said(text: str, file: str, message: str) -> None:
     assert re.search(rf"{re.escape(file)}.*{message}", text), text
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(0, 10_000))
 def test_no_beginning_of_a_file_of_weights_passes(model, length):
     path = model / "model.safetensors"

@@ -8,34 +8,36 @@ import numpy as np
 import pytest
 import torch
 
-from s2l_ray.objective import clipped_policy_loss, group_advantages, k3, overlong_punishment, token_weights
+from s2l_ray.config import ObjectiveConfig
+from s2l_ray.objective import k3, overlong_punishment, policy_loss, token_weights
+from tests.support.objective_inputs import advantages_of, loss_tokens
 
 NOBODY = np.zeros(4, dtype=bool)
 
 
 def test_advantages_of_one_right_answer_in_four() -> None:
     # mean 1/4; sample variance (0.75**2 + 3 * 0.25**2) / 3 = 1/4, so the deviation is 1/2
-    result = group_advantages(np.array([1, 0, 0, 0]), NOBODY, normalise_std=True)
+    result = advantages_of(np.array([1, 0, 0, 0]), NOBODY, normalise_std=True)
     np.testing.assert_allclose(result.values, [1.5, -0.5, -0.5, -0.5], rtol=3e-6)
     assert result.values[0] == 0.75 / (0.5 + 1e-6)
     assert not result.zero_variance
 
 
 def test_advantages_without_the_deviation() -> None:
-    result = group_advantages(np.array([1, 0, 0, 0]), NOBODY, normalise_std=False)
+    result = advantages_of(np.array([1, 0, 0, 0]), NOBODY, normalise_std=False)
     assert result.values.tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
 def test_negative_advantages_of_the_explorer_are_weighted_after_normalising() -> None:
     from_explorer = np.array([True, True, False, False])
-    result = group_advantages(np.array([1, 0, 1, 0]), from_explorer, normalise_std=False, explorer_negatives=0.25)
+    result = advantages_of(np.array([1, 0, 1, 0]), from_explorer, normalise_std=False, explorer_negatives=0.25)
     assert result.values.tolist() == [0.5, -0.125, 0.5, -0.5]
 
 
 def test_equal_rewards_give_exactly_zero_though_their_mean_is_rounded() -> None:
     rewards = np.full(3, 0.1)
     assert (rewards - rewards.mean() != 0).any()
-    result = group_advantages(rewards, NOBODY[:3], normalise_std=True)
+    result = advantages_of(rewards, NOBODY[:3], normalise_std=True)
     assert result.zero_variance
     assert result.values.tolist() == [0.0, 0.0, 0.0]
 
@@ -58,7 +60,7 @@ def test_advantages_equal_the_loop(seed: int) -> None:
     size = int(rng.integers(2, 17))
     rewards, explorer = rng.random(size), rng.random(size) < 0.5
     for normalise in (True, False):
-        got = group_advantages(rewards, explorer, normalise_std=normalise, explorer_negatives=0.3).values
+        got = advantages_of(rewards, explorer, normalise_std=normalise, explorer_negatives=0.3).values
         np.testing.assert_allclose(got, looped_advantages(list(rewards), list(explorer), normalise, 0.3), rtol=1e-12)
 
 
@@ -66,7 +68,8 @@ def test_clipped_loss_in_its_six_cases() -> None:
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1, 1.25])
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0, 1.0])
     logprobs = ratio.log().requires_grad_()
-    loss, got_ratio, clipped = clipped_policy_loss(logprobs, torch.zeros(6), advantages, clip_low=0.2, clip_high=0.28)
+    goal = ObjectiveConfig(clip_low=0.2, clip_high=0.28)
+    loss, got_ratio, clipped = policy_loss(loss_tokens(logprobs, torch.zeros(6), advantages), goal)
     torch.testing.assert_close(got_ratio, ratio)
     torch.testing.assert_close(loss.detach(), torch.tensor([-1.28, 1.5, -0.5, 0.8, -2.2, -1.25]))
     assert clipped.tolist() == [True, False, False, True, False, False]
@@ -82,7 +85,8 @@ def test_policy_loss_equals_the_loop() -> None:
     for n, o, a in zip(new, old, advantages, strict=True):
         r = math.exp(n - o)
         expected.append(max(-r * a, -min(max(r, 0.9), 1.3) * a))
-    got = clipped_policy_loss(*map(torch.from_numpy, (new, old, advantages)), clip_low=0.1, clip_high=0.3)
+    goal = ObjectiveConfig(clip_low=0.1, clip_high=0.3)
+    got = policy_loss(loss_tokens(*map(torch.from_numpy, (new, old, advantages))), goal)
     np.testing.assert_allclose(got.loss.numpy(), expected, rtol=1e-12)
 
 

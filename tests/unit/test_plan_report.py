@@ -55,7 +55,7 @@ def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
         "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason", "run_seconds",
         "phases", "gpus", "bundles",
-        "seats", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
+        "slots", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
     ]  # fmt: skip
 
 
@@ -110,12 +110,12 @@ def test_a_later_phase_may_be_the_fullest():
     assert (gpu["used_bytes"], gpu["worst_phase"]) == (2 * GIB, "on-policy")
 
 
-def test_bundles_seats_and_hand_overs_in_json():
+def test_bundles_slots_and_hand_overs_in_json():
     found = document(separate_plan())
     assert found["bundles"][0] == {"node": 0, "gpus": [0], "resources": {"GPU": 1, "CPU": 1}}
     assert found["bundles"][10] == {"node": 1, "gpus": [4, 5], "resources": {"GPU": 2, "CPU": 1}}
-    assert [seats["name"] for seats in found["seats"]] == ["explore", "mix", "on-policy"]
-    assert found["seats"][0]["seats"][8] == {
+    assert [slots["name"] for slots in found["slots"]] == ["explore", "mix", "on-policy"]
+    assert found["slots"][0]["slots"][8] == {
         "role": "learner", "index": 0, "bundle": 8, "devices": [0, 1], "share": 1.0, "kv_cache_bytes": 20 * GIB,
         "transfer": "nccl",
     }  # fmt: skip
@@ -324,7 +324,7 @@ def test_a_cpu_plan_names_its_actors():
     text = printed(cpu_plan())
     assert "node 0  CPUs" in text and "trainer  rank 0" in text and "explorer engine 0" in text
     assert "memory of one node at its fullest moment, GiB" in text and "1 node in mix" in text
-    assert "weight sync      1.6 MiB in 0.0031 s; 1 engine by gloo" in text
+    assert "weight sync  1.6 MiB in 0.0031 s; 1 engine by gloo" in text
 
 
 def test_square_brackets_in_texts_are_printed_as_they_are():

@@ -154,10 +154,15 @@ def test_a_checkpoint_whose_writing_is_interrupted_is_absent_also_where_one_was(
         trainer.mkdir()
         (trainer / "shard").write_text("old")
     assert read_checkpoint(saved, {}).step == 0 and (saved / "trainer" / "shard").read_text() == "old"
-    with pytest.raises(type(error)), writing_checkpoint(saved, run.log, {"step": 1}) as trainer:
-        assert not trainer.exists() and not (saved / "state.json").exists()
-        trainer.mkdir()
-        raise error
+
+    def interrupted() -> None:
+        with writing_checkpoint(saved, run.log, {"step": 1}) as trainer:
+            assert not trainer.exists() and not (saved / "state.json").exists()
+            trainer.mkdir()
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
     assert [path.name for path in saved.iterdir()] == ["of the user"]
 
 

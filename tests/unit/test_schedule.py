@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -119,7 +120,7 @@ def test_adaptive_never_rises_is_never_negative_and_follows_what_was_observed(ob
     assert counts[0] == group_size and counts[-1] == 0
     assert all(
         0 <= b <= a <= b + (group_size if step == 29 else 1)
-        for step, (a, b) in enumerate(zip(counts, counts[1:], strict=False), 1)
+        for step, (a, b) in enumerate(itertools.pairwise(counts), 1)
     )
     # A share needs nothing from the `every` steps before it: those may still be running while it is sampled ahead.
     for step in range(1, 41):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError, GroupError
-from s2l_ray.rollouts.records import Rollout, RolloutGroup, RolloutSet, RolloutSummary, Verdict, rollout_seed, summarise
+from s2l_ray.rollouts.records import Rollout, RolloutGroup, RolloutSet, RolloutSummary, Verdict, summarise
+from s2l_ray.rollouts.requests import rollout_seed
 from s2l_ray.rollouts.step_planner import (
     StepPlanner,
     balance,
@@ -52,10 +53,10 @@ def test_requests_split_every_group_by_the_schedule():
     plan = planner()
     # T_mix = 4, G = 8: step 2 has alpha 2/3, so 6 from the explorer and 2 from the learner.
     prompts = plan.prompts(2)
-    assert [r.count for r in plan.requests(2, "explorer", prompts)] == [6] * 4
-    assert [r.count for r in plan.requests(2, "learner", prompts)] == [2] * 4
-    assert plan.requests(1, "learner", prompts) == [] and plan.requests(4, "explorer", prompts) == []
-    assert [r.prompt_id for r in plan.requests(2, "explorer", prompts)] == prompts
+    assert [r.count for r in plan.explorer_requests(2, prompts)] == [6] * 4
+    assert [r.count for r in plan.learner_requests(2, prompts)] == [2] * 4
+    assert plan.learner_requests(1, prompts) == [] and plan.explorer_requests(4, prompts) == []
+    assert [r.prompt_id for r in plan.explorer_requests(2, prompts)] == prompts
 
 
 def test_the_explorers_rollouts_of_a_prompt_are_counted_over_its_visits():
@@ -65,7 +66,7 @@ def test_the_explorers_rollouts_of_a_prompt_are_counted_over_its_visits():
         steps = StepPlanner([f"p{i}" for i in range(8)], schedule, 4, seed, explorer_seed=7)
         found = {}
         for step in (1, 2, 3, 4):  # two epochs
-            for request in steps.requests(step, "explorer", steps.prompts(step)):
+            for request in steps.explorer_requests(step, steps.prompts(step)):
                 own = [request.first_seed + k for k in range(request.count)]
                 found.setdefault(request.prompt_id, []).append(own)
         return found
@@ -155,10 +156,10 @@ def rewarded(source: str, *rewards: float) -> list[RolloutSummary]:
 
 def test_spares_are_the_other_prompts_in_an_order_of_seed_and_step():
     plan = planner(prompts=10, per_step=4)
-    spares = plan.spares(3)
+    spares = plan.spare_prompts(3)
     assert sorted(spares + plan.prompts(3)) == sorted(f"p{i}" for i in range(10))
-    assert spares == planner(prompts=10, per_step=4).spares(3)
-    assert spares != [p for p in plan.spares(4) if p in spares]
+    assert spares == planner(prompts=10, per_step=4).spare_prompts(3)
+    assert spares != [p for p in plan.spare_prompts(4) if p in spares]
 
 
 def test_groups_without_variance():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s2l_ray.config import parse_config
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.miniature.pretrain import Optimisation, _batches
-from s2l_ray.rollouts.records import rollout_seed
+from s2l_ray.rollouts.requests import rollout_seed
 from s2l_ray.rollouts.step_planner import StepPlanner
 from s2l_ray.schedule import Schedule
 from s2l_ray.seeds import generator, word
@@ -65,10 +65,10 @@ def test_any_integer_seeds_every_part_of_a_run(model_dir: str, seed: int):
     )
     assert (config.seed, config.explorer_seed) == (seed, seed - 1)
     planner = StepPlanner([f"p{i}" for i in range(12)], Schedule("linear", 8, 4), 4, seed, explorer_seed=seed - 1)
-    assert len(set(planner.prompts(1))) == 4 and len(planner.spares(1)) == 8
-    for source in ("explorer", "learner"):
-        for request in planner.requests(2, source, planner.prompts(2)):
-            assert 0 <= request.first_seed < 2**62
+    assert len(set(planner.prompts(1))) == 4 and len(planner.spare_prompts(1)) == 8
+    prompts = planner.prompts(2)
+    for request in [*planner.explorer_requests(2, prompts), *planner.learner_requests(2, prompts)]:
+        assert 0 <= request.first_seed < 2**62
     pass_at, interval = evaluate_counts([0, 2, 4], 4, (1,), 0.95, seed)
     assert interval[1][0] <= pass_at[1] <= interval[1][1]
     how = Optimisation(epochs=1, batch_size=4, seed=seed)

@@ -104,9 +104,13 @@ def test_mlflow_is_told_how_the_run_ended(error: BaseException | None, status: s
 
 
 def test_a_run_that_got_to_its_end_is_finished_whatever_stops_it_then(config: Config, undone: list[str]):
-    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
-        set_up(config, SilentReporter(), stack).tracking.finished = True
-        raise KeyboardInterrupt
+    def run() -> None:
+        with ExitStack() as stack:
+            set_up(config, SilentReporter(), stack).tracking.finished = True
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert undone == ["MLflow FINISHED", *ORDER]
 
 

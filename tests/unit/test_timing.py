@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -31,6 +32,7 @@ from s2l_ray.timing import (
 from s2l_ray.timing.attribution import ROLLOUT_PARTS, UPDATE_PARTS
 from s2l_ray.timing.clock import PHASES
 from s2l_ray.training.clock import UpdateClock
+from tests.support.examples import examples
 from tests.support.undisturbed import Undisturbed
 
 STEP = 7
@@ -162,7 +164,7 @@ def sampled(whole: Span, phases: list[Span], spans: list[Span]) -> dict[str, flo
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(interval=intervals, spans=st.lists(random_spans, max_size=12))
 def test_parts_add_up_and_equal_what_sampling_finds(interval: list[float], spans: list[Span]) -> None:
     whole = driver("step", *interval)
@@ -178,7 +180,7 @@ def test_parts_add_up_and_equal_what_sampling_finds(interval: list[float], spans
 seconds = st.floats(0, 1e4, allow_nan=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     cuts=st.lists(seconds, min_size=4, max_size=4), spans=st.lists(st.tuples(seconds, seconds).map(sorted), max_size=8)
 )
@@ -227,7 +229,7 @@ def test_busy_counts_every_moment_once(periods: list[Period]) -> None:
     covered = {t for start, end in periods for t in range(int(start), int(end))}
     found = busy(periods)
     assert sum(end - start for start, end in found) == len(covered)
-    assert all(earlier.end < later.start for earlier, later in zip(found, found[1:], strict=False))
+    assert all(earlier.end < later.start for earlier, later in itertools.pairwise(found))
 
 
 def test_busy_shares_are_means_over_actors() -> None:
@@ -258,7 +260,7 @@ def test_the_drivers_phases_follow_each_other_within_the_step() -> None:
     whole = clock.whole()
     assert told == ["rollout", "update"] and [p.name for p in clock.phases] == told
     times = [before, whole.start, *(t for p in clock.phases for t in (p.start, p.end)), whole.end, time.time()]
-    assert all(later - earlier > -1e-3 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier > -1e-3 for earlier, later in itertools.pairwise(times))
     assert {(s.track, s.step) for s in [*clock.phases, whole]} == {("driver", STEP)}
 
 
@@ -273,7 +275,7 @@ def test_an_updates_parts_leave_no_gap(device: str) -> None:
         clock.enter(part)
     parts = clock.stop()
     assert [p.name for p in parts] == ["prepare", "forward_backward", "optimizer", "forward_backward"]
-    assert all(p.end == q.start for p, q in zip(parts, parts[1:], strict=False))
+    assert all(p.end == q.start for p, q in itertools.pairwise(parts))
     assert all(p.end >= p.start for p in parts) and abs(parts[-1].end - time.time()) < 60
 
 

@@ -351,12 +351,12 @@ def test_step_metrics_by_hand():
 
 def test_a_steps_seconds_by_phase_and_by_part():
     parts = {"explore": 1.0, "verify": 0.5, "forward_backward": 0.4, "other": 0.1}
-    metrics = step_metrics(step(3, parts=parts, busy={"explorer": 0.75}, pipeline=PipelineStats(ahead_mb=1.5)))
+    metrics = step_metrics(step(3, parts=parts, busy={"explorer": 0.75}, pipeline=PipelineStats(prefetch_mb=1.5)))
     seconds = {"rollout": 1.5, "update": 0.4, "total": 2.0}
     assert {k: v for k, v in metrics.items() if k.startswith("seconds/")} == {
         f"seconds/{name}": value for name, value in (parts | seconds).items()
     }
-    assert metrics["busy/explorer"] == 0.75 and metrics["pipeline/ahead_mb"] == 1.5
+    assert metrics["busy/explorer"] == 0.75 and metrics["pipeline/prefetch_mb"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.cli import main
-from s2l_ray.commands.verify import verify_file
 from s2l_ray.errors import DataError, DiskError
+from s2l_ray.tasks.verify_file import verify_file
+from tests.support.examples import examples
 from tests.support.paths import ROOT
 
 
@@ -102,7 +103,7 @@ ANY_ROW = st.fixed_dictionaries({}, optional=dict.fromkeys(("answer", "response"
 ANY_LINE = ANY_JSON.map(json.dumps).map(str.encode) | ANY_ROW.map(json.dumps).map(str.encode) | st.binary(max_size=20)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.lists(ANY_LINE.map(lambda line: b" " + line.replace(b"\n", b"")), min_size=1, max_size=20))
 def test_any_lines_give_one_row_each_in_order(tmp_path_factory, lines):
     directory = tmp_path_factory.mktemp("any")

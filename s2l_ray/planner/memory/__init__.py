@@ -1,6 +1,6 @@
 """What a trainer rank and an engine hold in memory, item by item, in closed form from model shape and configuration.
 
-Bytes are per device. tests/unit/test_memory.py and tests/engines/test_memory_engine.py compare them with what
+Bytes are per device. tests/engines/test_memory.py and tests/engines/test_memory_engine.py compare them with what
 real updates and real engines allocate.
 """
 

@@ -1,0 +1,168 @@
+"""Functions that a configuration key names: a built-in one by its name, the user's own as `module:function`.
+
+There is one `Registry` for each such key. A built-in function joins it with a decorator where it is written:
+
+    LOSSES: Registry[PolicyLossFunction] = Registry("objective.loss", "tokens, objective")
+
+    @LOSSES.register("ppo")
+    def ppo(tokens, objective): ...
+
+so that a new one is one function in one file. The configuration imports these files to know the names. They must
+therefore not import torch at their top; annotations may name its types under `TYPE_CHECKING`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+from s2l_ray.errors import ConfigError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Registry(Generic[Function]):
+    """The functions that one key can name.
+
+    Args:
+        key: the configuration key, for messages.
+        parameters: names of what a function is called with, by position: "tokens, objective".
+        keywords: call by these names instead, so that a function may declare them in any order.
+        imported: built-in functions that are imported when they are used, as name -> "module:function".
+        beside: further names that the key may have and that its owner treats itself.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        parameters: str,
+        *,
+        keywords: bool = False,
+        imported: Mapping[str, str] | None = None,
+        beside: tuple[str, ...] = (),
+    ) -> None:
+        self.key = key
+        self._parameters = parameters.split(", ")
+        self._keywords = keywords
+        self._built_in: dict[str, Function | str] = dict(imported or {})
+        self._beside = beside
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every known name, in the order of registration."""
+        return (*self._built_in, *self._beside)
+
+    def register(self, name: str) -> Callable[[Function], Function]:
+        """Make the decorated function the one that `name` stands for."""
+
+        def add(function: Function) -> Function:
+            self._built_in[name] = function
+            return function
+
+        return add
+
+    def checked(self, name: str) -> str:
+        """`name` itself, if it can be a value of the key; whether a user's function exists is not looked at.
+
+        Raises:
+            ValueError: it is neither a known name nor of the form module:function. The message lists the known names
+                and the nearest one.
+        """
+        module, _, function = name.partition(":")
+        if name in self.names or (module and function):
+            return name
+        nearest = difflib.get_close_matches(name, self.names, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"must be one of {', '.join(self.names)}, or your own module:function{hint}")
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether the name stands for a function of this package."""
+        return name in self.names
+
+    def resolve(self, name: str) -> Function:
+        """The function that `name` stands for. A user's module is also looked for in the working directory.
+
+        Raises:
+            ConfigError: the name is not known, the module cannot be imported, has no such function, or the function
+                cannot be called with the parameters of this registry. The message names the key.
+        """
+        found = self._built_in.get(name)
+        if found is not None and not isinstance(found, str):
+            return found
+        try:
+            target = found or self.checked(name)
+        except ValueError as error:
+            raise ConfigError(f"{self.key}: {name!r} {error}") from None
+        function = self._import(target)
+        if found is None:
+            self._check_call(function, name)
+        return cast(Function, function)
+
+    def source_of(self, name: str) -> str | None:
+        """The source of the module of a user's function; None for a built-in one.
+
+        Raises:
+            OSError: there is no source to read: the module is compiled, or built into the interpreter.
+            ConfigError: the module cannot be imported.
+        """
+        if self.is_built_in(name):
+            return None
+        self.resolve(name)
+        module = sys.modules[name.partition(":")[0]]
+        try:
+            return inspect.getsource(module)
+        except TypeError as error:
+            raise OSError(str(error)) from error
+
+    def _import(self, target: str) -> Callable[..., Any]:
+        module_name, _, function_name = target.partition(":")
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.key}: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
+                "imported (the working directory and PYTHONPATH are searched)"
+            ) from error
+        except Exception as error:  # whatever the user's module does when it is imported
+            raise ConfigError(
+                f"{self.key}: importing {module_name} fails with {type(error).__name__}: {error}"
+            ) from error
+        if not callable(function):
+            raise ConfigError(f"{self.key}: {target} is {function!r}, not a function")
+        return cast(Callable[..., Any], function)
+
+    def _check_call(self, function: Callable[..., Any], name: str) -> None:
+        """Refuse a function that cannot be called as this registry's functions are."""
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise ConfigError(f"{self.key}: {name} must return its result; it is asynchronous or a generator")
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # of some functions written in C
+            return
+        try:
+            if self._keywords:
+                signature.bind(**dict.fromkeys(self._parameters))
+            else:
+                signature.bind(*self._parameters)
+        except TypeError as error:
+            how = ", ".join(f"{p}=..." if self._keywords else p for p in self._parameters)
+            raise ConfigError(
+                f"{self.key}: {name} is called as function({how}), which its parameters {signature} do not allow "
+                f"({error})"
+            ) from None
+
+
+VERIFIERS: Registry[Callable[..., Any]] = Registry(
+    "verifier.kind",
+    "response, answer, question",
+    keywords=True,
+    imported={"math": "s2l_ray.tasks.math_answers:check_math", "countdown": "s2l_ray.miniature.countdown:check"},
+)
+"""Verifiers (`s2l_ray.tasks.verifiers` calls them). They stand here, since they need SymPy and the like when used."""
