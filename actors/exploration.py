@@ -34,7 +34,7 @@ class Exploration:
 
     Args:
         config: of the runs that the recording is for.
-        layout: seats of explorer engines.
+        layout: slots of explorer engines.
         bank: the recording.
         train: prompts that requests may name.
         progress: told what is being started.
@@ -62,7 +62,7 @@ class Exploration:
         self._seating = Seating(config, layout, reservation, {prompt.id: prompt for prompt in train})
         try:
             progress("starting engines, verifiers and bank")
-            self._engines: list[Engine] = [self._seating.engine(seat) for seat in layout.phases[0].seats]
+            self._engines: list[Engine] = [self._seating.engine(slot) for slot in layout.phases[0].engines]
             verifiers = self._seating.verifiers()
             self._verifiers = itertools.cycle(verifiers)
             self._bank = self._seating.bank(bank)

@@ -1,4 +1,4 @@
-"""The actor graph of a run: actors on the seats of a plan, wired, moved as the plan says, stopped on every exit."""
+"""The actor graph of a run: actors on the slots of a plan, wired, moved as the plan says, stopped on every exit."""
 
 from __future__ import annotations
 
@@ -85,10 +85,9 @@ class ActorGraph:
         self._seating = Seating(config, self._layout, reservation, {p.id: p for p in [*train, *held_out]})
 
         phase("starting engines, verifiers and trainer")
-        seats = self._layout.phase_at(first_step).seats
-        trainers = [seat for seat in seats if seat.role == "trainer"]
-        ranks = [self._seating.rank(seat, len(trainers)) for seat in trainers]
-        self._engines = {(s.role, s.index): self._seating.engine(s) for s in seats if s.role != "trainer"}
+        slots = self._layout.phase_at(first_step)
+        ranks = [self._seating.rank(slot, len(slots.trainers)) for slot in slots.trainers]
+        self._engines = {(slot.role, slot.index): self._seating.engine(slot) for slot in slots.engines}
         verifiers = self._seating.verifiers()
         bank = self._seating.bank(self._bank) if self._bank else None
         self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s)
@@ -185,7 +184,7 @@ class ActorGraph:
 
     def phase_changes_before(self, step: int) -> bool:
         """Whether `apply_phase` has something to do before `step`."""
-        wanted = {(s.role, s.index) for s in self._layout.phase_at(step).seats if s.role != "trainer"} - self._lost
+        wanted = {(slot.role, slot.index) for slot in self._layout.phase_at(step).engines} - self._lost
         return bool(self._arriving) or wanted != self._engines.keys()
 
     def apply_phase(self, step: int) -> None:
@@ -194,12 +193,12 @@ class ActorGraph:
         Called between two steps. A learner engine that joins receives the current weights by broadcast, never from
         disk. An engine that does not start is given up with a note, and the run continues without it.
         """
-        wanted = {(seat.role, seat.index): seat for seat in self._layout.phase_at(step).seats if seat.role != "trainer"}
+        wanted = {(slot.role, slot.index): slot for slot in self._layout.phase_at(step).engines}
         for key in [key for key in (*self._engines, *self._arriving) if key not in wanted]:
             self._vacate(key)
-        for key, seat in wanted.items():
+        for key, slot in wanted.items():
             if key not in (self._engines.keys() | self._arriving.keys() | self._lost):
-                self._arriving[key] = self._seating.engine(seat)
+                self._arriving[key] = self._seating.engine(slot)
         if self._arriving:
             self._admit(self._wait_for_arrivals())
 
@@ -265,7 +264,7 @@ class ActorGraph:
         def of(source: Source) -> Call:
             def call(method: str, *args: Any) -> None:
                 # Who they are is asked at every call: the weight sync may have lost one.
-                engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.seat)]
+                engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.slot)]
                 calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
                 self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())
 

@@ -1,4 +1,4 @@
-"""Starting actors on the seats of a plan, and stopping them: one by one, or all on every exit."""
+"""Starting actors on the slots of a plan, and stopping them: one by one, or all on every exit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
 from s2l_ray.generation.engine import EngineSettings, engine_environment
 from s2l_ray.kinds import Source
-from s2l_ray.placement.plan import Layout, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.step_planner import step_planner
@@ -38,9 +38,9 @@ RANK_CLOSE_S = 2.0
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine actor on its seat."""
+    """An engine actor on its slot."""
 
-    seat: Seat
+    slot: EngineSlot
     actor: Any
     ready: ray.ObjectRef
     deadline: float
@@ -48,21 +48,21 @@ class Engine:
 
     @property
     def name(self) -> str:
-        return f"{self.seat.role} engine {self.seat.index}"
+        return f"{self.slot.role} engine {self.slot.index}"
 
     @property
     def member(self) -> LearnerMember:
         """As a member of weight syncs."""
-        return LearnerMember(self.seat.index, self.actor, max(1, len(self.seat.devices)), self.seat.transfer)
+        return LearnerMember(self.slot.index, self.actor, self.slot.tensor_parallel, self.slot.transfer)
 
 
 class Seating:
-    """Every actor of a run, on its seat.
+    """Every actor of a run, on its slot.
 
     Args:
         config: of the run.
-        layout: whose seats they are.
-        reservation: where the seats are; given back by `close`.
+        layout: whose slots they are.
+        reservation: where the slots are; given back by `close`.
         prompts: by id, of training and evaluation.
     """
 
@@ -75,23 +75,23 @@ class Seating:
         self._closers: list[Any] = []
         self._ranks: list[Any] = []
 
-    def sleeps(self, seat: Seat) -> bool:
+    def sleeps(self, slot: EngineSlot) -> bool:
         """Whether an engine sleeps while the trainer works."""
-        return self._layout.sleep and self._layout.beside_trainer(seat)
+        return self._layout.sleep and self._layout.shares_gpus_with_trainer(slot)
 
-    def rank(self, seat: Seat, ranks: int) -> Any:
+    def rank(self, slot: TrainerSlot, ranks: int) -> Any:
         """One of `ranks` trainer ranks."""
         trainer = self._config.trainer
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
-        options = self._reservation.options(seat, trainer.cpus, env)
-        rank = self._spawn(TrainerRank, options, self._config, seat.index, ranks)
+        options = self._reservation.options(slot, trainer.cpus, env)
+        rank = self._spawn(TrainerRank, options, self._config, slot.index, ranks)
         self._ranks.append(rank)
         return rank
 
-    def engine(self, seat: Seat) -> Engine:
+    def engine(self, slot: EngineSlot) -> Engine:
         """An engine, starting."""
-        config, source = self._config, seat.role
+        config, source = self._config, slot.role
         settings = EngineSettings(
             model=getattr(config.models, source),
             source=source,
@@ -101,23 +101,23 @@ class Seating:
             max_model_len=config.max_model_len(source),
             dtype=config.models.dtype,
             trust_remote_code=config.models.trust_remote_code,
-            weight_transfer=seat.transfer,
+            weight_transfer=slot.transfer,
             load_weights=source == "explorer",
-            tensor_parallel=max(1, len(seat.devices)),
-            kv_cache_bytes=seat.kv_cache_bytes,
-            sleep=self.sleeps(seat),
+            tensor_parallel=slot.tensor_parallel,
+            kv_cache_bytes=slot.kv_cache_bytes,
+            sleep=self.sleeps(slot),
             weight_sync_mode=config.rollout.weight_sync_mode,
             max_staleness=config.rollout.max_staleness,
             weight_sync_timeout_s=config.cluster.weight_sync_timeout_s,
             own_process=True,
         )
         options = self._reservation.options(
-            seat, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
+            slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
         )
         kind = {"explorer": Explorer, "learner": Learner}[source]
         actor = self._spawn(kind, options, settings, self._prompts)
         self._closers.append(actor)
-        return Engine(seat, actor, actor.ready.remote(), time.monotonic() + config.cluster.start_timeout_s)
+        return Engine(slot, actor, actor.ready.remote(), time.monotonic() + config.cluster.start_timeout_s)
 
     def verifiers(self) -> list[Any]:
         """The pool, starting."""
@@ -152,7 +152,7 @@ class Seating:
         config = self._config
         pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
         for engine in engines:
-            pools[engine.seat.role][engine.seat.index] = engine.actor
+            pools[engine.slot.role][engine.slot.index] = engine.actor
         return self._spawn(
             Scheduler,
             {},
@@ -172,7 +172,7 @@ class Seating:
 
     def _pipeline(self, engines: Sequence[Engine], stragglers: dict[int, list[str]]) -> PipelineLimits:
         rollout, samplers = self._config.rollout, self._config.engines
-        explorers_sleep = any(self.sleeps(engine.seat) for engine in engines if engine.seat.role == "explorer")
+        explorers_sleep = any(self.sleeps(engine.slot) for engine in engines if engine.slot.role == "explorer")
         return PipelineLimits(
             prefetch_steps=0 if explorers_sleep else rollout.prefetch_steps,
             prefetch_bytes=int(rollout.prefetch_gb * 2**30),

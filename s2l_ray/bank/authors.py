@@ -55,7 +55,20 @@ class Imported:
     strangers: int = 0
     """Rows of prompts that data.train does not have: left out."""
     draws: Counter[str] = field(default_factory=Counter)
-    """By prompt."""
+    """Number of rollouts, by prompt id."""
+
+    def summary(self, new: int, where: str) -> str:
+        """One line for people: `new` of the rollouts were not recorded before; `where` names the recording."""
+        fewest, most = min(self.draws.values()), max(self.draws.values())
+        each = f"{most} each" if fewest == most else f"{fewest} to {most} each"
+        parts = [f"imported {self.rollouts} rollouts of {len(self.draws)} prompts, {each}, into {where}"]
+        if new < self.rollouts:
+            parts.append(f"{self.rollouts - new} were there already")
+        if self.other_rewards:
+            parts.append(f"{self.other_rewards} rewards by verifier.kind differ from the file's")
+        if self.strangers:
+            parts.append(f"{self.strangers} rows of prompts that data.train does not have were left out")
+        return "; ".join(parts)
 
 
 class AuthorsFile:
@@ -86,6 +99,23 @@ class AuthorsFile:
         """
         for line, row in read_rows(self.path):
             yield self._row(row, line)
+
+    def check(self) -> int:
+        """Read all rows; returns their number.
+
+        Raises:
+            DataError: a row is malformed (see `rows`), or none is of a prompt of the configuration.
+        """
+        total = known = 0
+        for row in self.rows():
+            total += 1
+            known += row.prompt is not None
+        if not known:
+            raise DataError(
+                f"{self.path}: none of its {total} rows is of a prompt of data.train, by prompt_id or by prompt; name "
+                "the problems that it was sampled for"
+            )
+        return total
 
     def finish_reason(self, row: Row) -> str:
         """Which the file does not have: at the length limit and without an end, it was cut."""

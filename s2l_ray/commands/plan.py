@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.config import Config, load_config
+from s2l_ray.commands.arguments import add_command, add_configuration
+from s2l_ray.commands.plan_help import DESCRIPTION, EPILOG
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan
 
 if TYPE_CHECKING:
+    from s2l_ray.commands.arguments import Commands
+    from s2l_ray.config import Config
+    from s2l_ray.placement.inventory import Inventory
+    from s2l_ray.placement.plan import Plan
     from s2l_ray.planner.simulate.constants import Constants
     from s2l_ray.planner.simulate.simulation import Simulation
 
     Simulated = tuple[str, Simulation]
 
 
-def plan_command(arguments: Namespace) -> int:
-    """Plan and show it. Returns 0 if the run fits, else 1.
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "plan",
+        run,
+        help="say what a run puts where, whether it fits, and how long a step takes",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+    )
+    add_configuration(parser)
+    nodes = parser.add_mutually_exclusive_group()
+    nodes.add_argument(
+        "--inventory",
+        metavar="NODES",
+        help="YAML file of nodes, or the name of one that s2l-ray ships (default: placement.inventory of the run)",
+    )
+    nodes.add_argument(
+        "--live",
+        action="store_true",
+        help="the nodes a run would get now: Ray at cluster.address or RAY_ADDRESS, else this machine",
+    )
+    parser.add_argument(
+        "--mean-response-tokens",
+        type=float,
+        metavar="N",
+        help="mean length of a response (default: half of rollout.max_tokens)",
+    )
+    parser.add_argument("--simulate", action="store_true", help="also simulate the run, event by event (seconds)")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan the run and show the plan. Returns 0 if the run fits, else 1.
 
     Raises:
         S2LError: configuration, inventory or models cannot be read, or there is no Ray to ask.
     """
+    from s2l_ray.config import load_config
     from s2l_ray.planner.search import make_plan
 
     config = load_config(arguments.config, arguments.overrides)
@@ -37,7 +79,9 @@ def plan_command(arguments: Namespace) -> int:
     return 0 if plan.fits else 1
 
 
-def _inventory(config: Config, arguments: Namespace) -> Inventory:
+def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
+    from s2l_ray.placement.inventory import load_inventory
+
     if arguments.live:
         return _live_inventory(config)
     path = arguments.inventory or config.placement.inventory
@@ -57,7 +101,7 @@ def _live_inventory(config: Config) -> Inventory:
     return live_inventory()
 
 
-def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Namespace) -> Simulated | None:
+def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: argparse.Namespace) -> Simulated | None:
     """Whose constants were used, and the simulated run."""
     if not ((arguments.simulate or arguments.calibrate) and plan.layout):
         return None
@@ -71,7 +115,7 @@ def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: Names
     return "the plan's costs", simulate(config, plan.layout, constants)
 
 
-def _measured(inventory: Inventory, arguments: Namespace) -> Constants:
+def _measured(inventory: Inventory, arguments: argparse.Namespace) -> Constants:
     """A run's constants, on nodes with as many cores as the inventory's."""
     from s2l_ray.planner.simulate.calibration import calibrate
 
@@ -96,7 +140,7 @@ def _timeline_path(path: Path) -> Path:
     return path.with_stem(f"{path.stem}_timeline")
 
 
-def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: Namespace) -> None:
+def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: argparse.Namespace) -> None:
     if arguments.json:
         from s2l_ray.planner.show.serialise import plan_json
 

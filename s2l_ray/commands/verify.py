@@ -1,150 +1,64 @@
-"""Grade a JSONL (or Parquet) file of responses offline, as `s2l verify` does."""
+"""`s2l verify`: check the answers in a file."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING
 
-from s2l_ray.errors import DataError
-from s2l_ray.kinds import VerdictStatus
-from s2l_ray.machine.disk import writing
-from s2l_ray.rollouts.records import Verdict
-from s2l_ray.tasks.data import final_answer, optional_id
-from s2l_ray.tasks.pool import VerifierPool
-from s2l_ray.tasks.rows import rows_and_errors
-from s2l_ray.tasks.verifier_process import Item
+from s2l_ray.commands.arguments import add_command, positive
 
+if TYPE_CHECKING:
+    from s2l_ray.commands.arguments import Commands
 
-@dataclass(frozen=True)
-class VerifySummary:
-    counts: dict[str, int]
-    """Rows per verdict status, all statuses included."""
-    rows: int
-    seconds: float
-    """Wall-clock time of checking, without starting the workers."""
-    failure: str | None
-    """What is said of the first row with the verdict `failed`: file, line and reason."""
-
-    @property
-    def answers_per_second(self) -> float:
-        return self.rows / self.seconds if self.seconds > 0 else 0.0
+DESCRIPTION = """\
+Check the responses in a file against their gold answers. Each row is
+{"answer": gold, "response": text}, with "question" and "id" if wanted; each
+verdict is right, wrong, unparsable (no answer can be read), timeout or failed
+(the check could not be done)."""
+EPILOG = "exit status: 0, or 1 if no row could be checked"
 
 
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    id: str | None
-    content: Item | DataError
-    """What to check, or why that cannot be done."""
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "verify", run, help="check the answers in a file", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="JSONL or Parquet file")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
+    parser.add_argument("--kind", default="math", help="math, countdown or module:function (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: one per core, %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="limit for each answer (default: %(default)s)"
+    )
 
 
-def verify_file(
-    source: str | Path,
-    target: str | Path | None,
-    kind: str = "math",
-    workers: int = 1,
-    timeout_s: float = 5.0,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> VerifySummary:
-    """Check every row of `source`: {"answer": gold, "response": text, and if wanted "question", "id"}.
+def run(arguments: argparse.Namespace) -> int:
+    """Check every row, write the verdicts, and print how many there are of each."""
+    from s2l_ray.display import TaskDisplay
+    from s2l_ray.tasks.verify_file import verify_file
 
-    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. A row
-    that is malformed, or whose check raises, gets the verdict `failed`, with the reason as its detail.
-
-    The target grows as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file
-    has what was done.
-
-    Args:
-        target: None writes nothing; missing directories are made, an older file is replaced.
-        kind, workers, timeout_s: as in the `verifier` section of a configuration.
-        on_progress: called with (rows done, rows).
-
-    Raises:
-        DataError: `source` has no rows or cannot be read, or `target` cannot be written.
-        ConfigError: the verifier cannot be imported.
-        VerifierError: its workers cannot start.
-    """
-    source, target = Path(source), target and Path(target)
-    rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
-    if not rows:
-        raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
-    if target is not None and target.exists() and target.samefile(source):
-        raise DataError(f"the verdicts would replace {source}; name another file for them")
-    counts: Counter[str] = Counter()
-    failure = None
-    items = [row.content for row in rows if not isinstance(row.content, DataError)]
-    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s) as pool:
-        pool.start()
-        start = time.perf_counter()
-        for line in _written(_graded(rows, pool.stream(items)), target):
-            counts[line["verdict"]] += 1
-            if failure is None and line["verdict"] == "failed":
-                where = f"{source}, line {line['line']}"
-                failure = line["detail"] if where in line["detail"] else f"{where}: {line['detail']}"
-            if on_progress is not None:
-                on_progress(counts.total(), len(rows))
-        seconds = time.perf_counter() - start
-    return VerifySummary({status: counts[status] for status in get_args(VerdictStatus)}, len(rows), seconds, failure)
-
-
-def _read(row: dict[str, Any] | DataError, number: int, where: str) -> _Row:
-    if isinstance(row, DataError):
-        return _Row(number, None, row)
-    id = None
-    try:
-        id = optional_id(row, where)
-        return _Row(number, id, _item(row, where))
-    except DataError as error:
-        return _Row(number, id, error)
-
-
-def _item(row: dict[str, Any], where: str) -> Item:
-    response = row.get("response")
-    if not isinstance(response, str):  # an empty response is a response
-        raise DataError(f"{where}, field response: a text is needed; the row has {', '.join(sorted(row))}")
-    question = row.get("question", "")
-    if not isinstance(question, str):
-        raise DataError(f"{where}, field question must be a text; correct it or leave it out")
-    if "answer" not in row:
-        raise DataError(f"{where}, field answer: the gold answer is missing; the row has {', '.join(sorted(row))}")
-    return response, final_answer(row["answer"], f"{where}, field answer"), question
-
-
-def _graded(rows: list[_Row], verdicts: Iterator[Verdict]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        malformed = isinstance(row.content, DataError)
-        yield _line(row, Verdict("failed", 0.0, str(row.content)) if malformed else next(verdicts))
-
-
-def _line(row: _Row, verdict: Verdict) -> dict[str, Any]:
-    own_id = {} if row.id is None else {"id": row.id}
-    return own_id | {"line": row.line, "verdict": verdict.status, "reward": verdict.reward, "detail": verdict.detail}
-
-
-def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[dict[str, Any]]:
-    if target is None:
-        yield from lines
-        return
-    partial = target.with_name(target.name + ".partial")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # JSON's escape is what Python's is: so are the lone surrogates written that UTF-8 cannot encode.
-        out = partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
-    try:
-        for line in lines:
-            with writing(target):
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-            yield line
-        with writing(target):
-            out.close()
-            os.replace(partial, target)
-    finally:
-        with suppress(OSError):  # what a full disk did not take, it does not take now
-            out.close()
+    target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
+    with TaskDisplay() as display:
+        summary = verify_file(
+            arguments.file,
+            target,
+            arguments.kind,
+            arguments.workers,
+            arguments.timeout,
+            lambda done, rows: display.update("verified", done, rows),
+        )
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
+    if summary.failure is not None:
+        failed = f"{summary.counts['failed']} of {summary.rows} rows could not be checked"
+        print(f"{failed}, the first so: {summary.failure}", file=sys.stderr)
+    return 1 if summary.counts["failed"] == summary.rows else 0

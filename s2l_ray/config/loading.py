@@ -58,7 +58,9 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+        problems = [_explain(problem) for problem in error.errors()]
+        separator = " " if len(problems) == 1 else "\n  "
+        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -166,16 +168,16 @@ def _explain(error: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     given = error["input"]
     if error["type"] == "extra_forbidden":
-        return f"  {_unknown(error['loc'], _section_at(error['loc'][:-1]))}"
+        return _unknown(error["loc"], _section_at(error["loc"][:-1]))
     if error["type"] == "missing":
-        return f"  {key}: missing; give it a value"
+        return f"{key}: missing; give it a value"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("model_type", "dict_type"):
         message = "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
     if error["type"] == "string_type" and isinstance(given, dict | list | tuple):
         message = "must be text; put it in quotes"
     shown = "" if given is None or isinstance(given, (dict, BaseModel)) else f" (got {_short(given)})"
-    return f"  {key + ': ' if key else ''}{message}{shown}"
+    return f"{key + ': ' if key else ''}{message}{shown}"
 
 
 def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -58,6 +59,33 @@ def keys(prefix: str = "") -> list[Key]:
     return found
 
 
+class Difference(NamedTuple):
+    """A key whose value differs between two configurations, with both values as YAML."""
+
+    name: str
+    first: str
+    second: str
+
+
+def differences(first: Config, second: Config) -> list[Difference]:
+    """The keys in which two configurations differ, in the order of the models."""
+    values = [dict(_values(config)) for config in (first, second)]
+    return [
+        Difference(name, as_yaml(value), as_yaml(values[1][name]))
+        for name, value in values[0].items()
+        if value != values[1][name]
+    ]
+
+
+def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every key of a section."""
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _walk(model: type[BaseModel], schema: dict[str, Any], prefix: str, defaults: BaseModel | None) -> Iterator[Key]:
     """The keys of a model and of the sections in it.
 
@@ -72,17 +100,19 @@ def _walk(model: type[BaseModel], schema: dict[str, Any], prefix: str, defaults:
         if section := section_of(field.annotation):
             yield from _walk(section, schema, f"{prefix}{name}.", default)
             continue
-        shown = None if required else _as_yaml(default)
+        shown = None if required else as_yaml(default)
         yield Key(f"{prefix}{name}", _type(properties[name]), shown, _unwrapped(field.description or ""))
 
 
-def _as_yaml(value: Any) -> str:
-    """A default as it would be written in a file."""
+def as_yaml(value: Any) -> str:
+    """A key's value as it would be written in a file, in one line."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_as_yaml, value))}]"
+        return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, str) and re.fullmatch(r"[\w/.+-]+", value):
         return value
-    return json.dumps(value).replace("e-0", "e-")
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return json.dumps(value, ensure_ascii=False).replace("e-0", "e-")
 
 
 def _type(schema: dict[str, Any]) -> str:

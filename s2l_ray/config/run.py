@@ -90,8 +90,9 @@ class TrackingConfig(Section):
 
 class ClusterConfig(Section):
     address: str | None = None
-    """Ray cluster to join: HOST:PORT of its head, or `auto` for RAY_ADDRESS or else the Ray that runs on this machine.
-    `local`: a private Ray on this machine. Default: RAY_ADDRESS (set by `ray job submit`), else a private Ray."""
+    """Ray cluster to join: HOST:PORT of its head; `auto` for that of RAY_ADDRESS, else the Ray that runs on this
+    machine; or `local` for a private Ray on this machine. Default: that of RAY_ADDRESS (which `ray job submit` sets),
+    else a private Ray."""
     start_timeout_s: PositiveFloat = 300.0
     """Bound on starting a private Ray, and then on placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0

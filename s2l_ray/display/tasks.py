@@ -65,10 +65,3 @@ class TaskDisplay:
     def say(self, text: str) -> None:
         """A line, above the bars."""
         print_line(self.console, text)
-
-
-class VerifyDisplay(TaskDisplay):
-    """Verifying a file: pass `progress` as the callback."""
-
-    def progress(self, done: int, total: int) -> None:
-        self.update("verified", done, total)

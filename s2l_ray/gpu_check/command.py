@@ -7,21 +7,22 @@ from pathlib import Path
 
 from s2l_ray.gpu_check.stages import STAGES
 
-DESCRIPTION = (
-    "Check training on this machine's GPU, stage by stage, and measure it. Without a GPU the stages are skipped."
-)
+DESCRIPTION = """\
+Check training on this machine's GPU, stage by stage, and measure it. Without a
+GPU the stages are skipped."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="s2l gpu-check", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="s2l gpu-check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser)
     return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, and the list of stages under them."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages:\n" + "\n".join(f"  {stage.name:10} {stage.about}" for stage in STAGES.values())
     parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="for all stages (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, after every stage")

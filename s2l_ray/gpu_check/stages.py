@@ -22,7 +22,7 @@ STAGES = {
         ("machine", "versions, memory, kernels, and this card's ceilings", 90),
         ("attention", "packed attention and its gradient against a reference in float64", 120),
         ("update", "an update on the GPU against float32 on the CPU", 240),
-        ("memory", "the allocator's peak against the memory ledger, and what a weight sync leaves behind", 240),
+        ("memory", "peak memory against the plan's ledger; what a weight sync leaves", 240),
         ("mfu", "model FLOP utilisation of updates at Qwen3-0.6B and 1.7B shapes", 420),
     )
 }

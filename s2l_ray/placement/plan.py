@@ -1,14 +1,15 @@
-"""What a plan says: bundles, who sits on each in every phase, memory per device, times, and what was rejected.
+"""The records of a plan: bundles, each actor's slot in every phase, memory per device, predicted times, alternatives.
 
-Plain records. `search` makes them, `ray_binding` and the actor graph carry them out, `show` shows them and `simulate`
-simulates them.
+`planner.search` makes them, `ray_binding` and the actor graph carry them out, `planner.show` shows them and
+`planner.simulate` simulates them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-from s2l_ray.kinds import Device, PhaseName, PlacementMode, Role, Transfer
+from s2l_ray.kinds import Device, PhaseName, PlacementMode, Role, Source, Transfer
 from s2l_ray.placement.dtype import DtypeChoice
 
 PHASES: tuple[PhaseName, ...] = ("explore", "mix", "on-policy")
@@ -28,59 +29,98 @@ class PlannedBundle:
 
 
 @dataclass(frozen=True)
-class Seat:
-    """One actor on (part of) a bundle."""
+class TrainerSlot:
+    """The devices on which one trainer rank runs."""
 
-    role: Role
     index: int
-    """Trainer rank, or number of the engine within its role; role and index name one actor in all phases."""
+    """The rank."""
     bundle: int
+    """Position in `Layout.bundles`."""
     devices: tuple[int, ...]
-    """Which of the bundle's GPUs, by position in `PlannedBundle.gpus`; for an engine these are its tensor-parallel
-    ranks in order. () on a CPU bundle."""
+    """The rank's one GPU, by position in `PlannedBundle.gpus`; () on a CPU bundle."""
     share: float
-    """Of each device, what Ray accounts to this actor; shares of the actors that sit on a device at one time sum to at
-    most 1. Its CPUs on a CPU bundle."""
-    kv_cache_bytes: int = 0
-    """Engines: KV cache on each device."""
-    transfer: Transfer | None = None
-    """Learner engines: how weights reach it."""
+    """Fraction of its GPU that Ray accounts to the rank; number of CPUs on a CPU bundle."""
+    role: Literal["trainer"] = field(default="trainer", init=False)
 
 
 @dataclass(frozen=True)
-class PhaseSeats:
-    """Who sits where from `first_step` to `last_step`, both included."""
+class EngineSlot:
+    """The devices on which one engine runs. Role and index name the same engine in every phase."""
+
+    role: Source
+    index: int
+    """Number of the engine within its role."""
+    bundle: int
+    """Position in `Layout.bundles`."""
+    devices: tuple[int, ...]
+    """GPUs by position in `PlannedBundle.gpus`: the engine's tensor-parallel ranks in order. () on a CPU bundle."""
+    share: float
+    """Fraction of each of its GPUs that Ray accounts to the engine; number of CPUs on a CPU bundle."""
+    kv_cache_bytes: int
+    """KV cache on each device."""
+    transfer: Transfer | None = None
+    """How weights reach a learner engine; None for an explorer engine, whose weights never change."""
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Worker processes of the engine."""
+        return max(1, len(self.devices))
+
+
+Slot: TypeAlias = TrainerSlot | EngineSlot
+"""One actor's place on a bundle. Shares of the slots that use a device in one phase sum to at most 1."""
+
+
+@dataclass(frozen=True)
+class PhaseSlots:
+    """Every actor's slot from `first_step` to `last_step`, both included."""
 
     name: PhaseName
     first_step: int
     last_step: int
-    seats: tuple[Seat, ...]
+    slots: tuple[Slot, ...]
+
+    @property
+    def trainers(self) -> tuple[TrainerSlot, ...]:
+        """The slots of trainer ranks."""
+        return tuple(slot for slot in self.slots if slot.role == "trainer")
+
+    @property
+    def engines(self) -> tuple[EngineSlot, ...]:
+        """The slots of explorer and learner engines."""
+        return tuple(slot for slot in self.slots if slot.role != "trainer")
+
+    def engines_of(self, source: Source) -> tuple[EngineSlot, ...]:
+        """The slots of the engines that hold one of the two models."""
+        return tuple(slot for slot in self.engines if slot.role == source)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What has to be carried out. Between two phases, seats that end are vacated and seats that begin are taken (the
-    hand-over); seats in both stay as they are. Trainer seats are the same in all phases.
+    """What has to be carried out.
+
+    Between two phases the engines whose slots end are stopped and those whose slots begin are started (the hand-over);
+    slots in both phases stay as they are. Trainer slots are the same in all phases.
     """
 
     mode: PlacementMode
     device: Device
     bundles: tuple[PlannedBundle, ...]
-    phases: tuple[PhaseSeats, ...]
+    phases: tuple[PhaseSlots, ...]
     """In order, without gaps, from step 1 to the last."""
     sleep: bool
     """Engines that share a device with a trainer rank sleep while it works, and the trainer's ranks wait while they
     sample; explorers among them then cannot sample ahead."""
 
-    def phase_at(self, step: int) -> PhaseSeats:
+    def phase_at(self, step: int) -> PhaseSlots:
         """The phase of a step (1-based); the last phase for anything later."""
         return next((phase for phase in self.phases if step <= phase.last_step), self.phases[-1])
 
-    def beside_trainer(self, seat: Seat) -> bool:
-        """Whether an engine's seat shares a device with a trainer rank."""
-        return seat.role != "trainer" and any(
-            other.role == "trainer" and other.bundle == seat.bundle and set(other.devices) & set(seat.devices)
-            for other in self.phases[0].seats
+    def shares_gpus_with_trainer(self, slot: EngineSlot) -> bool:
+        """Whether an engine has a device in common with a trainer rank."""
+        return any(
+            trainer.bundle == slot.bundle and not set(trainer.devices).isdisjoint(slot.devices)
+            for trainer in self.phases[0].trainers
         )
 
 

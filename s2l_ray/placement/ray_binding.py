@@ -28,7 +28,7 @@ from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
 from s2l_ray.placement.inventory import GB, Inventory
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
-from s2l_ray.placement.plan import PlannedBundle, Seat
+from s2l_ray.placement.plan import PlannedBundle, Slot
 
 PROBE_TIMEOUT_S = 300.0
 """For a process to start on every bundle, on nodes that have other work."""
@@ -48,7 +48,7 @@ class Place:
 
 
 class Reservation:
-    """The run's one placement group. Use as `options(seat)` of every actor; `release()` on every exit.
+    """The run's one placement group. Use as `options(slot)` of every actor; `release()` on every exit.
 
     Args:
         group: created.
@@ -59,15 +59,15 @@ class Reservation:
         self.group = group
         self.places = tuple(places)
 
-    def options(self, seat: Seat, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
+    def options(self, slot: Slot, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
         """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
 
         GPUs are pinned by number: Ray would give two actors of half a GPU each the same one, and knows no half of two.
         """
-        place = self.places[seat.bundle]
-        gpus = [place.gpus[device] for device in seat.devices]
+        place = self.places[slot.bundle]
+        gpus = [place.gpus[device] for device in slot.devices]
         pin = {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
-        amount = seat.share * len(gpus)
+        amount = slot.share * len(gpus)
         return {
             "num_cpus": cpus,
             "num_gpus": amount if amount <= 1 else int(amount),  # Ray wants whole GPUs above one

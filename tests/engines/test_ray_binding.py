@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group_table
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
 from s2l_ray.placement.node_check import check_nodes, may_fit
-from s2l_ray.placement.plan import PlannedBundle, Seat
+from s2l_ray.placement.plan import EngineSlot, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.placement.ray_binding import live_inventory, reserve
 from tests.support.logical_cluster import logical_cluster
 from tests.support.patience import PATIENCE_S
@@ -42,9 +42,9 @@ class Who:
         return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
-def sit(reservation, seat: Seat) -> tuple[str, str]:
-    """Node and visible GPUs of an actor in that seat; the actor goes on living."""
-    actor = Who.options(**reservation.options(seat, 0.5, {})).remote()
+def sit(reservation, slot: Slot) -> tuple[str, str]:
+    """Node and visible GPUs of an actor in that slot; the actor goes on living."""
+    actor = Who.options(**reservation.options(slot, 0.5, {})).remote()
     sit.actors.append(actor)
     return ray.get(actor.am_i.remote(), timeout=PATIENCE_S)
 
@@ -59,8 +59,8 @@ def wait_until_free() -> None:
         time.sleep(0.1)
 
 
-def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
-    # Plan: four trainer GPUs on node 0; a slot of two GPUs on node 1; two single slots on node 2.
+def test_every_slot_has_its_own_gpus_of_its_own_bundle(cluster):
+    # Plan: four trainer GPUs on node 0; a bundle of two GPUs on node 1; two single bundles on node 2.
     bundles = [
         PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4, "CPU": 3}),
         PlannedBundle(1, (0, 1), {"GPU": 2, "CPU": 1}),
@@ -69,10 +69,10 @@ def test_every_seat_has_its_own_gpus_of_its_own_bundle(cluster):
     ]
     reservation = reserve(bundles, PATIENCE_S)
     try:
-        ranks = [sit(reservation, Seat("trainer", r, 0, (r,), 0.5)) for r in range(4)]
-        beside = sit(reservation, Seat("learner", 0, 0, (1,), 0.5))
-        engine = sit(reservation, Seat("learner", 1, 1, (0, 1), 1.0))
-        single = [sit(reservation, Seat("explorer", i, 2 + i, (0,), 1.0)) for i in range(2)]
+        ranks = [sit(reservation, TrainerSlot(r, 0, (r,), 0.5)) for r in range(4)]
+        beside = sit(reservation, EngineSlot("learner", 0, 0, (1,), 0.5, 0))
+        engine = sit(reservation, EngineSlot("learner", 1, 1, (0, 1), 1.0, 0))
+        single = [sit(reservation, EngineSlot("explorer", i, 2 + i, (0,), 1.0, 0)) for i in range(2)]
         # Half a GPU each, and yet four ranks on four GPUs of one node, in order; Ray alone would pair them up.
         assert len({node for node, _ in ranks}) == 1
         assert [gpu for _, gpu in ranks] == ["0", "1", "2", "3"]

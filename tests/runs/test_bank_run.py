@@ -87,7 +87,7 @@ def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explo
     live = {result["step"]: result for result in run.results}
     algo = S2LPO(explored)
     try:
-        assert {seat.role for phase in algo.plan.layout.phases for seat in phase.seats} == {"trainer", "learner"}
+        assert {slot.role for phase in algo.plan.layout.phases for slot in phase.slots} == {"trainer", "learner"}
         for step in range(1, 7):
             result = algo.train()
             assert result["digest"] == live[step]["digest"], f"step {step}"

@@ -107,7 +107,7 @@ def test_a_command_ends_when_it_is_told_to(told, ignored, status: int, said: str
 def test_what_was_ignored_stays_ignored_but_for_sigterm(tmp_path: Path):
     text = """
 import signal
-from s2l_ray.commands.ending import ends_when_told
+from s2l_ray.machine.ending import ends_when_told
 with ends_when_told():
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.raise_signal(number)
@@ -117,7 +117,7 @@ with ends_when_told():
     process = program(text, tmp_path, (signal.SIGINT, signal.SIGHUP))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    assert "s2l_ray.commands.ending.Ended" in ended(process)[2]
+    assert "s2l_ray.machine.ending.Ended" in ended(process)[2]
 
 
 # ---- while it tidies up -------------------------------------------------------------------------------------------
@@ -125,7 +125,8 @@ with ends_when_told():
 TIDIES = """
 import signal, sys
 from s2l_ray import cli
-from s2l_ray.commands import ending
+from s2l_ray.commands import doctor
+from s2l_ray.machine import ending
 ending.GRACE_S = {grace}
 
 def work(arguments):
@@ -137,7 +138,7 @@ def work(arguments):
         {tidy}
         print("tidied", flush=True)
 
-cli._doctor = work
+doctor.run = work
 sys.exit(cli.main(["doctor"]))
 """
 

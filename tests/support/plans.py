@@ -5,13 +5,14 @@ from __future__ import annotations
 from s2l_ray.placement.plan import (
     Alternative,
     DeviceLoad,
+    EngineSlot,
     Layout,
     PhasePlan,
-    PhaseSeats,
+    PhaseSlots,
     Plan,
     PlannedBundle,
     Saving,
-    Seat,
+    TrainerSlot,
     WeightSyncPlan,
 )
 
@@ -48,27 +49,27 @@ def separate_plan(nodes: int = 2) -> Plan:
     explorer engines, which become two learner engines before step 5. Steps: 1 explore, 2-4 mix, 5-8 on-policy."""
     bundles = [PlannedBundle(0, (gpu,), {"GPU": 1, "CPU": 1}) for gpu in range(8)]
     bundles += [PlannedBundle(n, (g, g + 1), {"GPU": 2, "CPU": 1}) for n in range(1, nodes) for g in (0, 2, 4, 6)]
-    trainers = [Seat("trainer", rank, rank, (0,), 1.0) for rank in range(8)]
+    trainers = [TrainerSlot(rank, rank, (0,), 1.0) for rank in range(8)]
 
-    def learner(number: int, bundle: int) -> Seat:
-        return Seat("learner", number, bundle, (0, 1), 1.0, 20 * GIB, "nccl")
+    def learner(number: int, bundle: int) -> EngineSlot:
+        return EngineSlot("learner", number, bundle, (0, 1), 1.0, 20 * GIB, "nccl")
 
     first = [8 + 4 * k for k in range(nodes - 1)]
     """First bundle of every node but node 0."""
     stay = [learner(2 * k + i, at + i) for k, at in enumerate(first) for i in (0, 1)]
     come = [learner(2 * (nodes - 1) + 2 * k + i, at + 2 + i) for k, at in enumerate(first) for i in (0, 1)]
     explorers = [
-        Seat("explorer", 4 * k + gpu, at + 2 + gpu // 2, (gpu % 2,), 1.0, 30 * GIB)
+        EngineSlot("explorer", 4 * k + gpu, at + 2 + gpu // 2, (gpu % 2,), 1.0, 30 * GIB)
         for k, at in enumerate(first)
         for gpu in range(4)
     ]
     early, late = (*trainers, *stay, *explorers), (*trainers, *stay, *come)
-    seats = (PhaseSeats("explore", 1, 1, early), PhaseSeats("mix", 2, 4, early), PhaseSeats("on-policy", 5, 8, late))
+    slots = (PhaseSlots("explore", 1, 1, early), PhaseSlots("mix", 2, 4, early), PhaseSlots("on-policy", 5, 8, late))
     return Plan(
         fits=True,
         problems=(),
         mode="separate",
-        layout=Layout("separate", "gpu", tuple(bundles), seats, sleep=False),
+        layout=Layout("separate", "gpu", tuple(bundles), slots, sleep=False),
         phases=(
             phase("explore", 1, 1, loads_of(bundles, early), step_seconds=301.5),
             phase("mix", 2, 4, loads_of(bundles, early)),
@@ -89,14 +90,14 @@ def separate_plan(nodes: int = 2) -> Plan:
     )  # fmt: skip
 
 
-def loads_of(bundles, seats, capacity: int = CAPACITY) -> list[DeviceLoad]:
+def loads_of(bundles, slots, capacity: int = CAPACITY) -> list[DeviceLoad]:
     """Every GPU of 8 a node, with the ledger of who sits on it."""
     found: dict[tuple[int, int], list] = {}
-    for seat in seats:
-        bundle = bundles[seat.bundle]
-        for rank, device in enumerate(seat.devices):
-            role = f"{seat.role}:{seat.index}" if seat.role == "trainer" else f"{seat.role}:{seat.index}/{rank}"
-            part = {"trainer": TRAINER, "learner": LEARNER, "explorer": EXPLORER}[seat.role]
+    for slot in slots:
+        bundle = bundles[slot.bundle]
+        for rank, device in enumerate(slot.devices):
+            role = f"{slot.role}:{slot.index}" if slot.role == "trainer" else f"{slot.role}:{slot.index}/{rank}"
+            part = {"trainer": TRAINER, "learner": LEARNER, "explorer": EXPLORER}[slot.role]
             found.setdefault((bundle.node, bundle.gpus[device]), []).append((role, part))
     nodes = range(max(bundle.node for bundle in bundles) + 1)
     return [
@@ -117,16 +118,16 @@ def loads_of(bundles, seats, capacity: int = CAPACITY) -> list[DeviceLoad]:
 def colocated_plan() -> Plan:
     """1 x 8 GPUs of 100 GiB; each holds a trainer rank, half of a learner engine and an explorer engine."""
     bundles = [PlannedBundle(0, (gpu, gpu + 1), {"GPU": 2, "CPU": 2}) for gpu in (0, 2, 4, 6)]
-    trainers = [Seat("trainer", rank, rank // 2, (rank % 2,), 0.4) for rank in range(8)]
-    learners = [Seat("learner", i, i, (0, 1), 0.3, 20 * GIB, "ipc") for i in range(4)]
-    explorers = [Seat("explorer", i, i // 2, (i % 2,), 0.3, 30 * GIB) for i in range(8)]
+    trainers = [TrainerSlot(rank, rank // 2, (rank % 2,), 0.4) for rank in range(8)]
+    learners = [EngineSlot("learner", i, i, (0, 1), 0.3, 20 * GIB, "ipc") for i in range(4)]
+    explorers = [EngineSlot("explorer", i, i // 2, (i % 2,), 0.3, 30 * GIB) for i in range(8)]
     both, late = (*trainers, *learners, *explorers), (*trainers, *learners)
-    seats = (PhaseSeats("mix", 1, 4, both), PhaseSeats("on-policy", 5, 8, late))
+    slots = (PhaseSlots("mix", 1, 4, both), PhaseSlots("on-policy", 5, 8, late))
     return Plan(
         fits=True,
         problems=(),
         mode="colocated",
-        layout=Layout("colocated", "gpu", tuple(bundles), seats, sleep=True),
+        layout=Layout("colocated", "gpu", tuple(bundles), slots, sleep=True),
         phases=(
             phase("mix", 1, 4, loads_of(bundles, both, 100 * GIB)),
             phase("on-policy", 5, 8, loads_of(bundles, late, 100 * GIB)),
@@ -142,17 +143,17 @@ def colocated_plan() -> Plan:
 def cpu_plan() -> Plan:
     """One node without GPUs: a rank, a learner engine, an explorer engine."""
     bundles = tuple(PlannedBundle(0, (), {"CPU": cpus}) for cpus in (1.0, 0.5, 0.5))
-    seats = (
-        Seat("trainer", 0, 0, (), 1.0),
-        Seat("learner", 0, 1, (), 0.5, GIB // 2, "gloo"),
-        Seat("explorer", 0, 2, (), 0.5, GIB // 2),
+    slots = (
+        TrainerSlot(0, 0, (), 1.0),
+        EngineSlot("learner", 0, 1, (), 0.5, GIB // 2, "gloo"),
+        EngineSlot("explorer", 0, 2, (), 0.5, GIB // 2),
     )
     node = load(0, None, ("trainer:0", "learner:0/0", "explorer:0/0"), TRAINER, LEARNER, EXPLORER, capacity=128 * GIB)
     return Plan(
         fits=True,
         problems=(),
         mode="separate",
-        layout=Layout("separate", "cpu", bundles, (PhaseSeats("mix", 1, 8, seats),), sleep=False),
+        layout=Layout("separate", "cpu", bundles, (PhaseSlots("mix", 1, 8, slots),), sleep=False),
         phases=(phase("mix", 1, 8, [node], step_seconds=1.94),),
         weight_sync=WeightSyncPlan(1_722_368, 0.0031, {"gloo": 1}),
         saving=Saving(8e11, 9e12, 1.2e13),

@@ -9,7 +9,7 @@ import pytest
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan, Seat
+from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.explorer_plan import plan_explorers
 from s2l_ray.planner.simulate.plan_constants import constants_of_plan
@@ -23,7 +23,7 @@ CPUS = Inventory.of([{"gpus": 0, "cpus": 8, "memory_gb": 64}])
 
 def planned(config: Config, inventory: Inventory) -> tuple[Plan, set[str]]:
     plan = make_plan(config, inventory)
-    return plan, {seat.role for phase in plan.layout.phases for seat in phase.seats}
+    return plan, {slot.role for phase in plan.layout.phases for slot in phase.slots}
 
 
 @pytest.mark.parametrize("mode", ["colocated", "separate"])
@@ -70,28 +70,28 @@ def test_plain_grpo_is_simulated_without_an_explorer() -> None:
 # ---- explorers alone: s2l explore -----------------------------------------------------------------------------------
 
 
-def explorers(overrides: list[str], inventory: Inventory, config: Path = PAPER) -> tuple[list[Seat], list[tuple]]:
-    """Seats, and the node and GPUs of each."""
+def explorers(overrides: list[str], inventory: Inventory, config: Path = PAPER) -> tuple[list[EngineSlot], list[tuple]]:
+    """Slots, and the node and GPUs of each."""
     layout = plan_explorers(load_config(config, overrides), inventory)
     (phase,) = layout.phases
-    bundles = [layout.bundles[seat.bundle] for seat in phase.seats]
-    assert {seat.role for seat in phase.seats} == {"explorer"} and not layout.sleep
-    return list(phase.seats), [(bundle.node, bundle.gpus) for bundle in bundles]
+    bundles = [layout.bundles[slot.bundle] for slot in phase.slots]
+    assert {slot.role for slot in phase.slots} == {"explorer"} and not layout.sleep
+    return list(phase.slots), [(bundle.node, bundle.gpus) for bundle in bundles]
 
 
 def test_an_explorer_engine_on_every_gpu() -> None:
-    seats, places = explorers([], load_inventory(ROOT / "cluster" / "inventories" / "2x8xH100.yaml"))
+    slots, places = explorers([], load_inventory(ROOT / "cluster" / "inventories" / "2x8xH100.yaml"))
     assert places == [(node, (gpu,)) for node in (0, 1) for gpu in range(8)]
     # Weights are 1.72e9 parameters of 2 bytes; nearly all the rest of 90 % of 80 GiB is KV cache.
-    assert all(70e9 < seat.kv_cache_bytes < 0.95 * 85.9e9 - 2 * 1.72e9 for seat in seats)
+    assert all(70e9 < slot.kv_cache_bytes < 0.95 * 85.9e9 - 2 * 1.72e9 for slot in slots)
 
 
 def test_engines_as_many_and_as_wide_as_asked_for() -> None:
     inventory = load_inventory(GPUS)
     _, places = explorers(["engines.explorer.tensor_parallel=4"], inventory)
     assert places == [(0, (0, 1, 2, 3)), (0, (4, 5, 6, 7))]
-    seats, _ = explorers(["engines.explorer.count=3"], inventory)
-    assert [seat.index for seat in seats] == [0, 1, 2]
+    slots, _ = explorers(["engines.explorer.count=3"], inventory)
+    assert [slot.index for slot in slots] == [0, 1, 2]
     with pytest.raises(PlacementError, match="room for 8 explorer engines on 1 node of 8 x H100-80GB, 9 needed"):
         explorers(["engines.explorer.count=9"], inventory)
 
@@ -110,8 +110,8 @@ def test_explorers_on_cpus(family) -> None:
     model = f"models.explorer={family.small}"
     assert len(explorers([model], CPUS, QUICKSTART)[0]) == 1
     two = Inventory.of([{"gpus": 0, "cpus": 1, "memory_gb": 8}, {"gpus": 0, "cpus": 2, "memory_gb": 8}])
-    seats, places = explorers([model, "engines.explorer.count=4"], two, QUICKSTART)  # half a CPU each
+    slots, places = explorers([model, "engines.explorer.count=4"], two, QUICKSTART)  # half a CPU each
     assert places == [(0, ()), (0, ()), (1, ()), (1, ())]
-    assert all(seat.kv_cache_bytes == 2**28 for seat in seats)  # engines.explorer.kv_cache_gb of the quickstart
+    assert all(slot.kv_cache_bytes == 2**28 for slot in slots)  # engines.explorer.kv_cache_gb of the quickstart
     with pytest.raises(PlacementError, match="room for 6 explorer engines on .*, 7 needed"):
         explorers([model, "engines.explorer.count=7"], two, QUICKSTART)

@@ -14,15 +14,15 @@ import pytest
 
 from s2l_ray.bank import contents
 from s2l_ray.bank.contents import file_digest, fingerprint_of, model_digest
+from s2l_ray.bank.exploring import RecordingPlan, plan_recording
 from s2l_ray.bank.fingerprint import Fingerprint, prompt_digest
+from s2l_ray.bank.holding import holding
 from s2l_ray.bank.needed import every_request, needed_requests
 from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.recording import create, matching, recordings
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.bank.storage import Storage
 from s2l_ray.cli import main
-from s2l_ray.commands.bank_show import holding
-from s2l_ray.commands.explore import Task, plan_recording
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError, ConfigError
 from s2l_ray.miniature.build import Family
@@ -59,18 +59,20 @@ def configured(family: Family, folder: Path, *overrides: str) -> Config:
     )
 
 
-def planned(config: Config, rollouts: int | None = None) -> Task:
+def planned(config: Config, rollouts: int | None = None) -> RecordingPlan:
     return plan_recording(config, training_prompts(config), rollouts)
 
 
-def fill(config: Config, requests: list[ExplorerRequest], train: list[Prompt]) -> RolloutBank:
+def fill(config: Config, requests: list[ExplorerRequest]) -> RolloutBank:
     """Record one-token rollouts for these requests under the configuration's fingerprint."""
     from s2l_ray.bank.contents import made_with
     from s2l_ray.bank.preparing import settings_of
 
     storage = Storage(config.bank.path)
     recording = create(storage, fingerprint_of(config), made_with())
-    bank = RolloutBank(settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in train})
+    bank = RolloutBank(
+        settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in training_prompts(config)}
+    )
     for asked in requests:
         bank.record(asked, answers(asked))
     bank.close()
@@ -258,9 +260,9 @@ def test_bank_settings_are_checked(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="bank.recording"):
         configured(family, tmp_path, "bank.mode=read", "bank.recording=../x")
     config = configured(family, tmp_path, "bank.mode=write", "bank.recording=null")
-    with pytest.raises(ConfigError, match="s2l explore records under this configuration's own fingerprint"):
-        named = config.bank.model_copy(update={"mode": "read", "recording": "abcd"})
-        planned(config.model_copy(update={"bank": named}))
+    named = config.model_copy(update={"bank": config.bank.model_copy(update={"mode": "read", "recording": "abcd"})})
+    with pytest.raises(ConfigError, match="s2l explore records under the fingerprint of this configuration"):
+        planned(named)
 
 
 # ---- what a run needs -----------------------------------------------------------------------------------------------
@@ -320,13 +322,13 @@ def test_a_bank_that_lacks_rollouts_is_refused_with_the_count_and_the_first(fami
     train = training_prompts(config)
     needed = needed_requests(config, [prompt.id for prompt in train])
     assert len(needed) == 8
-    fill(config, needed[:6], train)
+    fill(config, needed[:6])
     first = needed[6]
     with pytest.raises(BankError) as refused:
         prepare(config, train)
     assert "lacks 2 of the 8 explorer requests that this run may make" in str(refused.value)
     assert f"the first: step 2, prompt {first.prompt_id}, draws 0..1; s2l explore CONFIG" in str(refused.value)
-    fill(config, needed, train)
+    fill(config, needed)
     settings = prepare(config, train)
     assert settings.reads and settings.is_local and settings.path == str(tmp_path / "bank")
     assert all(RolloutBank(settings, {p.id: p for p in train}).covers(needed))
@@ -336,7 +338,7 @@ def test_runs_share_a_recording(family: Family, tmp_path: Path) -> None:
     """Another group size, schedule, subset and seed, with rollouts that were recorded once."""
     config = configured(family, tmp_path, "rollout.explorer_seed=7")
     train = training_prompts(config)
-    fill(config, every_request(config, [prompt.id for prompt in train], 8), train)
+    fill(config, every_request(config, [prompt.id for prompt in train], 8))
     for overrides in (["rollout.group_size=8"], ["schedule.kind=constant"], ["data.train_limit=16"], ["seed=3"]):
         other = configured(family, tmp_path, "rollout.explorer_seed=7", "bank.mode=read", *overrides)
         assert prepare(other, training_prompts(other)) is not None
@@ -362,7 +364,7 @@ def test_exploring_leaves_out_what_is_there(family: Family, tmp_path: Path) -> N
     config = configured(family, tmp_path)
     whole = planned(config)
     assert (whole.rollouts, whole.recorded) == (4 * 4 + 4 * 2, 0)
-    fill(config, whole.requests[:3], whole.train)
+    fill(config, whole.requests[:3])
     rest = planned(config)
     assert (rest.rollouts, rest.recorded) == (24 - 12, 12) and asked(rest.requests) == asked(whole.requests[3:])
     more = planned(config, rollouts=6)
@@ -373,8 +375,8 @@ def test_exploring_leaves_out_what_is_there(family: Family, tmp_path: Path) -> N
 
 def test_what_a_bank_holds(family: Family, tmp_path: Path, capsys) -> None:
     config = configured(family, tmp_path)
-    task = planned(config)
-    fill(config, task.requests, task.train)
+    plan = planned(config)
+    fill(config, plan.requests)
     storage = Storage(config.bank.path)
     (recording,) = recordings(storage)
     has = holding(storage, recording)
@@ -392,8 +394,8 @@ def test_what_a_bank_holds(family: Family, tmp_path: Path, capsys) -> None:
 def test_nothing_is_explored_twice(family: Family, tmp_path: Path, capsys) -> None:
     """With all of it recorded, the command says so and starts no engine."""
     config = configured(family, tmp_path)
-    task = planned(config)
-    fill(config, task.requests, task.train)
+    plan = planned(config)
+    fill(config, plan.requests)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert main(["explore", str(tmp_path / "config.yaml")]) == 0
-    assert f"nothing to record: all 24 rollouts are in {tmp_path / 'bank'}/{task.name}" in capsys.readouterr().out
+    assert f"nothing to record: all 24 rollouts are in {tmp_path / 'bank'}/" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from s2l_ray.config import parse_config
-from s2l_ray.display import RunDisplay, TaskDisplay, VerifyDisplay, final_table
+from s2l_ray.display import RunDisplay, TaskDisplay, final_table
 from s2l_ray.display.run import TURNS, eta_seconds, step_line
 from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
@@ -312,9 +312,9 @@ def test_the_panel_says_how_far_a_wait_is():
 
 def test_verify_progress():
     target = console(live=False)
-    with VerifyDisplay(target, Clock()) as display:
+    with TaskDisplay(target, Clock()) as display:
         for done in (0, 1, 2):
-            display.progress(done, 2)
+            display.update("verified", done, 2)
     assert written(target).splitlines() == ["verified 0/2", "verified 1/2  ETA 0s", "verified 2/2"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
-from s2l_ray.placement.plan import Plan, Seat
+from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.candidate_search import Search
@@ -28,8 +28,8 @@ def cluster(name: str) -> Inventory:
     return load_inventory(ROOT / "cluster" / "inventories" / f"{name}.yaml")
 
 
-def seats(plan: Plan, phase: int, role: str) -> list[Seat]:
-    return [seat for seat in plan.layout.phases[phase].seats if seat.role == role]
+def slots(plan: Plan, phase: int, role: str) -> list[EngineSlot]:
+    return [slot for slot in plan.layout.phases[phase].slots if slot.role == role]
 
 
 # ---- what there is to do ---------------------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ def test_8_h100_colocated() -> None:
     plan = make_plan(paper(), cluster("8xH100"))
     assert plan.fits and plan.mode == "colocated" and plan.ranks == 8
     assert plan.layout.sleep and len(plan.layout.bundles) == 1
-    trainer, learner = seats(plan, 0, "trainer"), seats(plan, 0, "learner")
-    assert [seat.devices for seat in trainer] == [(gpu,) for gpu in range(8)]
-    assert {seat.transfer for seat in learner} == {"ipc"} and plan.weight_sync.transfers == {"ipc": len(learner)}
+    trainer, learner = slots(plan, 0, "trainer"), slots(plan, 0, "learner")
+    assert [slot.devices for slot in trainer] == [(gpu,) for gpu in range(8)]
+    assert {slot.transfer for slot in learner} == {"ipc"} and plan.weight_sync.transfers == {"ipc": len(learner)}
     assert plan.weight_sync.bytes == 2 * 8_190_735_360
     # 37.7 million tokens a step: FSDP at 35 to 45% MFU (6 FLOPs per parameter and token) does the training part in
     # 8.7 to 11.2 minutes, old and reference log-probs a third of that again; and 7,500 tokens/s per engine.
@@ -93,7 +93,7 @@ def test_8_h100_colocated() -> None:
 def test_two_nodes_halve_the_step() -> None:
     one, two = (make_plan(paper(), cluster(name)) for name in ("8xH100", "2x8xH100"))
     assert two.ranks == 16 and 0.45 < two.run_seconds / one.run_seconds < 0.6
-    ranks = Counter(two.layout.bundles[seat.bundle].node for seat in seats(two, 0, "trainer"))
+    ranks = Counter(two.layout.bundles[slot.bundle].node for slot in slots(two, 0, "trainer"))
     assert ranks == {0: 8, 1: 8}
 
 
@@ -141,15 +141,15 @@ def test_forced_modes_fit_and_are_slower() -> None:
 
 
 def test_hand_over_pays_on_a_large_cluster() -> None:
-    """Explorer slots become learner engines; without, the same cluster is slower."""
+    """Explorer bundles become learner engines; without, the same cluster is slower."""
     inventory = Inventory.of([H100 | {"count": 8}])
     plan = make_plan(paper(), inventory)
     fixed = make_plan(paper("qwen3_1.7b_to_8b", "placement.hand_over=off", f"placement.mode={plan.mode}"), inventory)
     assert plan.mode == "mixed" and plan.run_seconds < fixed.run_seconds
-    counts = [len(seats(plan, phase, "explorer")) for phase in range(3)]
+    counts = [len(slots(plan, phase, "explorer")) for phase in range(3)]
     assert counts[0] >= counts[1] > counts[2] == 0
-    begun = set(seats(plan, 2, "learner")) - set(seats(plan, 1, "learner"))
-    assert begun and {seat.transfer for seat in begun} == {"nccl"}
+    begun = set(slots(plan, 2, "learner")) - set(slots(plan, 1, "learner"))
+    assert begun and {slot.transfer for slot in begun} == {"nccl"}
     assert any("hands over" in note for note in plan.notes) and any("gains" in note for note in plan.notes)
 
 
@@ -161,7 +161,7 @@ def test_the_plan_takes_as_long_as_the_search_said(nodes: int) -> None:
     shapes = [ModelShape.load(f"Qwen/Qwen3-{size}-Base") for size in ("8B", "1.7B")]
     search = Search(Frame(config, inventory, workload(config, cuda=True), *shapes, cuda=True))
     best = search.run().ordered[0]
-    assert best.slots.hands_over
+    assert best.bundles.hands_over
     assert make_plan(config, inventory).run_seconds == pytest.approx(best.run_seconds, rel=1e-9)
 
 
@@ -169,8 +169,8 @@ def test_forced_hand_over_hands_everything_over() -> None:
     plan = make_plan(
         paper("qwen3_1.7b_to_8b", "placement.hand_over=on", "placement.mode=separate"), cluster("2x8xH100")
     )
-    assert seats(plan, 1, "explorer") and not seats(plan, 2, "explorer")
-    before, after = seats(plan, 1, "learner"), seats(plan, 2, "learner")
+    assert slots(plan, 1, "explorer") and not slots(plan, 2, "explorer")
+    before, after = slots(plan, 1, "learner"), slots(plan, 2, "learner")
     assert set(before) < set(after)
 
 
@@ -196,9 +196,9 @@ def test_tensor_parallel_groups_cross_nodes_only_when_forced() -> None:
     refused = make_plan(paper("qwen3_1.7b_to_8b", *wide), nodes)
     assert not refused.fits and "placement.tensor_parallel_across_nodes=true" in refused.problems[0]
     plan = make_plan(paper("qwen3_1.7b_to_8b", *wide, "placement.tensor_parallel_across_nodes=true"), nodes)
-    pieces = [seat for seat in seats(plan, 0, "learner") if seat.index == 0]
-    assert [len(seat.devices) for seat in pieces] == [4, 4]
-    assert len({plan.layout.bundles[seat.bundle].node for seat in pieces}) == 2
+    pieces = [slot for slot in slots(plan, 0, "learner") if slot.index == 0]
+    assert [len(slot.devices) for slot in pieces] == [4, 4]
+    assert len({plan.layout.bundles[slot.bundle].node for slot in pieces}) == 2
     shown = [role for load in plan.phases[0].gpus for role in load.roles if role.startswith("learner:0/")]
     assert sorted(shown) == [f"learner:0/{rank}" for rank in range(8)]
     reserved = [(bundle.node, gpu) for bundle in plan.layout.bundles for gpu in bundle.gpus]
@@ -210,7 +210,7 @@ def test_trainer_and_samplers_on_different_kinds_of_node() -> None:
     mixed = Inventory.of([H100, {"gpus": 8, "gpu": "A10G", "count": 8}])
     plan = make_plan(paper(), mixed)
     assert plan.run_seconds <= make_plan(paper(), Inventory.of([H100])).run_seconds
-    trainers = {plan.layout.bundles[seat.bundle].node for seat in seats(plan, 0, "trainer")}
+    trainers = {plan.layout.bundles[slot.bundle].node for slot in slots(plan, 0, "trainer")}
     assert trainers == {0}
 
 
@@ -262,11 +262,11 @@ def test_cpu_bundles_in_the_order_of_actors() -> None:
     assert [b.resources for b in plan.layout.bundles] == [{"CPU": n} for n in (1.0, 1.0, 0.5, 1.0, 1.0)]
     assert [b.node for b in plan.layout.bundles] == [0, 0, 0, 0, 1]  # 3.5 of 4 CPUs, and the last on the next node
     for phase in plan.layout.phases:
-        assert [(s.role, s.index, s.bundle, s.share) for s in phase.seats] == [
+        assert [(s.role, s.index, s.bundle, s.share) for s in phase.slots] == [
             ("trainer", 0, 0, 1.0), ("trainer", 1, 1, 1.0), ("learner", 0, 2, 0.5), ("explorer", 0, 3, 1.0),
             ("explorer", 1, 4, 1.0),
         ]  # fmt: skip
-    assert {seat.transfer for seat in seats(plan, 0, "learner")} == {"gloo"}
+    assert {slot.transfer for slot in slots(plan, 0, "learner")} == {"gloo"}
     assert [load.gpu for load in plan.phases[0].gpus] == [None, None]
     assert sum(len(load.roles) for load in plan.phases[0].gpus) == 5
 
@@ -277,19 +277,19 @@ def test_cpu_hand_over_when_it_is_on() -> None:
     )
     assert [b.resources["CPU"] for b in plan.layout.bundles] == [1.0, 0.75, 0.75]
     last = plan.layout.phases[-1]
-    assert [(s.role, s.index, s.bundle) for s in last.seats] == [
+    assert [(s.role, s.index, s.bundle) for s in last.slots] == [
         ("trainer", 0, 0),
         ("learner", 0, 1),
         ("learner", 1, 2),
     ]
-    assert seats(plan, 1, "explorer")
+    assert slots(plan, 1, "explorer")
 
 
 def test_no_explorer_where_no_step_uses_it() -> None:
     for inventory in (Inventory.of([CPUS]), cluster("8xH100")):
         extra = SMALL if not inventory.gpus else ()
         plan = make_plan(paper("qwen3_1.7b_to_8b", *extra, "schedule.kind=off"), inventory)
-        assert plan.fits and not seats(plan, 0, "explorer") and set(plan.tensor_parallel) == {"learner"}
+        assert plan.fits and not slots(plan, 0, "explorer") and set(plan.tensor_parallel) == {"learner"}
         assert plan.saving.saved == pytest.approx(0.0)
 
 

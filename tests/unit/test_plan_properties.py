@@ -114,34 +114,34 @@ def test_every_actor_sits_once_on_devices_that_are_there(config: Config, nodes: 
     for node, spec in enumerate(inventory.specs):
         assert sum(b.resources["CPU"] for b in layout.bundles if b.node == node) <= spec.cpus + 1e-6
     for phase in layout.phases:
-        assert sorted(s.index for s in phase.seats if s.role == "trainer") == list(range(plan.ranks))
-        actors = Counter((seat.role, seat.index) for seat in phase.seats)
+        assert sorted(s.index for s in phase.slots if s.role == "trainer") == list(range(plan.ranks))
+        actors = Counter((slot.role, slot.index) for slot in phase.slots)
         assert max(actors.values()) == 1
         shares: dict[tuple[int, int], float] = defaultdict(float)
         cpus: dict[int, float] = defaultdict(float)
-        for seat in phase.seats:
-            # A seat has one bundle, and a bundle one node: no tensor-parallel group crosses nodes.
-            size = 1 if seat.role == "trainer" else plan.tensor_parallel[seat.role]
-            assert len(set(seat.devices)) == len(seat.devices) == size
-            own = config.trainer if seat.role == "trainer" else getattr(config.engines, seat.role)
-            cpus[seat.bundle] += own.cpus
-            for device in seat.devices:
-                assert 0 <= device < len(layout.bundles[seat.bundle].gpus)
-                shares[seat.bundle, device] += seat.share
+        for slot in phase.slots:
+            # A slot has one bundle, and a bundle one node: no tensor-parallel group crosses nodes.
+            size = 1 if slot.role == "trainer" else plan.tensor_parallel[slot.role]
+            assert len(set(slot.devices)) == len(slot.devices) == size
+            own = config.trainer if slot.role == "trainer" else getattr(config.engines, slot.role)
+            cpus[slot.bundle] += own.cpus
+            for device in slot.devices:
+                assert 0 <= device < len(layout.bundles[slot.bundle].gpus)
+                shares[slot.bundle, device] += slot.share
         assert max(shares.values()) <= 1
         assert all(cpus[n] <= bundle.resources["CPU"] + 1e-6 for n, bundle in enumerate(layout.bundles))
 
 
 @many
 @given(configs(EVERY_MODE), inventories)
-def test_roles_of_devices_are_the_seats(config: Config, nodes: list[dict]) -> None:
+def test_roles_of_devices_are_the_slots(config: Config, nodes: list[dict]) -> None:
     plan, _ = planned(config, nodes)
-    for phase, seats in zip(plan.phases, plan.layout.phases, strict=True):
+    for phase, slots in zip(plan.phases, plan.layout.phases, strict=True):
         expected = Counter()
-        for seat in seats.seats:
-            bundle = plan.layout.bundles[seat.bundle]
-            for position, device in enumerate(seat.devices):
-                label = f"{seat.role}:{seat.index}" + ("" if seat.role == "trainer" else f"/{position}")
+        for slot in slots.slots:
+            bundle = plan.layout.bundles[slot.bundle]
+            for position, device in enumerate(slot.devices):
+                label = f"{slot.role}:{slot.index}" + ("" if slot.role == "trainer" else f"/{position}")
                 expected[bundle.node, bundle.gpus[device], label] += 1
         shown = Counter((load.node, load.gpu, role) for load in phase.gpus for role in load.roles)
         assert shown == expected
@@ -159,15 +159,15 @@ def test_phases_are_contiguous_and_only_explorers_hand_over(config: Config, node
         shares = [schedule.share(step) for step in range(phase.first_step, phase.last_step + 1)]
         assert all((s.learner == 0) == (phase.name == "explore") for s in shares)
         assert all((s.explorer == 0) == (phase.name == "on-policy") for s in shares)
-        roles = Counter(seat.role for seat in phase.seats)
+        roles = Counter(slot.role for slot in phase.slots)
         assert roles["learner"] >= 1
         assert roles["explorer"] >= 1 or not any(share.explorer for share in shares)
     for before, after in itertools.pairwise(phases):
         assert after.first_step == before.last_step + 1
-        ended, begun = set(before.seats) - set(after.seats), set(after.seats) - set(before.seats)
-        assert {seat.role for seat in ended} <= {"explorer"} and {seat.role for seat in begun} <= {"learner"}
+        ended, begun = set(before.slots) - set(after.slots), set(after.slots) - set(before.slots)
+        assert {slot.role for slot in ended} <= {"explorer"} and {slot.role for slot in begun} <= {"learner"}
         assert bool(ended) == bool(begun)
-        assert {seat.bundle for seat in ended} == {seat.bundle for seat in begun}
+        assert {slot.bundle for slot in ended} == {slot.bundle for slot in begun}
         assert config.placement.hand_over != "off" or not begun
 
 
@@ -177,17 +177,17 @@ def test_what_is_forced_is_respected(config: Config, nodes: list[dict]) -> None:
     plan, _ = planned(config, nodes)
     assert config.placement.mode in ("auto", plan.mode)
     assert plan.ranks == (config.trainer.ranks or plan.ranks)
-    first = plan.layout.phases[0].seats
+    first = plan.layout.phases[0].slots
     for role, size in plan.tensor_parallel.items():
         engine = getattr(config.engines, role)
         assert size == (engine.tensor_parallel or size)
-        seats = [seat for seat in first if seat.role == role]
+        slots = [slot for slot in first if slot.role == role]
         if role == "explorer" or plan.mode != "mixed":
-            assert len(seats) == (engine.count or len(seats))
+            assert len(slots) == (engine.count or len(slots))
         if engine.kv_cache_gb:
-            assert {seat.kv_cache_bytes for seat in seats} == {int(engine.kv_cache_gb * 2**30)}
+            assert {slot.kv_cache_bytes for slot in slots} == {int(engine.kv_cache_gb * 2**30)}
     if not any(phase.explorer_flops for phase in plan.phases):
-        assert not any(seat.role == "explorer" for phase in plan.layout.phases for seat in phase.seats)
+        assert not any(slot.role == "explorer" for phase in plan.layout.phases for slot in phase.slots)
     trainer_devices = {(s.bundle, d) for s in first if s.role == "trainer" for d in s.devices}
     beside = {s.role for s in first if s.role != "trainer" and trainer_devices & {(s.bundle, d) for d in s.devices}}
     expected = {"separate": set(), "mixed": {"learner"}, "colocated": set(plan.tensor_parallel)}

@@ -55,7 +55,7 @@ def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
         "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason", "run_seconds",
         "phases", "gpus", "bundles",
-        "seats", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
+        "slots", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
     ]  # fmt: skip
 
 
@@ -110,12 +110,12 @@ def test_a_later_phase_may_be_the_fullest():
     assert (gpu["used_bytes"], gpu["worst_phase"]) == (2 * GIB, "on-policy")
 
 
-def test_bundles_seats_and_hand_overs_in_json():
+def test_bundles_slots_and_hand_overs_in_json():
     found = document(separate_plan())
     assert found["bundles"][0] == {"node": 0, "gpus": [0], "resources": {"GPU": 1, "CPU": 1}}
     assert found["bundles"][10] == {"node": 1, "gpus": [4, 5], "resources": {"GPU": 2, "CPU": 1}}
-    assert [seats["name"] for seats in found["seats"]] == ["explore", "mix", "on-policy"]
-    assert found["seats"][0]["seats"][8] == {
+    assert [slots["name"] for slots in found["slots"]] == ["explore", "mix", "on-policy"]
+    assert found["slots"][0]["slots"][8] == {
         "role": "learner", "index": 0, "bundle": 8, "devices": [0, 1], "share": 1.0, "kv_cache_bytes": 20 * GIB,
         "transfer": "nccl",
     }  # fmt: skip

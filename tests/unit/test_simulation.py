@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from s2l_ray.config import Config, parse_config
-from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.planner.simulate.simulation import evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved
@@ -46,15 +46,18 @@ def layout(*phases: tuple[str, int, int, int, int], beside: bool = False, ranks:
     beside: all engines share the first device with the trainer.
     """
 
-    def seats(explorers: int, learners: int) -> tuple[Seat, ...]:
-        trainers = [Seat("trainer", n, n, (0,), 0.3) for n in range(ranks)]
+    def slots(explorers: int, learners: int) -> tuple[Slot, ...]:
+        trainers = [TrainerSlot(n, n, (0,), 0.3) for n in range(ranks)]
         engines = [("learner", n) for n in range(learners)] + [("explorer", n) for n in range(explorers)]
         places = [0 if beside else ranks + n for n in range(len(engines))]
-        return (*trainers, *(Seat(role, n, at, (0,), 0.3) for (role, n), at in zip(engines, places, strict=True)))
+        return (
+            *trainers,
+            *(EngineSlot(role, n, at, (0,), 0.3, 0) for (role, n), at in zip(engines, places, strict=True)),
+        )
 
     count = ranks if beside else ranks + max(explorers + learners for *_, explorers, learners in phases)
     bundles = tuple(PlannedBundle(0, (n,), {"GPU": 1}) for n in range(count))
-    found = tuple(PhaseSeats(name, first, last, seats(e, n)) for name, first, last, e, n in phases)
+    found = tuple(PhaseSlots(name, first, last, slots(e, n)) for name, first, last, e, n in phases)
     return Layout("colocated" if beside else "separate", "gpu", bundles, found, sleep=beside)
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.cli import main
-from s2l_ray.commands.verify import verify_file
 from s2l_ray.errors import DataError, DiskError
+from s2l_ray.tasks.verify_file import verify_file
 from tests.support.examples import examples
 from tests.support.paths import ROOT
 

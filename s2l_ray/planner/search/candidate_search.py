@@ -17,12 +17,12 @@ from s2l_ray.kinds import PlacementMode, Source
 from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
 from s2l_ray.planner.search.candidates import MODES, Candidate, Frame, Key, Rejected
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
-from s2l_ray.planner.search.handover import PhaseCosts, SlotSplit, fixed_split, growing_split
-from s2l_ray.planner.search.pools import Pool, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.planner.search.handover import BundleSplit, PhaseCosts, fixed_split, growing_split
+from s2l_ray.planner.search.pools import Pool, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
 from s2l_ray.planner.search.timing import Memory, Timing
 
 NODE_BITS, SPLIT_BITS = 5, 3
-"""Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and slots elsewhere."""
+"""Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and bundles elsewhere."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Search:
             if isinstance(base, Rejected):
                 self._found.rejected.append(base)
             else:
-                self._split_slots(base)
+                self._split_bundles(base)
         return self._found
 
     # ---- what is tried -----------------------------------------------------------------------------------------
@@ -112,27 +112,27 @@ class Search:
     # ---- does it fit -------------------------------------------------------------------------------------------
 
     def fitted(self, key: Key) -> Candidate | Rejected:
-        """The candidate before its slots are split, or why it does not fit."""
+        """The candidate before its bundles are split, or why it does not fit."""
         config, frame = self.frame.config, self.frame
         trainer = self.device(key, key.beside, ranked=True)
         if isinstance(trainer, Misfit):
             return Rejected(key, trainer)
-        slot: dict[Source, Fit] = {}
+        bundle_fit: dict[Source, Fit] = {}
         for role in frame.roles if key.mode != "colocated" else ():
             found = self.device(key, (role,), ranked=False)
             if isinstance(found, Fit):
-                slot[role] = found
+                bundle_fit[role] = found
             elif key.mode == "separate" or role == "explorer":  # mixed: only a hand-over would need this engine
                 return Rejected(key, found)
         rank_cpus = config.trainer.cpus + sum(frame.engine(role).cpus / key.tp(role) for role in key.beside)
-        slot_cpus = max(frame.engine(role).cpus * key.per_slot(role) for role in frame.roles)
-        rows = pack(key.trainers, key.ranks, key.slot_gpus, rank_cpus, slot_cpus)
+        bundle_cpus = max(frame.engine(role).cpus * key.engines_per_bundle(role) for role in frame.roles)
+        rows = pack(key.trainers, key.ranks, key.bundle_gpus, rank_cpus, bundle_cpus)
         if rows is None:
             return Rejected(key, None, f"the nodes' CPUs do not suffice for {key.ranks} ranks: {rank_cpus:g} each")
         if reason := self._host_memory(key, max(row.ranks for row in rows)):
             return Rejected(key, None, reason)
         apart = key.samplers is not key.trainers
-        slot_rows = pack(key.samplers, 0, key.slot_gpus, rank_cpus, slot_cpus) if apart else rows
+        sampler_rows = pack(key.samplers, 0, key.bundle_gpus, rank_cpus, bundle_cpus) if apart else rows
         shared = {role: shared_engines(rows, key.tp(role)) for role in key.beside}
         for role, places in shared.items():
             pinned = frame.engine(role).count
@@ -144,13 +144,13 @@ class Search:
         return Candidate(
             key=key,
             rows=rows,
-            slot_rows=slot_rows,
+            sampler_rows=sampler_rows,
             nodes=rank_nodes(rows),
-            available=slots_in(slot_rows),
+            available=bundles_in(sampler_rows),
             shared=shared,
             trainer=trainer,
-            slot=slot,
-            slots=SlotSplit((0,) * len(frame.work.phases), 0),
+            bundle_fit=bundle_fit,
+            bundles=BundleSplit((0,) * len(frame.work.phases), 0),
             run_seconds=0.0,
         )
 
@@ -192,20 +192,20 @@ class Search:
             lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda, rollouts=rollouts),
         )
 
-    # ---- which slots are whose ---------------------------------------------------------------------------------
+    # ---- which bundles are whose ---------------------------------------------------------------------------------
 
-    def _split_slots(self, base: Candidate) -> None:
-        """Keep the best splits of the slots."""
+    def _split_bundles(self, base: Candidate) -> None:
+        """Keep the best splits of the bundles."""
         options = [([0], 0)] if base.key.mode == "colocated" else self._options(base)
         if not options:
             self._found.rejected.append(Rejected(base.key, None, self._too_few(base)))
         for choices, total in options:
-            self._split(replace(base, slots=SlotSplit(base.slots.learner, total)), np.array(choices))
+            self._split(replace(base, bundles=BundleSplit(base.bundles.learner, total)), np.array(choices))
 
     def _split(self, base: Candidate, choices: np.ndarray) -> None:
-        """Keep the best split, without and with hand-over, into so many learner slots."""
+        """Keep the best split, without and with hand-over, into so many learner bundles."""
         phases, wait = self.phase_costs(base, choices)
-        total, asked = base.slots.total, self.frame.config.placement.hand_over
+        total, asked = base.bundles.total, self.frame.config.placement.hand_over
         hands_over = asked != "off" and total > 0 and self._can_hand_over(base)
         found = []
         if not (hands_over and asked == "on"):
@@ -215,10 +215,10 @@ class Search:
             found.append(growing_split(phases, choices, wait, total=total, forced=asked == "on", start_s=start_s))
         for learner, seconds in found:
             if np.isfinite(seconds):
-                self._found.add(replace(base, slots=SlotSplit(learner, total), run_seconds=seconds))
+                self._found.add(replace(base, bundles=BundleSplit(learner, total), run_seconds=seconds))
 
     def phase_costs(self, base: Candidate, choices: np.ndarray) -> tuple[list[PhaseCosts], np.ndarray]:
-        """Seconds of every phase and what the first step takes longer, for these numbers of learner slots."""
+        """Seconds of every phase and what the first step takes longer, for these numbers of learner bundles."""
         steps, waits = self.timing.matrices(base, choices)
         steps = self.timing.steps[:, None] * steps
         phases, first = [], 0
@@ -230,7 +230,7 @@ class Search:
 
     def _can_hand_over(self, base: Candidate) -> bool:
         phases = self.frame.work.phases
-        return len(phases) > 1 and phases[0].explorer_groups > 0 and {"learner", "explorer"} <= set(base.slot)
+        return len(phases) > 1 and phases[0].explorer_groups > 0 and {"learner", "explorer"} <= set(base.bundle_fit)
 
     def _to_beat(self, base: Candidate) -> float:
         """Of the same family with hand-over: a candidate that cannot be faster need not be split."""
@@ -238,8 +238,8 @@ class Search:
         return known.run_seconds if known else np.inf
 
     def _options(self, base: Candidate) -> list[tuple[list[int], int]]:
-        """(numbers of learner slots to try, all slots that are used), one entry for each number of all slots."""
-        learner, explorer = self._asked_slots(base)
+        """(numbers of learner bundles to try, all bundles that are used), one entry for each number of all bundles."""
+        learner, explorer = self._asked_bundles(base)
         least = learner or (1 if base.key.mode == "separate" else 0)
         if not base.key.explorer_tp:
             explorer = 0
@@ -249,28 +249,30 @@ class Search:
         if learner is not None:
             totals = [base.available if explorer is None else learner + explorer]
             return [(sorted({learner, total}), total) for total in totals]
-        if explorer is not None:  # learner slots are all others, which need not be all that there are
+        if explorer is not None:  # learner bundles are all others, which need not be all that there are
             numbers = [n for n in (0, *sizes(most, NODE_BITS)) if n >= least]
             return [(sorted({n, n + explorer}), n + explorer) for n in numbers]
         numbers = [n for n in (0, *sizes(most, SPLIT_BITS)) if n >= least]
         return [([*numbers, base.available], base.available)]
 
-    def _asked_slots(self, base: Candidate) -> tuple[int | None, int | None]:
-        """Slots for the engines that engines.learner.count and engines.explorer.count ask for."""
+    def _asked_bundles(self, base: Candidate) -> tuple[int | None, int | None]:
+        """Bundles for the engines that engines.learner.count and engines.explorer.count ask for."""
         key, engines = base.key, self.frame.config.engines
         learner = explorer = None
         if engines.learner.count is not None:
-            learner = -(-max(0, engines.learner.count - base.shared.get("learner", 0)) // key.per_slot("learner"))
+            learner = -(
+                -max(0, engines.learner.count - base.shared.get("learner", 0)) // key.engines_per_bundle("learner")
+            )
         if engines.explorer.count is not None and key.explorer_tp:
-            explorer = -(-engines.explorer.count // key.per_slot("explorer"))
+            explorer = -(-engines.explorer.count // key.engines_per_bundle("explorer"))
         return learner, explorer
 
     def _too_few(self, base: Candidate) -> str:
-        learner, explorer = self._asked_slots(base)
+        learner, explorer = self._asked_bundles(base)
         asked = [f"{n} for {role}s" for n, role in ((learner, "learner"), (explorer, "explorer")) if n]
         return (
-            f"beside {base.key.ranks} trainer ranks there is room for {base.available} slots of "
-            f"{_gpus(base.key.slot_gpus)}, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
+            f"beside {base.key.ranks} trainer ranks there is room for {base.available} bundles of "
+            f"{_gpus(base.key.bundle_gpus)}, too few" + (f" ({', '.join(asked)} asked for)" if asked else "")
         )
 
 

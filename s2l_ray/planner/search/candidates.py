@@ -13,7 +13,7 @@ from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.costs import Rates, Sampling
 from s2l_ray.planner.memory import dtype_bytes
 from s2l_ray.planner.search.fitting import Fit, Misfit
-from s2l_ray.planner.search.handover import SlotSplit
+from s2l_ray.planner.search.handover import BundleSplit
 from s2l_ray.planner.search.pools import Pool, Row
 from s2l_ray.planner.workload import Split, Workload
 
@@ -82,7 +82,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Key:
-    """What is chosen before slots are split."""
+    """What is chosen before bundles are split."""
 
     mode: PlacementMode
     trainers: Pool
@@ -104,13 +104,13 @@ class Key:
         return ("learner",) if self.mode == "mixed" or not self.explorer_tp else ("learner", "explorer")
 
     @property
-    def slot_gpus(self) -> int:
-        """A slot may hold either kind of engine."""
+    def bundle_gpus(self) -> int:
+        """A bundle may hold either kind of engine."""
         return max(self.learner_tp, self.explorer_tp)
 
-    def per_slot(self, role: Source) -> int:
+    def engines_per_bundle(self, role: Source) -> int:
         """Engines."""
-        return self.slot_gpus // self.tp(role)
+        return self.bundle_gpus // self.tp(role)
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,31 @@ class Candidate:
 
     key: Key
     rows: tuple[Row, ...]
-    """Nodes of `key.trainers` with ranks; their slots count only if the samplers' nodes are the same."""
-    slot_rows: tuple[Row, ...]
-    """Nodes of `key.samplers` with slots."""
+    """Nodes of `key.trainers` with ranks; their bundles count only if the samplers' nodes are the same."""
+    sampler_rows: tuple[Row, ...]
+    """Nodes of `key.samplers` with bundles."""
     nodes: int
     """With ranks."""
     available: int
-    """Slots; `slots.total` of them are used."""
+    """Bundles; `bundles.total` of them are used."""
     shared: dict[Source, int]
     """Engines beside trainer ranks."""
     trainer: Fit
     """A rank's device, with the engines beside it."""
-    slot: dict[Source, Fit]
-    """Device of a slot, with an engine of this role."""
-    slots: SlotSplit
+    bundle_fit: dict[Source, Fit]
+    """Device of a bundle, with an engine of this role."""
+    bundles: BundleSplit
     run_seconds: float
 
     @property
     def gpus(self) -> int:
         """Used."""
-        return self.key.ranks + self.slots.total * self.key.slot_gpus
+        return self.key.ranks + self.bundles.total * self.key.bundle_gpus
 
     @property
     def family(self) -> tuple:
         """Candidates that are compared with other families, not with their own."""
-        return (self.key.mode, self.key.learner_tp, self.key.explorer_tp, self.slots.hands_over)
+        return (self.key.mode, self.key.learner_tp, self.key.explorer_tp, self.bundles.hands_over)
 
     def order(self) -> tuple:
         """Fastest first; of equals the one with fewer GPUs, then a fixed order."""
@@ -152,7 +152,7 @@ class Candidate:
             self.run_seconds,
             self.gpus,
             MODES.index(key.mode),
-            self.slots.hands_over,
+            self.bundles.hands_over,
             key.ranks,
             key.learner_tp,
             key.explorer_tp,

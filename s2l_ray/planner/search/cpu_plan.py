@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from s2l_ray.kinds import Role, Source
-from s2l_ray.placement.plan import DeviceLoad, Layout, PhaseSeats, Plan, PlannedBundle, Seat
+from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhaseSlots, Plan, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import Rates, Sampler, StepParts
 from s2l_ray.planner.memory import Ledger, trainer_ledger
@@ -131,34 +131,34 @@ def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
     return nodes
 
 
-def _phases(frame: Frame, actors: _Actors, handed: tuple[int, ...]) -> list[PhaseSeats]:
+def _phases(frame: Frame, actors: _Actors, handed: tuple[int, ...]) -> list[PhaseSlots]:
     learners, explorers = actors.engines("learner"), actors.engines("explorer")
     first = actors.ranks + learners
     phases = []
     for number, phase in enumerate(frame.work.phases):
-        seats = [Seat("trainer", rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
-        seats += [_seat(actors, "learner", n, actors.ranks + n) for n in range(learners)]
+        slots: list[Slot] = [TrainerSlot(rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
+        slots += [_slot(actors, "learner", n, actors.ranks + n) for n in range(learners)]
         # The last explorers are handed over first, so that the others keep their numbers.
         staying = explorers - handed[number]
-        seats += [_seat(actors, "learner", learners + n, first + explorers - 1 - n) for n in range(handed[number])]
-        seats += [_seat(actors, "explorer", n, first + n) for n in range(staying)]
-        phases.append(PhaseSeats(phase.name, phase.first_step, phase.last_step, tuple(seats)))
+        slots += [_slot(actors, "learner", learners + n, first + explorers - 1 - n) for n in range(handed[number])]
+        slots += [_slot(actors, "explorer", n, first + n) for n in range(staying)]
+        phases.append(PhaseSlots(phase.name, phase.first_step, phase.last_step, tuple(slots)))
     return phases
 
 
-def _seat(actors: _Actors, role: Source, index: int, bundle: int) -> Seat:
+def _slot(actors: _Actors, role: Source, index: int, bundle: int) -> EngineSlot:
     transfer = "gloo" if role == "learner" else None
-    return Seat(role, index, bundle, (), actors.cpus(role), kv_cache_bytes=actors.kv(role), transfer=transfer)
+    return EngineSlot(role, index, bundle, (), actors.cpus(role), kv_cache_bytes=actors.kv(role), transfer=transfer)
 
 
 def _loads(frame: Frame, actors: _Actors, layout: Layout, phase: int) -> tuple[DeviceLoad, ...]:
     """Host memory of every node."""
     ledgers: dict[int, Ledger] = defaultdict(dict)
     roles: dict[int, list[str]] = defaultdict(list)
-    for seat in layout.phases[phase].seats:
-        node = layout.bundles[seat.bundle].node
-        roles[node].append(f"{seat.role}:{seat.index}" + ("" if seat.role == "trainer" else "/0"))
-        for item, size in actors.memory[seat.role].items():
+    for slot in layout.phases[phase].slots:
+        node = layout.bundles[slot.bundle].node
+        roles[node].append(f"{slot.role}:{slot.index}" + ("" if slot.role == "trainer" else "/0"))
+        for item, size in actors.memory[slot.role].items():
             ledgers[node][item] = ledgers[node].get(item, 0) + size
     return tuple(
         DeviceLoad(node, None, spec.memory_bytes, sum(ledgers[node].values()), ledgers[node], tuple(roles[node]))

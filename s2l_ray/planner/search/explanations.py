@@ -23,7 +23,7 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
     ordered = found.ordered
     best = ordered[0] if ordered else None
     rows = [
-        Alternative(describe(c.key, c.slots.hands_over), c.key.mode, True, c.run_seconds, _slower(c, best, search))
+        Alternative(describe(c.key, c.bundles.hands_over), c.key.mode, True, c.run_seconds, _slower(c, best, search))
         for c in ordered[1:]
     ]
     fitting = {candidate.key.mode for candidate in ordered}
@@ -77,7 +77,7 @@ def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
     }
     for number, phase in enumerate(work.phases):
         for split in phase.splits:
-            parts = search.timing.parts(candidate, candidate.slots.learner[number], split)
+            parts = search.timing.parts(candidate, candidate.bundles.learner[number], split)
             for name, text in names.items():
                 total[text] = total.get(text, 0.0) + split.steps * getattr(parts, name) / work.steps
     return total
@@ -221,7 +221,7 @@ def _why_idle(best: Candidate) -> str:
     if key.mode == "colocated":
         return f"{key.ranks} ranks are as many as help or fit evenly"
     return (
-        f"slots of {key.slot_gpus} GPUs do not divide what {key.ranks} ranks leave (nodes have "
+        f"bundles of {key.bundle_gpus} GPUs do not divide what {key.ranks} ranks leave (nodes have "
         f"{' or '.join(map(str, sorted(sizes)))} of them), or more would not be faster"
     )
 
@@ -269,13 +269,13 @@ def _hand_overs(best: Candidate, found: Found, search: Search) -> list[str]:
     """Each hand-over, and what they gain together."""
     work, key, lines = search.frame.work, best.key, []
     for number in range(1, len(work.phases)):
-        grown = best.slots.learner[number] - best.slots.learner[number - 1]
+        grown = best.bundles.learner[number] - best.bundles.learner[number - 1]
         if grown:
             lines.append(
-                f"after step {work.phases[number].first_step - 1} the explorer hands over {grown * key.slot_gpus} GPUs "
-                f"for {grown * key.per_slot('learner')} more learner engines"
+                f"after step {work.phases[number].first_step - 1} the explorer hands over {grown * key.bundle_gpus} GPUs "
+                f"for {grown * key.engines_per_bundle('learner')} more learner engines"
             )
-    without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.slots.hands_over]
+    without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.bundles.hands_over]
     if lines and without:
         lines.append(f"handing over gains {duration(without[0].run_seconds - best.run_seconds)} over the run")
     return lines

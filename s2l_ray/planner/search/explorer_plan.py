@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory, NodeSpec
-from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search.cpu_plan import DEFAULT_KV_CACHE
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
@@ -31,18 +31,18 @@ def plan_explorers(config: Config, inventory: Inventory) -> Layout:
     on_gpus = config.placement.device != "cpu" and inventory.gpus > 0
     if config.placement.device == "gpu" and not on_gpus:
         raise PlacementError(f"placement.device is gpu, but there are none on {inventory.describe()}")
-    bundles, seats = _on_gpus(config, inventory) if on_gpus else _on_cpus(config, inventory)
+    bundles, slots = _on_gpus(config, inventory) if on_gpus else _on_cpus(config, inventory)
     asked = config.engines.explorer.count
-    if not seats or (asked is not None and len(seats) < asked):
+    if not slots or (asked is not None and len(slots) < asked):
         raise PlacementError(
-            f"there is room for {len(seats)} explorer engines on {inventory.describe()}, {asked or 1} needed; change "
+            f"there is room for {len(slots)} explorer engines on {inventory.describe()}, {asked or 1} needed; change "
             "engines.explorer.{count,tensor_parallel,cpus}, or add nodes"
         )
-    phase = PhaseSeats("explore", 1, 1, tuple(seats))
+    phase = PhaseSlots("explore", 1, 1, tuple(slots))
     return Layout("separate", "gpu" if on_gpus else "cpu", tuple(bundles), (phase,), sleep=False)
 
 
-def _on_cpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle], list[Seat]]:
+def _on_cpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle], list[EngineSlot]]:
     engine = config.engines.explorer
     need = _need(config, engine.tensor_parallel or 1, cuda=False)
     kv = need.pinned or max(need.least, DEFAULT_KV_CACHE)
@@ -50,14 +50,14 @@ def _on_cpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle],
     for node, spec in enumerate(inventory.specs):
         room = int(spec.cpus / engine.cpus + 1e-9)
         bundles += [PlannedBundle(node, (), {"CPU": engine.cpus})] * min(room, (engine.count or 1) - len(bundles))
-    seats = [Seat("explorer", n, n, (), engine.cpus, kv_cache_bytes=kv) for n in range(len(bundles))]
-    return bundles, seats
+    slots = [EngineSlot("explorer", n, n, (), engine.cpus, kv_cache_bytes=kv) for n in range(len(bundles))]
+    return bundles, slots
 
 
-def _on_gpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle], list[Seat]]:
+def _on_gpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle], list[EngineSlot]]:
     engine = config.engines.explorer
     bundles: list[PlannedBundle] = []
-    seats: list[Seat] = []
+    slots: list[EngineSlot] = []
     misfit: Misfit | None = None
     for node, spec in enumerate(inventory.specs):
         found = _fitting(config, spec)
@@ -67,17 +67,19 @@ def _on_gpus(config: Config, inventory: Inventory) -> tuple[list[PlannedBundle],
         size, kv = found
         engines = min(spec.gpus // size, int(spec.cpus / engine.cpus + 1e-9))
         for first in range(0, engines * size, size):
-            if engine.count is None or len(seats) < engine.count:
+            if engine.count is None or len(slots) < engine.count:
                 gpus = tuple(range(first, first + size))
-                seats.append(Seat("explorer", len(seats), len(bundles), tuple(range(size)), 1.0, kv_cache_bytes=kv))
+                slots.append(
+                    EngineSlot("explorer", len(slots), len(bundles), tuple(range(size)), 1.0, kv_cache_bytes=kv)
+                )
                 bundles.append(PlannedBundle(node, gpus, {"GPU": float(size), "CPU": engine.cpus}))
-    if not seats and misfit is not None:
+    if not slots and misfit is not None:
         raise PlacementError(
             f"the explorer does not fit on the GPUs of {inventory.describe()}: {misfit.short / GB:.1f} GB short of "
             f"{misfit.budget / GB:.1f} GB usable per GPU; lower engines.explorer.kv_cache_gb or max_num_seqs, raise "
             "engines.explorer.tensor_parallel, or use larger GPUs"
         )
-    return bundles, seats
+    return bundles, slots
 
 
 def _fitting(config: Config, spec: NodeSpec) -> tuple[int, int] | Misfit | None:

@@ -1,4 +1,4 @@
-"""How many slots are the learner's in each phase: the same in all, or growing as the explorer hands its own over."""
+"""How many bundles are the learner's in each phase: the same in all, or growing as the explorer hands its own over."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class SlotSplit:
-    """Slots of each kind."""
+class BundleSplit:
+    """Bundles of each kind."""
 
     learner: tuple[int, ...]
-    """In every phase; never falls, since explorer slots are handed over and not back."""
+    """In every phase; never falls, since explorer bundles are handed over and not back."""
     total: int
-    """Explorer slots are the rest."""
+    """Explorer bundles are the rest."""
 
     @property
     def hands_over(self) -> bool:
@@ -26,7 +26,7 @@ class PhaseCosts:
     """Of one phase."""
 
     seconds: np.ndarray
-    """Of all its steps: [choice of learner slots]; infinite where it is impossible."""
+    """Of all its steps: [choice of learner bundles]; infinite where it is impossible."""
     steps: int
     explores: bool
 
@@ -35,7 +35,7 @@ def fixed_split(phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray)
     """The fastest split that is the same in all phases, and the run's seconds (infinite if none is possible).
 
     Args:
-        choices: numbers of learner slots to choose from, ascending.
+        choices: numbers of learner bundles to choose from, ascending.
         wait: what the run's first step costs more, for each choice.
     """
     cost = wait + sum(phase.seconds for phase in phases)
@@ -46,11 +46,11 @@ def fixed_split(phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray)
 def growing_split(
     phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray, *, total: int, forced: bool, start_s: float
 ) -> tuple[tuple[int, ...], float]:
-    """The fastest split whose learner slots may grow between phases, and the run's seconds.
+    """The fastest split whose learner bundles may grow between phases, and the run's seconds.
 
     Args:
-        total: slots.
-        forced: every slot is the learner's in a phase without the explorer.
+        total: bundles.
+        forced: every bundle is the learner's in a phase without the explorer.
         start_s: seconds until handed-over engines take part; until then steps take as long as without them.
     """
     cost, back = phases[0].seconds + wait, []

@@ -18,12 +18,12 @@ def gpu_loads(candidate: Candidate, layout: Layout, search: Search) -> list[tupl
     for phase in layout.phases:
         roles: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
         seen: dict[str, int] = defaultdict(int)
-        for seat in phase.seats:
-            bundle, actor = layout.bundles[seat.bundle], f"{seat.role}:{seat.index}"
-            for device in seat.devices:
-                label = actor if seat.role == "trainer" else f"{actor}/{seen[actor]}"
+        for slot in phase.slots:
+            bundle, actor = layout.bundles[slot.bundle], f"{slot.role}:{slot.index}"
+            for device in slot.devices:
+                label = actor if slot.role == "trainer" else f"{actor}/{seen[actor]}"
                 seen[actor] += 1
-                roles[bundle.node, bundle.gpus[device]].append((seat.role, label))
+                roles[bundle.node, bundle.gpus[device]].append((slot.role, label))
         loads = []
         for node, spec in enumerate(frame.inventory.specs):
             for gpu in range(spec.gpus):
@@ -47,7 +47,7 @@ def _ledger(candidate: Candidate, search: Search, kinds: tuple[str, ...]) -> Led
     engines = [
         (
             search.need(role, key.tp(role)),
-            (candidate.trainer if ranked else candidate.slot[role]).kv[role],
+            (candidate.trainer if ranked else candidate.bundle_fit[role]).kv[role],
         )
         for role in frame.roles
         if role in kinds

@@ -89,7 +89,7 @@ def _described(best: Candidate, found: Found, search: Search) -> Plan:
     phases = phase_plans(
         frame,
         key.mode,
-        lambda number, split: search.timing.parts(best, best.slots.learner[number], split),
+        lambda number, split: search.timing.parts(best, best.bundles.learner[number], split),
         _phase_seconds(best, search),
         layout,
         loads,
@@ -112,7 +112,7 @@ def _described(best: Candidate, found: Found, search: Search) -> Plan:
 
 def _phase_seconds(best: Candidate, search: Search) -> list[float]:
     """Of all steps of each phase, with what the first step waits and what hand-overs cost."""
-    learner = best.slots.learner
+    learner = best.bundles.learner
     start_s = search.timing.rates(best.key.samplers).engine_start_s
     seconds = []
     for number in range(len(learner)):

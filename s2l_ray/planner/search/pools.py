@@ -1,4 +1,4 @@
-"""Which nodes a plan may use, and how trainer ranks and engine slots are packed into them, counted without listing."""
+"""Which nodes a plan may use, and how trainer ranks and engine bundles are packed into them, counted without listing."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ class Row:
 
     count: int
     ranks: int
-    slots: int
+    bundles: int
 
 
-def pack(pool: Pool, ranks: int, slot_gpus: int, rank_cpus: float, slot_cpus: float) -> tuple[Row, ...] | None:
-    """Trainer ranks on the first nodes, as many per node as go, and slots of `slot_gpus` GPUs on what is left.
+def pack(pool: Pool, ranks: int, bundle_gpus: int, rank_cpus: float, bundle_cpus: float) -> tuple[Row, ...] | None:
+    """Trainer ranks on the first nodes, as many per node as go, and bundles of `bundle_gpus` GPUs on what is left.
 
-    A slot never crosses a node. A node's CPUs bound both.
+    A bundle never crosses a node. A node's CPUs bound both.
 
     Returns:
-        Every node of the pool in order, with all the slots that it has room for; None if the ranks do not fit.
+        Every node of the pool in order, with all the bundles that it has room for; None if the ranks do not fit.
     """
     rows, left = [], ranks
 
-    def slots(run: Run, here: int) -> int:
+    def bundles(run: Run, here: int) -> int:
         free = run.cpus - here * rank_cpus
-        return max(0, min((run.gpus - here) // slot_gpus, int((free + SLACK) // slot_cpus)))
+        return max(0, min((run.gpus - here) // bundle_gpus, int((free + SLACK) // bundle_cpus)))
 
     for run in pool.runs:
         most = min(run.gpus, int((run.cpus + SLACK) // rank_cpus))
@@ -88,7 +88,7 @@ def pack(pool: Pool, ranks: int, slot_gpus: int, rank_cpus: float, slot_cpus: fl
         left -= partial
         for count, here in ((full, most), (1 if partial else 0, partial), (run.count - full - (partial > 0), 0)):
             if count:
-                rows.append(Row(count, here, slots(run, here)))
+                rows.append(Row(count, here, bundles(run, here)))
     return None if left else tuple(rows)
 
 
@@ -102,8 +102,8 @@ def shared_engines(rows: tuple[Row, ...], tensor_parallel: int) -> int:
     return sum(row.count * (row.ranks // tensor_parallel) for row in rows)
 
 
-def slots_in(rows: tuple[Row, ...]) -> int:
-    return sum(row.count * row.slots for row in rows)
+def bundles_in(rows: tuple[Row, ...]) -> int:
+    return sum(row.count * row.bundles for row in rows)
 
 
 def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> list[tuple[Pool, Pool]]:

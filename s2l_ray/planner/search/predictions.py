@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from s2l_ray.kinds import PlacementMode, Transfer
+from s2l_ray.kinds import PlacementMode, Role, Transfer
 from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Saving, WeightSyncPlan
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import StepParts
@@ -57,8 +57,9 @@ def _phase_plan(
     rollouts = frame.work.prompts * float(np.average(sampled, weights=weights))
     seconds["verify"] = rollouts / (frame.config.verifier.workers * VERIFIED_PER_S)
     step = total / phase.steps
-    seats = layout.phase_at(phase.first_step).seats
-    devices = {role: sum(max(1, len(s.devices)) for s in seats if s.role == role) for role in ("trainer", *frame.roles)}
+    slots = layout.phase_at(phase.first_step)
+    devices: dict[Role, int] = {"trainer": len(slots.trainers)}
+    devices |= {role: sum(slot.tensor_parallel for slot in slots.engines_of(role)) for role in frame.roles}
     busy = {"learner": seconds["learner_generate"], "explorer": seconds["explore"]}
     mini = frame.work.mini_batch_prompts
     with_work = mini / (-(-mini // devices["trainer"]) * devices["trainer"])  # of the ranks, on average
@@ -98,7 +99,7 @@ def weight_sync_plan(frame: Frame, phases: tuple[PhasePlan, ...], layout: Layout
     """The slowest weight sync of the run, and the most engines that weights reach in each way."""
     transfers: dict[Transfer, int] = {}
     for phase in layout.phases:
-        ways = [seat.transfer for seat in phase.seats if seat.transfer]
+        ways = [slot.transfer for slot in phase.engines if slot.transfer]
         for way in dict.fromkeys(ways):
             transfers[way] = max(transfers.get(way, 0), ways.count(way))
     return WeightSyncPlan(

@@ -97,12 +97,12 @@ class Timing:
             ),
         )
 
-    def weight_sync(self, base: Candidate, learner_slots: np.ndarray | int) -> np.ndarray:
-        """Seconds of a weight sync when so many slots are the learner's. Rank 0, on the first node, sends."""
+    def weight_sync(self, base: Candidate, learner_bundles: np.ndarray | int) -> np.ndarray:
+        """Seconds of a weight sync when so many bundles are the learner's. Rank 0, on the first node, sends."""
         key = base.key
         apart = key.trainers is not key.samplers
-        near = 0 if apart else base.slot_rows[0].slots
-        far = np.asarray(learner_slots) > near
+        near = 0 if apart else base.sampler_rows[0].bundles
+        far = np.asarray(learner_bundles) > near
         return np.where(far, self._weight_sync(key, base.nodes, True), self._weight_sync(key, base.nodes, False))
 
     def _weight_sync(self, key: Key, nodes: int, far: bool) -> float:
@@ -130,28 +130,28 @@ class Timing:
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
-    def slot_engines(self, base: Candidate, role: Source, learner_slots: np.ndarray | int) -> np.ndarray:
-        """Engines of a role in the slots, when so many slots are the learner's."""
-        if role not in base.slot:
-            return np.asarray(learner_slots) * 0
-        per = base.key.per_slot(role)
-        slots = np.asarray(learner_slots if role == "learner" else base.slots.total - np.asarray(learner_slots))
+    def bundle_engines(self, base: Candidate, role: Source, learner_bundles: np.ndarray | int) -> np.ndarray:
+        """Engines of a role in the bundles, when so many bundles are the learner's."""
+        if role not in base.bundle_fit:
+            return np.asarray(learner_bundles) * 0
+        per = base.key.engines_per_bundle(role)
+        bundles = np.asarray(learner_bundles if role == "learner" else base.bundles.total - np.asarray(learner_bundles))
         pinned = self._frame.engine(role).count
         unused = 0 if pinned is None else -max(0, pinned - base.shared.get(role, 0)) % per
-        return np.maximum(0, slots * per - unused)
+        return np.maximum(0, bundles * per - unused)
 
-    def sampling(self, base: Candidate, role: Source, learner_slots: np.ndarray) -> np.ndarray:
-        """Seconds of sampling a step: [split, number of learner slots]. Engines in slots and beside ranks share it."""
+    def sampling(self, base: Candidate, role: Source, learner_bundles: np.ndarray) -> np.ndarray:
+        """Seconds of sampling a step: [split, number of learner bundles]. Engines in bundles and beside ranks share it."""
         key = base.key
         counts = [getattr(split, role) for split in self._frame.splits]
-        result = np.full((len(counts), len(learner_slots)), np.inf)
-        if role in base.slot:
-            kv = base.slot[role].kv[role]
+        result = np.full((len(counts), len(learner_bundles)), np.inf)
+        if role in base.bundle_fit:
+            kv = base.bundle_fit[role].kv[role]
             table = self._memory.get(
                 ("table", role, key.samplers, key.tp(role), kv),
                 lambda: self._table(role, key.samplers, key.tp(role), kv, counts),
             )
-            result = table[:, self.slot_engines(base, role, learner_slots)]
+            result = table[:, self.bundle_engines(base, role, learner_bundles)]
         if role in base.shared:
             kv, engines = base.trainer.kv[role], base.shared[role]
             beside = [self.generation(role, key.trainers, key.tp(role), kv, engines, n) for n in counts]
@@ -169,18 +169,20 @@ class Timing:
         }
         return np.array([[np.inf if count else 0.0, *by_count[count]] for count in counts])
 
-    def matrices(self, base: Candidate, learner_slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(seconds of a step, what it takes longer if nothing was sampled ahead): [split, number of learner slots]."""
+    def matrices(self, base: Candidate, learner_bundles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(seconds of a step, what it takes longer if nothing was sampled ahead): [split, number of learner bundles]."""
         frame, key = self._frame, base.key
-        learn = self.sampling(base, "learner", learner_slots)
-        explore = self.sampling(base, "explorer", learner_slots) if key.explorer_tp else np.zeros_like(learn)
-        trained = self.update(key, base.nodes)[:, None] + self.weight_sync(base, learner_slots) + self.sleep_wake(base)
+        learn = self.sampling(base, "learner", learner_bundles)
+        explore = self.sampling(base, "explorer", learner_bundles) if key.explorer_tp else np.zeros_like(learn)
+        trained = (
+            self.update(key, base.nodes)[:, None] + self.weight_sync(base, learner_bundles) + self.sleep_wake(base)
+        )
         if key.mode == "colocated":
             return explore + learn + trained, np.zeros_like(learn)
         together = np.maximum(explore, learn) + trained
         if frame.work.stale:
             explored = explore if frame.work.ahead else explore + trained
-            ahead = np.maximum(np.maximum(explored, learn + self.weight_sync(base, learner_slots)), trained)
+            ahead = np.maximum(np.maximum(explored, learn + self.weight_sync(base, learner_bundles)), trained)
         elif frame.work.ahead:
             ahead = np.maximum(explore, learn + trained)
         else:
@@ -188,14 +190,14 @@ class Timing:
         with np.errstate(invalid="ignore"):
             return ahead, np.nan_to_num(together - ahead)  # inf - inf, where there is no engine
 
-    def parts(self, base: Candidate, learner_slots: int, split: Split) -> StepParts:
+    def parts(self, base: Candidate, learner_bundles: int, split: Split) -> StepParts:
         """Of one step."""
-        number, choice = self._frame.splits.index(split), np.array([learner_slots])
+        number, choice = self._frame.splits.index(split), np.array([learner_bundles])
         explores = base.key.explorer_tp > 0
         return StepParts(
             explore=float(self.sampling(base, "explorer", choice)[number, 0]) if explores else 0.0,
             learner_generate=float(self.sampling(base, "learner", choice)[number, 0]),
             sleep_wake=self.sleep_wake(base),
             update=float(self.update(base.key, base.nodes)[number]),
-            weight_sync=float(self.weight_sync(base, learner_slots)),
+            weight_sync=float(self.weight_sync(base, learner_bundles)),
         )

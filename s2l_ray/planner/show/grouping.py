@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, PlannedBundle, Seat
+from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, PlannedBundle
 
 ROLES = ("trainer", "learner", "explorer")
 RUNS = 6
@@ -64,12 +64,12 @@ class HandOver:
 
     step: int
     """The first step after it."""
-    ends: tuple[Seat, ...]
-    begins: tuple[Seat, ...]
+    ends: tuple[EngineSlot, ...]
+    begins: tuple[EngineSlot, ...]
 
     @property
     def bundles(self) -> tuple[int, ...]:
-        return tuple(sorted({seat.bundle for seat in (*self.ends, *self.begins)}))
+        return tuple(sorted({slot.bundle for slot in (*self.ends, *self.begins)}))
 
 
 def occupant(role: str) -> Occupant:
@@ -120,12 +120,12 @@ def blocks(loads: Sequence[DeviceLoad], role: str) -> list[Block]:
 
 
 def hand_overs(layout: Layout) -> list[HandOver]:
-    """Every change of seats between consecutive phases."""
+    """Every change of engine slots between consecutive phases."""
     changes = []
     for before, after in zip(layout.phases, layout.phases[1:], strict=False):
-        then, now = _by_place(before.seats), _by_place(after.seats)
-        ends = tuple(seat for place, seat in then.items() if place not in now)
-        begins = tuple(seat for place, seat in now.items() if place not in then)
+        then, now = _by_place(before.engines), _by_place(after.engines)
+        ends = tuple(slot for place, slot in then.items() if place not in now)
+        begins = tuple(slot for place, slot in now.items() if place not in then)
         if ends or begins:
             changes.append(HandOver(after.first_step, ends, begins))
     return changes
@@ -169,8 +169,8 @@ def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: C
     return NodeGroup(tuple(nodes), tuple(by_node[nodes[0]]), occupants, devices)
 
 
-def _by_place(seats: Iterable[Seat]) -> dict[tuple, Seat]:
-    return {(seat.role, seat.index, seat.bundle, seat.devices): seat for seat in seats}
+def _by_place(slots: Iterable[EngineSlot]) -> dict[tuple, EngineSlot]:
+    return {(slot.role, slot.index, slot.bundle, slot.devices): slot for slot in slots}
 
 
 def _letter(number: int) -> str:

@@ -15,11 +15,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.placement.plan import Plan, Seat
+from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.show.grouping import ROLES, HandOver, bundles_of, hand_overs, memory_classes, ranges
 from s2l_ray.planner.show.terminal_bars import memory_section, time_section
-from s2l_ray.planner.show.terminal_map import seat_maps
+from s2l_ray.planner.show.terminal_map import slot_maps
 
 if TYPE_CHECKING:
     from s2l_ray.planner.simulate.simulation import Simulation
@@ -75,7 +75,7 @@ def _sections(plan: Plan, title: str, width: int, colour: bool) -> Iterator[Rend
     if plan.problems:
         yield from titled("why it does not fit" if not plan.fits else "problems", bullets(plan.problems, "red"))
     classes = memory_classes(plan.phases)
-    for heading, lines in seat_maps(plan.phases, classes, width, colour):
+    for heading, lines in slot_maps(plan.phases, classes, width, colour):
         yield from titled(heading, *lines)
     if classes:
         heading, body = memory_section(plan.phases, classes, width, colour)
@@ -136,15 +136,15 @@ def _hand_over(plan: Plan, change: HandOver) -> str:
     assert plan.layout is not None
     bundles = bundles_of(plan.layout, change.bundles)
     nodes = {bundle.node for bundle in bundles}
-    parts = [f"{_seats(seats)} {verb}" for seats, verb in ((change.ends, "end"), (change.begins, "begin")) if seats]
+    parts = [f"{_slots(slots)} {verb}" for slots, verb in ((change.ends, "end"), (change.begins, "begin")) if slots]
     where = f"bundle{_s(len(bundles))} {ranges(change.bundles)} on node{_s(len(nodes))} {ranges(nodes)}"
     return f"before step {change.step}: {', '.join(parts)} ({where})"
 
 
-def _seats(seats: Sequence[Seat]) -> str:
+def _slots(slots: Sequence[EngineSlot]) -> str:
     found = []
     for role in ROLES:
-        numbers = [seat.index for seat in seats if seat.role == role]
+        numbers = [slot.index for slot in slots if slot.role == role]
         if numbers:
             found.append(f"{role} {'rank' if role == 'trainer' else 'engine'}{_s(len(numbers))} {ranges(numbers)}")
     return " and ".join(found)

@@ -22,8 +22,8 @@ phases              in the order of the steps:
 gpus                every device, at its fullest: node, gpu, capacity_bytes, used_bytes, ledger, worst_phase, and
                     roles {phase: ["trainer:0", ...]}
 bundles             of the placement group: node, gpus, resources
-seats               per phase of the layout: name, first_step, last_step, seats [role, index, bundle, devices, share,
-                    kv_cache_bytes, transfer]
+slots               per phase of the layout: name, first_step, last_step, slots [role, index, bundle, devices, share; of
+                    engines also kv_cache_bytes and transfer]
 sleep               engines sleep while the trainer ranks on their devices work
 hand_overs          step (the first after it), ends and begins [role, index, bundle, devices], bundles
 weight sync                bytes, seconds, transfers {"nccl" | "ipc" | "gloo": engines}; null when nothing fits
@@ -37,7 +37,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.placement.plan import DeviceLoad, Layout, PhasePlan, Plan, Saving, Seat
+from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, Plan, Saving, Slot
 from s2l_ray.planner.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
@@ -110,26 +110,30 @@ def _worst(phases: tuple[PhasePlan, ...]) -> list[dict[str, Any]]:
 
 def _layout(layout: Layout | None) -> dict[str, Any]:
     if layout is None:
-        return {"bundles": [], "seats": [], "sleep": False, "hand_overs": []}
+        return {"bundles": [], "slots": [], "sleep": False, "hand_overs": []}
     return {
         "bundles": [{"node": b.node, "gpus": list(b.gpus), "resources": b.resources} for b in layout.bundles],
-        "seats": [{**vars(phase), "seats": [{**vars(s)} for s in phase.seats]} for phase in layout.phases],
+        "slots": [{**vars(phase), "slots": [_slot(slot) for slot in phase.slots]} for phase in layout.phases],
         "sleep": layout.sleep,
         "hand_overs": [_hand_over(change) for change in hand_overs(layout)],
     }
 
 
+def _slot(slot: Slot) -> dict[str, Any]:
+    return {"role": slot.role, **vars(slot)}
+
+
 def _hand_over(change: HandOver) -> dict[str, Any]:
     return {
         "step": change.step,
-        "ends": [_place(seat) for seat in change.ends],
-        "begins": [_place(seat) for seat in change.begins],
+        "ends": [_place(slot) for slot in change.ends],
+        "begins": [_place(slot) for slot in change.begins],
         "bundles": list(change.bundles),
     }
 
 
-def _place(seat: Seat) -> dict[str, Any]:
-    return {"role": seat.role, "index": seat.index, "bundle": seat.bundle, "devices": list(seat.devices)}
+def _place(slot: EngineSlot) -> dict[str, Any]:
+    return {"role": slot.role, "index": slot.index, "bundle": slot.bundle, "devices": list(slot.devices)}
 
 
 def _saving(saving: Saving) -> dict[str, float]:

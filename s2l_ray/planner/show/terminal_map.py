@@ -17,10 +17,10 @@ LABEL = 11
 """Columns of a line before the first device."""
 
 
-def seat_maps(
+def slot_maps(
     phases: Sequence[PhasePlan], classes: dict[tuple, MemoryClass], width: int, colour: bool
 ) -> Iterator[tuple[str, list[Text]]]:
-    """(heading, lines) per phase; consecutive phases with the same seats are one map."""
+    """(heading, lines) per phase; consecutive phases with the same slots are one map."""
     for groups, alike in groupby(((node_groups(phase.gpus), phase) for phase in phases), key=lambda pair: pair[0]):
         heading = ", ".join(f"{phase.name} ({look.steps(phase.first_step, phase.last_step)})" for _, phase in alike)
         yield heading, list(_phase_map(groups, classes, width, colour))

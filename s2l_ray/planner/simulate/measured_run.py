@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import read_json
-from s2l_ray.placement.plan import Layout, PhaseSeats, PlannedBundle, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.workload import phases
 from s2l_ray.results import StepRecord
 from s2l_ray.step_log import StepLog
@@ -85,15 +86,22 @@ def _layout(run: Path) -> Layout | None:
     plan = read_json(run / "plan.json", RESTORE)
     bundles = tuple(PlannedBundle(row["node"], tuple(row["gpus"]), row["resources"]) for row in plan["bundles"])
     found = tuple(
-        PhaseSeats(
+        PhaseSlots(
             phase["name"],
             phase["first_step"],
             phase["last_step"],
-            tuple(Seat(**{**seat, "devices": tuple(seat["devices"])}) for seat in phase["seats"]),
+            tuple(_slot(row) for row in phase["slots"]),
         )
-        for phase in plan["seats"]
+        for phase in plan["slots"]
     )
     return Layout(plan["mode"], plan["device"], bundles, found, plan["sleep"])
+
+
+def _slot(row: dict[str, Any]) -> Slot:
+    row = row | {"devices": tuple(row["devices"])}
+    if row["role"] != "trainer":
+        return EngineSlot(**row)
+    return TrainerSlot(row["index"], row["bundle"], row["devices"], row["share"])
 
 
 def _evaluations(run: Path, config: Config) -> Iterator[Evaluation]:
@@ -128,13 +136,13 @@ def _lengths(run: Path, records: tuple[StepRecord, ...]) -> dict[Source, tuple[i
 
 def host_layout(config: Config) -> Layout:
     """Every actor on the one host, in all phases: what a run without GPUs does."""
-    counts = {
-        "trainer": config.trainer.ranks or 1,
-        "learner": config.engines.learner.count or 1,
-        "explorer": config.engines.explorer.count or 1,
+    slots: list[Slot] = [TrainerSlot(rank, rank, (), 1.0) for rank in range(config.trainer.ranks or 1)]
+    counts: dict[Source, int | None] = {
+        "learner": config.engines.learner.count,
+        "explorer": config.engines.explorer.count,
     }
-    names = [(role, number) for role, count in counts.items() for number in range(count)]
-    seats = tuple(Seat(role, number, bundle, (), 1.0) for bundle, (role, number) in enumerate(names))
-    bundles = tuple(PlannedBundle(0, (), {"CPU": 1.0}) for _ in names)
-    found = tuple(PhaseSeats(phase.name, phase.first_step, phase.last_step, seats) for phase in phases(config))
+    for source, count in counts.items():
+        slots += [EngineSlot(source, number, len(slots) + number, (), 1.0, 0) for number in range(count or 1)]
+    bundles = tuple(PlannedBundle(0, (), {"CPU": 1.0}) for _ in slots)
+    found = tuple(PhaseSlots(phase.name, phase.first_step, phase.last_step, tuple(slots)) for phase in phases(config))
     return Layout("separate", "cpu", bundles, found, sleep=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.kinds import Role, Source
-from s2l_ray.placement.plan import Layout, Plan, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, Plan
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory import dtype_bytes
@@ -37,7 +37,9 @@ def constants_of_plan(
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
     samplers = {source: _sampler(config, layout, inventory, source) for source in sources}
     rates = _rates(layout, inventory, "trainer", config.trainer.threads)
-    beside = "explorer" in samplers and any(layout.beside_trainer(seat) for seat in _seats(layout, "explorer"))
+    beside = "explorer" in samplers and any(
+        layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer")
+    )
     optimizer_s, pass_token_s = _update(config, layout, work, learner, rates)
     return Constants(
         engines={source: _engine(sampler, work) for source, sampler in samplers.items()},
@@ -52,13 +54,14 @@ def constants_of_plan(
     )
 
 
-def _seats(layout: Layout, role: Role) -> list[Seat]:
-    """Of all phases, each actor once."""
-    return list({seat.index: seat for phase in layout.phases for seat in phase.seats if seat.role == role}.values())
+def _engine_slots(layout: Layout, source: Source) -> list[EngineSlot]:
+    """The slots of one kind of engine over all phases, each engine once."""
+    return list({slot.index: slot for phase in layout.phases for slot in phase.engines_of(source)}.values())
 
 
 def _nodes(layout: Layout, role: Role) -> set[int]:
-    return {layout.bundles[seat.bundle].node for seat in _seats(layout, role)}
+    slots = layout.phases[0].trainers if role == "trainer" else _engine_slots(layout, role)
+    return {layout.bundles[slot.bundle].node for slot in slots}
 
 
 def _rates(layout: Layout, inventory: Inventory, role: Role, threads: int) -> costs.Rates:
@@ -67,11 +70,11 @@ def _rates(layout: Layout, inventory: Inventory, role: Role, threads: int) -> co
 
 
 def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Source) -> costs.Sampler:
-    engine, seats = getattr(config.engines, source), _seats(layout, source)
+    engine, slots = getattr(config.engines, source), _engine_slots(layout, source)
     return costs.Sampler(
         shape=ModelShape.load(getattr(config.models, source)),
-        tensor_parallel=max(1, len(seats[0].devices)),
-        kv_cache_bytes=min(seat.kv_cache_bytes for seat in seats),
+        tensor_parallel=slots[0].tensor_parallel,
+        kv_cache_bytes=min(slot.kv_cache_bytes for slot in slots),
         max_num_seqs=engine.max_num_seqs,
         dtype_bytes=dtype_bytes(config),
         rates=_rates(layout, inventory, source, engine.threads),
@@ -96,7 +99,7 @@ def _update(
     """Seconds of an optimizer step whatever its tokens, and of a forward pass over one token: together they give the
     plan's update of a step with responses of mean length.
     """
-    ranks, nodes = len(_seats(layout, "trainer")), len(_nodes(layout, "trainer"))
+    ranks, nodes = len(layout.phases[0].trainers), len(_nodes(layout, "trainer"))
     last = work.phases[-1].splits[-1]
     split = Split(last.explorer, last.learner, 1)
     seconds = costs.update_seconds(

@@ -19,7 +19,7 @@ import simpy
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Source
-from s2l_ray.placement.plan import Layout, PhaseSeats, Seat
+from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots
 from s2l_ray.planner.simulate.constants import Constants
 from s2l_ray.planner.simulate.simulated_actors import Cores, Engine, Journal, Request, Verifier
 from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
@@ -78,7 +78,7 @@ class _Run:
         self._schedule = config.schedule.build(config.rollout.group_size)
         self._work = workload(config, cuda=layout.device == "gpu")
         self._cores = {bundle.node: Cores(self._env, constants.cores) for bundle in layout.bundles}
-        self._phase: PhaseSeats | None = None
+        self._phase: PhaseSlots | None = None
         self._engines: dict[tuple[str, int], Engine] = {}
         self._exploring: dict[int, tuple[float, list[simpy.Process]]] = {}
         host = next(iter(self._cores.values()))
@@ -100,9 +100,8 @@ class _Run:
         return Simulation(tuple(self._done), tuple(self._journal.activities))
 
     def evaluate(self, problems: int, samples: int) -> float:
-        for seat in self._layout.phases[-1].seats:
-            if seat.role == "learner":
-                self._engines[seat.role, seat.index] = self._engine(seat, 0.0, 0)
+        for slot in self._layout.phases[-1].engines_of("learner"):
+            self._engines[slot.role, slot.index] = self._engine(slot, 0.0, 0)
         rng = generator(self._config.seed, 0)
         lengths = rng.choice(np.array(self._constants.lengths["learner"]), size=(problems, samples)).tolist()
         tasks = [self._env.process(self._roll_out(0, "learner", row)) for row in lengths]
@@ -128,13 +127,13 @@ class _Run:
         """Engines of the step's phase; those that end have no requests left, those that begin must start first."""
         phase = self._layout.phase_at(step)
         if phase is not self._phase:
-            seats = {(seat.role, seat.index): seat for seat in phase.seats if seat.role != "trainer"}
-            leaving = [engine for key, engine in self._engines.items() if key not in seats]
+            slots = {(slot.role, slot.index): slot for slot in phase.engines}
+            leaving = [engine for key, engine in self._engines.items() if key not in slots]
             while any(engine.load for engine in leaving):
                 yield simpy.AnyOf(self._env, self._outstanding())
             start_s = 0.0 if self._phase is None else self._constants.engine_start_s
             self._engines = {
-                key: self._engines.get(key) or self._engine(seat, start_s, step) for key, seat in seats.items()
+                key: self._engines.get(key) or self._engine(slot, start_s, step) for key, slot in slots.items()
             }
             self._phase = phase
         late = [engine.ready_at for source in self._needed(step) for engine in self._soonest(source)]
@@ -144,13 +143,13 @@ class _Run:
     def _outstanding(self) -> list[simpy.Process]:
         return [task for _, tasks in self._exploring.values() for task in tasks if task.is_alive]
 
-    def _engine(self, seat: Seat, start_s: float, step: int) -> Engine:
-        name, now = f"{seat.role} {seat.index}", self._env.now
+    def _engine(self, slot: EngineSlot, start_s: float, step: int) -> Engine:
+        name, now = f"{slot.role} {slot.index}", self._env.now
         if start_s:
             self._journal.add(name, "start", step, now, now + start_s)
-        cores = self._cores[self._layout.bundles[seat.bundle].node]
-        constants = self._constants.engines[seat.role]
-        return Engine(self._env, name, seat.role, constants, cores, self._journal, start_s)
+        cores = self._cores[self._layout.bundles[slot.bundle].node]
+        constants = self._constants.engines[slot.role]
+        return Engine(self._env, name, slot.role, constants, cores, self._journal, start_s)
 
     def _needed(self, step: int) -> list[Source]:
         return [source for source in SOURCES if self._sampled(step, source)]
@@ -164,7 +163,7 @@ class _Run:
     def _collect(self, step: int) -> Iterator[simpy.Event]:
         """Returns the spans."""
         spans: dict[str, float] = {}
-        in_turn = any(s.role == "explorer" and self._layout.beside_trainer(s) for s in self._phase.seats)
+        in_turn = any(map(self._layout.shares_gpus_with_trainer, self._phase.engines_of("explorer")))
         begun, exploring = self._explore(step)
         learning = [] if in_turn else self._dispatch(step, "learner")
         sent = self._env.now
@@ -233,8 +232,8 @@ class _Run:
     def _on_trainers(self, kind: str, step: int, seconds: float) -> Iterator[simpy.Event]:
         """All ranks work together. Returns the seconds that it took."""
         start = self._env.now
-        ranks = [seat for seat in self._phase.seats if seat.role == "trainer"]
-        nodes = [self._layout.bundles[seat.bundle].node for seat in ranks]
+        ranks = self._phase.trainers
+        nodes = [self._layout.bundles[slot.bundle].node for slot in ranks]
         yield simpy.AllOf(self._env, [self._cores[node].work(seconds).done for node in nodes])
         for rank in ranks:
             self._journal.add(f"trainer {rank.index}", kind, step, start, self._env.now)
@@ -242,7 +241,7 @@ class _Run:
 
     def _update_s(self, step: int) -> float:
         split = Split(self._count(step, "explorer"), self._count(step, "learner"), 1)
-        ranks = sum(seat.role == "trainer" for seat in self._phase.seats)
+        ranks = len(self._phase.trainers)
         busiest = self._trained[step] / ranks if step in self._trained else self._busiest(step, ranks)
         fetched = math.ceil(self._work.prompts / ranks) * self._work.group_size
         return (

@@ -1,4 +1,4 @@
-"""Where ranks and slots go, and whose slots they are in which phase, on small cases worked out by hand."""
+"""Where ranks and bundles go, and whose bundles they are in which phase, on small cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
-from s2l_ray.planner.search.pools import Pool, Row, pack, pool_pairs, rank_nodes, shared_engines, sizes, slots_in
+from s2l_ray.planner.search.pools import Pool, Row, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
 
 INF = math.inf
-# Learner slots 1, 2 or 3 of 3; the explorer needs one as long as it samples.
+# Learner bundles 1, 2 or 3 of 3; the explorer needs one as long as it samples.
 PHASES = [
     PhaseCosts(np.array([100.0, 300.0, INF]), 10, True),
     PhaseCosts(np.array([800.0, 400.0, 200.0]), 20, False),
@@ -26,7 +26,7 @@ def test_without_hand_over_one_split_serves_all_phases() -> None:
 
 
 def test_late_engines_slow_the_first_steps() -> None:
-    """From 1 to 3 slots steps fall from 40 s to 10 s; in 80 s of start 2 steps have passed, each 30 s longer."""
+    """From 1 to 3 bundles steps fall from 40 s to 10 s; in 80 s of start 2 steps have passed, each 30 s longer."""
     assert late_seconds(PHASES[1], 80.0)[0, 2] == pytest.approx(60.0)
     assert late_seconds(PHASES[1], 1e9)[0, 2] == pytest.approx(20 * 30.0)
     assert late_seconds(PHASES[1], 80.0)[2, 0] == 0
@@ -41,7 +41,7 @@ def test_hand_over_where_it_pays() -> None:
     assert split == (2, 3) and seconds == pytest.approx(300 + 200 + 20 * (20 - 10))
 
 
-def test_slots_are_never_handed_back() -> None:
+def test_bundles_are_never_handed_back() -> None:
     phases = [PhaseCosts(np.array([9.0, 1.0, 9.0]), 1, True), PhaseCosts(np.array([0.0, 5.0, 5.0]), 1, True)]
     split, seconds = growing_split(phases, CHOICES, NO_WAIT, total=3, forced=False, start_s=0.0)
     assert split == (2, 2) and seconds == 6.0
@@ -52,16 +52,16 @@ def pool(*nodes: tuple[int, float]) -> Pool:
     return Pool.of(list(enumerate(Inventory.of(rows).specs)))
 
 
-def test_ranks_are_packed_and_slots_stay_within_nodes() -> None:
-    """11 ranks on nodes of 8: one full, 3 on the next; slots of 4: one beside those 3, two on the last node."""
+def test_ranks_are_packed_and_bundles_stay_within_nodes() -> None:
+    """11 ranks on nodes of 8: one full, 3 on the next; bundles of 4: one beside those 3, two on the last node."""
     rows = pack(pool((8, 64), (8, 64), (8, 64)), 11, 4, 1.0, 1.0)
     assert rows == (Row(1, 8, 0), Row(1, 3, 1), Row(1, 0, 2))
-    assert (rank_nodes(rows), slots_in(rows), shared_engines(rows, 2), shared_engines(rows, 4)) == (2, 3, 5, 2)
+    assert (rank_nodes(rows), bundles_in(rows), shared_engines(rows, 2), shared_engines(rows, 4)) == (2, 3, 5, 2)
     assert pack(pool((8, 64)), 9, 1, 1.0, 1.0) is None
 
 
-def test_cpus_bound_ranks_and_slots() -> None:
-    """5 CPUs: 2 ranks of 2 CPUs each, and one slot of one CPU on the CPU that is left."""
+def test_cpus_bound_ranks_and_bundles() -> None:
+    """5 CPUs: 2 ranks of 2 CPUs each, and one bundle of one CPU on the CPU that is left."""
     assert pack(pool((8, 5)), 2, 1, 2.0, 1.0) == (Row(1, 2, 1),)
     assert pack(pool((8, 5)), 3, 1, 2.0, 1.0) is None
 

@@ -1,0 +1,138 @@
+"""The parser of `s2l`: every help, and `s2l config`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from s2l_ray import cli
+from s2l_ray.config import load_config
+from tests.support.paths import ROOT
+
+LONGEST_LINE = 80
+HEAVY = ("torch", "ray", "vllm", "transformers", "pyarrow", "pydantic", "omegaconf", "mlflow", "matplotlib", "numpy")
+
+
+def parsers(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every command and action with its words, such as ("bank", "show")."""
+    yield words, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from parsers(below, *words, name)
+
+
+EVERY = dict(parsers(cli._parser()))
+
+
+def test_the_commands():
+    names = [words[0] for words in EVERY if len(words) == 1]
+    assert names == ["train", "plan", "explore", "bank", "family", "trace", "verify", "config", "doctor", "gpu-check"]
+    assert ("bank", "import") in EVERY and ("family", "build") in EVERY
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_every_help_is_readable_at_80_columns(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", str(LONGEST_LINE))
+    lines = EVERY[words].format_help().splitlines()
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
+    assert EVERY[words].description and EVERY[words].description[-1] in ".)"
+
+
+def test_every_help_imports_nothing_heavy():
+    """A process that has printed all of them; so that each is there at once."""
+    code = f"""
+import sys
+from s2l_ray.cli import main
+for words in {[list(words) for words in EVERY]}:
+    try:
+        main([*words, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0
+print("imported:", *sorted({set(HEAVY)} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: s2l") == len(EVERY)
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
+def test_a_count_is_at_least_one(number: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        cli.main(["explore", "x.yaml", f"--rollouts={number}"])
+    assert f"--rollouts: must be an integer of at least 1, not '{number}'" in capsys.readouterr().err
+
+
+# ---- s2l config -----------------------------------------------------------------------------------------------------
+
+
+def test_config_explains_keys(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "checkpoint"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "checkpoint.every   integer > 0   default 20",
+        "    Steps between checkpoints; the last step is always saved.",
+        "",
+        "checkpoint.keep   integer > 0   default 2",
+        "    Newest checkpoints kept.",
+    ]
+    assert cli.main(["config", "models.learner"]) == 0
+    assert capsys.readouterr().out.startswith("models.learner   path   must be given\n    Directory")
+
+
+def test_config_prints_every_key_in_lines_that_fit(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(bool(line) and not line.startswith(" ") for line in lines) > 100
+    assert [line for line in lines if line.startswith(" ") and len(line) > 80] == []
+
+
+def test_an_unknown_key_is_one_line(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "schedule.mixsteps"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.splitlines()) == 1
+    assert told.err.startswith("error: schedule.mixsteps: there is no such key or section; did you mean schedule.mix_")
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A run directory, and a YAML file that differs from its configuration in three keys."""
+    base = tmp_path / "base.yaml"
+    base.write_text("models: {learner: a, explorer: b}\ndata: {train: x.jsonl}\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(load_config(base, ["name=one", "evaluation.k=[1,4]"]).to_yaml())
+    other = tmp_path / "other.yaml"
+    other.write_text('extends: base.yaml\nname: "two\\nlines"\ntrainer: {lora_rank: 8}\n')
+    return run, other
+
+
+def test_diff_has_one_row_for_each_key_that_differs(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "--diff", *map(str, two_runs)]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["name", "one", '"two\\nlines"'],
+        ["trainer.lora_rank", "0", "8"],
+        ["evaluation.k", "[1,", "4]", "[1,", "8]"],
+    ]
+    assert cli.main(["config", "--diff", str(two_runs[0]), str(two_runs[0])]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_diff_says_in_a_line_what_is_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text("models: {learner: a, explorer: b}\ndata: {train: x}\nsead: 3\n")
+    for place, message in (
+        ("empty", "empty holds no config.yaml: it is no run directory"),
+        ("old", "old/config.yaml: sead: unknown key; did you mean 'seed'?"),
+        ("nothing", "nothing does not exist"),
+    ):
+        assert cli.main(["config", "--diff", str(tmp_path / place), str(tmp_path / place)]) == 1
+        told = capsys.readouterr()
+        assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err

@@ -1,0 +1,261 @@
+"""The documents say what is so: commands parse or run, keys, metrics, messages and links exist, the site builds."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s2l_ray.cli import _parse, _parser
+from s2l_ray.config import Config, load_config
+from s2l_ray.config.reference import keys
+from s2l_ray.config.text import section_of
+from s2l_ray.placement.inventory import load_inventory
+from tests.support.documented_metrics import documented_names, logged_names
+from tests.support.documents import DOCUMENTS, Block, blocks, braces, inline_code, links
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
+
+ALL = [block for path in DOCUMENTS for block in blocks(path)]
+SHELL = [block for block in ALL if block.language == "sh"]
+NOT_CODE = {"text", "yaml", "python", "json"}
+PLACEHOLDER = re.compile(r"[A-Z]{2,}")
+"""FILE, DIR, CONFIG: something of the reader's."""
+SECTIONS = {name for name, field in Config.model_fields.items() if section_of(field.annotation)}
+
+
+def named(found: list[Block]) -> list:
+    return [pytest.param(block, id=block.name) for block in found]
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The arguments of an `s2l` command, by the real parser; its overrides, by the real configuration."""
+    arguments = _parse(words)
+    config = getattr(arguments, "config", None)
+    if config is not None and not PLACEHOLDER.fullmatch(config):
+        load_config(ROOT / config, arguments.overrides)
+    inventory = getattr(arguments, "inventory", None)
+    if inventory is not None and not PLACEHOLDER.fullmatch(str(inventory)):
+        load_inventory(ROOT / inventory)
+    return arguments
+
+
+@pytest.mark.parametrize("block", named(SHELL))
+def test_every_command_is_run_or_parsed_or_marked(block: Block):
+    for words in block.commands:
+        if words[0] == "s2l":
+            parse([word for word in words[1:] if word not in ("|", ">")])
+        elif words[0] == "make":
+            assert_target(words)
+        else:
+            assert block.marker, (
+                f"{block.name}: {words[0]} is neither run nor parsed. Put <!-- run --> or <!-- not run: REASON --> on "
+                "the line before the block"
+            )
+    if any(words[0] == "make" for words in block.commands):
+        assert block.marker, f"{block.name}: say why make is not run"
+
+
+def assert_target(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert words[1].split("=")[0] in targets, f"the Makefile has no target {words[1]}"
+
+
+@pytest.mark.parametrize("block", named([block for block in SHELL if block.marker == "run"]))
+def test_what_is_marked_runs(block: Block, tmp_path: Path):
+    for name in ("configs", "cluster"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = tmp_path / "bin" / "s2l"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m s2l_ray "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_block_says_what_it_is():
+    unknown = [block.name for block in ALL if block.language not in NOT_CODE | {"sh"}]
+    assert not unknown, f"name a language: {unknown}"
+
+
+def inline_commands() -> Iterator[tuple[Path, str]]:
+    for path in DOCUMENTS:
+        for code in inline_code(path):
+            if re.match(r"s2l [a-z]", code) and not re.search(r"\.\.\.|…", code):
+                yield path, code
+
+
+@pytest.mark.parametrize(("path", "code"), [pytest.param(*found, id=found[1]) for found in inline_commands()])
+def test_commands_in_the_text_exist(path: Path, code: str):
+    """A whole command parses; of a part of one, such as `s2l plan --json`, the command and its options exist."""
+    words = code.split()[1:]
+    if any(word.endswith(".yaml") for word in words):
+        parse(words)
+        return
+    parser = _parser()
+    for word in words:
+        if (action := commands_of(parser)) is not None:
+            assert word in action.choices, f"{path.name}: {parser.prog} has no command {word}"
+            parser = action.choices[word]
+        elif word.startswith("-"):
+            assert word in parser._option_string_actions, f"{path.name}: {parser.prog} has no option {word}"
+
+
+def commands_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
+    return next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+
+
+def test_the_parser_refuses_what_is_renamed(capsys: pytest.CaptureFixture[str]):
+    """That the checks above can fail."""
+    with pytest.raises(Exception, match="unknown key"):
+        parse(["train", "configs/quickstart.yaml", "rollout.no_such_key=1"])
+    with pytest.raises(SystemExit):
+        parse(["no-such-command"])
+    assert "invalid choice" in capsys.readouterr().err
+
+
+# ---- keys, files, code ----------------------------------------------------------------------------------------------
+
+
+def mentioned_keys() -> Iterator[tuple[Path, str]]:
+    for path in DOCUMENTS:
+        if path.name in ("metrics.md",):  # `trainer.loss` there is a metric
+            continue
+        for code in inline_code(path):
+            name = re.split(r"[=: ]", code)[0]
+            if re.fullmatch(r"[a-z_]+\.[a-z_{},.]+", name) and name.split(".")[0] in SECTIONS:
+                yield from ((path, one) for one in braces(name))
+
+
+def test_every_key_in_the_text_exists():
+    known = {name for key in keys() for name in (key.name, key.section)}
+    known |= {"engines.explorer.engines", "trainer.json"}  # files
+    unknown = {f"{path.relative_to(ROOT)}: {name}" for path, name in mentioned_keys() if name not in known}
+    assert not unknown
+
+
+@pytest.mark.parametrize("block", named([block for block in ALL if block.language == "yaml"]))
+def test_yaml_is_what_the_program_reads(block: Block, tmp_path: Path):
+    file = tmp_path / "block.yaml"
+    values = yaml.safe_load(block.text)
+    if "nodes" in values:
+        file.write_text(block.text)
+        assert load_inventory(file).nodes
+    else:
+        file.write_text(f"extends: {ROOT}/configs/quickstart.yaml\n{block.text}")
+        load_config(file)
+
+
+@pytest.mark.parametrize("block", named([block for block in ALL if block.language == "python"]))
+def test_python_compiles_and_its_imports_exist(block: Block):
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("s2l_ray", "actors"):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_files_in_the_text_exist():
+    pattern = re.compile(r"(?:s2l_ray|actors|configs|cluster|tests|requirements|examples)/[\w./-]+")
+    named_files = [(path, code) for path in DOCUMENTS for code in inline_code(path) if pattern.fullmatch(code)]
+    missing = [f"{path.relative_to(ROOT)}: {code}" for path, code in named_files if not (ROOT / code).exists()]
+    assert named_files
+    assert not missing
+
+
+# ---- metrics and messages -------------------------------------------------------------------------------------------
+
+
+def test_every_metric_that_is_logged_is_documented_and_none_else(tmp_path: Path):
+    logged, documented = logged_names(tmp_path), documented_names()
+    assert logged - documented == set(), "not in docs/reference/metrics.md"
+    assert documented - logged == set(), "in docs/reference/metrics.md, and not logged"
+
+
+def texts_of_the_program() -> list[str]:
+    """Every string constant, with the parts of an f-string between its values as strings of their own."""
+    sources = [*(ROOT / "s2l_ray").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]
+    nodes = (node for file in sources for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_every_message_of_the_faq_exists():
+    headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    texts = "\0".join(texts_of_the_program())
+    parts = [(heading, part.strip(" ;,.:()")) for heading in headings for part in heading.split("…")]
+    missing = [f"{part!r} of {heading}" for heading, part in parts if part not in texts]
+    assert len(headings) > 15
+    assert not missing
+
+
+# ---- the README and the site ----------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_what_is_not_in_the_site_resolve(name: str):
+    missing = []
+    for target in links(ROOT / name):
+        path, _, anchor = target.partition("#")
+        if re.match(r"https?:", target):
+            continue
+        file = (ROOT / name).parent / path if path else ROOT / name
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(target)
+    assert not missing
+
+
+def anchors(file: Path) -> set[str]:
+    """Ids of a document's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly: a link, anchor or image that leads nowhere is an error."""
+    pytest.importorskip("mkdocs")
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_the_site_builds_and_fetches_nothing_from_elsewhere(site: Path):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    fetched = re.compile(
+        r"""<(?:script|img|iframe)[^>]*\ssrc="(https?://[^"]+)|<link[^>]*rel="(?:stylesheet|preconnect|preload)"[^>]*href="(https?://[^"]+)"""
+    )
+    assert not [found for page in pages for found in fetched.findall(page.read_text(encoding="utf-8"))]
+
+
+def test_the_reference_has_every_key(site: Path):
+    page = (site / "reference" / "configuration.html").read_text(encoding="utf-8")
+    assert [key.name for key in keys() if f'id="{key.name}"' not in page] == []
+
+
+def test_the_reference_has_every_command(site: Path):
+    page = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
+    for command in ("s2l train", "s2l plan", "s2l bank show", "s2l bank import", "s2l verify", "s2l doctor"):
+        assert f"usage: {command}" in page
