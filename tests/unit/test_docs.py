@@ -168,6 +168,8 @@ def test_python_compiles_and_its_imports_exist(block: Block):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("s2l_ray", "actors"):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names)
+    if block.marker == "run":
+        exec(compile(block.text, block.name, "exec"), {"__name__": "block"})
 
 
 def test_files_in_the_text_exist():

@@ -115,6 +115,20 @@ def test_a_verifiers_module_counts_by_its_source(project: Family, monkeypatch: p
     assert changed(project, before, **{"verifier.kind": "grader_three:check"}) == {"verifier source"}
 
 
+@pytest.mark.parametrize(
+    "key", ["objective.loss", "objective.advantage", "objective.correction.learner", "schedule.kind"]
+)
+def test_so_does_the_module_of_any_function_that_the_configuration_names(
+    key: str, project: Family, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(project.directory)
+    for number in (1, 2):
+        module = project.directory / f"{key.replace('.', '_')}_{number}.py"
+        module.write_text(f"def function(*arguments):\n    return 1 / {number}\n")
+    one, two = ({key: f"{key.replace('.', '_')}_{number}:function"} for number in (1, 2))
+    assert changed(project, contents(project, **one), **two) == {f"{key} source"}
+
+
 def test_which_groups_are_replayed_counts_and_where_they_are_written_does_not(project: Family):
     rows = ['{"step": 1, "stragglers": ["a", "b"]}\n', '{"step": 2, "stragglers": ["c", "d"]}\n']
     replayed = {"rollout.straggler_groups": 2}
