@@ -1,6 +1,6 @@
-"""Which Ray cluster an address names, and whether a run can use it: known within seconds, in words for the user.
+"""The Ray cluster that an address names, checked within seconds, with errors that say what to do.
 
-Ray itself tries an address where nobody answers for 13 minutes, without a word.
+Ray itself tries an address where nobody answers for 13 minutes, without a message.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from s2l_ray import ray_bridge
 from s2l_ray.errors import PlacementError
 
 ANSWER_S = 10.0
-"""A cluster that is up answers sooner, also on a loaded machine."""
+"""Bound on an answer; a cluster that is up answers sooner, also on a loaded machine."""
 OTHERWISE = "Without it a private Ray is started on this machine"
 
 
@@ -127,7 +127,7 @@ def _check_nodes(channel: grpc.Channel, given: str) -> None:
 
 
 def _reason(error: grpc.RpcError, address: str) -> str:
-    """What a failed question to a cluster says."""
+    """The message for a request to a cluster that failed."""
     if error.code() == grpc.StatusCode.UNAUTHENTICATED:
         return (
             "the cluster does not accept our token. Set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN, "

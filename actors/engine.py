@@ -1,4 +1,4 @@
-"""What explorer and learner actors share: a vLLM engine behind Ray calls."""
+"""The base of explorer and learner actors: a vLLM engine behind Ray calls."""
 
 from __future__ import annotations
 

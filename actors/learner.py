@@ -1,4 +1,4 @@
-"""The learner's sampler: weights are hot-swapped by broadcast; it does not sample with others than a request allows."""
+"""The learner's engines: weights arrive by weight sync, and a request is sampled only with a version that it allows."""
 
 from __future__ import annotations
 

@@ -171,12 +171,12 @@ class TrainerGroup:
         self.finish_build()
 
     def begin_build(self) -> None:
-        """The ranks join and load; engines may start meanwhile."""
+        """Let the ranks join and load the model, without waiting: engines start at the same time."""
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._building = [rank.build.remote(address) for rank in self.ranks]
 
     def finish_build(self) -> None:
-        """Wait until they have."""
+        """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
         self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s)
 
@@ -188,7 +188,7 @@ class TrainerGroup:
         return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weights go to these learner engines. See `WeightSync.connect`."""
+        """Weight syncs go to these learner engines from here on. See `WeightSync.connect`."""
         self._weight_syncs.connect(members)
 
     def begin_weight_sync(self, version: int) -> None:

@@ -18,7 +18,7 @@ from s2l_ray.weights.sender import SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
 
 SETTLE_S = 10.0
-"""For actors to notice that their group broke, and for answers to arrive."""
+"""Seconds in which actors notice that their group broke, and answers arrive."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class WeightSyncReport:
 
     version: int
     bytes: int
-    """Of the weights, once."""
+    """Size of the weights, counted once."""
     seconds: float
-    """From the driver's begin to the last engine that holds the version."""
+    """From the driver's call to the moment when the last engine holds the version."""
     gather_s: float
     """Seconds in which trainer rank 0 gathered, cast and packed; see `SendTimes`. Over ipc, those the driver waited."""
     broadcast_s: float
@@ -55,8 +55,8 @@ class WeightSyncReport:
     stall_s: float
     """Longest time for which an engine that was awake sampled nothing."""
     lost: tuple[LearnerMember, ...]
-    """Members left out since the weight sync before: dead, or not answering within the bound. They hold no valid
-    weights."""
+    """Members dropped since the previous weight sync: dead, or not answering within the bound. Their weights are not
+    valid."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class _Attempt:
     transfer: Transfer
     sends: list[ray.ObjectRef]
     weight_syncs: dict[int, ray.ObjectRef]
-    """By the number of the member."""
+    """The members' calls, by number."""
 
 
 class WeightSync:
-    """Delivers versions of the trainer's weights to the learner engines, whoever dies.
+    """Delivers versions of the trainer's weights to the learner engines, also when some of them die.
 
     Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none
     (see `weights.transfers`).
     A group that broke, or whose members changed, is formed anew under a name that was never used. Every wait is
     bounded by a small multiple of `timeout_s`.
 
-    `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that has something else to
-    do meanwhile.
+    `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that does other work
+    between them.
 
     Args:
         ranks: `TrainerRank` actors, in rank order.
@@ -139,7 +139,7 @@ class WeightSync:
         if not self._members:
             raise ActorLostError(
                 f"the weight sync of version {self._version} failed: no learner engine is left. "
-                "The same command goes on from the last checkpoint."
+                "The same command resumes from the last checkpoint."
             )
         return self._report()
 
@@ -209,7 +209,7 @@ class WeightSync:
         return failed
 
     def _regroup(self, transfer: Transfer) -> None:
-        """Form a new group of rank 0 and every member that answers; after a failure again, without who is gone."""
+        """Form a new group of rank 0 and every member that answers; after a failure, again without those gone."""
         attempts = len(self._of(transfer)) + 1
         for _ in range(attempts):
             self._drop_absent(transfer)
@@ -271,11 +271,11 @@ class WeightSync:
         return [member for member in self._members if member.transfer == transfer]
 
     def _drop_absent(self, transfer: Transfer) -> None:
-        """Ask every member, through all of its workers; who does not answer is left out."""
+        """Ask every member for an answer from all of its workers; drop those that give none."""
         self._call(transfer, "check_in")
 
     def _call(self, transfer: Transfer, method: str, *args: Any) -> list[Any]:
-        """What the members return; who fails is left out."""
+        """Call a method of every member; returns their answers. A member that fails is dropped."""
         calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
         returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
         gone = [member for member in self._of(transfer) if member.number in failed]

@@ -25,7 +25,7 @@ MEMORY: tuple[EngineMemory, ...] = ("weights", "kv_cache")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings(VllmSettings):
-    """What an engine needs to know of the run, besides what vLLM is started with."""
+    """The settings that vLLM is started with, and those of the run that a sampling engine needs."""
 
     source: Source
     sampling: Mapping[SamplingName, SamplingConfig]
@@ -35,7 +35,7 @@ class EngineSettings(VllmSettings):
     max_staleness: int = 0
     """0: a request is sampled with exactly its weight version, or refused; above: with at least that version."""
     weight_sync_timeout_s: float = 120.0
-    """How long a request waits for the weight version that it needs, with max_staleness above 0."""
+    """Bound on a request's wait for the weight version that it needs, with max_staleness above 0."""
 
 
 class SamplingEngine:

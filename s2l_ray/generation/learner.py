@@ -22,7 +22,7 @@ from s2l_ray.weights.messages import Invitation
 
 @dataclass(frozen=True)
 class WeightSyncTimes:
-    """Where the time of one engine's weight sync went. An engine that sleeps stands still anyway: it has no stall."""
+    """The parts of one engine's weight sync, in seconds. A sleeping engine has no stall."""
 
     start: float
     """When the weight sync was asked for; seconds since the epoch."""

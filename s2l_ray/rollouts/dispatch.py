@@ -1,4 +1,4 @@
-"""Which worker gets which request, and when. Plain asyncio: the workers may be anything."""
+"""A pool of workers that hands requests to the least loaded one. Plain asyncio; the workers may be anything."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class WorkerPool:
         """Weight version that the workers hold; None: they have none, or theirs never changes."""
 
     async def take(self, rollouts: int, priority: int, oldest_version: int | None = None) -> PooledWorker:
-        """A worker for so many rollouts, once it is this request's turn. `give_back` it.
+        """Wait for this request's turn; returns the worker that is to do it. `give_back` it afterwards.
 
         Args:
             priority: the lowest goes first; of equals the first to come.

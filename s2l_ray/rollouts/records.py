@@ -28,7 +28,7 @@ class Prompt:
     question: str
     """The problem as the data file has it."""
     text: str
-    """What the model reads: the chat template or prompt format applied to the question."""
+    """The text that the model reads: the question in the chat template or prompt format."""
     token_ids: np.ndarray
     """int32 [prompt tokens]."""
     answer: str
@@ -37,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verifier says of one response. `detail` is for people: the parsed answer, or what went wrong."""
+    """The verifier's judgement of one response. `detail` is for people: the parsed answer, or what went wrong."""
 
     status: VerdictStatus
     reward: float
@@ -183,7 +183,7 @@ class RolloutSummary:
 
 @dataclass(frozen=True)
 class SetReport:
-    """What the scheduler learns of one scored set: numbers, no tokens."""
+    """The numbers of one scored set, without its tokens: all that the scheduler receives."""
 
     rows: list[RolloutSummary]
     sampled: Period | None

@@ -18,7 +18,7 @@ from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What arrives: the whole model, in the order of the stream."""
+    """The description of what arrives: the whole model, in the order of the stream."""
 
     names: list[str]
     dtype_names: list[str]

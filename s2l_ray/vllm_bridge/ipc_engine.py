@@ -18,13 +18,13 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
 
 PARAMETERS = tuple(inspect.signature(rebuild_cuda_tensor).parameters)
-"""What a handle consists of, in torch's order."""
+"""The parts of a handle, in torch's order."""
 FIXED = {"tensor_cls": torch.Tensor, "storage_cls": torch.storage.TypedStorage, "dtype": torch.uint8}
 """The parts that are Python classes; the same for every packed buffer."""
 
 
 def plain_handle(handle: tuple[Any, ...]) -> dict[str, Any]:
-    """What is not fixed of torch's handle on a packed buffer.
+    """The parts of torch's handle on a packed buffer that are not `FIXED`, by name.
 
     Raises:
         ValueError: it is a handle on something else.
@@ -49,9 +49,9 @@ class PlainUpdateInfo(WeightTransferUpdateInfo):
     dtype_names: list[str]
     shapes: list[list[int]]
     tensor_sizes: list[int]
-    """Bytes."""
+    """Bytes of each tensor."""
     handles: dict[str, dict[str, Any]]
-    """By the GPU's UUID."""
+    """The buffer's handle on each GPU, by the GPU's UUID."""
 
     def for_vllm(self) -> IPCWeightTransferUpdateInfo:
         """The same chunk in vLLM's own form."""

@@ -1,4 +1,4 @@
-"""What a vLLM engine is started with."""
+"""The settings that a vLLM engine is started with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VllmSettings:
     """Name of the torch dtype to compute in."""
     trust_remote_code: bool
     weight_transfer: Transfer | None = None
-    """How weights reach it; None: they never change."""
+    """The way in which weights reach it; None: they never change."""
     load_weights: bool = True
     """False: start without reading them from disk; they arrive by a weight sync before anything is sampled."""
     sleep: bool = False

@@ -1,4 +1,4 @@
-"""What we add to vLLM's workers: the weight-transfer engines, and weight syncs that can fail and be begun anew.
+"""Our additions to vLLM's workers: the weight-transfer engines, and weight syncs that can fail and start over.
 
 vLLM imports this module in every worker process because `WorkerExtension` is named as the engine's
 `worker_extension_cls`, before the worker builds its transfer engine.

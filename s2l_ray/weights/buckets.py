@@ -1,4 +1,4 @@
-"""How a model's weights are cut into broadcasts. Both ends compute it from the same specifications: bytes travel."""
+"""The division of a model's weights into broadcasts, computed by both ends from the same specifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How processes of one run find each other: a TCP store that listens on one named address, and gloo groups on it.
+"""The meeting point of a run's processes: a TCP store that listens on one named address, and gloo groups on it.
 
 torch's own `TCPStore(host, port, is_master=True)` listens on every interface; here the listening socket is bound first,
 to the address that is asked for (127.0.0.1 on one machine), and handed to the store, which also ends the race for the
@@ -76,7 +76,7 @@ class BroadcastGroup:
         return work
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """As `start_broadcast`, to its end."""
+        """Broadcast a tensor and wait for it: `start_broadcast` to its end."""
         self.start_broadcast(tensor).wait()
 
     def meet(self) -> None:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SendTimes:
-    """Where the time of one broadcast went, on one trainer rank."""
+    """The parts of one broadcast on one trainer rank, in seconds."""
 
     gather_s: float
     """Seconds spent gathering shards, casting and packing them; for the most part while something was on the wire. On
@@ -109,7 +109,7 @@ class GroupSender(ABC):
 
     @abstractmethod
     def walk(self, weights: WeightSource) -> Iterator[Any]:
-        """What is sent, part by part. Collectives: walked to its end on every rank."""
+        """The weights, in the parts that are sent. Each step is a collective: every rank walks to the end."""
 
     @abstractmethod
     def _broadcast(self, walk: Iterator[Any]) -> float:
