@@ -12,11 +12,15 @@ key is verbatim. Where a key can be none, `null` says so; in a file, "null" in q
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config.bank import BankConfig
+from s2l_ray.config.cluster import ClusterConfig
+from s2l_ray.config.engines import EngineConfig, EnginesConfig
+from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
+from s2l_ray.config.records import CheckpointConfig, TrackingConfig
 from s2l_ray.config.rollout import (
     DataConfig,
     ModelsConfig,
@@ -25,16 +29,11 @@ from s2l_ray.config.rollout import (
     ScheduleConfig,
     VerifierConfig,
 )
-from s2l_ray.config.run import (
-    CheckpointConfig,
-    ClusterConfig,
-    Config,
-    EngineConfig,
-    EnginesConfig,
-    EvaluationConfig,
-    TrackingConfig,
-)
+from s2l_ray.config.run import Config
 from s2l_ray.config.trainer import TrainerConfig
+
+if TYPE_CHECKING:
+    from s2l_ray.config.loading import load_config, parse_config
 
 __all__ = [
     "BankConfig",
