@@ -8,15 +8,19 @@ from pathlib import Path
 
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.cluster import ClusterConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.config.engines import EnginesConfig
 from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
 from s2l_ray.config.records import CheckpointConfig, TrackingConfig
-from s2l_ray.config.rollout import DataConfig, ModelsConfig, RolloutConfig, ScheduleConfig, VerifierConfig
+from s2l_ray.config.rollout import RolloutConfig
 from s2l_ray.config.rules import RULES
+from s2l_ray.config.schedule import ScheduleConfig
 from s2l_ray.config.section import LocalPath, Section, model_validator
 from s2l_ray.config.trainer import TrainerConfig
+from s2l_ray.config.verifier import VerifierConfig
 from s2l_ray.kinds import Source
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
