@@ -13,7 +13,7 @@ from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.candidate_search import Search
-from s2l_ray.planner.search.candidates import Frame
+from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.workload import phases, workload
 from tests.support.paths import ROOT
 
