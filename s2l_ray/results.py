@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -27,6 +27,7 @@ class SourceStats:
 
     @classmethod
     def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
+        """Count these rollouts."""
         rows = list(summaries)
         return cls(
             rollouts=len(rows),
@@ -39,11 +40,52 @@ class SourceStats:
 
 
 @dataclass(frozen=True)
+class PipelineStats:
+    """How far sampling ran ahead of training in one step, and the weight sync that ended it.
+
+    The names are those of `pipeline` in steps.jsonl and, after `pipeline/`, those of MLflow's metrics. A megabyte is
+    10**6 bytes.
+    """
+
+    prefetch_mb: float = 0.0
+    """Megabytes that the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
+    banked_rollouts: int = 0
+    """Rollouts of the step that were read from the bank."""
+    stragglers: int = 0
+    """Groups that the step did not wait for (rollout.straggler_groups)."""
+    staleness_mean: float | None = None
+    """Mean over the learner's rollouts of the weight versions between their oldest token and the step's update, 0 when
+    they are on-policy; None if the learner sampled nothing."""
+    staleness_max: int | None = None
+    """Largest staleness of the learner's rollouts, likewise."""
+    synced_in_flight: int | None = None
+    """The learner's rollouts that a weight sync caught while they were sampled; None likewise."""
+    stale_dropped: int = 0
+    """The learner's rollouts that exceeded rollout.max_staleness, and were sampled again."""
+    weight_sync_mb: float = 0.0
+    """Megabytes of weights, counted once, whatever the number of engines."""
+    weight_sync_s: float = 0.0
+    """Seconds from the driver's begin to the last engine that holds the new version."""
+    weight_sync_gb_per_s: float = 0.0
+    """10**9 bytes of weights per second of the broadcast."""
+    weight_sync_drain_s: float = 0.0
+    """Longest wait in seconds of an engine for its running requests."""
+    weight_sync_stall_s: float = 0.0
+    """Longest time in seconds for which an awake engine sampled nothing."""
+
+    def to_json(self) -> dict[str, float]:
+        """Values by name, without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One logical step. Written to `steps.jsonl` as it ends, collected in `summary.json`."""
 
     step: int
+    """1-based."""
     alpha: float
+    """The explorer's share of each group by the schedule, before rounding."""
     explorer_per_group: int
     """G_w."""
     learner_per_group: int
@@ -77,13 +119,7 @@ class StepRecord:
     busy: dict[str, float] = field(default_factory=dict)
     """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
     of this step in which its actors worked, on whatever step; the mean of the actors."""
-    pipeline: dict[str, float] = field(default_factory=dict)
-    """prefetch_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes;
-    banked_rollouts: how many came from the bank; stragglers; staleness_mean, staleness_max: versions that the
-    learner's rollouts are older than the weights they train; synced_in_flight: rollouts that went through a weight
-    sync; stale_dropped: rollouts that were too old and sampled again. weight_sync_mb: megabytes of weights;
-    weight_sync_s: from begin to end; weight_sync_gb_per_s: of the broadcast; weight_sync_drain_s: the longest wait for
-    running requests; weight_sync_stall_s: how long an engine sampled nothing."""
+    pipeline: PipelineStats = PipelineStats()
 
     @property
     def tokens(self) -> int:
@@ -91,12 +127,25 @@ class StepRecord:
         return sum(s.response_tokens for s in self.sources.values())
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record as JSON values, but for numbers that are not finite (see `finite`)."""
+        return asdict(self) | {"pipeline": self.pipeline.to_json()}
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> StepRecord:
-        sources = {name: SourceStats(**stats) for name, stats in row["sources"].items()}
-        return cls(**{**row, "sources": sources, "explorer_only": tuple(row.get("explorer_only", (0, 0)))})
+    def from_json(cls, row: Mapping[str, Any]) -> StepRecord:
+        """The record that `to_json` and `finite` made `row` of.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: it is not a record.
+        """
+        return cls(
+            **{
+                **row,
+                "sources": {name: SourceStats(**stats) for name, stats in row["sources"].items()},
+                "trainer": {name: math.nan if value is None else value for name, value in row["trainer"].items()},
+                "explorer_only": tuple(row.get("explorer_only", (0, 0))),
+                "pipeline": PipelineStats(**row.get("pipeline", {})),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +166,7 @@ class EvaluationRecord:
     correct: list[int]
     """Right answers per problem, in the order of the held-out file."""
     seconds: float = 0.0
+    """Wall-clock time that it took."""
 
     def to_json(self) -> dict[str, Any]:
         """`pass@k` keys at the top level, as users look for them."""
@@ -127,7 +177,8 @@ class EvaluationRecord:
         return row
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> EvaluationRecord:
+    def from_json(cls, row: Mapping[str, Any]) -> EvaluationRecord:
+        """The record that `to_json` made `row` of."""
         row = dict(row)
         ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
         pass_at = {k: row.pop(f"pass@{k}") for k in ci}
@@ -135,7 +186,7 @@ class EvaluationRecord:
 
 
 def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """Every change in the number of engines, with the step time around it; as the module documents it."""
+    """Every change in the number of engines, with the step time around it, as `evaluation.summary` documents it."""
     found = []
     for at in range(1, len(steps)):
         before, after = steps[at - 1], steps[at]

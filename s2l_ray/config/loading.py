@@ -13,6 +13,7 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.run import Config
+from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
 
@@ -26,14 +27,15 @@ class ConfigFile(Config):
     """What a file may hold."""
 
     extends: str | tuple[str, ...] = ()
-    """Files that are read before this one, as paths relative to it."""
+    """Files that are read before this one: paths relative to it, or names of shipped configurations."""
 
 
 def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None = None) -> Config:
     """Read a YAML configuration.
 
     Args:
-        path: the file; its `extends:` (a path or a list of paths, relative to it) is read first.
+        path: the file, or the name of a shipped configuration (see `shipped.ShippedFiles.find`). What its `extends:`
+            names (one or a list, relative to the file) is read first.
         overrides: dotted `key=value` strings, or a (nested or dotted) dictionary. The text for a text key is taken as
             it is given, `${...}` included, but `key=null` is none where the key can be none. Other values are YAML.
 
@@ -41,7 +43,7 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
         ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is impossible.
     """
-    merged = _read(Path(path), ())
+    merged = _read(CONFIGURATIONS.find(path), ())
     layers = overrides.items() if isinstance(overrides, dict) else [_split(item) for item in overrides or []]
     with_values = _from_python if isinstance(overrides, dict) else _from_word
     try:
@@ -80,7 +82,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
     except NOT_YAML as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    return OmegaConf.merge(*[_read(path.parent / base, (*seen, path)) for base in bases], own)
+    found = [CONFIGURATIONS.find(base, path.parent, but=path) for base in bases]
+    return OmegaConf.merge(*[_read(base, (*seen, path)) for base in found], own)
 
 
 def _bases(own: DictConfig, path: Path) -> Sequence[str]:
@@ -98,7 +101,7 @@ def _content(path: Path) -> tuple[Path, bytes]:
         path = path.resolve()
         return path, path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
+        raise ConfigError(f"configuration file {path} does not exist; {CONFIGURATIONS.hint(path)}") from None
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError) as error:  # links that go in a circle, a NUL character

@@ -52,6 +52,7 @@ class Check:
 
     @property
     def seconds_left(self) -> float:
+        """Until the stage's process is killed."""
         return self._end - time.monotonic()
 
     def say(self, text: str) -> None:

@@ -13,6 +13,7 @@ GPU the stages are skipped."""
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="s2l gpu-check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options, and the list of stages under them."""
     parser.epilog = "stages:\n" + "\n".join(f"  {stage.name:10} {stage.about}" for stage in STAGES.values())
     parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="for all stages (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, after every stage")
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns the exit status: 1 if a stage failed."""
+    """Run the chosen stages, and return the exit status: 1 if a stage failed."""
     from s2l_ray.gpu_check.runner import run_stages
 
     names = [name for name in STAGES if name in arguments.stages]

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass
-class Usage:
-    """Of a block of code; bytes."""
+class AllocatedBytes:
+    """Bytes that a block of code allocated."""
 
     peak: int = 0
     """Most that was allocated at one time since the block began."""
@@ -20,13 +20,13 @@ class Usage:
 
 
 @contextmanager
-def metered() -> Iterator[Usage]:
+def metered() -> Iterator[AllocatedBytes]:
     """Every allocation and release of torch's CPU allocator within the block, work spaces inside operators included.
 
     Not seen: scratch memory that oneDNN takes from malloc itself, and what other threads release, as gloo's do with
     more than one rank.
     """
-    usage = Usage()
+    usage = AllocatedBytes()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         yield usage
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -14,6 +14,7 @@ from s2l_ray.machine.processes import die_with_parent
 
 
 def main(name: str, module: str, seconds: str, file: str) -> int:
+    """Run one stage, and return the exit status: 1 if it failed."""
     die_with_parent()
     transformers.utils.logging.disable_progress_bar()  # what a stage complains of is shown if it fails
     check = Check(name, float(seconds), Path(file))

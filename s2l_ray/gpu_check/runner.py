@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -113,9 +114,7 @@ def _pass_on(lines: Any) -> None:
 
 
 def _kill_session(process: subprocess.Popen[str]) -> None:
-    """The stage and whatever it started."""
-    try:
+    """Kill the stage and whatever it started."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

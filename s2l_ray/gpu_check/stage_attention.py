@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +35,27 @@ class Packed(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value."""
         return self.query, self.key, self.value
 
     @classmethod
     def random(cls, heads: int, kv_heads: int, dim: int, lengths: list[int], device: str, dtype: torch.dtype) -> Packed:
-        made = (torch.randn(1, n, sum(lengths), dim, device=device, dtype=dtype) for n in (heads, kv_heads, kv_heads))
+        """Normally distributed inputs for sequences of these lengths, which require gradients."""
+
+        def made(heads: int) -> Tensor:
+            return torch.randn(1, heads, sum(lengths), dim, device=device, dtype=dtype).requires_grad_()
+
         layout = PackedLayout.of(lengths).to(torch.device(device))
-        return cls(*(x.requires_grad_() for x in made), layout, lengths)
+        return cls(made(heads), made(kv_heads), made(kv_heads), layout, lengths)
 
     def attend(self) -> Tensor:
         """[1, T, heads, D], by the trainer's own function."""
-        return packed_attention(nn.Identity(), *self.inputs, None, packed=self.layout)[0]
+        attended: Tensor = packed_attention(nn.Identity(), *self.inputs, None, packed=self.layout)[0]
+        return attended
 
 
 def run(check: Check) -> None:
+    """Compare every case in both types, and time the trainer's call on a GPU."""
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
     device = "cuda" if check.cuda else "cpu"
@@ -63,7 +70,7 @@ def run(check: Check) -> None:
         _speed(check)
 
 
-def _name(case: tuple, dtype: torch.dtype) -> str:
+def _name(case: tuple[int, int, int, list[int]], dtype: torch.dtype) -> str:
     heads, kv_heads, dim, lengths = case
     return f"{heads}/{kv_heads} heads of {dim}, lengths {lengths}, {str(dtype).removeprefix('torch.')}"
 
@@ -72,8 +79,8 @@ def _compare(check: Check, name: str, packed: Packed) -> None:
     found = packed.attend()
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, packed.inputs, upstream)
-    exact = [x.detach().double().cpu().requires_grad_() for x in packed.inputs]
-    expected = _written_out(*exact, packed.lengths)
+    query, key, value = exact = tuple(x.detach().double().cpu().requires_grad_() for x in packed.inputs)
+    expected = _written_out(query, key, value, packed.lengths)
     expected_gradients = torch.autograd.grad(expected, exact, upstream.double().cpu())
     errors = {"output": relative_error(found, expected)}
     names = ("query", "key", "value")
@@ -147,7 +154,8 @@ def _time(check: Check, name: str, packed: Packed, attend: Callable[[], Tensor])
 def _unrepeated(packed: Packed) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in packed.inputs)
     ends, longest = packed.layout.cu_seqlens, packed.layout.max_length
-    return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **grouped)
+    out: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **grouped)  # type: ignore[assignment]  # a tuple only with return_aux
+    return out

@@ -23,6 +23,7 @@ MODEST = 0.5
 
 
 def run(check: Check) -> None:
+    """Report versions, memory and kernels, and measure the ceilings of the card."""
     check.measure(python=platform.python_version(), kernel=platform.release(), cpus=len(os.sched_getaffinity(0)))
     check.measure(packages={name: _version(name) for name in PACKAGES})
     check.say(", ".join(f"{name} {_version(name)}" for name in PACKAGES))

@@ -15,6 +15,7 @@ from s2l_ray.config import Config, DataConfig, ModelsConfig, ObjectiveConfig, Ro
 from s2l_ray.gpu_check.check import Check
 from s2l_ray.gpu_check.cpu_meter import metered
 from s2l_ray.gpu_check.workload import groups_of, write_qwen3
+from s2l_ray.kinds import TorchDevice, Transfer
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.known_models import KNOWN_MODELS
@@ -67,16 +68,19 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Options of objective and trainer."""
 
 
-class Usage(NamedTuple):
-    """Bytes that tensors took."""
+class TrainerBytes(NamedTuple):
+    """Bytes of tensors at three moments."""
 
     idle: int
+    """Between updates."""
     update: int
+    """At the peak of an update."""
     transfer: int
-    """Beyond `idle`."""
+    """At the peak of handing out the weights, beyond `idle`."""
 
 
 def run(check: Check) -> None:
+    """Compare the ledger with the allocator, option by option."""
     model, sizes = (KNOWN_MODELS["Qwen/Qwen3-0.6B"], ON_GPU) if check.cuda else (NARROW, ON_CPU)
     with tempfile.TemporaryDirectory() as directory:
         shape = {key: value for key, value in model.items() if key != "model_type"}
@@ -93,14 +97,14 @@ def run(check: Check) -> None:
     check.need_gpu("the ledger agrees with the CPU's allocator")
 
 
-def _transfer(check: Check) -> str:
+def _transfer(check: Check) -> Transfer:
     return "ipc" if check.cuda else "gloo"
 
 
-def _compare(check: Check, name: str, ledger: TrainerMemory, usage: Usage) -> None:
-    said = Usage(_tensors(ledger.idle), _tensors(ledger.update), ledger.weight_sync["transfer_buffers"])
+def _compare(check: Check, name: str, ledger: TrainerMemory, usage: TrainerBytes) -> None:
+    said = TrainerBytes(_tensors(ledger.idle), _tensors(ledger.update), ledger.weight_sync["transfer_buffers"])
     rows = {}
-    for moment, predicted, found in zip(Usage._fields, said, usage, strict=True):
+    for moment, predicted, found in zip(TrainerBytes._fields, said, usage, strict=True):
         rows[moment] = {"ledger_mib": predicted / MIB, "allocated_mib": found / MIB}
         text = f"{name}, {moment}: {found / MIB:.0f} MiB allocated, {predicted / MIB:.0f} by the ledger"
         allowed = BANDS[moment] * predicted + WORK_SPACE * check.cuda
@@ -125,12 +129,12 @@ def _config(path: str, sizes: Sizes, objective: dict[str, Any], trainer: dict[st
     )
 
 
-def _trainer(config: Config, device: str) -> PolicyTrainer:
+def _trainer(config: Config, device: TorchDevice) -> PolicyTrainer:
     return PolicyTrainer(
         config.models.learner,
         trainer=config.trainer,
         objective=config.objective,
-        dtype=config.models.dtype,
+        dtype="bfloat16" if config.models.dtype == "bfloat16" else "float32",
         temperature=1.0,
         timeout_s=120,
         device=device,
@@ -144,7 +148,7 @@ def _groups(config: Config) -> list[RolloutGroup]:
     return groups_of(lengths, prompt_tokens=config.data.max_prompt_tokens, vocabulary=vocabulary)
 
 
-def _on_cpu(check: Check, name: str, config: Config) -> Usage:
+def _on_cpu(check: Check, name: str, config: Config) -> TrainerBytes:
     """By torch's profiler. AdamW's states appear in the first update, so the second one's peak counts."""
     groups = _groups(config)
     gc.collect()
@@ -159,10 +163,10 @@ def _on_cpu(check: Check, name: str, config: Config) -> Usage:
         for _ in sender.walk(trainer.weights()):
             pass
     trainer.close()
-    return Usage(first.end, first.end + second.peak, weight_sync.peak)
+    return TrainerBytes(first.end, first.end + second.peak, weight_sync.peak)
 
 
-def _on_gpu(check: Check, name: str, config: Config) -> Usage:
+def _on_gpu(check: Check, name: str, config: Config) -> TrainerBytes:
     gc.collect()
     torch.cuda.empty_cache()
     before, groups = torch.cuda.memory_allocated(), _groups(config)
@@ -178,7 +182,7 @@ def _on_gpu(check: Check, name: str, config: Config) -> Usage:
         _expect_little_cached(check, f"{name}, after a weight sync")
         free, total = torch.cuda.mem_get_info()
         check.measure(**{f"{name}, context MiB": (total - free - torch.cuda.memory_reserved()) / MIB})
-        return Usage(idle, update, transfer)
+        return TrainerBytes(idle, update, transfer)
     finally:
         trainer.close()
 

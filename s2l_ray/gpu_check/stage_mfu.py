@@ -48,11 +48,12 @@ class Option(NamedTuple):
 
     @property
     def changes(self) -> dict[str, Any]:
+        """The options by name."""
         return self._asdict()
 
     @property
     def row(self) -> str:
-        """As the table begins."""
+        """The first columns of the option's row of the table."""
         return f"{self.micro_batch_tokens:11}  {self.gradient_checkpointing:>9}  {'yes' if self.compile else 'no':>8}"
 
 
@@ -72,6 +73,7 @@ HEADER = "micro-batch  recompute  compiled   s/update  tokens/s    MFU  of produ
 
 
 def run(check: Check) -> None:
+    """Measure every model, in equal parts of the stage's time."""
     check.need_gpu("utilisation is of a GPU")
     product, sheet = matrix_flops_per_second(), data_sheet_flops()
     check.measure(matrix_product_tflops=product / 1e12, data_sheet_tflops=sheet and sheet / 1e12)
@@ -84,14 +86,14 @@ def run(check: Check) -> None:
 
 def _measure(check: Check, name: str, product: float, sheet: float | None, until: float) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        measured = Measured(check, name, directory, product, sheet)
+        measured = ModelMeasurement(check, name, directory, product, sheet)
         try:
             measured.run(until)
         finally:
             measured.close()
 
 
-class Measured:
+class ModelMeasurement:
     """One model's rows of the table."""
 
     def __init__(self, check: Check, name: str, directory: str, product: float, sheet: float | None) -> None:

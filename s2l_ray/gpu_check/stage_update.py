@@ -7,6 +7,7 @@ stays as small as it is: with the usual eps the sign of noise would move a weigh
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,13 @@ from torch import Tensor
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.gpu_check.check import Check
 from s2l_ray.gpu_check.workload import groups_of, write_qwen3
+from s2l_ray.kinds import Dtype, TorchDevice
 from s2l_ray.rollouts.records import RolloutGroup
+from s2l_ray.training.process_group import whole
 from s2l_ray.training.trainer import PolicyTrainer
 
 VOCABULARY = 512
-MODEL = {
+MODEL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -37,13 +40,13 @@ MODEL = {
     "initializer_range": 0.05,
 }
 LENGTHS = [[1, 7, 40, 90], [3, 64, 17, 30], [25, 1, 2, 80], [60, 60, 60, 60]]
-"""Of the responses of four groups."""
+"""Response lengths of four groups."""
 PROMPT = 12
 READABLE = {"learning_rate": 0.05, "eps": 1.0, "grad_clip": 1e9, "micro_batch_tokens": 256, "logprob_chunk_tokens": 64}
 UPDATES = 2
 """The second one meets weights that are not the reference's, and states of AdamW that are not zero."""
 BOUNDS = {"float32": 1e-3, "bfloat16": 0.1}
-"""On |change - reference| / |reference| over all weights. Rounding alone makes about 1e-5, and 2e-2 to 5e-2."""
+"""Bounds on |change - reference| / |reference| over all weights. Rounding alone makes about 1e-5, and 2e-2 to 5e-2."""
 Weights = dict[str, Tensor]
 
 
@@ -70,6 +73,7 @@ CASES = {
 
 
 def run(check: Check) -> None:
+    """Compare updates, case by case, and repeat and resume one."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for the deterministic part; cuBLAS reads it once
     with tempfile.TemporaryDirectory() as directory:
         model = write_qwen3(Path(directory) / "model", **MODEL)
@@ -81,7 +85,7 @@ def run(check: Check) -> None:
                 continue  # a CPU gains nothing, and takes minutes to compile
             with check.part(name):
                 _compare(check, name, case, model)
-        device = "cuda" if check.cuda else "cpu"
+        device: TorchDevice = "cuda" if check.cuda else "cpu"
         with check.part("deterministic updates, save and load"):  # last: determinism stays on in this process
             _repeat_and_resume(check, model, device, Path(directory) / "checkpoint")
     check.need_gpu("updates on the CPU agree in float32 and bfloat16, and go on from a checkpoint")
@@ -90,7 +94,9 @@ def run(check: Check) -> None:
 def _compare(check: Check, name: str, case: Case, model: str) -> None:
     plain = replace(case, trainer=case.trainer | {"compile": False})
     expected, reference = _updated(model, plain, "cpu", "float32")
-    runs = [("cuda", "float32"), ("cuda", "bfloat16")] if check.cuda else [("cpu", "bfloat16")]
+    runs: list[tuple[TorchDevice, Dtype]] = [("cpu", "bfloat16")]
+    if check.cuda:
+        runs = [("cuda", "float32"), ("cuda", "bfloat16")]
     for device, dtype in runs:
         found, metrics = _updated(model, case, device, dtype)
         error = _difference(found, expected)
@@ -99,7 +105,7 @@ def _compare(check: Check, name: str, case: Case, model: str) -> None:
         check.expect(metrics["skipped_updates"] == 0, f"{name}, {dtype} on {device}: every step was taken")
 
 
-def _updated(model: str, case: Case, device: str, dtype: str) -> tuple[Weights, dict[str, float]]:
+def _updated(model: str, case: Case, device: TorchDevice, dtype: Dtype) -> tuple[Weights, dict[str, float]]:
     """How the weights changed, and the last update's metrics."""
     trainer = _trainer(model, case, device, dtype)
     try:
@@ -111,7 +117,7 @@ def _updated(model: str, case: Case, device: str, dtype: str) -> tuple[Weights, 
         trainer.close()
 
 
-def _trainer(model: str, case: Case, device: str, dtype: str) -> PolicyTrainer:
+def _trainer(model: str, case: Case, device: TorchDevice, dtype: Dtype) -> PolicyTrainer:
     return PolicyTrainer(
         model,
         trainer=TrainerConfig(**READABLE | case.trainer),
@@ -132,16 +138,16 @@ def _batches(count: int) -> list[list[RolloutGroup]]:
 def _master_weights(trainer: PolicyTrainer) -> Weights:
     """The weights that are trained, whole, in float32, on the CPU."""
     trained = ((name, p) for name, p in trainer.policy.named_parameters() if p.requires_grad)
-    return {name: p.detach().to(trainer.device).full_tensor().float().cpu().clone() for name, p in trained}
+    return {name: whole(p.detach().to(trainer.device)).float().cpu().clone() for name, p in trained}
 
 
 def _difference(found: Weights, expected: Weights) -> float:
     """|found - expected| / |expected| over all weights together."""
     apart = sum(float((found[name] - x).double().square().sum()) for name, x in expected.items())
-    return (apart / sum(float(x.double().square().sum()) for x in expected.values())) ** 0.5
+    return math.sqrt(apart / sum(float(x.double().square().sum()) for x in expected.values()))
 
 
-def _repeat_and_resume(check: Check, model: str, device: str, directory: Path) -> None:
+def _repeat_and_resume(check: Check, model: str, device: TorchDevice, directory: Path) -> None:
     """Two updates, twice, with a checkpoint between the two, and a third time from that checkpoint: the same bits."""
     case = Case({"kl": 0.1}, {"deterministic": True, "gradient_checkpointing": "on"}, 2)
     start = partial(_trainer, model, case, device, "bfloat16")

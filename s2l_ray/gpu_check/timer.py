@@ -15,7 +15,7 @@ def device_seconds(work: Callable[[], object], *, repeats: int = 7, warm_up: int
     """Median over `repeats`, from events in the CUDA stream, after `warm_up` that do not count."""
     for _ in range(warm_up):
         work()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

@@ -61,4 +61,5 @@ def lognormal_lengths(
     """Response lengths as sampled answers have them: many short ones, a long tail, cut at `most`."""
     rng = np.random.default_rng(seed)
     drawn = np.exp(rng.normal(np.log(median), sigma, (groups, size)))
-    return np.clip(drawn, 2, most).astype(int).tolist()
+    lengths: list[list[int]] = np.clip(drawn, 2, most).astype(int).tolist()
+    return lengths

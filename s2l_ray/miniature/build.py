@@ -19,7 +19,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from s2l_ray.config.embedded import DIRECTORY
 from s2l_ray.errors import DiskError, ModelError
@@ -68,8 +68,9 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits: equal when the recipes are. The same recipe in bfloat16 and in float32 gives other weights,
-        with the same pass@k within its intervals.
+        """16 hex digits, equal when the recipes are.
+
+        The same recipe in bfloat16 and in float32 gives other weights, with the same pass@k within its intervals.
         """
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -90,23 +91,27 @@ class Family:
 
     @property
     def small(self) -> Path:
+        """Directory of the small model."""
         return self.directory / "small"
 
     @property
     def large(self) -> Path:
+        """Directory of the large model."""
         return self.directory / "large"
 
     @property
     def train(self) -> Path:
+        """JSONL file of the training problems."""
         return self.directory / "train.jsonl"
 
     @property
     def heldout(self) -> Path:
+        """JSONL file of the held-out problems."""
         return self.directory / "heldout.jsonl"
 
     @property
     def manifest(self) -> Path:
-        """What made it:
+        """JSON file that says how the family was made.
 
         recipe_fingerprint, recipe
         made_with   versions of packages, the CPU, and the type in which the forward passes computed
@@ -119,11 +124,12 @@ class Family:
     def fingerprint(self) -> str | None:
         """Fingerprint of the recipe that made it; None when the directory holds no family."""
         try:
-            return json.loads(self.manifest.read_text(encoding="utf-8"))["recipe_fingerprint"]
+            return str(json.loads(self.manifest.read_text(encoding="utf-8"))["recipe_fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):  # not there, or somebody else's file of that name
             return None
 
     def is_whole(self) -> bool:
+        """Whether both models and both data files are there."""
         weights = [model / "model.safetensors" for model in (self.small, self.large)]
         return all(part.is_file() for part in (*weights, self.train, self.heldout))
 
@@ -251,7 +257,7 @@ def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> 
         for size in SIZES:
             ours, theirs = context.Pipe(duplex=False)
             task = (size, recipe, measure, family.directory / size, theirs, os.getpid())
-            child = context.Process(target=_train, args=task, name=f"pretrain-{size}", daemon=True)
+            child: BaseProcess = context.Process(target=_train, args=task, name=f"pretrain-{size}", daemon=True)
             child.start()
             theirs.close()  # so that the pipe ends when the child does
             children[ours] = (size, child)
@@ -267,7 +273,7 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
     """Relay progress until both children have sent what came out."""
     found: dict[str, dict[str, Any]] = {}
     while children:
-        ready = wait(list(children), timeout=STALL_S)
+        ready = cast("list[Connection]", wait(list(children), timeout=STALL_S))
         if not ready:
             raise ModelError(
                 f"pretraining made no progress for {STALL_S:.0f} s; is the machine overloaded? Build again"
@@ -295,8 +301,10 @@ def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progr
 
 
 def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connection, parent: int) -> None:
-    """Body of a training process: sends ("progress", arguments of Progress), then ("done", {"loss": [...],
-    "pass_at_k": curve or None}) ("refused", text) or ("error", text).
+    """Body of a training process.
+
+    It sends ("progress", arguments of Progress) and at last ("done", {"loss": [...], "pass_at_k": curve or None}),
+    ("refused", text) or ("error", text).
     """
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process

@@ -36,7 +36,7 @@ _PATIENCE = 10_000  # draws in a row that bring nothing new
 
 
 @dataclass(frozen=True)
-class Problem:
+class CountdownProblem:
     """Numbers in the order shown, the target, and one chain that reaches it."""
 
     numbers: tuple[int, ...]
@@ -51,6 +51,7 @@ class Problem:
 
     @property
     def prompt(self) -> str:
+        """What the model reads."""
         return PROMPT.format(question=self.question)
 
     @property
@@ -82,8 +83,9 @@ def check(response: str, answer: str, question: str = "") -> Verdict:
     """
     numbers, target = parse_question(answer)
     body = response.strip().removesuffix(".")
-    steps = [_STEP.fullmatch(part) for part in body.split(";")]
-    if not all(steps):
+    parts = body.split(";")
+    steps = [step for part in parts if (step := _STEP.fullmatch(part))]
+    if len(steps) < len(parts):
         return Verdict("unparsable", 0.0, f"not of the form 'a op b = c ; ...': {response[:80]!r}")
     fault = _first_fault([(int(s[1]), s[2], int(s[3]), int(s[4])) for s in steps], numbers, target)
     return Verdict("wrong", 0.0, fault) if fault else Verdict("right", 1.0, body.strip())
@@ -101,7 +103,9 @@ def parse_question(text: str) -> tuple[list[int], int]:
     return [int(n) for n in numbers.split()], int(target)
 
 
-def generate(count: int, split: DataSplit, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+def generate(
+    count: int, split: DataSplit, seed: int, exclude: Iterable[CountdownProblem] = ()
+) -> list[CountdownProblem]:
     """`count` different problems of one side of the split, a function of the arguments.
 
     Args:
@@ -112,7 +116,7 @@ def generate(count: int, split: DataSplit, seed: int, exclude: Iterable[Problem]
     """
     rng = random.Random(f"countdown/{split}/{seed}")
     seen = {problem.key for problem in exclude}
-    problems: list[Problem] = []
+    problems: list[CountdownProblem] = []
     while len(problems) < count:
         fresh = (p for p in islice(_draws(rng), _PATIENCE) if p.split == split and p.key not in seen)
         if (problem := next(fresh, None)) is None:
@@ -122,7 +126,7 @@ def generate(count: int, split: DataSplit, seed: int, exclude: Iterable[Problem]
     return problems
 
 
-def write_jsonl(problems: Iterable[Problem], path: Path, prefix: str) -> None:
+def write_jsonl(problems: Iterable[CountdownProblem], path: Path, prefix: str) -> None:
     """Write rows {"id", "question", "answer"}; ids are `prefix-0`, `prefix-1`, ..."""
     rows = ({"id": f"{prefix}-{i}", "question": p.question, "answer": p.question} for i, p in enumerate(problems))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -146,14 +150,12 @@ def _first_fault(steps: list[tuple[int, str, int, int]], numbers: list[int], tar
 
 def _apply(a: int, op: str, b: int) -> int | None:
     """The result of a step; None when it is not an integer in 1..99."""
-    if op == "/":
-        result = a // b if b and a % b == 0 else 0
-    else:
-        result = a + b if op == "+" else a - b if op == "-" else a * b
+    quotient = a // b if b and a % b == 0 else 0
+    result = {"+": a + b, "-": a - b, "*": a * b, "/": quotient}[op]
     return result if result in RESULTS else None
 
 
-def _draws(rng: random.Random) -> Iterator[Problem]:
+def _draws(rng: random.Random) -> Iterator[CountdownProblem]:
     """Random numbers joined by a random chain; only those with every step and the target in range."""
     while True:
         numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(NUMBERS))
@@ -166,4 +168,4 @@ def _draws(rng: random.Random) -> Iterator[Problem]:
             pool.append(c)
             steps.append(f"{a} {op} {b} = {c}")
         if len(steps) == NUMBERS - 1 and pool[0] in TARGETS:
-            yield Problem(numbers, pool[0], " ; ".join(steps) + " .")
+            yield CountdownProblem(numbers, pool[0], " ; ".join(steps) + " .")

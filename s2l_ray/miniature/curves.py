@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from s2l_ray.evaluation.pass_at_k import evaluate_counts
-from s2l_ray.miniature.countdown import Problem, check
+from s2l_ray.miniature.countdown import CountdownProblem, check
 
 PROBLEMS, SAMPLES = 256, 64
 KS = (1, 2, 4, 8, 16, 32, 64)
@@ -25,7 +25,7 @@ Curve = dict[int, tuple[float, float, float]]
 
 def measure_curve(
     directory: Path,
-    problems: Sequence[Problem],
+    problems: Sequence[CountdownProblem],
     samples: int = SAMPLES,
     seed: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -43,12 +43,15 @@ def measure_curve(
 
 def count_right(
     directory: Path,
-    problems: Sequence[Problem],
+    problems: Sequence[CountdownProblem],
     samples: int,
     seed: int,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[int]:
-    """Right answers of each problem among `samples` responses, sampled in float32 with a generator of its own seed."""
+    """The number of right answers to each problem among `samples` responses.
+
+    They are sampled in float32 with a generator seeded by `seed`.
+    """
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     rows = [number for number in range(len(problems)) for _ in range(samples)]
@@ -65,7 +68,7 @@ def count_right(
 
 
 @torch.inference_mode()
-def _sample(model: torch.nn.Module, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _sample(model: PreTrainedModel, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Responses to prompts of equal length, int64 [rows, LONGEST], filled up with the end-of-sequence token.
 
     By hand, since `generate` samples with torch's global generator.

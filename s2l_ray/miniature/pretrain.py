@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_ray.machine.disk import open_up
-from s2l_ray.miniature.countdown import Problem
+from s2l_ray.miniature.countdown import CountdownProblem
 from s2l_ray.seeds import word
 
 HEAD_DIM = 32
@@ -47,7 +47,7 @@ class Optimisation:
 
 
 def pretrain(
-    problems: list[Problem],
+    problems: list[CountdownProblem],
     tokenizer: PreTrainedTokenizerFast,
     shape: Shape,
     how: Optimisation,
@@ -97,7 +97,7 @@ def model_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3Confi
     )
 
 
-def encode(problems: list[Problem], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, int]:
+def encode(problems: list[CountdownProblem], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, int]:
     """Prompt and trace of every problem: int64 [problems, 25], and the length of the prompt, 7."""
     texts = [f"{p.prompt} {p.trace}" for p in problems]
     prompt_tokens = len(tokenizer(problems[0].prompt).input_ids)

@@ -20,6 +20,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
 
@@ -235,11 +236,17 @@ class Inventory(Section):
 def load_inventory(path: str | Path) -> Inventory:
     """Read an inventory file.
 
+    Args:
+        path: the file, or the name of a shipped inventory such as 8xH100.
+
     Raises:
         PlacementError: the file is missing or malformed, or a node incomplete or impossible; names file and key.
     """
+    path = INVENTORIES.find(path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlacementError(f"inventory {path} does not exist; {INVENTORIES.hint(path)}") from None
     except OSError as error:
         raise PlacementError(f"inventory {path}: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -20,6 +20,8 @@ from s2l_ray.tasks.rows import check_encodable, read_rows, shown
 
 @dataclass(frozen=True)
 class Problem:
+    """One problem of a data file."""
+
     id: str
     """Unique within its file."""
     question: str
@@ -29,6 +31,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemSet:
+    """The problems of one data file."""
+
     path: str
     problems: list[Problem]
     dropped: int
@@ -38,7 +42,9 @@ class ProblemSet:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ProblemRow:
+    """What a row of a data file says."""
+
     number: int
     """1-based: line of a JSONL file, row of a Parquet file."""
     own_id: str | None
@@ -65,7 +71,7 @@ def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
     rows = [_parse(row, number, path) for number, row in islice(read_rows(path), limit)]
     if not rows:
         raise DataError(f"{path} has no rows; give it one problem a line, or name another file")
-    first = {}
+    first: dict[str, _ProblemRow] = {}
     for row in rows:
         first.setdefault(row.question.strip(), row)
     problems = _identify(list(first.values()), path)
@@ -108,7 +114,7 @@ def optional_id(row: dict[str, Any], where: str) -> str | None:
     return _id(row.get("id"), f"{where}, field id")
 
 
-def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
+def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
     where = f"{path}, line {number}"
     own_id, index_id = optional_id(row, where), None
     if "prompt" in row and "question" not in row:
@@ -126,10 +132,10 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _Row:
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
         check_encodable(text or "", f"{where}, field {field}")
-    return _Row(number, own_id, index_id, question, answer)
+    return _ProblemRow(number, own_id, index_id, question, answer)
 
 
-def _finite(value: str | int | float) -> bool:
+def _finite(value: str | float) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
@@ -158,7 +164,7 @@ def _id(value: Any, where: str) -> str | None:
     return str(value)
 
 
-def _identify(rows: list[_Row], path: Path) -> list[Problem]:
+def _identify(rows: list[_ProblemRow], path: Path) -> list[Problem]:
     by_index = len({row.index_id for row in rows} - {None}) == len(rows)
     line_of: dict[str, int] = {}
     problems = []

@@ -33,7 +33,8 @@ _LAST_NUMBER = re.compile(
 )
 
 _SYMBOLS = str.maketrans(
-    {"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "}
+    # What models write for the signs of LaTeX.
+    {"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "}  # noqa: RUF001
 )
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -101,9 +102,10 @@ def check_math(response: str, answer: str, question: str = "") -> Verdict:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The final answer that a response states: in its last `\boxed{}` with balanced braces, else after its last
-    "answer is" (or "answer:") up to the end of the sentence, else after its last `####` up to the end of the line, else
-    its last number.
+    r"""The final answer that a response states.
+
+    It is in the last `\boxed{}` with balanced braces, else after the last "answer is" (or "answer:") up to the end of
+    the sentence, else after the last `####` up to the end of the line, else it is the last number.
     """
     for find in (_boxed, _stated, _marked, _last_number):
         if found := find(text):

@@ -60,7 +60,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str:
             f"the tokenizer of {tokenizer.name_or_path} has no chat template named {chosen}; choose one with "
             f"data.chat_template, of {', '.join(sorted(templates))}"
         )
-    return templates[chosen]
+    return str(templates[chosen])
 
 
 def writes_date(template: str) -> bool:
@@ -88,11 +88,10 @@ def render_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, 
         texts = _in_chat(problems, texts, tokenizer, data)
     bos = _bos(tokenizer)
     prompts = []
-    for problem, text, ids in zip(
-        problems, texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True
-    ):
-        if not data.chat and bos is not None and ids[:1] != [bos]:  # a chat template writes its own
-            ids = [bos, *ids]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for problem, text, tokens in zip(problems, texts, encoded, strict=True):
+        lacks_bos = not data.chat and bos is not None and tokens[:1] != [bos]  # a chat template writes its own
+        ids = [bos, *tokens] if lacks_bos else tokens
         _check_length(problem, len(ids), data)
         prompts.append(Prompt(problem.id, problem.question, text, np.array(ids, dtype=np.int32), problem.answer))
     return prompts
@@ -134,9 +133,10 @@ def _reason(error: Exception) -> str:
     """What a template says when it refuses its messages is for people as it is; Python's errors need their type."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
-    line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
     kind = "" if type(error) is TemplateError else f"{type(error).__name__}: "
-    return kind + " ".join(str(error.message if line else error).split()) + line
+    if isinstance(error, TemplateSyntaxError):
+        return f"{kind}{' '.join(str(error.message).split())}, line {error.lineno}"
+    return kind + " ".join(str(error).split())
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

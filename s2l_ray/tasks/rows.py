@@ -135,7 +135,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]
 
 def _parquet_rows(batch: pyarrow.RecordBatch, path: Path, first: int) -> list[dict[str, Any] | DataError]:
     try:
-        return batch.to_pylist()
+        rows: list[dict[str, Any] | DataError] = batch.to_pylist()
+        return rows
     except UnicodeDecodeError as error:  # Parquet's writers need not check their texts
         if len(batch) == 1:
             return [DataError(f"{path}, line {first}: not UTF-8 ({error.reason}); write the file again")]

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache, lru_cache, reduce
+from functools import cache, lru_cache
 from operator import add, mul
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,9 @@ TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([
 
 
 def expressions_equal(gold: str, found: str) -> bool | None:
-    """Whether two expressions are equal as math-verify has it, variables told apart by case. None: `found` cannot be
-    parsed.
+    """Whether two expressions are equal as math-verify has it, variables told apart by case.
+
+    None: `found` cannot be parsed.
     """
     from math_verify import verify
 
@@ -98,7 +99,10 @@ def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
 
 def _joined(operator: Callable[[Fraction, Fraction], Fraction]) -> Callable[..., Fraction | None]:
     def compute(*values: Fraction) -> Fraction | None:
-        return reduce(lambda a, b: None if a is None else _bounded(operator(a, b)), values)
+        result: Fraction | None = values[0]
+        for value in values[1:]:
+            result = None if result is None else _bounded(operator(result, value))
+        return result
 
     return compute
 
@@ -128,11 +132,12 @@ def differ_at_a_point(gold: sympy.Basic, found: sympy.Basic) -> bool:
     if not (_has_value(gold) and _has_value(found)):
         return False
     names = sorted({symbol.name for symbol in gold.free_symbols | found.free_symbols})
-    values = [_value(expression, names) for expression in (gold, found)]
-    if None in values:
+    of_gold, of_found = (_value(expression, names) for expression in (gold, found))
+    if of_gold is None or of_found is None:
         return False
     absolute, relative = _DIFFERENT
-    return abs(values[0] - values[1]) > absolute + relative * max(map(abs, values))  # not so where one is NaN
+    # Not so where one is NaN.
+    return bool(abs(of_gold - of_found) > absolute + relative * max(abs(of_gold), abs(of_found)))
 
 
 def _has_value(expression: sympy.Basic) -> bool:

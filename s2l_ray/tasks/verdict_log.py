@@ -10,20 +10,21 @@ import json
 import os
 from typing import NamedTuple
 
+from s2l_ray.kinds import VerdictStatus
 
-class Entry(NamedTuple):
+
+class LoggedVerdict(NamedTuple):
     """One checked answer."""
 
     time: float
     """When its check ended: seconds of the machine's monotonic clock, which all processes share."""
-    status: str
-    """A VerdictStatus."""
+    status: VerdictStatus
     reward: float
     detail: str
 
 
 class VerdictLog:
-    """The entries of one chunk of answers, in order. One process writes; the one that made the log reads and clears.
+    """The verdicts on one chunk of answers, in order. One process writes; the one that made the log reads and clears.
 
     Args:
         fd: an inherited log; None makes one.
@@ -35,17 +36,20 @@ class VerdictLog:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # after a clear, writing goes on at the start
         self.fd = fd
 
-    def append(self, entry: Entry) -> None:
-        os.write(self.fd, json.dumps(entry).encode() + b",\n")
+    def append(self, verdict: LoggedVerdict) -> None:
+        """Write one more verdict."""
+        os.write(self.fd, json.dumps(verdict).encode() + b",\n")
 
-    def read(self) -> list[Entry]:
-        """The whole entries; what a killed worker left of one does not count."""
+    def read(self) -> list[LoggedVerdict]:
+        """Read the whole verdicts; what a killed worker left of one does not count."""
         text = os.pread(self.fd, os.fstat(self.fd).st_size, 0)
         whole = text[: text.rfind(b",\n") + 1].rstrip(b",")
-        return [Entry(*entry) for entry in json.loads(b"[" + whole + b"]")]
+        return [LoggedVerdict(*entry) for entry in json.loads(b"[" + whole + b"]")]
 
     def clear(self) -> None:
+        """Forget all verdicts."""
         os.ftruncate(self.fd, 0)
 
     def close(self) -> None:
+        """Close the file in memory; it is gone once both sides have."""
         os.close(self.fd)

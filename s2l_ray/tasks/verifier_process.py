@@ -28,7 +28,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import WorkerEnding
 from s2l_ray.machine.processes import end_supervised
 from s2l_ray.rollouts.records import Verdict
-from s2l_ray.tasks.verdict_log import Entry, VerdictLog
+from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
 from s2l_ray.tasks.verifiers import VerifierError
 
 Item = tuple[str, str, str]
@@ -55,6 +55,38 @@ serve(sys.argv[4], pipe_fd, log_fd)
 """
 
 
+class _Worker:
+    """A running worker process, its pipe and its log.
+
+    Raises:
+        VerifierError: the process cannot be started.
+    """
+
+    def __init__(self, kind: str) -> None:
+        try:
+            self.pipe, theirs = _pipe()
+            self.log = VerdictLog()
+            with theirs:
+                self.process = _started(kind, (theirs.fileno(), self.log.fd))
+        except OSError as error:
+            raise VerifierError(f"no worker of verifier {kind} can be started: {error}") from error
+
+    def exit_cause(self) -> str:
+        """Wait for a worker that ended by itself, and say how it did."""
+        try:
+            code = self.process.wait(_REAP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        number = -code if code < 0 else code - 128  # of the watching process; of the worker, as that passes it on
+        return signal.Signals(number).name if number in set(signal.Signals) else f"exit status {code}"
+
+    def kill(self) -> None:
+        """End the worker and all that its verifier started."""
+        end_supervised(self.process)
+        self.pipe.close()
+        self.log.close()
+
+
 class VerifierProcess:
     """One worker process, started when first needed and replaced whenever it was killed or died.
 
@@ -65,13 +97,12 @@ class VerifierProcess:
         timeout_s: wall-clock limit of each answer in seconds; a worker's start does not count.
     """
 
-    def __init__(self, kind: str, timeout_s: float):
+    def __init__(self, kind: str, timeout_s: float) -> None:
         self.kind = kind
         self.timeout_s = timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-        self._log: VerdictLog | None = None
+        self._worker: _Worker | None = None
         self._cause = ""
+        """How the last worker that died did."""
         self._closed = False
 
     def start(self) -> None:
@@ -81,19 +112,7 @@ class VerifierProcess:
             ConfigError: the worker cannot import the verifier.
             VerifierError: it cannot start, or not within START_TIMEOUT_S, or the pool is closed.
         """
-        if self._closed:
-            raise VerifierError("the verifier is closed")
-        if self._process is not None:
-            return
-        try:
-            self._launch()
-        except OSError as error:
-            raise VerifierError(f"no worker of verifier {self.kind} can be started: {error}") from error
-        try:
-            self._await_ready()
-        except BaseException:
-            self._kill()
-            raise
+        self._running()
 
     def check(self, items: Sequence[Item]) -> list[Verdict]:
         """Verdicts in the order of `items`.
@@ -116,9 +135,9 @@ class VerifierProcess:
     def abort(self) -> None:
         """Make a `check` in another thread end soon. Only `close` may follow."""
         self._closed = True
-        process = self._process
-        if process is not None:
-            process.terminate()
+        worker = self._worker
+        if worker is not None:
+            worker.process.terminate()
 
     def close(self) -> None:
         """Kill the worker and all that its verifier started; nothing can be checked any more."""
@@ -131,28 +150,26 @@ class VerifierProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _launch(self) -> None:
-        self._pipe, theirs = _pipe()
-        self._log = VerdictLog()
-        with theirs:
-            descriptors = theirs.fileno(), self._log.fd
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _WORKER, *map(str, descriptors), str(os.getpid()), self.kind],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what a user's verifier prints must not mix with our output
-                pass_fds=descriptors,
-                start_new_session=True,
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
-            )
+    def _running(self) -> _Worker:
+        if self._closed:
+            raise VerifierError("the verifier is closed")
+        if self._worker is None:
+            self._worker = _Worker(self.kind)
+            try:
+                self._await_ready(self._worker)
+            except BaseException:
+                self._kill()
+                raise
+        return self._worker
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, worker: _Worker) -> None:
         try:
-            if not self._await_message(time.monotonic() + START_TIMEOUT_S):
+            if not self._await_message(worker, time.monotonic() + START_TIMEOUT_S):
                 raise VerifierError(f"the worker of verifier {self.kind} did not start within {START_TIMEOUT_S:g} s")
-            message = json.loads(self._pipe.recv_bytes())
+            message = json.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
-            raise VerifierError(f"the worker of verifier {self.kind} died at its start: {self._bury()}") from None
+            cause = worker.exit_cause()
+            raise VerifierError(f"the worker of verifier {self.kind} died at its start: {cause}") from None
         if "config_error" in message:
             raise ConfigError(message["config_error"])
         if "error" in message:
@@ -160,44 +177,44 @@ class VerifierProcess:
 
     def _stream(self, items: Sequence[Item]) -> tuple[list[Verdict], WorkerEnding]:
         """Verdicts up to the first item whose check ran out of time or killed the worker (no worker is left then)."""
-        self.start()
-        self._log.clear()
+        worker = self._running()
+        worker.log.clear()
         try:
-            self._pipe.send_bytes(json.dumps(items).encode())
-            entries, ending = self._await_chunk()
+            worker.pipe.send_bytes(json.dumps(items).encode())
+            logged, ending = self._await_chunk(worker)
         except (EOFError, OSError):
-            entries, ending = self._log.read(), "died"
-            self._cause = self._bury()
+            logged, ending = worker.log.read(), "died"
+            self._cause = worker.exit_cause()
+            self._kill()
         except BaseException:
             self._kill()  # or the next check would be told that this one's chunk is done
             raise
-        verdicts = [Verdict(entry.status, entry.reward, entry.detail) for entry in entries]
+        verdicts = [Verdict(one.status, one.reward, one.detail) for one in logged]
         return verdicts, "done" if len(verdicts) == len(items) else ending
 
-    def _await_chunk(self) -> tuple[list[Entry], WorkerEnding]:
-        entries: list[Entry] = []
+    def _await_chunk(self, worker: _Worker) -> tuple[list[LoggedVerdict], WorkerEnding]:
         deadline = time.monotonic() + self.timeout_s
-        while not self._await_message(deadline):
-            entries = self._log.read()
-            if entries:
-                deadline = max(deadline, entries[-1].time + self.timeout_s)
+        while not self._await_message(worker, deadline):
+            logged = worker.log.read()
+            if logged:
+                deadline = max(deadline, logged[-1].time + self.timeout_s)
             if time.monotonic() >= deadline:
                 self._kill()
-                return entries, "timeout"
-        self._pipe.recv_bytes()
-        return self._log.read(), "done"
+                return logged, "timeout"
+        worker.pipe.recv_bytes()
+        return worker.log.read(), "done"
 
-    def _await_message(self, deadline: float) -> bool:
+    def _await_message(self, worker: _Worker, deadline: float) -> bool:
         """Whether a message is there before `deadline`.
 
         Raises:
             EOFError: the worker has ended.
             VerifierError: the verifier was closed meanwhile.
         """
-        while not self._pipe.poll(min(max(0.0, deadline - time.monotonic()), _POLL_S)):
+        while not worker.pipe.poll(min(max(0.0, deadline - time.monotonic()), _POLL_S)):
             if self._closed:
                 raise VerifierError("the verifier is closed")
-            if self._process.poll() is not None:
+            if worker.process.poll() is not None:
                 raise EOFError
             if time.monotonic() >= deadline:
                 return False
@@ -214,24 +231,21 @@ class VerifierProcess:
     def _timed_out(self) -> Verdict:
         return Verdict("timeout", 0.0, f"killed after {self.timeout_s:g} s")
 
-    def _bury(self) -> str:
-        """Reap a worker that ended by itself, and say how."""
-        try:
-            code = self._process.wait(_REAP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        self._kill()
-        if code is None:
-            return "it closed its pipe"
-        number = -code if code < 0 else code - 128  # of the watching process; of the worker, as that passes it on
-        return signal.Signals(number).name if number in set(signal.Signals) else f"exit status {code}"
-
     def _kill(self) -> None:
-        if self._process is not None:
-            end_supervised(self._process)
-            self._pipe.close()
-            self._log.close()
-            self._process = self._pipe = self._log = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+
+
+def _started(kind: str, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _WORKER, *map(str, descriptors), str(os.getpid()), kind],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # what a user's verifier prints must not mix with our output
+        pass_fds=descriptors,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
+    )
 
 
 def _pipe() -> tuple[Connection, Connection]:

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from s2l_ray.errors import S2LError
 from s2l_ray.extensions import VERIFIERS
@@ -90,7 +90,7 @@ def as_verdict(result: Any, kind: str) -> Verdict:
     )
 
 
-def _number(value: Any) -> Real | Decimal | None:
+def _number(value: Any) -> float | Decimal | None:
     """A number that can be compared, also out of an array or tensor of one element."""
     if not isinstance(value, bool | int | float) and callable(item := getattr(value, "item", None)):
         try:
@@ -99,4 +99,5 @@ def _number(value: Any) -> Real | Decimal | None:
             return None
     if isinstance(value, Decimal) and not value.is_finite():
         return None  # comparing a NaN of this type raises
-    return value if isinstance(value, Real | Decimal) else None
+    # Every Real can be compared with a number, which its type does not say.
+    return cast("float | Decimal", value) if isinstance(value, Real | Decimal) else None

@@ -18,7 +18,7 @@ from typing import Any
 
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.extensions import VERIFIERS
-from s2l_ray.tasks.verdict_log import Entry, VerdictLog
+from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
 from s2l_ray.tasks.verifiers import Verifier, resolve_verifier
 
 MEMORY_LIMIT = 4 * 2**30
@@ -62,13 +62,13 @@ def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier) -> None
         pipe.send_bytes(b"")
 
 
-def checked(verifier: Verifier, item: Sequence[str]) -> Entry:
+def checked(verifier: Verifier, item: Sequence[str]) -> LoggedVerdict:
     """The verdict on one (response, answer, question), whatever the verifier raises or returns."""
     try:
         verdict = verifier(*item)
-        return Entry(time.monotonic(), verdict.status, float(verdict.reward), _encodable(str(verdict.detail)))
+        return LoggedVerdict(time.monotonic(), verdict.status, float(verdict.reward), _encodable(str(verdict.detail)))
     except BaseException as error:
-        return Entry(time.monotonic(), "failed", 0.0, _encodable(_told(error)))
+        return LoggedVerdict(time.monotonic(), "failed", 0.0, _encodable(_told(error)))
 
 
 def _told(error: BaseException) -> str:

@@ -22,7 +22,7 @@ PACKED_ATTENTION = "s2l_packed"
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where each sequence lies in a packed row of T tokens."""
+    """The place of each sequence in a packed row of T tokens."""
 
     cu_seqlens: Tensor
     """int32 [sequences + 1], on the compute device: sequence s is the tokens cu_seqlens[s] to cu_seqlens[s + 1]."""
@@ -48,7 +48,7 @@ class PackedLayout:
         return PackedLayout(self.cu_seqlens.to(device, non_blocking=True), self.max_length, index)
 
 
-@torch._dynamo.disable
+@torch._dynamo.disable  # type: ignore[untyped-decorator]  # torch gives it no types
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -90,9 +90,10 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packed: PackedLayout, scale: float |
     from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build when it is called
 
     ends, longest = packed.cu_seqlens, packed.max_length
-    return varlen_attn(
+    out: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only with return_aux
         q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, scale=scale, window_size=(-1, 0)
     )
+    return out
 
 
 def _batched(q: Tensor, k: Tensor, v: Tensor, packed: PackedLayout, scale: float | None) -> Tensor:

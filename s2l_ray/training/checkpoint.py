@@ -10,14 +10,16 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemWriter
+from numpy.typing import NDArray
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from s2l_ray.errors import DiskError, ModelError
 from s2l_ray.machine.disk import writing
@@ -39,7 +41,7 @@ def save_checkpoint(
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             model_state, optimizer_state = get_state_dict(policy, optimizer)
-            dcp.save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_Writer(path))
+            save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_Writer(path))
             _random_file(path, rank).write_text(json.dumps(_random_state()))
             if rank == 0:  # last: a directory with trainer.json is complete
                 about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
@@ -55,7 +57,7 @@ class _Writer(FileSystemWriter):
     """Tells why the disk refused: torch's zip writer raises an error of its own on top, which alone is passed on."""
 
     def write_data(self, *args: Any) -> Any:
-        with writing(self.path):
+        with writing(Path(self.path)):
             return super().write_data(*args)
 
 
@@ -75,14 +77,14 @@ def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim
         raise ModelError(f"{directory} has checkpoint format {about['format']}, this version reads {FORMAT}")
     model_state, optimizer_state = get_state_dict(policy, optimizer)
     # The configuration decides the parameter groups and their hyperparameters, not the checkpoint.
-    state = {"model": model_state, "optimizer": {"state": optimizer_state["state"]}}
-    dcp.load(state, checkpoint_id=path)
+    state: dict[str, Any] = {"model": model_state, "optimizer": {"state": optimizer_state["state"]}}
+    load(state, checkpoint_id=path)
     optimizer_state["state"] = state["optimizer"]["state"]
     set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=optimizer_state)
     if _random_file(path, rank).is_file():
         _set_random_state(json.loads(_random_file(path, rank).read_text()))
     dist.barrier()
-    return about["optimizer_steps"]
+    return int(about["optimizer_steps"])
 
 
 def _random_file(path: Path, rank: int) -> Path:
@@ -90,7 +92,9 @@ def _random_file(path: Path, rank: int) -> Path:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    name, keys, position, has_gauss, gauss = cast(
+        "tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state()
+    )
     state = {
         "torch": bytes(torch.get_rng_state().tolist()).hex(),
         "numpy": [name, keys.tolist(), position, has_gauss, gauss],

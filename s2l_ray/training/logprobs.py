@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 class TokenScores(NamedTuple):
-    """Both float32 [N]; the gradient flows through both."""
+    """Scores of N tokens; the gradient flows through both."""
 
     logprobs: Tensor
-    """Natural logarithms."""
+    """float32 [N], natural logarithms."""
     entropy: Tensor
-    """Of the distribution that the token is drawn from, in nats."""
+    """float32 [N], entropy of the distribution that the token is drawn from, in nats."""
 
 
 def chunked_scores(
@@ -33,7 +33,10 @@ def chunked_scores(
         chunk: tokens whose logits exist at one time.
         softcap: Gemma 2's final_logit_softcapping, tanh(logits / softcap) * softcap.
     """
-    return TokenScores(*_ChunkedScores.apply(hidden, weight, targets, temperature, chunk, softcap))
+    scores: tuple[Tensor, Tensor] = _ChunkedScores.apply(  # type: ignore[no-untyped-call]  # torch gives it no types
+        hidden, weight, targets, temperature, chunk, softcap
+    )
+    return TokenScores(*scores)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float, softcap: float | None) -> tuple[Tensor, Tensor | None]:

@@ -60,4 +60,5 @@ def merged(model: PreTrainedModel, name: str, gathered: Tensor) -> Tensor:
     adapted = model.get_submodule(module)
     sides = (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER])
     a, b = (whole(side.weight.detach().to(gathered.device)).float() for side in sides)
-    return (gathered.float() + (b @ a) * adapted.scaling[ADAPTER]).to(gathered.dtype)
+    with_adapter: Tensor = gathered.float() + (b @ a) * adapted.scaling[ADAPTER]
+    return with_adapter.to(gathered.dtype)

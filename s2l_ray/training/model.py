@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,16 +84,15 @@ def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype,
     Args:
         offload: keep shards, their gradients and so the optimizer's states in (on CUDA pinned) host memory.
     """
-    options = {
-        "mesh": mesh,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
-        "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy(),
-    }
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    offloading = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
+    cut = partial(fully_shard, mesh=mesh, mp_policy=precision, offload_policy=offloading)
     for layer in policy.model.base_model.layers:
         _cast_whole_parameters(layer, compute_dtype)
-        fully_shard(layer, **options)
+        cut(layer)
     _cast_whole_parameters(policy, compute_dtype)
-    return fully_shard(policy, **options)
+    cut(policy)
+    return policy
 
 
 def _cast_whole_parameters(module: nn.Module, compute_dtype: torch.dtype) -> None:

@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Adam
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.learning_rate,
-        betas=tuple(config.betas),
+        betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
         fused=True,
@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, 
         return [{"params": trained}]
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     exempt = [p.ndim < 2 or id(p) in embeddings for p in trained]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p, e in zip(trained, exempt, strict=True) if not e]},
         {"params": [p for p, e in zip(trained, exempt, strict=True) if e], "weight_decay": 0.0},
     ]
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, 
 
 
 def learning_rate(config: TrainerConfig, done: int, total: int | None) -> float:
-    """Of the optimizer step that follows `done` of the run's `total` steps; the formulas are at TrainerConfig.
+    """The rate of the optimizer step that follows `done` of the run's `total` steps; the formulas are at TrainerConfig.
 
     After the warm-up it is what transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup give.
     """
@@ -53,6 +53,8 @@ def learning_rate(config: TrainerConfig, done: int, total: int | None) -> float:
         return config.learning_rate * ((done + 1) / warmup)
     if config.lr_schedule == "constant":
         return config.learning_rate
+    if total is None:
+        raise _needs_total(config)
     progress = min(1.0, (done - warmup) / (total - warmup))
     left = 1 - progress if config.lr_schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return config.learning_rate * (config.lr_min_ratio + (1 - config.lr_min_ratio) * left)
@@ -61,6 +63,10 @@ def learning_rate(config: TrainerConfig, done: int, total: int | None) -> float:
 def check_lr_schedule(config: TrainerConfig, total: int | None) -> None:
     """Raise ConfigError if the learning rate of a run of `total` optimizer steps is not defined."""
     if config.lr_schedule != "constant" and total is None:
-        raise ConfigError(f"trainer.lr_schedule: {config.lr_schedule} needs total_steps, the run's optimizer steps")
+        raise _needs_total(config)
     if total is not None and (problem := config.lr_schedule_problem(total)):
         raise ConfigError(problem)
+
+
+def _needs_total(config: TrainerConfig) -> ConfigError:
+    return ConfigError(f"trainer.lr_schedule: {config.lr_schedule} needs total_steps, the run's optimizer steps")

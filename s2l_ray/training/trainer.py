@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from s2l_ray.errors import GroupError
@@ -211,7 +212,9 @@ class PolicyTrainer:
     def _make_room(self) -> None:
         """Give back what only the update needs: engines may share the device."""
         if self.reference is not None:
-            self.reference.reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
+            cast(
+                FSDPModule, self.reference
+            ).reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
         give_back_cached()
 
     def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:

@@ -95,8 +95,8 @@ class PolicyWeights:
         for r, work in works.items():
             if work is not None:  # it is for ranks of the group, as all of these are
                 work.wait()
-            parts = torch.split(arriving[r], [piece.stop - piece.start for piece in held[r]])
-            for cut, s, part in zip(cuts, held[r], parts, strict=True):
+            received = torch.split(arriving[r], [piece.stop - piece.start for piece in held[r]])
+            for cut, s, part in zip(cuts, held[r], received, strict=True):
                 targets[cut.target][s.start : s.stop].copy_(part)
 
     def _travelling(self, rank: int, size: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_ray.config import Config, parse_config
-from s2l_ray.gpu_check.cpu_meter import Usage, metered
+from s2l_ray.gpu_check.cpu_meter import AllocatedBytes, metered
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory import (
     TrainerMemory,
@@ -102,7 +102,7 @@ def write_model(directory: Path, sizes: dict[str, Any], family: str, dtype: str)
     return str(directory)
 
 
-def measure(config: Config, vocabulary: int) -> tuple[Usage, Usage, Usage]:
+def measure(config: Config, vocabulary: int) -> tuple[AllocatedBytes, AllocatedBytes, AllocatedBytes]:
     """Of a trainer and its first update (AdamW's states appear in it), of a second update, and of handing out weights
     in buckets."""
     batches = longest_rollouts(config, vocabulary)

@@ -18,7 +18,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks import verifier_process
 from s2l_ray.tasks.pool import VerifierPool
-from s2l_ray.tasks.verdict_log import Entry, VerdictLog
+from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
 from s2l_ray.tasks.verifier_process import CHUNK, CHUNK_CHARACTERS, VerifierProcess, _chunk
 from s2l_ray.tasks.verifiers import VerifierError, resolve_verifier
 from tests.support.paths import ROOT
@@ -190,7 +190,7 @@ def test_each_item_has_its_own_limit(users):
 
 
 def test_a_log_has_whole_entries_only():
-    log, entries = VerdictLog(), [Entry(1.5, "right", 1.0, 'a "5",\n'), Entry(2.5, "timeout", 0.0, "")]
+    log, entries = VerdictLog(), [LoggedVerdict(1.5, "right", 1.0, 'a "5",\n'), LoggedVerdict(2.5, "timeout", 0.0, "")]
     assert log.read() == []
     for entry in entries:
         VerdictLog(log.fd).append(entry)  # as a worker does, with the inherited descriptor
@@ -320,7 +320,7 @@ def test_a_worker_that_does_not_read_is_not_waited_for(users, monkeypatch):
     monkeypatch.setattr(verifier_process, "_REAP_TIMEOUT_S", 0.5)
     with VerifierProcess(users, 20) as process:
         process.start()
-        os.kill(child_of(process._process.pid), signal.SIGSTOP)
+        os.kill(child_of(process._worker.process.pid), signal.SIGSTOP)
         assert statuses(process.check([("x" * 10**6, "", ""), ("a", "a", "")])) == ["wrong", "right"]
 
 

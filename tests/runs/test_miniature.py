@@ -20,7 +20,7 @@ from s2l_ray.config import parse_config
 from s2l_ray.errors import ConfigError, DiskError, ModelError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.miniature.build import EMBEDDED, QUICK, TINY, Family, build_family
-from s2l_ray.miniature.countdown import Problem, check, generate
+from s2l_ray.miniature.countdown import CountdownProblem, check, generate
 from s2l_ray.miniature.curves import count_right, measure_curve
 from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
 from s2l_ray.miniature.tokenizer import build_tokenizer
@@ -30,7 +30,7 @@ from tests.support.small_disk import small_disk
 
 MICRO = Shape(width=32, layers=1, ffn=32)
 TRACE = "20 + 5 = 25 ; 25 - 8 = 17 ; 17 / 1 = 17 ."
-PROBLEM = Problem((1, 5, 20, 8), 17, TRACE)
+PROBLEM = CountdownProblem((1, 5, 20, 8), 17, TRACE)
 
 
 def ignore(*_: object) -> None:

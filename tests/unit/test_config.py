@@ -19,7 +19,7 @@ def minimal(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_configuration_is_valid(path: Path):
     config = load_config(path, ["data.train=somewhere.jsonl"])
     assert config.name == path.stem

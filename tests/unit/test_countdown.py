@@ -9,7 +9,7 @@ import operator
 import pytest
 
 from s2l_ray.errors import DataError
-from s2l_ray.miniature.countdown import Problem, check, generate, parse_question, write_jsonl
+from s2l_ray.miniature.countdown import CountdownProblem, check, generate, parse_question, write_jsonl
 
 QUESTION = "3 7 12 5 : 27"
 
@@ -93,16 +93,18 @@ def test_problems_are_in_range_solved_by_their_trace_and_all_different(split) ->
 
 def test_the_split_is_blind_to_order_and_seed() -> None:
     """A held-out problem stays held out however its numbers are shown, so no seed can leak it."""
-    shown = Problem((3, 7, 12, 5), 27, "")
+    shown = CountdownProblem((3, 7, 12, 5), 27, "")
     for order in itertools.permutations(shown.numbers):
-        assert Problem(order, 27, "").split == shown.split
+        assert CountdownProblem(order, 27, "").split == shown.split
     train = {p.key for seed in range(3) for p in generate(300, "train", seed)}
     heldout = {p.key for seed in range(3) for p in generate(100, "heldout", seed)}
     assert not train & heldout
 
 
 def test_one_problem_in_ten_is_held_out() -> None:
-    splits = [Problem((a, b, 9, 1), t, "").split for a in range(1, 20) for b in range(1, a) for t in range(20, 24)]
+    splits = [
+        CountdownProblem((a, b, 9, 1), t, "").split for a in range(1, 20) for b in range(1, a) for t in range(20, 24)
+    ]
     assert 0.07 < splits.count("heldout") / len(splits) < 0.13
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from s2l_ray.config import load_config
 from s2l_ray.miniature.build import Family
 from s2l_ray.run.identity import differences
-from s2l_ray.run.inputs import load_inputs, located
+from s2l_ray.run.inputs import load_inputs, with_absolute_paths
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART
 
@@ -26,7 +26,7 @@ def project(family: Family, tmp_path: Path) -> Family:
 
 def configured(project: Family, **overrides):
     values = run_config(project, project.directory / "run") | {"verifier.kind": "countdown", **overrides}
-    return located(load_config(QUICKSTART, values))
+    return with_absolute_paths(load_config(QUICKSTART, values))
 
 
 def contents(project: Family, **overrides) -> dict[str, str]:
@@ -113,6 +113,20 @@ def test_a_verifiers_module_counts_by_its_source(project: Family, monkeypatch: p
     before = contents(project, **{"verifier.kind": "grader_one:check"})
     assert changed(project, before, **{"verifier.kind": "grader_two:check"}) == set()
     assert changed(project, before, **{"verifier.kind": "grader_three:check"}) == {"verifier source"}
+
+
+@pytest.mark.parametrize(
+    "key", ["objective.loss", "objective.advantage", "objective.correction.learner", "schedule.kind"]
+)
+def test_so_does_the_module_of_any_function_that_the_configuration_names(
+    key: str, project: Family, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(project.directory)
+    for number in (1, 2):
+        module = project.directory / f"{key.replace('.', '_')}_{number}.py"
+        module.write_text(f"def function(*arguments):\n    return 1 / {number}\n")
+    one, two = ({key: f"{key.replace('.', '_')}_{number}:function"} for number in (1, 2))
+    assert changed(project, contents(project, **one), **two) == {f"{key} source"}
 
 
 def test_which_groups_are_replayed_counts_and_where_they_are_written_does_not(project: Family):

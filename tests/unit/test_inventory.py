@@ -97,7 +97,7 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, parts: list[str]) -
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(PlacementError, match="nowhere.yaml: No such file"):
+    with pytest.raises(PlacementError, match="nowhere.yaml does not exist; s2l-ray ships"):
         load_inventory(tmp_path / "nowhere.yaml")
 
 

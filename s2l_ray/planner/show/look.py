@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.config.placement_modes import PLACEMENT_MODES
 from s2l_ray.placement.plan import PhasePlan
-from s2l_ray.style import COLOURS
+from s2l_ray.style import SOURCE_COLOURS
 
 if TYPE_CHECKING:
     pass
 
-ROLE_COLOURS = {"trainer": "#009E73", "learner": COLOURS["learner"], "explorer": COLOURS["explorer"]}
+ROLE_COLOURS = {"trainer": "#009E73", "learner": SOURCE_COLOURS["learner"], "explorer": SOURCE_COLOURS["explorer"]}
 """With the runs' colours of explorer and learner; told apart with any colour vision (Okabe-Ito)."""
 PART_NAMES = {
     "explore": "explorer samples",

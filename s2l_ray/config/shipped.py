@@ -1,0 +1,61 @@
+"""The configurations and inventories that s2l-ray ships, and how a file is found that may be one of them.
+
+In the repository they are the top-level folders configs/ and cluster/inventories/. setup.py puts them into the wheel,
+so that `s2l train quickstart` works wherever the package is installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True)
+class ShippedFiles:
+    """YAML files that have a name: their path in the folder, without the suffix."""
+
+    folder: str
+    """In s2l_ray/shipped/, where the package was installed from a wheel."""
+    source: str
+    """In the repository, where the package is imported from there."""
+
+    def paths(self) -> dict[str, Path]:
+        """The path of each file, by name, sorted."""
+        installed = PACKAGE / "shipped" / self.folder
+        folder = installed if installed.is_dir() else PACKAGE.parent / self.source
+        files = sorted(folder.rglob(f"*{SUFFIX}"))
+        return {file.relative_to(folder).as_posix().removesuffix(SUFFIX): file for file in files}
+
+    def find(self, name: str | Path, directory: Path = Path(), but: Path | None = None) -> Path:
+        """The file that a user means by `name`: a path, with or without .yaml, or else the name of a shipped file.
+
+        Args:
+            directory: what paths are relative to.
+            but: a file that is not meant, as by `extends: quickstart` in quickstart.yaml.
+
+        Returns:
+            `directory / name` where there is no such file; `hint` says what could have been meant.
+        """
+        given = directory / name
+        candidates = (given, Path(f"{given}{SUFFIX}"))
+        # os.path.isfile, unlike Path.is_file, is false for a path that the operating system refuses.
+        found = next((path for path in candidates if os.path.isfile(path) and path != but), None)
+        return found or self.paths().get(str(name), given)
+
+    def hint(self, name: str | Path) -> str:
+        """What could be meant by a name that is not found, such as "did you mean quickstart? s2l-ray ships ..."."""
+        names = list(self.paths())
+        bare = Path(name).name.removesuffix(SUFFIX)
+        by_ending = {known.rpartition("/")[2]: known for known in names}
+        nearest = difflib.get_close_matches(bare, by_ending, n=1, cutoff=0.6)
+        meant = f"did you mean {by_ending[nearest[0]]}? " if nearest else ""
+        return f"{meant}s2l-ray ships {', '.join(names)}"
+
+
+CONFIGURATIONS = ShippedFiles("configs", "configs")
+INVENTORIES = ShippedFiles("inventories", "cluster/inventories")
