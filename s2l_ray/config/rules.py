@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+from s2l_ray.config.placement_modes import PLACEMENT_MODES, SLEEPLESS
 from s2l_ray.kinds import Source
 from s2l_ray.schedule import ADAPTIVE
 
@@ -60,12 +61,12 @@ def objective_overlong_buffer_tokens(config: Config) -> str | None:
 
 def rollout_max_staleness_needs_awake_engines(config: Config) -> str | None:
     """Learner engines can only sample ahead of the trainer where they do not sleep while it works."""
-    mode = config.placement.mode
-    if not config.rollout.max_staleness or mode not in ("mixed", "colocated"):
+    name = config.placement.mode
+    if not config.rollout.max_staleness or name == "auto" or not PLACEMENT_MODES[name].learner_sleeps:
         return None
     return (
-        f"rollout.max_staleness needs learner engines that work while the trainer does; with placement.mode: {mode} "
-        "they sleep then. Use placement.mode: separate"
+        f"rollout.max_staleness needs learner engines that work while the trainer does; with placement.mode: {name} "
+        f"they sleep then. Use placement.mode: {SLEEPLESS.name}"
     )
 
 
