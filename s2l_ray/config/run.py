@@ -10,6 +10,7 @@ from typing import Annotated
 from s2l_ray.config.bank import BankConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
+from s2l_ray.config.placement_modes import PLACEMENT_MODES, SLEEPLESS
 from s2l_ray.config.rollout import (
     DataConfig,
     ModelsConfig,
@@ -155,10 +156,11 @@ class Config(Section):
                 f"objective.overlong_buffer_tokens ({buffer}) must not exceed "
                 f"rollout.max_tokens ({self.rollout.max_tokens}), which it counts back from"
             )
-        if self.rollout.max_staleness and self.placement.mode in ("mixed", "colocated"):
+        mode = None if self.placement.mode == "auto" else PLACEMENT_MODES[self.placement.mode]
+        if self.rollout.max_staleness and mode is not None and mode.learner_sleeps:
             raise ValueError(
                 f"rollout.max_staleness needs learner engines that work while the trainer does; with placement.mode: "
-                f"{self.placement.mode} they sleep then. Use placement.mode: separate"
+                f"{mode.name} they sleep then. Use placement.mode: {SLEEPLESS.name}"
             )
         if self.schedule.kind == ADAPTIVE:
             if (ahead := self.rollout.prefetch_steps) > self.schedule.adapt_window:
