@@ -26,7 +26,7 @@ CONFIGURATION = """\
 # Configuration
 
 Every key, generated from the models in `s2l_ray/config/`. A key is given in a YAML file, or on the command line as
-`key=value`.
+`key=value`. `s2l config PREFIX` prints the same text in a terminal.
 
 A key's type decides how its value is read. Text is taken as it is typed: `name=007` is the text "007". Where a key can
 be none, `null` says so. In a file, `${...}` is interpolated and `extends: other.yaml` names files that are read first.

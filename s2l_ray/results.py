@@ -1,10 +1,10 @@
-"""What a run reports: one record per step, one per evaluation, and the summary of both. No tokens, only numbers."""
+"""What a run reports: a record for each step and each evaluation. They hold numbers, no tokens."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -23,10 +23,11 @@ class SourceStats:
     response_tokens: int
     truncated: int
     verdicts: dict[str, int]
-    """Count per verdict status: right, wrong, unparsable, timeout, failed."""
+    """Number of rollouts by verdict status: right, wrong, unparsable, timeout, failed."""
 
     @classmethod
     def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
+        """Count these rollouts."""
         rows = list(summaries)
         return cls(
             rollouts=len(rows),
@@ -39,11 +40,52 @@ class SourceStats:
 
 
 @dataclass(frozen=True)
+class PipelineStats:
+    """How far sampling ran ahead of training in one step, and the weight sync that ended it.
+
+    The names are those of `pipeline` in steps.jsonl and, after `pipeline/`, those of MLflow's metrics. A megabyte is
+    10**6 bytes.
+    """
+
+    prefetch_mb: float = 0.0
+    """Megabytes that the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
+    banked_rollouts: int = 0
+    """Rollouts of the step that were read from the bank."""
+    stragglers: int = 0
+    """Groups that the step did not wait for (rollout.straggler_groups)."""
+    staleness_mean: float | None = None
+    """Mean over the learner's rollouts of the weight versions between their oldest token and the step's update, 0 when
+    they are on-policy; None if the learner sampled nothing."""
+    staleness_max: int | None = None
+    """Largest staleness of the learner's rollouts, likewise."""
+    synced_in_flight: int | None = None
+    """The learner's rollouts that a weight sync caught while they were sampled; None likewise."""
+    stale_dropped: int = 0
+    """The learner's rollouts that exceeded rollout.max_staleness, and were sampled again."""
+    weight_sync_mb: float = 0.0
+    """Megabytes of weights, counted once, whatever the number of engines."""
+    weight_sync_s: float = 0.0
+    """Seconds from the driver's begin to the last engine that holds the new version."""
+    weight_sync_gb_per_s: float = 0.0
+    """10**9 bytes of weights per second of the broadcast."""
+    weight_sync_drain_s: float = 0.0
+    """Longest wait in seconds of an engine for its running requests."""
+    weight_sync_stall_s: float = 0.0
+    """Longest time in seconds for which an awake engine sampled nothing."""
+
+    def to_json(self) -> dict[str, float]:
+        """Values by name, without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One logical step. Written to `steps.jsonl` as it ends, collected in `summary.json`."""
 
     step: int
+    """1-based."""
     alpha: float
+    """The explorer's share of each group by the schedule, before rounding."""
     explorer_per_group: int
     """G_w."""
     learner_per_group: int
@@ -54,7 +96,7 @@ class StepRecord:
     zero_variance_groups: int
     groups: int
     prompts: list[str]
-    """Prompt ids in the order of the data."""
+    """Ids of the prompts that were trained on, in the order of the data."""
     digest: str
     """Hash over every group's prompt id and response tokens: equal digests mean the same groups, to the token."""
     weight_version: int
@@ -62,28 +104,22 @@ class StepRecord:
     trainer: dict[str, float]
     """Metrics of the update: loss, grad_norm, learning_rate, ratio_mean, clip_fraction, kl, logprob_gap and others."""
     seconds: dict[str, float]
-    """Wall-clock per phase (rollout, update, weight_sync, checkpoint, evaluate) and `total`."""
+    """Wall-clock seconds by phase (`timing.clock.PHASES`), and their `total` with what is in no phase."""
     spans: dict[str, float] = field(default_factory=dict)
     """Seconds from the first request of a source to its last verdict: "explore" and "learner_generate". They overlap
     each other and, since the explorer samples ahead, the phases of earlier steps."""
     engines: dict[Source, int] = field(default_factory=dict)
     """How many engines sampled for each source."""
     refilled_groups: int = 0
-    """Groups sampled to replace such without variance (rollout.refill_rounds), used or not."""
+    """Groups sampled to replace groups without variance (rollout.refill_rounds), used or not."""
     explorer_only: tuple[int, int] = (0, 0)
-    """Groups that the explorer alone solved, of how many that both sources sampled."""
+    """(groups that only the explorer solved, groups that both sources sampled)."""
     parts: dict[str, float] = field(default_factory=dict)
     """The wall-clock seconds of the step by cause (`timing.attribution.PARTS`). They add up to `seconds["total"]`."""
     busy: dict[str, float] = field(default_factory=dict)
-    """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
-    of this step in which its actors worked, on whatever step; the mean of the actors."""
-    pipeline: dict[str, float] = field(default_factory=dict)
-    """prefetch_mb: what the explorer's rollouts of coming steps hold, or may come to hold, in megabytes;
-    banked_rollouts: how many came from the bank; stragglers; staleness_mean, staleness_max: versions that the
-    learner's rollouts are older than the weights they train; synced_in_flight: rollouts that went through a weight
-    sync; stale_dropped: rollouts that were too old and sampled again. weight_sync_mb: megabytes of weights;
-    weight_sync_s: from begin to end; weight_sync_gb_per_s: of the broadcast; weight_sync_drain_s: the longest wait for
-    running requests; weight_sync_stall_s: how long an engine sampled nothing."""
+    """By role (explorer, learner, verifier, trainer): the share of the time in which its actors worked, for any step,
+    between the completion of the previous step's groups and of this step's groups; the mean over the actors."""
+    pipeline: PipelineStats = PipelineStats()
 
     @property
     def tokens(self) -> int:
@@ -91,17 +127,30 @@ class StepRecord:
         return sum(s.response_tokens for s in self.sources.values())
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record as JSON values, but for numbers that are not finite (see `finite`)."""
+        return asdict(self) | {"pipeline": self.pipeline.to_json()}
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> StepRecord:
-        sources = {name: SourceStats(**stats) for name, stats in row["sources"].items()}
-        return cls(**{**row, "sources": sources, "explorer_only": tuple(row.get("explorer_only", (0, 0)))})
+    def from_json(cls, row: Mapping[str, Any]) -> StepRecord:
+        """The record that `to_json` and `finite` made `row` of.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: it is not a record.
+        """
+        return cls(
+            **{
+                **row,
+                "sources": {name: SourceStats(**stats) for name, stats in row["sources"].items()},
+                "trainer": {name: math.nan if value is None else value for name, value in row["trainer"].items()},
+                "explorer_only": tuple(row.get("explorer_only", (0, 0))),
+                "pipeline": PipelineStats(**row.get("pipeline", {})),
+            }
+        )
 
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Held-out pass@k of one model at one time."""
+    """Held-out pass@k of one model with the weights of one step."""
 
     step: int
     model: Source
@@ -115,11 +164,12 @@ class EvaluationRecord:
     reward: float
     response_tokens: int
     correct: list[int]
-    """Right answers per problem, in the order of the held-out file."""
+    """Number of right answers to each problem, in the order of the held-out file."""
     seconds: float = 0.0
+    """Wall-clock time that it took."""
 
     def to_json(self) -> dict[str, Any]:
-        """`pass@k` keys at the top level, as users look for them."""
+        """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""
         row = asdict(self)
         pass_at, ci = row.pop("pass_at"), row.pop("ci")
         row |= {f"pass@{k}": value for k, value in pass_at.items()}
@@ -127,7 +177,8 @@ class EvaluationRecord:
         return row
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> EvaluationRecord:
+    def from_json(cls, row: Mapping[str, Any]) -> EvaluationRecord:
+        """The record that `to_json` made `row` of."""
         row = dict(row)
         ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
         pass_at = {k: row.pop(f"pass@{k}") for k in ci}
@@ -135,7 +186,7 @@ class EvaluationRecord:
 
 
 def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """Every change in the number of engines, with the step time around it; as the module documents it."""
+    """Every change in the number of engines, with the step time around it, as `evaluation.summary` documents it."""
     found = []
     for at in range(1, len(steps)):
         before, after = steps[at - 1], steps[at]
@@ -158,7 +209,7 @@ def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that is not finite: JSON has no NaN and no infinity."""
+    """`value` with None for every number that is not finite: JSON has no NaN and no infinity."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

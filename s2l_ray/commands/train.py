@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from s2l_ray.config import load_config
     from s2l_ray.display import RunDisplay, final_table
-    from s2l_ray.run.directory import next_free
+    from s2l_ray.run.finished import next_free
 
     config, remark = next_free(load_config(arguments.config, arguments.overrides))
     from s2l_ray.algorithm import S2LPO

@@ -1,4 +1,4 @@
-"""What a person sees while something long runs, and at its end.
+"""What people see of long work on a terminal or in a log: while it runs, and at its end.
 
 On a terminal: a live panel. Elsewhere (a file, a pipe, CI): plain lines of stable form, one per step, for example
 

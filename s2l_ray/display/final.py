@@ -1,4 +1,4 @@
-"""What came out of a run, when it is over."""
+"""The results of a run that is over, for a terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import percent
-from s2l_ray.style import COLOURS
+from s2l_ray.style import SOURCE_COLOURS
 from s2l_ray.tracking.mlflow_store import how_to_open
 
 
 def final_table(summary: dict[str, Any]) -> RenderableType:
-    """What came out of a run, for people: pass@k before and after with intervals, then where things are.
+    """The results of a run: pass@k before and after with intervals, then where its files are.
 
     Args:
         summary: as `s2l_ray.evaluation.summary` documents it.
@@ -37,12 +37,12 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     table.add_column("")
     for name, record in records.items():
         heading = "explorer" if name == "explorer" else f"learner {name}"
-        table.add_column(Text(heading, COLOURS[record["model"]]), no_wrap=True)
+        table.add_column(Text(heading, SOURCE_COLOURS[record["model"]]), no_wrap=True)
     for k in ks:
         table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
     lines: list[RenderableType] = [table, Text("")]
     if evaluation["change"]:
-        lines += [Text(_change(evaluation["change"], f"pass@{k}", confidence)) for k in ks]
+        lines += [Text(_change(evaluation["change"], f"pass@{k}")) for k in ks]
     lines.append(
         Text(
             f"Measured on {measured['problems']} held-out problems x {measured['samples']} samples; one run, one seed. "
@@ -53,7 +53,7 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     return Group(*lines)
 
 
-def _change(change: dict[str, Any], key: str, confidence: float) -> str:
+def _change(change: dict[str, Any], key: str) -> str:
     low, high = change["ci"][key]
     verdict = "may be chance" if low <= 0 <= high else "more than chance over problems explains"
     return f"{key}: {100 * change[key]:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {verdict}."
@@ -74,5 +74,5 @@ def _places(summary: dict[str, Any]) -> RenderableType:
 
 
 def _short(place: str) -> str:
-    """`place` from the working directory: short enough to be copied in one line."""
+    """`place` relative to the working directory, if it is below it: easier to copy."""
     return place.replace(f"{Path.cwd()}/", "")

@@ -1,4 +1,4 @@
-"""A run while it lasts: a live panel, or a line for each thing."""
+"""A training run while it lasts: a live panel, or a line for each event."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import duration, eta_text, is_live, line, percent, print_line, shared_out, sparkline
+from s2l_ray.kinds import Source
+from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.style import COLOURS
-from s2l_ray.timing.look import COLOURS as COLOURS_OF_PARTS
-from s2l_ray.timing.look import part_name
+from s2l_ray.style import ACTIVITY_COLOURS, SOURCE_COLOURS
+from s2l_ray.timing.names import part_name
 
 RECENT_STEPS = 40
-"""Steps whose rewards the panel shows."""
+"""How many steps the panel keeps: at most so many rewards are shown."""
 ETA_STEPS = 10
-"""Steps whose mean duration predicts the rest."""
+"""How many steps the mean duration is taken over that predicts the rest."""
 TIME_CELLS = 20
-"""Of the bar that shows where a step's time went."""
+"""Width of the bar that shows where the time of a step went."""
 NOTES = 4
+"""How many notes the panel shows."""
 FIRST_QUIET_S, QUIET_S = 10.0, 30.0
-"""Elsewhere than on a terminal: seconds after which work under way says how far it is, and again from then on."""
+"""Where there is no terminal: seconds until a line says how far work has got, and between such lines."""
 TURNS = {
     "hand_over": "engines leave and join",
     "rollout": "waiting for rollouts",
@@ -38,13 +40,20 @@ TURNS = {
 }
 """Phase of a step -> what is shown while it lasts."""
 SHOWN_PARTS = 3
-"""Parts of a step that are named beside their bar: those that took longest."""
+"""How many parts of a step are named beside their bar: those that took longest."""
 TRAINER_METRICS = {"kl": "kl", "logprob_gap/learner": "gap", "clip_fraction": "clip", "grad_norm": "grad"}
 """Metrics of the update in the panel, and their short names there."""
 
 
-class RunDisplay:
-    """Shows a run. A context manager: leaving it, by an error too, gives the terminal back."""
+class RunDisplay(Reporter):
+    """Shows a run. A context manager: leaving it restores the terminal, also after an error.
+
+    Args:
+        total_steps: schedule.steps.
+        name: of the run.
+        console: default: standard output.
+        clock: seconds, for durations.
+    """
 
     def __init__(
         self,
@@ -61,7 +70,7 @@ class RunDisplay:
         self.notes: tuple[str, ...] = ()
         self.doing = ""
         self.done: tuple[int, int] | None = None
-        """How much of how much of that is done."""
+        """(done, total) of that work, where it is known."""
         self._clock = clock
         self._since = clock()
         self._quiet_until = self._since + FIRST_QUIET_S
@@ -86,39 +95,40 @@ class RunDisplay:
             self._live = None
 
     def phase(self, text: str) -> None:
-        """What is being done now, between steps: "starting engines", "evaluating before training"."""
+        """Show what is being done between steps: "starting engines", "evaluating before training"."""
         self._now(text)
         self._say(text)
 
     def progress(self, done: int, total: int) -> None:
-        """So much of the present phase or turn is done; elsewhere than on a terminal a line where it takes long."""
+        """Show how far the phase or turn has got; where there is no terminal, a line if it takes long."""
         self.done = (done, total)
         if self._clock() >= self._quiet_until:
             self._say(self._doing())
             self._quiet_until = self._clock() + QUIET_S
 
     def turn(self, step: int, phase: str) -> None:
-        """The driver turns to a phase of a step. Shown, never a line."""
+        """Show the phase of a step that the driver is in; where there is no terminal, nothing."""
         self._now(f"step {step}: {TURNS[phase]}")
 
     def step(self, record: StepRecord) -> None:
+        """Show a step that has ended."""
         self.records = (*self.records, record)[-RECENT_STEPS:]
         self._now(f"step {record.step + 1}" if record.step < self.total_steps else "")
         self._say(step_line(record, self.total_steps, eta_seconds(self.records, self.total_steps)))
 
     def evaluation(self, record: EvaluationRecord, when: str) -> None:
-        """`when`: before, during or after."""
+        """Show an evaluation; `when` is "before", "during" or "after"."""
         self.evaluations = (*self.evaluations, (when, record))
         self._now("")
         self._say(evaluation_line(record, when))
 
     def note(self, text: str) -> None:
-        """Something to know that is no step: a checkpoint, an engine restarted, a server that does not answer."""
+        """Show an event that is no step: an engine was lost, a server does not answer."""
         self.notes = (*self.notes, text)[-NOTES:]
         self._say(f"note: {text}")
 
     def panel(self) -> Panel:
-        """The live view: a function of what was reported so far, and of the clock."""
+        """The live view. It depends on what was reported so far, and on the clock."""
         rows = Table.grid(padding=(0, 2), expand=True)
         rows.add_column(style="dim", no_wrap=True, width=8)
         rows.add_column(ratio=1)
@@ -150,7 +160,7 @@ class RunDisplay:
         return line
 
     def _doing(self) -> str:
-        """What is being done, how much of it is done, for how long, and for how long still."""
+        """What is being done, how much of it is done, how long it has taken, and how long it will still take."""
         seconds = self._clock() - self._since
         fields = [self.doing, "", duration(seconds), ""]
         if self.done:
@@ -193,7 +203,7 @@ def evaluation_line(record: EvaluationRecord, when: str) -> str:
 
 
 def eta_seconds(records: Sequence[StepRecord], total_steps: int) -> float | None:
-    """Time to the last step, at the mean pace of recent steps; None before the first step and after the last."""
+    """Seconds to the last step at the mean pace of recent steps; None before the first step and after the last."""
     if not records or records[-1].step >= total_steps:
         return None
     recent = [_total(r) for r in records[-ETA_STEPS:]]
@@ -215,40 +225,40 @@ def _step_rows(records: Sequence[StepRecord], width: int) -> list[tuple[str, Ren
 
 
 def _share_text(record: StepRecord) -> Text:
-    """alpha, and the group as a bar of two colours (at most 32 cells)."""
+    """Alpha, and the group as a bar of two colours with at most 32 cells."""
     size = record.explorer_per_group + record.learner_per_group
     cells = min(size, 32)
     explorer = round(cells * record.explorer_per_group / size)
     text = line(f"alpha {record.alpha:.2f}  ")
-    text.append("■" * explorer, COLOURS["explorer"])
-    text.append("□" * (cells - explorer), COLOURS["learner"])
+    text.append("■" * explorer, SOURCE_COLOURS["explorer"])
+    text.append("□" * (cells - explorer), SOURCE_COLOURS["learner"])
     text.append(f"  G_w {record.explorer_per_group} explorer, G_s {record.learner_per_group} learner")
     return text
 
 
 def _reward_texts(records: Sequence[StepRecord]) -> list[Text]:
-    """A line per source that has sampled: its reward, and its recent rewards on a scale common to all sources."""
-    series = {source: [_reward(r, source) for r in records] for source in COLOURS}
+    """A line per source that has sampled: its last reward, and its recent rewards on a scale common to all sources."""
+    series = {source: [_reward(r, source) for r in records] for source in SOURCE_COLOURS}
     known = [v for values in series.values() for v in values if v is not None]
     texts = []
     for source, values in series.items():
         if any(v is not None for v in values):
-            text = Text(f"{source:<8} ", COLOURS[source], no_wrap=True, overflow="ellipsis")
+            text = Text(f"{source:<8} ", SOURCE_COLOURS[source], no_wrap=True, overflow="ellipsis")
             text.append("  -    " if values[-1] is None else f"{values[-1]:.3f}  ", "default")
-            text.append(sparkline(values, min(known), max(known)), COLOURS[source])
+            text.append(sparkline(values, min(known), max(known)), SOURCE_COLOURS[source])
             texts.append(text)
     return texts
 
 
 def _time_text(record: StepRecord) -> Text:
-    """The step's seconds as a bar of its parts, and the longest of them by name."""
+    """The seconds of a step as a bar of its parts, and the longest parts by name."""
     text = Text(no_wrap=True, overflow="ellipsis")
     for part, cells in shared_out(record.parts, TIME_CELLS).items():
-        text.append("█" * cells, COLOURS_OF_PARTS[part])
-    longest = sorted(record.parts, key=record.parts.get, reverse=True)[:SHOWN_PARTS]
+        text.append("█" * cells, ACTIVITY_COLOURS[part])
+    longest = sorted(record.parts, key=lambda part: record.parts[part], reverse=True)[:SHOWN_PARTS]
     for part in longest:
         text.append("  ")
-        text.append("█ ", COLOURS_OF_PARTS[part])
+        text.append("█ ", ACTIVITY_COLOURS[part])
         text.append(f"{part_name(part)} {record.parts[part] / sum(record.parts.values()):.0%}", "default")
     return text
 
@@ -261,14 +271,14 @@ def _update(record: StepRecord) -> str:
 
 def _evaluation_text(record: EvaluationRecord, when: str) -> Text:
     label = when if when != "during" else f"step {record.step}"
-    text = Text(f"{record.model:<8} ", COLOURS[record.model], no_wrap=True, overflow="ellipsis")
+    text = Text(f"{record.model:<8} ", SOURCE_COLOURS[record.model], no_wrap=True, overflow="ellipsis")
     text.append(f"{label:<8}", "default")
     ks = sorted({1, max(record.pass_at)})
     text.append("  ".join(f"@{k} {percent(record.pass_at[k], record.ci[k])}" for k in ks), "default")
     return text
 
 
-def _reward(record: StepRecord, source: str) -> float | None:
+def _reward(record: StepRecord, source: Source) -> float | None:
     stats = record.sources.get(source)
     return stats.reward if stats and stats.rollouts else None
 

@@ -1,4 +1,4 @@
-"""Work that counts up: building the family, verifying a file, recording a bank."""
+"""Progress of work whose size is known: building the family, verifying a file, recording a bank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from s2l_ray.display.text import eta_text, is_live, print_line
 
 
 class TaskDisplay:
-    """Bars for work that counts up, one per stage; elsewhere than on a terminal a line for each tenth of a stage."""
+    """A progress bar per stage; where there is no terminal, a line for each tenth of a stage.
+
+    Args:
+        console: default: standard output.
+        clock: seconds, for durations.
+    """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console()
@@ -45,7 +50,7 @@ class TaskDisplay:
             self._progress = None
 
     def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` of `stage`, with a few words beside it."""
+        """Show that `done` of `total` of `stage` are done, with a few words beside it."""
         if self._progress is None:
             self._line(stage, done, total, detail)
             return
@@ -54,7 +59,7 @@ class TaskDisplay:
         self._progress.update(self._bars[stage], completed=done, total=total, detail=detail)
 
     def _line(self, stage: str, done: int, total: int, detail: str) -> None:
-        """At each tenth of a stage; its pace is that since its first line."""
+        """Print a line at each tenth of a stage. The time left is estimated from the pace since its first line."""
         start, first = self._begun.setdefault(stage, (self._clock(), done))
         tenth = 10 * done // max(total, 1)
         if tenth != self._tenths.get(stage):
@@ -63,5 +68,5 @@ class TaskDisplay:
             print_line(self.console, "  ".join(filter(None, [f"{stage} {done}/{total}", detail, eta])))
 
     def say(self, text: str) -> None:
-        """A line, above the bars."""
+        """Print a line, above the bars."""
         print_line(self.console, text)

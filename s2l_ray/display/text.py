@@ -1,4 +1,4 @@
-"""Numbers and lines as people read them."""
+"""Numbers and lines for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def duration(seconds: float) -> str:
-    """8s, 1m32s, 2h05m."""
+    """Seconds as 8s, 1m32s or 2h05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -20,18 +20,18 @@ def duration(seconds: float) -> str:
 
 
 def eta_text(seconds: float, done: int, total: int) -> str:
-    """`ETA 1m32s` when `done` of `total` took so long; empty before the first and after the last."""
+    """Such as "ETA 1m32s" if `done` of `total` took `seconds`; empty before the first and after the last."""
     return f"ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
-    """One bar per value, between `low` and `high`; a gap where there is none."""
+    """One bar per value, on a scale from `low` to `high`; a gap where there is no value."""
     scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
     return "".join(" " if v is None else SPARKS[round((v - low) * scale)] for v in values)
 
 
 def shared_out(parts: Mapping[str, float], cells: int) -> dict[str, int]:
-    """So many cells of a bar shared out by size: rounded down, then one more where most was cut off."""
+    """Divide the cells of a bar in proportion to the parts: rounded down, then one more where most was cut off."""
     exact = {part: cells * value / sum(parts.values()) for part, value in parts.items()}
     shares = {part: int(value) for part, value in exact.items()}
     for part in sorted(exact, key=lambda p: shares[p] - exact[p])[: cells - sum(shares.values())]:
@@ -40,18 +40,20 @@ def shared_out(parts: Mapping[str, float], cells: int) -> dict[str, int]:
 
 
 def percent(value: float, bounds: Sequence[float]) -> str:
-    """A share and its interval in percent: 18.5 [15.3, 21.9]."""
+    """A share in [0, 1] and its interval in percent: 18.5 [15.3, 21.9]."""
     return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def line(text: str) -> Text:
-    """Text that is cut, not wrapped, where the panel is too narrow."""
+    """Text that is cut off, not wrapped, where the panel is too narrow."""
     return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def is_live(console: Console) -> bool:
+    """Whether a console can show a panel that changes."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def print_line(console: Console, line: str) -> None:
+    """Print text as it is: brackets are no markup, and long lines are not wrapped."""
     console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)

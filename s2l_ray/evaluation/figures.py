@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2l_ray.evaluation.summary import SOURCES
+from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import writing
 from s2l_ray.results import StepRecord
-from s2l_ray.style import COLOURS, INK, STYLE
+from s2l_ray.style import ACTIVITY_COLOURS, INK, SOURCE_COLOURS, STYLE
 from s2l_ray.timing.drawing import run_panels, timeline_figure, typical_windows
-from s2l_ray.timing.look import COLOURS as PART_COLOURS
-from s2l_ray.timing.look import part_name
+from s2l_ray.timing.names import part_name
 from s2l_ray.timing.trace import read_trace
 
 if TYPE_CHECKING:
@@ -34,11 +34,18 @@ BEFORE = "#8ab8d6"
 
 
 def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = None) -> list[Path]:
-    """Draw what a run has data for, as PNG files in `directory`; returns their paths.
+    """Draw the figures that a run has data for, as PNG files.
 
     Args:
-        summary: see `summary.py`.
+        summary: see `evaluation.summary`.
+        directory: of the files; made if it does not exist.
         trace: the run's `trace.json`.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        DiskError: they cannot be written.
     """
     from matplotlib import rc_context
 
@@ -59,7 +66,7 @@ def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = 
 
 
 def learning_figure(summary: dict[str, Any]) -> Figure | None:
-    """Reward by source per step (light: each step, bold: mean over nearby steps), pass@1, and the groups' make-up."""
+    """Reward by source per step (light: each step, bold: mean over nearby steps), pass@1, and shares of the groups."""
     from matplotlib.figure import Figure
 
     if not summary["steps"]:
@@ -79,14 +86,14 @@ def learning_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def pass_at_k_figure(summary: dict[str, Any]) -> Figure | None:
-    """pass@k against k on a logarithmic axis, with confidence intervals; None when nothing was evaluated."""
+    """pass@k over k on a logarithmic axis, with confidence intervals; None when nothing was evaluated."""
     from matplotlib.figure import Figure
 
     evaluation = summary["evaluation"]
     curves = [
-        ("explorer", evaluation["explorer"], COLOURS["explorer"], "s"),
+        ("explorer", evaluation["explorer"], SOURCE_COLOURS["explorer"], "s"),
         ("learner before", evaluation["before"], BEFORE, "o"),
-        ("learner after", evaluation["after"], COLOURS["learner"], "o"),
+        ("learner after", evaluation["after"], SOURCE_COLOURS["learner"], "o"),
     ]
     curves = [curve for curve in curves if curve[1]]
     if not curves:
@@ -132,7 +139,7 @@ def time_figure(summary: dict[str, Any]) -> Figure | None:
             values,
             bottom=base,
             width=0.9 if len(steps) < 100 else 1.0,
-            color=PART_COLOURS.get(part, INK),
+            color=ACTIVITY_COLOURS.get(part, INK),
             label=share,
         )
         base += values
@@ -147,13 +154,13 @@ def time_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def typical_steps_figure(summary: dict[str, Any], trace: Path) -> Figure | None:
-    """The timeline of some steps of each kind that the run has; None if the trace has none of them."""
+    """The timeline of a few steps of each kind that the run has; None if the trace has none of them."""
     panels = run_panels(read_trace(trace), typical_windows([StepRecord.from_json(row) for row in summary["steps"]]))
     return timeline_figure(panels, f"{summary['name']}: who did what when") if panels else None
 
 
 def smooth(values: Sequence[float | None], width: int) -> np.ndarray:
-    """Mean over the `width` (odd) steps around each step, of those that have a value; NaN where the step has none."""
+    """Mean over the `width` (odd) steps around each step that have a value, float64 [steps]; NaN where it has none."""
     series = np.array([np.nan if v is None else v for v in values], dtype=float)
     known = ~np.isnan(series)
     window = np.ones(width)
@@ -162,12 +169,12 @@ def smooth(values: Sequence[float | None], width: int) -> np.ndarray:
     return np.where(known, sums / np.maximum(counts, 1), np.nan)
 
 
-def _draw_reward(axes: Axes, steps: np.ndarray, rewards: Sequence[float | None], source: str) -> None:
+def _draw_reward(axes: Axes, steps: np.ndarray, rewards: Sequence[float | None], source: Source) -> None:
     if all(reward is None for reward in rewards):
         return
     width = max(1, len(steps) // 10) | 1
     raw = np.array([np.nan if r is None else r for r in rewards], dtype=float)
-    colour = COLOURS[source]
+    colour = SOURCE_COLOURS[source]
     axes.plot(steps, raw, color=colour, alpha=0.3, linewidth=1)
     few = "." if np.count_nonzero(~np.isnan(raw)) < 4 else None  # one point alone would make no line
     label = f"{source} reward, training" + (f" (mean of {width} steps)" if width > 1 else "")
@@ -177,9 +184,14 @@ def _draw_reward(axes: Axes, steps: np.ndarray, rewards: Sequence[float | None],
 def _draw_pass_at_1(axes: Axes, evaluation: dict[str, Any], level: str) -> None:
     learner = [r for r in (evaluation["before"], *evaluation["during"], evaluation["after"]) if r]
     learner = list({r["step"]: r for r in learner}.values())
-    marks = [(f"learner pass@1, held out ({level})", learner, COLOURS["learner"], "o")]
+    marks = [(f"learner pass@1, held out ({level})", learner, SOURCE_COLOURS["learner"], "o")]
     marks += [
-        (f"explorer pass@1, held out ({level})", [r for r in [evaluation["explorer"]] if r], COLOURS["explorer"], "s")
+        (
+            f"explorer pass@1, held out ({level})",
+            [r for r in [evaluation["explorer"]] if r],
+            SOURCE_COLOURS["explorer"],
+            "s",
+        )
     ]
     for label, records, colour, marker in marks:
         if records:
@@ -193,8 +205,8 @@ def _draw_pass_at_1(axes: Axes, evaluation: dict[str, Any], level: str) -> None:
 def _draw_shares(axes: Axes, steps: np.ndarray, rows: list[dict[str, Any]]) -> None:
     explorer = np.array([r["explorer_per_group"] for r in rows])
     learner = np.array([r["learner_per_group"] for r in rows])
-    axes.bar(steps, explorer, width=1.0, color=COLOURS["explorer"], alpha=0.8, linewidth=0)
-    axes.bar(steps, learner, bottom=explorer, width=1.0, color=COLOURS["learner"], alpha=0.8, linewidth=0)
+    axes.bar(steps, explorer, width=1.0, color=SOURCE_COLOURS["explorer"], alpha=0.8, linewidth=0)
+    axes.bar(steps, learner, bottom=explorer, width=1.0, color=SOURCE_COLOURS["learner"], alpha=0.8, linewidth=0)
     size = int((explorer + learner).max())
     axes.set(xlabel="step", ylabel="rollouts\nper group", ylim=(0, size), yticks=[0, size])
     for values, base, name in ((explorer, np.zeros_like(explorer), "explorer"), (learner, explorer, "learner")):
@@ -217,7 +229,8 @@ def _errors(records: list[dict[str, Any]], k: int) -> np.ndarray:
     """[2, records]: distances from pass@k down and up to the ends of its interval."""
     key = f"pass@{k}"
     pairs = [(r[key] - r["ci"][key][0], r["ci"][key][1] - r[key]) for r in records]
-    return np.maximum(np.array(pairs, dtype=float).T, 0.0)
+    distances: np.ndarray = np.maximum(np.array(pairs, dtype=float).T, 0.0)
+    return distances
 
 
 def _ks(record: dict[str, Any]) -> list[int]:
@@ -231,13 +244,13 @@ def _level(summary: dict[str, Any]) -> str:
 def _part_seconds(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Part -> seconds [steps], in the order they are shown. Parts that never took time are left out."""
     found = [row.get("parts") or _of_phases(row["seconds"]) for row in rows]
-    names = dict.fromkeys([*PART_COLOURS, *(name for parts in found for name in parts)])
+    names = dict.fromkeys([*ACTIVITY_COLOURS, *(name for parts in found for name in parts)])
     seconds = {name: np.array([parts.get(name, 0.0) for parts in found]) for name in names}
     return {name: values for name, values in seconds.items() if values.sum() > 0}
 
 
 def _of_phases(seconds: dict[str, float]) -> dict[str, float]:
-    """The phases and what `total` has over them."""
+    """The phases, and as "other" what is left of the total."""
     phases = {name: value for name, value in seconds.items() if name != "total"}
     return phases | {"other": max(0.0, seconds.get("total", 0.0) - sum(phases.values()))}
 

@@ -1,4 +1,4 @@
-"""What a run measures on held-out problems, and when."""
+"""The held-out evaluations of a run."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ ONCE = ("before", "explorer", "after")
 
 @dataclass
 class Evaluations:
-    """All of a run's so far."""
+    """The evaluations of a run so far."""
 
     before: EvaluationRecord | None = None
-    """The learner's, before the first step."""
+    """The learner before the first step."""
     explorer: EvaluationRecord | None = None
-    """The explorer's, which training does not change."""
+    """The explorer, which training does not change."""
     after: EvaluationRecord | None = None
-    """The learner's, after the last step."""
+    """The learner after the last step."""
     during: list[EvaluationRecord] = field(default_factory=list)
-    """The learner's in between (evaluation.every)."""
+    """The learner in between (evaluation.every)."""
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint's state."""
+        """The records as JSON values, for the state of a checkpoint."""
         once = {when: record.to_json() for when in ONCE if (record := getattr(self, when)) is not None}
         return {"evaluations": once, "during": [record.to_json() for record in self.during]}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Evaluations:
-        """Of a checkpoint's state."""
+        """Read the records from the state of a checkpoint."""
         once = {when: EvaluationRecord.from_json(row) for when, row in state["evaluations"].items()}
         return cls(**once, during=[EvaluationRecord.from_json(row) for row in state["during"]])
 
@@ -56,11 +56,13 @@ def measure(
     """pass@k of evaluation rollouts, with intervals.
 
     Args:
+        config: of the run.
         problem_ids: in the order of the held-out file.
-        rows: evaluation.samples of each, in any order.
+        rows: evaluation.samples rollouts of each problem, in any order.
         step: after which they were sampled; 0: before training.
-        source: which sampled them, with `weight_version`.
-        seconds: that it took.
+        source: the model that sampled them.
+        weight_version: of that model.
+        seconds: wall-clock time that sampling and verifying took.
     """
     settings = config.evaluation
     right = Counter(row.prompt_id for row in rows if row.status == "right")

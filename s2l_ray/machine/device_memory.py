@@ -1,4 +1,4 @@
-"""GPU memory that torch has no use for at the moment, where engines share the GPU with a trainer rank."""
+"""GPU memory that torch caches, where engines share the GPU with a trainer rank."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def give_back_cached() -> None:
-    """Let other processes have what torch keeps of freed tensors. Does nothing in a process that uses no GPU."""
+    """Return the memory of freed tensors that torch caches to the device. Does nothing in a process without CUDA."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Files of ours: written whole or a line at the end, and what a disk says when it refuses; read, and found damaged."""
+"""Reading and writing our files: whole or not at all, with a clear message where the disk refuses or one is damaged."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ REMEDIES = {
     errno.EEXIST: "another file is in the way: move it, or choose another place",
     errno.EISDIR: "a directory is in the way: move it, or choose another place",
 }
-"""By the error number of what a disk refuses."""
+"""Error number -> what to do about it."""
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Say what a disk refuses while `path` is written, by whatever library and however it wraps the reason.
+    """Turn errors of the disk that occur while `path` is written into a clear one, whatever library wraps them.
 
     Raises:
-        DiskError: in place of every such error. Others pass as they are.
+        DiskError: in place of every such error. Other errors pass as they are.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException, path: str | Path) -> DiskError | None:
-    """What to tell users about an error in writing `path`, if a disk is the reason."""
+    """The error to show in place of `error`, which occurred while `path` was written; None: no disk is to blame."""
     reasons = list(_reasons(error))
     known = [reason for reason in reasons if isinstance(reason, DiskError)]
     numbers = [number for reason in reasons if (number := _number(reason)) in REMEDIES]
@@ -69,7 +69,7 @@ def write_whole(path: Path, text: str) -> None:
     Lone surrogates, which UTF-8 cannot encode, are written as JSON's escapes for them.
 
     Raises:
-        DiskError: see `writing`; the old file is as it was.
+        DiskError: see `writing`. The old file is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
@@ -82,14 +82,14 @@ def write_whole(path: Path, text: str) -> None:
             os.replace(partial, path)
         except OSError:
             with suppress(OSError):
-                partial.unlink()  # it would take the room that is wanting
+                partial.unlink()  # it takes space that is short
             raise
     with suppress(OSError):  # not every file system can
         _sync_directory(path.parent)
 
 
 def append(path: Path, text: str) -> None:
-    """Add text at the end of a file, on disk when this returns.
+    """Add text at the end of a file. It is on disk when this returns.
 
     Raises:
         DiskError: see `writing`; part of the text may be in the file.
@@ -103,7 +103,7 @@ def append(path: Path, text: str) -> None:
 
 
 def open_up(directory: Path) -> None:
-    """Let whoever may read a directory read its files: safetensors makes files that their owner alone can read."""
+    """Give everybody who may read a directory the right to read its files; safetensors makes them private."""
     readers = directory.stat().st_mode & 0o444
     for file in directory.iterdir():
         if file.is_file():
@@ -111,9 +111,10 @@ def open_up(directory: Path) -> None:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file of ours.
+    """Read the JSON object in a file.
 
     Args:
+        path: of the file.
         remedy: what to do when the file is damaged, as the end of a sentence.
 
     Raises:
@@ -137,7 +138,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _reasons(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from, and what torch.distributed.checkpoint gathered from its ranks."""
+    """An error, the errors it was raised from, and those that torch.distributed.checkpoint gathered from its ranks."""
     while error is not None:
         yield error
         for wrapped, _ in getattr(error, "failures", {}).values():

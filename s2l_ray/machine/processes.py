@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent, nor leave anything behind."""
+"""Child processes that neither outlive their parent nor leave processes behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 POLL_SECONDS = 0.5
 END_TIMEOUT_S = 10.0
-"""Bound on waiting for a supervised process and its descendants to end. SIGKILL takes milliseconds; what hangs in the
-kernel (a dead network drive) or belongs to another user may stay."""
+"""Bound in seconds on waiting for a supervised process and its descendants to end. SIGKILL takes milliseconds, but
+a process that hangs in the kernel (a dead network drive) or belongs to another user may stay."""
 ORPHANED_EXIT_CODE = 113
 """Exit status of a child that ended itself because its parent had died."""
 
@@ -42,7 +42,7 @@ def _watch(parent: int) -> None:
 
 
 def supervised(parent: int, held: Iterable[int]) -> None:
-    """Go on in a child of this process, which from now on watches over it. Returns in the child only. Linux.
+    """Fork: return in the child, while this process from now on only watches over it. Linux only.
 
     When the child ends, when `parent` dies or when SIGTERM comes, the watching process kills the child and all that
     descends from it, in whatever process group or session, and exits with the child's status (128 + n for signal n).
@@ -70,7 +70,7 @@ def supervised(parent: int, held: Iterable[int]) -> None:
         os._exit(ORPHANED_EXIT_CODE)
 
 
-def end_supervised(process: subprocess.Popen) -> None:
+def end_supervised(process: subprocess.Popen[Any]) -> None:
     """End a process that called `supervised`, and its descendants. It must lead a session of its own.
 
     Returns after twice END_TIMEOUT_S at the latest.
@@ -111,7 +111,7 @@ def _watch_over(child: int, parent: int) -> NoReturn:
 
 
 def _reap(statuses: dict[int, int]) -> bool:
-    """Note the wait statuses of the children that have ended. Whether there are others."""
+    """Note the wait statuses of the children that have ended. Returns whether there are others."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -123,7 +123,7 @@ def _reap(statuses: dict[int, int]) -> bool:
 
 
 def _children() -> list[int]:
-    """Process ids, zombies included. Not from /proc/PID/task/TID/children, which not every kernel has."""
+    """Ids of this process's children, zombies included. Not every kernel has /proc/PID/task/TID/children."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

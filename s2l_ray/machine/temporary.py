@@ -41,7 +41,7 @@ def use_short_tmpdir(note: Callable[[str], None] = lambda message: None) -> None
             and no short name can be made.
     """
     for variable in ("RAY_TMPDIR", "TMPDIR"):
-        # An empty one is none; Ray would take it for the working directory.
+        # An empty value counts as unset; Ray would take it for the working directory.
         if not os.environ.get(variable):
             os.environ.pop(variable, None)
         else:
@@ -72,7 +72,7 @@ def _short(directory: Path, variable: str, note: Callable[[str], None]) -> str:
 
 
 def _linked(directory: Path, variable: str) -> str:
-    """A short name for `directory`."""
+    """Make a short name for `directory`."""
     reasons = []
     for place in SHORT:
         try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 SLOWDOWN = "4 to 8 times slower than float32"
-"""Of bfloat16 on a CPU that emulates it, measured on training steps of the embedded family (README, Measured)."""
+"""How slow bfloat16 is on a CPU that emulates it, measured on training steps (docs/guides/machines.md)."""
 FIRST_WITH_BFLOAT16 = 8.0
 """Compute capability of NVIDIA's Ampere; vLLM refuses bfloat16 on older GPUs."""
 

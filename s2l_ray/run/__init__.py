@@ -1,1 +1,1 @@
-"""A training run on disk and in words: its directory, checkpoints, step log, inputs and notices."""
+"""A training run: what it consists of, its steps, and what it leaves on disk."""

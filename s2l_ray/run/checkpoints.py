@@ -1,47 +1,79 @@
-"""Checkpoints of a run on disk: which are whole, what is in one beside the trainer's state, and which one is meant.
+"""Checkpoints of a run on disk: writing one, finding those that are whole, reading one back.
 
-step-000020/trainer/    the trainer's own
-step-000020/steps.jsonl the log of steps, as it was
-step-000020/state.json  all else; written last, so that a directory without it is no checkpoint
+step-000020/trainer/     the trainer's own state: sharded model, optimizer, random number generators
+step-000020/steps.jsonl  the step log up to and including the step
+step-000020/state.json   everything else; written last, so that a directory without it is not a checkpoint
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import ConfigError, DataError
-from s2l_ray.machine.disk import read_json, write_whole
+from s2l_ray.errors import ConfigError, DataError, DiskError
+from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.results import StepRecord
 from s2l_ray.step_log import StepLog
 
+TRAINER = "trainer"
 STATE = "state.json"
 STEPS = "steps.jsonl"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole one."""
+    """A whole checkpoint, read back."""
 
     directory: Path
+    step: int
+    """The last step that it includes."""
     state: dict[str, Any]
+    """Contents of state.json."""
     records: list[StepRecord]
-    """Of all steps up to it."""
+    """One for each step up to `step`."""
 
     @property
-    def step(self) -> int:
-        return self.state["step"]
+    def trainer(self) -> Path:
+        """Directory of the trainer's own state."""
+        return self.directory / TRAINER
 
 
-def write_state(directory: Path, state: dict[str, Any]) -> None:
-    """Make the directory a whole checkpoint."""
-    write_whole(directory / STATE, json.dumps(state, indent=2) + "\n")
+@contextmanager
+def writing_checkpoint(directory: Path, log: StepLog, state: Mapping[str, Any]) -> Iterator[Path]:
+    """Write a checkpoint into `directory`: whole once the block has ended, absent if the block raises.
+
+    The block is given the directory for the trainer's state. It may append to `log`: the copy is taken when it ends. A
+    checkpoint that the directory already holds is replaced, and is gone from the start of the block on.
+
+    Args:
+        directory: made if it does not exist; other files in it are left alone.
+        log: the run's step log.
+        state: contents of state.json; it names the `step`.
+
+    Raises:
+        DiskError: the directory cannot be written to.
+    """
+    directory = directory.resolve()
+    _discard(directory)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield directory / TRAINER
+        log.copy_to(directory / STEPS)
+        write_whole(directory / STATE, json.dumps(state, indent=2) + "\n")
+    except BaseException:
+        with suppress(DiskError):  # what the block raised says more
+            _discard(directory)
+        raise
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """What `write_state` wrote.
+    """Read the state.json of a checkpoint. Its `step` is an integer.
 
     Raises:
         ConfigError: the directory is not a whole checkpoint.
@@ -56,14 +88,15 @@ def read_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def read_checkpoint(directory: Path, learner: dict[str, Any]) -> Checkpoint:
-    """A whole checkpoint.
+def read_checkpoint(directory: Path, learner: Mapping[str, Any]) -> Checkpoint:
+    """Read a whole checkpoint and check that it belongs to a learner.
 
     Args:
-        learner: that is to take it, see `identity.learner_of`.
+        directory: that holds the checkpoint.
+        learner: the learner that is to load it, as `identity.learner_of` describes it.
 
     Raises:
-        ConfigError: the directory is not a whole checkpoint, or one of another learner.
+        ConfigError: the directory is not a whole checkpoint, or is a checkpoint of another learner.
         DataError: it is damaged.
     """
     state = read_state(directory)
@@ -73,7 +106,7 @@ def read_checkpoint(directory: Path, learner: dict[str, Any]) -> Checkpoint:
         raise DataError(
             f"{directory / STEPS} is damaged (it has {len(records)} of {state['step']} steps); {_remedy(directory)}"
         )
-    return Checkpoint(directory, state, records)
+    return Checkpoint(directory, state["step"], state, records)
 
 
 def checkpoints_in(run: Path) -> list[tuple[int, Path]]:
@@ -83,10 +116,10 @@ def checkpoints_in(run: Path) -> list[tuple[int, Path]]:
 
 
 def named_checkpoint(name: str) -> Path:
-    """The directory of the checkpoint that `resume` names: itself, or the newest of the run directory that it is.
+    """The directory of the checkpoint that `resume` names: itself, or the newest one of the run directory it names.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither a checkpoint nor a run directory that has one.
     """
     path = Path(name).expanduser().resolve()
     if (path / STATE).exists():
@@ -98,7 +131,16 @@ def named_checkpoint(name: str) -> Path:
     )
 
 
-def _check_learner(directory: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _discard(directory: Path) -> None:
+    """Remove a checkpoint, whole or not. Its state.json goes first: a half-deleted directory is not a checkpoint."""
+    if directory.exists():
+        with writing(directory):
+            (directory / STATE).unlink(missing_ok=True)
+            (directory / STEPS).unlink(missing_ok=True)
+            shutil.rmtree(directory / TRAINER, ignore_errors=True)
+
+
+def _check_learner(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     differ = [f"{key} was {before[key]}, now {now.get(key)}" for key in before if before[key] != now.get(key)]
     if differ:
         raise ConfigError(

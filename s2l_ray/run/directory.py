@@ -1,11 +1,12 @@
-"""The directory of one run: who may write to it, what it holds, and where a killed run goes on.
+"""The directory of one run: who may write to it, which run it holds, and where that run resumes.
 
 config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: the MLflow run id, digests of models and data
+plan.json               the placement of the run's actors
 steps.jsonl             one record per step
 trace.json              who did what when, for https://ui.perfetto.dev
-checkpoints/step-000020 whole checkpoints: `trainer/`, the log of steps, and `state.json`, without which it is not one
-stragglers.jsonl          groups that were left out (rollout.straggler_groups)
+checkpoints/step-000020 checkpoints, see `checkpoints`
+stragglers.jsonl        groups that steps did not wait for (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step
 model/                  the trained learner, Hugging Face layout
 summary.json, figures/  at the end
@@ -16,13 +17,16 @@ from __future__ import annotations
 import datetime
 import fcntl
 import json
-import shlex
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.config import Config, load_config
+from s2l_ray.config import Config
+from s2l_ray.config.loading import load_config
 from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.checkpoints import (
@@ -33,8 +37,9 @@ from s2l_ray.run.checkpoints import (
     named_checkpoint,
     read_checkpoint,
     read_state,
-    write_state,
+    writing_checkpoint,
 )
+from s2l_ray.run.finished import resuming_overrides
 from s2l_ray.run.identity import Contents, differences, learner_of
 from s2l_ray.step_log import StepLog
 
@@ -43,18 +48,16 @@ MEMORY = "run.json"
 
 
 class RunDirectory:
-    """Holds the directory's lock for as long as it lives, so that two runs never write to one directory."""
+    """Holds the directory's lock from `acquire` to `close`, so that two runs never write to one directory."""
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
-        self.learner: dict[str, Any] = {}
-        """What the states of its checkpoints belong to, from `adopt` on."""
         self._lock = lock
 
     @classmethod
-    def claim(cls, config: Config) -> RunDirectory:
-        """Lock the run's directory.
+    def acquire(cls, config: Config) -> RunDirectory:
+        """Lock the directory of a run, and remove what an interrupted save left in it.
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
@@ -67,31 +70,43 @@ class RunDirectory:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.close()
             raise ConfigError(f"another process is writing to {path}; wait for it, or choose another run_dir") from None
         run = cls(path, lock)
         if config.resume == "never" and run._configuration.exists():
+            run.close()
             raise ConfigError(f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto")
         run._drop_unfinished()
         return run
 
+    def close(self) -> None:
+        """Release the lock. Safe to call twice."""
+        self._lock.close()
+
+    # ---- which run it holds -----------------------------------------------------------------------------------------
+
     @property
-    def dtype(self) -> str | None:
-        """The type in which the run that it holds began to compute; None when it holds none.
+    def dtype(self) -> Dtype | None:
+        """The type in which the run that it holds began to compute; None if it holds none.
 
         Raises:
             ConfigError: that run's configuration cannot be read.
         """
-        return _read_configuration(self._configuration).models.dtype if self._configuration.exists() else None
+        if not self._configuration.exists():
+            return None
+        dtype = _read_configuration(self._configuration).models.dtype
+        return None if dtype == "auto" else dtype
 
     def adopt(self, config: Config, contents: Contents) -> None:
-        """Be the directory of this run from now on.
+        """Make it the directory of this run.
 
         Args:
-            contents: of the configuration's files as they are now.
+            config: resolved configuration of the run.
+            contents: what the files that it names hold now.
 
         Raises:
-            ConfigError: it holds steps of a run that was configured otherwise, or whose files held something else (what
-                differs is named), or it cannot be told.
+            ConfigError: the directory holds steps of a run with another configuration, or with other contents of its
+                files (the differences are named); or its configuration cannot be read.
         """
         if self._configuration.exists():
             before = _read_configuration(self._configuration)
@@ -101,63 +116,13 @@ class RunDirectory:
                 self._forget()
         write_whole(self._configuration, config.to_yaml())
         self.remember(contents=dict(contents))
-        self.learner = learner_of(config, contents)
-
-    @property
-    def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, directory) of every whole checkpoint, oldest first."""
-        return checkpoints_in(self.path)
-
-    def to_resume(self, config: Config) -> Checkpoint | None:
-        """What the run goes on from: its own newest checkpoint, else the one that `resume` names; None: it begins.
-
-        Raises:
-            ConfigError: `resume` names no whole checkpoint, and no directory of a run that has one; or the checkpoint
-                is of another learner, or of a later step than the last one of `schedule.steps`.
-            DataError: it is damaged.
-        """
-        if self.checkpoints:
-            directory = self.checkpoints[-1][1]
-        elif config.resume in ("auto", "never"):
-            return None
-        else:
-            directory = named_checkpoint(config.resume)
-        found, steps = read_checkpoint(directory, self.learner), config.schedule.steps
-        if found.step > steps:
-            raise ConfigError(
-                f"schedule.steps is {steps}, but {directory} is of step {found.step}; set schedule.steps to "
-                f"{found.step} or more, or choose another run_dir"
-            )
-        return found
-
-    def _drop_unfinished(self) -> None:
-        """What a run that ended while it saved left behind: it takes room, and is no checkpoint."""
-        for directory in (self.path / "checkpoints").glob("step-*"):
-            if not (directory / STATE).exists():
-                shutil.rmtree(directory, ignore_errors=True)
-
-    def begin_checkpoint(self, step: int) -> Path:
-        """An empty directory to write the checkpoint of `step` into; nothing counts until `commit_checkpoint`."""
-        target = self.path / "checkpoints" / f"step-{step:06d}"
-        shutil.rmtree(target, ignore_errors=True)
-        with writing(target):
-            target.mkdir(parents=True)
-        return target
-
-    def commit_checkpoint(self, target: Path, state: dict[str, Any], keep: int) -> None:
-        """Make it whole, in one rename, and drop all but the `keep` newest."""
-        write_state(target, state)
-        for _, old in self.checkpoints[:-keep]:
-            with writing(old):
-                (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
-                shutil.rmtree(old)
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""
         write_whole(self.path / MEMORY, json.dumps(self.remembered() | values, indent=2) + "\n")
 
     def remembered(self) -> dict[str, Any]:
-        """What run.json holds.
+        """Contents of run.json; {} if there is none.
 
         Raises:
             DataError: it is damaged.
@@ -166,9 +131,66 @@ class RunDirectory:
         remedy = "remove it: the run then goes on in an MLflow run of its own"
         return read_json(path, remedy) if path.exists() else {}
 
-    def close(self) -> None:
-        """Give the directory free."""
-        self._lock.close()
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, directory) of every whole checkpoint, oldest first."""
+        return checkpoints_in(self.path)
+
+    @contextmanager
+    def checkpoint(self, step: int, state: Mapping[str, Any], keep: int) -> Iterator[Path]:
+        """Write the checkpoint of a step, see `writing_checkpoint`. Once it is whole, all but the newest are removed.
+
+        Args:
+            step: after which it is taken.
+            state: contents of state.json.
+            keep: how many checkpoints stay.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        with writing_checkpoint(self.path / "checkpoints" / f"step-{step:06d}", self.log, state) as trainer:
+            yield trainer
+        for _, old in self.checkpoints[:-keep]:
+            with writing(old):
+                (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
+                shutil.rmtree(old)
+
+    def to_resume(self, config: Config, contents: Contents) -> Checkpoint | None:
+        """The checkpoint that the run resumes from: its own newest, else the one that `resume` names.
+
+        Args:
+            config: resolved configuration of the run.
+            contents: what the files that it names hold now.
+
+        Returns:
+            None if the run begins at its first step.
+
+        Raises:
+            ConfigError: `resume` names no whole checkpoint, and no directory of a run that has one; or the checkpoint
+                is one of another learner, or of a step after the last one of `schedule.steps`.
+            DataError: it is damaged.
+        """
+        if self.checkpoints:
+            directory = self.checkpoints[-1][1]
+        elif config.resume in ("auto", "never"):
+            return None
+        else:
+            directory = named_checkpoint(config.resume)
+        found, steps = read_checkpoint(directory, learner_of(config, contents)), config.schedule.steps
+        if found.step > steps:
+            raise ConfigError(
+                f"schedule.steps is {steps}, but {directory} is of step {found.step}; set schedule.steps to "
+                f"{found.step} or more, or choose another run_dir"
+            )
+        return found
+
+    def _drop_unfinished(self) -> None:
+        """Remove what a run that ended while it saved left behind: it takes space and is not a checkpoint."""
+        for directory in (self.path / "checkpoints").glob("step-*"):
+            if not (directory / STATE).exists():
+                shutil.rmtree(directory, ignore_errors=True)
 
     @property
     def _configuration(self) -> Path:
@@ -176,11 +198,11 @@ class RunDirectory:
 
     @property
     def _has_begun(self) -> bool:
-        """Whether there is a step that would be lost, or gone on from."""
+        """Whether the run that it holds has steps, which another run would overwrite."""
         return bool(self.checkpoints) or (self.log.path.exists() and self.log.path.stat().st_size > 0)
 
     def _forget(self) -> None:
-        """No step was done: what is there is of an attempt at another run."""
+        """Drop what a run that did not finish a single step left for its resumption."""
         self.remember(mlflow_run_id=None)
         (self.path / STRAGGLERS).unlink(missing_ok=True)
 
@@ -191,40 +213,13 @@ class RunDirectory:
             "another name or run_dir"
         )
         if self.checkpoints:
-            text += f". To train on from this run's last checkpoint as things are now: {_to_go_on(self.path)}"
+            overrides = resuming_overrides(self.path)
+            text += f". To train on from this run's last checkpoint as things are now: {overrides}"
         return text
 
 
-def next_free(config: Config) -> tuple[Config, str | None]:
-    """The configuration with a run directory that a run may start or go on in.
-
-    When outputs/NAME holds a finished run, outputs/NAME-2 is next, and so on: nothing that was produced is overwritten.
-
-    Returns:
-        The configuration, and what is worth saying about it.
-
-    Raises:
-        ConfigError: `run_dir` was given and holds a finished run.
-    """
-    first, path, number = config.run_path, config.run_path, 1
-    if not _is_finished(first):
-        return config, None
-    on = f"To train on from its end: {_to_go_on(first, config)}"
-    if config.run_dir is not None:
-        raise ConfigError(f"{first} already holds a finished run; choose another run_dir. {on}")
-    while _is_finished(path):
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
-    here = config.model_copy(update={"run_dir": str(path)})
-    return here, f"{first} holds a finished run; this one is in {path}." + ("" if config.resume != "auto" else f" {on}")
-
-
-def _is_finished(path: Path) -> bool:
-    return (path / "summary.json").exists()
-
-
 def begun_on(config: Config) -> datetime.date | None:
-    """data.date of the run that a run with this configuration goes on with; None: it has none, or nothing goes on.
+    """data.date of the run that a run with this configuration resumes; None if it resumes none, or that has none.
 
     Raises:
         ConfigError: `resume` names no whole checkpoint, or the directory's config.yaml cannot be read.
@@ -236,7 +231,7 @@ def begun_on(config: Config) -> datetime.date | None:
     if config.resume in ("auto", "never"):
         return None
     date = read_state(named_checkpoint(config.resume)).get("date")
-    return date and datetime.date.fromisoformat(date)
+    return datetime.date.fromisoformat(date) if date else None
 
 
 def _read_configuration(path: Path) -> Config:
@@ -247,16 +242,3 @@ def _read_configuration(path: Path) -> Config:
             f"the configuration of the run that {path.parent} holds cannot be read; restore the file, or choose "
             f"another run_dir: {error}"
         ) from None
-
-
-def _to_go_on(path: Path, config: Config | None = None) -> str:
-    """Overrides that train on from a run's newest checkpoint in a directory of their own.
-
-    Args:
-        config: of what was asked for, where the run is finished: it then takes more steps than it had.
-    """
-    words = [f"resume={path}", f"run_dir={path}-more"]
-    if config is not None:
-        done = checkpoints_in(path)[-1][0] if checkpoints_in(path) else 0
-        words.append(f"schedule.steps={config.schedule.steps if config.schedule.steps > done else 2 * done}")
-    return shlex.join(words)

@@ -1,6 +1,6 @@
-"""What makes two starts of a run the same run: its settings, and what the files that they name hold.
+"""What makes two starts of a run the same run: its settings, and the contents of the files that they name.
 
-Where files lie does not count: a project that was moved, or is mounted elsewhere, goes on.
+The paths of these files do not count: a run resumes after its project was moved, or mounted elsewhere.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ FREE_TO_CHANGE = (
     *("trainer.ranks", "trainer.cpus", "trainer.threads"),
     *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
 )
-"""Keys that may differ when a run is resumed: where and how fast it is computed, not what."""
+"""Keys that may differ when a run is resumed. They say where and how fast it is computed, not what is computed."""
 
 Contents = Mapping[str, str]
-"""What the files of a configuration hold, in words and a digest, by the key that names them or by what it is."""
+"""Key that names a file, or a description of what was read -> its contents in words and a digest."""
 
 
 def contents_of(
     config: Config, problems: Mapping[str, ProblemSet], prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, str]:
-    """What a run's files hold now. Digests of large files are remembered, see `bank.contents.file_digest`.
+    """What the files of a run hold now. Digests of large files are cached, see `bank.contents.file_digest`.
 
     Args:
+        config: of the run.
         problems: by the key of `data` that names their file.
-        prompts: the same problems as the models see them.
+        prompts: the same problems, rendered.
+        tokenizer: that the prompts were rendered with.
 
     Raises:
         ModelError: a model is not there.
@@ -65,10 +67,14 @@ def contents_of(
 
 
 def differences(before: Config, now: Config, contents_before: Contents, contents_now: Contents) -> list[str]:
-    """Where two starts are not the same run, a line each: "seed was 1, now 2".
+    """The differences between two starts, one line each: "seed was 1, now 2". None: they are the same run.
 
     Args:
-        contents_before: what is known of them; a file of which nothing is known is compared by its path.
+        before: configuration of the first start.
+        now: configuration of the second start.
+        contents_before: contents of its files at the first start, as far as they are known. A file whose contents are
+            not known is compared by its path.
+        contents_now: contents of its files at the second start.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     known = contents_before.keys() & contents_now.keys()
@@ -86,7 +92,7 @@ def differences(before: Config, now: Config, contents_before: Contents, contents
 
 
 def learner_of(config: Config, contents: Contents) -> dict[str, Any]:
-    """What a trainer's state belongs to: it means nothing to another model."""
+    """The learner that a trainer's state belongs to. Another learner cannot load it."""
     return {
         "models.learner": contents["models.learner"],
         "tokenizer": contents["tokenizer"],
@@ -96,13 +102,13 @@ def learner_of(config: Config, contents: Contents) -> dict[str, Any]:
 
 
 def measured_on(config: Config, contents: Contents) -> dict[str, Any]:
-    """What an evaluation is a measurement on: two of the same can be compared."""
+    """The problems and settings of an evaluation. Evaluations for which these are equal can be compared."""
     sampled = config.evaluation.model_dump(mode="json", include={"samples", "k", "sampling"})
     return {"data.eval": contents.get("data.eval"), **sampled}
 
 
 def _free_to_change(before: Config, now: Config) -> tuple[str, ...]:
-    """schedule.steps only says where a run ends, unless the learning rate is a function of it."""
+    """FREE_TO_CHANGE, and schedule.steps unless the learning rate is a function of it."""
     constant = {before.trainer.lr_schedule, now.trainer.lr_schedule} == {"constant"}
     return (*FREE_TO_CHANGE, "schedule.steps") if constant else FREE_TO_CHANGE
 

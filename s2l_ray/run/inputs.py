@@ -1,4 +1,4 @@
-"""What a run trains and evaluates on: models that go together, problems, rendered prompts. Starts nothing."""
+"""What a run trains and evaluates on: checked models, problems and rendered prompts. Starts no process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from s2l_ray.config import Config
 from s2l_ray.config.extension_points import check_extensions
+from s2l_ray.kinds import Source
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.run.identity import contents_of
 from s2l_ray.tasks.compat import check_context, check_models
@@ -16,16 +17,16 @@ from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 
 @dataclass(frozen=True)
 class Inputs:
-    """Problems as they were read, and as the models see them."""
+    """The problems of a run as they were read, and as prompts."""
 
     problems: dict[str, ProblemSet]
-    """By what they are for: "train", and "eval" if data.eval is given."""
+    """By use: "train", and "eval" if data.eval is given."""
     train: list[Prompt]
     """In file order."""
     held_out: list[Prompt]
-    """Likewise; empty without data.eval. Their ids differ from those of `train`."""
+    """In file order; empty without data.eval. Their ids differ from those of `train`."""
     contents: dict[str, str]
-    """What the files hold that all this was read from; see `identity.contents_of`."""
+    """What the files hold that these were read from, see `identity.contents_of`."""
 
 
 def load_inputs(config: Config) -> Inputs:
@@ -38,7 +39,8 @@ def load_inputs(config: Config) -> Inputs:
     models, data = config.models, config.data
     check_extensions(config)
     check_models(models.learner, models.explorer, models.trust_remote_code)
-    for kind in ("learner", "explorer"):
+    kinds: tuple[Source, ...] = ("learner", "explorer")
+    for kind in kinds:
         check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
     problems = {"train": load_problems(data.train, data.train_limit)}
     if data.eval:
@@ -51,8 +53,8 @@ def load_inputs(config: Config) -> Inputs:
     return Inputs(problems, prompts["train"], held_out, contents)
 
 
-def located(config: Config) -> Config:
-    """Local paths made absolute: actors need not share the driver's working directory."""
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with absolute local paths: actors need not share the driver's working directory."""
     models = {
         key: str(Path(getattr(config.models, key)).resolve())
         for key in ("learner", "explorer")

@@ -1,4 +1,4 @@
-"""What a step gives reason to say, beside its numbers."""
+"""What a user should be told about a step, beside its numbers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from s2l_ray.results import StepRecord, hand_overs
 
 SETTLED = 2
-"""Steps after a hand-over until there is something to compare: the first has what follows from it in its time."""
+"""Steps after a hand-over until step times are compared: the first step's includes effects of the hand-over."""
 RECENT = 8
-"""Steps that a remark looks at."""
+"""Steps that notices look at."""
 
 
-def remarks(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> list[str]:
-    """On the last of these steps: a hand-over, once its effect can be told; engines that disagree with the trainer;
-    the first answers that could not be checked.
+def notices(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> list[str]:
+    """What to say after the last of these steps.
+
+    That is: the effect of a hand-over, once it can be told; engines whose log-probs disagree with the trainer's; the
+    first answers that could not be checked.
 
     Args:
-        records: of the steps so far.
+        records: one for each step so far; not empty.
         logprob_gap_alarm: objective.logprob_gap_alarm.
     """
     return [*_hand_over(records[-RECENT:]), *_disagreement(records[-1], logprob_gap_alarm), *_failed_checks(records)]

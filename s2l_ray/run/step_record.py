@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.kinds import Source
-from s2l_ray.results import SourceStats, StepRecord
-from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.results import PipelineStats, SourceStats, StepRecord
 from s2l_ray.rollouts.step_planner import staleness, step_digest
 from s2l_ray.timing import Span, StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
@@ -23,16 +22,17 @@ class StepOutcome:
 
     batch: StepBatch
     metrics: dict[str, float]
-    """Of the update."""
+    """Metrics of the update, by name."""
     trained: list[Span]
-    """What the trainer's ranks did."""
+    """When the trainer's ranks did what."""
     sampled_with: int
     """Weight version that the trainer held before the update."""
     engines: dict[Source, int]
+    """How many engines sampled for each source."""
 
 
 def step_numbers(outcome: StepOutcome) -> StepRecord:
-    """The record of a step, but for the weight sync that ends it and its times."""
+    """The record of a step without its times and its weight sync: what can be computed while the sync goes on."""
     batch = outcome.batch
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
@@ -44,7 +44,7 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
         explorer_per_group=batch.share.explorer,
         learner_per_group=batch.share.learner,
         reward=sum(row.reward for row in rows) / len(rows),
-        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in ("explorer", "learner")},
+        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in get_args(Source)},
         zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
         groups=len(batch.prompts),
         prompts=batch.prompts,
@@ -63,40 +63,38 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
 def step_record(
     numbers: StepRecord, outcome: StepOutcome, weight_sync: WeightSyncReport, times: TimeSheet, clock: StepClock
 ) -> StepRecord:
-    """The whole record of a step that is over but for what follows from it; its spans go to the time sheet."""
+    """The whole record of a step that ends now. Its spans are entered in the time sheet.
+
+    Args:
+        numbers: what `step_numbers` computed from `outcome`.
+        outcome: what the actors reported.
+        weight_sync: report of the weight sync that ended the step.
+        times: time sheet of the run.
+        clock: of the step.
+    """
     batch = outcome.batch
     details = {"rollouts": len(batch.summaries), "tokens": numbers.tokens, "reward": numbers.reward}
     spent = times.end(clock, batch.work, batch.under_way, outcome.trained, outcome.engines, details)
-    weight_syncped = {
-        "weight_sync_mb": weight_sync.bytes / 1e6,
-        "weight_sync_s": weight_sync.seconds,
-        "weight_sync_gb_per_s": weight_sync.broadcast_gb_per_s,
-        "weight_sync_drain_s": weight_sync.drain_s,
-        "weight_sync_stall_s": weight_sync.stall_s,
-    }
-    return replace(
-        numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=numbers.pipeline | weight_syncped
+    pipeline = replace(
+        numbers.pipeline,
+        weight_sync_mb=weight_sync.bytes / 1e6,
+        weight_sync_s=weight_sync.seconds,
+        weight_sync_gb_per_s=weight_sync.broadcast_gb_per_s,
+        weight_sync_drain_s=weight_sync.drain_s,
+        weight_sync_stall_s=weight_sync.stall_s,
     )
+    return replace(numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=pipeline)
 
 
-def _pipeline(batch: StepBatch) -> dict[str, float]:
-    return {
-        "prefetch_mb": batch.prefetched_bytes / 1e6,
-        "banked_rollouts": batch.banked,
-        "stragglers": len(batch.stragglers),
-        **_versions(batch.share.step, batch.summaries),
-        "stale_dropped": batch.stale_dropped,
-    }
-
-
-def _versions(step: int, rows: list[RolloutSummary]) -> dict[str, float]:
-    """How old the learner's rollouts were, by their oldest tokens; nothing if there are none."""
-    learners = [row for row in rows if row.source == "learner"]
-    if not learners:
-        return {}
-    ages = [staleness(row, step) for row in learners]
-    return {
-        "staleness_mean": sum(ages) / len(ages),
-        "staleness_max": max(ages),
-        "synced_in_flight": sum(row.newest_version is not None for row in learners),
-    }
+def _pipeline(batch: StepBatch) -> PipelineStats:
+    learners = [row for row in batch.summaries if row.source == "learner"]
+    ages = [staleness(row, batch.share.step) for row in learners]
+    return PipelineStats(
+        prefetch_mb=batch.prefetched_bytes / 1e6,
+        banked_rollouts=batch.banked,
+        stragglers=len(batch.stragglers),
+        staleness_mean=sum(ages) / len(ages) if ages else None,
+        staleness_max=max(ages) if ages else None,
+        synced_in_flight=sum(row.newest_version is not None for row in learners) if ages else None,
+        stale_dropped=batch.stale_dropped,
+    )

@@ -1,13 +1,14 @@
-"""Every second of a step put down to one cause.
+"""Every second of a step attributed to exactly one cause.
 
-The driver's phases say what the step was doing. Two of them are split by what others did meanwhile: while the driver
-collects rollouts, by what was still missing; while it updates, by what the trainer's rank 0 was at.
+The phases of the driver say what the step was doing. Two of them are split by what others did meanwhile: the time in
+which the driver collects rollouts, by what was still missing; the time of the update, by what trainer rank 0 was doing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from s2l_ray.rollouts.records import Period
 from s2l_ray.timing.spans import Span, busy, role_of
@@ -47,19 +48,19 @@ PARTS = {
 """The parts of a step, in the order they are shown -> what they mean."""
 ORDER = list(PARTS)
 _UNDER_WAY = {"explore": "explore", "generate": "generate", "read": "bank", "verify": "verify"}
-"""Name of a span -> the part that the driver's wait for it is."""
+"""Name of a span -> the part of a step that the driver's wait for it counts as."""
 
 
 def attribute(whole: Span, phases: Sequence[Span], work: Iterable[Span]) -> dict[str, float]:
-    """The seconds of each part of a step. They add up to the step's wall-clock time; parts without any are left out.
+    """The seconds of each part of a step, parts without any left out. They add up to the step's wall-clock time.
 
-    Rollouts of a source are missing until the last span of sampling them ends, whoever samples and whether or not
-    that engine is at work on other steps' before.
+    The rollouts of a source are missing until the last span of sampling them ends, also while the engine in question
+    still works on another step.
 
     Args:
         whole: the step, from its start to its end.
-        phases: the driver's; where two overlap, the one begun later counts.
-        work: of engines, verifiers, bank and trainer; of other steps too, which are not looked at.
+        phases: of the driver; where two overlap, the one that began later counts.
+        work: spans of engines, verifiers, bank and trainer. Those for other steps are ignored.
     """
     own = [span for span in work if span.step == whole.step]
     ends = _last_ends(own)
@@ -78,10 +79,12 @@ def attribute(whole: Span, phases: Sequence[Span], work: Iterable[Span]) -> dict
 
 
 def busy_shares(window: Period, spans: Iterable[Span], engines: Mapping[str, int]) -> dict[str, float]:
-    """By role, the share of a window in which its actors worked, on whatever step: their mean.
+    """By role, the share of a window in which its actors worked, for any step: the mean over the role's actors.
 
     Args:
-        engines: how many actors each role has; roles that it does not name have those that did something.
+        window: from and to, in seconds since the epoch.
+        spans: of work, also outside the window.
+        engines: number of actors by role; a role without a number has the actors that have spans.
     """
     periods: dict[str, dict[str, list[Period]]] = {role: {} for role, count in engines.items() if count}
     for span in spans:
@@ -99,7 +102,7 @@ def busy_shares(window: Period, spans: Iterable[Span], engines: Mapping[str, int
 
 
 def _last_ends(own: list[Span]) -> dict[str, float]:
-    """What has to be there before a step can be trained on -> when the last of it was."""
+    """Part that the driver waits for -> when the last of it was there."""
     ends: dict[str, float] = {}
     for span in own:
         if (part := _UNDER_WAY.get(span.name)) is not None:
@@ -114,14 +117,14 @@ def _missing(under_way: set[str]) -> str:
 
 
 def _pieces(whole: Span, spans: Iterable[Span], moments: Iterable[float]) -> list[tuple[float, float]]:
-    """The step cut wherever something begins or ends."""
+    """The step, cut wherever something begins or ends: (start, end) of each piece, in order."""
     cuts = {whole.start, whole.end, *moments, *(t for span in spans for t in (span.start, span.end))}
     inside = sorted(t for t in cuts if whole.start <= t <= whole.end)
-    return list(zip(inside, inside[1:], strict=False))
+    return list(pairwise(inside))
 
 
 def _at(spans: Sequence[Span], moment: float) -> str | None:
-    """What goes on from `moment` on; of several, what began last."""
+    """Name of the span that goes on from `moment`; of several, the one that began last; None: nothing goes on."""
     going_on = [span for span in spans if span.start <= moment < span.end]
     return max(going_on, key=lambda span: span.start).name if going_on else None
 

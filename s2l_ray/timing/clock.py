@@ -10,7 +10,7 @@ from s2l_ray.timing.spans import Span
 
 DRIVER = "driver"
 PHASES = ("hand_over", "rollout", "update", "weight_sync", "evaluate", "checkpoint")
-"""What the driver does in a step, one after the other."""
+"""The phases of a step, in the order in which the driver goes through them."""
 
 
 class StepClock:
@@ -27,21 +27,21 @@ class StepClock:
     ) -> None:
         self.step = step
         self._on_phase = on_phase
-        # Spans are compared between processes, so they are in the time of day; but that clock may be set meanwhile.
+        # Spans of several processes are compared, so they are in seconds since the epoch; but that clock may be set.
         self._epoch = time.time() - time.monotonic()
         self.start = self._now() if start is None else min(start, self._now())
         self.phases: list[Span] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name it as `PHASES` does."""
+        """Time the block as a phase; `name` is one of `PHASES`."""
         self._on_phase(name)
         start = self._now()
         yield
         self.phases.append(Span(DRIVER, name, self.step, start, self._now()))
 
     def whole(self) -> Span:
-        """The step so far."""
+        """The span of the step so far."""
         return Span(DRIVER, "step", self.step, self.start, self._now())
 
     def _now(self) -> float:

@@ -1,4 +1,4 @@
-"""Timelines: who did what when, a row per actor, for runs that were made and for runs that were simulated.
+"""Timelines: who did what when, with a row per actor, of real and of simulated runs.
 
 matplotlib is imported inside functions, and without pyplot: no backend is chosen for the caller's process.
 """
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from s2l_ray.timing.look import COLOURS, name_of
+from s2l_ray.style import ACTIVITY_COLOURS, IDLE, INK, MUTED, RULE
+from s2l_ray.timing.names import activity_name
 from s2l_ray.timing.spans import Span, number_of, role_of
 
 if TYPE_CHECKING:
@@ -18,44 +19,50 @@ if TYPE_CHECKING:
 
     from s2l_ray.results import StepRecord
 
-INK, MUTED, RULE, IDLE = "#222222", "#6b6b6b", "#dddddd", "#f1f1f1"
 SHOWN_ACTORS = 4
-"""Drawn of each role; the rest are counted."""
+"""How many actors of each role are drawn; the rest are counted."""
 SHOWN_STEPS = 3
-"""Neighbouring steps drawn of each kind."""
+"""How many neighbouring steps are drawn of each kind."""
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
 NUMBERED = ("explore", "generate", "learner_generate", "update", "forward_backward")
-"""Whose bars bear the number of the step that the work is for, if they are wide enough."""
+"""Activities whose bars bear the number of the step that the work is for, if they are wide enough."""
 LABEL_SHARE = 0.025
-"""Of the picture's width."""
+"""Smallest width of a bar that bears a number, as a share of the width of the axes."""
 HEIGHT = 0.62
-"""Of a bar, where rows are 1 apart."""
+"""Height of a bar, where rows are 1 apart."""
 LOUD = ("evaluate", "checkpoint", "hand_over")
-"""Phases that steps are not chosen for."""
+"""Phases that steps to draw should not have."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Some neighbouring steps."""
+    """A few neighbouring steps."""
 
     title: str
     starts: Mapping[int, float]
-    """Step -> when it began."""
+    """Step -> when it began, in seconds since the epoch."""
     end: float
     spans: Sequence[Span]
-    """What was done in that time, whole or in part."""
+    """What was done in that time, also if only in part."""
 
     @property
     def begin(self) -> float:
+        """When the first step began, in seconds since the epoch."""
         return min(self.starts.values())
 
     @property
     def seconds(self) -> float:
+        """How long the steps took together."""
         return self.end - self.begin
 
 
 def run_panels(spans: Sequence[Span], windows: Mapping[str, Sequence[int]]) -> list[Panel]:
-    """A panel per window: title -> its steps, of a run's spans. Steps without spans are left out."""
+    """A panel for each window of a run.
+
+    Args:
+        spans: of the run.
+        windows: title -> steps. Steps without spans are left out, as are windows without steps.
+    """
     wholes = {span.step: span for span in spans if span.name == "step"}
     panels = []
     for title, steps in windows.items():
@@ -70,7 +77,7 @@ def run_panels(spans: Sequence[Span], windows: Mapping[str, Sequence[int]]) -> l
 
 
 def kinds_of_steps(records: Sequence[StepRecord]) -> dict[str, list[StepRecord]]:
-    """By who samples; kinds that the run has none of are left out."""
+    """The steps by which model samples most; kinds that the run has no steps of are left out."""
     kinds = {
         "mostly explorer": [r for r in records if r.explorer_per_group >= r.learner_per_group],
         "mostly learner": [r for r in records if 0 < r.explorer_per_group < r.learner_per_group],
@@ -80,25 +87,30 @@ def kinds_of_steps(records: Sequence[StepRecord]) -> dict[str, list[StepRecord]]
 
 
 def typical_windows(records: Sequence[StepRecord]) -> dict[str, list[int]]:
-    """Steps to draw: some of each kind."""
+    """Steps to draw: a few of each kind."""
     return {kind: _quiet(own) for kind, own in kinds_of_steps(records).items()}
 
 
 def timeline_figure(
-    panels: Sequence[Panel], title: str, colours: Mapping[str, str] = COLOURS, names: Mapping[str, str] | None = None
+    panels: Sequence[Panel],
+    title: str,
+    colours: Mapping[str, str] = ACTIVITY_COLOURS,
+    names: Mapping[str, str] | None = None,
 ) -> Figure:
-    """One row of axes per panel; all have the same scale of time.
+    """Draw the panels below each other, on one scale of time.
 
     Args:
+        panels: at least one.
+        title: of the figure.
         colours: activity -> colour, in the order of the legend.
-        names: activity -> what the legend calls it; default: `look.name_of`.
+        names: activity -> what the legend calls it; default: `names.activity_name`.
     """
     from matplotlib.figure import Figure
 
     rows = [_rows(panel) for panel in panels]
     heights = [len(labels) * 0.27 + 0.75 for labels in rows]
-    figure = Figure(figsize=(11.5, sum(heights) + 1.25), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
+    figure = Figure(figsize=(11.5, sum(heights) + 1.25))
+    figure.set_layout_engine("constrained", h_pad=0.06, hspace=0.03)
     all_axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     longest = max(panel.seconds for panel in panels)
     for axes, panel, labels in zip(all_axes, panels, rows, strict=True):
@@ -111,12 +123,12 @@ def timeline_figure(
 
 
 def duration(seconds: float) -> str:
-    """12.3 s, 1.93 s, 410 ms."""
+    """Seconds as 12.3 s, 1.93 s or 410 ms."""
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _quiet(records: Sequence[StepRecord]) -> list[int]:
-    """Neighbouring steps: those with the least beside training, and of such the nearest to the middle."""
+    """Neighbouring steps that did the least beside training; of several, those nearest to the middle."""
     loud = [any(phase in record.seconds for phase in LOUD) for record in records]
     width = min(SHOWN_STEPS, len(records))
     middle = (len(records) - width) / 2
@@ -125,7 +137,7 @@ def _quiet(records: Sequence[StepRecord]) -> list[int]:
 
 
 def _rows(panel: Panel) -> dict[str, str]:
-    """Actor -> label, top to bottom. Trainer ranks do the same at the same time: one row for all."""
+    """Actor -> label, top to bottom. All trainer ranks share a row: they do the same at the same time."""
     actors = sorted({s.track for s in panel.spans}, key=lambda track: (ROLES.index(role_of(track)), number_of(track)))
     labels: dict[str, str] = {}
     for role in ROLES:
@@ -157,7 +169,7 @@ def _draw(axes: Axes, panel: Panel, labels: dict[str, str], longest: float, colo
 
 
 def _draw_row(axes: Axes, panel: Panel, track: str, line: int, longest: float, colours: Mapping[str, str]) -> None:
-    """An earlier step's work covers a later one's, which is ahead: the earlier is what is waited for."""
+    """Draw what an actor did. Work for an earlier step, which is waited for, covers work ahead for a later one."""
     own = sorted((s for s in panel.spans if s.track == track and s.name in colours), key=lambda s: (-s.step, s.start))
     wide = LABEL_SHARE * longest
     for layer, span in enumerate(own):
@@ -175,7 +187,7 @@ def _draw_row(axes: Axes, panel: Panel, track: str, line: int, longest: float, c
 def _legend(figure: Figure, shown: list[str], colours: Mapping[str, str], names: Mapping[str, str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=colours[name], label=names.get(name) or name_of(name)) for name in shown]
+    handles = [Patch(color=colours[name], label=names.get(name) or activity_name(name)) for name in shown]
     handles.append(Patch(color=IDLE, label="idle"))
     figure.legend(
         handles=handles, loc="outside lower left", ncols=min(len(handles), 7), frameon=False, fontsize=9,

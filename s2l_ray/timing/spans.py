@@ -1,4 +1,4 @@
-"""When what was done: the spans that a step's seconds are accounted from, and that a timeline is drawn of."""
+"""Spans: who did what from when to when. The seconds of a step are accounted, and timelines drawn, from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from s2l_ray.rollouts.records import Period
 
 MOST_INTERVALS = 200
-"""Of one actor, activity and step: a verifier that checks a thousand sets has as many periods."""
+"""Bound on the spans of one actor, activity and step: a verifier that checks a thousand sets has as many periods."""
 
 
 class Span(NamedTuple):
@@ -33,12 +33,17 @@ def role_of(track: str) -> str:
 
 
 def number_of(track: str) -> int:
-    """Which of its kind: 3, of "explorer 3"; 0 for what there is one of."""
+    """The number of an actor among those of its kind: 3, of "explorer 3"; 0 if there is only one."""
     return int(track.split()[1]) if " " in track else 0
 
 
 def busy(periods: Iterable[Period], most: int = MOST_INTERVALS) -> list[Period]:
-    """The union of periods as disjoint ones in order. Beyond `most` of them the smallest gaps are closed."""
+    """The union of periods, as disjoint periods in order.
+
+    Args:
+        periods: in any order; they may overlap.
+        most: bound on the number of periods that are returned; the smallest gaps are closed for it.
+    """
     found: list[list[float]] = []
     for start, end in sorted(periods):
         if found and start <= found[-1][1]:

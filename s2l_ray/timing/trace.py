@@ -1,4 +1,4 @@
-"""`trace.json`: a run's spans for https://ui.perfetto.dev and chrome://tracing, which open it at any time.
+"""`trace.json`: the spans of a run for https://ui.perfetto.dev and chrome://tracing, which open it at any time.
 
 Chrome's trace event format: one JSON array of events, one event a line, appended step by step. The array is closed when
 the run is over; both programs read it unclosed as well, as it is while the run lasts or after a kill.
@@ -19,7 +19,7 @@ from s2l_ray.timing.spans import Span, number_of, role_of
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
 """In the order they are shown; each is a process of the trace, its actors are the threads."""
 MOST_LANES = 100
-"""Thread ids that each actor has: work on two steps at once, one of them ahead, needs a lane for each."""
+"""Thread ids that each actor has: an actor that works on two steps at once, one of them ahead, needs two lanes."""
 
 
 class TraceFile:
@@ -31,8 +31,12 @@ class TraceFile:
         self._lanes: dict[str, list[float]] = defaultdict(list)
 
     def append(self, spans: Iterable[Span], details: Mapping[str, Any] | None = None) -> None:
-        """Write spans; `details` are shown with the one named "step"."""
-        events = []
+        """Write spans; `details` are shown with the one named "step".
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        events: list[dict[str, Any]] = []
         # What contains another comes first, as readers expect of two that begin together.
         for span in sorted(spans, key=lambda s: (s.start, -s.end)):
             place = ROLES.index(role_of(span.track)) + 1, self._thread(span)
@@ -43,7 +47,7 @@ class TraceFile:
             self._write(events)
 
     def truncate_after(self, step: int) -> None:
-        """Forget the spans of later steps, and half a line that a killed process left."""
+        """Remove the spans of later steps, and part of a line that a killed process left."""
         if not self.path.exists():
             return
         kept = [event for event in _events(self.path) if event["ph"] == "M" or event["args"]["step"] <= step]
@@ -51,7 +55,7 @@ class TraceFile:
         self._named = {(event["pid"], event["tid"]) for event in kept if event["name"] == "thread_name"}
 
     def close(self) -> None:
-        """The run is over: a closed array, for programs that read strict JSON."""
+        """Close the array, for programs that read strict JSON: the run is over."""
         if self.path.exists():
             with writing(self.path), self.path.open("r+b") as file:
                 file.seek(-2, os.SEEK_END)
@@ -74,7 +78,7 @@ class TraceFile:
         return base + lane
 
     def _names(self, track: str, process: int, thread: int) -> Iterator[dict[str, Any]]:
-        """Metadata of what is seen for the first time."""
+        """Metadata events for a process or thread that is seen for the first time."""
         if (process, thread) in self._named:
             return
         if not any(known == process for known, _ in self._named):
@@ -87,7 +91,7 @@ class TraceFile:
 
 
 def read_trace(path: Path) -> list[Span]:
-    """The spans of a trace file, finished or not, to the microsecond."""
+    """The spans of a trace file, closed or not, rounded to microseconds."""
     tracks: dict[tuple[int, int], str] = {}
     spans = []
     for event in _events(Path(path)):

@@ -1,4 +1,4 @@
-"""What workers did, put together from many small periods: who worked on which step, and what is under way."""
+"""Spans of workers, put together from many small periods: who worked on which step, and what is under way."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Activity = tuple[str, str, int]
 
 
 class WorkLog:
-    """Of workers that do many things at once."""
+    """Collects the periods of workers that do several pieces of work at once."""
 
     def __init__(self) -> None:
         self._periods: dict[Activity, list[Period]] = defaultdict(list)
         self._begun: dict[Activity, dict[str, float]] = {}
 
     def note(self, activity: Activity, period: Period | None) -> None:
-        """A worker reports when it worked. None: it did not."""
+        """Add a period in which a worker worked; None: it did not."""
         if period is not None:
             self._periods[activity].append(period)
 
     @contextmanager
     def under_way_in(self, activity: Activity, piece: str) -> Iterator[None]:
-        """A piece of work is under way in here; `piece` tells it from others of the same activity."""
+        """Count a piece of work as under way during the block; `piece` tells it from others of the same activity."""
         begun = self._begun.setdefault(activity, {})
         begun[piece] = time.time()
         try:
@@ -39,11 +39,11 @@ class WorkLog:
                 del self._begun[activity]
 
     def take(self) -> list[Span]:
-        """What was noted since the last call."""
+        """The spans of what was noted since the last call."""
         found, self._periods = self._periods, defaultdict(list)
         return [Span(*activity, *period) for activity, periods in found.items() for period in busy(periods)]
 
     def under_way(self) -> list[Span]:
-        """For every activity that goes on: from its oldest piece until now."""
+        """The spans of all activities that go on: from their oldest piece until now."""
         now = time.time()
         return [Span(*activity, min(begun.values()), now) for activity, begun in self._begun.items()]

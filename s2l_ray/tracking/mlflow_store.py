@@ -1,4 +1,4 @@
-"""Finding and opening an MLflow store: where it is, whether it answers in time, which experiment and run.
+"""Finding and opening an MLflow store: where it is, whether it answers in time, its experiment and run.
 
 MLflow is imported inside functions: its import takes seconds.
 """
@@ -33,7 +33,7 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 ARTIFACTS = "mlartifacts"
 """Directory beside a sqlite file."""
 CREATION_S = 120.0
-"""Longest wait for other runs that start at the same time: they open a new store one by one, in seconds each."""
+"""Bound in seconds on waiting for other runs that start at the same time: they open a new store one by one."""
 
 
 def redact(text: str) -> str:
@@ -73,7 +73,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _sqlite_uri(file: Path) -> str:
-    """As everybody writes it, unless characters of the path mean something in a URI."""
+    """The URI of a sqlite file, quoted only if characters of its path mean something in a URI."""
     from sqlalchemy.engine import URL, make_url
 
     uri = f"sqlite:///{file}"
@@ -111,10 +111,10 @@ def connect(uri: str) -> MlflowClient:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """One process at a time, of those that share a sqlite file.
+    """Let only one process at a time run the block, of those that share a sqlite file.
 
     Raises:
-        TrackingError: another one is at it for CREATION_S.
+        TrackingError: others have kept it for CREATION_S seconds.
     """
     with file.with_name(file.name + ".lock").open("a") as lock:
         deadline = time.monotonic() + CREATION_S
@@ -133,7 +133,11 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | None) -> str:
-    """Id of the experiment, created if needed. The first request: repeated until the server answers or time is up."""
+    """Id of the experiment, created if needed. The request is repeated until the server answers or time is up.
+
+    Raises:
+        TrackingError: the server does not answer in time, or the experiment is deleted.
+    """
     from mlflow.exceptions import MlflowException, RestException
 
     deadline = time.monotonic() + config.timeout_s
@@ -153,7 +157,7 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
             time.sleep(0.5)
     if experiment is None:
         try:
-            return client.create_experiment(config.experiment, artifact_location=artifacts)
+            return str(client.create_experiment(config.experiment, artifact_location=artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -163,11 +167,11 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
             f"the MLflow experiment {config.experiment!r} is deleted; set tracking.experiment to another name or "
             f"restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
-    return experiment.experiment_id
+    return str(experiment.experiment_id)
 
 
 def continued_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run `run_id`, running again; None when the store has no such run."""
+    """The run `run_id`, set to running again; None if the store has no such run."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -183,21 +187,26 @@ def continued_run(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def bring_artifacts_home(client: MlflowClient, run: Run, artifacts: str | None) -> Run:
-    """A store writes down where artifacts are, as absolute paths. Of a store that was moved, this run's move with it.
+    """Correct the absolute path of this run's artifacts, if the store was moved together with them.
 
-    Other runs' entries are left as they are: where the store is shared, they may be right for whoever writes them.
+    Entries of other runs are left alone: where the store is shared, they may be right for whoever writes them.
 
     Args:
-        artifacts: where they are beside the store's sqlite file; None: a server knows.
+        client: of the store.
+        run: to correct.
+        artifacts: URI of the artifacts beside the store's sqlite file; None: a server knows.
+
+    Returns:
+        The run as it is now.
     """
     run_id, uri = run.info.run_id, run.info.artifact_uri or ""
     place = f"/{ARTIFACTS}/{run_id}/artifacts"
-    if artifacts is None or not (uri.startswith("file:") and uri.endswith(place)):
+    file = sqlite_file(str(client.tracking_uri))
+    if artifacts is None or file is None or not (uri.startswith("file:") and uri.endswith(place)):
         return run
     home = artifacts.removesuffix(f"/{ARTIFACTS}") + place
     if uri == home:
         return run
-    file = sqlite_file(str(client.tracking_uri))
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (home, run_id))
     return client.get_run(run_id)
@@ -205,7 +214,10 @@ def bring_artifacts_home(client: MlflowClient, run: Run, artifacts: str | None) 
 
 @contextmanager
 def bounded(timeout_s: float) -> Iterator[None]:
-    """Bound MLflow's HTTP requests: it would wait 120 s for each, repeat it seven times, and only reads these names."""
+    """Bound the HTTP requests in the block.
+
+    MLflow would wait 120 s for each, and repeat it seven times. It reads the bounds from the environment only.
+    """
     bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)
@@ -221,7 +233,7 @@ def bounded(timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def quiet(level: int) -> Iterator[None]:
-    """Only what MLflow and its migrations log at `level` or above."""
+    """In the block, drop what MLflow and its migrations log below `level`."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
     for logger in levels:
         logger.setLevel(level)
@@ -233,13 +245,13 @@ def quiet(level: int) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line, without SQLAlchemy's remark on where it was noticed."""
+    """The first line of an error's message, without passwords and without SQLAlchemy's prefix."""
     text = re.sub(r"^\(raised as a result of [^)]*\)", "", str(error)).strip()
     return redact((text or type(error).__name__).splitlines()[0])
 
 
 def what_to_do(uri: str, error: BaseException) -> str:
-    """Why a store cannot be used, and the ways on."""
+    """Why a store cannot be used, and what the user can do."""
     why, ways = first_line(error), "set tracking.uri to another store, or set tracking.enabled=false"
     if found := re.search(r"found version (\w+), but expected (\w+)", why):
         theirs, ours = found.groups()
@@ -255,5 +267,5 @@ def what_to_do(uri: str, error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The end of the chain that requests and urllib3 print in one line: "[Errno 111] Connection refused"."""
+    """The innermost reason that requests and urllib3 print in one line, such as "[Errno 111] Connection refused"."""
     return first_line(error).rsplit(": ", 1)[-1].split(". ")[0].strip("\"')")

@@ -1,4 +1,4 @@
-"""A run as a trial of Ray Tune: where its relative paths begin, and which directory is its own."""
+"""A run as a trial of Ray Tune: what its relative paths are relative to, and its run directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def enter_launch_directory() -> None:
-    """Make relative paths mean what they mean to the program that started the Tuner.
+    """Change to the directory in which the Tuner was started, so that relative paths mean the same in the trial.
 
     Tune puts every trial into a working directory of its own, and a Ray process begins where its node was started.
     """
@@ -27,20 +27,20 @@ def enter_launch_directory() -> None:
 
 
 def _driver_directory() -> list[str]:
-    """Where this job's driver called ray.init; nothing for a job with a runtime_env working_dir, where workers begin.
+    """Where the driver of this job called ray.init; [] for a job with a runtime_env working_dir, where workers start.
 
     Ray keeps it as the last of the driver's directories that workers import from.
     """
     job = ray._private.worker.global_worker.core_worker.get_job_config()
-    return list(job.py_driver_sys_path)[-1:]
+    return [str(path) for path in job.py_driver_sys_path][-1:]
 
 
 def with_own_directory(config: Config, storage: StorageContext) -> Config:
-    """The configuration of one trial: trials share what it says, and must not share a run directory.
+    """The configuration of a trial, with a run directory that it shares with no other trial.
 
-    By default a trial's run directory is the trial's directory in Tune's storage_path, or, where that is not on a file
-    system of this machine, outputs/NAME/TRIAL. With a run_dir it is RUN_DIR/TRIAL. Tune keeps a trial's name when it
-    goes on with it later, so the run goes on too.
+    By default that is the directory of the trial in Tune's storage_path, or, where that is not on a file
+    system of this machine, outputs/NAME/TRIAL. With a run_dir it is RUN_DIR/TRIAL. Tune keeps the name
+    of a trial that it resumes, so that the run resumes too.
     """
     if config.run_dir is None and isinstance(storage.storage_filesystem, LocalFileSystem):
         own = Path(storage.trial_fs_path)

@@ -10,14 +10,14 @@ import pytest
 from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import DiskError
 from s2l_ray.miniature.build import Family
-from s2l_ray.reporter import Reporter
+from s2l_ray.reporter import SilentReporter
 from s2l_ray.results import StepRecord
 from tests.support.run_settings import run_config
 from tests.support.small_disk import fill, small_disk
 from tests.support.undisturbed import QUICKSTART
 
 
-class Noting(Reporter):
+class Noting(SilentReporter):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

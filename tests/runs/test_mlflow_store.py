@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
-from s2l_ray.tracking import mlflow_store
-from s2l_ray.tracking import tracker as tracking
+from s2l_ray.tracking import mlflow_store, mlflow_tracker
 from s2l_ray.tracking.mlflow_store import find_experiment, how_to_open, locate, redact, sqlite_file
-from s2l_ray.tracking.tracker import Tracker
+from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
 
 AT_ONCE = """
@@ -29,10 +28,10 @@ import sys
 from pathlib import Path
 import mlflow
 from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking.tracker import Tracker
+from s2l_ray.tracking.tracker import open_tracker
 print("ready", flush=True)
 sys.stdin.readline()
-Tracker.open(TrackingConfig(), Path("outputs"), "run").finish()
+open_tracker(TrackingConfig(), Path("outputs"), "run").finish()
 """
 
 
@@ -76,7 +75,7 @@ def store(started_at_once, tmp_path: Path) -> Path:
 
 
 def opened(directory: Path, run_id: str | None = None, timeout_s: float = 10) -> Tracker:
-    return Tracker.open(TrackingConfig(timeout_s=timeout_s), directory, "a-run", run_id)
+    return open_tracker(TrackingConfig(timeout_s=timeout_s), directory, "a-run", run_id)
 
 
 def client(uri: str):
@@ -187,7 +186,7 @@ def test_a_moved_store_goes_on_in_its_new_place(store: Path, tmp_path: Path):
 def test_artifacts_that_were_put_elsewhere_on_purpose_stay_there(store: Path, tmp_path: Path):
     chosen = (tmp_path / "archive").as_uri()
     client(f"sqlite:///{store}/mlflow.db").create_experiment("archived", artifact_location=chosen)
-    tracker = Tracker.open(TrackingConfig(experiment="archived"), store, "a-run")
+    tracker = open_tracker(TrackingConfig(experiment="archived"), store, "a-run")
     tracker.log_text("1", "first.txt")
     tracker.finish()
     assert (tmp_path / "archive" / tracker.run_id / "artifacts" / "first.txt").exists()
@@ -197,7 +196,7 @@ def test_artifacts_that_were_put_elsewhere_on_purpose_stay_there(store: Path, tm
 
 
 def test_a_locked_store_is_not_waited_for_and_gets_all_later(store: Path, monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_tracker, "RETRY_SECONDS", 0.0)
     tracker = opened(store, timeout_s=0.2)
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -223,7 +222,7 @@ def test_tables_of_another_mlflow_are_named(store: Path):
 def test_what_is_no_uri_is_named(uri: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TrackingError, match="MLflow at .* cannot be used: .*tracking.uri"):
-        Tracker.open(TrackingConfig(uri=uri, timeout_s=1), tmp_path, "run")
+        open_tracker(TrackingConfig(uri=uri, timeout_s=1), tmp_path, "run")
 
 
 def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path):

@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from s2l_ray import S2LPO, load_config
-from s2l_ray.reporter import Reporter
+from s2l_ray.reporter import SilentReporter
 from s2l_ray.step_log import StepLog
 from tests.support.logical_cluster import logical_cluster
 from tests.support.patience import PATIENCE_S
@@ -22,7 +22,7 @@ from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
 
-class Notes(Reporter):
+class Notes(SilentReporter):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

@@ -306,12 +306,12 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
     try:
         results = [algo.train(), algo.train()]
         text = np.arange(3, 20, dtype=np.int32)
-        scores = algo._graph.score(text)
-        algo._graph.trainer.export(str(tmp_path / "exported"))
-        ray.kill(algo._graph._of("learner")[1].actor)
+        scores = algo.run.graph.score(text)
+        algo.run.graph.trainer.export(str(tmp_path / "exported"))
+        ray.kill(algo.run.graph._of("learner")[1].actor)
         with pytest.raises(ActorLostError, match="scoring failed: an actor is gone"):
-            algo._graph.score(text)
-        for rank, actor in enumerate(algo._graph.trainer.ranks):
+            algo.run.graph.score(text)
+        for rank, actor in enumerate(algo.run.graph.trainer.ranks):
             ray.get(actor.__ray_call__.remote(say_when_closed, tmp_path / f"closed-{rank}"))
     finally:
         algo.stop()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 from s2l_ray.config import ObjectiveConfig
 from s2l_ray.config.objective import CorrectionConfig
 from s2l_ray.kinds import Source, VerdictStatus
-from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.timing.attribution import PARTS
 from s2l_ray.timing.clock import PHASES
-from s2l_ray.tracking.tracker import evaluation_metrics, step_metrics
+from s2l_ray.tracking.metrics import evaluation_metrics, step_metrics
 from tests.support.paths import ROOT
 from tests.support.training_models import make_trainer, random_groups, write_model
 
@@ -76,13 +77,8 @@ def _record(trainer: dict[str, float]) -> StepRecord:
         engines=dict.fromkeys(sources, 1),
         parts=dict.fromkeys(PARTS, 1.0),
         busy=dict.fromkeys(PLACEHOLDERS["ROLE"], 1.0),
-        pipeline=_pipeline(),
+        pipeline=PipelineStats(**{field.name: 1 for field in fields(PipelineStats)}),
     )
-
-
-def _pipeline() -> dict[str, float]:
-    """Names as `s2l_ray.results.StepRecord.pipeline` documents them."""
-    return dict.fromkeys(re.findall(r"pipeline\.(\w+)", (ROOT / "docs/reference/metrics.md").read_text()), 1.0)
 
 
 def _metrics_of_updates(directory: Path) -> dict[str, float]:

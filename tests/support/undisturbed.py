@@ -38,8 +38,8 @@ def undisturbed_run(family: Family, folder: Path) -> Undisturbed:
             run.results.append(run.algo.train())
             # After every weight sync: the engine's log-probs of a fixed text against transformers on the trainer's
             # weights.
-            run.algo._graph.trainer.export(str(folder / "exported"))
-            engine = run.algo._graph.score(text)[0]
+            run.algo.run.graph.trainer.export(str(folder / "exported"))
+            engine = run.algo.run.graph.score(text)[0]
             run.gaps.append((np.abs(engine - reference(folder / "exported", text)).max(), change(engine, previous)))
             previous = engine
         with pytest.raises(S2LError, match="the run is over: all 6 steps are done"):

@@ -18,7 +18,9 @@ from s2l_ray.cli import main
 from s2l_ray.config import Config, DataConfig, load_config
 from s2l_ray.errors import BankError, ConfigError, DataError, ModelError
 from s2l_ray.miniature.build import Family
-from s2l_ray.run.directory import RunDirectory, begun_on, write_state
+from s2l_ray.run.checkpoints import writing_checkpoint
+from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.data import Problem
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from tests.support.undisturbed import QUICKSTART
@@ -109,14 +111,14 @@ def test_only_a_template_that_writes_a_date_gets_one(configured, family, tmp_pat
 
 
 def test_a_run_that_goes_on_keeps_its_day_and_refuses_another(configured, tmp_path):
-    began = RunDirectory.claim(configured())
+    began = RunDirectory.acquire(configured())
     began.adopt(dated(configured(), DAY, bank=False), CONTENTS)  # as a run that began on that day
     save(began, 2)
     began.close()
     config = configured()
     again = dated(config, begun_on(config), bank=False)
     assert again.data.date == DAY
-    goes_on = RunDirectory.claim(again)
+    goes_on = RunDirectory.acquire(again)
     goes_on.adopt(again, CONTENTS)
     copied = load_config(tmp_path / "run" / "config.yaml", [f"run_dir={tmp_path / 'copy'}"])
     assert copied.data.date == DAY  # the resolved configuration makes the same prompts
@@ -126,8 +128,8 @@ def test_a_run_that_goes_on_keeps_its_day_and_refuses_another(configured, tmp_pa
 
 def test_a_run_that_begins_from_anothers_checkpoint_takes_its_day(configured, tmp_path):
     checkpoint = tmp_path / "saved"
-    checkpoint.mkdir()
-    write_state(checkpoint, {"step": 2, "date": DAY.isoformat()})
+    with writing_checkpoint(checkpoint, StepLog(tmp_path / "none"), {"step": 2, "date": DAY.isoformat()}):
+        pass
     config = configured(f"resume={checkpoint}")
     assert dated(config, begun_on(config), bank=False).data.date == DAY
 

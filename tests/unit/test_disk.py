@@ -26,7 +26,7 @@ from s2l_ray.step_log import StepLog
 from s2l_ray.style import save_png
 from s2l_ray.timing.spans import Span
 from s2l_ray.timing.trace import TraceFile
-from s2l_ray.tracking.tracker import Tracker
+from s2l_ray.tracking.tracker import open_tracker
 from tests.support import bank_rollouts
 from tests.support.small_disk import fill, largest_file, read_only, small_disk
 from tests.support.training_models import SHAPE, make_trainer, random_groups
@@ -132,7 +132,7 @@ def test_a_run_directory_that_cannot_be_made(disk: Path) -> None:
     settings = config(disk)
     read_only(disk)
     with pytest.raises(DiskError, match=rf"^{disk}/run cannot be written: Read-only file system"):
-        RunDirectory.claim(settings)
+        RunDirectory.acquire(settings)
 
 
 def test_what_was_there_stays_and_half_a_line_is_mended(disk: Path) -> None:
@@ -155,11 +155,12 @@ def test_what_was_there_stays_and_half_a_line_is_mended(disk: Path) -> None:
 
 
 def test_what_an_interrupted_save_left_is_cleared_when_the_run_goes_on(tmp_path: Path) -> None:
-    run = RunDirectory.claim(config(tmp_path))
-    run.commit_checkpoint(run.begin_checkpoint(2), {"step": 2}, keep=2)
-    (run.begin_checkpoint(4) / "trainer").mkdir()
+    run = RunDirectory.acquire(config(tmp_path))
+    with run.checkpoint(2, {"step": 2}, keep=2):
+        pass
+    (run.path / "checkpoints" / "step-000004" / "trainer").mkdir(parents=True)
     run.close()
-    RunDirectory.claim(config(tmp_path)).close()
+    RunDirectory.acquire(config(tmp_path)).close()
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000002"]
 
 
@@ -177,7 +178,7 @@ def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:
 
 
 def test_a_tracking_store_is_a_remark(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = Tracker.open(TrackingConfig(), disk, "full")
+    tracker = open_tracker(TrackingConfig(), disk, "full")
     ballast = fill(disk)
     tracker.log_step(step(1))
     said = f"MLflow at sqlite:///{disk}/mlflow.db: (sqlite3.OperationalError) database or disk is full"

@@ -13,9 +13,9 @@ from s2l_ray.display.run import TURNS, eta_seconds, step_line
 from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
+from s2l_ray.style import ACTIVITY_COLOURS
 from s2l_ray.timing import PARTS
 from s2l_ray.timing.clock import PHASES
-from s2l_ray.timing.look import COLOURS
 
 VERDICTS = {"right": 1, "wrong": 1, "unparsable": 0, "timeout": 0}
 RECORD = StepRecord(
@@ -154,7 +154,7 @@ def test_cells_are_shared_out_by_hand():
 
 def test_every_phase_and_part_can_be_shown():
     assert set(PHASES) == set(TURNS)
-    assert set(PARTS) <= set(COLOURS)
+    assert set(PARTS) <= set(ACTIVITY_COLOURS)
 
 
 def test_schedule_off_shows_no_explorer():

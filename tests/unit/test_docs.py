@@ -45,10 +45,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     arguments = _parse(words)
     config = getattr(arguments, "config", None)
     if config is not None and not PLACEHOLDER.fullmatch(config):
-        load_config(ROOT / config, arguments.overrides)
+        load_config(ROOT / config if config.endswith(".yaml") else config, arguments.overrides)
     inventory = getattr(arguments, "inventory", None)
-    if inventory is not None and not PLACEHOLDER.fullmatch(str(inventory)):
-        load_inventory(ROOT / inventory)
+    if inventory is not None and not PLACEHOLDER.fullmatch(inventory):
+        load_inventory(ROOT / inventory if inventory.endswith(".yaml") else inventory)
     return arguments
 
 
@@ -105,7 +105,7 @@ def inline_commands() -> Iterator[tuple[Path, str]]:
 def test_commands_in_the_text_exist(path: Path, code: str):
     """A whole command parses; of a part of one, such as `s2l plan --json`, the command and its options exist."""
     words = code.split()[1:]
-    if any(word.endswith(".yaml") for word in words):
+    if len(words) > 1 and words[0] in ("train", "plan", "explore") and re.match(r"\w", words[1]):
         parse(words)
         return
     parser = _parser()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from s2l_ray.config import load_config
 from s2l_ray.miniature.build import Family
 from s2l_ray.run.identity import differences
-from s2l_ray.run.inputs import load_inputs, located
+from s2l_ray.run.inputs import load_inputs, with_absolute_paths
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART
 
@@ -26,7 +26,7 @@ def project(family: Family, tmp_path: Path) -> Family:
 
 def configured(project: Family, **overrides):
     values = run_config(project, project.directory / "run") | {"verifier.kind": "countdown", **overrides}
-    return located(load_config(QUICKSTART, values))
+    return with_absolute_paths(load_config(QUICKSTART, values))
 
 
 def contents(project: Family, **overrides) -> dict[str, str]:

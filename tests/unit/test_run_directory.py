@@ -4,14 +4,17 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.errors import ConfigError, DataError, DiskError
 from s2l_ray.results import StepRecord
-from s2l_ray.run.checkpoints import read_checkpoint
-from s2l_ray.run.directory import RunDirectory, next_free
+from s2l_ray.run.checkpoints import Checkpoint, read_checkpoint, writing_checkpoint
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.finished import next_free
+from s2l_ray.run.identity import learner_of
 
 CONTENTS = {
     "models.learner": "digest 11",
@@ -28,9 +31,9 @@ def config(folder: Path, **overrides) -> Config:
     return load_config(path, {"run_dir": str(folder / "run"), **overrides})
 
 
-def claimed(settings: Config, **changed: str) -> RunDirectory:
+def acquired(settings: Config, **changed: str) -> RunDirectory:
     """Held by a run with this configuration and contents."""
-    run = RunDirectory.claim(settings)
+    run = RunDirectory.acquire(settings)
     try:
         run.adopt(settings, CONTENTS | changed)
     except BaseException:
@@ -40,41 +43,49 @@ def claimed(settings: Config, **changed: str) -> RunDirectory:
 
 
 def save(run: RunDirectory, step: int, keep: int = 2) -> Path:
-    """A whole checkpoint of the step, as S2LPO writes it."""
+    """A whole checkpoint of the step, as a training run writes it."""
     run.log.clear()
-    for number in range(1, step + 1):
+    for number in range(1, step):
         run.log.append(replace(RECORD, step=number))
-    target = run.begin_checkpoint(step)
-    run.log.copy_to(target / "steps.jsonl")
-    run.commit_checkpoint(target, {"step": step, "learner": run.learner}, keep)
-    return target
+    with run.checkpoint(step, {"step": step, "learner": learner(run)}, keep) as target:
+        target.mkdir()
+        run.log.append(replace(RECORD, step=step))
+    return target.parent
+
+
+def learner(run: RunDirectory) -> dict[str, Any]:
+    return learner_of(load_config(run.path / "config.yaml"), run.remembered()["contents"])
+
+
+def to_resume(run: RunDirectory, settings: Config) -> Checkpoint | None:
+    return run.to_resume(settings, run.remembered()["contents"])
 
 
 def test_only_one_run_writes_to_a_directory(tmp_path: Path):
-    first = RunDirectory.claim(config(tmp_path))
+    first = RunDirectory.acquire(config(tmp_path))
     with pytest.raises(ConfigError, match="another process is writing"):
-        RunDirectory.claim(config(tmp_path))
+        RunDirectory.acquire(config(tmp_path))
     first.close()
-    RunDirectory.claim(config(tmp_path)).close()
+    RunDirectory.acquire(config(tmp_path)).close()
 
 
 def test_another_configuration_is_refused_and_the_keys_named(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     run.log.append(RECORD)
     run.close()
     with pytest.raises(ConfigError, match="seed was 1, now 2"):
-        claimed(config(tmp_path, seed=2))
+        acquired(config(tmp_path, seed=2))
     # What does not enter the computation may change.
-    claimed(config(tmp_path, **{"checkpoint.every": 3, "cluster.step_timeout_s": 9})).close()
+    acquired(config(tmp_path, **{"checkpoint.every": 3, "cluster.step_timeout_s": 9})).close()
 
 
 @pytest.mark.parametrize("key", CONTENTS)
 def test_files_that_hold_something_else_are_refused_and_named(key: str, tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     save(run, 1)
     run.close()
     with pytest.raises(ConfigError) as caught:
-        claimed(config(tmp_path), **{key: "digest 99"})
+        acquired(config(tmp_path), **{key: "digest 99"})
     where = {"models.learner": " (a)", "models.explorer": " (b)", "data.train": " (x.jsonl)", "tokenizer": ""}[key]
     message = str(caught.value)
     assert f"{key}{where} was {CONTENTS[key]}, now digest 99" in message and message.count(" was ") == 1
@@ -83,53 +94,82 @@ def test_files_that_hold_something_else_are_refused_and_named(key: str, tmp_path
 
 
 def test_where_files_lie_does_not_matter(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     save(run, 1)
     run.close()
     elsewhere = {"models.learner": "/mnt/a", "models.explorer": "/mnt/b", "data.train": "/mnt/x.jsonl"}
-    claimed(config(tmp_path, **elsewhere)).close()
+    acquired(config(tmp_path, **elsewhere)).close()
 
 
 def test_of_a_run_that_remembers_no_contents_paths_are_compared(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     save(run, 1)
     (run.path / "run.json").unlink()
     run.close()
     with pytest.raises(ConfigError, match="data.train was 'x.jsonl', now '/mnt/x.jsonl'"):
-        claimed(config(tmp_path, **{"data.train": "/mnt/x.jsonl"}))
-    claimed(config(tmp_path)).close()
+        acquired(config(tmp_path, **{"data.train": "/mnt/x.jsonl"}))
+    acquired(config(tmp_path)).close()
     with pytest.raises(ConfigError, match="now digest 99"):  # from then on it remembers
-        claimed(config(tmp_path), tokenizer="digest 99")
+        acquired(config(tmp_path), tokenizer="digest 99")
 
 
 def test_an_attempt_that_did_no_step_binds_nobody(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     run.remember(mlflow_run_id="of the attempt")
     (run.path / "stragglers.jsonl").write_text('{"step": 1, "stragglers": ["a"]}\n')
     run.close()
-    same = claimed(config(tmp_path))
+    same = acquired(config(tmp_path))
     assert same.remembered()["mlflow_run_id"] == "of the attempt" and (same.path / "stragglers.jsonl").exists()
     same.close()
-    other = claimed(config(tmp_path, seed=2), tokenizer="digest 99")
+    other = acquired(config(tmp_path, seed=2), tokenizer="digest 99")
     assert other.remembered()["mlflow_run_id"] is None and not (other.path / "stragglers.jsonl").exists()
     assert other.remembered()["contents"]["tokenizer"] == "digest 99"
 
 
 def test_never_resume_refuses_what_is_there(tmp_path: Path):
-    claimed(config(tmp_path)).close()
+    acquired(config(tmp_path)).close()
     with pytest.raises(ConfigError, match="resume is never"):
-        RunDirectory.claim(config(tmp_path, resume="never"))
+        RunDirectory.acquire(config(tmp_path, resume="never"))
 
 
 def test_checkpoints_count_when_whole_and_the_newest_are_kept(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     for step in (2, 4, 6):
         save(run, step)
-    run.begin_checkpoint(8)  # killed before it was whole
+    killed = run.path / "checkpoints" / "step-000008" / "trainer"
+    killed.mkdir(parents=True)  # the process was killed before it was whole
     assert [step for step, _ in run.checkpoints] == [4, 6]
-    assert run.to_resume(config(tmp_path)).step == 6
+    assert to_resume(run, config(tmp_path)).step == 6
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
-        read_checkpoint(run.path / "checkpoints" / "step-000008", run.learner)
+        read_checkpoint(killed.parent, learner(run))
+
+
+@pytest.mark.parametrize("error", [DiskError("full"), KeyboardInterrupt()])
+def test_a_checkpoint_whose_writing_is_interrupted_is_absent_also_where_one_was(error: BaseException, tmp_path: Path):
+    run = acquired(config(tmp_path))
+    saved = tmp_path / "saved"
+    (saved / "of the user").mkdir(parents=True)
+    with writing_checkpoint(saved, run.log, {"step": 0}) as trainer:
+        assert not (saved / "state.json").exists()
+        trainer.mkdir()
+        (trainer / "shard").write_text("old")
+    assert read_checkpoint(saved, {}).step == 0 and (saved / "trainer" / "shard").read_text() == "old"
+
+    def interrupted() -> None:
+        with writing_checkpoint(saved, run.log, {"step": 1}) as trainer:
+            assert not trainer.exists() and not (saved / "state.json").exists()
+            trainer.mkdir()
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
+    assert [path.name for path in saved.iterdir()] == ["of the user"]
+
+
+def test_the_checkpoint_includes_what_its_block_logs(tmp_path: Path):
+    run = acquired(config(tmp_path))
+    save(run, 3)
+    assert [record.step for record in to_resume(run, config(tmp_path)).records] == [1, 2, 3]
 
 
 # ---- where a run goes on from -------------------------------------------------------------------------------------
@@ -138,7 +178,7 @@ def test_checkpoints_count_when_whole_and_the_newest_are_kept(tmp_path: Path):
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
     """Directory of a run with a checkpoint of step 2 and one of step 4."""
-    run = claimed(config(tmp_path, run_dir=str(tmp_path / "first")))
+    run = acquired(config(tmp_path, run_dir=str(tmp_path / "first")))
     save(run, 2)
     save(run, 4)
     run.close()
@@ -153,14 +193,14 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_its_own_where_it_goes
 ):
     monkeypatch.chdir(tmp_path)
     settings = config(tmp_path, resume=name)
-    run = claimed(settings)
-    found = run.to_resume(settings)
+    run = acquired(settings)
+    found = to_resume(run, settings)
     assert found.step == step and [record.step for record in found.records] == list(range(1, step + 1))
     save(run, 5)
-    assert run.to_resume(settings).directory == run.path / "checkpoints" / "step-000005"
+    assert to_resume(run, settings).directory == run.path / "checkpoints" / "step-000005"
     for checkpoint in first.glob("checkpoints/*"):  # and it is not needed any more
         checkpoint.rename(first / checkpoint.name)
-    assert run.to_resume(settings).step == 5
+    assert to_resume(run, settings).step == 5
 
 
 @pytest.mark.parametrize("name", ["nowhere", ".", "first/checkpoints", "first/checkpoints/step-000003"])
@@ -168,40 +208,40 @@ def test_what_is_no_checkpoint_is_refused(name: str, first: Path, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     settings = config(tmp_path, resume=name)
     with pytest.raises(ConfigError, match="resume: .* neither a whole checkpoint .* nor the directory of a run"):
-        claimed(settings).to_resume(settings)
+        to_resume(acquired(settings), settings)
 
 
 def test_a_checkpoint_of_another_learner_is_refused_and_other_data_are_not(first: Path, tmp_path: Path):
     settings = config(tmp_path, resume=str(first))
     with pytest.raises(ConfigError, match="another learner .models.learner was digest 11, now digest 99"):
-        claimed(settings, **{"models.learner": "digest 99"}).to_resume(settings)
+        to_resume(acquired(settings, **{"models.learner": "digest 99"}), settings)
     settings = config(tmp_path, resume=str(first), run_dir=str(tmp_path / "b"), **{"trainer.lora_rank": 8})
     with pytest.raises(ConfigError, match="trainer.lora_rank was 0, now 8"):
-        claimed(settings).to_resume(settings)
+        to_resume(acquired(settings), settings)
     settings = config(tmp_path, resume=str(first), run_dir=str(tmp_path / "c"), seed=7)
-    assert claimed(settings, **{"data.train": "another"}).to_resume(settings).step == 4
+    assert to_resume(acquired(settings, **{"data.train": "another"}), settings).step == 4
 
 
 def test_fewer_steps_than_are_done_are_refused(first: Path, tmp_path: Path):
     settings = config(tmp_path, resume=str(first), **{"schedule.steps": 3, "schedule.mix_steps": 3})
     with pytest.raises(ConfigError, match="schedule.steps is 3, but .*000004 is of step 4; set schedule.steps to 4 or"):
-        claimed(settings).to_resume(settings)
+        to_resume(acquired(settings), settings)
 
 
 # ---- more steps ---------------------------------------------------------------------------------------------------
 
 
 def test_where_a_run_ends_may_change_unless_the_learning_rate_depends_on_it(tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     save(run, 2)
     run.close()
-    claimed(config(tmp_path, **{"schedule.steps": 90})).close()
+    acquired(config(tmp_path, **{"schedule.steps": 90})).close()
     falling = {"trainer.lr_schedule": "linear", "run_dir": str(tmp_path / "falling")}
-    run = claimed(config(tmp_path, **falling))
+    run = acquired(config(tmp_path, **falling))
     save(run, 2)
     run.close()
     with pytest.raises(ConfigError, match="schedule.steps was 60, now 90"):
-        claimed(config(tmp_path, **falling, **{"schedule.steps": 90}))
+        acquired(config(tmp_path, **falling, **{"schedule.steps": 90}))
 
 
 def test_more_steps_after_the_end_go_the_way_that_the_message_names(first: Path, tmp_path: Path):
@@ -216,7 +256,7 @@ def test_more_steps_after_the_end_go_the_way_that_the_message_names(first: Path,
         overrides = dict(word.split("=", 1) for word in words)
         longer, remark = next_free(config(tmp_path, **overrides, **{"schedule.mix_steps": 2}))
         assert remark is None and longer.run_path == Path(f"{first}-more")
-        assert claimed(longer).to_resume(longer).step == 4 and longer.schedule.steps == more
+        assert to_resume(acquired(longer), longer).step == 4 and longer.schedule.steps == more
         (longer.run_path / ".lock").unlink()
 
 
@@ -239,7 +279,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_is_remembered_adds_up(tmp_path: Path):
-    run = RunDirectory.claim(config(tmp_path))
+    run = RunDirectory.acquire(config(tmp_path))
     run.remember(mlflow_run_id="a")
     run.remember(other=1)
     assert run.remembered() == {"mlflow_run_id": "a", "other": 1}
@@ -251,13 +291,13 @@ DAMAGE = ["", "{", "null", "[1]", '"x"', "\udcff", '{"step": tru']
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_run_json_is_one_clear_message(damage: str, tmp_path: Path):
-    run = claimed(config(tmp_path))
+    run = acquired(config(tmp_path))
     (run.path / "run.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     run.close()
     with pytest.raises(DataError, match="run.json is damaged .*; remove it: the run then goes on in an MLflow run of"):
-        claimed(config(tmp_path))
+        acquired(config(tmp_path))
     (run.path / "run.json").unlink()
-    claimed(config(tmp_path)).close()
+    acquired(config(tmp_path)).close()
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "{}", '{"step": "4"}'])
@@ -265,11 +305,11 @@ def test_a_damaged_state_is_one_clear_message_and_the_way_works(damage: str, fir
     settings = config(tmp_path, run_dir=str(first))
     state = first / "checkpoints" / "step-000004" / "state.json"
     state.write_bytes(damage.encode("utf-8", "surrogateescape"))
-    run = claimed(settings)
+    run = acquired(settings)
     with pytest.raises(DataError, match="state.json is damaged .*; remove .*step-000004: the run then goes on from"):
-        run.to_resume(settings)
+        to_resume(run, settings)
     state.unlink()
-    assert run.to_resume(settings).step == 2
+    assert to_resume(run, settings).step == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\n\xff\n", b"{}\n{}\n", None])
@@ -278,14 +318,14 @@ def test_a_checkpoint_with_a_damaged_log_is_one_clear_message(damage: bytes | No
     log = first / "checkpoints" / "step-000004" / "steps.jsonl"
     log.write_bytes(log.read_bytes()[:-9] if damage is None else damage)
     with pytest.raises(DataError, match="steps.jsonl"):
-        claimed(settings).to_resume(settings)
+        to_resume(acquired(settings), settings)
 
 
 @pytest.mark.parametrize("damage", ["", "models: {", "name: mine\n", "unknown: 1\n", "a: \x00"])
 def test_a_damaged_configuration_is_one_clear_message(damage: str, first: Path, tmp_path: Path):
     (first / "config.yaml").write_text(damage)
     with pytest.raises(ConfigError, match="configuration of the run that .*first holds cannot be read; .*run_dir"):
-        claimed(config(tmp_path, run_dir=str(first)))
+        acquired(config(tmp_path, run_dir=str(first)))
 
 
 def test_state_is_written_as_json(first: Path):

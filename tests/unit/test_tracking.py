@@ -15,11 +15,11 @@ import pytest
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
-from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
-from s2l_ray.tracking import mlflow_store
-from s2l_ray.tracking import tracker as tracking
+from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
+from s2l_ray.tracking import mlflow_store, mlflow_tracker
+from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, redact
-from s2l_ray.tracking.tracker import Tracker, metric_name, step_metrics
+from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -62,8 +62,8 @@ def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     code = """
 from pathlib import Path
 from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking.tracker import Tracker
-Tracker.open(TrackingConfig(), Path("outputs"), "run").finish()
+from s2l_ray.tracking.tracker import open_tracker
+open_tracker(TrackingConfig(), Path("outputs"), "run").finish()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -83,7 +83,7 @@ def _no_uri_from_outside(monkeypatch):
 
 
 def opened(store: Path, run_id: str | None = None) -> Tracker:
-    return Tracker.open(TrackingConfig(), store, "a-run", run_id)
+    return open_tracker(TrackingConfig(), store, "a-run", run_id)
 
 
 def client(store: Path):
@@ -176,7 +176,7 @@ def test_a_run_that_the_store_lost_starts_anew(store):
 
 
 def test_what_the_store_refuses_is_kept_and_sent_later(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_tracker, "RETRY_SECONDS", 0.0)
     tracker = opened(store)
     tracker.log_artifact(tmp_path / "late.png")
     tracker.log_step(step(1))
@@ -216,7 +216,7 @@ def test_a_server_that_does_not_listen_is_named_and_not_waited_for(tmp_path):
     config = TrackingConfig(uri=f"http://me:secret@127.0.0.1:{port}", timeout_s=1)
     before = dict(os.environ)
     with pytest.raises(TrackingError) as caught:
-        Tracker.open(config, tmp_path, "run")
+        open_tracker(config, tmp_path, "run")
     message = str(caught.value)
     assert f"http://***@127.0.0.1:{port} within 1 s ([Errno 111] Connection refused). Start" in message
     assert "tracking.uri" in message and "tracking.enabled=false" in message and "secret" not in message
@@ -227,7 +227,7 @@ def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
         with pytest.raises(TrackingError, match="no answer from MLflow at .* within 1 s .Read timed out"):
-            Tracker.open(config, tmp_path, "run")
+            open_tracker(config, tmp_path, "run")
 
 
 def test_a_database_that_does_not_listen_is_not_waited_for(tmp_path):
@@ -236,21 +236,21 @@ def test_a_database_that_does_not_listen_is_not_waited_for(tmp_path):
         port = unused.getsockname()[1]
     config = TrackingConfig(uri=f"postgresql://me:secret@127.0.0.1:{port}/mlflow", timeout_s=1)
     with pytest.raises(TrackingError, match=r"postgresql://\*\*\*@127.*refused"):
-        Tracker.open(config, tmp_path, "run")
+        open_tracker(config, tmp_path, "run")
 
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
     with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
-        Tracker.open(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"), tmp_path, "run")
+        open_tracker(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"), tmp_path, "run")
 
 
 def test_the_environment_names_the_store_unless_the_configuration_does(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://127.0.0.1:1/from_environment")
     with pytest.raises(TrackingError, match="from_environment"):
-        Tracker.open(TrackingConfig(timeout_s=1), tmp_path, "run")
+        open_tracker(TrackingConfig(timeout_s=1), tmp_path, "run")
     with pytest.raises(TrackingError, match="from_config"):
-        Tracker.open(TrackingConfig(uri="postgresql://127.0.0.1:1/from_config", timeout_s=1), tmp_path, "run")
+        open_tracker(TrackingConfig(uri="postgresql://127.0.0.1:1/from_config", timeout_s=1), tmp_path, "run")
 
 
 def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
@@ -258,8 +258,8 @@ def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
 import sys
 from pathlib import Path
 from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking.tracker import Tracker
-tracker = Tracker.open(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
+from s2l_ray.tracking.tracker import open_tracker
+tracker = open_tracker(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
 tracker.log_params({"a": 1})
 tracker.log_step(None)
 tracker.log_evaluation(None, "before")
@@ -307,11 +307,11 @@ def test_a_server_takes_a_run(store, tmp_path):
     try:
         _wait_for(port, server)
         config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=PATIENCE_S)
-        tracker = Tracker.open(config, tmp_path / "unused", "run")
+        tracker = open_tracker(config, tmp_path / "unused", "run")
         tracker.log_params({f"key{i}": i for i in range(150)})
         tracker.log_step(step(1))
         tracker.log_text("hello", "config.yaml")
-        again = Tracker.open(config, tmp_path / "unused", "run", tracker.run_id)
+        again = open_tracker(config, tmp_path / "unused", "run", tracker.run_id)
         again.log_step(step(1))
         again.log_step(step(2))
         again.finish()
@@ -351,7 +351,7 @@ def test_step_metrics_by_hand():
 
 def test_a_steps_seconds_by_phase_and_by_part():
     parts = {"explore": 1.0, "verify": 0.5, "forward_backward": 0.4, "other": 0.1}
-    metrics = step_metrics(step(3, parts=parts, busy={"explorer": 0.75}, pipeline={"prefetch_mb": 1.5}))
+    metrics = step_metrics(step(3, parts=parts, busy={"explorer": 0.75}, pipeline=PipelineStats(prefetch_mb=1.5)))
     seconds = {"rollout": 1.5, "update": 0.4, "total": 2.0}
     assert {k: v for k, v in metrics.items() if k.startswith("seconds/")} == {
         f"seconds/{name}": value for name, value in (parts | seconds).items()

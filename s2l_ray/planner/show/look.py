@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from s2l_ray.config.placement_modes import PLACEMENT_MODES
 from s2l_ray.placement.plan import PhasePlan
-from s2l_ray.style import COLOURS
+from s2l_ray.style import SOURCE_COLOURS
 
 if TYPE_CHECKING:
     pass
 
-ROLE_COLOURS = {"trainer": "#009E73", "learner": COLOURS["learner"], "explorer": COLOURS["explorer"]}
+ROLE_COLOURS = {"trainer": "#009E73", "learner": SOURCE_COLOURS["learner"], "explorer": SOURCE_COLOURS["explorer"]}
 """With the runs' colours of explorer and learner; told apart with any colour vision (Okabe-Ito)."""
 PART_NAMES = {
     "explore": "explorer samples",
@@ -30,11 +31,7 @@ PART_COLOURS = {
     "sleep_wake": "#999999",
     "verify": "#E69F00",
 }
-MODE_NAMES = {
-    "colocated": "colocated: trainer ranks and engines share every GPU, in turn",
-    "separate": "separate: trainer, learner and explorer have devices of their own",
-    "mixed": "mixed: learner engines share the trainer's GPUs in turn, explorers have GPUs of their own",
-}
+MODE_NAMES = {name: f"{name}: {mode.description}" for name, mode in PLACEMENT_MODES.items()}
 SHADES = {
     "weights": 0.0,
     "reference": 0.12,

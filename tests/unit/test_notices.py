@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from s2l_ray.results import SourceStats, StepRecord
-from s2l_ray.run.notices import remarks
+from s2l_ray.run.notices import notices
 
 
 def step(number: int, explorers: int, learners: int, rollout_s: float, **trainer: float) -> StepRecord:
@@ -26,11 +26,11 @@ def step(number: int, explorers: int, learners: int, rollout_s: float, **trainer
     )
 
 
-def test_a_hand_over_is_remarked_once_two_steps_later():
+def test_a_hand_over_is_noticed_once_two_steps_later():
     steps = [step(i, 2, 1, 9.0) for i in range(1, 6)]
     steps += [step(i, 2, 1, seconds) for i, seconds in ((6, 4.0), (7, 5.0), (8, 1.0), (9, 2.0), (10, 3.0))]
     steps += [step(11, 0, 3, 60.0), step(12, 0, 3, 1.0), step(13, 0, 3, 1.5), step(14, 0, 3, 1.5)]
-    said = [remarks(steps[:count], 0.05) for count in range(1, len(steps) + 1)]
+    said = [notices(steps[:count], 0.05) for count in range(1, len(steps) + 1)]
     assert [count for count, lines in enumerate(said, 1) if lines] == [13]
     # Medians of the five steps before and of the two after the one that waited.
     assert said[12] == [
@@ -38,24 +38,24 @@ def test_a_hand_over_is_remarked_once_two_steps_later():
     ]
 
 
-def test_engines_that_disagree_with_the_trainer_are_remarked():
+def test_engines_that_disagree_with_the_trainer_are_noticed():
     agree = step(1, 1, 1, 1.0, logprob_gap_alarm=0.0, **{"logprob_gap/learner": 0.01})
     apart = step(2, 1, 1, 1.0, logprob_gap_alarm=1.0, **{"logprob_gap/learner": 0.125})
     broken = step(3, 1, 1, 1.0, logprob_gap_alarm=1.0, **{"logprob_gap/learner": math.nan})
-    assert remarks([agree], 0.05) == []
-    (line,) = remarks([agree, apart], 0.05)
+    assert notices([agree], 0.05) == []
+    (line,) = notices([agree, apart], 0.05)
     assert line.startswith("step 2: log-probs of the learner's engines and its trainer differ by 0.125 per token")
     assert "objective.logprob_gap_alarm (0.05)" in line
-    assert "differ by nan" in remarks([agree, apart, broken], 0.05)[0]
+    assert "differ by nan" in notices([agree, apart, broken], 0.05)[0]
 
 
-def test_the_first_answers_that_could_not_be_checked_are_remarked_once():
+def test_the_first_answers_that_could_not_be_checked_are_noticed_once():
     def verified(number: int, failed: int) -> StepRecord:
         stats = SourceStats(8, 0.5, 0, 0, 0, {"right": 8 - failed, "failed": failed})
         return replace(step(number, 1, 1, 1.0), sources={"explorer": stats, "learner": stats})
 
     old = replace(verified(1, 0), sources={"learner": SourceStats(8, 0.5, 0, 0, 0, {"right": 8})})  # before `failed`
     steps = [old, verified(2, 0), verified(3, 2), verified(4, 1)]
-    said = [remarks(steps[:count], 0.05) for count in range(1, 5)]
+    said = [notices(steps[:count], 0.05) for count in range(1, 5)]
     assert [len(lines) for lines in said] == [0, 0, 1, 0]
     assert said[2][0].startswith("step 3: 4 of 16 answers could not be checked and got no reward")

@@ -1,0 +1,52 @@
+"""Runs that are finished: nothing that they produced is overwritten, and how to train on from their end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from s2l_ray.config import Config
+from s2l_ray.errors import ConfigError
+from s2l_ray.run.checkpoints import checkpoints_in
+
+
+def next_free(config: Config) -> tuple[Config, str | None]:
+    """The configuration with a run directory in which a run may start or resume.
+
+    When outputs/NAME holds a finished run, outputs/NAME-2 is next, and so on.
+
+    Returns:
+        The configuration, and a notice for the user if the directory is another one than the configuration's.
+
+    Raises:
+        ConfigError: `run_dir` was given and holds a finished run.
+    """
+    first, path, number = config.run_path, config.run_path, 1
+    if not _is_finished(first):
+        return config, None
+    on = f"To train on from its end: {resuming_overrides(first, config)}"
+    if config.run_dir is not None:
+        raise ConfigError(f"{first} already holds a finished run; choose another run_dir. {on}")
+    while _is_finished(path):
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    here = config.model_copy(update={"run_dir": str(path)})
+    return here, f"{first} holds a finished run; this one is in {path}." + ("" if config.resume != "auto" else f" {on}")
+
+
+def resuming_overrides(path: Path, config: Config | None = None) -> str:
+    """Overrides that train on from a run's newest checkpoint, in a directory of their own, quoted for a shell.
+
+    Args:
+        path: directory of the run.
+        config: the configuration that was asked for, if the run is finished: it then takes more steps than it had.
+    """
+    words = [f"resume={path}", f"run_dir={path}-more"]
+    if config is not None:
+        done = checkpoints_in(path)[-1][0] if checkpoints_in(path) else 0
+        words.append(f"schedule.steps={config.schedule.steps if config.schedule.steps > done else 2 * done}")
+    return shlex.join(words)
+
+
+def _is_finished(path: Path) -> bool:
+    return (path / "summary.json").exists()

@@ -1,0 +1,132 @@
+"""Setting a run up: everything that can be checked without an engine is checked, then the actors are started."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import ray
+
+from actors.connection import connect
+from actors.graph import ActorGraph
+from actors.private_ray import while_it_lives
+from s2l_ray.bank.date import dated
+from s2l_ray.bank.preparing import prepare as prepare_bank
+from s2l_ray.config import Config
+from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.machine.disk import write_whole
+from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
+from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.plan import Layout, Plan
+from s2l_ray.placement.ray_binding import live_inventory
+from s2l_ray.planner.search import make_plan
+from s2l_ray.planner.show.serialise import plan_json
+from s2l_ray.reporter import Reporter
+from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
+from s2l_ray.run.checkpoints import Checkpoint
+from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
+from s2l_ray.run.tracking import RunTracking
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run consists of when nothing is missing for its first step but weights in the learner's engines."""
+
+    settings: Config
+    """Resolved: absolute paths, data.date and models.dtype as the run uses them."""
+    dtype: DtypeChoice
+    inputs: Inputs
+    directory: RunDirectory
+    checkpoint: Checkpoint | None
+    """The checkpoint that the run resumes from; None: it begins at its first step."""
+    stragglers: dict[int, list[str]]
+    """Prompt ids by step: groups known beforehand that a step does not wait for."""
+    tracking: RunTracking
+    plan: Plan
+    graph: ActorGraph
+
+
+def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
+    """Set a run up.
+
+    Args:
+        config: of the run.
+        reporter: told what is under way.
+        stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, unlocks the
+            run directory and ends a private Ray, in this order.
+
+    Raises:
+        S2LError: anything that a user can mend; if possible before an engine is started.
+    """
+    # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
+    # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
+    # same time as this process, stopping actors may not return.
+    ending_ray, unlocking, stopping_actors, ending_mlflow = (stack.enter_context(ExitStack()) for _ in range(4))
+
+    reporter.phase("checking models and data")
+    config = with_absolute_paths(config)
+    config = dated(config, begun_on(config), bank=config.bank.mode != "off")
+    inputs = load_inputs(config)
+    directory = RunDirectory.acquire(config)
+    unlocking.callback(directory.close)
+
+    reporter.phase("starting Ray")
+    owns_ray = connect(config.cluster, reporter.note)
+    if owns_ray:
+        ending_ray.callback(while_it_lives, ray.shutdown)
+
+    inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+    dtype = _choose_dtype(config, inventory, directory, reporter)
+    settings = dtype.applied_to(config)
+    directory.adopt(settings, inputs.contents)
+    checkpoint = directory.to_resume(settings, inputs.contents)
+    bank = prepare_bank(settings, inputs.train)
+    stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
+
+    reporter.phase("opening MLflow")
+    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, reporter))
+    reporter.phase("planning")
+    plan, layout = _make_plan(settings, inventory, dtype)
+    write_whole(directory.path / "plan.json", plan_json(plan))
+    tracking.tracker.log_artifact(directory.path / "plan.json")
+
+    graph = ActorGraph(
+        settings,
+        layout,
+        checkpoint.step + 1 if checkpoint else 1,
+        inputs.train,
+        inputs.held_out,
+        reporter=reporter,
+        stragglers=stragglers,
+        bank=bank,
+    )
+    if owns_ray:
+        stopping_actors.callback(while_it_lives, graph.close)
+    else:
+        stopping_actors.callback(graph.close)
+    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
+
+
+def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:
+    """The type that models are computed in on these nodes; a run keeps the one that it began with."""
+    dtype = choose_dtype(config, inventory, begun_with=directory.dtype)
+    reporter.note(f"computing in {dtype.describe()}")
+    if dtype.advice:
+        reporter.note(dtype.advice)
+    return dtype
+
+
+def _make_plan(settings: Config, inventory: Inventory, dtype: DtypeChoice) -> tuple[Plan, Layout]:
+    """The placement of the run's actors.
+
+    Raises:
+        ConfigError: the configuration asks for a plan that can be made, but not run.
+        PlacementError: nothing fits.
+    """
+    if settings.placement.tensor_parallel_across_nodes:
+        raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
+    plan = make_plan(settings, inventory, dtype=dtype)
+    if plan.layout is None:
+        raise PlacementError("no placement: " + "; ".join(plan.problems))
+    return plan, plan.layout

@@ -1,0 +1,93 @@
+"""Who hears of what happens in a run: MLflow, and the reporter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from s2l_ray.config import Config
+from s2l_ray.errors import TrackingError
+from s2l_ray.kinds import TrackedStatus
+from s2l_ray.reporter import Reporter
+from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.inputs import Inputs
+from s2l_ray.run.notices import notices
+from s2l_ray.tracking.tracker import Tracker, open_tracker
+
+CONTEXTS = {"train": "training", "eval": "evaluation"}
+"""Use of a data set -> what MLflow calls it."""
+
+
+class RunTracking:
+    """Passes steps, evaluations and files on to MLflow and the reporter. Leaving it ends the MLflow run.
+
+    Args:
+        tracker: the MLflow run.
+        reporter: shows what happens.
+        logprob_gap_alarm: objective.logprob_gap_alarm.
+    """
+
+    def __init__(self, tracker: Tracker, reporter: Reporter, logprob_gap_alarm: float | None) -> None:
+        self.tracker = tracker
+        self.reporter = reporter
+        self.finished = False
+        """Whether the run has got to its end; set by the run."""
+        self._logprob_gap_alarm = logprob_gap_alarm
+        self._problem: str | None = None
+
+    @classmethod
+    def open(cls, settings: Config, directory: RunDirectory, inputs: Inputs, reporter: Reporter) -> RunTracking:
+        """Start an MLflow run, or continue the one that the directory remembers, and log what the run is made of.
+
+        Raises:
+            TrackingError: the MLflow store cannot be used.
+            DataError: run.json is damaged.
+        """
+        run_id = directory.remembered().get("mlflow_run_id")
+        tracker = open_tracker(settings.tracking, directory.path.parent, settings.name, run_id)
+        tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
+        directory.remember(mlflow_run_id=tracker.run_id)
+        tracker.log_params(settings.model_dump(mode="json"))
+        tracker.log_text(settings.to_yaml(), "config.yaml")
+        for use, problems in inputs.problems.items():
+            tracker.log_dataset(use, Path(problems.path), problems.digest, len(problems.problems), CONTEXTS[use])
+        return tracking
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the MLflow run as FINISHED, as KILLED if it was stopped before its end, or as FAILED.
+
+        What MLflow did not take becomes a note: it must not hide an error on the way out, and results are on disk.
+        """
+        stopped = error is None or isinstance(error, KeyboardInterrupt)
+        status: TrackedStatus = "FINISHED" if self.finished else "KILLED" if stopped else "FAILED"
+        try:
+            self.tracker.finish(status)
+        except TrackingError as undelivered:
+            self.reporter.note(str(undelivered))
+
+    def step(self, records: Sequence[StepRecord]) -> None:
+        """Pass on a step that has ended, and say what is notable about it.
+
+        Args:
+            records: one for each step so far; the last is the one to pass on.
+        """
+        self.tracker.log_step(records[-1])
+        self.reporter.step(records[-1])
+        for notice in notices(records, self._logprob_gap_alarm):
+            self.reporter.note(notice)
+        if self.tracker.problem != self._problem:
+            self._problem = self.tracker.problem
+            self.reporter.note(self._problem or "MLflow answers again; everything was delivered")
+
+    def evaluation(self, record: EvaluationRecord, when: str) -> None:
+        """Pass on an evaluation; `when` is "before", "during" or "after"."""
+        self.tracker.log_evaluation(record, when)
+        self.reporter.evaluation(record, when)

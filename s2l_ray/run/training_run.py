@@ -1,0 +1,265 @@
+"""A training run. Its `step` is one step of Algorithm 1 (arXiv 2605.30789)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from actors.batch import StepBatch
+from actors.weight_sync import WeightSyncReport
+from s2l_ray.config import Config
+from s2l_ray.errors import S2LError
+from s2l_ray.evaluation.figures import draw_figures
+from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.reporter import Reporter
+from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers
+from s2l_ray.run.checkpoints import STEPS, Checkpoint, read_checkpoint, writing_checkpoint
+from s2l_ray.run.evaluation import RunEvaluation
+from s2l_ray.run.identity import learner_of
+from s2l_ray.run.set_up import set_up
+from s2l_ray.run.step_record import StepOutcome, step_numbers, step_record
+from s2l_ray.timing import StepClock
+from s2l_ray.timing.time_sheet import TimeSheet
+from s2l_ray.timing.trace import TraceFile
+
+
+class TrainingRun:
+    """A run that is set up, whole from its construction to the end of its `with` block.
+
+        with TrainingRun(config, reporter) as run:
+            while not run.done:
+                run.step()
+
+    Leaving the block ends the MLflow run, stops every actor, unlocks the run directory and ends a Ray that the run has
+    started. The results (`records`, `summary`, `plan`, `settings`) stay.
+
+    Args:
+        config: of the run.
+        reporter: told what happens.
+
+    Raises:
+        S2LError: anything that a user can mend; if possible before an engine is started. Nothing is left running.
+    """
+
+    def __init__(self, config: Config, reporter: Reporter) -> None:
+        with ExitStack() as stack:
+            parts = set_up(config, reporter, stack)
+            self.settings = parts.settings
+            """Resolved configuration."""
+            self.plan = parts.plan
+            self.graph = parts.graph
+            """The run's actors."""
+            self.records: list[StepRecord] = []
+            """One for each step that is done."""
+            self._dtype = parts.dtype
+            self._directory = parts.directory
+            self._stragglers = parts.stragglers
+            self._tracking = parts.tracking
+            self._learner = learner_of(parts.settings, parts.inputs.contents)
+            self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
+            self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), reporter.turn)
+            self._summary: dict[str, Any] | None = None
+            if parts.checkpoint:
+                self._resume_from(parts.checkpoint)
+            else:
+                self._begin()
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.__exit__(kind, error, trace)
+
+    # ---- where the run is -------------------------------------------------------------------------------------------
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps are done, those before the run was resumed included."""
+        return len(self.records)
+
+    @property
+    def done(self) -> bool:
+        """Whether all of schedule.steps are done."""
+        return self.steps_done >= self.settings.schedule.steps
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run was and did, as `evaluation.summary` documents it.
+
+        Raises:
+            S2LError: the run has not got to its end.
+        """
+        if self._summary is None:
+            raise S2LError(
+                f"there is no summary yet: {self.steps_done} of {self.settings.schedule.steps} steps are done"
+            )
+        return self._summary
+
+    # ---- Algorithm 1 ------------------------------------------------------------------------------------------------
+
+    def step(self) -> StepRecord:
+        """Train one step. After the last one evaluate, export the model, and write the summary and figures.
+
+        A run that was stopped after its last checkpoint and before its summary has only the latter to do.
+
+        Returns:
+            The record of the last step.
+
+        Raises:
+            S2LError: the run is over, or an actor failed.
+        """
+        if self.done and self._summary is not None:
+            raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
+        if not self.done:
+            self._train()
+        if self.done:
+            self._finish()
+        return self.records[-1]
+
+    def _train(self) -> None:
+        """One step: a mixed group per prompt, one update of the learner, the new weights to the learner's engines."""
+        step = self.steps_done + 1
+        if step == 1:
+            self._evaluation.before_training()
+        clock = self._times.begin(step)
+        if self.graph.phase_changes_before(step):
+            with clock.phase("hand_over"):
+                self.graph.apply_phase(step)
+        with clock.phase("rollout"):  # of each group G_w rollouts by the explorer and G_s by the learner, with rewards
+            batch = self.graph.collect(step)
+            self._keep_stragglers(batch)
+        with clock.phase("update"):  # advantages over each mixed group, and the optimizer steps
+            metrics, trained = self.graph.update(batch)
+        with clock.phase("weight_sync"):
+            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines)
+            weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome))
+        if step < self.settings.schedule.steps and not self.graph.phase_changes_before(step + 1):
+            self.graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
+        self._end_step(numbers, outcome, weight_sync, clock)
+
+    def _keep_stragglers(self, batch: StepBatch) -> None:
+        """Write down which groups the step did not wait for, before it is trained: it may have to be done again."""
+        step = batch.share.step
+        if chosen := self._stragglers.get(step) or batch.stragglers:
+            append_stragglers(self._directory.path / STRAGGLERS, step, chosen)
+
+    def _end_step(
+        self, numbers: StepRecord, outcome: StepOutcome, weight_sync: WeightSyncReport, clock: StepClock
+    ) -> None:
+        """Evaluate and checkpoint where due, and record the step. Until its checkpoint is whole it can be redone."""
+        step = numbers.step
+        if self._evaluation.is_due(step):
+            with clock.phase("evaluate"):
+                self._evaluation.during_training(step)
+        with self._checkpoint_if_due(step) as target:  # whole when the step is recorded
+            if target is not None:
+                with clock.phase("checkpoint"):
+                    self.graph.trainer.save(str(target))
+            record = step_record(numbers, outcome, weight_sync, self._times, clock)
+            self._directory.log.append(record)
+            self.records.append(record)
+            self._tracking.step(self.records)
+
+    def _finish(self) -> None:
+        """After the last step: evaluate, export, summarise, draw."""
+        self._evaluation.after_training(self.steps_done)
+        self._tracking.reporter.phase("writing model, summary and figures")
+        path, tracker, evaluations = self._directory.path, self._tracking.tracker, self._evaluation.records
+        self.graph.trainer.export(str(path / "model"))
+        summary = build_summary(
+            config=self.settings,
+            dtype=self._dtype,
+            steps=self.records,
+            before=evaluations.before,
+            after=evaluations.after,
+            explorer=evaluations.explorer,
+            during=evaluations.during,
+            model=path / "model",
+            mlflow_run_id=tracker.run_id,
+            mlflow_uri=tracker.uri,
+        )
+        trace = self._times.trace
+        trace.close()
+        tracker.log_artifact(trace.path)
+        for figure in draw_figures(summary, path / "figures", trace.path):
+            tracker.log_artifact(figure, "figures")
+        write_summary(path / "summary.json", summary)
+        tracker.log_artifact(path / "summary.json")
+        self._summary, self._tracking.finished = summary, True
+
+    # ---- on request -------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> EvaluationRecord:
+        """Held-out pass@k of the learner as it is now.
+
+        Raises:
+            S2LError: there are no held-out problems (data.eval).
+        """
+        return self._evaluation.measure(["learner"], self.steps_done)["learner"]
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint of the last step into a directory.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        with writing_checkpoint(directory, self._directory.log, self._state(self.steps_done)) as target:
+            self.graph.trainer.save(str(target))
+
+    def restore(self, directory: Path) -> None:
+        """Go on from a checkpoint, of this run or of another one.
+
+        Raises:
+            ConfigError: the directory is not a whole checkpoint, or one of another learner.
+            DataError: it is damaged.
+        """
+        self._resume_from(read_checkpoint(directory.resolve(), self._learner))
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Begin at the first step: what the directory has of an earlier attempt is dropped."""
+        self._directory.log.clear()
+        self._times.resume_after(0)
+        self.graph.weight_sync(0)
+
+    def _resume_from(self, checkpoint: Checkpoint) -> None:
+        """Take the state of a checkpoint, and give its weights to the learner's engines."""
+        note = self._tracking.reporter.note
+        self.graph.trainer.load(str(checkpoint.trainer))
+        self.records = list(checkpoint.records)
+        if not self._evaluation.restore(checkpoint.state):
+            note("the checkpoint's evaluations are left out: data.eval or evaluation was another")
+        self._directory.log.restore(checkpoint.directory / STEPS)
+        self._times.resume_after(checkpoint.step)
+        self.graph.restore_schedule({record.step: record.explorer_only for record in self.records})
+        self.graph.apply_phase(checkpoint.step + 1)
+        # Checkpoints hold no weights of engines: whatever they held before is replaced at once.
+        self.graph.weight_sync(checkpoint.step)
+        note(f"resumed after step {checkpoint.step} from {checkpoint.directory}")
+
+    def _checkpoint_if_due(self, step: int) -> AbstractContextManager[Path | None]:
+        """A block around the end of a step that writes its checkpoint, if one is due; see `RunDirectory.checkpoint`."""
+        settings = self.settings.checkpoint
+        if step % settings.every and step < self.settings.schedule.steps:
+            return nullcontext()
+        return self._directory.checkpoint(step, self._state(step), settings.keep)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps that is neither the trainer's nor in the step log.
+
+        Prompts, schedule and seeds of a step are functions of its number.
+        """
+        date = self.settings.data.date
+        return {
+            "step": step,
+            **self._evaluation.state(),
+            "learner": self._learner,
+            "date": date.isoformat() if date else None,
+        }

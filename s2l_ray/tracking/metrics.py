@@ -1,0 +1,56 @@
+"""What MLflow calls the numbers of steps and evaluations."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from s2l_ray.results import EvaluationRecord, StepRecord
+
+
+def step_metrics(record: StepRecord) -> dict[str, float]:
+    """The metrics of a step by MLflow name. A source without rollouts in the step has no reward."""
+    metrics: dict[str, float | None] = {
+        "alpha": record.alpha,
+        "G_w": record.explorer_per_group,
+        "G_s": record.learner_per_group,
+        "reward": record.reward,
+        "tokens": record.tokens,
+        "zero_variance_groups": record.zero_variance_groups,
+        "groups": record.groups,
+        "weight_version": record.weight_version,
+        "refilled_groups": record.refilled_groups,
+        "explorer_only_groups": record.explorer_only[0],
+        "compared_groups": record.explorer_only[1],
+    }
+    metrics |= {f"engines/{source}": count for source, count in record.engines.items()}
+    for source, stats in record.sources.items():
+        metrics[f"rollouts/{source}"] = stats.rollouts
+        metrics[f"tokens/{source}"] = stats.response_tokens
+        if stats.rollouts:
+            metrics[f"reward/{source}"] = stats.reward
+            metrics[f"truncated/{source}"] = stats.truncated
+            metrics |= {f"verdicts/{source}/{status}": count for status, count in stats.verdicts.items()}
+    # Parts that are phases have the same seconds as those.
+    metrics |= {f"seconds/{part}": value for part, value in (record.parts | record.seconds).items()}
+    metrics |= {f"busy/{role}": share for role, share in record.busy.items()}
+    metrics |= {f"pipeline/{key}": value for key, value in record.pipeline.to_json().items()}
+    metrics |= {f"trainer/{key}": value for key, value in record.trainer.items()}
+    if record.seconds.get("total"):
+        metrics["tokens_per_second"] = record.tokens / record.seconds["total"]
+    return {key: value for key, value in metrics.items() if value is not None and not math.isnan(value)}
+
+
+def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
+    """The metrics of an evaluation by MLflow name, which cannot have an "@"."""
+    metrics = {"reward": record.reward, "response_tokens": record.response_tokens, "seconds": record.seconds}
+    metrics |= {f"pass_at_{k}": value for k, value in record.pass_at.items()}
+    metrics |= {f"pass_at_{k}_low": low for k, (low, _) in record.ci.items()}
+    metrics |= {f"pass_at_{k}_high": high for k, (_, high) in record.ci.items()}
+    return {f"eval/{record.model}/{key}": value for key, value in metrics.items()}
+
+
+def metric_name(name: str) -> str:
+    """`name` with what MLflow refuses replaced: letters, digits and _ - . space : / are allowed, in a clean path."""
+    name = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+    return "/".join(part for part in name.split("/") if part.strip("."))[:250] or "_"

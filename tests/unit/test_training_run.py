@@ -1,0 +1,258 @@
+"""A training run over actors that do nothing: what it asks them for, in which order, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.batch import StepBatch
+from actors.weight_sync import WeightSyncReport
+from s2l_ray.config import Config, load_config
+from s2l_ray.errors import ConfigError, DiskError, S2LError
+from s2l_ray.placement.dtype import DtypeChoice
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.rollouts.stragglers import read_stragglers
+from s2l_ray.run import training_run
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.inputs import Inputs
+from s2l_ray.run.set_up import RunParts
+from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.schedule import GroupSplit
+from s2l_ray.step_log import StepLog
+from s2l_ray.tracking.tracker import NoTracker
+from tests.unit.test_run_directory import CONTENTS
+
+STEPS = 3
+
+
+class Graph:
+    """Keeps the calls. Its phase changes before step 3, and step 2 leaves out a straggler."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.version = 0
+        self.engines = {"explorer": 1, "learner": 1}
+        self.explores = True
+        self.trainer = SimpleNamespace(save=self._save, load=self._load, export=lambda path: self._call("export"))
+
+    def _call(self, name: str, step: int | None = None) -> None:
+        self.calls.append(name if step is None else f"{name} {step}")
+
+    def _save(self, directory: str) -> None:
+        self._call("save")
+        Path(directory).mkdir()
+        (Path(directory) / "version").write_text(str(self.version))
+
+    def _load(self, directory: str) -> None:
+        self._call("load")
+        self.version = int((Path(directory) / "version").read_text())
+
+    def phase_changes_before(self, step: int) -> bool:
+        return step == 3
+
+    def apply_phase(self, step: int) -> None:
+        self._call("apply_phase", step)
+
+    def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
+        self._call("restore_schedule", len(observed))
+
+    def begin_collect(self, step: int) -> None:
+        self._call("begin_collect", step)
+
+    def collect(self, step: int) -> StepBatch:
+        self._call("collect", step)
+        rows = [RolloutSummary("a", "explorer", i, 0, float(i), "right", 3, 5, False, "00") for i in range(2)]
+        return StepBatch(
+            share=GroupSplit(step, Fraction(1), 2, 0),
+            prompts=["a"],
+            assignment=[],
+            summaries=rows,
+            spans={},
+            work=[],
+            under_way=[],
+            refilled=0,
+            explorer_only=(0, 0),
+            stragglers=["late"] if step == 2 else [],
+            stale_dropped=0,
+            banked=0,
+            prefetched_bytes=3 * 10**6,
+        )
+
+    def update(self, batch: StepBatch) -> tuple[dict[str, float], list]:
+        self._call("update", batch.share.step)
+        return {"loss": 0.5}, []
+
+    def weight_sync(self, version: int) -> None:
+        self._call("weight_sync", version)
+        self.version = version
+
+    def weight_sync_during(self, version: int, work: Callable[[], Any]) -> tuple[WeightSyncReport, Any]:
+        self.weight_sync(version)
+        return WeightSyncReport(version, 2 * 10**6, 0.5, 0.1, 0.2, 10.0, 0.0, 0.1, 0.3, ()), work()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "name: mine\nmodels: {learner: a, explorer: b, dtype: float32}\ndata: {train: x.jsonl}\n"
+        f"schedule: {{steps: {STEPS}, mix_steps: 2}}\ncheckpoint: {{every: 2, keep: 1}}\n"
+    )
+    return load_config(path, {"run_dir": str(tmp_path / "run")})
+
+
+@pytest.fixture
+def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
+    graph = Graph()
+
+    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack) -> RunParts:
+        directory = RunDirectory.acquire(config)
+        stack.callback(directory.close)
+        directory.adopt(config, CONTENTS)
+        return RunParts(
+            settings=config,
+            dtype=DtypeChoice("float32", "it was asked for"),
+            inputs=Inputs({}, [], [], CONTENTS),
+            directory=directory,
+            checkpoint=directory.to_resume(config, CONTENTS),
+            stragglers={},
+            tracking=stack.enter_context(RunTracking(NoTracker(), reporter, None)),
+            plan=SimpleNamespace(),
+            graph=graph,
+        )
+
+    monkeypatch.setattr(training_run, "set_up", set_up)
+    return graph
+
+
+@pytest.fixture
+def run(config: Config, graph: Graph) -> Iterator[TrainingRun]:
+    with TrainingRun(config, SilentReporter()) as run:
+        yield run
+
+
+def checkpoints(config: Config) -> list[str]:
+    return sorted(path.parent.name for path in config.run_path.glob("checkpoints/*/state.json"))
+
+
+def test_a_step_is_algorithm_1_and_sampling_goes_on_before_the_step_is_saved(run: TrainingRun, graph: Graph):
+    records = [run.step() for _ in range(STEPS)]
+    first = ["weight_sync 0", "collect 1", "update 1", "weight_sync 1", "begin_collect 2"]
+    # Nothing is sampled ahead of a phase that changes engines.
+    second = ["collect 2", "update 2", "weight_sync 2", "save"]
+    third = ["apply_phase 3", "collect 3", "update 3", "weight_sync 3", "save", "export"]
+    assert graph.calls == [*first, *second, *third]
+    assert [(r.step, r.weight_version) for r in records] == [(1, 0), (2, 1), (3, 2)]
+    assert [list(r.seconds) for r in records] == [
+        ["rollout", "update", "weight_sync", "total"],
+        ["rollout", "update", "weight_sync", "checkpoint", "total"],
+        ["hand_over", "rollout", "update", "weight_sync", "checkpoint", "total"],
+    ]
+    assert records[0].pipeline.to_json() == {
+        "prefetch_mb": 3.0,
+        "banked_rollouts": 0,
+        "stragglers": 0,
+        "stale_dropped": 0,
+        "weight_sync_mb": 2.0,
+        "weight_sync_s": 0.5,
+        "weight_sync_gb_per_s": 10.0,
+        "weight_sync_drain_s": 0.0,
+        "weight_sync_stall_s": 0.3,
+    }
+
+
+def test_a_run_is_done_over_and_says_so(run: TrainingRun, config: Config):
+    with pytest.raises(S2LError, match="there is no summary yet: 0 of 3 steps are done"):
+        _ = run.summary
+    while not run.done:
+        run.step()
+    assert run.summary["weight_versions"] == [0, 1, 2]
+    assert json.loads((config.run_path / "summary.json").read_text()) == run.summary
+    with pytest.raises(S2LError, match="the run is over: all 3 steps are done"):
+        run.step()
+
+
+def test_a_checkpoint_has_the_record_of_its_step_and_only_the_newest_stays(run: TrainingRun, config: Config):
+    for expected in ([], ["step-000002"], ["step-000003"]):
+        run.step()
+        assert checkpoints(config) == expected
+    kept = config.run_path / "checkpoints" / "step-000003"
+    assert StepLog(kept / "steps.jsonl").read() == run.records
+    assert "checkpoint" in run.records[-1].seconds
+
+
+@pytest.mark.parametrize("where", ["save", "record"])
+def test_a_step_that_cannot_be_saved_or_recorded_has_no_checkpoint(
+    where: str, run: TrainingRun, graph: Graph, config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise DiskError("No space left on device")
+
+    run.step()
+    if where == "save":
+        graph.trainer.save = full
+    else:
+        monkeypatch.setattr(StepLog, "append", full)
+    with pytest.raises(DiskError):
+        run.step()
+    assert checkpoints(config) == [] and run.steps_done == 1
+
+
+def test_a_run_resumes_after_its_last_checkpoint(config: Config, graph: Graph):
+    with TrainingRun(config, SilentReporter()) as run:
+        run.step()
+        run.step()
+        before = run.records
+    graph.calls.clear()
+    with TrainingRun(config, SilentReporter()) as run:
+        assert graph.calls == ["load", "restore_schedule 2", "apply_phase 3", "weight_sync 2"]
+        assert run.steps_done == 2 and run.records == before
+        run.step()
+    assert [record.step for record in StepLog(config.run_path / "steps.jsonl").read()] == [1, 2, 3]
+    assert read_stragglers(config.run_path / "stragglers.jsonl") == {2: ["late"]}
+
+
+def test_a_run_that_was_stopped_before_its_summary_has_only_its_end_to_do(config: Config, graph: Graph):
+    with TrainingRun(config, SilentReporter()) as run:
+        while not run.done:
+            run.step()
+    (config.run_path / "summary.json").unlink()
+    graph.calls.clear()
+    with TrainingRun(config, SilentReporter()) as run:
+        assert run.done
+        assert run.step().step == STEPS
+        assert run.summary["weight_versions"] == [0, 1, 2]
+    assert graph.calls == ["load", "restore_schedule 3", "apply_phase 4", "weight_sync 3", "export"]
+
+
+def test_save_and_restore_go_through_a_directory_of_the_callers(run: TrainingRun, graph: Graph, tmp_path: Path):
+    run.step()
+    run.save(tmp_path / "saved")
+    run.step()
+    graph.calls.clear()
+    run.restore(tmp_path / "saved")
+    assert graph.calls == ["load", "restore_schedule 1", "apply_phase 2", "weight_sync 1"]
+    assert run.steps_done == 1 and run.step().step == 2
+    with pytest.raises(ConfigError, match="is not a whole checkpoint"):
+        run.restore(tmp_path / "nothing")
+    with pytest.raises(S2LError, match=r"nothing to evaluate on; set data\.eval"):
+        run.evaluate()
+
+
+def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
+    with TrainingRun(config, SilentReporter()) as run:
+        run.step()
+        run.step()
+    (config.run_path / "checkpoints" / "step-000002" / "trainer" / "version").unlink()
+    with pytest.raises(FileNotFoundError):
+        TrainingRun(config, SilentReporter())
+    RunDirectory.acquire(config).close()
