@@ -24,7 +24,7 @@ from s2l_ray.objective import (
     policy_loss,
     token_weights,
 )
-from s2l_ray.training.update import by_source, prepare_share, mini_batch_moments, train_sequence
+from s2l_ray.training.update import by_source, mini_batch_moments, prepare_share, train_sequence
 from tests.support import looped_objective as looped
 from tests.support.examples import examples
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of

@@ -20,7 +20,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS, Registry
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, LOSSES, correction, policy_loss
 from s2l_ray.schedule import SCHEDULES, Schedule
-from s2l_ray.training.update import prepare_share, mini_batch_moments
+from s2l_ray.training.update import mini_batch_moments, prepare_share
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.paths import ROOT
 from tests.support.training_models import make_trainer, objective, random_groups, weights_of, write_model
