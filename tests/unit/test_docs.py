@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,6 +179,14 @@ def test_files_in_the_text_exist():
     missing = [f"{path.relative_to(ROOT)}: {code}" for path, code in named_files if not (ROOT / code).exists()]
     assert named_files
     assert not missing
+
+
+def test_the_architecture_has_the_layers_and_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert "\n".join(contracts[0]["layers"]).replace("s2l_ray.", "") in page
+    rooms = [path.name for path in (ROOT / "s2l_ray").iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`s2l_ray/{room}/`" not in page and f"`{room}/`" not in page] == []
 
 
 # ---- metrics and messages -------------------------------------------------------------------------------------------
