@@ -6,17 +6,15 @@ change, and returns what is wrong, as one line that names the keys and says what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from s2l_ray.config.placement_modes import PLACEMENT_MODES, SLEEPLESS
+from s2l_ray.config.sections import Sections
 from s2l_ray.kinds import Source
 from s2l_ray.schedule import ADAPTIVE
 
-if TYPE_CHECKING:
-    from s2l_ray.config.run import Config
 
-
-def engines_max_model_len(config: Config) -> str | None:
+def engines_max_model_len(config: Sections) -> str | None:
     """A prompt and its response must fit into an engine's context."""
     need = config.data.max_prompt_tokens + config.rollout.max_tokens
     for source in get_args(Source):
@@ -29,7 +27,7 @@ def engines_max_model_len(config: Config) -> str | None:
     return None
 
 
-def objective_pass_k(config: Config) -> str | None:
+def objective_pass_k(config: Sections) -> str | None:
     """pass@k of a group of k rollouts gives every rollout the same advantage."""
     k, group_size = config.objective.pass_k, config.rollout.group_size
     if k is None or k < group_size:
@@ -40,7 +38,7 @@ def objective_pass_k(config: Config) -> str | None:
     )
 
 
-def objective_mini_batch_prompts(config: Config) -> str | None:
+def objective_mini_batch_prompts(config: Sections) -> str | None:
     """All mini-batches of a step have the same number of prompts."""
     mini_batch, prompts = config.objective.mini_batch_prompts, config.rollout.prompts_per_step
     if mini_batch is None or prompts % mini_batch == 0:
@@ -48,7 +46,7 @@ def objective_mini_batch_prompts(config: Config) -> str | None:
     return f"objective.mini_batch_prompts ({mini_batch}) must divide rollout.prompts_per_step ({prompts})"
 
 
-def objective_overlong_buffer_tokens(config: Config) -> str | None:
+def objective_overlong_buffer_tokens(config: Sections) -> str | None:
     """The buffer is the end of the longest response."""
     buffer, longest = config.objective.overlong_buffer_tokens, config.rollout.max_tokens
     if buffer is None or buffer <= longest:
@@ -59,7 +57,7 @@ def objective_overlong_buffer_tokens(config: Config) -> str | None:
     )
 
 
-def rollout_max_staleness_needs_awake_engines(config: Config) -> str | None:
+def rollout_max_staleness_needs_awake_engines(config: Sections) -> str | None:
     """Learner engines can only sample ahead of the trainer where they do not sleep while it works."""
     name = config.placement.mode
     if not config.rollout.max_staleness or name == "auto" or not PLACEMENT_MODES[name].learner_sleeps:
@@ -70,7 +68,7 @@ def rollout_max_staleness_needs_awake_engines(config: Config) -> str | None:
     )
 
 
-def rollout_prefetch_steps(config: Config) -> str | None:
+def rollout_prefetch_steps(config: Sections) -> str | None:
     """An adaptive schedule decides the explorer's share for the next `adapt_every` steps at most."""
     ahead, known = config.rollout.prefetch_steps, config.schedule.adapt_window
     if config.schedule.kind != ADAPTIVE or ahead <= known:
@@ -81,7 +79,7 @@ def rollout_prefetch_steps(config: Config) -> str | None:
     )
 
 
-def rollout_max_staleness_with_adaptive_schedule(config: Config) -> str | None:
+def rollout_max_staleness_with_adaptive_schedule(config: Sections) -> str | None:
     """The same for the learner's share."""
     stale, known = config.rollout.max_staleness, config.schedule.adapt_window
     if config.schedule.kind != ADAPTIVE or stale <= known:
@@ -92,7 +90,7 @@ def rollout_max_staleness_with_adaptive_schedule(config: Config) -> str | None:
     )
 
 
-def trainer_lr_schedule(config: Config) -> str | None:
+def trainer_lr_schedule(config: Sections) -> str | None:
     """A learning rate that falls to its minimum at the last optimizer step needs to know how many there are."""
     kind = config.trainer.lr_schedule
     if kind == "constant":
