@@ -22,8 +22,9 @@ from s2l_ray.planner.known_models import KNOWN_MODELS
 from s2l_ray.planner.memory import Ledger, TrainerMemory, trainer_ledger
 from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
-from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSpec
+from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.sizes import GPU_CHUNK_BYTES
 
 MIB = 2**20
 BANDS = {"idle": 0.02, "update": 0.1, "transfer": 0.1}

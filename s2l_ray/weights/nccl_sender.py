@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSource, WeightStream, checked
+from s2l_ray.weights.buckets import WeightSource, WeightStream, checked
 from s2l_ray.weights.sender import GroupSender
+from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
 
 class NcclSender(GroupSender):

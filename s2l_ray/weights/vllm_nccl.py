@@ -23,9 +23,9 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES
 from s2l_ray.weights.messages import Invitation
 from s2l_ray.weights.rendezvous import open_store
+from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
 T = TypeVar("T")
 

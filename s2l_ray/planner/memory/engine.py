@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING
 from s2l_ray.kinds import Source, Transfer
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory.items import (
-    BUCKET_BYTES,
-    BUCKETS_HELD,
     ENGINE_PROCESS_BYTES,
     FLOAT32,
     GPU_BLOCK_TOKENS,
-    GPU_BUFFERS,
-    GPU_CHUNK_BYTES,
     MIB,
     Ledger,
     context_bytes,
     dtype_bytes,
     positive,
 )
+from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD, GPU_BUFFERS, GPU_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config, EngineConfig
