@@ -36,7 +36,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["bfloat16", "float32"]
 TorchDevice = Literal["cpu", "cuda"]
 Device = Literal["gpu", "cpu"]
-PlacementMode = Literal["colocated", "separate", "mixed"]
+PlacementModeName = Literal["colocated", "separate", "mixed"]
 Switch = Literal["auto", "on", "off"]
 
 Transfer = Literal["gloo", "nccl", "ipc"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from s2l_ray.config.section import Field, LocalPath, Section, YamlWord
-from s2l_ray.kinds import Device, PlacementMode, Switch
+from s2l_ray.kinds import Device, PlacementModeName, Switch
 
 
 class PlacementConfig(Section):
-    mode: Literal["auto"] | PlacementMode = "auto"
+    mode: Literal["auto"] | PlacementModeName = "auto"
     """auto: whatever the cost model predicts to be fastest of
     `colocated` (every GPU holds a trainer rank, and engines that sleep while it works),
     `separate` (trainer ranks, explorer engines and learner engines each have GPUs of their own) and

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from s2l_ray.kinds import Device, PhaseName, PlacementMode, Role, Source, Transfer
+from s2l_ray.kinds import Device, PhaseName, PlacementModeName, Role, Source, Transfer
 from s2l_ray.placement.dtype import DtypeChoice
 
 PHASES: tuple[PhaseName, ...] = ("explore", "mix", "on-policy")
@@ -103,7 +103,7 @@ class Layout:
     slots in both phases stay as they are. Trainer slots are the same in all phases.
     """
 
-    mode: PlacementMode
+    mode: PlacementModeName
     device: Device
     bundles: tuple[PlannedBundle, ...]
     phases: tuple[PhaseSlots, ...]
@@ -179,7 +179,7 @@ class Alternative:
 
     description: str
     """Such as "colocated, 8 trainer ranks, learner tensor parallel 2"."""
-    mode: PlacementMode
+    mode: PlacementModeName
     fits: bool
     run_seconds: float | None
     """None: it does not fit."""
@@ -208,7 +208,7 @@ class Plan:
     fits: bool
     problems: tuple[str, ...]
     """Why nothing fits, what is short and what to change; empty when it fits."""
-    mode: PlacementMode | None = None
+    mode: PlacementModeName | None = None
     layout: Layout | None = None
     phases: tuple[PhasePlan, ...] = ()
     weight_sync: WeightSyncPlan | None = None

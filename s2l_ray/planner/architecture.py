@@ -18,7 +18,7 @@ from s2l_ray.planner.known_models import KNOWN_MODELS
 
 
 @dataclass(frozen=True)
-class _Family:
+class _LayerFacts:
     """What a model_type's layer has that its config.json does not say, as transformers builds it."""
 
     norms: int = 2
@@ -36,13 +36,13 @@ class _Family:
 
 
 FAMILIES = {
-    "qwen3": _Family(qk_norm=True, head_dim=128),
-    "qwen2": _Family(qkv_bias=True),
-    "llama": _Family(kv_heads_optional=True),
-    "mistral": _Family(qkv_bias=False),
-    "gemma": _Family(tied=True, head_dim=256),
-    "gemma2": _Family(norms=4, tied=True, head_dim=256),
-    "gemma3_text": _Family(norms=4, qk_norm=True, tied=True, head_dim=256),
+    "qwen3": _LayerFacts(qk_norm=True, head_dim=128),
+    "qwen2": _LayerFacts(qkv_bias=True),
+    "llama": _LayerFacts(kv_heads_optional=True),
+    "mistral": _LayerFacts(qkv_bias=False),
+    "gemma": _LayerFacts(tied=True, head_dim=256),
+    "gemma2": _LayerFacts(norms=4, tied=True, head_dim=256),
+    "gemma3_text": _LayerFacts(norms=4, qk_norm=True, tied=True, head_dim=256),
 }
 """By model_type of the config."""
 
@@ -251,7 +251,7 @@ def _size(config: dict[str, Any], key: str, name: str) -> int:
     return value
 
 
-def _kv_heads(config: dict[str, Any], family: _Family, heads: int, name: str) -> int:
+def _kv_heads(config: dict[str, Any], family: _LayerFacts, heads: int, name: str) -> int:
     key = "num_key_value_heads"
     if config.get(key) is None and (family.kv_heads_optional or key in config):
         return heads

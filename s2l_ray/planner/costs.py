@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from typing import Generic, TypeAlias, TypeVar
 
-from s2l_ray.kinds import PlacementMode
+import numpy as np
+import numpy.typing as npt
+
+from s2l_ray.config.placement_modes import PlacementMode
 from s2l_ray.placement.inventory import CPU_MEMORY_GB_S, Efficiency, NodeSpec
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.workload import Split, Workload
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
 
 TAIL_BATCH = 0.25
 """While the longest responses finish alone, so much of the batch is still running on average."""
@@ -112,7 +119,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingWork:
     """What the engines of one kind sample together in one step."""
 
     prompts: int
@@ -124,7 +131,7 @@ class Sampling:
     max_tokens: int
 
 
-def concurrency(engine: Sampler, work: Sampling) -> float:
+def concurrency(engine: Sampler, work: SamplingWork) -> float:
     """Sequences that run at one time: as many as max_num_seqs and the KV cache allow. On average half of a response is
     there, and each rollout's part of the shared prompt.
     """
@@ -150,7 +157,7 @@ def prefill_seconds(engine: Sampler, prompts: float, prompt_tokens: float) -> fl
     return flops / engine.tensor_parallel / engine.rates.prefill
 
 
-def generation_seconds(engine: Sampler, work: Sampling, engines: int) -> float:
+def generation_seconds(engine: Sampler, work: SamplingWork, engines: int) -> float:
     """All rollouts of one step on `engines` equal engines, prompts dealt out whole.
 
     Continuous batching: the batch is full until work runs out, then the longest responses finish in a smaller one.
@@ -167,7 +174,7 @@ def generation_seconds(engine: Sampler, work: Sampling, engines: int) -> float:
     return prefill_seconds(engine, prompts, work.prompt_tokens) + body + tail
 
 
-def rollout_flops(shape: ModelShape, work: Sampling) -> float:
+def rollout_flops(shape: ModelShape, work: SamplingWork) -> float:
     """Of all rollouts of one step: prompts once, responses at their mean context."""
     prompts = shape.forward_flops(work.prompts * work.prompt_tokens, work.prompt_tokens / 2) if work.rollouts else 0.0
     tokens = work.prompts * work.rollouts * work.response_tokens
@@ -244,40 +251,55 @@ def sleep_wake_seconds(explorer: Sampler | None, rates: Rates) -> float:
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
+Seconds = TypeVar("Seconds", float, FloatArray)
+"""Of one step, or of many steps at once."""
+
+
 @dataclass(frozen=True)
-class StepParts:
-    """Of one step, each measured alone."""
+class StepParts(Generic[Seconds]):
+    """Seconds of the parts of a step, each as if nothing else went on."""
 
-    explore: float
-    learner_generate: float
-    sleep_wake: float
-    update: float
-    weight_sync: float
+    explore: Seconds
+    learner_generate: Seconds
+    sleep_wake: Seconds
+    update: Seconds
+    weight_sync: Seconds
 
 
-def step_seconds(mode: PlacementMode, parts: StepParts, *, ahead: bool, stale: bool) -> float:
-    """Wall-clock of a step in the middle of a run.
+def step_seconds(mode: PlacementMode, parts: StepParts[Seconds], *, ahead: bool, stale: bool) -> Seconds:
+    """Seconds of a step in the middle of a run.
 
-    colocated: everything in sequence. Elsewhere explorer engines have devices of their own: with `ahead` they sample
-    for coming steps while the rest of this one goes on; without, beside the learner's engines only. With `stale`, which
-    is for separate alone, the learner's engines sample the next step while the trainer works on this one; only the
-    weight sync stops them both.
+    The trainer waits for the learner's samples. Explorer engines that sleep beside it sample in turn, too; those with
+    devices of their own sample at the same time as the learner's, and with `ahead` (rollout.prefetch_steps) for coming
+    steps while the rest of this one goes on.
+
+    Args:
+        parts: numbers or arrays; arrays are broadcast. Infinite parts make an infinite step.
+        stale: rollout.max_staleness, for modes whose learner engines do not sleep: they sample the next step while the
+            trainer works on this one; only the weight sync stops them both.
     """
-    trained = parts.sleep_wake + parts.update + parts.weight_sync
-    if mode == "colocated":
-        return parts.explore + parts.learner_generate + trained
+    explore, learn = parts.explore, parts.learner_generate
+    trained = parts.update + parts.weight_sync + parts.sleep_wake
+    if mode.explorer_sleeps:
+        return explore + learn + trained
     if stale:
-        explored = parts.explore if ahead else parts.explore + trained
-        return max(explored, parts.learner_generate + parts.weight_sync, trained)
+        explored = explore if ahead else explore + trained
+        return longest(explored, learn + parts.weight_sync, trained)
     if ahead:
-        return max(parts.explore, parts.learner_generate + trained)
-    return max(parts.explore, parts.learner_generate) + trained
+        return longest(explore, learn + trained)
+    return longest(explore, learn) + trained
 
 
-def first_step_wait(mode: PlacementMode, parts: StepParts, *, ahead: bool, stale: bool) -> float:
-    """What the run's first step costs more: nothing was sampled ahead for it."""
-    if mode == "colocated" or not (ahead or stale):
-        return 0.0
-    rest = parts.sleep_wake + parts.update + parts.weight_sync
-    together = max(parts.explore, parts.learner_generate) + rest
-    return together - step_seconds(mode, parts, ahead=ahead, stale=stale)
+def first_step_wait(mode: PlacementMode, parts: StepParts[Seconds], *, ahead: bool, stale: bool) -> Seconds:
+    """How many seconds longer the run's first step takes, for which nothing was sampled ahead."""
+    with np.errstate(invalid="ignore"):  # inf - inf, where there is no engine
+        wait: Seconds = np.nan_to_num(
+            step_seconds(mode, parts, ahead=False, stale=False) - step_seconds(mode, parts, ahead=ahead, stale=stale)
+        )
+    return wait
+
+
+def longest(*seconds: Seconds) -> Seconds:
+    """The element-wise maximum."""
+    found: Seconds = reduce(np.maximum, seconds)
+    return found

@@ -10,8 +10,9 @@ import torch
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.device_memory import give_back_cached
-from s2l_ray.weights.buckets import GPU_CHUNK_BYTES, WeightSource, WeightSpec, checked
+from s2l_ray.weights.buckets import WeightSource, WeightSpec, checked
 from s2l_ray.weights.sender import ChunkSender
+from s2l_ray.weights.sizes import GPU_CHUNK_BYTES
 
 
 class IpcSender(ChunkSender):

@@ -14,10 +14,10 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES
 from s2l_ray.weights.messages import Invitation
 from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
 from s2l_ray.weights.rendezvous import open_store
+from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
 
 class BoundedNcclEngine(NCCLWeightTransferEngine):

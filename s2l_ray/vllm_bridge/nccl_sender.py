@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from s2l_ray.weights.buckets import GPU_BUFFERS, GPU_CHUNK_BYTES, WeightSource, WeightStream, checked
+from s2l_ray.weights.buckets import WeightSource, WeightStream, checked
 from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
 from s2l_ray.weights.rendezvous import TCPStore
 from s2l_ray.weights.sender import GroupSender
+from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
 
 class NcclSender(GroupSender):

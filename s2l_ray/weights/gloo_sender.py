@@ -11,17 +11,10 @@ from itertools import cycle
 import torch
 from torch.distributed import Work
 
-from s2l_ray.weights.buckets import (
-    BUCKET_BYTES,
-    BUCKETS_HELD,
-    Bucket,
-    WeightSource,
-    bucket_bytes,
-    flat_views,
-    plan_buckets,
-)
+from s2l_ray.weights.buckets import Bucket, WeightSource, bucket_bytes, flat_views, plan_buckets
 from s2l_ray.weights.rendezvous import BroadcastGroup, TCPStore
 from s2l_ray.weights.sender import GroupSender
+from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD
 
 
 class GlooSender(GroupSender):

@@ -24,7 +24,7 @@ import numpy as np
 from s2l_ray.miniature.build import EMBEDDED, Family
 from s2l_ray.planner.simulate.calibration import calibrate
 from s2l_ray.planner.simulate.constants import Constants
-from s2l_ray.planner.simulate.measured_run import WARM_UP, Measured, own_seconds, read_run
+from s2l_ray.planner.simulate.measured_run import WARM_UP, MeasuredRun, own_seconds, read_run
 from s2l_ray.planner.simulate.simulation import simulate
 from tests.benchmarks.protocol import Result
 
@@ -129,7 +129,7 @@ def make_run(family: Family, target: Path, overrides: dict[str, Any], *, evaluat
     return load
 
 
-def row(name: str, measured: Measured, constants: Constants, load: float) -> Row:
+def row(name: str, measured: MeasuredRun, constants: Constants, load: float) -> Row:
     """Predict a run from its configuration alone."""
     found = simulate(measured.config, measured.layout, constants)
     real = [{**r.seconds, "step": own_seconds(r)} for r in measured.records]

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from s2l_ray.config.placement_modes import PLACEMENT_MODES, SLEEPLESS
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
-from s2l_ray.planner.costs import Rates, Sampler, Sampling, StepParts
+from s2l_ray.planner.costs import Rates, Sampler, SamplingWork, StepParts
 from s2l_ray.planner.workload import Split, Workload
 
 # 2 layers: q and o 100 x 100, k and v 50 x 100, MLP 3 x 200 x 100 and 2 norms of 100; untied vocabulary of 1000.
@@ -63,7 +64,7 @@ def test_collectives() -> None:
 
 def test_concurrency_is_bounded_by_the_kv_cache_or_max_num_seqs() -> None:
     """4 rollouts share a prompt of 40 tokens: 10 each, and half of 30 response tokens. 1000 tokens hold 40 of them."""
-    work = Sampling(prompts=100, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
+    work = SamplingWork(prompts=100, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
     assert costs.concurrency(SAMPLER, work) == pytest.approx(1000 / 25)
     assert costs.concurrency(replace(SAMPLER, max_num_seqs=8), work) == 8
     assert costs.concurrency(replace(SAMPLER, kv_cache_bytes=1), work) == 1
@@ -107,7 +108,7 @@ def test_prefill_reads_each_prompt_once() -> None:
 
 def test_generation_is_prefill_body_and_tail() -> None:
     """10 prompts on 3 engines: the busiest has 4, 16 sequences, all at one time."""
-    work = Sampling(prompts=10, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
+    work = SamplingWork(prompts=10, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
     full, last = costs.decode_step_seconds(SAMPLER, 16, 55), costs.decode_step_seconds(SAMPLER, 4, 100)
     assert last < full
     expected = costs.prefill_seconds(SAMPLER, 4, 40) + 30 * full + 30 * last
@@ -116,7 +117,7 @@ def test_generation_is_prefill_body_and_tail() -> None:
 
 def test_generation_in_more_than_one_batch() -> None:
     """With 8 at a time 16 sequences take twice as many steps; then the tail."""
-    work = Sampling(prompts=4, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
+    work = SamplingWork(prompts=4, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
     small = replace(SAMPLER, max_num_seqs=8)
     full, last = costs.decode_step_seconds(small, 8, 55), costs.decode_step_seconds(small, 2, 100)
     expected = costs.prefill_seconds(small, 4, 40) + 60 * full + 30 * min(full, last)
@@ -125,7 +126,7 @@ def test_generation_in_more_than_one_batch() -> None:
 
 
 def test_rollout_flops() -> None:
-    work = Sampling(prompts=3, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
+    work = SamplingWork(prompts=3, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
     expected = 3 * 40 * (560_000 + 20 * 800) + 3 * 4 * 30 * (560_000 + 55 * 800)
     assert costs.rollout_flops(SHAPE, work) == pytest.approx(expected)
     assert costs.rollout_flops(SHAPE, replace(work, rollouts=0)) == 0
@@ -213,21 +214,21 @@ def test_sleep_and_wake() -> None:
 
 def test_steps_by_mode() -> None:
     parts = StepParts(explore=10, learner_generate=4, sleep_wake=1, update=5, weight_sync=2)
-    assert costs.step_seconds("colocated", parts, ahead=True, stale=False) == 22
-    for mode in ("separate", "mixed"):
+    assert costs.step_seconds(PLACEMENT_MODES["colocated"], parts, ahead=True, stale=False) == 22
+    for mode in (PLACEMENT_MODES["separate"], PLACEMENT_MODES["mixed"]):
         assert costs.step_seconds(mode, parts, ahead=True, stale=False) == 12
         assert costs.step_seconds(mode, replace(parts, explore=20), ahead=True, stale=False) == 20
         assert costs.step_seconds(mode, parts, ahead=False, stale=False) == 18
         assert costs.first_step_wait(mode, parts, ahead=True, stale=False) == 6
         assert costs.first_step_wait(mode, parts, ahead=False, stale=False) == 0
-    assert costs.first_step_wait("colocated", parts, ahead=True, stale=False) == 0
+    assert costs.first_step_wait(PLACEMENT_MODES["colocated"], parts, ahead=True, stale=False) == 0
 
 
 def test_steps_with_stale_learners() -> None:
     """They sample while the trainer works, and both stop for the weight sync."""
     parts = StepParts(explore=6, learner_generate=4, sleep_wake=0, update=5, weight_sync=2)
-    assert costs.step_seconds("separate", parts, ahead=True, stale=True) == 7  # update and weight sync
-    assert costs.step_seconds("separate", replace(parts, learner_generate=9), ahead=True, stale=True) == 11
-    assert costs.step_seconds("separate", replace(parts, explore=20), ahead=True, stale=True) == 20
-    assert costs.step_seconds("separate", parts, ahead=False, stale=True) == 13  # the explorer begins with its step
-    assert costs.first_step_wait("separate", parts, ahead=True, stale=True) == 6 + 7 - 7
+    assert costs.step_seconds(SLEEPLESS, parts, ahead=True, stale=True) == 7  # update and weight sync
+    assert costs.step_seconds(SLEEPLESS, replace(parts, learner_generate=9), ahead=True, stale=True) == 11
+    assert costs.step_seconds(SLEEPLESS, replace(parts, explore=20), ahead=True, stale=True) == 20
+    assert costs.step_seconds(SLEEPLESS, parts, ahead=False, stale=True) == 13  # the explorer begins with its step
+    assert costs.first_step_wait(SLEEPLESS, parts, ahead=True, stale=True) == 6 + 7 - 7

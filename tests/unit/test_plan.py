@@ -10,10 +10,9 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import EngineSlot, Plan
-from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.search.candidate_search import Search
-from s2l_ray.planner.search.candidates import Frame
+from s2l_ray.planner.search.frame import make_frame
 from s2l_ray.planner.workload import phases, workload
 from tests.support.paths import ROOT
 
@@ -158,8 +157,7 @@ def test_the_plan_takes_as_long_as_the_search_said(nodes: int) -> None:
     """Waits of the first step and late engines included, which phases are told again from the winner's counts."""
     config = paper("qwen3_1.7b_to_8b", "placement.mode=mixed", "models.dtype=bfloat16")
     inventory = Inventory.of([H100 | {"count": nodes}])
-    shapes = [ModelShape.load(f"Qwen/Qwen3-{size}-Base") for size in ("8B", "1.7B")]
-    search = Search(Frame(config, inventory, workload(config, cuda=True), *shapes, cuda=True))
+    search = Search(make_frame(config, inventory))
     best = search.run().ordered[0]
     assert best.bundles.hands_over
     assert make_plan(config, inventory).run_seconds == pytest.approx(best.run_seconds, rel=1e-9)

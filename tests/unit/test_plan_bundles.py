@@ -9,7 +9,16 @@ import pytest
 
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
-from s2l_ray.planner.search.pools import Pool, Row, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
+from s2l_ray.planner.search.pools import (
+    NodePool,
+    PackedNodes,
+    bundles_in,
+    pack,
+    pool_pairs,
+    rank_nodes,
+    shared_engines,
+    sizes,
+)
 
 INF = math.inf
 # Learner bundles 1, 2 or 3 of 3; the explorer needs one as long as it samples.
@@ -47,29 +56,29 @@ def test_bundles_are_never_handed_back() -> None:
     assert split == (2, 2) and seconds == 6.0
 
 
-def pool(*nodes: tuple[int, float]) -> Pool:
+def pool(*nodes: tuple[int, float]) -> NodePool:
     rows = [{"gpus": gpus, "gpu": "H100", "cpus": cpus} for gpus, cpus in nodes]
-    return Pool.of(list(enumerate(Inventory.of(rows).specs)))
+    return NodePool.of(list(enumerate(Inventory.of(rows).specs)))
 
 
 def test_ranks_are_packed_and_bundles_stay_within_nodes() -> None:
     """11 ranks on nodes of 8: one full, 3 on the next; bundles of 4: one beside those 3, two on the last node."""
     rows = pack(pool((8, 64), (8, 64), (8, 64)), 11, 4, 1.0, 1.0)
-    assert rows == (Row(1, 8, 0), Row(1, 3, 1), Row(1, 0, 2))
+    assert rows == (PackedNodes(1, 8, 0), PackedNodes(1, 3, 1), PackedNodes(1, 0, 2))
     assert (rank_nodes(rows), bundles_in(rows), shared_engines(rows, 2), shared_engines(rows, 4)) == (2, 3, 5, 2)
     assert pack(pool((8, 64)), 9, 1, 1.0, 1.0) is None
 
 
 def test_cpus_bound_ranks_and_bundles() -> None:
     """5 CPUs: 2 ranks of 2 CPUs each, and one bundle of one CPU on the CPU that is left."""
-    assert pack(pool((8, 5)), 2, 1, 2.0, 1.0) == (Row(1, 2, 1),)
+    assert pack(pool((8, 5)), 2, 1, 2.0, 1.0) == (PackedNodes(1, 2, 1),)
     assert pack(pool((8, 5)), 3, 1, 2.0, 1.0) is None
 
 
 def test_large_nodes_come_first() -> None:
     found = pool((4, 64), (8, 64), (4, 64))
     assert found.nodes == (1, 0, 2) and found.gpus == 16 and found.largest_node == 8
-    assert pack(found, 9, 1, 1.0, 1.0) == (Row(1, 8, 0), Row(1, 1, 3), Row(1, 0, 4))
+    assert pack(found, 9, 1, 1.0, 1.0) == (PackedNodes(1, 8, 0), PackedNodes(1, 1, 3), PackedNodes(1, 0, 4))
 
 
 def test_pools_are_of_equal_nodes_and_their_unions() -> None:

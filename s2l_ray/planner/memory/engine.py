@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING
 from s2l_ray.kinds import Source, Transfer
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory.items import (
-    BUCKET_BYTES,
-    BUCKETS_HELD,
     ENGINE_PROCESS_BYTES,
     FLOAT32,
     GPU_BLOCK_TOKENS,
-    GPU_BUFFERS,
-    GPU_CHUNK_BYTES,
     MIB,
     Ledger,
     context_bytes,
     dtype_bytes,
     positive,
 )
+from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD, GPU_BUFFERS, GPU_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config, EngineConfig
@@ -64,7 +61,7 @@ def engine_ledger(
 
 
 def _processes(tensor_parallel: int) -> int:
-    """Of a CPU engine, for each of its devices: all in one (`generation.in_process`), or the actor's and workers."""
+    """Of a CPU engine, for each of its devices: all in one (`vllm_bridge.in_process`), or the actor's and workers."""
     return 1 if tensor_parallel == 1 else 2
 
 

@@ -14,8 +14,6 @@ MIB = 2**20
 FLOAT32 = 4
 GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
 """Of vLLM's KV cache (vllm/config/cache.py, vllm/platforms/cpu.py)."""
-BUCKET_BYTES, BUCKETS_HELD, GPU_CHUNK_BYTES, GPU_BUFFERS = 64 * MIB, 2, 256 * MIB, 2
-"""As in s2l_ray/weights/buckets.py, which imports torch."""
 
 CUDA_CONTEXT_BYTES = 700 * MIB
 """Context, loaded kernels and cuBLAS work space of a process. Not measured here: typical of data-centre GPUs."""

@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.kinds import Transfer
 from s2l_ray.planner.architecture import ModelShape
-from s2l_ray.planner.memory.items import (
-    BUCKET_BYTES,
-    BUCKETS_HELD,
-    FLOAT32,
-    GPU_BUFFERS,
-    GPU_CHUNK_BYTES,
-    TRAINER_PROCESS_BYTES,
-    Ledger,
-    context_bytes,
-    dtype_bytes,
-    positive,
-)
+from s2l_ray.planner.memory.items import FLOAT32, TRAINER_PROCESS_BYTES, Ledger, context_bytes, dtype_bytes, positive
+from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD, GPU_BUFFERS, GPU_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config

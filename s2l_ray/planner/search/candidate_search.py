@@ -13,13 +13,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from s2l_ray.kinds import PlacementMode, Source
+from s2l_ray.config.placement_modes import PlacementMode
+from s2l_ray.kinds import Source
+from s2l_ray.planner.costs import FloatArray, IntArray
 from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
-from s2l_ray.planner.search.candidates import MODES, Candidate, Frame, Key, Rejected
+from s2l_ray.planner.search.candidates import MODES, Candidate, CandidateKey, Family, Rejected
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
+from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import BundleSplit, PhaseCosts, fixed_split, growing_split
-from s2l_ray.planner.search.pools import Pool, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
-from s2l_ray.planner.search.timing import Memory, Timing
+from s2l_ray.planner.search.pools import NodePool, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
+from s2l_ray.planner.search.timing import Cache, Timing
 
 NODE_BITS, SPLIT_BITS = 5, 3
 """Leading binary digits of the numbers that are tried: of nodes for a colocated run, of ranks and bundles elsewhere."""
@@ -29,7 +32,7 @@ NODE_BITS, SPLIT_BITS = 5, 3
 class Found:
     """What a search brings back."""
 
-    best: dict[tuple, Candidate] = field(default_factory=dict)
+    best: dict[Family, Candidate] = field(default_factory=dict)
     """By family."""
     rejected: list[Rejected] = field(default_factory=list)
 
@@ -50,7 +53,7 @@ class Search:
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.timing = Timing(frame)
-        self._memory = Memory()
+        self._cache = Cache()
         self._found = Found()
 
     def run(self) -> Found:
@@ -65,44 +68,46 @@ class Search:
 
     # ---- what is tried -----------------------------------------------------------------------------------------
 
-    def _keys(self) -> Iterator[Key]:
+    def _keys(self) -> Iterator[CandidateKey]:
         forced, explores = self.frame.config.placement.mode, self.frame.work.explores
         across = self.frame.config.placement.tensor_parallel_across_nodes
         for trainers, samplers in pool_pairs(self.frame.inventory.specs, across_nodes=across):
             for mode in MODES:
-                if forced not in ("auto", mode) or (mode == "colocated" and trainers is not samplers):
+                if forced not in ("auto", mode.name) or (not mode.has_engine_gpus and trainers is not samplers):
                     continue
-                if mode == "mixed" and not explores:
+                if mode.needs_explorer and not explores:
                     continue
-                if mode != "separate" and self.frame.work.stale:
+                if mode.learner_sleeps and self.frame.work.stale:
                     continue  # what sleeps while the trainer works cannot sample then
-                learner_tps = self.tensor_parallel("learner", samplers if mode == "separate" else trainers)
+                learner_tps = self.tensor_parallel("learner", trainers if mode.learner_sleeps else samplers)
                 explorer_tps = self.tensor_parallel("explorer", samplers) if explores else (0,)
                 for ranks in self.ranks(trainers, mode):
                     for learner_tp in learner_tps:
                         for explorer_tp in explorer_tps:
-                            yield Key(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
+                            yield CandidateKey(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
 
-    def ranks(self, pool: Pool, mode: PlacementMode) -> list[int]:
-        """Numbers of trainer ranks to try: what is pinned; colocated parts of a node and whole nodes; elsewhere no more
-        than have work in a mini-batch, unless they fit only when there are more.
+    def ranks(self, pool: NodePool, mode: PlacementMode) -> list[int]:
+        """Numbers of trainer ranks to try: trainer.ranks if given.
+
+        Without GPUs for engines alone: parts of a node and whole nodes. Otherwise no more ranks than have work in a
+        mini-batch, unless they fit only when there are more.
         """
         if pinned := self.frame.config.trainer.ranks:
             return [pinned] if pinned <= pool.gpus else []
-        if mode == "colocated":
+        if not mode.has_engine_gpus:
             node = pool.largest_node
             return sorted({*range(1, node), *(n * node for n in sizes(pool.gpus // node, NODE_BITS))})
         found = []
         for ranks in sizes(pool.gpus, SPLIT_BITS):
             found.append(ranks)
-            if ranks >= self.frame.work.mini_batch_prompts and self._rank_fits(pool, ranks):
+            if ranks >= self.frame.work.mini_batch_prompts and self._rank_fits(mode, pool, ranks):
                 break
         return found
 
-    def _rank_fits(self, pool: Pool, ranks: int) -> bool:
-        return isinstance(self.device(Key("separate", pool, pool, ranks, 1, 0), (), ranked=True), Fit)
+    def _rank_fits(self, mode: PlacementMode, pool: NodePool, ranks: int) -> bool:
+        return isinstance(self.device(CandidateKey(mode, pool, pool, ranks, 1, 0), (), ranked=True), Fit)
 
-    def tensor_parallel(self, role: Source, pool: Pool) -> tuple[int, ...]:
+    def tensor_parallel(self, role: Source, pool: NodePool) -> tuple[int, ...]:
         """Sizes that divide the model and stay within a node: powers of two, or what is pinned."""
         shape, pinned = self.frame.shape(role), self.frame.engine(role).tensor_parallel
         if pinned:
@@ -111,18 +116,18 @@ class Search:
 
     # ---- does it fit -------------------------------------------------------------------------------------------
 
-    def fitted(self, key: Key) -> Candidate | Rejected:
+    def fitted(self, key: CandidateKey) -> Candidate | Rejected:
         """The candidate before its bundles are split, or why it does not fit."""
         config, frame = self.frame.config, self.frame
         trainer = self.device(key, key.beside, ranked=True)
         if isinstance(trainer, Misfit):
             return Rejected(key, trainer)
         bundle_fit: dict[Source, Fit] = {}
-        for role in frame.roles if key.mode != "colocated" else ():
+        for role in frame.roles if key.mode.has_engine_gpus else ():
             found = self.device(key, (role,), ranked=False)
             if isinstance(found, Fit):
                 bundle_fit[role] = found
-            elif key.mode == "separate" or role == "explorer":  # mixed: only a hand-over would need this engine
+            elif role not in key.mode.sleeping:  # one that has a place beside the ranks may do without
                 return Rejected(key, found)
         rank_cpus = config.trainer.cpus + sum(frame.engine(role).cpus / key.tp(role) for role in key.beside)
         bundle_cpus = max(frame.engine(role).cpus * key.engines_per_bundle(role) for role in frame.roles)
@@ -131,12 +136,13 @@ class Search:
             return Rejected(key, None, f"the nodes' CPUs do not suffice for {key.ranks} ranks: {rank_cpus:g} each")
         if reason := self._host_memory(key, max(row.ranks for row in rows)):
             return Rejected(key, None, reason)
-        apart = key.samplers is not key.trainers
-        sampler_rows = pack(key.samplers, 0, key.bundle_gpus, rank_cpus, bundle_cpus) if apart else rows
+        sampler_rows = rows
+        if key.samplers is not key.trainers:
+            sampler_rows = pack(key.samplers, 0, key.bundle_gpus, rank_cpus, bundle_cpus) or ()
         shared = {role: shared_engines(rows, key.tp(role)) for role in key.beside}
         for role, places in shared.items():
             pinned = frame.engine(role).count
-            least = 1 if key.mode == "mixed" or pinned is None else pinned
+            least = 1 if key.mode.has_engine_gpus or pinned is None else pinned
             if places < least:
                 reason = f"beside {key.ranks} ranks there is room for {places} {role} engines of {_gpus(key.tp(role))}"
                 return Rejected(key, None, f"{reason}; {least} needed")
@@ -154,7 +160,7 @@ class Search:
             run_seconds=0.0,
         )
 
-    def _host_memory(self, key: Key, ranks: int) -> str:
+    def _host_memory(self, key: CandidateKey, ranks: int) -> str:
         """Says why a node cannot hold what so many ranks off-load."""
         asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
         has = min(spec.memory_bytes for spec in key.trainers.specs)
@@ -162,10 +168,10 @@ class Search:
             return ""
         return f"{ranks} trainer ranks off-load {asked / 1e9:.0f} GB to their node's memory, which has {has / 1e9:.0f}"
 
-    def device(self, key: Key, roles: tuple[Source, ...], *, ranked: bool) -> Fit | Misfit:
+    def device(self, key: CandidateKey, roles: tuple[Source, ...], *, ranked: bool) -> Fit | Misfit:
         """A device with engines of these roles, and with a trainer rank or without."""
         pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
-        return self._memory.get(
+        return self._cache.get(
             ("device", pool, ranks, *((role, key.tp(role)) for role in roles)),
             lambda: fit(
                 self.frame.budget(pool),
@@ -178,7 +184,7 @@ class Search:
     def trainer_memory(self, ranks: int) -> TrainerMemory:
         """A rank's."""
         frame = self.frame
-        return self._memory.get(
+        return self._cache.get(
             ("trainer", ranks), lambda: trainer_ledger(frame.learner, frame.config, ranks, cuda=frame.cuda)
         )
 
@@ -187,7 +193,7 @@ class Search:
         frame = self.frame
         groups = {"learner": "learner_groups", "explorer": "explorer_groups"}[role]
         rollouts = sum(getattr(phase, groups) for phase in frame.work.phases)
-        return self._memory.get(
+        return self._cache.get(
             ("need", role, tp),
             lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda, rollouts=rollouts),
         )
@@ -196,13 +202,13 @@ class Search:
 
     def _split_bundles(self, base: Candidate) -> None:
         """Keep the best splits of the bundles."""
-        options = [([0], 0)] if base.key.mode == "colocated" else self._options(base)
+        options = self._options(base) if base.key.mode.has_engine_gpus else [([0], 0)]
         if not options:
             self._found.rejected.append(Rejected(base.key, None, self._too_few(base)))
         for choices, total in options:
             self._split(replace(base, bundles=BundleSplit(base.bundles.learner, total)), np.array(choices))
 
-    def _split(self, base: Candidate, choices: np.ndarray) -> None:
+    def _split(self, base: Candidate, choices: IntArray) -> None:
         """Keep the best split, without and with hand-over, into so many learner bundles."""
         phases, wait = self.phase_costs(base, choices)
         total, asked = base.bundles.total, self.frame.config.placement.hand_over
@@ -217,7 +223,7 @@ class Search:
             if np.isfinite(seconds):
                 self._found.add(replace(base, bundles=BundleSplit(learner, total), run_seconds=seconds))
 
-    def phase_costs(self, base: Candidate, choices: np.ndarray) -> tuple[list[PhaseCosts], np.ndarray]:
+    def phase_costs(self, base: Candidate, choices: IntArray) -> tuple[list[PhaseCosts], FloatArray]:
         """Seconds of every phase and what the first step takes longer, for these numbers of learner bundles."""
         steps, waits = self.timing.matrices(base, choices)
         steps = self.timing.steps[:, None] * steps
@@ -234,13 +240,13 @@ class Search:
 
     def _to_beat(self, base: Candidate) -> float:
         """Of the same family with hand-over: a candidate that cannot be faster need not be split."""
-        known = self._found.best.get((base.key.mode, base.key.learner_tp, base.key.explorer_tp, True))
+        known = self._found.best.get((base.key.mode.name, base.key.learner_tp, base.key.explorer_tp, True))
         return known.run_seconds if known else np.inf
 
     def _options(self, base: Candidate) -> list[tuple[list[int], int]]:
         """(numbers of learner bundles to try, all bundles that are used), one entry for each number of all bundles."""
         learner, explorer = self._asked_bundles(base)
-        least = learner or (1 if base.key.mode == "separate" else 0)
+        least = learner or (0 if base.key.mode.learner_sleeps else 1)
         if not base.key.explorer_tp:
             explorer = 0
         most = base.available - (1 if explorer is None else explorer)

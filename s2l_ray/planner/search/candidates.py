@@ -1,92 +1,26 @@
-"""The records of the search: what is planned, and a placement by counts."""
+"""The records of the search over GPUs: a placement by counts, and why one does not fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
-from s2l_ray.kinds import PlacementMode, Source
-from s2l_ray.placement.inventory import Inventory
-from s2l_ray.planner import costs
-from s2l_ray.planner.architecture import ModelShape
-from s2l_ray.planner.costs import Rates, Sampling
-from s2l_ray.planner.memory import dtype_bytes
+from s2l_ray.config.placement_modes import PLACEMENT_MODES, PlacementMode
+from s2l_ray.kinds import PlacementModeName, Source
 from s2l_ray.planner.search.fitting import Fit, Misfit
 from s2l_ray.planner.search.handover import BundleSplit
-from s2l_ray.planner.search.pools import Pool, Row
-from s2l_ray.planner.workload import Split, Workload
+from s2l_ray.planner.search.pools import NodePool, PackedNodes
 
-if TYPE_CHECKING:
-    from s2l_ray.config import Config, EngineConfig
-
-MODES: tuple[PlacementMode, ...] = ("colocated", "separate", "mixed")
+MODES = tuple(PLACEMENT_MODES.values())
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What is being planned."""
-
-    config: Config
-    inventory: Inventory
-    work: Workload
-    learner: ModelShape
-    explorer: ModelShape
-    cuda: bool
-    """Actors run on real GPUs: not on CPUs, nor on logical GPUs."""
-
-    @property
-    def dtype_bytes(self) -> int:
-        return dtype_bytes(self.config)
-
-    @cached_property
-    def splits(self) -> tuple[Split, ...]:
-        """Of all phases, one after the other."""
-        return tuple(split for phase in self.work.phases for split in phase.splits)
-
-    @property
-    def roles(self) -> tuple[Source, ...]:
-        """Kinds of engine that the run needs."""
-        return ("learner", "explorer") if self.work.explores else ("learner",)
-
-    @property
-    def assumptions(self) -> list[str]:
-        """What every plan tells its reader."""
-        work = self.work
-        lines = [
-            f"responses are taken to have {work.response_tokens:.0f} tokens on average, of at most {work.max_tokens}, "
-            f"and prompts {work.prompt_tokens:.0f}"
-        ]
-        if work.banked:
-            lines.append("explorer rollouts are read from the bank (bank.mode=read): they take no engine and no time")
-        return lines
-
-    def shape(self, role: Source) -> ModelShape:
-        return self.learner if role == "learner" else self.explorer
-
-    def engine(self, role: Source) -> EngineConfig:
-        return self.config.engines.learner if role == "learner" else self.config.engines.explorer
-
-    def rates(self, pool: Pool, threads: int) -> Rates:
-        return costs.rates(list(pool.specs), self.inventory.efficiency, threads=threads)
-
-    def sampling(self, rollouts: int, prompts: int | None = None) -> Sampling:
-        """Of one step, or of so many of its prompts."""
-        work = self.work
-        return Sampling(prompts or work.prompts, rollouts, work.prompt_tokens, work.response_tokens, work.max_tokens)
-
-    def budget(self, pool: Pool) -> int:
-        """Bytes of each GPU that a plan may use."""
-        return int(pool.gpu_memory_bytes * (1 - self.config.placement.headroom))
-
-
-@dataclass(frozen=True)
-class Key:
+class CandidateKey:
     """What is chosen before bundles are split."""
 
     mode: PlacementMode
-    trainers: Pool
-    samplers: Pool
+    trainers: NodePool
+    samplers: NodePool
     ranks: int
     learner_tp: int
     explorer_tp: int
@@ -99,9 +33,7 @@ class Key:
     @property
     def beside(self) -> tuple[Source, ...]:
         """Kinds of engine that share GPUs with the trainer's ranks."""
-        if self.mode == "separate":
-            return ()
-        return ("learner",) if self.mode == "mixed" or not self.explorer_tp else ("learner", "explorer")
+        return tuple(role for role in self.mode.sleeping if self.tp(role))
 
     @property
     def bundle_gpus(self) -> int:
@@ -113,14 +45,18 @@ class Key:
         return self.bundle_gpus // self.tp(role)
 
 
+Family: TypeAlias = tuple[PlacementModeName, int, int, bool]
+"""Mode, tensor-parallel size of the learner and of the explorer, and whether there is a hand-over."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A placement that fits, by counts."""
 
-    key: Key
-    rows: tuple[Row, ...]
+    key: CandidateKey
+    rows: tuple[PackedNodes, ...]
     """Nodes of `key.trainers` with ranks; their bundles count only if the samplers' nodes are the same."""
-    sampler_rows: tuple[Row, ...]
+    sampler_rows: tuple[PackedNodes, ...]
     """Nodes of `key.samplers` with bundles."""
     nodes: int
     """With ranks."""
@@ -141,11 +77,11 @@ class Candidate:
         return self.key.ranks + self.bundles.total * self.key.bundle_gpus
 
     @property
-    def family(self) -> tuple:
-        """Candidates that are compared with other families, not with their own."""
-        return (self.key.mode, self.key.learner_tp, self.key.explorer_tp, self.bundles.hands_over)
+    def family(self) -> Family:
+        """Only the fastest candidate of a family is kept."""
+        return (self.key.mode.name, self.key.learner_tp, self.key.explorer_tp, self.bundles.hands_over)
 
-    def order(self) -> tuple:
+    def order(self) -> tuple[Any, ...]:
         """Fastest first; of equals the one with fewer GPUs, then a fixed order."""
         key = self.key
         return (
@@ -165,7 +101,7 @@ class Candidate:
 class Rejected:
     """A candidate that does not fit."""
 
-    key: Key
+    key: CandidateKey
     misfit: Misfit | None
     """None: not for memory."""
     reason: str = ""

@@ -12,15 +12,16 @@ from functools import cached_property
 
 import numpy as np
 
+from s2l_ray.config.placement_modes import SLEEPLESS
 from s2l_ray.kinds import Role, Source
 from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhaseSlots, Plan, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import Rates, Sampler, StepParts
 from s2l_ray.planner.memory import Ledger, trainer_ledger
-from s2l_ray.planner.search.candidates import Frame
 from s2l_ray.planner.search.fitting import device_ledger, engine_need
+from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
-from s2l_ray.planner.search.predictions import phase_plans, saving, weight_sync_plan
+from s2l_ray.planner.search.predictions import Placement, finished_plan
 from s2l_ray.planner.workload import Split
 
 DEFAULT_KV_CACHE = 2**29
@@ -28,38 +29,37 @@ DEFAULT_KV_CACHE = 2**29
 
 @dataclass(frozen=True)
 class _Actors:
-    """How many of each, and what each takes."""
+    """How many actors of each kind there are, and what each takes."""
 
     frame: Frame
 
     @property
     def ranks(self) -> int:
+        """Number of trainer ranks."""
         return self.frame.config.trainer.ranks or 1
 
     def engines(self, role: Source) -> int:
-        """At the start."""
+        """Number of engines at the start of the run."""
         return (self.frame.engine(role).count or 1) if role in self.frame.roles else 0
 
     def tensor_parallel(self, role: Source) -> int:
+        """Worker processes of an engine."""
         return self.frame.engine(role).tensor_parallel or 1
 
     def cpus(self, role: Role) -> float:
+        """CPUs of one actor."""
         return self.frame.config.trainer.cpus if role == "trainer" else self.frame.engine(role).cpus
-
-    def kv(self, role: Source) -> int:
-        need = engine_need(self.frame.shape(role), self.frame.config, role, self.tensor_parallel(role), cuda=False)
-        return need.pinned or max(need.least, DEFAULT_KV_CACHE)
 
     @cached_property
     def memory(self) -> dict[Role, Ledger]:
-        """Of one actor of each kind, all of its processes."""
+        """Bytes of one actor of each kind, all of its processes together."""
         frame = self.frame
         rank = trainer_ledger(frame.learner, frame.config, self.ranks, cuda=False)
-        found = {"trainer": device_ledger(rank, [], sleep=False)}
+        found: dict[Role, Ledger] = {"trainer": device_ledger(rank, [], sleep=False)}
         for role in frame.roles:
             size = self.tensor_parallel(role)
             need = engine_need(frame.shape(role), frame.config, role, size, cuda=False)
-            ledger = device_ledger(None, [(need, self.kv(role))], sleep=False)
+            ledger = device_ledger(None, [(need, _kv_cache_bytes(frame, role))], sleep=False)
             found[role] = {item: amount * size for item, amount in ledger.items()}
         return found
 
@@ -67,12 +67,12 @@ class _Actors:
 def plan_cpus(frame: Frame) -> Plan:
     """The plan for a cluster whose GPUs, if any, are not used."""
     mode, actors = frame.config.placement.mode, _Actors(frame)
-    if mode not in ("auto", "separate"):
+    if mode not in ("auto", SLEEPLESS.name):
         return Plan(
             False,
             (
                 f"placement.mode={mode} needs GPUs: engines on CPUs cannot give their memory back while the trainer "
-                "works. Leave it out, or set placement.mode=separate",
+                f"works. Leave it out, or set placement.mode={SLEEPLESS.name}",
             ),
         )
     bundles = _bundles(actors, handing_over=frame.config.placement.hand_over == "on")
@@ -82,36 +82,50 @@ def plan_cpus(frame: Frame) -> Plan:
     placed = tuple(PlannedBundle(node, (), {"CPU": cpus}) for node, (_, cpus) in zip(nodes, bundles, strict=True))
     times = _Times(frame, actors, nodes)
     handed, seconds = times.best()
-    layout = Layout("separate", "cpu", placed, tuple(_phases(frame, actors, handed)), sleep=False)
+    layout = Layout(SLEEPLESS.name, "cpu", placed, tuple(_phases(frame, actors, handed)), sleep=False)
     loads = [_loads(frame, actors, layout, number) for number in range(len(layout.phases))]
     if short := _short_of_memory(loads):
         return Plan(False, (short,))
-    phases = phase_plans(frame, "separate", lambda n, split: times.parts(handed[n], split), seconds, layout, loads)
-    return Plan(
-        fits=True,
-        problems=(),
-        mode="separate",
+    placement = Placement(
         layout=layout,
-        phases=phases,
-        weight_sync=weight_sync_plan(frame, phases, layout),
-        saving=saving(frame, phases),
-        run_seconds=sum(seconds),
         ranks=actors.ranks,
         tensor_parallel={role: actors.tensor_parallel(role) for role in frame.roles},
-        notes=tuple(_notes(frame, handed)),
+        loads=loads,
+        parts=lambda number, split: times.parts(handed[number], split),
+        phase_seconds=seconds,
+    )
+    return replace(finished_plan(frame, placement), notes=tuple(_notes(frame, handed)))
+
+
+def cpu_slot(frame: Frame, role: Source, index: int, bundle: int) -> EngineSlot:
+    """One engine on a CPU bundle of its own."""
+    return EngineSlot(
+        role,
+        index,
+        bundle,
+        devices=(),
+        share=frame.engine(role).cpus,
+        kv_cache_bytes=_kv_cache_bytes(frame, role),
+        transfer="gloo" if role == "learner" else None,
     )
 
 
+def _kv_cache_bytes(frame: Frame, role: Source) -> int:
+    need = engine_need(frame.shape(role), frame.config, role, frame.engine(role).tensor_parallel or 1, cuda=False)
+    return need.pinned or max(need.least, DEFAULT_KV_CACHE)
+
+
 def _bundles(actors: _Actors, *, handing_over: bool) -> list[tuple[Role, float]]:
-    """(who sits there at first, CPUs): trainer ranks, learner engines, explorer engines."""
+    """(role of the first actor there, CPUs): trainer ranks, learner engines, explorer engines."""
     explorer = actors.cpus("explorer")
     if handing_over:
         explorer = max(explorer, actors.cpus("learner"))
-    return [
-        *[("trainer", actors.cpus("trainer"))] * actors.ranks,
-        *[("learner", actors.cpus("learner"))] * actors.engines("learner"),
-        *[("explorer", explorer)] * actors.engines("explorer"),
+    counts: list[tuple[Role, float, int]] = [
+        ("trainer", actors.cpus("trainer"), actors.ranks),
+        ("learner", actors.cpus("learner"), actors.engines("learner")),
+        ("explorer", explorer, actors.engines("explorer")),
     ]
+    return [(role, cpus) for role, cpus, count in counts for _ in range(count)]
 
 
 def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
@@ -137,18 +151,13 @@ def _phases(frame: Frame, actors: _Actors, handed: tuple[int, ...]) -> list[Phas
     phases = []
     for number, phase in enumerate(frame.work.phases):
         slots: list[Slot] = [TrainerSlot(rank, rank, (), actors.cpus("trainer")) for rank in range(actors.ranks)]
-        slots += [_slot(actors, "learner", n, actors.ranks + n) for n in range(learners)]
+        slots += [cpu_slot(frame, "learner", n, actors.ranks + n) for n in range(learners)]
         # The last explorers are handed over first, so that the others keep their numbers.
         staying = explorers - handed[number]
-        slots += [_slot(actors, "learner", learners + n, first + explorers - 1 - n) for n in range(handed[number])]
-        slots += [_slot(actors, "explorer", n, first + n) for n in range(staying)]
+        slots += [cpu_slot(frame, "learner", learners + n, first + explorers - 1 - n) for n in range(handed[number])]
+        slots += [cpu_slot(frame, "explorer", n, first + n) for n in range(staying)]
         phases.append(PhaseSlots(phase.name, phase.first_step, phase.last_step, tuple(slots)))
     return phases
-
-
-def _slot(actors: _Actors, role: Source, index: int, bundle: int) -> EngineSlot:
-    transfer = "gloo" if role == "learner" else None
-    return EngineSlot(role, index, bundle, (), actors.cpus(role), kv_cache_bytes=actors.kv(role), transfer=transfer)
 
 
 def _loads(frame: Frame, actors: _Actors, layout: Layout, phase: int) -> tuple[DeviceLoad, ...]:
@@ -169,7 +178,7 @@ def _loads(frame: Frame, actors: _Actors, layout: Layout, phase: int) -> tuple[D
 def _short_of_memory(loads: list[tuple[DeviceLoad, ...]]) -> str:
     for load in (load for phase in loads for load in phase):
         if load.used_bytes > load.capacity_bytes:
-            largest = max(load.ledger, key=load.ledger.get)
+            largest = max(load.ledger, key=load.ledger.__getitem__)
             return (
                 f"node {load.node} has {load.capacity_bytes / 1e9:.1f} GB of memory, its actors need "
                 f"{load.used_bytes / 1e9:.1f} GB, most of it {largest} ({load.ledger[largest] / 1e9:.1f} GB): lower "
@@ -190,7 +199,7 @@ def _notes(frame: Frame, handed: tuple[int, ...]) -> list[str]:
 
 
 class _Times:
-    """Costs of the actors where they sit."""
+    """Seconds of a step with the actors on their nodes."""
 
     def __init__(self, frame: Frame, actors: _Actors, nodes: list[int]) -> None:
         self._frame, self._actors = frame, actors
@@ -213,24 +222,38 @@ class _Times:
         sampler = Sampler(
             shape=frame.shape(role),
             tensor_parallel=actors.tensor_parallel(role),
-            kv_cache_bytes=actors.kv(role),
+            kv_cache_bytes=_kv_cache_bytes(frame, role),
             max_num_seqs=engine.max_num_seqs,
             dtype_bytes=frame.dtype_bytes,
             rates=self._rates(engine.threads),
         )
         return costs.generation_seconds(sampler, frame.sampling(rollouts), engines)
 
-    def parts(self, handed: int, split: Split) -> StepParts:
-        """Of a step with so many explorer bundles handed over."""
+    def parts(self, handed: int, split: Split) -> StepParts[float]:
+        """The parts of a step with so many explorer bundles handed over."""
         frame, actors = self._frame, self._actors
         rates = self._rates(frame.config.trainer.threads)
-        shared = {"ranks": actors.ranks, "nodes": self._rank_nodes, "rates": rates, "dtype_bytes": frame.dtype_bytes}
         return StepParts(
             explore=self._sampling("explorer", actors.engines("explorer") - handed, frame.work.explored(split)),
             learner_generate=self._sampling("learner", actors.engines("learner") + handed, split.learner),
             sleep_wake=0.0,
-            update=costs.update_seconds(frame.learner, frame.work, split, **shared),
-            weight_sync=costs.weight_sync_seconds(frame.learner, far=self._far, **shared),
+            update=costs.update_seconds(
+                frame.learner,
+                frame.work,
+                split,
+                ranks=actors.ranks,
+                nodes=self._rank_nodes,
+                rates=rates,
+                dtype_bytes=frame.dtype_bytes,
+            ),
+            weight_sync=costs.weight_sync_seconds(
+                frame.learner,
+                ranks=actors.ranks,
+                nodes=self._rank_nodes,
+                far=self._far,
+                rates=rates,
+                dtype_bytes=frame.dtype_bytes,
+            ),
         )
 
     def best(self) -> tuple[tuple[int, ...], list[float]]:
@@ -240,13 +263,12 @@ class _Times:
         phases = []
         for phase in frame.work.phases:
             rows = [
-                [split.steps * costs.step_seconds("separate", self.parts(int(n), split), **how) for n in choices]
+                [split.steps * costs.step_seconds(SLEEPLESS, self.parts(int(n), split), **how) for n in choices]
                 for split in phase.splits
             ]
             phases.append(PhaseCosts(np.array(rows).sum(axis=0), phase.steps, phase.explorer_groups > 0))
         first = frame.work.phases[0].splits[0]
-        wait = np.array([costs.first_step_wait("separate", self.parts(int(n), first), **how) for n in choices])
-        wait = np.nan_to_num(wait)
+        wait = np.array([costs.first_step_wait(SLEEPLESS, self.parts(int(n), first), **how) for n in choices])
         start_s = frame.inventory.efficiency.engine_start_s
         if frame.config.placement.hand_over == "on" and explorers:
             handed, _ = growing_split(phases, choices, wait, total=explorers, forced=True, start_s=start_s)

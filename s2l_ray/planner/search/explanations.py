@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.placement.plan import Alternative, PhasePlan
 from s2l_ray.planner.memory import trainer_ledger
 from s2l_ray.planner.search.candidate_search import Found, Search
-from s2l_ray.planner.search.candidates import MODES, Candidate, Key, Rejected
+from s2l_ray.planner.search.candidates import MODES, Candidate, CandidateKey, Rejected
 from s2l_ray.planner.search.fitting import Misfit
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
     ordered = found.ordered
     best = ordered[0] if ordered else None
     rows = [
-        Alternative(describe(c.key, c.bundles.hands_over), c.key.mode, True, c.run_seconds, _slower(c, best, search))
+        Alternative(
+            describe(c.key, c.bundles.hands_over), c.key.mode.name, True, c.run_seconds, _slower(c, best, search)
+        )
         for c in ordered[1:]
     ]
     fitting = {candidate.key.mode for candidate in ordered}
@@ -32,7 +34,7 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
         nearest = nearest_misses([r for r in found.rejected if r.key.mode == mode])
         if mode not in fitting and nearest:
             rejected = nearest[0]
-            rows.append(Alternative(describe(rejected.key, False), mode, False, None, why_not(rejected)))
+            rows.append(Alternative(describe(rejected.key, False), mode.name, False, None, why_not(rejected)))
     return tuple(rows)
 
 
@@ -44,9 +46,9 @@ def _with_every_mode(rows: list[Alternative], most: int) -> list[Alternative]:
     return sorted(kept, key=lambda row: row.run_seconds)
 
 
-def describe(key: Key, hands_over: bool) -> str:
+def describe(key: CandidateKey, hands_over: bool) -> str:
     """Such as "mixed, 6 trainer ranks, learner tensor parallel 1, explorer 2, with hand-over"."""
-    text = f"{key.mode}, {key.ranks} trainer ranks, learner tensor parallel {key.learner_tp}"
+    text = f"{key.mode.name}, {key.ranks} trainer ranks, learner tensor parallel {key.learner_tp}"
     if key.explorer_tp:
         text += f", explorer {key.explorer_tp}"
     return text + (", with hand-over" if hands_over else "")
@@ -115,7 +117,7 @@ def problems(found: Found, search: Search) -> tuple[str, ...]:
         return (_nothing_tried(search),)
     by_mode = [nearest_misses(r for r in found.rejected if r.key.mode == mode) for mode in MODES]
     nearest = [misses[0] for misses in by_mode if misses]
-    lines = [f"{rejected.key.mode} does not fit: {why_not(rejected)}" for rejected in nearest]
+    lines = [f"{rejected.key.mode.name} does not fit: {why_not(rejected)}" for rejected in nearest]
     remedies = [text for r in nearest if r.misfit for text in _remedies(r.key, r.misfit, search)]
     if remedies:
         lines.append("what would help: " + "; ".join(dict.fromkeys(remedies)))
@@ -132,16 +134,19 @@ def _nothing_tried(search: Search) -> str:
         f"engines.explorer.tensor_parallel={config.engines.explorer.tensor_parallel}": (
             config.engines.explorer.tensor_parallel
         ),
-        f"placement.mode={config.placement.mode}": config.placement.mode == "mixed" or None,
+        f"placement.mode={config.placement.mode}": any(
+            mode.name == config.placement.mode and mode.needs_explorer for mode in MODES
+        ),
     }
     pinned = ", ".join(text for text, value in asked.items() if value)
     return (
         f"nothing to try on {inventory.describe()} with {pinned}: more ranks than GPUs, a tensor-parallel size above a "
-        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or mixed without explorer"
+        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or "
+        f"{' or '.join(mode.name for mode in MODES if mode.needs_explorer)} without explorer"
     )
 
 
-def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
+def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
     ranked = "trainer rank" in miss.actors
     if ranked and _rank_bytes(search, search.frame.config, key.ranks) > miss.budget:
         return _for_ranks(key, miss, search)
@@ -153,7 +158,7 @@ def _remedies(key: Key, miss: Misfit, search: Search) -> list[str]:
     return found
 
 
-def _for_ranks(key: Key, miss: Misfit, search: Search) -> list[str]:
+def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
     """What makes a rank smaller, and what it then needs."""
     config, cuda = search.frame.config, search.frame.cuda
     before = _rank_bytes(search, config, key.ranks)
@@ -218,7 +223,7 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
 def _why_idle(best: Candidate) -> str:
     key = best.key
     sizes = {row.ranks for row in best.rows if row.ranks}
-    if key.mode == "colocated":
+    if not key.mode.has_engine_gpus:
         return f"{key.ranks} ranks are as many as help or fit evenly"
     return (
         f"bundles of {key.bundle_gpus} GPUs do not divide what {key.ranks} ranks leave (nodes have "

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2l_ray.planner.costs import FloatArray, IntArray
+
 
 @dataclass(frozen=True)
 class BundleSplit:
@@ -25,13 +27,13 @@ class BundleSplit:
 class PhaseCosts:
     """Of one phase."""
 
-    seconds: np.ndarray
+    seconds: FloatArray
     """Of all its steps: [choice of learner bundles]; infinite where it is impossible."""
     steps: int
     explores: bool
 
 
-def fixed_split(phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray) -> tuple[tuple[int, ...], float]:
+def fixed_split(phases: list[PhaseCosts], choices: IntArray, wait: FloatArray) -> tuple[tuple[int, ...], float]:
     """The fastest split that is the same in all phases, and the run's seconds (infinite if none is possible).
 
     Args:
@@ -44,7 +46,7 @@ def fixed_split(phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray)
 
 
 def growing_split(
-    phases: list[PhaseCosts], choices: np.ndarray, wait: np.ndarray, *, total: int, forced: bool, start_s: float
+    phases: list[PhaseCosts], choices: IntArray, wait: FloatArray, *, total: int, forced: bool, start_s: float
 ) -> tuple[tuple[int, ...], float]:
     """The fastest split whose learner bundles may grow between phases, and the run's seconds.
 
@@ -70,8 +72,9 @@ def growing_split(
     return tuple(int(choices[n]) for n in reversed(path)), seconds
 
 
-def late_seconds(phase: PhaseCosts, start_s: float) -> np.ndarray:
+def late_seconds(phase: PhaseCosts, start_s: float) -> FloatArray:
     """What a phase takes longer because handed-over engines start late: [choice before, choice in it]."""
     step = phase.seconds / phase.steps
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.minimum(phase.steps, start_s / step)[:, None] * np.maximum(0.0, step[:, None] - step)
+        late: FloatArray = np.minimum(phase.steps, start_s / step)[:, None] * np.maximum(0.0, step[:, None] - step)
+    return late

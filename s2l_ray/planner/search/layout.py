@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from s2l_ray.kinds import Source, Transfer
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
-from s2l_ray.planner.search.candidates import Candidate, Frame
+from s2l_ray.planner.search.candidates import Candidate
+from s2l_ray.planner.search.frame import Frame
 
 
 def build_layout(candidate: Candidate, frame: Frame) -> Layout:
@@ -32,11 +33,11 @@ def build_layout(candidate: Candidate, frame: Frame) -> Layout:
     if candidate.key.trainers.together > 1:
         bundles, phases = _on_real_nodes(candidate, bundles, phases)
     return Layout(
-        mode=candidate.key.mode,
+        mode=candidate.key.mode.name,
         device="gpu",
         bundles=tuple(_with_cpus(bundles, phases, frame)),
         phases=tuple(phases),
-        sleep=candidate.key.mode != "separate",
+        sleep=bool(candidate.key.mode.sleeping),
     )
 
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 
 from s2l_ray.placement.plan import DeviceLoad, Layout
 from s2l_ray.planner.search.candidate_search import Search
-from s2l_ray.planner.search.candidates import Candidate, Frame
+from s2l_ray.planner.search.candidates import Candidate
 from s2l_ray.planner.search.fitting import Ledger, device_ledger
+from s2l_ray.planner.search.frame import Frame
 
 
 def gpu_loads(candidate: Candidate, layout: Layout, search: Search) -> list[tuple[DeviceLoad, ...]]:

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2l_ray.errors import PlacementError
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.plan import Plan
-from s2l_ray.planner.architecture import ModelShape
-from s2l_ray.planner.search.candidate_search import Found, Search
-from s2l_ray.planner.search.candidates import Candidate, Frame
+from s2l_ray.planner.search.candidate_search import Search
+from s2l_ray.planner.search.candidates import Candidate
 from s2l_ray.planner.search.cpu_plan import plan_cpus
 from s2l_ray.planner.search.explanations import alternatives, notes, problems
+from s2l_ray.planner.search.frame import Frame, lacks_gpus, make_frame
 from s2l_ray.planner.search.handover import late_seconds
 from s2l_ray.planner.search.layout import build_layout
 from s2l_ray.planner.search.loads import gpu_loads
-from s2l_ray.planner.search.predictions import phase_plans, saving, weight_sync_plan
-from s2l_ray.planner.workload import workload
+from s2l_ray.planner.search.predictions import Placement, finished_plan
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -52,24 +50,10 @@ def make_plan(
 
 
 def _plan(config: Config, inventory: Inventory, mean_response_tokens: float | None) -> Plan:
-    device = config.placement.device
-    if device == "auto":
-        device = "gpu" if inventory.gpus else "cpu"
-    if device == "gpu" and not inventory.gpus:
-        return Plan(False, (f"placement.device is gpu, but there are none on {inventory.describe()}",))
-    kinds = {spec.real_gpus for spec in inventory.specs if spec.gpus}
-    if device == "gpu" and len(kinds) > 1:
-        raise PlacementError("an inventory has either real or logical GPUs, not both")
-    cuda = device == "gpu" and kinds == {True}
-    frame = Frame(
-        config=config,
-        inventory=inventory,
-        work=workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens),
-        learner=ModelShape.load(config.models.learner),
-        explorer=ModelShape.load(config.models.explorer),
-        cuda=cuda,
-    )
-    return plan_cpus(frame) if device == "cpu" else _plan_gpus(frame)
+    if lack := lacks_gpus(config, inventory):
+        return Plan(False, (lack,))
+    frame = make_frame(config, inventory, mean_response_tokens=mean_response_tokens)
+    return plan_cpus(frame) if frame.device == "cpu" else _plan_gpus(frame)
 
 
 def _plan_gpus(frame: Frame) -> Plan:
@@ -78,40 +62,22 @@ def _plan_gpus(frame: Frame) -> Plan:
     others = alternatives(found, search)
     if not found.best:
         return Plan(False, problems(found, search), alternatives=others)
-    return _described(found.ordered[0], found, search)
-
-
-def _described(best: Candidate, found: Found, search: Search) -> Plan:
-    """The winner in full."""
-    frame, key = search.frame, best.key
+    best = found.ordered[0]
     layout = build_layout(best, frame)
-    loads = gpu_loads(best, layout, search)
-    phases = phase_plans(
-        frame,
-        key.mode,
-        lambda number, split: search.timing.parts(best, best.bundles.learner[number], split),
-        _phase_seconds(best, search),
-        layout,
-        loads,
-    )
-    return Plan(
-        fits=True,
-        problems=(),
-        mode=key.mode,
+    placement = Placement(
         layout=layout,
-        phases=phases,
-        weight_sync=weight_sync_plan(frame, phases, layout),
-        saving=saving(frame, phases),
-        run_seconds=sum(phase.steps * phase.step_seconds for phase in phases),
-        ranks=key.ranks,
-        tensor_parallel={role: key.tp(role) for role in frame.roles},
-        notes=notes(best, found, search, phases),
-        alternatives=alternatives(found, search),
+        ranks=best.key.ranks,
+        tensor_parallel={role: best.key.tp(role) for role in frame.roles},
+        loads=gpu_loads(best, layout, search),
+        parts=lambda number, split: search.timing.parts(best, best.bundles.learner[number], split),
+        phase_seconds=_phase_seconds(best, search),
     )
+    plan = finished_plan(frame, placement)
+    return replace(plan, notes=notes(best, found, search, plan.phases), alternatives=others)
 
 
 def _phase_seconds(best: Candidate, search: Search) -> list[float]:
-    """Of all steps of each phase, with what the first step waits and what hand-overs cost."""
+    """Seconds of all steps of each phase, with what the first step waits and what hand-overs cost."""
     learner = best.bundles.learner
     start_s = search.timing.rates(best.key.samplers).engine_start_s
     seconds = []

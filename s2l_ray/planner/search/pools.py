@@ -13,7 +13,7 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class Run:
+class NodeRun:
     """Neighbouring nodes with equally many GPUs and CPUs."""
 
     gpus: int
@@ -22,24 +22,24 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class NodePool:
     """Nodes that are planned with together, the ones with most GPUs first; rates and memory are those of the least."""
 
     nodes: tuple[int, ...]
     """Positions in the inventory, in the order in which they are filled."""
-    runs: tuple[Run, ...]
+    runs: tuple[NodeRun, ...]
     specs: tuple[NodeSpec, ...]
     """The kinds of node among them."""
     together: int = 1
     """So many neighbouring nodes count as one, for tensor-parallel groups that cross nodes."""
 
     @classmethod
-    def of(cls, numbered: list[tuple[int, NodeSpec]]) -> Pool:
+    def of(cls, numbered: list[tuple[int, NodeSpec]]) -> NodePool:
         ordered = sorted(numbered, key=lambda entry: (-entry[1].gpus, -entry[1].cpus, entry[0]))
         runs = groupby(ordered, key=lambda entry: (entry[1].gpus, entry[1].cpus))
         return cls(
             nodes=tuple(number for number, _ in ordered),
-            runs=tuple(Run(gpus, cpus, len(list(entries))) for (gpus, cpus), entries in runs),
+            runs=tuple(NodeRun(gpus, cpus, len(list(entries))) for (gpus, cpus), entries in runs),
             specs=tuple(dict.fromkeys(spec for _, spec in ordered)),
         )
 
@@ -58,7 +58,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedNodes:
     """`count` neighbouring nodes with the same load each."""
 
     count: int
@@ -66,7 +66,9 @@ class Row:
     bundles: int
 
 
-def pack(pool: Pool, ranks: int, bundle_gpus: int, rank_cpus: float, bundle_cpus: float) -> tuple[Row, ...] | None:
+def pack(
+    pool: NodePool, ranks: int, bundle_gpus: int, rank_cpus: float, bundle_cpus: float
+) -> tuple[PackedNodes, ...] | None:
     """Trainer ranks on the first nodes, as many per node as go, and bundles of `bundle_gpus` GPUs on what is left.
 
     A bundle never crosses a node. A node's CPUs bound both.
@@ -76,7 +78,7 @@ def pack(pool: Pool, ranks: int, bundle_gpus: int, rank_cpus: float, bundle_cpus
     """
     rows, left = [], ranks
 
-    def bundles(run: Run, here: int) -> int:
+    def bundles(run: NodeRun, here: int) -> int:
         free = run.cpus - here * rank_cpus
         return max(0, min((run.gpus - here) // bundle_gpus, int((free + SLACK) // bundle_cpus)))
 
@@ -88,25 +90,25 @@ def pack(pool: Pool, ranks: int, bundle_gpus: int, rank_cpus: float, bundle_cpus
         left -= partial
         for count, here in ((full, most), (1 if partial else 0, partial), (run.count - full - (partial > 0), 0)):
             if count:
-                rows.append(Row(count, here, bundles(run, here)))
+                rows.append(PackedNodes(count, here, bundles(run, here)))
     return None if left else tuple(rows)
 
 
-def rank_nodes(rows: tuple[Row, ...]) -> int:
+def rank_nodes(rows: tuple[PackedNodes, ...]) -> int:
     """Nodes with trainer ranks."""
     return sum(row.count for row in rows if row.ranks)
 
 
-def shared_engines(rows: tuple[Row, ...], tensor_parallel: int) -> int:
+def shared_engines(rows: tuple[PackedNodes, ...], tensor_parallel: int) -> int:
     """Engines that fit beside the ranks, on the ranks' own GPUs, each within a node."""
     return sum(row.count * (row.ranks // tensor_parallel) for row in rows)
 
 
-def bundles_in(rows: tuple[Row, ...]) -> int:
+def bundles_in(rows: tuple[PackedNodes, ...]) -> int:
     return sum(row.count * row.bundles for row in rows)
 
 
-def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> list[tuple[Pool, Pool]]:
+def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> list[tuple[NodePool, NodePool]]:
     """(trainer's nodes, samplers' nodes) worth trying: each kind of node alone, the first two kinds, the first
     three and so on, each for both; and every kind for the trainer with every other for the samplers.
 
@@ -120,9 +122,9 @@ def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> li
         if spec.gpus:
             kind = replace(spec, memory_bytes=0)  # Ray's figure differs a little between equal nodes
             kinds.setdefault(kind, []).append((number, spec))
-    single = [Pool.of(nodes) for nodes in kinds.values()]
+    single = [NodePool.of(nodes) for nodes in kinds.values()]
     groups = list(kinds.values())
-    joined = [Pool.of([node for group in groups[:n] for node in group]) for n in range(2, len(groups) + 1)]
+    joined = [NodePool.of([node for group in groups[:n] for node in group]) for n in range(2, len(groups) + 1)]
     pairs = [(pool, pool) for pool in (*single, *joined)]
     pairs += [(trainer, sampler) for trainer in single for sampler in single if trainer is not sampler]
     if across_nodes:
@@ -130,14 +132,14 @@ def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> li
     return pairs
 
 
-def _as_larger_nodes(pool: Pool) -> list[Pool]:
+def _as_larger_nodes(pool: NodePool) -> list[NodePool]:
     """2, 4, ... nodes taken for one, whose links are those between nodes."""
     (run,), (spec, *_) = pool.runs, pool.specs
     found, together = [], 2
     while together <= run.count:
         larger = replace(spec, gpus=spec.gpus * together, intra=min(spec.intra, spec.inter))
-        runs = (Run(run.gpus * together, run.cpus * together, run.count // together),)
-        found.append(Pool(pool.nodes[: together * runs[0].count], runs, (larger,), together))
+        runs = (NodeRun(run.gpus * together, run.cpus * together, run.count // together),)
+        found.append(NodePool(pool.nodes[: together * runs[0].count], runs, (larger,), together))
         together *= 2
     return found
 

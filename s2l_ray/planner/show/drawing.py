@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from s2l_ray.placement.plan import PhasePlan, Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.show.grouping import (
+    AlikeNodes,
     MemoryClass,
-    NodeGroup,
     blocks,
     memory_classes,
     memory_key,
@@ -88,13 +88,13 @@ def _row(figure: SubFigure, count: int) -> list[Axes]:
 # Who sits where
 
 
-def _map_lines(groups: Sequence[NodeGroup]) -> int:
+def _map_lines(groups: Sequence[AlikeNodes]) -> int:
     """Lines that a map takes: per node a heading, its roles, its memory classes and a gap."""
     return sum(len(group.occupants) + 3 for group in groups[:NODE_KINDS]) - 1 + 2 * (len(groups) > NODE_KINDS)
 
 
 def _draw_map(
-    axes: Axes, phase: PhasePlan, groups: Sequence[NodeGroup], classes: dict[tuple, MemoryClass], lines: int
+    axes: Axes, phase: PhasePlan, groups: Sequence[AlikeNodes], classes: dict[tuple, MemoryClass], lines: int
 ) -> None:
     axes.set_title(f"{phase.name}, {look.steps(phase.first_step, phase.last_step)}")
     axes.axis("off")
@@ -109,7 +109,7 @@ def _draw_map(
         axes.text(0, y + 0.5, f"and {sum(len(g.nodes) for g in rest)} nodes of {len(rest)} more kinds", color=MUTED)
 
 
-def _draw_node(axes: Axes, group: NodeGroup, classes: dict[tuple, MemoryClass], top: float) -> None:
+def _draw_node(axes: Axes, group: AlikeNodes, classes: dict[tuple, MemoryClass], top: float) -> None:
     """A frame with a column per device; a strip per actor, over the devices it has."""
     alike = f"nodes {ranges(group.nodes)} ({len(group.nodes)} alike)"
     axes.text(0, top + 0.4, alike if len(group.nodes) > 1 else f"node {group.nodes[0]}", va="center", weight="bold")
@@ -125,7 +125,7 @@ def _draw_node(axes: Axes, group: NodeGroup, classes: dict[tuple, MemoryClass], 
             _draw_strip(axes, role, block.first, top + 0.8 + line, block.devices, number)
 
 
-def _draw_frame(axes: Axes, group: NodeGroup, classes: dict[tuple, MemoryClass], top: float, width: float) -> None:
+def _draw_frame(axes: Axes, group: AlikeNodes, classes: dict[tuple, MemoryClass], top: float, width: float) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     height = len(group.occupants) + 1

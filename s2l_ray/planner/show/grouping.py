@@ -36,7 +36,7 @@ class MemoryClass:
 
 
 @dataclass(frozen=True)
-class NodeGroup:
+class AlikeNodes:
     """Nodes that hold the same kinds of actors on the same devices, in one phase."""
 
     nodes: tuple[int, ...]
@@ -94,7 +94,7 @@ def memory_key(load: DeviceLoad) -> tuple:
     return load.capacity_bytes, tuple(load.ledger.items())
 
 
-def node_groups(loads: Sequence[DeviceLoad]) -> list[NodeGroup]:
+def node_groups(loads: Sequence[DeviceLoad]) -> list[AlikeNodes]:
     """The nodes of one phase, alike ones together, in the order of their first node."""
     by_node: dict[int, list[DeviceLoad]] = {}
     for load in loads:
@@ -103,7 +103,7 @@ def node_groups(loads: Sequence[DeviceLoad]) -> list[NodeGroup]:
     for node, devices in by_node.items():
         by_kind.setdefault(_kind_of_node(devices), []).append(node)
     sizes = Counter(occupant(role) for load in loads for role in load.roles)
-    return [_node_group(nodes, by_node, sizes) for nodes in by_kind.values()]
+    return [_alike_nodes(nodes, by_node, sizes) for nodes in by_kind.values()]
 
 
 def blocks(loads: Sequence[DeviceLoad], role: str) -> list[Block]:
@@ -158,7 +158,7 @@ def _kind_of_node(devices: list[DeviceLoad]) -> tuple:
     return tuple(kinds)
 
 
-def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: Counter[Occupant]) -> NodeGroup:
+def _alike_nodes(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: Counter[Occupant]) -> AlikeNodes:
     found = {occupant(role) for node in nodes for load in by_node[node] for role in load.roles}
     occupants, devices = {}, {}
     for role in ROLES:
@@ -166,7 +166,7 @@ def _node_group(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: C
         if own:
             occupants[role] = tuple(sorted(one.index for one in own))
             devices[role] = max(sizes[one] for one in own)
-    return NodeGroup(tuple(nodes), tuple(by_node[nodes[0]]), occupants, devices)
+    return AlikeNodes(tuple(nodes), tuple(by_node[nodes[0]]), occupants, devices)
 
 
 def _by_place(slots: Iterable[EngineSlot]) -> dict[tuple, EngineSlot]:

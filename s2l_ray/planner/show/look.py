@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from s2l_ray.config.placement_modes import PLACEMENT_MODES
 from s2l_ray.placement.plan import PhasePlan
 from s2l_ray.style import SOURCE_COLOURS
 
@@ -30,11 +31,7 @@ PART_COLOURS = {
     "sleep_wake": "#999999",
     "verify": "#E69F00",
 }
-MODE_NAMES = {
-    "colocated": "colocated: trainer ranks and engines share every GPU, in turn",
-    "separate": "separate: trainer, learner and explorer have devices of their own",
-    "mixed": "mixed: learner engines share the trainer's GPUs in turn, explorers have GPUs of their own",
-}
+MODE_NAMES = {name: f"{name}: {mode.description}" for name, mode in PLACEMENT_MODES.items()}
 SHADES = {
     "weights": 0.0,
     "reference": 0.12,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from s2l_ray.placement.plan import PhasePlan
 from s2l_ray.planner.show import look
-from s2l_ray.planner.show.grouping import MemoryClass, NodeGroup, blocks, memory_key, node_groups, ranges
+from s2l_ray.planner.show.grouping import AlikeNodes, MemoryClass, blocks, memory_key, node_groups, ranges
 
 NODE_KINDS = 12
 """Kinds of node drawn for one phase; the JSON has all nodes."""
@@ -26,7 +26,7 @@ def slot_maps(
         yield heading, list(_phase_map(groups, classes, width, colour))
 
 
-def _phase_map(groups: list[NodeGroup], classes: dict[tuple, MemoryClass], width: int, colour: bool) -> Iterator[Text]:
+def _phase_map(groups: list[AlikeNodes], classes: dict[tuple, MemoryClass], width: int, colour: bool) -> Iterator[Text]:
     for group in groups[:NODE_KINDS]:
         yield from _gpu_node(group, width, colour) if group.loads[0].gpu is not None else _cpu_node(group)
         yield _memory_line(group, classes, _cell(group, width))
@@ -36,7 +36,7 @@ def _phase_map(groups: list[NodeGroup], classes: dict[tuple, MemoryClass], width
         yield Text(f"and {nodes} nodes of {len(rest)} more kinds; --json has all", "dim")
 
 
-def _gpu_node(group: NodeGroup, width: int, colour: bool) -> Iterator[Text]:
+def _gpu_node(group: AlikeNodes, width: int, colour: bool) -> Iterator[Text]:
     cell = _cell(group, width)
     gpus = Text("".join(f"{load.gpu:^{cell}}" for load in group.loads), "dim")
     if len(group.nodes) == 1:
@@ -51,14 +51,14 @@ def _gpu_node(group: NodeGroup, width: int, colour: bool) -> Iterator[Text]:
         yield line.append(f" {_who(group, role)}", "dim")
 
 
-def _cpu_node(group: NodeGroup) -> Iterator[Text]:
+def _cpu_node(group: AlikeNodes) -> Iterator[Text]:
     alike = f"  {len(group.nodes)} alike" if len(group.nodes) > 1 else ""
     yield Text.assemble((f"node{'s' * bool(alike)} {ranges(group.nodes)}", "bold"), (f"  CPUs{alike}", "dim"))
     for role in group.occupants:
         yield Text.assemble((f"  {role:<{LABEL - 2}}", look.ROLE_COLOURS[role]), _who(group, role))
 
 
-def _memory_line(group: NodeGroup, classes: dict[tuple, MemoryClass], cell: int) -> Text:
+def _memory_line(group: AlikeNodes, classes: dict[tuple, MemoryClass], cell: int) -> Text:
     """The memory class of each device; `-` where nothing is on it."""
     letters = [classes[key].letter if (key := memory_key(load)) in classes else "-" for load in group.loads]
     if group.loads[0].gpu is None:
@@ -66,7 +66,7 @@ def _memory_line(group: NodeGroup, classes: dict[tuple, MemoryClass], cell: int)
     return Text(f"  {'memory':<{LABEL - 2}}" + "".join(f"{letter:^{cell}}" for letter in letters), "dim")
 
 
-def _block_cells(group: NodeGroup, role: str, cell: int, colour: bool) -> Iterator[Text]:
+def _block_cells(group: AlikeNodes, role: str, cell: int, colour: bool) -> Iterator[Text]:
     """Blocks with a gap of one column between them, and blanks where the role has no device."""
     at = 0
     for block in blocks(group.loads, role):
@@ -85,7 +85,7 @@ def _block_cells(group: NodeGroup, role: str, cell: int, colour: bool) -> Iterat
     yield Text(" " * ((len(group.loads) - at) * cell))
 
 
-def _who(group: NodeGroup, role: str) -> str:
+def _who(group: AlikeNodes, role: str) -> str:
     numbers = group.occupants[role]
     many = "s" if len(numbers) > 1 else ""
     if role == "trainer":
@@ -94,6 +94,6 @@ def _who(group: NodeGroup, role: str) -> str:
     return f"engine{many} {ranges(numbers)}" + (f", TP {size}" if size > 1 else "")
 
 
-def _cell(group: NodeGroup, width: int) -> int:
+def _cell(group: AlikeNodes, width: int) -> int:
     """Columns of a device: what is left beside the label and the names of the actors, 4 to 9."""
     return max(4, min(9, (width - LABEL - 22) // len(group.loads)))

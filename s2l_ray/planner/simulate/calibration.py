@@ -1,7 +1,7 @@
 """The constants of a simulation out of a run's own times: RUN/steps.jsonl, config.yaml and, if there, summary.json.
 
 A schedule that falls from G_w = G to 0 samples with many mixes of explorer and learner; that is what tells constants
-apart. Sampling and updates get in each other's way, so they are fitted through the simulator: its medians, for every
+apart. SamplingWork and updates get in each other's way, so they are fitted through the simulator: its medians, for every
 split of the groups, come as near to the run's as they can.
 
 What one run cannot tell apart is put together. A request and a decode step: only an evaluation sends other numbers of
@@ -22,7 +22,7 @@ import numpy as np
 
 from s2l_ray.config import Config
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants
-from s2l_ray.planner.simulate.measured_run import Measured, own_seconds, read_run
+from s2l_ray.planner.simulate.measured_run import MeasuredRun, own_seconds, read_run
 from s2l_ray.planner.simulate.simulation import Simulation, evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved, fit_solved
 from s2l_ray.planner.workload import Split, workload
@@ -47,7 +47,7 @@ class Calibration:
     """Constants, and how well they describe the run that they are from."""
 
     constants: Constants
-    measured: Measured
+    measured: MeasuredRun
     errors: dict[int, float]
     """G_w -> simulated over measured median step seconds, less 1."""
 
@@ -72,7 +72,7 @@ def calibrate(run: Path, cores: float | None = None) -> Calibration:
     return Calibration(fitted, measured, _errors(measured, fitted))
 
 
-def _first_guess(measured: Measured, cores: float | None) -> Constants:
+def _first_guess(measured: MeasuredRun, cores: float | None) -> Constants:
     """As if nothing got in the way of anything, and costs were shared out evenly."""
     config, records = measured.config, measured.records
     train_rollout_s, pass_token_s = _update(measured)
@@ -123,14 +123,14 @@ def _solved(records: tuple[StepRecord, ...]) -> Solved:
     return fit_solved(counts, dict(right), equal)
 
 
-def _trained_tokens(measured: Measured) -> dict[int, float]:
+def _trained_tokens(measured: MeasuredRun) -> dict[int, float]:
     """Tokens of every step that were trained on, prompts included."""
     responses = np.mean([n for lengths in measured.lengths.values() for n in lengths])
     share = 1 + _prompt_tokens(measured.records) / float(responses)
     return {record.step: share * record.trainer["trained_tokens"] for record in measured.records}
 
 
-def _update(measured: Measured) -> tuple[float, float]:
+def _update(measured: MeasuredRun) -> tuple[float, float]:
     """Seconds of a rollout in an update, and of a pass over a token, if each were half of a median update."""
     work, trained = workload(measured.config, cuda=False), _trained_tokens(measured)
     ranks = measured.config.trainer.ranks or 1
@@ -148,7 +148,7 @@ Point = tuple[int, str]
 FITTED = ("rollout", "update", "explore", "learner_generate")
 
 
-def _fit(measured: Measured, start: Constants) -> Constants:
+def _fit(measured: MeasuredRun, start: Constants) -> Constants:
     """Engines' constants with which the simulated medians come near to the measured ones."""
     from scipy.optimize import least_squares
 
@@ -176,7 +176,7 @@ class _Unknowns:
     the width, which are the same for both; what a rollout and a token cost the trainer.
     """
 
-    def __init__(self, start: Constants, measured: Measured) -> None:
+    def __init__(self, start: Constants, measured: MeasuredRun) -> None:
         self._constants = start
         self._sources = list(start.engines)
         shared = next(iter(start.engines.values()))
@@ -213,7 +213,7 @@ def _residual(simulated: float, seconds: float, weight: float) -> float:
     return math.sqrt(weight) * math.log((simulated + SMALLEST) / (seconds + SMALLEST))
 
 
-def _representative(measured: Measured) -> list[int]:
+def _representative(measured: MeasuredRun) -> list[int]:
     """Some steps of every split of the groups, after one that leads in."""
     of_split: dict[int, list[int]] = defaultdict(list)
     for record in measured.records:
@@ -237,7 +237,7 @@ def _simulated_medians(found: Simulation, config: Config) -> dict[Point, tuple[f
     return _medians([(schedule.share(s.step).explorer, s.seconds | s.spans) for s in found.steps[1:]])
 
 
-def _errors(measured: Measured, constants: Constants) -> dict[int, float]:
+def _errors(measured: MeasuredRun, constants: Constants) -> dict[int, float]:
     config = measured.config
     found = simulate(config, measured.layout, constants, _representative(measured), _trained_tokens(measured))
     schedule = config.schedule.build(config.rollout.group_size)

@@ -37,7 +37,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """A run, as far as it is calibrated on."""
 
     config: Config
@@ -57,7 +57,7 @@ def own_seconds(record: StepRecord) -> float:
     return sum(record.seconds[part] for part in ("rollout", "update", "weight_sync"))
 
 
-def read_run(run: Path) -> Measured:
+def read_run(run: Path) -> MeasuredRun:
     """What a run directory says of its times.
 
     Raises:
@@ -76,7 +76,7 @@ def read_run(run: Path) -> Measured:
         raise ConfigError(f"{run} was made by a version that did not record `spans`; make a new run to calibrate on")
     config = load_config(run / "config.yaml")
     layout = _layout(run) or host_layout(config)
-    return Measured(config, layout, records, tuple(_evaluations(run, config)), _lengths(run, records))
+    return MeasuredRun(config, layout, records, tuple(_evaluations(run, config)), _lengths(run, records))
 
 
 def _layout(run: Path) -> Layout | None:

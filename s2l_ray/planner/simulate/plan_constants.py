@@ -82,7 +82,9 @@ def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Sourc
 
 
 def _engine(sampler: costs.Sampler, work: Workload) -> EngineConstants:
-    together = costs.Sampling(work.prompts, work.group_size, work.prompt_tokens, work.response_tokens, work.max_tokens)
+    together = costs.SamplingWork(
+        work.prompts, work.group_size, work.prompt_tokens, work.response_tokens, work.max_tokens
+    )
     most = max(1, int(costs.concurrency(sampler, together)))
     context = work.prompt_tokens + work.response_tokens / 2
     batches = sorted({round(1 + (most - 1) * point / BATCH_POINTS) for point in range(BATCH_POINTS + 1)})

@@ -131,7 +131,7 @@ class Journal:
         self.activities.append(Activity(actor, kind, step, start, end))
 
 
-class Engine:
+class SimulatedEngine:
     """Continuous batching: whatever waits joins at the next decode step while there is room, first come first served.
 
     A response of n tokens takes n decode steps. Steps between which nothing joins or ends are one event.
@@ -215,7 +215,7 @@ class Engine:
                 request.sampled.succeed()
 
 
-class Verifier:
+class SimulatedVerifier:
     """One worker: rollout sets in the order in which they are sampled."""
 
     def __init__(

@@ -21,7 +21,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots
 from s2l_ray.planner.simulate.constants import Constants
-from s2l_ray.planner.simulate.simulated_actors import Cores, Engine, Journal, Request, Verifier
+from s2l_ray.planner.simulate.simulated_actors import Cores, Journal, Request, SimulatedEngine, SimulatedVerifier
 from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.planner.workload import Split, phases, workload
 from s2l_ray.rollouts.step_planner import balance, mini_batches
@@ -59,15 +59,15 @@ def simulate(
     if config.rollout.max_staleness or config.rollout.straggler_groups:
         raise ConfigError("rollout.max_staleness and rollout.straggler_groups cannot be simulated; leave them out")
     chosen = list(steps) if steps is not None else list(range(1, config.schedule.steps + 1))
-    return _Run(config, layout, constants, chosen, trained or {}).run()
+    return _SimulatedRun(config, layout, constants, chosen, trained or {}).run()
 
 
 def evaluation_seconds(config: Config, layout: Layout, constants: Constants, problems: int, samples: int) -> float:
     """Sampling and verifying `samples` responses to each of so many problems, on the last phase's learner engines."""
-    return _Run(config, layout, constants, [], {}).evaluate(problems, samples)
+    return _SimulatedRun(config, layout, constants, [], {}).evaluate(problems, samples)
 
 
-class _Run:
+class _SimulatedRun:
     def __init__(
         self, config: Config, layout: Layout, constants: Constants, steps: list[int], trained: Mapping[int, float]
     ) -> None:
@@ -79,11 +79,11 @@ class _Run:
         self._work = workload(config, cuda=layout.device == "gpu")
         self._cores = {bundle.node: Cores(self._env, constants.cores) for bundle in layout.bundles}
         self._phase: PhaseSlots | None = None
-        self._engines: dict[tuple[str, int], Engine] = {}
+        self._engines: dict[tuple[str, int], SimulatedEngine] = {}
         self._exploring: dict[int, tuple[float, list[simpy.Process]]] = {}
         host = next(iter(self._cores.values()))
         self._verifiers = [
-            Verifier(
+            SimulatedVerifier(
                 self._env,
                 f"verifier {number}",
                 constants.verify_request_s,
@@ -143,18 +143,18 @@ class _Run:
     def _outstanding(self) -> list[simpy.Process]:
         return [task for _, tasks in self._exploring.values() for task in tasks if task.is_alive]
 
-    def _engine(self, slot: EngineSlot, start_s: float, step: int) -> Engine:
+    def _engine(self, slot: EngineSlot, start_s: float, step: int) -> SimulatedEngine:
         name, now = f"{slot.role} {slot.index}", self._env.now
         if start_s:
             self._journal.add(name, "start", step, now, now + start_s)
         cores = self._cores[self._layout.bundles[slot.bundle].node]
         constants = self._constants.engines[slot.role]
-        return Engine(self._env, name, slot.role, constants, cores, self._journal, start_s)
+        return SimulatedEngine(self._env, name, slot.role, constants, cores, self._journal, start_s)
 
     def _needed(self, step: int) -> list[Source]:
         return [source for source in SOURCES if self._sampled(step, source)]
 
-    def _soonest(self, source: Source) -> list[Engine]:
+    def _soonest(self, source: Source) -> list[SimulatedEngine]:
         """The engine that the step has to wait for if none of its kind is ready."""
         return sorted((e for e in self._engines.values() if e.source == source), key=lambda e: e.ready_at)[:1]
 
