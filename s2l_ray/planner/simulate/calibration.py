@@ -23,7 +23,8 @@ import numpy as np
 from s2l_ray.config import Config
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants
 from s2l_ray.planner.simulate.measured_run import MeasuredRun, own_seconds, read_run
-from s2l_ray.planner.simulate.simulation import Simulation, evaluation_seconds, simulate
+from s2l_ray.planner.simulate.simulated_run import Simulation
+from s2l_ray.planner.simulate.simulation import evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved, fit_solved
 from s2l_ray.planner.workload import Split, workload
 from s2l_ray.results import StepRecord

@@ -12,22 +12,11 @@ import simpy
 
 from s2l_ray.kinds import ActivityKind, Source
 from s2l_ray.planner.simulate.constants import EngineConstants
+from s2l_ray.planner.simulate.simulated_run import Activity
 
 KIND_OF: dict[Source, ActivityKind] = {"explorer": "explore", "learner": "learner_generate"}
 TINY = 1e-9
 """Seconds; floats that differ by less are one moment."""
-
-
-@dataclass(frozen=True)
-class Activity:
-    """What one actor did, from `start` to `end`, in seconds since the run began."""
-
-    actor: str
-    """Such as "trainer 0", "explorer 1", "verifier 0"."""
-    kind: ActivityKind
-    step: int
-    start: float
-    end: float
 
 
 class Work:

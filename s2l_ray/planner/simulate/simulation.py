@@ -5,7 +5,7 @@ explorer requests of the next `rollout.prefetch_steps` steps go out once the pre
 learner requests go out when collecting begins; a request goes to the engine of its kind with the fewest rollouts
 outstanding, and from there to such a verifier; engines batch continuously; whole groups are balanced over the ranks of
 every optimizer step; engines sleep beside the trainer; engines that are handed over join between two steps.
-Left out: start, evaluations, checkpoints.
+`scope` says what is refused and what is left out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simpy
 
-from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots
 from s2l_ray.planner.simulate.constants import Constants
+from s2l_ray.planner.simulate.scope import check_config, left_out
 from s2l_ray.planner.simulate.simulated_actors import Cores, Journal, Request, SimulatedEngine, SimulatedVerifier
 from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.planner.workload import Split, phases, workload
@@ -56,8 +56,7 @@ def simulate(
     Raises:
         ConfigError: the configuration has something that is not simulated.
     """
-    if config.rollout.max_staleness or config.rollout.straggler_groups:
-        raise ConfigError("rollout.max_staleness and rollout.straggler_groups cannot be simulated; leave them out")
+    check_config(config)
     chosen = list(steps) if steps is not None else list(range(1, config.schedule.steps + 1))
     return _SimulatedRun(config, layout, constants, chosen, trained or {}).run()
 
@@ -75,7 +74,7 @@ class _SimulatedRun:
         self._steps, self._trained = steps, trained
         self._env = simpy.Environment()
         self._journal = Journal()
-        self._schedule = config.schedule.build(config.rollout.group_size)
+        self._schedule = config.schedule.build(config.rollout.group_size).nominal()
         self._work = workload(config, cuda=layout.device == "gpu")
         self._cores = {bundle.node: Cores(self._env, constants.cores) for bundle in layout.bundles}
         self._phase: PhaseSlots | None = None
@@ -97,7 +96,7 @@ class _SimulatedRun:
 
     def run(self) -> Simulation:
         self._env.run(self._env.process(self._drive()))
-        return Simulation(tuple(self._done), tuple(self._journal.activities))
+        return Simulation(tuple(self._done), tuple(self._journal.activities), left_out(self._config))
 
     def evaluate(self, problems: int, samples: int) -> float:
         for slot in self._layout.phases[-1].engines_of("learner"):
