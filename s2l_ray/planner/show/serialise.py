@@ -103,8 +103,8 @@ def _load(load: DeviceLoad) -> dict[str, Any]:
 
 
 def _worst(phases: tuple[PhasePlan, ...]) -> list[dict[str, Any]]:
-    fullest: dict[tuple, tuple[str, DeviceLoad]] = {}
-    roles: dict[tuple, dict[str, list[str]]] = {}
+    fullest: dict[tuple[int, int | None], tuple[str, DeviceLoad]] = {}
+    roles: dict[tuple[int, int | None], dict[str, list[str]]] = {}
     for phase in phases:
         for load in phase.gpus:
             place = (load.node, load.gpu)
