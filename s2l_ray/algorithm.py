@@ -42,7 +42,7 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
     """
 
     run: TrainingRun
-    """The run that this is the face of."""
+    """The training run itself, with its actors (`run.graph`)."""
 
     def __init__(self, config: Config | dict[str, Any], reporter: Reporter | None = None, **tune: Any) -> None:
         self._reporter = reporter or SilentReporter()

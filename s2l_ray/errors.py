@@ -1,4 +1,4 @@
-"""Errors that a user can act on. Each message names the key, row or resource and says what to do."""
+"""Errors that a user can act on. Each message names the key, row or resource, and says what to do."""
 
 
 class S2LError(Exception):

@@ -1,4 +1,4 @@
-"""What a run reports: one record per step, one per evaluation, and the summary of both. No tokens, only numbers."""
+"""What a run reports: a record for each step and each evaluation. They hold numbers, no tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SourceStats:
     response_tokens: int
     truncated: int
     verdicts: dict[str, int]
-    """Count per verdict status: right, wrong, unparsable, timeout, failed."""
+    """Number of rollouts by verdict status: right, wrong, unparsable, timeout, failed."""
 
     @classmethod
     def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
@@ -96,7 +96,7 @@ class StepRecord:
     zero_variance_groups: int
     groups: int
     prompts: list[str]
-    """Prompt ids in the order of the data."""
+    """Ids of the prompts that were trained on, in the order of the data."""
     digest: str
     """Hash over every group's prompt id and response tokens: equal digests mean the same groups, to the token."""
     weight_version: int
@@ -104,21 +104,21 @@ class StepRecord:
     trainer: dict[str, float]
     """Metrics of the update: loss, grad_norm, learning_rate, ratio_mean, clip_fraction, kl, logprob_gap and others."""
     seconds: dict[str, float]
-    """Wall-clock per phase (rollout, update, weight_sync, checkpoint, evaluate) and `total`."""
+    """Wall-clock seconds by phase (`timing.clock.PHASES`), and their `total` with what is in no phase."""
     spans: dict[str, float] = field(default_factory=dict)
     """Seconds from the first request of a source to its last verdict: "explore" and "learner_generate". They overlap
     each other and, since the explorer samples ahead, the phases of earlier steps."""
     engines: dict[Source, int] = field(default_factory=dict)
     """How many engines sampled for each source."""
     refilled_groups: int = 0
-    """Groups sampled to replace such without variance (rollout.refill_rounds), used or not."""
+    """Groups sampled to replace groups without variance (rollout.refill_rounds), used or not."""
     explorer_only: tuple[int, int] = (0, 0)
-    """Groups that the explorer alone solved, of how many that both sources sampled."""
+    """(groups that only the explorer solved, groups that both sources sampled)."""
     parts: dict[str, float] = field(default_factory=dict)
     """The wall-clock seconds of the step by cause (`timing.attribution.PARTS`). They add up to `seconds["total"]`."""
     busy: dict[str, float] = field(default_factory=dict)
-    """By role (explorer, learner, verifier, trainer): the share of the time from the groups of the step before to those
-    of this step in which its actors worked, on whatever step; the mean of the actors."""
+    """By role (explorer, learner, verifier, trainer): the share of the time in which its actors worked, for any step,
+    between the completion of the previous step's groups and of this step's groups; the mean over the actors."""
     pipeline: PipelineStats = PipelineStats()
 
     @property
@@ -150,7 +150,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Held-out pass@k of one model at one time."""
+    """Held-out pass@k of one model with the weights of one step."""
 
     step: int
     model: Source
@@ -164,12 +164,12 @@ class EvaluationRecord:
     reward: float
     response_tokens: int
     correct: list[int]
-    """Right answers per problem, in the order of the held-out file."""
+    """Number of right answers to each problem, in the order of the held-out file."""
     seconds: float = 0.0
     """Wall-clock time that it took."""
 
     def to_json(self) -> dict[str, Any]:
-        """`pass@k` keys at the top level, as users look for them."""
+        """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""
         row = asdict(self)
         pass_at, ci = row.pop("pass_at"), row.pop("ci")
         row |= {f"pass@{k}": value for k, value in pass_at.items()}
@@ -209,7 +209,7 @@ def _step_seconds(steps: Sequence[StepRecord]) -> float | None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that is not finite: JSON has no NaN and no infinity."""
+    """`value` with None for every number that is not finite: JSON has no NaN and no infinity."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import RunDisplay, final_table
     from s2l_ray.run.finished import next_free
 
-    config, remark = next_free(load_config(arguments.config, arguments.overrides))
+    config, notice = next_free(load_config(arguments.config, arguments.overrides))
     from s2l_ray.algorithm import S2LPO
 
     with RunDisplay(config.schedule.steps, config.name) as display:
-        if remark:
-            display.note(remark)
+        if notice:
+            display.note(notice)
         algorithm = S2LPO(config, display)
         try:
             while not algorithm.train()["done"]:

@@ -9,21 +9,28 @@ from s2l_ray.kinds import BankMode
 
 
 class BankConfig(Section):
+    """The bank of recorded explorer rollouts."""
+
     mode: Annotated[BankMode, YamlWord] = "off"
-    """`read`: every explorer rollout comes from the bank, no explorer engine is started, and what is missing is an
-    error before anything starts; `write`: explorer rollouts are sampled and recorded; `readwrite`: those that the bank
-    has are read, the others sampled and recorded. `bank: read` is short for `bank: {mode: read}`."""
+    """How the run uses the bank; `bank: read` is short for `bank: {mode: read}`.
+
+    - `off`: not at all;
+    - `read`: every explorer rollout comes from the bank and no explorer engine is started; a missing rollout is an
+      error before anything starts;
+    - `write`: explorer rollouts are sampled and recorded;
+    - `readwrite`: rollouts that the bank has are read, the others are sampled and recorded."""
     path: LocalPath = "outputs/bank"
-    """Directory, s3://..., gs://... or, for another protocol of fsspec's, fsspec+PROTOCOL://...; recordings with
-    different settings lie in it side by side."""
+    """Directory or URI of the bank: s3://..., gs://..., or fsspec+PROTOCOL://... for any other protocol of fsspec. A
+    bank holds recordings with different settings side by side."""
     recording: Annotated[str, Field(pattern="^[0-9a-f]{4,16}$")] | None = None
-    """read: take this recording (its fingerprint, or how that begins; `s2l bank show` lists them) instead of the one
-    that this run's own settings would make. Its explorer_seed and origin may then differ, so that this is how imported
-    rollouts are read, and another seed's; all else must be equal."""
+    """With mode: read, the recording to read, by its fingerprint or the beginning of it (`s2l bank show` lists them),
+    instead of the one with this run's own settings. Only its rollout.explorer_seed, models.dtype and origin may differ
+    from the run's: this is how imported rollouts are read, and those of another seed."""
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def _spelled_out(cls, value: Any) -> Any:
+        """`read` as `{mode: read}`. YAML reads a bare `off` as a boolean."""
         return {"mode": value} if isinstance(value, str | bool) else value
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,9 @@ from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What `read_yaml` raises."""
 LONGEST_SHOWN = 80
@@ -24,7 +27,7 @@ LONGEST_SHOWN = 80
 
 
 class ConfigFile(Config):
-    """What a file may hold."""
+    """The keys of a file: those of a run, and `extends`."""
 
     extends: str | tuple[str, ...] = ()
     """Files that are read before this one: paths relative to it, or names of shipped configurations."""
@@ -48,11 +51,11 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
     with_values = _from_python if isinstance(overrides, dict) else _from_word
     try:
         for key, value in layers:  # one by one: a later one changes what it names, and nothing beside it
-            merged = OmegaConf.merge(merged, _spelled_out(with_values(key, value)))
+            merged = _merged(merged, _spelled_out(with_values(key, value)))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
-    return parse_config(values, str(path))
+    return parse_config(cast(dict[str, Any], values), str(path))
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
@@ -83,11 +86,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     except NOT_YAML as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     found = [CONFIGURATIONS.find(base, path.parent, but=path) for base in bases]
-    return OmegaConf.merge(*[_read(base, (*seen, path)) for base in found], own)
+    return _merged(*[_read(base, (*seen, path)) for base in found], own)
+
+
+def _merged(*layers: DictConfig | dict[str, Any]) -> DictConfig:
+    """Layers in order of increasing precedence, as one."""
+    return cast(DictConfig, OmegaConf.merge(*layers))  # mappings make a mapping
 
 
 def _bases(own: DictConfig, path: Path) -> Sequence[str]:
-    """Takes `extends` out of a file's own keys."""
+    """What `extends` names; takes it out of a file's own keys."""
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, Sequence) or not all(isinstance(base, str) for base in bases):
@@ -126,7 +134,7 @@ def _split(item: str) -> tuple[str, str]:
 
 
 def _from_word(key: str, value: str) -> dict[str, Any]:
-    """The layer that `key=value` is."""
+    """The layer of keys that an override `key=value` adds."""
     key_type = _type_at(key)
     if is_text(key_type):
         return _nested(key, None if value == "null" and can_be_none(key_type) else literal(value))
@@ -142,7 +150,11 @@ def _from_python(key: str, value: Any) -> dict[str, Any]:
 
 
 def _type_at(key: str) -> Any:
-    """What a dotted key holds."""
+    """The type of the value of a dotted key.
+
+    Raises:
+        ConfigError: there is no such key; the nearest one is named.
+    """
     if not isinstance(key, str) or not all(key.split(".")):
         raise ConfigError(f"override {key!r}: that is not a key; keys are written like schedule.steps")
     key_type: Any = Config
@@ -159,15 +171,15 @@ def _type_at(key: str) -> Any:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+    """`{"a": {"b": value}}` for the key a.b."""
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
 
 
 # ---- what is wrong, in a line each ----------------------------------------------------------------------------------
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
     given = error["input"]
     if error["type"] == "extra_forbidden":

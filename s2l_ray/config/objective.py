@@ -15,8 +15,9 @@ class CorrectionConfig(Section):
     """Off-policy correction of the policy loss, by source."""
 
     explorer: CorrectionLevel = "none"
+    """Weight on the policy loss of the explorer's tokens; its values are those of `learner`."""
     learner: CorrectionLevel = "none"
-    """Weight on the policy loss of that source's tokens: w = exp(learner's log-prob before the step - log-prob that
+    """Weight on the policy loss of the learner's tokens: w = exp(learner's log-prob before the step - log-prob that
     the engine sampled with). `none`: 1, as the paper has it; `token`: each token its own w; `sequence`: the product
     over the response, for each of its tokens (verl's token and sequence levels); or your own `module:function`, called
     as function(log_ratio, lengths) (s2l_ray/objective/weighting.py says with what). The engine's log-prob is of the
@@ -25,6 +26,7 @@ class CorrectionConfig(Section):
     """`truncate`: min(w, cap), truncated importance sampling; `mask`: w within [1/cap, cap], else 0. What is masked
     stays in the loss's denominators. Metric correction_kept/SOURCE: share of tokens with w within [1/cap, cap]."""
     cap: Annotated[float, Field(gt=1)] = 2.0
+    """Largest weight."""
 
 
 class ObjectiveConfig(Section):
@@ -58,11 +60,13 @@ class ObjectiveConfig(Section):
     or your own `module:function`, called as function(tokens, objective) (s2l_ray/objective/losses.py says with what,
     examples/loss.py is one)."""
     clip_low: Fractional = 0.2
+    """ppo, gspo and cispo: clip(r) holds r at 1 - clip_low or above."""
     clip_high: PositiveFloat = 0.2
-    """ppo, gspo and cispo: clip(r) holds r within [1 - clip_low, 1 + clip_high]."""
+    """ppo, gspo and cispo: clip(r) holds r at 1 + clip_high or below."""
     sapo_positive: PositiveFloat = 1.0
+    """sapo: t of tokens with A > 0."""
     sapo_negative: PositiveFloat = 1.05
-    """sapo: t where A > 0, and elsewhere."""
+    """sapo: t of all other tokens."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL estimate to the initial learner."""
     kl_estimator: KLEstimator = "k3"

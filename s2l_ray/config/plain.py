@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, dataclass_transform
 
-T = TypeVar("T")
+Section = TypeVar("Section", bound="BaseModel")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """Every subclass is a frozen dataclass, and its rules are looked at when it is made."""
+    """Base of sections: every subclass is a frozen dataclass, whose rules are checked when it is made."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
@@ -29,37 +31,40 @@ class BaseModel:
             if getattr(getattr(type(self), name), "is_rule", False):
                 getattr(self, name)()
 
-    def model_copy(self: T, *, update: dict[str, Any]) -> T:
+    def model_copy(self: Section, *, update: dict[str, Any]) -> Section:
+        """The section with other values for some of its fields."""
         return replace(self, **update)
 
 
-def model_validator(*, mode: str) -> Callable[[T], T]:
-    """Mode "after": a method that raises ValueError. mode "before" reads what is no section yet, which nobody does."""
+def model_validator(*, mode: str) -> Callable[[Method], Method]:
+    """Mark a rule of a section: a method that raises ValueError, with mode "after".
 
-    def mark(method: T) -> T:
-        if mode == "after":
-            method.is_rule = True
+    Methods with mode "before" read another way to write a section, which only files and overrides use.
+    """
+
+    def mark(method: Method) -> Method:
+        vars(method)["is_rule"] = mode == "after"
         return method
 
     return mark
 
 
 def Field(**_: Any) -> None:
-    """A range."""
+    """The range of a number, which is not checked."""
 
 
 def BeforeValidator(_: Callable[[Any], Any]) -> None:
-    """Another way to write a value."""
+    """Another way to write a value, which is not read."""
 
 
 AfterValidator = BeforeValidator
-"""A rule for one value."""
+"""A rule for one value, which is not checked."""
 
 
-def field_validator(*_: str) -> Callable[[T], T]:
-    """A rule for the values of some fields."""
+def field_validator(*_: str) -> Callable[[Method], Method]:
+    """A rule for the values of some fields, which is not checked."""
     return lambda method: method
 
 
 def ConfigDict(**_: Any) -> None:
-    """What to do with unknown names."""
+    """What pydantic does with unknown names and docstrings."""

@@ -1,23 +1,34 @@
-"""What every part of the configuration is built from."""
+"""What every section of the configuration is built from: its base class, and the types of its values."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-try:
+if TYPE_CHECKING:
     from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-except ModuleNotFoundError:
-    from s2l_ray.config.plain import (
-        AfterValidator,
-        BaseModel,
-        BeforeValidator,
-        ConfigDict,
-        Field,
-        field_validator,
-        model_validator,
-    )
+else:
+    try:
+        from pydantic import (
+            AfterValidator,
+            BaseModel,
+            BeforeValidator,
+            ConfigDict,
+            Field,
+            field_validator,
+            model_validator,
+        )
+    except ModuleNotFoundError:
+        from s2l_ray.config.plain import (
+            AfterValidator,
+            BaseModel,
+            BeforeValidator,
+            ConfigDict,
+            Field,
+            field_validator,
+            model_validator,
+        )
 
 __all__ = [
     "AfterValidator",
@@ -33,20 +44,20 @@ __all__ = [
 ]
 
 LONGEST_PATH = 4095
-"""Bytes that Linux takes."""
+"""In bytes; Linux's limit."""
 LONGEST_FILE_NAME = 255
-"""Bytes that file systems take."""
+"""In bytes; the limit of common file systems."""
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fractional = Annotated[float, Field(ge=0, le=1)]
-# YAML reads a bare on or off as a boolean.
 YamlWord = BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value)
+"""For values that may be `on` or `off`, which YAML reads as booleans where they are not quoted."""
 
 
 def _possible(path: str) -> str:
-    """The path, unless the operating system would refuse it itself, wherever it is used first."""
+    """The path, if the operating system can take it; refused here, where the key can be named."""
     if not path:
         raise ValueError("is empty; give a path")
     if "\0" in path:
@@ -66,7 +77,10 @@ LocalPath = Annotated[
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values cannot change after validation."""
+    """A part of the configuration. Unknown keys are errors, and values cannot change after validation.
+
+    The docstring below a key is its text in `s2l config` and in the documentation: Markdown, with "- " for items.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -78,7 +92,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _unicode(cls, value: Any) -> Any:
-        """Other bytes on a command line become lone surrogates, which no file that a run writes can hold."""
+        """Refuse lone surrogates, which Python reads from other bytes on a command line and no file can hold."""
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise ValueError("is not Unicode text (UTF-8)")
         return value

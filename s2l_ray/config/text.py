@@ -26,6 +26,7 @@ def is_text(key_type: Any) -> bool:
 
 
 def can_be_none(key_type: Any) -> bool:
+    """Whether a key of this type may be null."""
     return NoneType in _alternatives(key_type)
 
 

@@ -23,9 +23,13 @@ class TrainerConfig(Section):
     ranks: Positive | None = None
     """FSDP ranks, one actor each; default: the plan decides (on CPUs: 1)."""
     learning_rate: PositiveFloat = 1e-6
+    """Learning rate of AdamW, after the warm-up and before lr_schedule lowers it."""
     betas: tuple[Fractional, Fractional] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moments."""
     eps: PositiveFloat = 1e-8
+    """AdamW's term that is added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
     decay_norms_and_embeddings: bool = False
     """Off: weight_decay leaves out norms, biases and embeddings (and an output layer tied to them)."""
     warmup_steps: NonNegative = 0

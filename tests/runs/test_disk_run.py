@@ -53,7 +53,7 @@ def test_a_disk_that_fills_up_under_a_run(family: Family, tmp_path: Path, capfd:
             algorithm.stop()
         trainer = run / "checkpoints" / "step-000004" / "trainer"
         assert str(caught.value).startswith(f"{trainer} cannot be written: No space left on device; free some space")
-        assert any("database or disk is full" in note for note in reporter.notes)  # MLflow's is there too: a remark
+        assert any("database or disk is full" in note for note in reporter.notes)  # MLflow's is there too: a notice
         assert "Traceback" not in capfd.readouterr().err
 
         (disk / "ballast").unlink()

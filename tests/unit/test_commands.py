@@ -79,7 +79,7 @@ def test_config_explains_keys(capsys: pytest.CaptureFixture):
         "    Steps between checkpoints; the last step is always saved.",
         "",
         "checkpoint.keep   integer > 0   default 2",
-        "    Newest checkpoints kept.",
+        "    Number of checkpoints that are kept, the newest ones.",
     ]
     assert cli.main(["config", "models.learner"]) == 0
     assert capsys.readouterr().out.startswith("models.learner   path   must be given\n    Directory")

@@ -44,10 +44,15 @@ def test_every_default_given_as_an_override_is_the_default(tmp_path: Path):
     assert load_config(file, given) == load_config(file)
 
 
+def test_every_key_has_a_text():
+    assert [key.name for key in KEYS.values() if not key.text.rstrip("`").endswith((".", ")"))] == []
+
+
 def test_a_text_keeps_paragraphs_and_items_and_loses_line_breaks():
     lines = KEYS["schedule.kind"].text.splitlines()
     assert lines[0].startswith("How the explorer's share") and lines[0].endswith("(mix_steps - 1):")
-    assert [line.split(":")[0] for line in lines[1:3]] == ["- `linear` (the paper's)", "- `cosine`"]
+    assert lines[1] == "" and lines[-2] == ""
+    assert [line.split(":")[0] for line in lines[2:4]] == ["- `linear` (the paper's)", "- `cosine`"]
 
 
 @pytest.mark.parametrize(

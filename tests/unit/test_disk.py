@@ -177,7 +177,7 @@ def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:
     assert len(bank) == asked.count
 
 
-def test_a_tracking_store_is_a_remark(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_tracking_store_is_a_notice(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = open_tracker(TrackingConfig(), disk, "full")
     ballast = fill(disk)
     tracker.log_step(step(1))

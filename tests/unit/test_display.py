@@ -9,7 +9,8 @@ from rich.console import Console
 
 from s2l_ray.config import parse_config
 from s2l_ray.display import RunDisplay, TaskDisplay, final_table
-from s2l_ray.display.run import TURNS, eta_seconds, step_line
+from s2l_ray.display.records import eta_seconds, step_line
+from s2l_ray.display.run import TURNS
 from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord

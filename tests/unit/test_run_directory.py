@@ -254,8 +254,8 @@ def test_more_steps_after_the_end_go_the_way_that_the_message_names(first: Path,
         words = shlex.split(str(caught.value).rpartition("train on from its end: ")[2])
         assert words == [f"resume={first}", f"run_dir={first}-more", f"schedule.steps={more}"]
         overrides = dict(word.split("=", 1) for word in words)
-        longer, remark = next_free(config(tmp_path, **overrides, **{"schedule.mix_steps": 2}))
-        assert remark is None and longer.run_path == Path(f"{first}-more")
+        longer, notice = next_free(config(tmp_path, **overrides, **{"schedule.mix_steps": 2}))
+        assert notice is None and longer.run_path == Path(f"{first}-more")
         assert to_resume(acquired(longer), longer).step == 4 and longer.schedule.steps == more
         (longer.run_path / ".lock").unlink()
 
@@ -267,10 +267,10 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, monkeypatch: pytest
     for name in ("mine", "mine-2"):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "summary.json").write_text("{}")
-    free, remark = next_free(fresh)
+    free, notice = next_free(fresh)
     assert free.run_path == Path("outputs/mine-3")
     begin = "outputs/mine holds a finished run; this one is in outputs/mine-3. To train on from its end: resume="
-    assert remark.startswith(begin)
+    assert notice.startswith(begin)
     with pytest.raises(ConfigError, match="already holds a finished run"):
         next_free(config(tmp_path, run_dir="outputs/mine"))
 

@@ -1,0 +1,20 @@
+"""The Ray cluster that a run joins or starts."""
+
+from __future__ import annotations
+
+from s2l_ray.config.section import PositiveFloat, Section
+
+
+class ClusterConfig(Section):
+    """The Ray cluster, and how long it may take."""
+
+    address: str | None = None
+    """Ray cluster to join: HOST:PORT of its head; `auto` for that of RAY_ADDRESS, else the Ray that runs on this
+    machine; or `local` for a private Ray on this machine. Default: that of RAY_ADDRESS (which `ray job submit` sets),
+    else a private Ray."""
+    start_timeout_s: PositiveFloat = 300.0
+    """Longest time for starting a private Ray, and again for placing and starting all actors."""
+    step_timeout_s: PositiveFloat = 3600.0
+    """Longest time for each phase of a step."""
+    weight_sync_timeout_s: PositiveFloat = 120.0
+    """Longest time for a weight sync."""
