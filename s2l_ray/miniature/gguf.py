@@ -43,14 +43,14 @@ def smollm2_gguf() -> Path:
 
 
 SOURCES: dict[str, Callable[[], Path]] = {"smollm2-135m": smollm2_gguf}
-"""GGUF files that have a name: name -> function that finds the file or raises ModelError."""
+"""Models that have a name: name -> function that returns the path of the GGUF file, or raises ModelError."""
 
 
 def import_model(source: str | Path, target: Path) -> Path:
-    """`import_gguf` of one of `SOURCES`, or of the GGUF file at that path.
+    """Import one of `SOURCES`, or the GGUF file at that path, with `import_gguf`.
 
     Raises:
-        ModelError: as `import_gguf`, or there is neither such a name nor such a file.
+        ModelError: there is neither such a name nor such a file; and see `import_gguf`.
     """
     if str(source) in SOURCES:
         return import_gguf(SOURCES[str(source)](), target)
