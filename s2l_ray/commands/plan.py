@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2l_ray.placement.inventory import Inventory
     from s2l_ray.placement.plan import Plan
     from s2l_ray.planner.simulate.constants import Constants
-    from s2l_ray.planner.simulate.simulation import Simulation
+    from s2l_ray.planner.simulate.simulated_run import Simulation
 
     Simulated = tuple[str, Simulation]
 
