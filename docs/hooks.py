@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ["COLUMNS"] = "100"  # the width at which argparse wraps its help
+os.environ["COLUMNS"] = "88"  # the width at which argparse wraps its help
 
 from s2l_ray.cli import _parser
 from s2l_ray.config.reference import Key, keys

@@ -1,4 +1,4 @@
-"""How many of a group's G rollouts the explorer samples at each step, in exact integers.
+"""The schedule of the explorer: how many of a group's G rollouts it samples at each step, in exact integers.
 
 Algorithm 1 of arXiv 2605.30789: alpha_i = 1 - (i - 1) / (T_mix - 1) for i <= T_mix, G_w = ceil(alpha_i * G).
 A float ceil is off by one for some G (G = 7, T_mix = 8, i = 7: alpha * G is exactly 1, floats say
@@ -190,7 +190,7 @@ class AdaptiveSchedule:
         return GroupSplit(step, Fraction(explorer, self.group_size), explorer, self.group_size - explorer)
 
     def nominal(self) -> Schedule:
-        """What plans count on: a linear fall over the same steps. The real one differs on the way, and ends with it."""
+        """The schedule that plans assume: a linear fall over the same steps. The real one differs until it ends."""
         return Schedule("linear", self.group_size, self.mix_steps, self.start)
 
     def _explorer(self, window: int) -> int:

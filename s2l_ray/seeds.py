@@ -1,4 +1,4 @@
-"""From a run's seed, which is any integer, to what seeds a random number generator."""
+"""Seeds of random number generators from a run's seed, which may be any integer."""
 
 from __future__ import annotations
 

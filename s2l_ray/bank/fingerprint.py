@@ -1,4 +1,4 @@
-"""What made a recording: the settings and contents that its rollouts are a function of, and a hash over them."""
+"""The fingerprint of a recording: the settings and file contents that determine its rollouts, and a hash over them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from s2l_ray.rollouts.records import Prompt
 
 Value = str | int | float | bool | None
 SAMPLED = "s2l-ray"
-"""Origin of rollouts that this package sampled. Others carry in their origin where they come from."""
+"""The origin of rollouts that this package sampled; that of others tells where they come from."""
 DATE = "data.date"
-"""Field of what was sampled for prompts that name a day; others do not have it."""
+"""A field that only exists if the chat template writes a date into the prompts."""
 FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed", "models.dtype")
-"""Fields in which a run and a recording that it names (bank.recording) may differ."""
+"""Fields in which a recording may differ from a run that names it (bank.recording)."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a recording, or of what a run would record."""
+    """What determines the rollouts of a recording, or those that a run would record."""
 
     fields: Mapping[str, Value]
-    """By the name of the configuration's key where there is one; contents of files as hashes."""
+    """Settings by the name of their key, contents of files as hashes."""
 
     @cached_property
     def digest(self) -> str:
@@ -34,11 +34,13 @@ class Fingerprint:
 
     @property
     def origin(self) -> Value:
+        """Where the rollouts come from."""
         return self.fields["origin"]
 
     def differences(self, run: Fingerprint, but: Iterable[str] = ()) -> list[str]:
-        """Where this recording and a run differ, one line a field, such as
-        "rollout.explorer.temperature: recorded 1.0, this run 0.7".
+        """The fields in which this recording and a run differ, one line each.
+
+        A line reads "rollout.explorer.temperature: recorded 1.0, this run 0.7".
 
         Args:
             but: fields that may differ.
@@ -52,7 +54,7 @@ class Fingerprint:
 
 
 def prompt_digest(prompt: Prompt) -> str:
-    """16 hex digits over what a rollout's tokens and verdict depend on: the prompt's tokens, answer and question."""
+    """16 hex digits over what determines a rollout's tokens and verdict: the prompt's tokens, answer and question."""
     digest = hashlib.blake2b(prompt.token_ids.astype("<i4").tobytes(), digest_size=8)
     digest.update(json.dumps([prompt.answer, prompt.question]).encode())
     return digest.hexdigest()

@@ -1,9 +1,10 @@
-"""Which rollouts a recording has and where: from the shards' key columns alone, about 20 bytes a rollout in memory."""
+"""Which rollouts a recording has, and in which shard. Read from the shards' key columns, about 20 bytes per rollout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,20 +16,22 @@ from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 
 THREADS = 16
-"""Shards whose keys are read at one time: an object store answers slowly, but many at once."""
+"""Number of shards whose keys are read concurrently: an object store has a high latency."""
 _DRAWS = 2**32
+"""More than the draws of any prompt. A rollout's key is prompt number * _DRAWS + draw."""
 
 
 class Location(NamedTuple):
-    """Of one rollout."""
+    """Where a rollout is stored."""
 
     shard: str
     row_group: int
     row: int
-    """Within the row group."""
+    """Its row within the row group."""
 
 
-class DrawRange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DrawRange:
     """Draws `first` to `first + count - 1` of a prompt."""
 
     prompt_id: str
@@ -36,26 +39,27 @@ class DrawRange(NamedTuple):
     count: int
 
 
-class _Keys(NamedTuple):
-    """Of one shard."""
+class _ShardKeys(NamedTuple):
+    """The rollouts of one shard that are of the run's prompts."""
 
     keys: np.ndarray
-    """int64 [rows]"""
+    """int64 [rollouts]."""
     rows: np.ndarray
-    """int32 [rows]: where in the shard."""
+    """int32 [rollouts]: their rows in the shard."""
     starts: np.ndarray
-    """int64 [row groups + 1]: first rows."""
+    """int64 [row groups + 1]: the first row of each row group, and the number of rows."""
 
 
 class Index:
-    """Of the prompts that matter to a run. The rollouts of others take no memory.
+    """The rollouts of a recording that are of a run's prompts. Those of other prompts take no memory.
 
     Args:
-        prompts: digest by prompt id (see `prompt_digest`).
-        storage, folder: where the recording's shards are.
+        prompts: the digest of each of the run's prompts, by id (see `prompt_digest`).
+        storage: the bank.
+        folder: the directory of the recording's shards.
 
     Raises:
-        BankError: a recorded prompt has another digest than the run's, or a shard cannot be read.
+        BankError: a prompt was recorded with another digest than the run's, or a shard cannot be read.
     """
 
     def __init__(self, prompts: Mapping[str, str], storage: Storage, folder: str) -> None:
@@ -71,11 +75,11 @@ class Index:
         self.add(name for name, _ in storage.files(folder, ".parquet"))
 
     def __len__(self) -> int:
-        """Rollouts of the run's prompts."""
+        """Number of rollouts of the run's prompts."""
         return len(self._keys)
 
     def add(self, shards: Iterable[str]) -> None:
-        """Take in shards. Of a rollout that several have, the first counts: they are equal."""
+        """Add shards by name. Where several have the same rollout, the first one is used; they are equal."""
         names = list(shards)
         with ThreadPoolExecutor(THREADS) as threads:
             found = list(threads.map(self._read, names))
@@ -88,17 +92,18 @@ class Index:
         self._starts += [part.starts for part in found]
 
     def has(self, ranges: Sequence[DrawRange]) -> np.ndarray:
-        """Bool [ranges]: whether every draw of each is there."""
+        """Bool [ranges]: whether every draw of each range is recorded."""
         if not len(ranges) or not len(self._keys):
             return np.zeros(len(ranges), bool)
         first = np.array([self._key(r.prompt_id, r.first) for r in ranges])
         last = first + np.array([r.count for r in ranges]) - 1
-        # Keys are distinct and sorted: as many as were asked for lie up to the last one only if none is absent.
+        # Keys are distinct and sorted: if none is absent, a range's last key is `count - 1` places after its first.
         place = np.searchsorted(self._keys, first) + (last - first)
-        return (place < len(self._keys)) & (self._keys[np.minimum(place, len(self._keys) - 1)] == last)
+        found: np.ndarray = (place < len(self._keys)) & (self._keys[np.minimum(place, len(self._keys) - 1)] == last)
+        return found
 
     def missing(self, wanted: DrawRange) -> list[DrawRange]:
-        """The parts of a range that are not there."""
+        """The parts of a range that are not recorded."""
         draws = np.arange(wanted.count)
         first = self._key(wanted.prompt_id, wanted.first)
         absent = draws[~np.isin(first + draws, self._between(first, first + wanted.count))]
@@ -106,7 +111,7 @@ class Index:
         return [DrawRange(wanted.prompt_id, wanted.first + int(run[0]), len(run)) for run in runs]
 
     def find(self, wanted: DrawRange) -> list[Location]:
-        """Where the draws of a range are that is there, in order."""
+        """The locations of the draws of a range, all of which must be recorded, in order."""
         first = np.searchsorted(self._keys, self._key(wanted.prompt_id, wanted.first))
         found = []
         for place in range(first, first + wanted.count):
@@ -122,7 +127,7 @@ class Index:
     def _key(self, prompt_id: str, draw: int) -> int:
         return self._numbers[prompt_id] * _DRAWS + draw
 
-    def _read(self, shard: str) -> _Keys:
+    def _read(self, shard: str) -> _ShardKeys:
         with self._storage.open(f"{self._folder}/{shard}") as file:
             parquet = pq.ParquetFile(file, read_dictionary=KEYS[:2], pre_buffer=True)
             table = parquet.read(columns=KEYS).unify_dictionaries().combine_chunks()
@@ -133,7 +138,7 @@ class Index:
         numbers = numbers[ids.indices.to_numpy()]
         rows = np.flatnonzero(numbers >= 0).astype(np.int32)
         draws = table.column("draw").to_numpy().astype(np.int64)
-        return _Keys(numbers[rows] * _DRAWS + draws[rows], rows, np.cumsum([0, *groups]))
+        return _ShardKeys(numbers[rows] * _DRAWS + draws[rows], rows, np.cumsum([0, *groups]))
 
     def _check_digests(self, ids: pa.DictionaryArray, digests: pa.DictionaryArray) -> None:
         pairs = np.unique(np.stack([ids.indices.to_numpy(), digests.indices.to_numpy()]), axis=1)

@@ -1,4 +1,4 @@
-"""Which explorer rollouts a run may ask for: all of them are known before it starts."""
+"""Which explorer rollouts a run may request. They are all known before it starts."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def draws_of(request: ExplorerRequest) -> DrawRange:
-    """The draws that a request asks for."""
+    """The draws that a request is for."""
     return DrawRange(request.prompt_id, request.first_draw, request.count)
 
 
 def describe(request: ExplorerRequest) -> str:
-    """Such as "step 4, prompt train-000017, draws 8..11"."""
+    """The request for people, such as "step 4, prompt train-000017, draws 8..11"."""
     last = request.first_draw + request.count - 1
     return f"step {request.step}, prompt {request.prompt_id}, draws {request.first_draw}..{last}"
 
 
 def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[ExplorerRequest]:
-    """Every explorer request that a run may make, in the order of its steps; none is part of another.
+    """Every explorer request that a run may make, in the order of its steps; no rollout is in two of them.
 
-    With dynamic sampling (rollout.refill_rounds) or an adaptive schedule that is more than it will make: which prompts
-    are refilled and when the explorer's share falls is known only then.
+    With dynamic sampling (rollout.refill_rounds) or an adaptive schedule the run will make fewer: which prompts are
+    replaced, and when the explorer's share falls, depends on rewards.
 
     Args:
-        prompt_ids: the training set, in file order.
+        prompt_ids: ids of the training prompts, in file order.
     """
     planner = step_planner(config, prompt_ids)
     planner = replace(planner, schedule=_largest(planner.schedule))
@@ -51,7 +51,7 @@ def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[ExplorerR
 
 
 def every_request(config: Config, prompt_ids: Sequence[str], rollouts: int) -> list[ExplorerRequest]:
-    """Draws 0 to `rollouts` - 1 of every prompt, a group's worth at a time: what one epoch may use comes first."""
+    """Requests for draws 0 to `rollouts` - 1 of every prompt, of group_size each, those that one epoch uses first."""
     size, seed = config.rollout.group_size, config.explorer_seed
     return [
         ExplorerRequest(first // size, prompt_id, min(size, rollouts - first), seed, first)
@@ -61,7 +61,12 @@ def every_request(config: Config, prompt_ids: Sequence[str], rollouts: int) -> l
 
 
 def missing_message(requests: Iterable[ExplorerRequest], covered: Iterable[bool], path: str) -> str | None:
-    """What a bank lacks of a run's requests; None if nothing."""
+    """One line that says which requests of a run a bank lacks; None if it lacks none.
+
+    Args:
+        covered: for each request, whether the bank has all of its rollouts.
+        path: the recording, for the message.
+    """
     pairs = list(zip(requests, covered, strict=True))
     missing = [request for request, there in pairs if not there]
     if not missing:
@@ -73,7 +78,7 @@ def missing_message(requests: Iterable[ExplorerRequest], covered: Iterable[bool]
 
 
 def _largest(schedule: Schedule | AdaptiveSchedule) -> Schedule:
-    """One whose explorer's share is at no step below the schedule's."""
+    """A schedule known beforehand whose explorer's share is at every step at least that of `schedule`."""
     if isinstance(schedule, Schedule):
         return schedule
     # An adaptive share starts at ceil(start * G), never rises, and is 0 from T_mix on.

@@ -1,4 +1,4 @@
-"""What is done with the bank before anything starts: find its recording, and refuse what cannot work."""
+"""Open the bank of a run before anything starts: find its recording, and refuse one that cannot serve the run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
-    """Settings of the run's bank actor (or of a `RolloutBank`); None if the run has no bank, or never explores.
+    """The settings with which a run opens its recording; None if it has no bank, or never explores.
 
     Args:
-        config: of the run.
+        config: the run's.
         train: its training prompts, in file order.
 
     Raises:
-        BankError: bank.mode is read, and no recording there matches (the differences are named) or the one that does
-            lacks rollouts that the run may ask for (counted, with the first); a prompt was recorded with other tokens;
-            or bank.path cannot be read or written.
+        BankError: bank.mode is read, and no recording matches (the message names the differences) or the matching one
+            lacks rollouts that the run may request (the message counts them and names the first); a prompt was recorded
+            with other tokens; or bank.path cannot be read or written.
         ModelError, ConfigError: see `fingerprint_of`.
     """
     mode = config.bank.mode
@@ -52,15 +52,17 @@ def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
 
 
 def settings_of(storage: Storage, recording: Recording, *, reads: bool) -> BankSettings:
-    """What opens this recording."""
+    """The settings that open this recording."""
     return BankSettings(storage.url, recording.shards, reads, storage.is_local)
 
 
 def training_prompts(config: Config) -> list[Prompt]:
-    """As a run renders them; with the explorer's tokenizer, which is the learner's.
+    """The training prompts as a run renders them, with the explorer's tokenizer, which equals the learner's.
 
     Raises:
-        ModelError, DataError, ConfigError: the explorer, the problems or the verifier cannot be used.
+        ModelError: the explorer cannot be used.
+        DataError: a problem is malformed.
+        ConfigError: the verifier cannot be imported.
     """
     VERIFIERS.resolve(config.verifier.kind)
     check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)

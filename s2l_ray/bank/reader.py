@@ -1,4 +1,4 @@
-"""Row groups of a recording's shards, read when needed and kept for a while within a bound."""
+"""Reads rollouts from the shards of a recording, through a bounded cache of row groups."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from s2l_ray.bank.storage import Storage
 from s2l_ray.rollouts.records import Rollout
 
 CACHE_BYTES = 256 * 2**20
+"""Bound on the row groups in the cache."""
 FOOTERS = 64
-"""Shards whose footers are kept; one is some hundred kilobytes."""
+"""Number of shards whose Parquet footers are kept; one has some hundred kilobytes."""
 COLUMNS = [name for name in SCHEMA.names if name not in ("prompt_digest", "draw", "tokens")]
 
-_Key = tuple[str, int]
-"""Shard and row group."""
+RowGroup = tuple[str, int]
+"""A shard's name, and the number of one of its row groups."""
 
 
 class Reader:
-    """Reads rollouts by where they are. For several threads at once; a row group that two want is read once.
+    """Reads rollouts by their location. Thread-safe; a row group that two threads need at once is read once.
 
     Args:
-        storage, folder: where the shards are.
-        cache_bytes: bound on the row groups that are kept; those being read come on top.
+        storage: the bank.
+        folder: the directory of the recording's shards.
+        cache_bytes: bound on the row groups in the cache; those being read come on top.
     """
 
     def __init__(self, storage: Storage, folder: str, cache_bytes: int = CACHE_BYTES) -> None:
@@ -37,15 +39,15 @@ class Reader:
         self._folder = folder
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
-        self._groups: OrderedDict[_Key, Future[pa.Table]] = OrderedDict()
+        self._groups: OrderedDict[RowGroup, Future[pa.Table]] = OrderedDict()
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self.held_bytes = 0
-        """Of the row groups that are kept."""
+        """Size of the row groups in the cache."""
         self.loads = 0
-        """Row groups read so far."""
+        """Number of row groups read so far."""
 
     def read(self, locations: list[Location]) -> list[Rollout]:
-        """The rollouts at these places, in this order, numbered from 0.
+        """The rollouts at these locations, in this order, with indices from 0.
 
         Raises:
             BankError: a shard cannot be read.
@@ -54,10 +56,11 @@ class Reader:
         for (shard, group), members in groupby(locations, key=lambda place: (place.shard, place.row_group)):
             rows = [place.row for place in members]
             indices = range(len(rollouts), len(rollouts) + len(rows))
-            rollouts += rollouts_of(self._group(shard, group), rows, indices)
+            rollouts += rollouts_of(self._group((shard, group)), rows, indices)
         return rollouts
 
-    def _group(self, *key: str | int) -> pa.Table:
+    def _group(self, key: RowGroup) -> pa.Table:
+        """A row group from the cache, else from its shard. A second thread waits for the first one's future."""
         with self._lock:
             held = self._groups.get(key)
             if held is None:

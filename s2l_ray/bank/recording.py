@@ -1,6 +1,6 @@
-"""The recordings of a bank: a directory each, named by its fingerprint.
+"""The recordings of a bank, each a directory that is named by its fingerprint.
 
-BANK/4f1c.../recording.json                     the fingerprint's fields, and what it was made with
+BANK/4f1c.../recording.json                     the fields of the fingerprint, and versions of packages
 BANK/4f1c.../shards/20260101T120000Z-....parquet
 """
 
@@ -14,28 +14,28 @@ from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 
 FORMAT = 1
-"""Of recording.json and the shards."""
+"""Version of the format of recording.json and the shards."""
 _ABOUT = "recording.json"
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One of a bank."""
+    """Rollouts with one fingerprint."""
 
     name: str
-    """Its directory: the fingerprint's digest."""
+    """The name of its directory, which is the fingerprint's digest."""
     fingerprint: Fingerprint
     made_with: dict[str, str]
-    """Versions of packages."""
+    """The versions of the packages that made it, by name."""
 
     @property
     def shards(self) -> str:
-        """Their directory."""
+        """The directory of its shards, relative to the bank."""
         return f"{self.name}/shards"
 
 
 def recordings(storage: Storage) -> list[Recording]:
-    """All of a bank, by name.
+    """All recordings of a bank, sorted by name.
 
     Raises:
         BankError: the bank cannot be read, or is of a later version's format.
@@ -44,7 +44,7 @@ def recordings(storage: Storage) -> list[Recording]:
 
 
 def create(storage: Storage, fingerprint: Fingerprint, made_with: dict[str, str]) -> Recording:
-    """The recording of a fingerprint, made if it is not there."""
+    """The recording with this fingerprint, which is created if it does not exist."""
     recording = Recording(fingerprint.digest, fingerprint, made_with)
     path = f"{recording.name}/{_ABOUT}"
     if storage.exists(path):
@@ -58,11 +58,12 @@ def matching(storage: Storage, run: Fingerprint, named: str | None) -> Recording
     """The recording that a run reads.
 
     Args:
+        run: the fingerprint of what the run would record.
         named: bank.recording.
 
     Raises:
-        BankError: there is none, or more than one of that name, or it does not match; the message names the
-            differences, of the recording that has fewest.
+        BankError: none matches (the message names the differences of the one with the fewest), or `named` fits none or
+            several.
     """
     found = recordings(storage)
     if named is not None:

@@ -1,4 +1,4 @@
-"""The bank as a run sees it: which requests it can answer, the answers, and what was sampled put by."""
+"""An open recording, as a run uses it: which requests it can answer, the answers, and recording what was sampled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.bank.index import Index
 from s2l_ray.bank.needed import describe, draws_of
 from s2l_ray.bank.reader import CACHE_BYTES, Reader
-from s2l_ray.bank.shard import Entry
+from s2l_ray.bank.shard import ShardRow
 from s2l_ray.bank.storage import Storage
 from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Writer
 from s2l_ray.errors import BankError
@@ -20,24 +20,27 @@ from s2l_ray.rollouts.requests import ExplorerRequest
 
 @dataclass(frozen=True)
 class BankSettings:
-    """What opens a recording: all that has to reach another process."""
+    """What opens a recording, in any process."""
 
     path: str
-    """bank.path: absolute, or a URI."""
+    """bank.path, as an absolute path or a URI."""
     shards: str
     """Directory of the recording's shards, relative to `path`."""
     reads: bool
-    """Whether recorded rollouts are used; what is sampled is recorded all the same."""
+    """Whether recorded rollouts are used. Sampled ones are recorded in either case."""
     is_local: bool
-    """Only nodes that mount the same directory can open it."""
+    """Whether it is a directory, which only nodes that mount it can open."""
 
 
 class RolloutBank:
-    """One recording, open. For several threads at once.
+    """An open recording. Thread-safe.
 
     Args:
         settings: see `prepare`.
-        prompts: of the run, by id.
+        prompts: the run's prompts, by id.
+        cache_bytes: see `Reader`.
+        shard_bytes: see `Writer`.
+        shard_age_s: see `Writer`.
 
     Raises:
         BankError: see `Index`.
@@ -57,11 +60,11 @@ class RolloutBank:
         self._digests = {prompt.id: prompt_digest(prompt) for prompt in prompts.values()}
         self._index = Index(self._digests, storage, settings.shards)
         self._reader = Reader(storage, settings.shards, cache_bytes)
-        self._writer = Writer(storage, settings.shards, self._take_in, shard_bytes, shard_age_s)
+        self._writer = Writer(storage, settings.shards, self._add_shard, shard_bytes, shard_age_s)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Rollouts of the run's prompts, without those that are still to be written."""
+        """Number of rollouts of the run's prompts, without those that are not written yet."""
         return len(self._index)
 
     def covers(self, requests: Sequence[ExplorerRequest]) -> list[bool]:
@@ -72,7 +75,7 @@ class RolloutBank:
             return [bool(there) for there in self._index.has([draws_of(request) for request in requests])]
 
     def missing(self, requests: Iterable[ExplorerRequest]) -> list[ExplorerRequest]:
-        """Requests for those of their rollouts that are not recorded."""
+        """Requests for those rollouts of `requests` that are not recorded."""
         with self._lock:
             return [
                 replace(request, first_draw=part.first, count=part.count)
@@ -81,7 +84,7 @@ class RolloutBank:
             ]
 
     def read(self, request: ExplorerRequest) -> tuple[RolloutSet, SetReport]:
-        """The rollouts of a request as the explorer sampled them and the verifier scored them.
+        """The rollouts of a request, with their verdicts, and the report on them.
 
         Raises:
             BankError: some are not recorded, or a shard cannot be read.
@@ -98,31 +101,31 @@ class RolloutBank:
         return found, report_on(found, verified=None)
 
     def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
-        """Put by what was sampled and verified for a request; rollouts that are recorded already are left out.
+        """Record the verified rollouts of a request, without those that are recorded already.
 
         Raises:
-            BankError: a shard cannot be written; its rollouts are kept and tried again.
+            BankError: a shard cannot be written; its rollouts are kept and written with the next.
         """
         wanted = draws_of(request)
         with self._lock:
             new = {d for part in self._index.missing(wanted) for d in range(part.first, part.first + part.count)}
         digest = self._digests[request.prompt_id]
-        entries = [
-            Entry(request.step, wanted.first + rollout.index, digest, rollout)
+        rows = [
+            ShardRow(request.step, wanted.first + rollout.index, digest, rollout)
             for rollout in scored.rollouts
             if wanted.first + rollout.index in new
         ]
-        if entries:
-            self._writer.add(entries)
+        if rows:
+            self._writer.add(rows)
 
     def close(self) -> None:
-        """Write what is still held.
+        """Write the rollouts that are not written yet.
 
         Raises:
-            BankError: it cannot be written.
+            BankError: they cannot be written.
         """
         self._writer.flush()
 
-    def _take_in(self, shard: str) -> None:
+    def _add_shard(self, shard: str) -> None:
         with self._lock:
             self._index.add([shard])

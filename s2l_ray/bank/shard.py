@@ -1,7 +1,7 @@
-"""A shard: one Parquet file with some of a recording's rollouts, one a row.
+"""A shard: a Parquet file with some of a recording's rollouts, one a row.
 
-Rows lie in the order in which runs ask for them (by step, then prompt and draw), in row groups of about a mebibyte, so
-that a step's rollouts lie together and a reader takes little else with them.
+Rows are sorted as runs request them, by step, prompt and draw, in row groups of about a mebibyte. So the rollouts of a
+step are next to each other, and reading them reads little else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray.errors import GroupError
 from s2l_ray.rollouts.records import Rollout, Verdict
 
 SCHEMA = pa.schema(
@@ -31,42 +32,57 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
     ]
 )
-"""draw: number of the rollout among its prompt's; tokens: length of token_ids and of logprobs; the rest as in `Rollout`
-and `Verdict`."""
+"""draw: which of its prompt's rollouts it is, from 0; tokens: the length of token_ids and of logprobs; all others are
+fields of `Rollout` and `Verdict`."""
 KEYS = ["prompt_id", "prompt_digest", "draw"]
-"""Columns that say which rollouts a shard has."""
+"""The columns that say which rollouts a shard has."""
 ROW_GROUP_BYTES = 2**20
+"""Size of a row group in memory, about."""
 _OF_FEW_VALUES = ["prompt_id", "prompt_digest", "finish_reason", "status", "model"]
 _OF_NUMBERS = ["token_ids.list.element", "logprobs.list.element"]
-"""Byte by byte, numbers compress to three quarters of what they take in a row, and are read three times as fast."""
+"""Split into byte streams, numbers compress to three quarters of their size otherwise, and read three times as fast."""
 _ROW_BYTES = 64
-"""Of the columns of fixed size."""
+"""Size of the columns of fixed size, in a row."""
 
 
-class Entry(NamedTuple):
-    """A rollout on its way into a shard."""
+class ShardRow(NamedTuple):
+    """A verified rollout that is to be written."""
 
     step: int
-    """For which it was sampled."""
+    """The step for which it was sampled."""
     draw: int
     prompt_digest: str
     rollout: Rollout
-    """Verified."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The rollout's verdict.
+
+        Raises:
+            GroupError: it was not verified.
+        """
+        if self.rollout.verdict is None:
+            raise GroupError(
+                f"draw {self.draw} of prompt {self.rollout.prompt_id} was not verified; a bank needs verdicts"
+            )
+        return self.rollout.verdict
 
     @property
     def nbytes(self) -> int:
+        """Its size in memory, about."""
         rollout = self.rollout
-        texts = len(rollout.text) + len(rollout.verdict.detail)
+        texts = len(rollout.text) + len(self.verdict.detail)
         return rollout.token_ids.nbytes + rollout.logprobs.nbytes + texts + _ROW_BYTES
 
     @property
     def order(self) -> tuple[int, str, int]:
+        """What the rows of a shard are sorted by."""
         return self.step, self.rollout.prompt_id, self.draw
 
 
-def encode(entries: Iterable[Entry]) -> pa.Buffer:
-    """The file of a shard with these rows."""
-    rows = sorted(entries, key=lambda entry: entry.order)
+def encode(unsorted: Iterable[ShardRow]) -> pa.Buffer:
+    """The content of a shard with these rows."""
+    rows = sorted(unsorted, key=lambda row: row.order)
     table = _table(rows)
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": _OF_FEW_VALUES, "use_byte_stream_split": _OF_NUMBERS}
@@ -77,9 +93,9 @@ def encode(entries: Iterable[Entry]) -> pa.Buffer:
 
 
 def rollouts_of(table: pa.Table, rows: Sequence[int], indices: Iterable[int]) -> list[Rollout]:
-    """Rows of a row group as an explorer's rollouts, with these positions in their set.
+    """Some rows of a row group, as rollouts of an explorer with these indices in their set.
 
-    Token arrays are copies: a rollout does not keep its row group in memory.
+    Token arrays are copies, so that a rollout does not keep its row group in memory.
     """
     columns = {name: table.column(name).take(pa.array(rows)).to_pylist() for name in _SCALARS}
     token_ids, logprobs = (_lists(table.column(name).chunk(0), rows) for name in ("token_ids", "logprobs"))
@@ -103,7 +119,7 @@ def rollouts_of(table: pa.Table, rows: Sequence[int], indices: Iterable[int]) ->
 _SCALARS = ("prompt_id", "model", "text", "finish_reason", "reward", "status", "detail")
 
 
-def _table(rows: Sequence[Entry]) -> pa.Table:
+def _table(rows: Sequence[ShardRow]) -> pa.Table:
     rollouts = [row.rollout for row in rows]
     columns = {
         "prompt_id": [r.prompt_id for r in rollouts],
@@ -114,9 +130,9 @@ def _table(rows: Sequence[Entry]) -> pa.Table:
         "tokens": [len(r.token_ids) for r in rollouts],
         "text": [r.text for r in rollouts],
         "finish_reason": [r.finish_reason for r in rollouts],
-        "reward": [r.verdict.reward for r in rollouts],
-        "status": [r.verdict.status for r in rollouts],
-        "detail": [r.verdict.detail for r in rollouts],
+        "reward": [row.verdict.reward for row in rows],
+        "status": [row.verdict.status for row in rows],
+        "detail": [row.verdict.detail for row in rows],
         "model": [r.model for r in rollouts],
     }
     return pa.table(columns, schema=SCHEMA)
@@ -134,7 +150,7 @@ def _lists(column: pa.ListArray, rows: Sequence[int]) -> list[np.ndarray]:
 
 
 def _row_groups(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """(first row, rows) of groups of about ROW_GROUP_BYTES."""
+    """(first row, number of rows) of each row group, of about ROW_GROUP_BYTES."""
     first = held = 0
     for row, size in enumerate(sizes, 1):
         held += size

@@ -1,4 +1,4 @@
-"""Files of a bank, on disk or in an object store: the same few operations, through pyarrow's file systems."""
+"""The files of a bank, on disk or in an object store: the same few operations, through pyarrow's file systems."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from s2l_ray.errors import BankError
 
 
 class Storage:
-    """What lies under one root. Paths are relative to it, with slashes.
+    """The files under one root. Paths are relative to it, with slashes.
 
     Args:
         url: a directory, or a URI that pyarrow knows: s3://..., gs://..., file://..., fsspec+PROTOCOL://...
 
     Raises:
-        BankError: from every operation that the file system refuses, with its reason.
+        BankError: here and in every method, if the file system refuses the operation; with its reason.
     """
 
     def __init__(self, url: str) -> None:
@@ -34,34 +34,36 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine's disks (or on a file system that is mounted here)."""
+        """Whether it is a directory of this machine, perhaps on a mounted file system."""
         return isinstance(self._fs, fs.LocalFileSystem)
 
     def directories(self, path: str = "") -> list[str]:
-        """Names of the directories in `path`, sorted; none where it does not exist."""
+        """The names of the directories in `path`, sorted; none if `path` does not exist."""
         return [info.base_name for info in self._list(path) if info.type == fs.FileType.Directory]
 
     def files(self, path: str, suffix: str) -> list[tuple[str, int]]:
-        """(name, bytes) of the files in `path` whose names end so, sorted; none where it does not exist."""
+        """(name, bytes) of the files in `path` that end with `suffix`, sorted; none if `path` does not exist."""
         found = [info for info in self._list(path) if info.type == fs.FileType.File]
         return [(info.base_name, info.size) for info in found if info.base_name.endswith(suffix)]
 
     def exists(self, path: str) -> bool:
+        """Whether `path` is a file."""
         with self._explained():
-            return self._fs.get_file_info(self._at(path)).type == fs.FileType.File
+            return bool(self._fs.get_file_info(self._at(path)).type == fs.FileType.File)
 
     def read(self, path: str) -> bytes:
+        """The content of a file."""
         with self._explained(path), self._fs.open_input_stream(self._at(path)) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[pa.NativeFile]:
-        """A file for random access. What goes wrong while it is open is told with its name."""
+        """A file for random access. Errors while it is open are raised as BankError with its name."""
         with self._explained(path), self._fs.open_input_file(self._at(path)) as file:
             yield file
 
     def put(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Write a file whole or not at all: renamed into place on disks, a single upload into object stores."""
+        """Write a file completely or not at all: by renaming it on a disk, by a single upload in an object store."""
         target = self._at(path)
         with self._explained(path):
             if self.is_local:
@@ -99,5 +101,5 @@ def _write_and_rename(target: Path, data: bytes | pa.Buffer) -> None:
         os.replace(partial, target)
     except OSError:
         with contextlib.suppress(OSError):
-            partial.unlink()  # on a full disk it would take the room that is wanting
+            partial.unlink()  # on a full disk it would take up space that is needed
         raise

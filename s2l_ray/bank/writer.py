@@ -1,4 +1,4 @@
-"""Rollouts on their way into shards: gathered until a shard is full or old enough, then written whole."""
+"""Gathers rollouts until they fill a shard or the oldest has waited long enough, and then writes the shard."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import time
 import uuid
 from collections.abc import Callable
 
-from s2l_ray.bank.shard import Entry, encode
+from s2l_ray.bank.shard import ShardRow, encode
 from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
 
 SHARD_BYTES = 64 * 2**20
-"""Of rollouts in memory; the file is about a quarter of it."""
+"""Size of a shard's rollouts in memory; the file has about a quarter of it."""
 SHARD_AGE_S = 60.0
-"""How old a shard's first rollout may become in memory, which is what a kill can lose."""
+"""Longest time for which a rollout stays in memory only, where a killed process loses it."""
 
 
 class Writer:
-    """Appends shards. Their names are unique, so that several writers may record side by side. For several threads.
+    """Adds shards to a recording. Thread-safe; shards have unique names, so several writers can record side by side.
 
     Args:
-        storage, folder: where the shards go.
-        on_written: told the name of every shard, from whatever thread wrote it.
+        storage: the bank.
+        folder: the directory of the recording's shards.
+        on_written: called with the name of every shard, in the thread that wrote it.
+        shard_bytes: size of the rollouts, in memory, at which a shard is written.
+        shard_age_s: age of the oldest rollout, in seconds, at which a shard is written.
     """
 
     def __init__(
@@ -39,21 +42,21 @@ class Writer:
         self._shard_bytes = shard_bytes
         self._shard_age_s = shard_age_s
         self._lock = threading.Lock()
-        self._entries: list[Entry] = []
+        self._rows: list[ShardRow] = []
         self._bytes = 0
         self._timer: threading.Timer | None = None
         self._overdue = False
 
-    def add(self, entries: list[Entry]) -> None:
-        """Take rollouts in; write those that are held if they are enough, else within the shard's age.
+    def add(self, rows: list[ShardRow]) -> None:
+        """Add rollouts. A shard is written now if they fill it, else when they are `shard_age_s` old.
 
         Raises:
-            BankError: they cannot be written, or could not when they were old enough. They are kept, and tried again
-                with the next.
+            BankError: the shard cannot be written, or could not when it was old enough. Its rollouts are kept and
+                written with the next.
         """
         with self._lock:
-            self._entries += entries
-            self._bytes += sum(entry.nbytes for entry in entries)
+            self._rows += rows
+            self._bytes += sum(row.nbytes for row in rows)
             if self._overdue or self._bytes >= self._shard_bytes:
                 self._write()
             elif self._timer is None:
@@ -62,26 +65,26 @@ class Writer:
                 self._timer.start()
 
     def flush(self) -> None:
-        """Write what is held.
+        """Write a shard of the rollouts that are not written yet.
 
         Raises:
-            BankError: it cannot be written. It is kept.
+            BankError: it cannot be written. The rollouts are kept.
         """
         with self._lock:
-            if self._entries:
+            if self._rows:
                 self._write()
 
     def _write_old(self) -> None:
         try:
             self.flush()
         except BankError:
-            self._overdue = True  # nobody hears of it in this thread: who comes next does
+            self._overdue = True  # nobody would see the error in this thread: the next `add` tries again and raises
 
     def _write(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:12]}.parquet"
-        self._storage.put(f"{self._folder}/{name}", encode(self._entries))
-        self._entries, self._bytes, self._overdue = [], 0, False
+        self._storage.put(f"{self._folder}/{name}", encode(self._rows))
+        self._rows, self._bytes, self._overdue = [], 0, False
         self._on_written(name)

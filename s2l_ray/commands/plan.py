@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2l_ray.placement.inventory import Inventory
     from s2l_ray.placement.plan import Plan
     from s2l_ray.planner.simulate.constants import Constants
-    from s2l_ray.planner.simulate.simulation import Simulation
+    from s2l_ray.planner.simulate.simulated_run import Simulation
 
     Simulated = tuple[str, Simulation]
 
@@ -50,7 +50,9 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="mean length of a response (default: half of rollout.max_tokens)",
     )
-    parser.add_argument("--simulate", action="store_true", help="also simulate the run, event by event (seconds)")
+    parser.add_argument(
+        "--simulate", action="store_true", help="also simulate the run, event by event (needs s2l-ray[simulate])"
+    )
     parser.add_argument(
         "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
     )
@@ -105,6 +107,9 @@ def _simulate(config: Config, plan: Plan, inventory: Inventory, arguments: argpa
     """Whose constants were used, and the simulated run."""
     if not ((arguments.simulate or arguments.calibrate) and plan.layout):
         return None
+    from s2l_ray.planner.simulate.scope import check_packages
+
+    check_packages()
     from s2l_ray.planner.simulate.simulation import simulate
 
     if arguments.calibrate:

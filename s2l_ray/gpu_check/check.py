@@ -1,4 +1,4 @@
-"""A stage's side of the report: what it measured, what should hold, and why it was skipped."""
+"""The report of one stage: its measurements, its expectations, and the reason if it was skipped."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class StageResult:
     stage: str
     status: CheckStatus
     reason: str = ""
-    """What is wrong, or why it was skipped."""
+    """The expectations that did not hold, or why the stage was skipped."""
     seconds: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
-    """Of a stage that failed: the last lines of its standard error, tracebacks among them."""
+    """The last lines of standard error of a stage that failed, tracebacks among them."""
 
 
 class Check:

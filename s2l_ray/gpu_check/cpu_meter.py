@@ -16,7 +16,7 @@ class AllocatedBytes:
     peak: int = 0
     """Most that was allocated at one time since the block began."""
     end: int = 0
-    """What the block left allocated; negative if it freed more than it allocated."""
+    """Still allocated when the block ended; negative if it freed more than it allocated."""
 
 
 @contextmanager

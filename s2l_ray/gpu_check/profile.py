@@ -1,4 +1,4 @@
-"""Where the time of an update goes: by its parts, from marks in the device's stream, and by kind of kernel."""
+"""The seconds of an update by its parts, from marks in the device's stream, and by kind of kernel."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KINDS = {
     "reductions": r"reduce|softmax|norm",
     "other elementwise": r"elementwise|vectorized|index|gather|scatter",
 }
-"""Of kernels, by a pattern of their names; the first that matches counts."""
+"""Kind of kernel -> pattern of their names; the first that matches counts."""
 LISTED = 15
 
 
 def seconds_by_part(trainer: PolicyTrainer, update: Callable[[], Any]) -> dict[str, float]:
-    """Run `update` and put its seconds down to the parts of forward, backward and optimizer step."""
+    """Run `update` and attribute its seconds to the parts of forward, backward and optimizer step."""
     clock = UpdateClock(trainer.device)
     policy, decoder = trainer.policy, trainer.policy.model.base_model
 

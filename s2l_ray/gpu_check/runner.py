@@ -21,7 +21,7 @@ from s2l_ray.gpu_check.stages import STAGES, Stage
 LEAST_SECONDS = 20.0
 """A stage that has less left is not begun."""
 KEPT_LINES, SHOWN_LINES = 300, 30
-"""Of what a stage that failed wrote to standard error: in the report, and printed."""
+"""Last lines of standard error of a stage that failed: kept in the report, and printed."""
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONUNBUFFERED": "1",
 }
-"""Of the stages' processes, where nothing else is set. Nothing leaves the machine."""
+"""Environment variables of the stages' processes, unless they are set already. Nothing leaves the machine."""
 
 
 def run_stages(names: list[str], minutes: float, report: Path | None) -> list[StageResult]:

@@ -1,4 +1,4 @@
-"""Stage 4: what the allocator hands out in an update and in a weight sync, against the plan's memory ledger."""
+"""Stage 4: the allocator's peaks in an update and in a weight sync, against the plan's memory ledger."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from s2l_ray.weights.sizes import GPU_CHUNK_BYTES
 
 MIB = 2**20
 BANDS = {"idle": 0.02, "update": 0.1, "transfer": 0.1}
-"""|allocated - ledger| / ledger."""
+"""Bounds on |allocated - ledger| / ledger."""
 WORK_SPACE = 64 * MIB
-"""cuBLAS's, which torch allocates as a tensor; the ledger has it in a process's context."""
+"""Work space of cuBLAS, which torch allocates as a tensor; the ledger counts it in a process's context."""
 CACHED = 64 * MIB
-"""What torch may keep beyond a tenth of what is allocated, once the cache was emptied: its blocks are cut from segments
-that go back as a whole."""
+"""Bytes that torch may keep beyond 110 % of what is allocated once its cache was emptied: blocks are cut from segments,
+which are freed as a whole."""
 
 
 class Sizes(NamedTuple):
-    """Of the rollouts, all of full length: the ledger is of the worst case."""
+    """Tokens of a case. All rollouts have the full length, since the ledger is of the worst case."""
 
     prompt: int
     response: int

@@ -40,7 +40,7 @@ GIB = 2**30
 
 
 class Option(NamedTuple):
-    """What is varied, under the names of `trainer.*`."""
+    """One combination of options, under their names in `trainer.*`."""
 
     micro_batch_tokens: int
     gradient_checkpointing: str
@@ -65,7 +65,7 @@ OPTIONS = (
     Option(32_768, "on", True),
     Option(16_384, "off", False),
 )
-"""What there is no time for is left out from the end."""
+"""Measured in this order while there is time."""
 PROFILED = (OPTIONS[2],)
 MOST_FILLED = 0.93
 """Share of the GPU's memory that an option may need by the ledger."""

@@ -106,7 +106,7 @@ def _compare(check: Check, name: str, case: Case, model: str) -> None:
 
 
 def _updated(model: str, case: Case, device: TorchDevice, dtype: Dtype) -> tuple[Weights, dict[str, float]]:
-    """How the weights changed, and the last update's metrics."""
+    """The change of every weight, and the metrics of the last update."""
     trainer = _trainer(model, case, device, dtype)
     try:
         before = _master_weights(trainer)

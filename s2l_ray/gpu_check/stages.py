@@ -1,4 +1,4 @@
-"""What is checked, in this order."""
+"""The stages, in the order in which they run."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TARGETS = range(10, 100)
 RESULTS = range(1, 100)
 OPERATORS = "+-*/"
 PROMPT = "{question} >"
-"""How a question becomes the model's prompt (`data.prompt`, with `data.chat: false`)."""
+"""The model's prompt for a question (`data.prompt`, with `data.chat: false`)."""
 
 _STEP = re.compile(r"\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*")
 _HELDOUT_SHARE = 10  # one problem in ten
@@ -51,12 +51,12 @@ class CountdownProblem:
 
     @property
     def prompt(self) -> str:
-        """What the model reads."""
+        """The text that the model continues."""
         return PROMPT.format(question=self.question)
 
     @property
     def key(self) -> tuple[tuple[int, ...], int]:
-        """What makes two problems the same: the numbers in any order, and the target."""
+        """The identity of a problem: its numbers in any order, and its target."""
         return tuple(sorted(self.numbers)), self.target
 
     @property

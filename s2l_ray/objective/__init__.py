@@ -1,4 +1,4 @@
-"""The objective: rewards to advantages, log-probs to token losses, and what each token counts. Pure functions.
+"""The objective in pure functions: rewards to advantages, log-probs to token losses, and the weight of each token.
 
 advantages.py, losses.py and weighting.py each hold a registry (`s2l_ray.extensions`); kl.py holds the KL estimators.
 The configuration imports this package to know the registered names, so that nothing here imports torch at its top.

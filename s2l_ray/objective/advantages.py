@@ -216,7 +216,7 @@ def group_advantages(
 
 
 def estimated(group: GroupRewards, objective: AdvantageOptions) -> Floats:
-    """What the estimator returns for a group, before anything is done to it: float64 [G].
+    """The estimator's values for a group, before they are normalised or weighted: float64 [G].
 
     Raises:
         ConfigError: there is no such estimator, or it returned something other than one number per rollout.
@@ -265,7 +265,7 @@ def whiten(values: Floats, batch: BatchMoments) -> Floats:
 
 
 def overlong_punishment(lengths: NDArray[np.int64], *, max_tokens: int, buffer_tokens: int, largest: float) -> Floats:
-    """What is taken off the reward of long responses, >= 0: it rises linearly over the last tokens before the limit.
+    """The punishment of long responses, >= 0, to be taken off the reward: linear over the last tokens before the limit.
 
     DAPO's soft overlong punishment: the paper's R_length (arXiv 2503.14476, eq. 13) is this, negated, with largest = 1;
     as verl's overlong buffer with its penalty factor.

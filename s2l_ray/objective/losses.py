@@ -43,7 +43,7 @@ class LossTokens(NamedTuple):
 
 
 class PolicyLoss(NamedTuple):
-    """What a loss function returns. `ratio` and `clipped` are for metrics and carry no gradient."""
+    """The result of a loss function. `ratio` and `clipped` are for metrics and carry no gradient."""
 
     loss: Tensor
     """float32 [N]."""

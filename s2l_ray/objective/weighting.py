@@ -1,4 +1,4 @@
-"""What each token's loss counts: its weight in the mini-batch, and its importance weight if another policy sampled it.
+"""Weights of token losses: in the mini-batch, and importance weights of tokens that another policy sampled.
 
 Every token gets a weight that depends on totals of the whole mini-batch only, never on the rank, the micro-batch or the
 row that it is packed in: sums of weighted token losses are then the same however the tokens are split.

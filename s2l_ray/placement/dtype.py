@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.cpu import Cpu, this_cpu
@@ -17,6 +17,10 @@ SLOWDOWN = "4 to 8 times slower than float32"
 """How slow bfloat16 is on a CPU that emulates it, measured on training steps (docs/guides/machines.md)."""
 FIRST_WITH_BFLOAT16 = 8.0
 """Compute capability of NVIDIA's Ampere; vLLM refuses bfloat16 on older GPUs."""
+
+
+Asked: TypeAlias = Literal["auto"] | Dtype
+"""models.dtype."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def choose_dtype(
     return _on_cpus(asked, cpu or this_cpu())
 
 
-def _on_gpus(asked: str, inventory: Inventory) -> DtypeChoice:
+def _on_gpus(asked: Asked, inventory: Inventory) -> DtypeChoice:
     old = [g for g in inventory.nodes if g.compute_capability and g.compute_capability < FIRST_WITH_BFLOAT16]
     if asked == "auto":
         if not old:
@@ -68,7 +72,7 @@ def _on_gpus(asked: str, inventory: Inventory) -> DtypeChoice:
     return DtypeChoice(asked, "models.dtype says so", advice)
 
 
-def _on_cpus(asked: str, cpu: Cpu) -> DtypeChoice:
+def _on_cpus(asked: Asked, cpu: Cpu) -> DtypeChoice:
     if asked == "auto":
         if cpu.native:
             return DtypeChoice("bfloat16", f"{cpu.describe()} computes it natively")

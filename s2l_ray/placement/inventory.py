@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -23,6 +23,9 @@ from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 GB = 10**9
 CPU_GFLOPS = 50.0
@@ -102,7 +105,7 @@ class NodeGroup(Section):
         elif self.gpu is None and self.gpu_memory_gb is None:
             raise ValueError(f"gpu_memory_gb is missing; give it, or gpu with one of: {', '.join(GPU_TYPES)}")
         else:
-            self._model()
+            self._known_gpu()
         return self
 
     @property
@@ -114,33 +117,32 @@ class NodeGroup(Section):
     def assumed(self) -> str | None:
         """The known GPU whose rates stand in, where neither a name nor all rates are given."""
         rates = (self.gpu_tflops, self.hbm_gb_s, self.intra_node_gb_s)
-        unknown = self.gpu is None and not self.emulated and None in rates
-        return like_memory(self.gpu_memory_gb) if unknown else None
+        if self.gpu is not None or self.gpu_memory_gb is None or self.emulated or None not in rates:
+            return None
+        return like_memory(self.gpu_memory_gb)
 
-    def _model(self) -> GpuType | None:
-        """What fills in the rates.
+    def _known_gpu(self) -> GpuType:
+        """The known GPU that fills in the rates which are not given. For nodes with real GPUs.
 
         Raises:
             ValueError: gpu is not known, and not all that it stands for is given.
         """
-        if self.emulated:
-            return None
-        if self.gpu is None:
-            return GPU_TYPES[like_memory(self.gpu_memory_gb)]
-        try:
-            return GPU_TYPES[canonical_name(self.gpu)]
-        except PlacementError as error:
-            if None in (self.gpu_memory_gb, self.gpu_tflops, self.hbm_gb_s, self.intra_node_gb_s):
-                raise ValueError(str(error)) from None
-            return GPU_TYPES[like_memory(self.gpu_memory_gb)]
+        name = self.gpu
+        if name is not None and name.lower() != LOGICAL:
+            try:
+                return GPU_TYPES[canonical_name(name)]
+            except PlacementError as error:
+                if None in (self.gpu_memory_gb, self.gpu_tflops, self.hbm_gb_s, self.intra_node_gb_s):
+                    raise ValueError(str(error)) from None
+        return GPU_TYPES[like_memory(self.gpu_memory_gb or 0.0)]
 
     def spec(self) -> NodeSpec:
-        """With every default filled in."""
+        """One node of the group, with every default filled in."""
         cpus = self.cpus or 16.0 * self.gpus
         memory = self.memory_gb or (128.0 * self.gpus if self.gpus else 4.0 * cpus)
         if self.emulated:
             return self._emulated(cpus, memory)
-        model = self._model()
+        model = self._known_gpu()
         return NodeSpec(
             gpus=self.gpus,
             gpu=self.gpu or f"{self.gpu_memory_gb:g}GB",
@@ -263,9 +265,10 @@ def _parse(values: dict[str, Any], where: str) -> Inventory:
         raise PlacementError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         section = Efficiency if error["loc"][0] == "efficiency" else NodeGroup if len(error["loc"]) > 1 else Inventory
         return f"  {key}: unknown key; valid here: {', '.join(section.model_fields)}"
-    return f"  {key}: " + error["msg"].removeprefix("Value error, ")
+    message: str = error["msg"]
+    return f"  {key}: " + message.removeprefix("Value error, ")

@@ -93,7 +93,7 @@ def live_inventory() -> Inventory:
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     nodes.sort(key=lambda node: (int(_address(node)), node["NodeID"]))
-    models: dict[tuple, dict[str, Any]] = {}
+    models: dict[tuple[int | str, ...], dict[str, Any]] = {}
     rows = []
     for node in nodes:
         resources = node["Resources"]
@@ -126,7 +126,7 @@ def _gpu_model(node: str) -> dict[str, Any]:
         return known
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types
 def _ask_nvidia_smi() -> tuple[str, int, float] | None:
     """Name, bytes and compute capability of this node's first GPU; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
@@ -224,7 +224,7 @@ def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
     return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(asked))]
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types
 def _gpu_ids() -> tuple[str, ...]:
     return tuple(sorted(map(str, ray.get_gpu_ids()), key=_numerically))
 
@@ -232,7 +232,7 @@ def _gpu_ids() -> tuple[str, ...]:
 def _in_physical_order(bundles: Sequence[PlannedBundle], places: Sequence[Place]) -> list[Place]:
     """A place for every planned bundle: the n-th of its kind, as the plan counts, gets the n-th as machines stand."""
     address = {node["NodeID"]: _address(node) for node in ray.nodes()}
-    kinds: dict[tuple, list[int]] = {}
+    kinds: dict[tuple[tuple[str, float], ...], list[int]] = {}
     for index, bundle in enumerate(bundles):
         kinds.setdefault(tuple(sorted(bundle.resources.items())), []).append(index)
     found: dict[int, Place] = {}

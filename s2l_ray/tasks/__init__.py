@@ -1,1 +1,1 @@
-"""What is trained on and how it is judged: problems, prompts, model-pair checks and verifiers."""
+"""Problems, prompts, checks of the pair of models, and verifiers."""

@@ -32,7 +32,7 @@ class _Model:
     eos_ids: list[int]
     """Sorted ids that end a response."""
     rows: int | None
-    """Of the embedding: token ids are below it."""
+    """Rows of the embedding; token ids are below it."""
 
 
 def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -> None:
@@ -97,7 +97,7 @@ def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a model that also sees, the part that reads and writes."""
+    """The configuration of the language model within a multimodal one; of any other model the whole configuration."""
     text = config.get("text_config")
     return config | text if isinstance(text, dict) else config
 
@@ -121,7 +121,7 @@ def _check_architecture(key: str, path: Path, trust_remote_code: bool) -> None:
 
 
 def model_directory(key: str, name: str) -> Path:
-    """Where a model is: the directory `name`, or that of the Hub id in the local cache. Nothing is downloaded.
+    """The directory of a model: `name` itself, or that of the Hub id in the local cache. Nothing is downloaded.
 
     Raises:
         ModelError: there is neither; the message names `key`.

@@ -43,7 +43,7 @@ class ProblemSet:
 
 @dataclass(frozen=True)
 class _ProblemRow:
-    """What a row of a data file says."""
+    """One row of a data file, checked."""
 
     number: int
     """1-based: line of a JSONL file, row of a Parquet file."""

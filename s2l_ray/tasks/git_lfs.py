@@ -18,5 +18,5 @@ def is_pointer(path: Path) -> bool:
 
 
 def remedy(path: Path) -> str:
-    """What to do about a pointer."""
+    """The remedy for a pointer."""
     return f"run `git lfs pull` in {path.parent}, or copy the file itself from its source"

@@ -26,12 +26,12 @@ BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model", ".py")
 EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
 """Modules whose weight has a row for every token id."""
 Shapes = dict[str, tuple[int, ...]]
-"""By the name of the tensor."""
+"""Shapes by the name of the tensor."""
 
 
 @contextmanager
 def readable(key: str, name: str | Path) -> Iterator[None]:
-    """What the file system refuses, told with the model's key.
+    """Report an OSError of the block as an error of the model that the key names.
 
     Raises:
         ModelError: in place of every OSError.
@@ -144,7 +144,7 @@ def _shapes(key: str, path: Path) -> Shapes:
 
 
 def _instead(directory: Path) -> str:
-    """What to do about a directory whose weights are not in safetensors files."""
+    """The remedy for a directory whose weights are not in safetensors files."""
     if (directory / "adapter_config.json").is_file():
         return "it holds an adapter alone: merge it into its base model (peft's merge_and_unload) and save the whole"
     if any(directory.glob("*.gguf")):

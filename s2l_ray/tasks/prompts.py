@@ -121,7 +121,7 @@ def _in_chat(
 
 
 def _clock(template: str, data: DataConfig) -> dict[str, Any]:
-    """What the template gets in place of transformers' clock, if it asks for it: midnight, as data.date begins."""
+    """The replacement for transformers' clock, if the template asks for it: midnight at the beginning of data.date."""
     if not writes_date(template):
         return {}
     if data.date is None:
@@ -130,7 +130,7 @@ def _clock(template: str, data: DataConfig) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What a template says when it refuses its messages is for people as it is; Python's errors need their type."""
+    """The message of a template's error, with its type unless the template raised it itself."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
     kind = "" if type(error) is TemplateError else f"{type(error).__name__}: "

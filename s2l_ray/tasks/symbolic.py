@@ -27,7 +27,7 @@ KEPT = 1024
 _DIFFERENT = 1e-5, 1e-9
 """Absolute and relative. math-verify takes a decimal for equal to what it rounds, to 6 places."""
 EXACT_BITS = 2**16
-"""Of the largest numerator or denominator that is computed for an exact comparison; it takes a few milliseconds."""
+"""Bits of the largest numerator or denominator that an exact comparison computes; it takes a few milliseconds."""
 TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|mathrm|mathbf|mathit)\s*\{([^{}]*)\}"
 """A piece of words in LaTeX; its content is group 1."""
 
@@ -54,7 +54,7 @@ def expressions_equal(gold: str, found: str) -> bool | None:
 
 @lru_cache(KEPT)
 def parse(answer: str) -> tuple[sympy.Basic, ...]:
-    """What math-verify reads in an answer; nothing if it cannot."""
+    """The expressions that math-verify parses from an answer; empty if it cannot parse it."""
     from math_verify import LatexExtractionConfig
     from math_verify import parse as math_verify_parse
 

@@ -1,4 +1,4 @@
-"""Where a worker notes its verdicts: a file in memory that its parent can read at any time, whatever becomes of it.
+"""The log of a worker's verdicts: a file in memory that its parent can read at any time, even after the worker died.
 
 A message per verdict would wake the parent for each of them, on the core that the next answer could be checked on.
 """
@@ -17,7 +17,7 @@ class LoggedVerdict(NamedTuple):
     """One checked answer."""
 
     time: float
-    """When its check ended: seconds of the machine's monotonic clock, which all processes share."""
+    """The end of the check, in seconds of the machine's monotonic clock, which all processes share."""
     status: VerdictStatus
     reward: float
     detail: str

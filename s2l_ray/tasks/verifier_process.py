@@ -1,11 +1,11 @@
-"""Answers are checked in processes that can be killed: an endless check costs its time limit and nothing else.
+"""Checks of answers in processes that can be killed: an endless check costs its time limit and nothing else.
 
 math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic
 computation cannot be interrupted from within. So each worker (`tasks.worker`) is a process of its own, the clock runs
 out here, and the remedy is SIGKILL, for the worker and for all that its verifier started (`processes.supervised`).
 
-A worker gets a chunk of answers over a pipe, notes one verdict after another in a `VerdictLog` and says when the chunk
-is done. The time of an answer runs from the verdict before it, or from sending the chunk.
+A worker gets a chunk of answers over a pipe, writes each verdict to a `VerdictLog` at once, and sends an empty message
+when the chunk is done. The time of an answer runs from the verdict before it, or from sending the chunk.
 
 No answer stops a check: whatever becomes of one, it gets a verdict and the next is checked.
 """
@@ -43,7 +43,7 @@ START_TIMEOUT_S = 120.0
 SEND_TIMEOUT_S = 60.0
 """Bound on writing to a worker: one that a thread of its verifier holds up does not read."""
 _POLL_S = 1.0
-"""How often a silent worker is looked at: a process that its verifier forked may hold its end of the pipe."""
+"""Seconds between looks at a silent worker: a process that its verifier forked may hold its end of the pipe."""
 _REAP_TIMEOUT_S = 10.0
 _WORKER = """
 import sys
@@ -102,7 +102,7 @@ class VerifierProcess:
         self.timeout_s = timeout_s
         self._worker: _Worker | None = None
         self._cause = ""
-        """How the last worker that died did."""
+        """How the last worker that died ended."""
         self._closed = False
 
     def start(self) -> None:

@@ -1,4 +1,8 @@
-"""What a verifier is: a function of (response, answer, question) that gives a Verdict, found by its configured name."""
+"""Verifiers: functions of (response, answer, question) that return a Verdict, by the name that `verifier.kind` gives.
+
+The built-in ones are in the registry `s2l_ray.extensions.VERIFIERS`. A user's own function is called with the keywords
+response, answer and question, all str, and returns a bool, a reward in [0, 1] (right: exactly 1) or a Verdict.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ class VerifierError(S2LError):
 
 
 class Probation:
-    """Whether a verifier works at all. A run in which every check fails would train on nothing without a word."""
+    """Watches whether a verifier works at all: a run in which every check fails would train on nothing, unnoticed."""
 
     def __init__(self, kind: str):
         self._kind = kind
@@ -55,9 +59,6 @@ class Probation:
 def resolve_verifier(kind: str) -> Verifier:
     """The verifier that `verifier.kind` names: math, countdown, or a user's `module:function`.
 
-    A user's function is called with the keywords response, answer and question, and returns a bool, a reward in [0, 1]
-    (right: exactly 1) or a Verdict. Modules are also looked for in the working directory.
-
     Raises:
         ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
     """
@@ -72,7 +73,7 @@ def resolve_verifier(kind: str) -> Verifier:
 
 
 def as_verdict(result: Any, kind: str) -> Verdict:
-    """What a user's function returned, as a Verdict. A number is a number, be it Python's, NumPy's or torch's.
+    """Convert what a user's function returned to a Verdict. A number may be Python's, NumPy's or torch's.
 
     Raises:
         VerifierError: it is not a bool, a number in [0, 1] or a proper Verdict.

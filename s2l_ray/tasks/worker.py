@@ -1,7 +1,7 @@
 """A process that checks answers and can be killed: it starts no thread, and knows nothing of Ray, torch or vLLM.
 
-It reads chunks of answers as JSON from a pipe, notes every verdict in the `VerdictLog` at once, and answers each chunk
-with an empty message. `tasks.pool` starts it, watches its clock and kills it.
+It reads chunks of answers as JSON from a pipe, writes every verdict to the `VerdictLog` at once, and answers each chunk
+with an empty message. `tasks.verifier_process` starts it, enforces the time limit and kills it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a resumed trainer needs, through torch.distributed.checkpoint: every rank writes its shards, any number reads.
+"""Trainer checkpoints through torch.distributed.checkpoint: every rank writes its shards, any number of ranks reads.
 
 The directory is the trainer's own; like every checkpoint of torch.distributed it contains pickled metadata, so load
 only those that you wrote.
@@ -34,7 +34,7 @@ def save_checkpoint(
     """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`.
 
     Raises:
-        DiskError: it cannot be written. What was written of it is removed, to give the room back.
+        DiskError: it cannot be written. The incomplete checkpoint is removed, to free the disk.
     """
     path = Path(directory)
     try:

@@ -1,6 +1,6 @@
-"""Decoder layers through torch.compile, so that a GPU need not wait for Python between hundreds of small kernels.
+"""Decoder layers through torch.compile, so that a GPU does not wait for Python between hundreds of small kernels.
 
-Attention stays outside: it is one kernel already, and its lengths, which are Python integers, would be compiled in.
+Attention is not compiled: it is one kernel already, and its lengths, which are Python integers, would become constants.
 """
 
 from __future__ import annotations

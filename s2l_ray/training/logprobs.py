@@ -1,4 +1,4 @@
-"""Log-probs of chosen tokens, and entropies where they stand, without the [tokens, vocabulary] matrix of logits.
+"""Log-probs and entropies of chosen tokens, without the [tokens, vocabulary] matrix of logits.
 
 Logits are computed a chunk of tokens at a time and reduced to two numbers each; backward computes every chunk again.
 So a few [chunk, vocabulary] buffers exist, whatever the batch.
@@ -86,7 +86,7 @@ class _ChunkedScores(torch.autograd.Function):
         chosen, log_z, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, targets, log_z, entropy)
         ctx.options = (temperature, chunk, softcap)
-        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing here
+        ctx.set_materialize_grads(False)  # an entropy that is only reported costs nothing here
         return chosen - log_z, entropy
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: trained instead of the weights, handed out merged into them.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: trained in place of the weights, and exported merged.
 
-Adapters are put into the transformers model itself, which stays the class that it was. Engines never hear of them.
+Adapters are injected into the transformers model, which keeps its class. Engines receive merged weights only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sums that an update's metrics are made of: over tokens, rollouts and groups, until all ranks add theirs."""
+"""Sums over tokens, rollouts and groups on one rank, and the metrics of an update from those of all ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SOURCES: tuple[Source, ...] = ("explorer", "learner")
 OF_TOKENS = ("tokens", "logprob", "entropy", "ratio", "clipped", "weight", "kept", "gap", "sampler_kl")
-"""Summed over the trained tokens of each source. `entropy` is the policy's, in nats, under the weights that each
+"""Names of sums over the trained tokens of each source. `entropy` is the policy's, in nats, under the weights that each
 mini-batch is trained from; `sampler_kl` estimates KL(who sampled || learner before the update) by k3."""
 OF_GROUPS = (
     "zero_variance_groups",
@@ -33,7 +33,7 @@ OF_GROUPS = (
 
 
 class MetricSums:
-    """Add what was seen, then `metrics` on every rank."""
+    """Accumulates the sums of one update; `metrics`, a collective, combines those of all ranks."""
 
     NAMES = (*(f"{name}/{source}" for source in SOURCES for name in OF_TOKENS), "kl", "kl_tokens", *OF_GROUPS)
 
@@ -42,7 +42,7 @@ class MetricSums:
         self._largest_gap = torch.zeros((), dtype=torch.float64, device=device)
 
     def add_groups(self, groups: list[RolloutGroup]) -> None:
-        """Groups as the prompts have them, both sources together."""
+        """Count which source solved each group. Groups are whole, with the rollouts of both sources."""
         for group in groups:
             solved = {
                 source: [
@@ -64,7 +64,15 @@ class MetricSums:
     def add_tokens(
         self, batch: MicroBatch, old: Tensor, policy: PolicyLoss, corrected: Correction | None, entropy: Tensor
     ) -> None:
-        """`old` are the learner's log-probs under the weights that its own rollouts were sampled with. All [N]."""
+        """Add the tokens of a micro-batch.
+
+        Args:
+            batch: N response tokens.
+            old: float32 [N], the learner's log-probs under the weights before the update.
+            policy: their losses.
+            corrected: their importance weights; None if neither source is corrected.
+            entropy: float32 [N], without gradient.
+        """
         gap = (batch.engine_logprobs - old).abs()
         sampler_kl = k3(batch.engine_logprobs, old)
         for source, of_source in zip(SOURCES, (batch.from_explorer, ~batch.from_explorer), strict=True):

@@ -14,13 +14,13 @@ from s2l_ray.training.attention import PackedLayout
 
 @dataclass(frozen=True)
 class TrainSequence:
-    """One rollout as the loss sees it."""
+    """One rollout, as an input of the loss."""
 
     token_ids: np.ndarray
     """int64 [prompt + response tokens]."""
     response_tokens: int
     engine_logprobs: np.ndarray
-    """float32 [response tokens], of whoever sampled them."""
+    """float32 [response tokens], reported by the engine that sampled them."""
     from_explorer: bool
     advantage: float
     weight: float
@@ -37,7 +37,7 @@ class RankShare:
     """The part of one optimizer step that one rank computes."""
 
     sequences: list[TrainSequence]
-    """Only what has to be forwarded."""
+    """The rollouts that have to be forwarded."""
     zero_variance_groups: int
     skipped_rollouts: int
     """Rollouts that contribute nothing to the loss, and so are not forwarded."""

@@ -1,4 +1,4 @@
-"""From rollout groups to the token loss of a mini-batch."""
+"""The steps from rollout groups to the loss of a micro-batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prepare_share(
 
     Args:
         total_tokens, total_sequences: response tokens and rollouts of the mini-batch over all ranks.
-        moments: of the mini-batch, for advantages that are normalised over it (`share_moments`).
+        moments: of the mini-batch, for advantages that are normalised over it (`mini_batch_moments`).
 
     Raises:
         GroupError: a rollout was not verified, or its reward does not suit the advantage.
@@ -91,7 +91,7 @@ def rewards_of(group: RolloutGroup) -> GroupRewards:
 
 
 def train_sequence(group: RolloutGroup, rollout: Rollout, advantage: float, weight: float) -> TrainSequence:
-    """A rollout with its prompt, of at least one token, in front."""
+    """A rollout behind its prompt, which has at least one token."""
     ids = np.concatenate([group.prompt_token_ids, rollout.token_ids]).astype(np.int64)
     explorer = rollout.source == "explorer"
     return TrainSequence(ids, len(rollout.token_ids), rollout.logprobs, explorer, advantage, weight)
@@ -162,7 +162,7 @@ def punished_groups(mini_batches: list[list[RolloutGroup]], overlong: OverlongBu
     return penalised_groups(mini_batches, punishments.tolist())
 
 
-def share_moments(
+def mini_batch_moments(
     groups: list[RolloutGroup], objective: ObjectiveConfig, all_reduce_sum: Callable[[Tensor], Tensor]
 ) -> BatchMoments | None:
     """Moments of the mini-batch over all ranks, where the advantage needs them (a collective then), else None."""

@@ -1,4 +1,4 @@
-"""The policy's weights as engines and Hugging Face directories want them: whole tensors under their usual names."""
+"""The policy's weights in the form of engines and Hugging Face directories: whole tensors under their usual names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def weight_specs(model: PreTrainedModel, dtype: torch.dtype) -> list[tuple[str, 
 class PolicyWeights:
     """The present weights of a sharded model, in `dtype`. Tied weights come once; adapters are merged. Read only.
 
-    There are two ways to them, both collectives: whole tensors on `device`, one at a time, or buckets in the host
+    They are read in one of two ways, both collectives: whole tensors on `device`, one at a time, or buckets in the host
     memory of rank 0, which never hold more than they were asked for.
     """
 
@@ -42,7 +42,7 @@ class PolicyWeights:
         self._dtype = dtype
         self._device = device
         self._scratch: dict[int, Tensor] = {}
-        """What travels from a rank (by number) to rank 0, used again for every bucket."""
+        """Rank -> the buffer in which its elements travel to rank 0, reused for every bucket."""
         named = [(base_name(name), name, parameter) for name, parameter in model.named_parameters()]
         self._named = {key: (name, parameter) for key, name, parameter in named if key is not None}
 

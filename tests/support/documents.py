@@ -73,8 +73,10 @@ def prose(path: Path) -> str:
 
 
 def inline_code(path: Path) -> list[str]:
-    """What stands in single backticks outside fenced blocks."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(path))
+    """What stands in single backticks outside fenced blocks, on one line or over two."""
+    paragraphs = re.split(r"\n\s*\n|\n(?=[|-])", prose(path))
+    found = (re.findall(r"(?<!`)`([^`]+)`(?!`)", paragraph) for paragraph in paragraphs)
+    return [" ".join(code.split()) for codes in found for code in codes]
 
 
 def links(path: Path) -> list[str]:

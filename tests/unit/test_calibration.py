@@ -18,7 +18,8 @@ from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.planner.simulate.calibration import Calibration, calibrate
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants
 from s2l_ray.planner.simulate.measured_run import host_layout, own_seconds, read_run
-from s2l_ray.planner.simulate.simulation import SimulatedStep, evaluation_seconds, simulate
+from s2l_ray.planner.simulate.simulated_run import SimulatedStep
+from s2l_ray.planner.simulate.simulation import evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved, fit_solved
 from s2l_ray.results import SourceStats, StepRecord
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +181,14 @@ def test_files_in_the_text_exist():
     assert not missing
 
 
+def test_the_architecture_has_the_layers_and_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert "\n".join(contracts[0]["layers"]).replace("s2l_ray.", "") in page
+    rooms = [path.name for path in (ROOT / "s2l_ray").iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`s2l_ray/{room}/`" not in page and f"`{room}/`" not in page] == []
+
+
 # ---- metrics and messages -------------------------------------------------------------------------------------------
 
 
@@ -233,10 +242,10 @@ def anchors(file: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built strictly: a link, anchor or image that leads nowhere is an error."""
+    """The site, built strictly: a link, anchor or image that leads nowhere is an error (not with --quiet)."""
     pytest.importorskip("mkdocs")
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ from s2l_ray.objective import (
     policy_loss,
     token_weights,
 )
-from s2l_ray.training.update import by_source, prepare_share, share_moments, train_sequence
+from s2l_ray.training.update import by_source, mini_batch_moments, prepare_share, train_sequence
 from tests.support import looped_objective as looped
 from tests.support.examples import examples
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
@@ -255,7 +255,7 @@ def test_moments_are_only_asked_for_where_they_are_used() -> None:
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a collective that other ranks would not join")
 
-    assert share_moments(random_groups(1), ObjectiveConfig(), fail) is None
+    assert mini_batch_moments(random_groups(1), ObjectiveConfig(), fail) is None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS, Registry
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, LOSSES, correction, policy_loss
 from s2l_ray.schedule import SCHEDULES, Schedule
-from s2l_ray.training.update import prepare_share, share_moments
+from s2l_ray.training.update import mini_batch_moments, prepare_share
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.paths import ROOT
 from tests.support.training_models import make_trainer, objective, random_groups, weights_of, write_model
@@ -176,7 +176,7 @@ def test_what_a_users_function_returns_is_checked() -> None:
 @pytest.mark.usefixtures("own")
 def test_a_users_whole_batch_estimator_is_normalised() -> None:
     goal, groups = ObjectiveConfig(advantage="own_functions:rewards"), random_groups(3)
-    moments = share_moments(groups, goal, lambda sums: sums)
+    moments = mini_batch_moments(groups, goal, lambda sums: sums)
     share = prepare_share(groups, goal, total_tokens=99, total_sequences=12, moments=moments)
     expected = prepare_share(
         groups, ObjectiveConfig(advantage="reinforce++"), total_tokens=99, total_sequences=12, moments=moments

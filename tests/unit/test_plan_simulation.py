@@ -12,7 +12,8 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.simulation_timeline import draw_timeline, simulation_figure
 from s2l_ray.planner.simulate.plan_constants import constants_of_plan
-from s2l_ray.planner.simulate.simulation import Simulation, sample_steps, simulate
+from s2l_ray.planner.simulate.simulated_run import Simulation
+from s2l_ray.planner.simulate.simulation import sample_steps, simulate
 
 NODE = Inventory.of([{"count": 1, "gpus": 8, "gpu": "H100"}])
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from s2l_ray.config import Config, parse_config
+from s2l_ray.errors import ConfigError
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.planner.simulate.simulation import evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 EXPLORER = EngineConstants(decode=((1, 1.0),))
 """1 s per decode step, whatever the batch."""
@@ -219,3 +224,39 @@ def test_an_evaluation_is_the_learner_alone():
     constants = replace(CONSTANTS, engines={"learner": replace(LEARNER, request_s=0.5), "explorer": EXPLORER})
     # 3 requests of 2 rollouts: 3 x 0.5 s of requests, 10 decode steps of 2 s.
     assert evaluation_seconds(config(), layout(*THREE), constants, 3, 2) == pytest.approx(1.5 + 20)
+
+
+@pytest.mark.parametrize("name", ["max_staleness", "straggler_groups", "refill_rounds"])
+def test_what_is_not_simulated_is_refused(name: str) -> None:
+    settings = config(**{f"rollout__{name}": 1})
+    with pytest.raises(ConfigError, match=rf"not simulated: rollout.{name}=1 "):
+        simulate(settings, layout(("explore", 1, 6, 1, 1)), CONSTANTS)
+
+
+def test_an_adaptive_schedule_is_simulated_as_planned_and_says_so() -> None:
+    adaptive = {"kind": "adaptive", "steps": 6, "mix_steps": 3, "adapt_every": 1, "adapt_below": 0.1}
+    settings = config().model_copy(update={"schedule": config().schedule.model_validate(adaptive)})
+    phases = [("explore", 1, 1, 1, 1), ("mix", 2, 2, 1, 1), ("on-policy", 3, 6, 1, 1)]
+    found, nominal = (simulate(c, layout(*phases), CONSTANTS) for c in (settings, config()))
+    assert found.steps == nominal.steps
+    assert "adaptive" in found.left_out[0] and not any("adaptive" in text for text in nominal.left_out)
+
+
+BLOCKED = """
+import importlib, pkgutil, sys
+sys.modules["simpy"] = sys.modules["scipy"] = None  # as if they were not installed
+import s2l_ray.commands, s2l_ray.planner.search, s2l_ray.planner.show
+for package in (s2l_ray.commands, s2l_ray.planner.search, s2l_ray.planner.show):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from s2l_ray.cli import main
+plan = ["plan", "configs/quickstart.yaml", "--inventory", "cluster/inventories/8xH100.yaml", "--json"]
+print(main(plan), main([*plan, "--simulate"]))
+"""
+
+
+def test_only_the_simulator_needs_its_packages() -> None:
+    command = [sys.executable, "-c", BLOCKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
+    assert done.stdout.endswith("\n0 1\n"), done.stderr[-3000:]
+    assert 'needs simpy and scipy, which are not installed: pip install "s2l-ray[simulate]"' in done.stderr

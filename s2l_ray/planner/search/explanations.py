@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.placement.plan import Alternative, PhasePlan
 from s2l_ray.planner.memory import trainer_ledger
@@ -20,16 +20,9 @@ MOST_ALTERNATIVES = 12
 
 def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
     """The best of every other family, fastest first, and of every mode that does not fit what came nearest."""
-    ordered = found.ordered
-    best = ordered[0] if ordered else None
-    rows = [
-        Alternative(
-            describe(c.key, c.bundles.hands_over), c.key.mode.name, True, c.run_seconds, _slower(c, best, search)
-        )
-        for c in ordered[1:]
-    ]
-    fitting = {candidate.key.mode for candidate in ordered}
-    rows = _with_every_mode(rows, MOST_ALTERNATIVES - 2)
+    best, others = found.ordered[:1], found.ordered[1:]
+    fitting = {candidate.key.mode for candidate in [*best, *others]}
+    rows = [_lost(candidate, best[0], search) for candidate in _with_every_mode(others, MOST_ALTERNATIVES - 2)]
     for mode in MODES:
         nearest = nearest_misses([r for r in found.rejected if r.key.mode == mode])
         if mode not in fitting and nearest:
@@ -38,12 +31,17 @@ def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
     return tuple(rows)
 
 
-def _with_every_mode(rows: list[Alternative], most: int) -> list[Alternative]:
+def _with_every_mode(ordered: list[Candidate], most: int) -> list[Candidate]:
     """The fastest `most`, but every mode's best among them."""
-    first = {row.mode: row for row in reversed(rows)}
-    others = [row for row in rows if row is not first[row.mode]]
+    first = {candidate.key.mode: candidate for candidate in reversed(ordered)}
+    others = [candidate for candidate in ordered if candidate is not first[candidate.key.mode]]
     kept = [*first.values(), *others][:most]
-    return sorted(kept, key=lambda row: row.run_seconds)
+    return sorted(kept, key=lambda candidate: candidate.run_seconds)
+
+
+def _lost(candidate: Candidate, best: Candidate, search: Search) -> Alternative:
+    text, name = describe(candidate.key, candidate.bundles.hands_over), candidate.key.mode.name
+    return Alternative(text, name, True, candidate.run_seconds, _slower(candidate, best, search))
 
 
 def describe(key: CandidateKey, hands_over: bool) -> str:
@@ -90,7 +88,7 @@ def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
     equals the one that lacks least memory, or has fewest ranks.
     """
 
-    def distance(r: Rejected) -> tuple:
+    def distance(r: Rejected) -> tuple[int, int, int]:
         if r.misfit is None:
             return (0, 0, r.key.ranks)
         return (2 if "trainer rank" in r.misfit.actors else 1, r.misfit.short, r.key.ranks)
@@ -167,33 +165,38 @@ def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
         ranks *= 2
     if ranks > key.ranks and _rank_bytes(search, config, ranks) <= miss.budget:
         found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
-    trainer, objective = config.trainer, config.objective
-    changes: list[tuple[str, dict, dict]] = [
-        ("trainer.lora_rank=32", {"lora_rank": 32}, {}),
-        ("trainer.cpu_offload=true", {"cpu_offload": True} if cuda else {}, {}),
-        ("trainer.gradient_checkpointing=on", {"gradient_checkpointing": "on"}, {}),
-        ("trainer.logprob_chunk_tokens=256", {"logprob_chunk_tokens": min(256, trainer.logprob_chunk_tokens)}, {}),
-        ("trainer.micro_batch_tokens=2048", {"micro_batch_tokens": min(2048, trainer.micro_batch_tokens)}, {}),
-        ("objective.reference_offload=true", {}, {"reference_offload": True} if cuda and objective.kl else {}),
-        ("all of these but LoRA", {}, {}),
-    ]
-    together: dict[str, dict] = {"trainer": {}, "objective": {}}
-    for name, of_trainer, of_objective in changes:
-        if name.startswith("all"):
-            of_trainer, of_objective = together["trainer"], together["objective"]
-        elif "lora" not in name:
-            together["trainer"] |= of_trainer
-            together["objective"] |= of_objective
-        changed = config.model_copy(
-            update={
-                "trainer": trainer.model_copy(update=of_trainer),
-                "objective": objective.model_copy(update=of_objective),
-            }
-        )
+    for name, changed in _smaller_ranks(config, cuda=cuda).items():
         after = _rank_bytes(search, changed, key.ranks)
         if after < before * 0.98:
             found.append(f"{name} (a rank then needs {after / GB:.1f} GB)")
     return found
+
+
+def _smaller_ranks(config: Config, *, cuda: bool) -> dict[str, Config]:
+    """The configuration with each of the changes that may make a rank smaller, and with all of them together."""
+    trainer, objective = config.trainer, config.objective
+    of_trainer: dict[str, dict[str, Any]] = {
+        "trainer.cpu_offload=true": {"cpu_offload": True} if cuda else {},
+        "trainer.gradient_checkpointing=on": {"gradient_checkpointing": "on"},
+        "trainer.logprob_chunk_tokens=256": {"logprob_chunk_tokens": min(256, trainer.logprob_chunk_tokens)},
+        "trainer.micro_batch_tokens=2048": {"micro_batch_tokens": min(2048, trainer.micro_batch_tokens)},
+    }
+    of_objective = {"reference_offload": True} if cuda and objective.kl else {}
+    together = {key: value for change in of_trainer.values() for key, value in change.items()}
+
+    def changed(trainer_change: dict[str, Any], objective_change: dict[str, Any]) -> Config:
+        parts = {
+            "trainer": trainer.model_copy(update=trainer_change),
+            "objective": objective.model_copy(update=objective_change),
+        }
+        return config.model_copy(update=parts)
+
+    return {
+        "trainer.lora_rank=32": changed({"lora_rank": 32}, {}),
+        **{name: changed(change, {}) for name, change in of_trainer.items()},
+        "objective.reference_offload=true": changed({}, of_objective),
+        "all of these but LoRA": changed(together, of_objective),
+    }
 
 
 def _rank_bytes(search: Search, config: Config, ranks: int) -> int:

@@ -145,9 +145,9 @@ def _on_real_nodes(
         for slot in phase.slots:
             parts: dict[int, list[int]] = defaultdict(list)
             for device in slot.devices:
-                bundle, position = place[slot.bundle, device]
-                parts[bundle].append(position)
-            slots += [replace(slot, bundle=bundle, devices=tuple(devices)) for bundle, devices in parts.items()]
+                part, position = place[slot.bundle, device]
+                parts[part].append(position)
+            slots += [replace(slot, bundle=part, devices=tuple(devices)) for part, devices in parts.items()]
         found.append(replace(phase, slots=tuple(slots)))
     return cut, found
 
@@ -160,8 +160,8 @@ def _with_cpus(bundles: list[PlannedBundle], phases: list[PhaseSlots], frame: Fr
         cpus: dict[int, float] = defaultdict(float)
         for slot in phase.slots:
             cpus[slot.bundle] += trainer if slot.role == "trainer" else frame.engine(slot.role).cpus
-        for bundle, amount in cpus.items():
-            most[bundle] = max(most[bundle], amount)
+        for number, amount in cpus.items():
+            most[number] = max(most[number], amount)
     return [
         replace(bundle, resources={"GPU": float(len(bundle.gpus)), "CPU": round(most[number], 6)})
         for number, bundle in enumerate(bundles)

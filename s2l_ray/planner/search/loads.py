@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 
 from s2l_ray.placement.plan import DeviceLoad, Layout
+from s2l_ray.planner.memory import Ledger
 from s2l_ray.planner.search.candidate_search import Search
 from s2l_ray.planner.search.candidates import Candidate
-from s2l_ray.planner.search.fitting import Ledger, device_ledger
+from s2l_ray.planner.search.fitting import device_ledger
 from s2l_ray.planner.search.frame import Frame
 
 
 def gpu_loads(candidate: Candidate, layout: Layout, search: Search) -> list[tuple[DeviceLoad, ...]]:
     """For every phase all GPUs of the inventory, idle ones too. GPUs with the same actors share a ledger."""
     frame = search.frame
-    known: dict[tuple, tuple[Ledger, int]] = {}
+    known: dict[tuple[str, ...], tuple[Ledger, int]] = {}
     result = []
     for phase in layout.phases:
         roles: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)

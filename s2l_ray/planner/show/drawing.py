@@ -8,13 +8,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.placement.plan import PhasePlan, Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.show.grouping import (
     AlikeNodes,
     MemoryClass,
+    MemoryKey,
     blocks,
     memory_classes,
     memory_key,
@@ -46,6 +47,7 @@ def draw_plan(plan: Plan, title: str, path: Path) -> Path:
 def plan_figure(plan: Plan, title: str) -> Figure:
     """The picture; a plan that does not fit is its problems in words."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     if not plan.phases:
         return _words(plan, title)
@@ -54,9 +56,10 @@ def plan_figure(plan: Plan, title: str) -> Figure:
     classes = memory_classes(phases)
     heights = [max(_map_lines(g) for g in groups) * 0.26 + 0.6, _memory_inches(classes), _time_inches(phases)]
     width = max(11.0, COLUMN_INCHES * len(phases))
-    figure = Figure(figsize=(width, sum(heights) + 1.9), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08, hspace=0.04)
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
+    figure = Figure(
+        figsize=(width, sum(heights) + 1.9), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, hspace=0.04)
+    )
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
     figure.suptitle(_headline(plan, title), x=0.01, ha="left", fontsize=12.5)
     deepest = max(_map_lines(g) for g in groups)
     for axes, phase, kinds in zip(_row(top, len(phases)), phases, groups, strict=True):
@@ -94,7 +97,7 @@ def _map_lines(groups: Sequence[AlikeNodes]) -> int:
 
 
 def _draw_map(
-    axes: Axes, phase: PhasePlan, groups: Sequence[AlikeNodes], classes: dict[tuple, MemoryClass], lines: int
+    axes: Axes, phase: PhasePlan, groups: Sequence[AlikeNodes], classes: dict[MemoryKey, MemoryClass], lines: int
 ) -> None:
     axes.set_title(f"{phase.name}, {look.steps(phase.first_step, phase.last_step)}")
     axes.axis("off")
@@ -109,7 +112,7 @@ def _draw_map(
         axes.text(0, y + 0.5, f"and {sum(len(g.nodes) for g in rest)} nodes of {len(rest)} more kinds", color=MUTED)
 
 
-def _draw_node(axes: Axes, group: AlikeNodes, classes: dict[tuple, MemoryClass], top: float) -> None:
+def _draw_node(axes: Axes, group: AlikeNodes, classes: dict[MemoryKey, MemoryClass], top: float) -> None:
     """A frame with a column per device; a strip per actor, over the devices it has."""
     alike = f"nodes {ranges(group.nodes)} ({len(group.nodes)} alike)"
     axes.text(0, top + 0.4, alike if len(group.nodes) > 1 else f"node {group.nodes[0]}", va="center", weight="bold")
@@ -125,11 +128,16 @@ def _draw_node(axes: Axes, group: AlikeNodes, classes: dict[tuple, MemoryClass],
             _draw_strip(axes, role, block.first, top + 0.8 + line, block.devices, number)
 
 
-def _draw_frame(axes: Axes, group: AlikeNodes, classes: dict[tuple, MemoryClass], top: float, width: float) -> None:
+def _draw_frame(axes: Axes, group: AlikeNodes, classes: dict[MemoryKey, MemoryClass], top: float, width: float) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     height = len(group.occupants) + 1
-    style = {"boxstyle": "round,pad=0.02,rounding_size=0.1", "facecolor": "#f4f4f4", "edgecolor": MUTED, "gid": "node"}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0.02,rounding_size=0.1",
+        "facecolor": "#f4f4f4",
+        "edgecolor": MUTED,
+        "gid": "node",
+    }
     axes.add_patch(FancyBboxPatch((0, top), len(group.loads) * width, height, linewidth=0.8, **style))
     for position, load in enumerate(group.loads):
         if position:
@@ -149,18 +157,18 @@ def _draw_strip(axes: Axes, role: str, left: float, top: float, width: float, nu
     corner, size = (left + 0.06, top + 0.15), (width - 0.12, STRIP)
     axes.add_patch(Rectangle(corner, *size, facecolor=colour, linewidth=0, zorder=2, gid=f"{role}:{number}"))
     centre = left + width / 2, top + 0.15 + STRIP / 2
-    style = {"color": look.ink_on(colour), "fontsize": 9, "weight": "bold", "zorder": 3}
+    style: dict[str, Any] = {"color": look.ink_on(colour), "fontsize": 9, "weight": "bold", "zorder": 3}
     axes.text(*centre, number, ha="center", va="center", **style)
 
 
 # Memory
 
 
-def _memory_inches(classes: dict[tuple, MemoryClass]) -> float:
+def _memory_inches(classes: dict[MemoryKey, MemoryClass]) -> float:
     return 0.34 * min(len(classes), CLASSES) + 0.95
 
 
-def _draw_memory(axes: Axes, classes: dict[tuple, MemoryClass]) -> None:
+def _draw_memory(axes: Axes, classes: dict[MemoryKey, MemoryClass]) -> None:
     """A bar per memory class, in an outline of its capacity."""
     shown = list(classes.values())[:CLASSES]
     device = "node" if shown[0].load.gpu is None else "GPU"
@@ -180,10 +188,10 @@ def _draw_ledger(axes: Axes, one: MemoryClass, row: int, longest: float) -> None
     load, left = one.load, 0.0
     for key in sorted(load.ledger, key=look.ledger_order):
         width, colour = load.ledger[key] / 2**30, look.ledger_colour(key)
-        bar = {"left": left, "height": 0.7, "color": colour, "edgecolor": "white", "linewidth": 0.6}
+        bar: dict[str, Any] = {"left": left, "height": 0.7, "color": colour, "edgecolor": "white", "linewidth": 0.6}
         axes.barh(row, width, gid=f"{one.letter}:{key}", **bar)
         if width > 0.05 * longest:
-            style = {"ha": "center", "va": "center", "fontsize": 8, "color": look.ink_on(colour)}
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": look.ink_on(colour)}
             axes.text(left + width / 2, row, look.gib(load.ledger[key]), **style)
         left += width
     capacity = load.capacity_bytes / 2**30
@@ -221,7 +229,7 @@ def _draw_times(axes: Axes, phase: PhasePlan, phases: Sequence[PhasePlan]) -> No
     axes.tick_params(axis="y", length=0, labelcolor=INK)
 
 
-def _legends(figure: Figure, maps: SubFigure, classes: dict[tuple, MemoryClass]) -> None:
+def _legends(figure: Figure, maps: SubFigure, classes: dict[MemoryKey, MemoryClass]) -> None:
     from matplotlib.patches import Patch
 
     names = {"trainer": "trainer rank", "learner": "learner engine", "explorer": "explorer engine"}

@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, PlannedBundle
 
 ROLES = ("trainer", "learner", "explorer")
+MemoryKey: TypeAlias = tuple[int, tuple[tuple[str, int], ...]]
+"""Capacity and ledger of a device; equal for devices of one memory class."""
+DeviceKind: TypeAlias = tuple[int | None, tuple[tuple[str, int], ...], MemoryKey]
+"""GPU number, roles of its actors and which of them are one actor, memory; equal for devices that look the same."""
 RUNS = 6
 """Runs of numbers that are listed one by one."""
 
@@ -78,9 +84,9 @@ def occupant(role: str) -> Occupant:
     return Occupant(kind, int(number.partition("/")[0]))
 
 
-def memory_classes(phases: Iterable[PhasePlan]) -> dict[tuple, MemoryClass]:
+def memory_classes(phases: Iterable[PhasePlan]) -> dict[MemoryKey, MemoryClass]:
     """Key (see `memory_key`) -> class, over all phases; devices with nothing on them belong to none."""
-    classes: dict[tuple, MemoryClass] = {}
+    classes: dict[MemoryKey, MemoryClass] = {}
     for phase in phases:
         for load in phase.gpus:
             key = memory_key(load)
@@ -89,7 +95,7 @@ def memory_classes(phases: Iterable[PhasePlan]) -> dict[tuple, MemoryClass]:
     return classes
 
 
-def memory_key(load: DeviceLoad) -> tuple:
+def memory_key(load: DeviceLoad) -> MemoryKey:
     """Equal for devices of one memory class."""
     return load.capacity_bytes, tuple(load.ledger.items())
 
@@ -99,7 +105,7 @@ def node_groups(loads: Sequence[DeviceLoad]) -> list[AlikeNodes]:
     by_node: dict[int, list[DeviceLoad]] = {}
     for load in loads:
         by_node.setdefault(load.node, []).append(load)
-    by_kind: dict[tuple, list[int]] = {}
+    by_kind: dict[tuple[DeviceKind, ...], list[int]] = {}
     for node, devices in by_node.items():
         by_kind.setdefault(_kind_of_node(devices), []).append(node)
     sizes = Counter(occupant(role) for load in loads for role in load.roles)
@@ -147,7 +153,7 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(texts if len(texts) <= RUNS else [*texts[: RUNS - 2], "...", texts[-1]])
 
 
-def _kind_of_node(devices: list[DeviceLoad]) -> tuple:
+def _kind_of_node(devices: list[DeviceLoad]) -> tuple[DeviceKind, ...]:
     """Equal for nodes that look the same: numbers of ranks and engines do not matter, who shares an engine does."""
     seen: dict[Occupant, int] = {}
     kinds = []
@@ -169,7 +175,7 @@ def _alike_nodes(nodes: list[int], by_node: dict[int, list[DeviceLoad]], sizes: 
     return AlikeNodes(tuple(nodes), tuple(by_node[nodes[0]]), occupants, devices)
 
 
-def _by_place(slots: Iterable[EngineSlot]) -> dict[tuple, EngineSlot]:
+def _by_place(slots: Iterable[EngineSlot]) -> dict[tuple[Source, int, int, tuple[int, ...]], EngineSlot]:
     return {(slot.role, slot.index, slot.bundle, slot.devices): slot for slot in slots}
 
 

@@ -60,7 +60,7 @@ def part_name(part: str) -> str:
     return PART_NAMES.get(part, part.replace("_", " "))
 
 
-def ledger_order(key: str) -> tuple:
+def ledger_order(key: str) -> tuple[int, int, str]:
     """Sorting key of ledger items: trainer, learner, explorer, then what is shared; weights first."""
     role, _, item = key.rpartition("/")
     roles = list(ROLE_COLOURS)

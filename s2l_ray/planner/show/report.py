@@ -22,7 +22,7 @@ from s2l_ray.planner.show.terminal_bars import memory_section, time_section
 from s2l_ray.planner.show.terminal_map import slot_maps
 
 if TYPE_CHECKING:
-    from s2l_ray.planner.simulate.simulation import Simulation
+    from s2l_ray.planner.simulate.simulated_run import Simulation
 
 WIDEST = 130
 """Wider terminals are not filled."""

@@ -30,6 +30,8 @@ weight sync                bytes, seconds, transfers {"nccl" | "ipc" | "gloo": e
 saving              explorer_flops, learner_flops, grpo_flops, saved (share of GRPO's rollout FLOPs); or null
 notes               [str]
 alternatives        best first: description, mode, fits, run_seconds, reason
+simulation          with --simulate: constants (whose), run_seconds, not_simulated [str], and per step: step, phase, start,
+                    seconds, spans
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, Pl
 from s2l_ray.planner.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
-    from s2l_ray.planner.simulate.simulation import Simulation
+    from s2l_ray.planner.simulate.simulated_run import Simulation
 
 
 def plan_json(plan: Plan, simulated: tuple[str, Simulation] | None = None) -> str:
@@ -78,7 +80,12 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 def _simulation(constants: str, found: Simulation) -> dict[str, Any]:
     steps = [{**vars(step)} for step in found.steps]
-    return {"constants": constants, "run_seconds": found.run_seconds, "steps": steps}
+    return {
+        "constants": constants,
+        "run_seconds": found.run_seconds,
+        "not_simulated": list(found.left_out),
+        "steps": steps,
+    }
 
 
 def _phase(phase: PhasePlan) -> dict[str, Any]:
@@ -96,8 +103,8 @@ def _load(load: DeviceLoad) -> dict[str, Any]:
 
 
 def _worst(phases: tuple[PhasePlan, ...]) -> list[dict[str, Any]]:
-    fullest: dict[tuple, tuple[str, DeviceLoad]] = {}
-    roles: dict[tuple, dict[str, list[str]]] = {}
+    fullest: dict[tuple[int, int | None], tuple[str, DeviceLoad]] = {}
+    roles: dict[tuple[int, int | None], dict[str, list[str]]] = {}
     for phase in phases:
         for load in phase.gpus:
             place = (load.node, load.gpu)

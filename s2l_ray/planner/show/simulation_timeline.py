@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.kinds import PhaseName
 from s2l_ray.placement.plan import PHASES
 from s2l_ray.planner.show.look import PART_COLOURS, part_name
-from s2l_ray.planner.simulate.simulation import SimulatedStep, Simulation
+from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.style import save_png
 from s2l_ray.timing.drawing import Panel, duration, timeline_figure
 from s2l_ray.timing.spans import Span

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from s2l_ray.placement.plan import DeviceLoad, PhasePlan
 from s2l_ray.planner.show import look
-from s2l_ray.planner.show.grouping import ROLES, MemoryClass, memory_key
+from s2l_ray.planner.show.grouping import ROLES, MemoryClass, MemoryKey, memory_key
 
 EIGHTHS = "▏▎▍▌▋▊▉█"
 LABEL = 24
@@ -18,7 +18,7 @@ LABEL = 24
 
 
 def memory_section(
-    phases: Sequence[PhasePlan], classes: dict[tuple, MemoryClass], width: int, colour: bool
+    phases: Sequence[PhasePlan], classes: dict[MemoryKey, MemoryClass], width: int, colour: bool
 ) -> tuple[str, list[RenderableType]]:
     """A heading; a bar per memory class against its capacity; their ledgers side by side."""
     device = "node" if next(iter(classes.values())).load.gpu is None else "GPU"
@@ -54,7 +54,7 @@ def cells(sizes: Sequence[int], width: int) -> list[int]:
     return given
 
 
-def _bars(classes: dict[tuple, MemoryClass], where: dict[tuple, str], width: int, colour: bool) -> Table:
+def _bars(classes: dict[MemoryKey, MemoryClass], where: dict[MemoryKey, str], width: int, colour: bool) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
@@ -68,9 +68,9 @@ def _bars(classes: dict[tuple, MemoryClass], where: dict[tuple, str], width: int
     return table
 
 
-def _where(phases: Sequence[PhasePlan], device: str) -> dict[tuple, str]:
+def _where(phases: Sequence[PhasePlan], device: str) -> dict[MemoryKey, str]:
     """Memory key -> on how many devices in which phases."""
-    counts: dict[tuple, dict[str, int]] = {}
+    counts: dict[MemoryKey, dict[str, int]] = {}
     for phase in phases:
         once = sum(other.name == phase.name for other in phases) == 1
         name = phase.name if once else f"{phase.name} from step {phase.first_step}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from s2l_ray.placement.plan import PhasePlan
 from s2l_ray.planner.show import look
-from s2l_ray.planner.show.grouping import AlikeNodes, MemoryClass, blocks, memory_key, node_groups, ranges
+from s2l_ray.planner.show.grouping import AlikeNodes, MemoryClass, MemoryKey, blocks, memory_key, node_groups, ranges
 
 NODE_KINDS = 12
 """Kinds of node drawn for one phase; the JSON has all nodes."""
@@ -18,7 +18,7 @@ LABEL = 11
 
 
 def slot_maps(
-    phases: Sequence[PhasePlan], classes: dict[tuple, MemoryClass], width: int, colour: bool
+    phases: Sequence[PhasePlan], classes: dict[MemoryKey, MemoryClass], width: int, colour: bool
 ) -> Iterator[tuple[str, list[Text]]]:
     """(heading, lines) per phase; consecutive phases with the same slots are one map."""
     for groups, alike in groupby(((node_groups(phase.gpus), phase) for phase in phases), key=lambda pair: pair[0]):
@@ -26,7 +26,9 @@ def slot_maps(
         yield heading, list(_phase_map(groups, classes, width, colour))
 
 
-def _phase_map(groups: list[AlikeNodes], classes: dict[tuple, MemoryClass], width: int, colour: bool) -> Iterator[Text]:
+def _phase_map(
+    groups: list[AlikeNodes], classes: dict[MemoryKey, MemoryClass], width: int, colour: bool
+) -> Iterator[Text]:
     for group in groups[:NODE_KINDS]:
         yield from _gpu_node(group, width, colour) if group.loads[0].gpu is not None else _cpu_node(group)
         yield _memory_line(group, classes, _cell(group, width))
@@ -58,7 +60,7 @@ def _cpu_node(group: AlikeNodes) -> Iterator[Text]:
         yield Text.assemble((f"  {role:<{LABEL - 2}}", look.ROLE_COLOURS[role]), _who(group, role))
 
 
-def _memory_line(group: AlikeNodes, classes: dict[tuple, MemoryClass], cell: int) -> Text:
+def _memory_line(group: AlikeNodes, classes: dict[MemoryKey, MemoryClass], cell: int) -> Text:
     """The memory class of each device; `-` where nothing is on it."""
     letters = [classes[key].letter if (key := memory_key(load)) in classes else "-" for load in group.loads]
     if group.loads[0].gpu is None:

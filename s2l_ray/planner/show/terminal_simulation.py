@@ -11,7 +11,7 @@ from rich.text import Text
 from s2l_ray.kinds import PhaseName
 from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.show import look
-from s2l_ray.planner.simulate.simulation import SimulatedStep, Simulation
+from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
 
 PARTS = {"rollout": "rollouts", "sleep_wake": "sleep and wake", "update": "update", "weight_sync": "weight sync"}
 
@@ -37,6 +37,8 @@ def simulation_section(found: Simulation, plan: Plan) -> Iterator[RenderableType
             table.add_row(f"{role} busy", *("-" if share is None else f"{share:.0%}" for share in shares))
     yield table
     yield Text(f"{look.seconds(found.run_seconds)} for {len(found.steps)} steps")
+    if found.left_out:
+        yield Text(f"not simulated: {'; '.join(found.left_out)}", "dim")
 
 
 def _mean(steps: Sequence[SimulatedStep], part: str) -> float:

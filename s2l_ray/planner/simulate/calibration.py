@@ -21,9 +21,11 @@ from statistics import median
 import numpy as np
 
 from s2l_ray.config import Config
+from s2l_ray.kinds import Source
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants
 from s2l_ray.planner.simulate.measured_run import MeasuredRun, own_seconds, read_run
-from s2l_ray.planner.simulate.simulation import Simulation, evaluation_seconds, simulate
+from s2l_ray.planner.simulate.simulated_run import Simulation
+from s2l_ray.planner.simulate.simulation import evaluation_seconds, simulate
 from s2l_ray.planner.simulate.solved import Solved, fit_solved
 from s2l_ray.planner.workload import Split, workload
 from s2l_ray.results import StepRecord
@@ -66,7 +68,7 @@ def calibrate(run: Path, cores: float | None = None) -> Calibration:
     if measured.layout.device == "gpu":
         cores = None
     elif cores is None:
-        cores = float(os.cpu_count())
+        cores = float(os.cpu_count() or 1)
     start = _first_guess(measured, cores)
     fitted = _fit(measured, start)
     return Calibration(fitted, measured, _errors(measured, fitted))
@@ -114,7 +116,9 @@ def _prompt_tokens(records: tuple[StepRecord, ...]) -> float:
 
 
 def _solved(records: tuple[StepRecord, ...]) -> Solved:
-    counts, right, equal = [], defaultdict(int), 0
+    counts: list[tuple[int, int, int]] = []
+    right: dict[Source, int] = defaultdict(int)
+    equal = 0
     for record in records:
         counts.append((record.explorer_per_group, record.learner_per_group, record.groups))
         equal += record.zero_variance_groups

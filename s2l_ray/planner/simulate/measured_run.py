@@ -17,6 +17,7 @@ from s2l_ray.machine.disk import read_json
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.workload import phases
 from s2l_ray.results import StepRecord
+from s2l_ray.schedule import ADAPTIVE
 from s2l_ray.step_log import StepLog
 
 WARM_UP = 2
@@ -75,6 +76,8 @@ def read_run(run: Path) -> MeasuredRun:
     if not all(record.spans for record in records):
         raise ConfigError(f"{run} was made by a version that did not record `spans`; make a new run to calibrate on")
     config = load_config(run / "config.yaml")
+    if config.schedule.kind == ADAPTIVE:
+        raise ConfigError(f"{run} has schedule.kind={ADAPTIVE}, on which nothing can be calibrated; take another run")
     layout = _layout(run) or host_layout(config)
     return MeasuredRun(config, layout, records, tuple(_evaluations(run, config)), _lengths(run, records))
 

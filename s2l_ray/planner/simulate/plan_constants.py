@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+from s2l_ray.errors import PlacementError
 from s2l_ray.kinds import Role, Source
 from s2l_ray.placement.plan import EngineSlot, Layout, Plan
 from s2l_ray.planner import costs
@@ -30,6 +31,8 @@ def constants_of_plan(
         plan: one that fits, made for `config` on `inventory`.
         mean_response_tokens: what the plan was made with.
     """
+    if plan.dtype is None or plan.layout is None or plan.weight_sync is None:
+        raise PlacementError("a plan that does not fit has no times: " + "; ".join(plan.problems))
     config, layout = plan.dtype.applied_to(config), plan.layout
     cuda = any(spec.real_gpus for spec in inventory.specs)
     work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)

@@ -5,29 +5,23 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 import simpy
 
 from s2l_ray.kinds import ActivityKind, Source
 from s2l_ray.planner.simulate.constants import EngineConstants
+from s2l_ray.planner.simulate.simulated_run import Activity
 
 KIND_OF: dict[Source, ActivityKind] = {"explorer": "explore", "learner": "learner_generate"}
+T = TypeVar("T")
+Process: TypeAlias = Generator[simpy.Event, Any, T]
+"""A SimPy process that returns a T."""
+
 TINY = 1e-9
 """Seconds; floats that differ by less are one moment."""
-
-
-@dataclass(frozen=True)
-class Activity:
-    """What one actor did, from `start` to `end`, in seconds since the run began."""
-
-    actor: str
-    """Such as "trainer 0", "explorer 1", "verifier 0"."""
-    kind: ActivityKind
-    step: int
-    start: float
-    end: float
 
 
 class Work:
@@ -66,7 +60,8 @@ class Cores:
     def stop(self, work: Work) -> float:
         """End unfinished work early. Returns the seconds of it that were done."""
         if self._count is None:
-            return self._env.now - work.begun
+            elapsed: float = self._env.now - work.begun
+            return elapsed
         self._catch_up()
         if work in self._working:
             self._working.remove(work)
@@ -75,7 +70,9 @@ class Cores:
 
     @property
     def _rate(self) -> float:
-        return min(1.0, self._count / sum(work.width for work in self._working)) if self._working else 1.0
+        if self._count is None or not self._working:
+            return 1.0
+        return min(1.0, self._count / sum(work.width for work in self._working))
 
     def _catch_up(self) -> None:
         done = (self._env.now - self._changed) * self._rate
@@ -166,7 +163,7 @@ class SimulatedEngine:
         if not self._arrival.triggered:
             self._arrival.succeed()
 
-    def _run(self) -> Iterator[simpy.Event]:
+    def _run(self) -> Process[None]:
         while True:
             if not self._waiting and not self._running:
                 self._arrival = self._env.event()
@@ -189,7 +186,7 @@ class SimulatedEngine:
             seconds += self._constants.request_s * first
         return seconds
 
-    def _decode(self) -> Iterator[simpy.Event]:
+    def _decode(self) -> Process[None]:
         """Until the first response ends, or until the decode step after an arrival that there is room for."""
         batch, steps = len(self._running), self._running[0][0] - self._decoded
         if batch not in self._seconds:
@@ -226,7 +223,7 @@ class SimulatedVerifier:
         self._request_s, self._rollout_s = request_s, rollout_s
         self._free = simpy.Resource(env, capacity=1)
 
-    def check(self, request: Request) -> Iterator[simpy.Event]:
+    def check(self, request: Request) -> Process[None]:
         with self._free.request() as turn:
             yield turn
             start = self._env.now

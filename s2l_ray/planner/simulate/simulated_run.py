@@ -9,8 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.kinds import PhaseName
-from s2l_ray.planner.simulate.simulated_actors import Activity
+from s2l_ray.kinds import ActivityKind, PhaseName
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What one actor did, from `start` to `end`, in seconds since the run began."""
+
+    actor: str
+    """Such as "trainer 0", "explorer 1", "verifier 0"."""
+    kind: ActivityKind
+    step: int
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,13 @@ class Simulation:
 
     steps: tuple[SimulatedStep, ...]
     activities: tuple[Activity, ...]
-    """Of every actor, in no particular order."""
+    """What every actor did, in no particular order."""
+    left_out: tuple[str, ...] = ()
+    """What the run has and the simulation has not, in words."""
 
     @cached_property
     def run_seconds(self) -> float:
+        """From the begin of the first step to the end of the last."""
         last = self.steps[-1]
         return last.start + last.seconds["total"]
 
@@ -52,7 +66,8 @@ class Simulation:
 
     def busy(self, phase: PhaseName) -> dict[str, float]:
         """Share of the phase's time in which actors of each kind work: "trainer", "learner", "explorer", "verifier".
-        Of those that do anything in it.
+
+        The mean over those actors that do anything in the phase.
         """
         steps = [step for step in self.steps if step.phase == phase]
         begin, end = steps[0].start, steps[-1].start + steps[-1].seconds["total"]

@@ -5,23 +5,30 @@ explorer requests of the next `rollout.prefetch_steps` steps go out once the pre
 learner requests go out when collecting begins; a request goes to the engine of its kind with the fewest rollouts
 outstanding, and from there to such a verifier; engines batch continuously; whole groups are balanced over the ranks of
 every optimizer step; engines sleep beside the trainer; engines that are handed over join between two steps.
-Left out: start, evaluations, checkpoints.
+`scope` says what is refused and what is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import simpy
 
-from s2l_ray.errors import ConfigError
-from s2l_ray.kinds import Source
+from s2l_ray.kinds import ActivityKind, Source
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots
 from s2l_ray.planner.simulate.constants import Constants
-from s2l_ray.planner.simulate.simulated_actors import Cores, Journal, Request, SimulatedEngine, SimulatedVerifier
+from s2l_ray.planner.simulate.scope import check_config, left_out
+from s2l_ray.planner.simulate.simulated_actors import (
+    Cores,
+    Journal,
+    Process,
+    Request,
+    SimulatedEngine,
+    SimulatedVerifier,
+)
 from s2l_ray.planner.simulate.simulated_run import SimulatedStep, Simulation
 from s2l_ray.planner.workload import Split, phases, workload
 from s2l_ray.rollouts.step_planner import balance, mini_batches
@@ -56,8 +63,7 @@ def simulate(
     Raises:
         ConfigError: the configuration has something that is not simulated.
     """
-    if config.rollout.max_staleness or config.rollout.straggler_groups:
-        raise ConfigError("rollout.max_staleness and rollout.straggler_groups cannot be simulated; leave them out")
+    check_config(config)
     chosen = list(steps) if steps is not None else list(range(1, config.schedule.steps + 1))
     return _SimulatedRun(config, layout, constants, chosen, trained or {}).run()
 
@@ -68,6 +74,8 @@ def evaluation_seconds(config: Config, layout: Layout, constants: Constants, pro
 
 
 class _SimulatedRun:
+    """The driver, and what it has to know of the other actors."""
+
     def __init__(
         self, config: Config, layout: Layout, constants: Constants, steps: list[int], trained: Mapping[int, float]
     ) -> None:
@@ -75,7 +83,7 @@ class _SimulatedRun:
         self._steps, self._trained = steps, trained
         self._env = simpy.Environment()
         self._journal = Journal()
-        self._schedule = config.schedule.build(config.rollout.group_size)
+        self._schedule = config.schedule.build(config.rollout.group_size).nominal()
         self._work = workload(config, cuda=layout.device == "gpu")
         self._cores = {bundle.node: Cores(self._env, constants.cores) for bundle in layout.bundles}
         self._phase: PhaseSlots | None = None
@@ -97,7 +105,7 @@ class _SimulatedRun:
 
     def run(self) -> Simulation:
         self._env.run(self._env.process(self._drive()))
-        return Simulation(tuple(self._done), tuple(self._journal.activities))
+        return Simulation(tuple(self._done), tuple(self._journal.activities), left_out(self._config))
 
     def evaluate(self, problems: int, samples: int) -> float:
         for slot in self._layout.phases[-1].engines_of("learner"):
@@ -106,24 +114,30 @@ class _SimulatedRun:
         lengths = rng.choice(np.array(self._constants.lengths["learner"]), size=(problems, samples)).tolist()
         tasks = [self._env.process(self._roll_out(0, "learner", row)) for row in lengths]
         self._env.run(simpy.AllOf(self._env, tasks))
-        return self._env.now
+        seconds: float = self._env.now
+        return seconds
 
     # ---- the driver ------------------------------------------------------------------------------------------------
 
-    def _drive(self) -> Iterator[simpy.Event]:
+    def _drive(self) -> Process[None]:
         for step in self._steps:
-            yield from self._hand_over(step)
-            start, seconds = self._env.now, {}
-            spans = yield from self._collect(step)
+            phase = yield from self._hand_over(step)
+            start = self._env.now
+            seconds: dict[str, float] = {}
+            spans = yield from self._collect(step, phase)
             seconds["rollout"] = self._env.now - start
             if self._layout.sleep:
-                seconds["sleep_wake"] = yield from self._on_trainers("sleep_wake", step, self._constants.sleep_wake_s)
-            seconds["update"] = yield from self._on_trainers("update", step, self._update_s(step))
-            seconds["weight_sync"] = yield from self._on_trainers("weight_sync", step, self._constants.weight_sync_s)
+                seconds["sleep_wake"] = yield from self._on_trainers(
+                    "sleep_wake", step, phase, self._constants.sleep_wake_s
+                )
+            seconds["update"] = yield from self._on_trainers("update", step, phase, self._update_s(step, phase))
+            seconds["weight_sync"] = yield from self._on_trainers(
+                "weight_sync", step, phase, self._constants.weight_sync_s
+            )
             seconds["total"] = self._env.now - start
-            self._done.append(SimulatedStep(step, self._phase.name, start, seconds, spans))
+            self._done.append(SimulatedStep(step, phase.name, start, seconds, spans))
 
-    def _hand_over(self, step: int) -> Iterator[simpy.Event]:
+    def _hand_over(self, step: int) -> Process[PhaseSlots]:
         """Engines of the step's phase; those that end have no requests left, those that begin must start first."""
         phase = self._layout.phase_at(step)
         if phase is not self._phase:
@@ -139,6 +153,7 @@ class _SimulatedRun:
         late = [engine.ready_at for source in self._needed(step) for engine in self._soonest(source)]
         if late and max(late) > self._env.now:
             yield self._env.timeout(max(late) - self._env.now)
+        return phase
 
     def _outstanding(self) -> list[simpy.Process]:
         return [task for _, tasks in self._exploring.values() for task in tasks if task.is_alive]
@@ -160,10 +175,10 @@ class _SimulatedRun:
 
     # ---- collecting ------------------------------------------------------------------------------------------------
 
-    def _collect(self, step: int) -> Iterator[simpy.Event]:
+    def _collect(self, step: int, phase: PhaseSlots) -> Process[dict[str, float]]:
         """Returns the spans."""
         spans: dict[str, float] = {}
-        in_turn = any(map(self._layout.shares_gpus_with_trainer, self._phase.engines_of("explorer")))
+        in_turn = any(map(self._layout.shares_gpus_with_trainer, phase.engines_of("explorer")))
         begun, exploring = self._explore(step)
         learning = [] if in_turn else self._dispatch(step, "learner")
         sent = self._env.now
@@ -196,8 +211,8 @@ class _SimulatedRun:
         lengths = self._lengths(step, source)
         return [self._env.process(self._roll_out(step, source, row)) for row in lengths.tolist()]
 
-    def _roll_out(self, step: int, source: Source, lengths: list[int]) -> Iterator[simpy.Event]:
-        """Sample, then verify. Returns when it was done."""
+    def _roll_out(self, step: int, source: Source, lengths: list[int]) -> Process[float]:
+        """Sample, then verify. Returns the time at which it was done."""
         ready = [e for e in self._engines.values() if e.source == source and e.ready_at <= self._env.now]
         engine = min(ready, key=lambda e: e.load)
         verifier = min(self._verifiers, key=lambda v: v.load)
@@ -209,7 +224,8 @@ class _SimulatedRun:
         yield from verifier.check(request)
         for actor in (engine, verifier):
             actor.load -= len(lengths)
-        return self._env.now
+        done: float = self._env.now
+        return done
 
     def _lengths(self, step: int, source: Source) -> np.ndarray:
         """Response tokens, int [prompts, rollouts of this source]: the same on every layout."""
@@ -229,19 +245,20 @@ class _SimulatedRun:
 
     # ---- the trainer -----------------------------------------------------------------------------------------------
 
-    def _on_trainers(self, kind: str, step: int, seconds: float) -> Iterator[simpy.Event]:
+    def _on_trainers(self, kind: ActivityKind, step: int, phase: PhaseSlots, seconds: float) -> Process[float]:
         """All ranks work together. Returns the seconds that it took."""
         start = self._env.now
-        ranks = self._phase.trainers
+        ranks = phase.trainers
         nodes = [self._layout.bundles[slot.bundle].node for slot in ranks]
         yield simpy.AllOf(self._env, [self._cores[node].work(seconds).done for node in nodes])
         for rank in ranks:
             self._journal.add(f"trainer {rank.index}", kind, step, start, self._env.now)
-        return self._env.now - start
+        taken: float = self._env.now - start
+        return taken
 
-    def _update_s(self, step: int) -> float:
+    def _update_s(self, step: int, phase: PhaseSlots) -> float:
         split = Split(self._count(step, "explorer"), self._count(step, "learner"), 1)
-        ranks = len(self._phase.trainers)
+        ranks = len(phase.trainers)
         busiest = self._trained[step] / ranks if step in self._trained else self._busiest(step, ranks)
         fetched = math.ceil(self._work.prompts / ranks) * self._work.group_size
         return (

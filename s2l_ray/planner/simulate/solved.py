@@ -6,10 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from s2l_ray.kinds import Source
+from s2l_ray.planner.costs import FloatArray
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 WIDEST = 8.0
 """Largest spread that is fitted: nearly every prompt is always or never solved."""
@@ -24,10 +29,10 @@ class Solved:
     logits: dict[Source, float]
     spread: float
 
-    def draw(self, rng: np.random.Generator, prompts: int, counts: dict[Source, int]) -> dict[Source, np.ndarray]:
+    def draw(self, rng: np.random.Generator, prompts: int, counts: dict[Source, int]) -> dict[Source, BoolArray]:
         """Who is right: bool [prompts, rollouts] per source that has any."""
         of_prompt = self.spread * rng.standard_normal((prompts, 1))
-        right = {}
+        right: dict[Source, BoolArray] = {}
         for source, count in counts.items():
             chance = _sigmoid(self.logits[source] + of_prompt) if count else np.zeros((prompts, 1))
             right[source] = rng.random((prompts, count)) < chance
@@ -44,7 +49,7 @@ def fit_solved(splits: Sequence[tuple[int, int, int]], right: dict[Source, int],
     """
     from scipy.optimize import brentq
 
-    rollouts = {
+    rollouts: dict[Source, int] = {
         "explorer": sum(explorer * groups for explorer, _, groups in splits),
         "learner": sum(learner * groups for _, learner, groups in splits),
     }
@@ -63,7 +68,7 @@ def fit_solved(splits: Sequence[tuple[int, int, int]], right: dict[Source, int],
     return at(float(brentq(excess, 0.0, WIDEST, xtol=1e-3)))
 
 
-def _nodes() -> tuple[np.ndarray, np.ndarray]:
+def _nodes() -> tuple[FloatArray, FloatArray]:
     """Points and weights of the mean over N(0, 1)."""
     points, weights = np.polynomial.hermite_e.hermegauss(41)
     return points, weights / weights.sum()
@@ -83,12 +88,14 @@ def _chance_equal(solved: Solved, explorer: int, learner: int) -> float:
     """That all rollouts of a group are right, or all wrong."""
     points, weights = _nodes()
     right = wrong = np.ones_like(points)
-    for source, count in (("explorer", explorer), ("learner", learner)):
+    counts: dict[Source, int] = {"explorer": explorer, "learner": learner}
+    for source, count in counts.items():
         if count:
             chance = _sigmoid(solved.logits[source] + solved.spread * points)
             right, wrong = right * chance**count, wrong * (1 - chance) ** count
     return float(weights @ (right + wrong))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -FAR, FAR)))
+def _sigmoid(x: FloatArray) -> FloatArray:
+    chance: FloatArray = 1 / (1 + np.exp(-np.clip(x, -FAR, FAR)))
+    return chance
