@@ -37,10 +37,17 @@ class Bank:
     def __init__(self, settings: BankSettings, prompts: dict[str, Prompt]) -> None:
         self._settings = settings
         self._prompts = prompts
+        self._opened: RolloutBank | None = None
 
     def ready(self) -> None:
         """Open the recording."""
-        self._bank = RolloutBank(self._settings, self._prompts)
+        self._opened = RolloutBank(self._settings, self._prompts)
+
+    @property
+    def _bank(self) -> RolloutBank:
+        if self._opened is None:
+            raise RuntimeError("the bank was used before `ready`")
+        return self._opened
 
     def covers(self, requests: list[ExplorerRequest]) -> list[bool]:
         """Which of these requests `read` can answer. See `RolloutBank.covers`."""
@@ -57,5 +64,5 @@ class Bank:
 
     def close(self) -> None:
         """Write what is still held."""
-        if hasattr(self, "_bank"):
-            self._bank.close()
+        if self._opened is not None:
+            self._opened.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ class EngineActor:
     def __init__(self, settings: EngineSettings, prompts: dict[str, Prompt]) -> None:
         self._settings = settings
         self._prompts = prompts
+        self._closing = contextlib.AsyncExitStack()
 
     async def ready(self) -> None:
         """Start the engine; returns once it answers.
@@ -42,6 +44,7 @@ class EngineActor:
                 f"the {self._settings.source} engine did not start on {self._settings.model}: "
                 f"{first_error_in(log) or error} (its log: {log})"
             ) from error
+        self._closing.push_async_callback(self._engine.close)
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """See `SamplingEngine.sample`."""
@@ -61,6 +64,5 @@ class EngineActor:
 
     async def close(self) -> None:
         """Stop the engine, if it started."""
-        if hasattr(self, "_engine"):
-            await self._engine.close()
+        await self._closing.aclose()
         drop_short_names()

@@ -49,7 +49,7 @@ class WeightSyncReport:
     broadcast_gb_per_s: float
     """Bytes of the weights (10**9) per second of `broadcast_s`; every member receives at this rate. 0 if that is 0."""
     drain_s: float
-    """Longest wait of an engine for its running requests: nothing new starts, what runs goes on."""
+    """Longest wait of an engine for its running requests: nothing new starts, what runs continues."""
     receive_s: float
     """Longest time in which weights arrived at an engine and were loaded."""
     stall_s: float

@@ -247,7 +247,7 @@ class RolloutGroup:
 
 
 def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
-    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it.
+    """Write groups for people to read: JSONL, one rollout a row, with text, verdict, source and weight version.
 
     Lone surrogates, which UTF-8 cannot encode, are written as the escapes that JSON has for them.
     """

@@ -91,7 +91,7 @@ def _renew_tied_copies(model: torch.nn.Module) -> None:
     """Pack weights anew in layers that share another layer's tensor, such as an output head tied to the embedding.
 
     On CPUs vLLM computes with a packed copy of a layer's weights, which the reload renews in the layer that a tensor
-    was sent for, and in no other: the head would go on with the weights that the engine started with.
+    was sent for, and in no other: the head would keep the weights that the engine started with.
     """
     seen: set[int] = set()
     for layer in model.modules():

@@ -76,7 +76,7 @@ class InProcessLLM:
     async def pause(self, mode: str) -> None:
         """Stop sampling, and drop the cache: at once ("keep"), or when all that runs is done ("wait").
 
-        Requests that come later wait for `resume_generation`, and those that "keep" stopped go on with it.
+        Requests that come later wait for `resume_generation`, and those that "keep" stopped continue with it.
         """
         if mode == "wait":
             await self._drain()
@@ -126,7 +126,7 @@ class InProcessLLM:
             return
         try:
             done.set_result(work())
-        except BaseException as error:  # whoever asked gets it
+        except BaseException as error:  # the caller gets it
             done.set_exception(error)
 
     def _step(self) -> None:

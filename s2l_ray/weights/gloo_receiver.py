@@ -1,4 +1,4 @@
-"""The receiving end of a gloo broadcast, whoever loads what arrives; needs torch only."""
+"""The receiving end of a gloo broadcast, without the loading of what arrives; needs torch only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = list[tuple[str, torch.Tensor]]
 def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferPool) -> Iterator[Tensors]:
     """Receive what `GlooSender` sends, bucket by bucket, as (name, whole tensor on the CPU), while the next arrives.
 
-    The tensors are views of `buffers`: whoever keeps one keeps its bucket from being used again.
+    The tensors are views of `buffers`: while one of them is kept, its buffer is not used again.
 
     Raises:
         RuntimeError: the sender is gone, or did not send within the group's timeout.
