@@ -43,14 +43,16 @@ class Bank:
         self._bank = RolloutBank(self._settings, self._prompts)
 
     def covers(self, requests: list[ExplorerRequest]) -> list[bool]:
+        """Which of these requests `read` can answer. See `RolloutBank.covers`."""
         return self._bank.covers(requests)
 
-    @ray.method(num_returns=2)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
     def read(self, request: ExplorerRequest) -> tuple[RolloutSet, SetReport]:
         """The set, for the trainer; and the numbers alone, for the scheduler."""
         return self._bank.read(request)
 
     def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
+        """Add the rollouts of a request. See `RolloutBank.record`."""
         self._bank.record(request, scored)
 
     def close(self) -> None:
