@@ -239,13 +239,13 @@ class ActorLauncher:
         """Stop every actor and give the resources back. Does nothing when called again."""
         if self._closed:
             return
-        self._closed = True
         leaving = [rank.close.remote() for rank in self._ranks]
         _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
         _finish(leaving, RANK_CLOSE_S)
         for actor in self._actors:
             ray.kill(actor)
         self._reservation.release()
+        self._closed = True
 
     def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         actor = kind.options(**options).remote(*args, **kwargs)
