@@ -294,7 +294,7 @@ def test_a_damaged_run_json_is_one_clear_message(damage: str, tmp_path: Path):
     run = acquired(config(tmp_path))
     (run.path / "run.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     run.close()
-    with pytest.raises(DataError, match="run.json is damaged .*; remove it: the run then continues in a new MLflow run"):
+    with pytest.raises(DataError, match="run.json is damaged .*; remove it: the run then continues in a new MLflow"):
         acquired(config(tmp_path))
     (run.path / "run.json").unlink()
     acquired(config(tmp_path)).close()
