@@ -17,8 +17,8 @@ from s2l_ray.planner.simulate.calibration import calibrate
 from s2l_ray.planner.simulate.simulation import simulate
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
-from tests.unit.test_calibration import config as measured_config
-from tests.unit.test_calibration import write_run
+from tests.support.simulated_runs import config as measured_config
+from tests.support.simulated_runs import write_run
 
 PAPER = str(ROOT / "configs" / "paper" / "qwen3_1.7b_to_8b.yaml")
 HEAVY = ("torch", "ray", "vllm", "transformers", "mlflow", "matplotlib")

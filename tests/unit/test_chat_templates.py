@@ -23,9 +23,9 @@ from s2l_ray.run.directory import RunDirectory, begun_on
 from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.data import Problem
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
+from tests.support.run_directories import CONTENTS, save
 from tests.support.undisturbed import QUICKSTART
-from tests.unit.test_compat import WORDS, make_model
-from tests.unit.test_run_directory import CONTENTS, save
+from tests.support.word_models import WORDS, make_model
 
 PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 LLAMA = (

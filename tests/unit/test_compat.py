@@ -4,28 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.errors import ModelError
 from s2l_ray.tasks.compat import check_models
-
-
-def make_model(path: Path, words: list[str], rows: int, eos: int | list[int] = 1, **tokenizer_changes) -> Path:
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>", "chat_template": "{{ messages }}"}
-    PreTrainedTokenizerFast(tokenizer_object=core, **(special | tokenizer_changes)).save_pretrained(path)
-    (path / "config.json").write_text(json.dumps({"model_type": "qwen3", "vocab_size": rows}))
-    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    save_file({"model.embed_tokens.weight": np.zeros((rows, 2), np.float32)}, path / "model.safetensors")
-    return path
-
-
-WORDS = ["<unk>", "</s>", "<pad>", "3", "7", "12", "5", ":", "27", ">"]
+from tests.support.word_models import WORDS, make_model
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ from s2l_ray.timing.spans import Span
 from s2l_ray.timing.trace import TraceFile
 from s2l_ray.tracking.tracker import open_tracker
 from tests.support import bank_rollouts
+from tests.support.run_directories import config
 from tests.support.small_disk import fill, largest_file, read_only, small_disk
+from tests.support.step_records import step
 from tests.support.training_models import SHAPE, make_trainer, random_groups
-from tests.unit.test_run_directory import config
-from tests.unit.test_summary import step
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from s2l_ray.tasks.compat import check_context, check_models
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.model_files import weight_shapes
 from tests.support.examples import examples
-from tests.unit.test_compat import WORDS, make_model
+from tests.support.word_models import WORDS, make_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 988097824\n"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -18,7 +18,7 @@ from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.tracking.tracker import NoTracker
-from tests.unit.test_run_directory import CONTENTS
+from tests.support.run_directories import CONTENTS
 
 
 @pytest.fixture

@@ -27,13 +27,11 @@ from s2l_ray.timing import (
     busy,
     busy_shares,
     read_trace,
-    role_of,
 )
-from s2l_ray.timing.attribution import ROLLOUT_PARTS, UPDATE_PARTS
 from s2l_ray.timing.clock import PHASES
 from s2l_ray.training.clock import UpdateClock
 from tests.support.examples import examples
-from tests.support.undisturbed import Undisturbed
+from tests.support.trace_events import check_events, strictly
 
 STEP = 7
 
@@ -294,31 +292,6 @@ def spans_of(step: int, at: float) -> list[Span]:
     ]
 
 
-def strictly(text: str) -> list[dict]:
-    """As the readers take it: an array whose end may be missing."""
-    text = text.rstrip()
-    return json.loads(text if text.endswith("]") else text.removesuffix(",") + "]")
-
-
-def check_events(events: list[dict]) -> None:
-    """What Chrome's trace event format asks of complete events, and that the events of a thread nest."""
-    names = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
-    complete = [e for e in events if e["ph"] == "X"]
-    assert {e["ph"] for e in events} == {"X", "M"}
-    for event in complete:
-        assert all(isinstance(event[key], int) for key in ("ts", "dur", "pid", "tid"))
-        assert event["dur"] >= 0 and (event["pid"], event["tid"]) in names and isinstance(event["name"], str)
-    for thread in names:
-        open_until: list[int] = []
-        for event in sorted(
-            (e for e in complete if (e["pid"], e["tid"]) == thread), key=lambda e: (e["ts"], -e["dur"])
-        ):
-            while open_until and open_until[-1] <= event["ts"]:
-                open_until.pop()
-            assert not open_until or event["ts"] + event["dur"] <= open_until[-1], event
-            open_until.append(event["ts"] + event["dur"])
-
-
 NOW = 1_800_000_000.0
 
 
@@ -522,36 +495,3 @@ def test_steps_that_are_not_there(
 def test_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", str(tmp_path)]) == 1
     assert "no run directory with steps" in capsys.readouterr().err
-
-
-# ---- a whole run -----------------------------------------------------------------------------------------------------
-
-
-def test_every_second_of_a_run_has_its_part(run: Undisturbed) -> None:
-    for row in run.results:
-        assert sum(row["parts"].values()) == pytest.approx(row["seconds"]["total"], abs=1e-4)
-        waited = sum(row["parts"].get(part, 0.0) for part in ROLLOUT_PARTS)
-        updated = sum(row["parts"].get(part, 0.0) for part in UPDATE_PARTS)
-        assert waited == pytest.approx(row["seconds"]["rollout"], abs=1e-4)
-        assert updated == pytest.approx(row["seconds"]["update"], abs=1e-4)
-        assert {"fetch", "prepare", "old_logprobs", "forward_backward", "optimizer"} <= set(row["parts"])
-        assert all(0.0 <= share <= 1.0 + 1e-9 for share in row["busy"].values())
-    # Step 1 is the explorer's alone, the last two are the learner's.
-    assert not {"generate", "explore_and_generate"} & set(run.results[0]["parts"])
-    assert not {"explore", "explore_and_generate"} & set(run.results[-1]["parts"])
-    assert run.results[-1]["busy"]["explorer"] == 0.0 < run.results[-1]["busy"]["learner"]
-
-
-def test_a_runs_trace_holds_what_its_records_say(run: Undisturbed) -> None:
-    path = Path(run.config.run_path) / "trace.json"
-    check_events(strictly(path.read_text()))
-    spans = read_trace(path)
-    records = {row["step"]: row for row in run.results}
-    assert {s.step for s in spans if s.name == "step"} == set(records)
-    for whole in (s for s in spans if s.name == "step"):
-        phases = [s for s in spans if s.track == "driver" and s.step == whole.step and s.name != "step"]
-        found, recorded = attribute(whole, phases, spans), records[whole.step]["parts"]
-        for part in PARTS:
-            assert found.get(part, 0.0) == pytest.approx(recorded.get(part, 0.0), abs=2e-4), part
-    assert {role_of(s.track) for s in spans} == {"driver", "trainer", "learner", "explorer", "verifier"}
-    assert (path.parent / "figures" / "timeline.png").exists()

@@ -29,7 +29,7 @@ from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.schedule import GroupSplit
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking.tracker import NoTracker
-from tests.unit.test_run_directory import CONTENTS
+from tests.support.run_directories import CONTENTS
 
 STEPS = 3
 
