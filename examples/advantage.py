@@ -2,7 +2,7 @@
 
 Run it from the directory above:
 
-    s2l train configs/quickstart.yaml objective.advantage=examples.advantage:learner_baseline
+    s2l train quickstart objective.advantage=examples.advantage:learner_baseline
 
 `s2l_ray/objective/advantages.py` says what an advantage function gets and returns.
 """

@@ -2,7 +2,7 @@
 
 Run it from the directory above:
 
-    s2l train configs/quickstart.yaml objective.loss=examples.loss:dual_clip
+    s2l train quickstart objective.loss=examples.loss:dual_clip
 
 `s2l_ray/objective/losses.py` says what a loss function gets and returns. `objective` is the whole section of the
 configuration, so that clip_low and clip_high mean what they mean for ppo.

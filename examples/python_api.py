@@ -11,11 +11,9 @@ Ray's actors import your modules from the directory that you start in, and from 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from s2l_ray import S2LPO, load_config
 
-ROOT = Path(__file__).resolve().parents[1]
 EXTENSIONS = [
     "verifier.kind=examples.verifier:partial_credit",
     "schedule.kind=examples.schedule:stairs",
@@ -26,7 +24,7 @@ EXTENSIONS = [
 
 def main(overrides: list[str]) -> None:
     """Train to the end. Prints the mean reward of every step, and held-out pass@1 before and after."""
-    config = load_config(ROOT / "configs" / "quickstart.yaml", ["name=python-api", *EXTENSIONS, *overrides])
+    config = load_config("quickstart", ["name=python-api", *EXTENSIONS, *overrides])
     algo = S2LPO(config)
     try:
         before, done = algo.evaluate(), False

@@ -2,7 +2,7 @@
 
 Run it from the directory above:
 
-    s2l train configs/quickstart.yaml schedule.kind=examples.schedule:stairs
+    s2l train quickstart schedule.kind=examples.schedule:stairs
 
 `s2l_ray/schedule.py` says what a schedule function gets and returns.
 """

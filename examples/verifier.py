@@ -2,7 +2,7 @@
 
 Run it from the directory above:
 
-    s2l train configs/quickstart.yaml verifier.kind=examples.verifier:partial_credit
+    s2l train quickstart verifier.kind=examples.verifier:partial_credit
 
 The function is called for each response, in processes of its own that are killed when a check takes longer than
 verifier.timeout_s. It returns a bool or a reward in [0, 1], where exactly 1 means right.

@@ -1,8 +1,13 @@
 """s2l-ray: S2L-PO, group-relative policy optimisation with a frozen small explorer, as a Ray actor graph."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from s2l_ray.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from s2l_ray.algorithm import S2LPO
+    from s2l_ray.config import load_config
+
 __all__ = ["S2LPO", "__version__", "load_config"]
 
 

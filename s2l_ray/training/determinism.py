@@ -1,10 +1,14 @@
-"""Bit-equal updates from equal inputs, on one machine and one number of ranks."""
+"""Seeds, and bit-equal updates from equal inputs on one machine and one number of ranks."""
 
 from __future__ import annotations
 
 import os
+import random
 
+import numpy as np
 import torch
+
+from s2l_ray.seeds import word
 
 
 def compute_deterministically() -> None:
@@ -17,3 +21,11 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch with any integer."""
+    number = word(seed)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)

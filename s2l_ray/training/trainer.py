@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,21 +11,20 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from s2l_ray.errors import GroupError
 from s2l_ray.kinds import Dtype, TorchDevice
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, sequence_sums
 from s2l_ray.rollouts.records import RolloutGroup
-from s2l_ray.seeds import word
 from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from s2l_ray.training.clock import UpdateClock, UpdatePart
 from s2l_ray.training.compiled import compile_layers
-from s2l_ray.training.determinism import compute_deterministically
+from s2l_ray.training.determinism import compute_deterministically, seed_generators
+from s2l_ray.training.lockstep import check_mini_batches, pack_in_step, without_empty
 from s2l_ray.training.lora import add_adapters
 from s2l_ray.training.metrics import SOURCES, MetricSums
 from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
-from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, idle_micro_batch, micro_batches, pack
+from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, micro_batches
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group, whole
 from s2l_ray.training.update import (
     all_sequences,
@@ -98,18 +96,12 @@ class PolicyTrainer:
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
         )
-        number = word(seed + rank)
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        torch.manual_seed(number)
+        seed_generators(seed + rank)
         self.policy = self._load_policy(adapter_seed=seed)
         checkpointing = trainer.gradient_checkpointing
         if checkpointing == "on" or (checkpointing == "auto" and device == "cuda"):
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
-        if trainer.compile:
-            for policy in filter(None, (self.policy, self.reference)):
-                compile_layers(policy.model)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
         self.clock = UpdateClock(self.device)
@@ -136,18 +128,18 @@ class PolicyTrainer:
         sums = MetricSums(self.device)
         # A rank that has fetched its groups early waits for the others here, at the first collective.
         self.clock.begin("wait_for_ranks" if self.world_size > 1 else "prepare")
-        self._check(mini_batches)
+        check_mini_batches(mini_batches)
         self.clock.enter("prepare")
         for mini in mini_batches:
             sums.add_groups(mini)
         if self._overlong is not None:
             mini_batches = punished_groups(mini_batches, self._overlong)
         if self.objective.grouping == "separate":
-            mini_batches = self._without_empty(by_source(mini_batches))
+            mini_batches = without_empty(by_source(mini_batches))
         if self.reference is not None and self.objective.kl_in == "reward":
             mini_batches = self._penalised(mini_batches, self.reference, sums)
         shares = self._prepare(mini_batches)
-        batches = self._pack_in_step([share.sequences for share in shares])
+        batches = self._pack([share.sequences for share in shares])
         for share in shares:
             sums.add_share(share)
         self._score(batches)
@@ -207,6 +199,8 @@ class PolicyTrainer:
             add_adapters(model, self.trainer, seed=adapter_seed)
         offload = self.objective.reference_offload if frozen else self.trainer.cpu_offload
         shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload)
+        if self.trainer.compile:
+            compile_layers(model)
         return policy.eval() if frozen else policy.train()
 
     def _make_room(self) -> None:
@@ -216,22 +210,6 @@ class PolicyTrainer:
                 FSDPModule, self.reference
             ).reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
         give_back_cached()
-
-    def _check(self, mini_batches: list[list[RolloutGroup]]) -> None:
-        count = len(mini_batches)
-        most, fewest = all_reduce_max(torch.tensor([count, -count])).tolist()
-        if most != -fewest or most == 0:
-            raise GroupError(f"every rank needs the same number (> 0) of mini-batches; here {count}, elsewhere {most}")
-        for group in (g for mini in mini_batches for g in mini):
-            if len(group.prompt_token_ids) == 0:
-                raise GroupError(f"prompt {group.prompt_id} has no tokens; a response needs at least one before it")
-
-    def _without_empty(self, steps: list[list[RolloutGroup]]) -> list[list[RolloutGroup]]:
-        """Leave out the optimizer steps of which no rank has a group."""
-        counts = all_reduce_sum(torch.tensor([len(groups) for groups in steps])).tolist()
-        if not any(counts):
-            raise GroupError("no rank has a group to train on")
-        return [groups for groups, count in zip(steps, counts, strict=True) if count]
 
     def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[RankShare]:
         """Advantages and weights, from totals of each mini-batch over all ranks."""
@@ -255,7 +233,7 @@ class PolicyTrainer:
         self.clock.enter("reference")
         sequences = all_sequences(mini_batches)
         estimates: list[Tensor] = []
-        rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack_in_step([sequences])
+        rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack([sequences])
         for batch in batches:
             with torch.no_grad():
                 ours, theirs = self.policy(batch).logprobs, reference(batch).logprobs
@@ -267,17 +245,8 @@ class PolicyTrainer:
         self.clock.enter("prepare")
         return penalised_groups(mini_batches, [self.objective.kl * by_sequence[id(s)] for s in sequences])
 
-    def _pack_in_step(self, steps: list[list[TrainSequence]]) -> list[list[MicroBatch]]:
-        """Micro-batches on the device, equally many (and at least one) per optimizer step on every rank.
-
-        Every forward and backward is a collective, so a rank with less to do runs idle micro-batches.
-        """
-        rows = [micro_batches(sequences, self.trainer.micro_batch_tokens) for sequences in steps]
-        counts = all_reduce_max(torch.tensor([max(1, len(r)) for r in rows])).tolist()
-        return [
-            [(pack(row) if row else idle_micro_batch()).to(self.device) for row in own + [[]] * (count - len(own))]
-            for own, count in zip(rows, counts, strict=True)
-        ]
+    def _pack(self, steps: list[list[TrainSequence]]) -> list[list[MicroBatch]]:
+        return pack_in_step(steps, self.trainer.micro_batch_tokens, self.device)
 
     @torch.no_grad()
     def _score(self, batches: list[list[MicroBatch]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +15,28 @@ from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
 
 STEPS = 4
+OWN = {
+    "verifier.kind": "verifier:partial_credit",
+    "schedule.kind": "schedule:stairs",
+    "objective.advantage": "advantage:learner_baseline",
+    "objective.loss": "loss:dual_clip",
+}
 
 
 def test_python_api_with_every_extension(family: Family, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
+    """The modules are in the working directory alone, where the driver and every actor have to find them."""
+    run_dir, project = tmp_path / "run", tmp_path / "project"
+    shutil.copytree(ROOT / "examples", project / "mine", ignore=shutil.ignore_patterns("__pycache__"))
     settings = run_config(family, run_dir) | {
         "schedule.steps": STEPS,
         "schedule.mix_steps": 4,
         "cluster.address": "local",
     }
-    del settings["verifier.kind"]  # the example's own
-    command = [sys.executable, "examples/python_api.py", *(f"{key}={value}" for key, value in settings.items())]
+    settings |= {key: f"mine.{function}" for key, function in OWN.items()}
+    command = [sys.executable, "mine/python_api.py", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=project,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -42,5 +51,4 @@ def test_python_api_with_every_extension(family: Family, tmp_path: Path) -> None
     assert [row["explorer_per_group"] for row in rows] == [4, 3, 2, 1]
     assert all(source["verdicts"]["failed"] == 0 for row in rows for source in row["sources"].values())
     contents = json.loads((run_dir / "run.json").read_text())["contents"]
-    keys = ("verifier", "schedule.kind", "objective.advantage", "objective.loss")
-    assert {f"{key} source" for key in keys} <= set(contents)
+    assert {"verifier source", *(f"{key} source" for key in OWN if key != "verifier.kind")} <= set(contents)
