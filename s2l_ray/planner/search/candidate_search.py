@@ -250,7 +250,8 @@ class Search:
         least = learner or (0 if base.key.mode.learner_sleeps else 1)
         if not base.key.explorer_tp:
             explorer = 0
-        most = base.available - (1 if explorer is None else explorer)
+        spare = 0 if base.key.mode.explorer_sleeps else 1
+        most = base.available - (spare if explorer is None else explorer)
         if least > most:
             return []
         if learner is not None:
@@ -264,15 +265,14 @@ class Search:
 
     def _asked_bundles(self, base: Candidate) -> tuple[int | None, int | None]:
         """Bundles for the engines that engines.learner.count and engines.explorer.count ask for."""
-        key, engines = base.key, self.frame.config.engines
-        learner = explorer = None
-        if engines.learner.count is not None:
-            learner = -(
-                -max(0, engines.learner.count - base.shared.get("learner", 0)) // key.engines_per_bundle("learner")
-            )
-        if engines.explorer.count is not None and key.explorer_tp:
-            explorer = -(-engines.explorer.count // key.engines_per_bundle("explorer"))
-        return learner, explorer
+
+        def bundles(role: Source) -> int | None:
+            count = self.frame.engine(role).count
+            if count is None or not base.key.tp(role):
+                return None
+            return -(-max(0, count - base.shared.get(role, 0)) // base.key.engines_per_bundle(role))
+
+        return bundles("learner"), bundles("explorer")
 
     def _too_few(self, base: Candidate) -> str:
         learner, explorer = self._asked_bundles(base)
