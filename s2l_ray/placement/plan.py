@@ -153,8 +153,8 @@ class PhasePlan:
     step_seconds: float
     """Mean over the phase's steps."""
     seconds: dict[str, float]
-    """Seconds of each part of an average step by itself: "explore", "learner_generate", "update" (with old and reference
-    log-probs), "weight_sync", "sleep_wake", "verify". They overlap, so that their sum may exceed step_seconds."""
+    """Seconds of each part of an average step by itself: "explore", "learner_generate", "update" (with old and
+    reference log-probs), "weight_sync", "sleep_wake", "verify". They overlap: their sum may exceed step_seconds."""
     utilisation: dict[str, float]
     """Share of a step in which devices of each role work, 0 to 1; "all" over all devices."""
     explorer_flops: float
