@@ -1,1 +1,1 @@
-"""Who runs it where: each file is one kind of process, a thin shell over a plain class of s2l_ray."""
+"""Ray actors, one file per kind of process: thin shells over plain classes of s2l_ray, launched on a plan's slots."""

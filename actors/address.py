@@ -1,29 +1,21 @@
-"""Which Ray cluster an address names, and whether a run can use it: known within seconds, in words for its user.
+"""The Ray cluster that an address names, checked within seconds, with errors that say what to do.
 
-Ray itself tries an address where nobody answers for 13 minutes, without a word.
+Ray itself tries an address where nobody answers for 13 minutes, without a message.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import dataclass
 
 import grpc
-from ray._common.network_utils import is_localhost, parse_address
-from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.grpc_utils import init_grpc_channel
-from ray._private.utils import check_version_info
-from ray.core.generated import gcs_service_pb2 as messages
-from ray.core.generated import gcs_service_pb2_grpc as stubs
-from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
+from s2l_ray import ray_bridge
 from s2l_ray.errors import PlacementError
 
 ANSWER_S = 10.0
-"""A cluster that is up answers sooner, also on a loaded machine."""
+"""Bound on an answer; a cluster that is up answers sooner, also on a loaded machine."""
 OTHERWISE = "Without it a private Ray is started on this machine"
 
 
@@ -58,14 +50,12 @@ def find_cluster(address: str | None) -> Cluster | None:
 
 def _on_this_machine(given: str) -> str:
     try:
-        found = services.get_ray_address_from_environment("auto", None)
+        return ray_bridge.ray_on_this_machine()
     except ConnectionError as error:
         raise PlacementError(
             f"{given}: no Ray runs on this machine. Start one (`ray start --head`), or name a cluster as HOST:PORT. "
             f"{OTHERWISE}"
         ) from error
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does for a Ray that it found by itself
-    return found
 
 
 def _host_and_port(text: str, given: str) -> str:
@@ -80,10 +70,7 @@ def _host_and_port(text: str, given: str) -> str:
             f"{given} is the address of Ray's client server. A run's driver is a part of the cluster and does not work "
             f"through it: start it on a node of the cluster, or with `ray job submit`. {OTHERWISE}"
         )
-    try:
-        parsed = parse_address(text)
-    except UnicodeEncodeError:  # bytes of the environment that are no text
-        parsed = None
+    parsed = ray_bridge.host_and_port(text)
     if parsed is None or not parsed[0] or not _is_port(parsed[1]):
         raise PlacementError(
             f"{given} is not HOST:PORT, with a port of 1 to 65535 (Ray's own is 6379; an IPv6 host goes in brackets), "
@@ -99,10 +86,10 @@ def _is_port(text: str) -> bool:
 def _usable(address: str, given: str) -> Cluster:
     """Ask the cluster whether it is one that this process can join."""
     # Ray takes loopback for this machine's outward address, where a Ray that keeps to loopback does not listen.
-    outward = services.canonicalize_bootstrap_address(address)
-    on_loopback = is_localhost(parse_address(address)[0]) and not _listens(outward)
+    outward = ray_bridge.outward_address(address)
+    on_loopback = ray_bridge.is_loopback(address) and not _listens(outward)
     cluster = Cluster(address if on_loopback else outward, on_loopback)
-    with _channel(cluster.address) as channel:
+    with ray_bridge.gcs_channel(cluster.address) as channel:
         try:
             _check_versions(channel, given)
             _check_nodes(channel, given)
@@ -112,21 +99,17 @@ def _usable(address: str, given: str) -> Cluster:
 
 
 def _listens(address: str) -> bool:
-    host, port = parse_address(address)
+    host, port = address.rsplit(":", 1)
     try:
-        socket.create_connection((host, int(port)), timeout=2).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
     except OSError:
         return False
     return True
 
 
 def _check_versions(channel: grpc.Channel, given: str) -> None:
-    request = messages.InternalKVGetRequest(namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA")
-    reply = stubs.InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=ANSWER_S)
-    if not reply.value:  # the cluster has only just begun
-        return
     try:
-        check_version_info(json.loads(reply.value), "this process")
+        ray_bridge.check_versions(channel, ANSWER_S)
     except RuntimeError as error:
         raise PlacementError(
             f"{given}: {' '.join(str(error).split())} Install the cluster's versions here, or these there"
@@ -135,9 +118,8 @@ def _check_versions(channel: grpc.Channel, given: str) -> None:
 
 def _check_nodes(channel: grpc.Channel, given: str) -> None:
     """A driver works through the Ray node of its own machine; Ray would wait a minute for one."""
-    request = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
-    nodes = stubs.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(request, timeout=ANSWER_S).node_info_list
-    if not {node.node_id.hex() for node in nodes} & set(services.find_node_ids()):
+    nodes = ray_bridge.nodes_alive(channel, ANSWER_S)
+    if not nodes & ray_bridge.nodes_of_this_machine():
         raise PlacementError(
             f"{given}: the cluster answers, but none of its {len(nodes)} nodes is on this machine. Start the run on a "
             "node of the cluster, or with `ray job submit`, or make this machine one (`ray start --address`)"
@@ -145,7 +127,7 @@ def _check_nodes(channel: grpc.Channel, given: str) -> None:
 
 
 def _reason(error: grpc.RpcError, address: str) -> str:
-    """What a failed question to a cluster says."""
+    """The message for a request to a cluster that failed."""
     if error.code() == grpc.StatusCode.UNAUTHENTICATED:
         return (
             "the cluster does not accept our token. Set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN, "
@@ -158,7 +140,3 @@ def _reason(error: grpc.RpcError, address: str) -> str:
         )
     details = (error.details() or error.code().name).rpartition("last error: ")[2]
     return f"no Ray cluster answers at {address} ({details}). Is it running, and can this machine reach it? {OTHERWISE}"
-
-
-def _channel(address: str) -> grpc.Channel:
-    return init_grpc_channel(address, options=ray_constants.GLOBAL_GRPC_OPTIONS)

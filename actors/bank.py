@@ -37,23 +37,32 @@ class Bank:
     def __init__(self, settings: BankSettings, prompts: dict[str, Prompt]) -> None:
         self._settings = settings
         self._prompts = prompts
+        self._opened: RolloutBank | None = None
 
     def ready(self) -> None:
         """Open the recording."""
-        self._bank = RolloutBank(self._settings, self._prompts)
+        self._opened = RolloutBank(self._settings, self._prompts)
+
+    @property
+    def _bank(self) -> RolloutBank:
+        if self._opened is None:
+            raise RuntimeError("the bank was used before `ready`")
+        return self._opened
 
     def covers(self, requests: list[ExplorerRequest]) -> list[bool]:
+        """Which of these requests `read` can answer. See `RolloutBank.covers`."""
         return self._bank.covers(requests)
 
-    @ray.method(num_returns=2)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
     def read(self, request: ExplorerRequest) -> tuple[RolloutSet, SetReport]:
         """The set, for the trainer; and the numbers alone, for the scheduler."""
         return self._bank.read(request)
 
     def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
+        """Add the rollouts of a request. See `RolloutBank.record`."""
         self._bank.record(request, scored)
 
     def close(self) -> None:
         """Write what is still held."""
-        if hasattr(self, "_bank"):
-            self._bank.close()
+        if self._opened is not None:
+            self._opened.close()

@@ -1,4 +1,4 @@
-"""What the scheduler hands out for one step: whole groups by reference, and numbers."""
+"""The groups of one step as the scheduler hands them out: rollouts by reference, and their numbers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class StepBatch:
     """Seconds from sending the first request of a source to its last verdict: "explore" (which may have begun, and
     ended, while the trainer worked on earlier steps) and "learner_generate". What samples nothing has none."""
     work: list[Span]
-    """When engines, verifiers and bank worked, on this step and ahead, since the step before."""
+    """The work of engines, verifiers and bank since the step before, on this step and on coming ones."""
     under_way: list[Span]
-    """What they have begun and not finished."""
+    """Work that they have begun and not finished."""
     refilled: int
     """Groups sampled to replace such without variance, used or not."""
     explorer_only: tuple[int, int]
@@ -48,7 +48,7 @@ class StepBatch:
     banked: int
     """Rollouts that came from the bank."""
     prefetched_bytes: int
-    """What the explorer's rollouts of coming steps hold, or may come to hold, in the object store."""
+    """Bytes that prefetched explorer rollouts hold, or may come to hold, in the object store."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Group:
 
     @property
     def refs(self) -> GroupRefs:
+        """What the trainer ranks need of the group."""
         tokens = sum(row.prompt_tokens + row.response_tokens for row in self.rows)
         return GroupRefs(self.prompt_id, self.parts, tokens)
 

@@ -19,11 +19,11 @@ the result is handed on by reference: 2.8 kB per rollout of 256 tokens (`make be
 
 
 POLL_S = 1.0
-"""How often whoever watches a wait is told how far it is."""
+"""Seconds between two reports of a wait's progress."""
 
 
 def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[ray.ObjectRef]], None]) -> None:
-    """Wait until all of `refs` are done, or the time is up; `tell` is called every second with those that are done."""
+    """Wait until all of `refs` are done or the time is up; every second `tell` receives those that are done."""
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         done, waiting = ray.wait(list(refs), num_returns=len(refs), timeout=min(POLL_S, left))
@@ -53,6 +53,6 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
         if isinstance(cause, ray.exceptions.RayActorError):
             raise ActorLostError(
                 f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
-                "The same command goes on from the last checkpoint."
+                "The same command resumes from the last checkpoint."
             ) from error
         raise

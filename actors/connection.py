@@ -16,6 +16,7 @@ from actors.private_ray import start_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.temporary import use_short_tmpdir
+from s2l_ray.ray_bridge import on_loopback, without_sigterm_handler
 
 
 def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = lambda message: None) -> bool:
@@ -23,7 +24,7 @@ def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = 
 
     Args:
         cluster: which Ray (see `find_cluster`), and how long a private one may take to start. None: the defaults.
-        note: told what the user should know of it.
+        note: receives messages for the user.
 
     Raises:
         PlacementError: no usable cluster answers within seconds, or a private Ray does not start.
@@ -45,7 +46,7 @@ def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
     try:
         with on_loopback() if cluster.on_loopback else contextlib.nullcontext():
             ray.init(address=cluster.address, log_to_driver=False)
-    except Exception as error:  # it answered, so Ray's own words are all there is
+    except Exception as error:  # the cluster answered, so Ray's own message is all there is
         ray.shutdown()
         raise PlacementError(
             f"could not join the Ray cluster at {cluster.address} (cluster.address, RAY_ADDRESS): {error}"
@@ -54,37 +55,20 @@ def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
 
 
 @contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Ray started in here listens on 127.0.0.1 only.
-
-    Asked for 127.0.0.1, Ray takes this machine's outward address instead, and listens on every interface, unless it is
-    built for a single machine: that is what this constant says. With it, its servers bind to loopback.
-    """
-    constants = ray._private.ray_constants
-    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
 def _own_termination() -> Iterator[None]:
-    """What the program does when it is terminated stays, meanwhile too, where Ray would put two handlers in its place.
+    """Keep the program's own handler of SIGTERM while Ray starts, and afterwards.
 
-    One in Python, which exits with status 15, and one in C++, which aborts within 3 s.
+    Ray would install two: one in Python, which exits with status 15, and one in C++, which aborts within 3 s.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    utils = ray._private.utils
-    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
-        yield
+        with without_sigterm_handler():
+            yield
     finally:
-        utils.set_sigterm_handler = before
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGTERM, handler)  # Ray also sets one in C++
 
 
 @contextlib.contextmanager

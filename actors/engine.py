@@ -1,30 +1,32 @@
-"""What explorer and learner actors share: a vLLM engine behind Ray calls."""
+"""The base of explorer and learner actors: a vLLM engine behind Ray calls."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import contextlib
 from typing import ClassVar
 
 import numpy as np
-import ray
 
 from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.kinds import EngineMemory
 from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
+from s2l_ray.ray_bridge import error_log
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import SampleRequest
+from s2l_ray.vllm_bridge.log import first_error_in
 
 
 class EngineActor:
     """Base of the engine actors. Asynchronous: many sample calls run at once and share the engine's batch."""
 
     engine_class: ClassVar[type[SamplingEngine]] = SamplingEngine
+    _engine: SamplingEngine
 
     def __init__(self, settings: EngineSettings, prompts: dict[str, Prompt]) -> None:
         self._settings = settings
         self._prompts = prompts
+        self._closing = contextlib.AsyncExitStack()
 
     async def ready(self) -> None:
         """Start the engine; returns once it answers.
@@ -37,32 +39,30 @@ class EngineActor:
         try:
             self._engine = self.engine_class(self._settings, self._prompts)
         except Exception as error:  # anything from a bad model file to a lack of memory, in another process
-            log = Path(ray._private.worker.global_worker.get_err_file_path())
+            log = error_log()
             raise EngineError(
                 f"the {self._settings.source} engine did not start on {self._settings.model}: "
-                f"{reason_in(log) or error} (its log: {log})"
+                f"{first_error_in(log) or error} (its log: {log})"
             ) from error
+        self._closing.push_async_callback(self._engine.close)
 
     async def sample(self, request: SampleRequest) -> RolloutSet:
+        """See `SamplingEngine.sample`."""
         return await self._engine.sample(request)
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
+        """See `SamplingEngine.score`."""
         return await self._engine.score(token_ids)
 
     async def sleep(self) -> None:
+        """See `SamplingEngine.sleep`."""
         await self._engine.sleep()
 
     async def wake(self, memory: EngineMemory) -> None:
+        """See `SamplingEngine.wake`."""
         await self._engine.wake(memory)
 
     async def close(self) -> None:
-        if hasattr(self, "_engine"):
-            await self._engine.close()
+        """Stop the engine, if it started."""
+        await self._closing.aclose()
         drop_short_names()
-
-
-def reason_in(log: Path) -> str | None:
-    """The first exception in an engine's log that is not vLLM pointing at an earlier one."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    found = [match[1] for line in lines if (match := re.search(r"\b(\w+(?:Error|Exception): .+)", line))]
-    return next((line for line in found if "See root cause above" not in line), None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from actors.calls import fetch
-from actors.launcher import Engine, Seating
+from actors.launcher import ActorLauncher, PlacedEngine
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
@@ -59,23 +59,25 @@ class Exploration:
         progress("reserving resources")
         may_grow = config.placement.inventory is not None
         reservation = reserve(layout.bundles, config.cluster.start_timeout_s, progress, may_grow)
-        self._seating = Seating(config, layout, reservation, {prompt.id: prompt for prompt in train})
+        self._launcher = ActorLauncher(config, layout, reservation, {prompt.id: prompt for prompt in train})
         try:
             progress("starting engines, verifiers and bank")
-            self._engines: list[Engine] = [self._seating.engine(slot) for slot in layout.phases[0].engines]
-            verifiers = self._seating.verifiers()
+            self._engines: list[PlacedEngine] = [
+                self._launcher.launch_engine(slot) for slot in layout.phases[0].engines
+            ]
+            verifiers = self._launcher.launch_verifiers()
             self._verifiers = itertools.cycle(verifiers)
-            self._bank = self._seating.bank(bank)
-            self._seating.wait_ready(self._engines, verifiers, self._bank, started)
+            self._bank = self._launcher.launch_bank(bank)
+            self._launcher.wait_ready(self._engines, verifiers, self._bank, started)
         except BaseException:
-            self._seating.close()
+            self._launcher.close()
             raise
 
     def __enter__(self) -> Exploration:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._seating.close()
+        self._launcher.close()
 
     def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[SetReport]:
         """Sample, verify and record; yields the numbers of each request once the bank has its rollouts.
@@ -121,4 +123,5 @@ class Exploration:
             raise StepTimeoutError(
                 f"none of {len(refs)} requests was recorded within {self._timeout_s:.0f} s (cluster.step_timeout_s)"
             )
-        return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+        finished: list[ray.ObjectRef] = ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+        return finished

@@ -1,4 +1,4 @@
-"""The explorer: a frozen small model. Its rollouts can be sampled ahead, since they can never be stale."""
+"""The explorer: a frozen small model. Its rollouts can be prefetched, since they can never be stale."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from actors.engine import EngineActor
 
 @ray.remote(max_restarts=0)
 class Explorer(EngineActor):
-    """One explorer engine."""
+    """One explorer engine behind Ray calls."""

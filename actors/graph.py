@@ -1,4 +1,4 @@
-"""The actor graph of a run: actors on the slots of a plan, wired, moved as the plan says, stopped on every exit."""
+"""The actor graph of a run: actors on the slots of a plan, changed with its phases and stopped on every exit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 
 from actors.batch import StepBatch
 from actors.calls import fetch, watch
-from actors.launcher import Engine, Seating
+from actors.launcher import ActorLauncher, PlacedEngine
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -26,10 +26,10 @@ from s2l_ray.rollouts.records import Prompt, RolloutSummary
 from s2l_ray.timing import Span
 
 T = TypeVar("T")
-Key = tuple[str, int]
-"""Role and index: names an engine."""
+Key = tuple[Source, int]
+"""Role and index of an engine."""
 ANSWER_S = 60.0
-"""For an answer that is already given to get here."""
+"""Seconds for an answer that was given already to arrive here."""
 
 
 class ActorGraph:
@@ -37,12 +37,12 @@ class ActorGraph:
 
     Args:
         config: of the run.
-        layout: who sits where in every phase.
-        first_step: the step that the run begins or goes on with (1-based).
+        layout: the actors' slots in every phase.
+        first_step: the step that the run begins or continues with (1-based).
         train, held_out: rendered prompts, by id, distinct between the two.
-        reporter: told what is being started, how far long waits are, and what happened to engines on the way.
-        stragglers: prompts that steps leave out, known from before: by step.
-        bank: where recorded explorer rollouts are, or None.
+        reporter: receives what is being started, the progress of long waits, and engines that were lost.
+        stragglers: prompts that steps leave out, as far as they are known beforehand, by step.
+        bank: the recording of explorer rollouts, or None.
 
     Raises:
         PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
@@ -62,44 +62,40 @@ class ActorGraph:
         self._config = config
         self._stragglers = stragglers
         self._bank = bank
-        self._collecting: tuple[int, ray.ObjectRef] | None = None
+        self._collecting: dict[int, ray.ObjectRef] = {}
         self._layout = layout
         self._reporter = reporter
-        self._seating: Seating | None = None
-        self._engines: dict[Key, Engine] = {}
-        self._arriving: dict[Key, Engine] = {}
+        self._engines: dict[Key, PlacedEngine] = {}
+        self._arriving: dict[Key, PlacedEngine] = {}
         self._lost: set[Key] = set()
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
+        reporter.phase("reserving resources")
+        may_grow = config.placement.inventory is not None
+        reservation = reserve(layout.bundles, config.cluster.start_timeout_s, reporter.phase, may_grow)
+        self._launcher = ActorLauncher(config, layout, reservation, {p.id: p for p in [*train, *held_out]})
         try:
-            self._start(first_step, train, held_out)
+            self._start(first_step, [prompt.id for prompt in train])
         except BaseException:
             self.close()
             raise
 
-    def _start(self, first_step: int, train: list[Prompt], held_out: list[Prompt]) -> None:
-        config, cluster, phase = self._config, self._config.cluster, self._reporter.phase
-        phase("reserving resources")
-        may_grow = config.placement.inventory is not None
-        reservation = reserve(self._layout.bundles, cluster.start_timeout_s, phase, may_grow)
-        self._seating = Seating(config, self._layout, reservation, {p.id: p for p in [*train, *held_out]})
-
+    def _start(self, first_step: int, train: list[str]) -> None:
+        launcher, cluster, phase = self._launcher, self._config.cluster, self._reporter.phase
         phase("starting engines, verifiers and trainer")
         slots = self._layout.phase_at(first_step)
-        ranks = [self._seating.rank(slot, len(slots.trainers)) for slot in slots.trainers]
-        self._engines = {(slot.role, slot.index): self._seating.engine(slot) for slot in slots.engines}
-        verifiers = self._seating.verifiers()
-        bank = self._seating.bank(self._bank) if self._bank else None
+        ranks = [launcher.launch_rank(slot, len(slots.trainers)) for slot in slots.trainers]
+        self._engines = {(slot.role, slot.index): launcher.launch_engine(slot) for slot in slots.engines}
+        verifiers = launcher.launch_verifiers()
+        bank = launcher.launch_bank(self._bank) if self._bank else None
         self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s)
         self.trainer.begin_build()
         engines = list(self._engines.values())
-        self._seating.wait_ready(engines, verifiers, bank, self._reporter.progress)
+        launcher.wait_ready(engines, verifiers, bank, self._reporter.progress)
         self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = self._seating.scheduler(
-            [p.id for p in train], engines, verifiers, len(ranks), self._stragglers, bank
-        )
+        self._scheduler = launcher.launch_scheduler(train, engines, verifiers, len(ranks), self._stragglers, bank)
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
 
@@ -119,20 +115,20 @@ class ActorGraph:
         Args:
             observed: `StepRecord.explorer_only` by step.
         """
-        self._collecting = None
+        self._collecting.clear()
         self._call(self._scheduler.restore_schedule.remote(observed), "restoring the schedule")
 
     def begin_collect(self, step: int) -> None:
         """Ask for a step's groups now, to `collect` them later."""
-        if self._collecting is None or self._collecting[0] != step:
-            self._collecting = (step, self._scheduler.collect.remote(step))
+        if step not in self._collecting:
+            self._collecting[step] = self._scheduler.collect.remote(step)
 
     def collect(self, step: int) -> StepBatch:
         """The step's whole, verified groups, by reference."""
         self.begin_collect(step)
-        batch = self._watched([self._collecting[1]], f"collecting step {step}")[0]
-        self._collecting = None
-        return batch
+        batches: list[StepBatch] = self._watched([self._collecting[step]], f"collecting step {step}")
+        del self._collecting[step]
+        return batches[0]
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`."""
@@ -172,13 +168,14 @@ class ActorGraph:
 
     def score(self, token_ids: np.ndarray) -> list[np.ndarray]:
         """Log-probs of one text under every learner engine's weights, float32 [tokens - 1] each."""
-        return self._call([engine.actor.score.remote(token_ids) for engine in self._of("learner")], "scoring")
+        calls = [engine.actor.score.remote(token_ids) for engine in self._of("learner")]
+        scores: list[np.ndarray] = self._call(calls, "scoring")
+        return scores
 
     def close(self) -> None:
         """Stop every actor and give the resources back. Safe to call twice, and after a failure."""
-        if self._seating is not None and ray.is_initialized():
-            self._seating.close()
-        self._seating = None
+        if ray.is_initialized():
+            self._launcher.close()
 
     # ---- engines that come and go -----------------------------------------------------------------------------------
 
@@ -195,23 +192,23 @@ class ActorGraph:
         """
         wanted = {(slot.role, slot.index): slot for slot in self._layout.phase_at(step).engines}
         for key in [key for key in (*self._engines, *self._arriving) if key not in wanted]:
-            self._vacate(key)
+            self._stop(key)
         for key, slot in wanted.items():
             if key not in (self._engines.keys() | self._arriving.keys() | self._lost):
-                self._arriving[key] = self._seating.engine(slot)
+                self._arriving[key] = self._launcher.launch_engine(slot)
         if self._arriving:
             self._admit(self._wait_for_arrivals())
 
-    def _vacate(self, key: Key) -> None:
-        """Let an engine finish what it has, then free its devices."""
+    def _stop(self, key: Key) -> None:
+        """Let an engine finish its requests, then stop it."""
         engine = self._engines.pop(key, None)
         if engine is not None:
             self._call(self._scheduler.retire.remote(*key), f"retiring {engine.name}")
-        self._seating.vacate(engine or self._arriving.pop(key))
+        self._launcher.stop(engine or self._arriving.pop(key))
 
     def _wait_for_arrivals(self) -> list[Key]:
-        """The arriving engines that are ready, after the wait that the configuration allows."""
-        # With none left to sample its share, the explorer is waited for (a run that went back to an earlier step).
+        """The starting engines that are ready, after the wait that placement.hand_over_wait_s allows."""
+        # With no explorer engine at all (the run went back to an earlier step) the wait is as long as at the start.
         needed = not self.explores and any(role == "explorer" for role, _ in self._arriving)
         wait = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
         refs = [engine.ready for engine in self._arriving.values()]
@@ -232,7 +229,7 @@ class ActorGraph:
         return True
 
     def _admit(self, joining: list[Key]) -> None:
-        """Give learner engines among them the present weights, and all of them work."""
+        """Give the learner engines among them the current weights, and let all of them sample."""
         for key in joining:
             self._engines[key] = self._arriving.pop(key)
         if any(role == "learner" for role, _ in joining):
@@ -243,28 +240,28 @@ class ActorGraph:
                 self._call(self._scheduler.add.remote(*key, self._engines[key].actor), f"adding {key[0]} engine")
 
     def _lose(self, key: Key, why: str) -> None:
-        """Go on without an engine."""
+        """Continue without an engine."""
         engine = self._engines.pop(key, None)
         if engine is not None:
             self._call(self._scheduler.drop.remote(*key), f"dropping {engine.name}")
         engine = engine or self._arriving.pop(key)
         self._lost.add(key)
-        self._reporter.note(f"going on without {engine.name}: {why}")
-        self._seating.vacate(engine)
+        self._reporter.note(f"continuing without {engine.name}: {why}")
+        self._launcher.stop(engine)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """From here on, weights go to every learner engine there is."""
+        """Weight syncs go to every present learner engine from here on."""
         self.trainer.connect([engine.member for engine in self._of("learner")])
 
     def _sleepers(self) -> tuple[Call, Call]:
-        """Explorer and learner engines on the trainer's devices, to be called all at once."""
+        """Calls to the explorer and to the learner engines that share the trainer's devices, all at the same time."""
 
         def of(source: Source) -> Call:
             def call(method: str, *args: Any) -> None:
-                # Who they are is asked at every call: the weight sync may have lost one.
-                engines = [engine for engine in self._of(source) if self._seating.sleeps(engine.slot)]
+                # Looked up at every call: the weight sync may have lost one.
+                engines = [engine for engine in self._of(source) if self._launcher.sleeps(engine.slot)]
                 calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
                 self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())
 
@@ -272,15 +269,18 @@ class ActorGraph:
 
         return of("explorer"), of("learner")
 
-    def _of(self, source: Source) -> list[Engine]:
+    def _of(self, source: Source) -> list[PlacedEngine]:
         return [engine for (role, _), engine in sorted(self._engines.items()) if role == source]
 
     def _watched(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
-        """Results of the scheduler's that take long: the reporter hears how far they are."""
-        watch(
-            refs, self._bound, lambda _: self._reporter.progress(*self._call(self._scheduler.progress.remote(), what))
-        )
-        return self._call(refs, what)
+        """Results of long calls to the scheduler; meanwhile the reporter receives its progress."""
+
+        def tell(_: list[ray.ObjectRef]) -> None:
+            self._reporter.progress(*self._call(self._scheduler.progress.remote(), what))
+
+        watch(refs, self._bound, tell)
+        results: list[Any] = self._call(refs, what)
+        return results
 
     def _call(self, refs: Any, what: str) -> Any:
         return fetch(refs, self._bound, what)

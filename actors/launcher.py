@@ -1,4 +1,4 @@
-"""Starting actors on the slots of a plan, and stopping them: one by one, or all on every exit."""
+"""Launching actors on the slots of a plan, and stopping them: one by one, or all on every exit."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from actors.weight_sync import LearnerMember
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
-from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.step_planner import step_planner
+from s2l_ray.vllm_bridge.environment import engine_environment
 
 BYTES_PER_TOKEN = 16
-"""At most, of a rollout in the object store: 4 of its id, 4 of its log-prob and up to 8 of its text."""
+"""Upper bound in the object store: 4 for a token's id, 4 for its log-prob and up to 8 for its text."""
 
 CLOSE_S = 10.0
 RANK_CLOSE_S = 2.0
-"""After all others. A rank that is idle leaves its groups at once; for one in the middle of an update nobody waits."""
+"""Seconds for trainer ranks, after all others. An idle rank leaves its groups at once; a busy one is killed."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class PlacedEngine:
     """An engine actor on its slot."""
 
     slot: EngineSlot
@@ -48,21 +49,28 @@ class Engine:
 
     @property
     def name(self) -> str:
+        """Such as "learner engine 0", for messages."""
         return f"{self.slot.role} engine {self.slot.index}"
 
     @property
     def member(self) -> LearnerMember:
-        """As a member of weight syncs."""
+        """A learner engine as a member of weight syncs.
+
+        Raises:
+            ValueError: it is an explorer engine, whose weights never change.
+        """
+        if self.slot.transfer is None:
+            raise ValueError(f"{self.name} takes no part in weight syncs")
         return LearnerMember(self.slot.index, self.actor, self.slot.tensor_parallel, self.slot.transfer)
 
 
-class Seating:
-    """Every actor of a run, on its slot.
+class ActorLauncher:
+    """Launches every actor of a run, knows those that live, and stops them.
 
     Args:
         config: of the run.
-        layout: whose slots they are.
-        reservation: where the slots are; given back by `close`.
+        layout: of the plan whose slots the actors take.
+        reservation: the slots' resources in Ray; `close` gives them back.
         prompts: by id, of training and evaluation.
     """
 
@@ -74,13 +82,14 @@ class Seating:
         self._actors: list[Any] = []
         self._closers: list[Any] = []
         self._ranks: list[Any] = []
+        self._closed = False
 
     def sleeps(self, slot: EngineSlot) -> bool:
         """Whether an engine sleeps while the trainer works."""
         return self._layout.sleep and self._layout.shares_gpus_with_trainer(slot)
 
-    def rank(self, slot: TrainerSlot, ranks: int) -> Any:
-        """One of `ranks` trainer ranks."""
+    def launch_rank(self, slot: TrainerSlot, ranks: int) -> Any:
+        """Start one of `ranks` trainer ranks."""
         trainer = self._config.trainer
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
@@ -89,17 +98,27 @@ class Seating:
         self._ranks.append(rank)
         return rank
 
-    def engine(self, slot: EngineSlot) -> Engine:
-        """An engine, starting."""
+    def launch_engine(self, slot: EngineSlot) -> PlacedEngine:
+        """Begin to start an engine; `PlacedEngine.ready` is done once it answers."""
+        settings = self._engine_settings(slot)
+        options = self._reservation.options(
+            slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
+        )
+        kind = {"explorer": Explorer, "learner": Learner}[slot.role]
+        actor = self._spawn(kind, options, settings, self._prompts)
+        self._closers.append(actor)
+        return PlacedEngine(slot, actor, actor.ready.remote(), time.monotonic() + self._config.cluster.start_timeout_s)
+
+    def _engine_settings(self, slot: EngineSlot) -> EngineSettings:
         config, source = self._config, slot.role
-        settings = EngineSettings(
+        return EngineSettings(
             model=getattr(config.models, source),
             source=source,
             engine=getattr(config.engines, source),
             sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
             max_tokens=config.rollout.max_tokens,
             max_model_len=config.max_model_len(source),
-            dtype=config.models.dtype,
+            dtype=config.models.compute_dtype,
             trust_remote_code=config.models.trust_remote_code,
             weight_transfer=slot.transfer,
             load_weights=source == "explorer",
@@ -111,42 +130,35 @@ class Seating:
             weight_sync_timeout_s=config.cluster.weight_sync_timeout_s,
             own_process=True,
         )
-        options = self._reservation.options(
-            slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
-        )
-        kind = {"explorer": Explorer, "learner": Learner}[source]
-        actor = self._spawn(kind, options, settings, self._prompts)
-        self._closers.append(actor)
-        return Engine(slot, actor, actor.ready.remote(), time.monotonic() + config.cluster.start_timeout_s)
 
-    def verifiers(self) -> list[Any]:
-        """The pool, starting."""
+    def launch_verifiers(self) -> list[Any]:
+        """Begin to start the pool of verifiers."""
         verifier = self._config.verifier
         arguments = (verifier.kind, verifier.timeout_s, self._prompts)
         pool = [self._spawn(Verifier, {}, *arguments) for _ in range(verifier.workers)]
         self._closers += pool
         return pool
 
-    def bank(self, settings: BankSettings) -> Any:
-        """The bank's actor, opening."""
+    def launch_bank(self, settings: BankSettings) -> Any:
+        """Begin to start the bank's actor."""
         actor = self._spawn(Bank, bank_options(settings), settings, self._prompts)
         self._closers.append(actor)
         return actor
 
-    def scheduler(
+    def launch_scheduler(
         self,
         train: Sequence[str],
-        engines: Sequence[Engine],
+        engines: Sequence[PlacedEngine],
         verifiers: list[Any],
         ranks: int,
         stragglers: dict[int, list[str]],
         bank: Any | None,
     ) -> Any:
-        """The scheduler over engines and verifiers that are ready.
+        """Start the scheduler over engines and verifiers that are ready.
 
         Args:
             train: prompt ids in file order.
-            stragglers: what steps are known to leave out, see `PipelineLimits`.
+            stragglers: prompts that steps are known to leave out, see `PipelineLimits`.
             bank: actor, or None.
         """
         config = self._config
@@ -170,7 +182,7 @@ class Seating:
             records=bank is not None and config.bank.mode in ("write", "readwrite"),
         )
 
-    def _pipeline(self, engines: Sequence[Engine], stragglers: dict[int, list[str]]) -> PipelineLimits:
+    def _pipeline(self, engines: Sequence[PlacedEngine], stragglers: dict[int, list[str]]) -> PipelineLimits:
         rollout, samplers = self._config.rollout, self._config.engines
         explorers_sleep = any(self.sleeps(engine.slot) for engine in engines if engine.slot.role == "explorer")
         return PipelineLimits(
@@ -185,15 +197,15 @@ class Seating:
 
     def wait_ready(
         self,
-        engines: Sequence[Engine],
+        engines: Sequence[PlacedEngine],
         verifiers: list[Any],
         bank: Any | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Until all of them answer.
+        """Wait until all of them answer.
 
         Args:
-            progress: told every second how many of how many do.
+            progress: called every second with how many answer, and how many there are.
 
         Raises:
             PlacementError: some do not within cluster.start_timeout_s.
@@ -216,21 +228,24 @@ class Seating:
             names = sorted(starting[ref] for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
 
-    def vacate(self, engine: Engine) -> None:
-        """Stop one engine, so that its devices are free."""
+    def stop(self, engine: PlacedEngine) -> None:
+        """Stop one engine and free its devices."""
         _finish([engine.actor.close.remote()], CLOSE_S)
         ray.kill(engine.actor)
         self._actors.remove(engine.actor)
         self._closers.remove(engine.actor)
 
     def close(self) -> None:
-        """Stop every actor and give the resources back."""
+        """Stop every actor and give the resources back. Does nothing when called again."""
+        if self._closed:
+            return
         leaving = [rank.close.remote() for rank in self._ranks]
         _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
         _finish(leaving, RANK_CLOSE_S)
         for actor in self._actors:
             ray.kill(actor)
         self._reservation.release()
+        self._closed = True
 
     def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         actor = kind.options(**options).remote(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Starting a Ray of one's own on this machine: bounded by the run's bound, noticed at once when a part of it ends.
+"""Starting a private Ray on this machine: within the run's bound, and failing at once when a part of it ends.
 
 Ray gives its parts bounds that fit an idle machine: 30 s for the node to be there, 5 s for a connection. On a few cores
 that have other work they are missed, and what is left then is a traceback; a part that dies is waited for all the same.
@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 import ray
-from ray._common.utils import get_default_ray_temp_dir
 
 from s2l_ray.errors import PlacementError
+from s2l_ray.ray_bridge import log_directory, read_settings_again, waits_replaced
 
 LOOK_S = 0.2
-"""How often it is looked whether Ray is still there."""
+"""Seconds between two checks that Ray is still there."""
 CONNECTION_S = 60
 """Bound on a connection between two parts that are up."""
 
@@ -37,28 +37,34 @@ def start_private_ray(timeout_s: float) -> None:
     try:
         with start.watched():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # anything from a full disk to a broken installation, in words of Ray's
+    except Exception as error:  # anything from a full disk to a broken installation, in Ray's words
         start.undo()
         reason = str(error) if isinstance(error, PlacementError) else f"{type(error).__name__}: {error}".rstrip(".")
-        raise PlacementError(f"Ray did not start on this machine: {reason}. Its logs are in {start.logs}") from error
+        raise PlacementError(
+            f"Ray did not start on this machine: {reason}. Its logs are in {log_directory()}"
+        ) from error
 
 
 def while_it_lives(work: Callable[[], None]) -> None:
-    """Do what the private Ray has to answer. Given up when that is gone, since Ray would wait for an answer for ever:
-    whoever ends a process group, as batch systems and `timeout` do, ends Ray at the same time.
+    """Do work that the private Ray has to answer, and give it up when that Ray is gone.
+
+    Ray would wait for an answer for ever. Ending a process group, as batch systems and `timeout` do, ends Ray at the
+    same time as the driver.
     """
     done: Future[None] = Future()
 
     def run() -> None:
         try:
-            done.set_result(work())
+            work()
+            done.set_result(None)
         except BaseException as error:
             done.set_exception(error)
 
     threading.Thread(target=run, name="ending-ray", daemon=True).start()  # a pool's would be waited for at exit
     while _lives():
         with contextlib.suppress(TimeoutError):
-            return done.result(LOOK_S)
+            done.result(LOOK_S)
+            return
 
 
 def _lives() -> bool:
@@ -82,7 +88,7 @@ def within(timeout_s: float) -> Iterator[None]:
 
 
 def _settings(timeout_s: float) -> dict[str, str]:
-    """Ray's own, for a loaded machine. What the user has set himself stays."""
+    """Ray's own settings, for a loaded machine. What the user has set stays."""
     seconds = math.ceil(max(timeout_s, CONNECTION_S))
     values = {
         # 15, with which eight busy processes beside it made half a second of a worker take 38 s on two cores.
@@ -101,13 +107,13 @@ def _settings(timeout_s: float) -> dict[str, str]:
 def _environment(variables: dict[str, str]) -> Iterator[None]:
     """The environment of the processes that Ray starts in here, and this process's own settings of Ray."""
     os.environ.update(variables)
-    ray._raylet.Config.initialize("")
+    read_settings_again()
     try:
         yield
     finally:
         for name in variables:
             del os.environ[name]
-        ray._raylet.Config.initialize("")
+        read_settings_again()
 
 
 class _Start:
@@ -117,22 +123,11 @@ class _Start:
         self._timeout_s = timeout_s
         self._before = set(psutil.Process().children(recursive=True))
 
-    @property
-    def logs(self) -> str:
-        return os.path.realpath(os.path.join(get_default_ray_temp_dir(), "session_latest", "logs"))
-
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Ray waits for its parts as long as this attempt may take, and no longer than they live."""
-        services, node = ray._private.services, ray._private.node
-        before = services.get_node, node.wait_for_persisted_port
-        services.get_node = self._repeated(before[0])
-        node.wait_for_persisted_port = self._repeated(lambda *where, timeout_ms: before[1](*where, timeout_ms=1000))
-        try:
-            with _environment(_settings(self._timeout_s)):
-                yield
-        finally:
-            services.get_node, node.wait_for_persisted_port = before
+        with waits_replaced(self._repeated), _environment(_settings(self._timeout_s)):
+            yield
 
     def undo(self) -> None:
         """End whatever this attempt has started."""

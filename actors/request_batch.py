@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,12 @@ class ScoredSet:
 
     @property
     def rows(self) -> list[RolloutSummary]:
+        """The numbers of each rollout."""
         return self.report.rows
 
     @property
     def nbytes(self) -> int:
+        """Size of the arrays and texts."""
         return self.report.nbytes
 
 
@@ -42,7 +45,8 @@ class RequestBatch:
         self._start: float | None = None
         self._end = 0.0
 
-    def add(self, prompt_id: str, roll_out: Any) -> None:
+    def add(self, prompt_id: str, roll_out: Coroutine[Any, Any, ScoredSet]) -> None:
+        """Start a request of a prompt."""
         task = asyncio.create_task(roll_out)
         task.add_done_callback(self._note_end)
         self.tasks[prompt_id] = task
@@ -52,10 +56,11 @@ class RequestBatch:
         self._start = time.monotonic() if self._start is None else self._start
 
     def cancel(self) -> None:
+        """Stop every request that is not done."""
         for task in self.tasks.values():
             task.cancel()
 
-    def _note_end(self, _: asyncio.Task) -> None:
+    def _note_end(self, _: asyncio.Task[ScoredSet]) -> None:
         self._end = time.monotonic()
 
     @property
@@ -65,7 +70,11 @@ class RequestBatch:
 
 
 async def wait_for(
-    step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, RequestBatch], timeout_s: float
+    step: int,
+    futures: Sequence[asyncio.Future[Any]],
+    enough: int,
+    sources: dict[Source, RequestBatch],
+    timeout_s: float,
 ) -> None:
     """Wait until so many are done, raising what any of them raises.
 
@@ -77,7 +86,7 @@ async def wait_for(
     """
     ready, missing = asyncio.Event(), enough
 
-    def count(future: asyncio.Future) -> None:
+    def count(future: asyncio.Future[Any]) -> None:
         nonlocal missing
         missing -= 1
         if missing <= 0 or future.cancelled() or future.exception() is not None:

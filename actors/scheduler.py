@@ -1,30 +1,30 @@
-"""Decides who samples what for which step and hands out groups as object refs. It never holds a token.
+"""Sends the requests of every step and hands out its groups as object refs. It never holds a token.
 
-Explorer requests of coming steps go out as far ahead as the buffer allows: the explorer is frozen, so its rollouts
-cannot become stale while the trainer works; or they are read from a bank. Learner requests go out when weights that are
-new enough for their step are in.
+Explorer requests of coming steps are prefetched as far ahead as the buffer allows: the explorer is frozen, so its
+rollouts cannot become stale while the trainer works. Learner requests go out when weights that are new enough for
+their step are in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.batch import Group, StepBatch, assign
+from actors.dispatcher import Dispatcher
 from actors.request_batch import RequestBatch, ScoredSet, wait_for
-from s2l_ray.errors import GroupError, StepTimeoutError
+from s2l_ray.errors import GroupError
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.prefetch import Prefetch
-from s2l_ray.rollouts.records import Period, RolloutSummary
-from s2l_ray.rollouts.requests import EvaluationRequest, ExplorerRequest, LearnerRequest, SampleRequest
+from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.rollouts.requests import EvaluationRequest, ExplorerRequest, LearnerRequest
 from s2l_ray.rollouts.step_planner import (
     StepPlanner,
     check_group,
@@ -32,7 +32,6 @@ from s2l_ray.rollouts.step_planner import (
     staleness,
     without_variance,
 )
-from s2l_ray.timing.work_log import WorkLog
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class PipelineLimits:
         bytes_per_rollout: the most that one rollout takes in the object store.
         max_staleness: versions that the learner's rollouts may be old when they are trained on.
         capacity: rollouts outstanding at one engine, by source.
-        stragglers: prompts that a step leaves out, known from before: by step.
+        stragglers: prompts that a step is known to leave out, by step.
     """
 
     prefetch_steps: int
@@ -57,12 +56,12 @@ class PipelineLimits:
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Scheduler:
-    """Owns the pools of engines and verifiers. One per run.
+    """Owns the pools of engines and verifiers. There is one in a run.
 
     Args:
         planner: requests of every step.
         steps: T; nothing is sampled ahead of the last step.
-        pipeline: how far ahead.
+        pipeline: bounds on what is sampled ahead.
         refill_rounds: how often groups without variance are replaced in one step.
         ranks: trainer ranks to balance groups over.
         mini_batch_prompts: groups per optimizer step.
@@ -96,10 +95,7 @@ class Scheduler:
         self._mini_batch_prompts = mini_batch_prompts
         self._timeout_s = timeout_s
         self._engines = {source: WorkerPool(members, pipeline.capacity[source]) for source, members in engines.items()}
-        self._verifiers = WorkerPool(dict(enumerate(verifiers)))
-        self._read_bank = bank if reads else None
-        self._write_bank = bank if records else None
-        self._work = WorkLog()
+        self._dispatcher = Dispatcher(self._engines, verifiers, bank, reads, records, timeout_s)
         self._awaited: list[RequestBatch] = []
         self._forget()
 
@@ -144,8 +140,8 @@ class Scheduler:
             assignment=assign(groups, self._ranks, self._mini_batch_prompts),
             summaries=[row for group in groups for row in group.rows],
             spans={name: span for name, span in spans.items() if span is not None},
-            work=self._work.take(),
-            under_way=self._work.under_way(),
+            work=self._dispatcher.work.take(),
+            under_way=self._dispatcher.work.under_way(),
             refilled=refilled,
             explorer_only=compared,
             stragglers=stragglers,
@@ -171,7 +167,7 @@ class Scheduler:
         batch = RequestBatch()
         for prompt_id in prompt_ids:
             request = EvaluationRequest(prompt_id, source, samples, self._planner.seed)
-            batch.add(prompt_id, self._roll_out(request, batch))
+            batch.add(prompt_id, self._dispatcher.roll_out(request, batch))
         parts = await self._finish(EvaluationRequest.step, {source: batch})
         return [row for part in parts for row in part.rows]
 
@@ -200,14 +196,7 @@ class Scheduler:
         Raises:
             StepTimeoutError: they are not within the bound.
         """
-        member = self._engines[source].remove(number)
-        try:
-            await asyncio.wait_for(member.idle.wait(), self._timeout_s)
-        except TimeoutError as error:
-            raise StepTimeoutError(
-                f"{source} engine {number} still had {member.load} rollouts to sample after {self._timeout_s:.0f} s "
-                "(cluster.step_timeout_s)"
-            ) from error
+        await self._dispatcher.retire(source, number)
 
     async def drop(self, source: Source, number: int) -> None:
         """Forget an engine that is gone."""
@@ -236,14 +225,8 @@ class Scheduler:
             batch.add(request.prompt_id, self._explored(request, batch))
 
     async def _explored(self, request: ExplorerRequest, batch: RequestBatch) -> ScoredSet:
-        """The rollouts from the bank if it has them, else from an engine; then the prefetch buffer is filled again."""
-        if self._read_bank is not None and (await self._read_bank.covers.remote([request]))[0]:
-            part = await self._from_bank(self._read_bank, request)
-            batch.banked += request.count
-        else:
-            part = await self._roll_out(request, batch)
-            if self._write_bank is not None:
-                await self._write_bank.record.remote(request, part.scored)
+        """Explore; then what became free of the prefetch buffer is filled again."""
+        part = await self._dispatcher.explore(request, batch)
         self._prefetched.finished(request, part.nbytes)
         self._fill_prefetch_buffer()
         return part
@@ -256,7 +239,7 @@ class Scheduler:
         """
         oldest = max(0, request.step - 1 - self._pipeline.max_staleness)
         for _ in range(2):
-            part = await self._roll_out(request, batch, oldest)
+            part = await self._dispatcher.roll_out(request, batch, oldest)
             old = sum(staleness(row, request.step) > self._pipeline.max_staleness for row in part.rows)
             if not old:
                 return part
@@ -265,43 +248,6 @@ class Scheduler:
             f"step {request.step}: a learner engine sampled {request.prompt_id} twice with weights older than the "
             f"allowed version {oldest} (rollout.max_staleness: {self._pipeline.max_staleness})"
         )
-
-    async def _from_bank(self, bank: Any, request: ExplorerRequest) -> ScoredSet:
-        begin = time.time()
-        scored, report = bank.read.remote(request)
-        part = ScoredSet(scored, await report)
-        self._work.note(("bank", "read", request.step), Period(begin, time.time()))
-        return part
-
-    async def _roll_out(self, request: SampleRequest, batch: RequestBatch, oldest: int | None = None) -> ScoredSet:
-        """Sample, then verify; the rollouts go from engine to verifier to object store without passing through here.
-
-        Args:
-            oldest: lowest weight version that may sample the request; None: any.
-        """
-        pool = self._engines[request.source]
-        engine = await pool.take(request.count, request.step, oldest)
-        verifier = await self._verifiers.take(request.count, request.step)
-        batch.began()
-        name = "explore" if request.source == "explorer" else "generate"
-        activity = (f"{request.source} {engine.number}", name, request.step)
-        sampled = None
-        try:
-            with self._work.under_way_in(activity, request.prompt_id):
-                sent = request if isinstance(request, ExplorerRequest) else request.at_version(pool.version)
-                sampled = engine.worker.sample.remote(sent)
-                scored, report = verifier.worker.verify.remote(sampled)
-                part = ScoredSet(scored, await report)
-        except asyncio.CancelledError:
-            if sampled is not None:
-                ray.cancel(sampled)
-            raise
-        finally:
-            pool.give_back(engine, request.count)
-            self._verifiers.give_back(verifier, request.count)
-        self._work.note(activity, part.report.sampled)
-        self._work.note((f"verifier {verifier.number}", "verify", request.step), part.report.verified)
-        return part
 
     # ---- groups -----------------------------------------------------------------------------------------------------
 
@@ -335,7 +281,7 @@ class Scheduler:
         return [task.result() for task in tasks]
 
     async def _wait_for(
-        self, step: int, futures: list[asyncio.Future], enough: int, sources: dict[Source, RequestBatch]
+        self, step: int, futures: Sequence[asyncio.Future[Any]], enough: int, sources: dict[Source, RequestBatch]
     ) -> None:
         """See `request_batch.wait_for`; meanwhile `progress` counts what `sources` have."""
         mine = list(sources.values())

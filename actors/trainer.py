@@ -18,15 +18,9 @@ from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.timing import Span
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.gloo_sender import GlooSender
-from s2l_ray.weights.ipc_sender import IpcSender
-from s2l_ray.weights.nccl_sender import NcclSender
 from s2l_ray.weights.rendezvous import listen, open_store
-from s2l_ray.weights.sender import GroupSender, SendTimes
-
-__all__ = ["LearnerMember", "TrainerGroup", "TrainerRank", "WeightSyncReport"]
-
-GROUP_SENDERS: dict[Transfer, type[GroupSender]] = {"gloo": GlooSender, "nccl": NcclSender}
+from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
+from s2l_ray.weights.transfers import TRANSFERS
 
 
 @ray.remote(max_restarts=0)
@@ -43,9 +37,9 @@ class TrainerRank:
         self._ranks = ranks
         self._host = ray.util.get_node_ip_address()
         self._listener: socket.socket | None = None
-        self._trainer: PolicyTrainer | None = None
+        self._built: PolicyTrainer | None = None
         self._senders: dict[Transfer, GroupSender] = {}
-        self._ipc: IpcSender | None = None
+        self._chunk_senders: dict[Transfer, ChunkSender] = {}
         # Its bars would fill the actor's log file.
         transformers.utils.logging.disable_progress_bar()
 
@@ -57,11 +51,11 @@ class TrainerRank:
     def build(self, address: tuple[str, int]) -> list[WeightSpec]:
         """Join the other ranks and load the model. Returns what a weight sync carries."""
         config = self._config
-        self._trainer = PolicyTrainer(
+        self._built = PolicyTrainer(
             config.models.learner,
             trainer=config.trainer,
             objective=config.objective,
-            dtype=config.models.dtype,
+            dtype=config.models.compute_dtype,
             temperature=config.rollout.learner.temperature,
             total_steps=config.optimizer_steps,
             max_tokens=config.rollout.max_tokens,
@@ -72,8 +66,14 @@ class TrainerRank:
             trust_remote_code=config.models.trust_remote_code,
             seed=config.seed,
         )
-        self._specs = [WeightSpec(*row) for row in self._trainer.weight_specs()]
+        self._specs = [WeightSpec(*row) for row in self._built.weight_specs()]
         return self._specs
+
+    @property
+    def _trainer(self) -> PolicyTrainer:
+        if self._built is None:
+            raise RuntimeError(f"trainer rank {self._rank} was used before `build`")
+        return self._built
 
     def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> tuple[dict[str, float], list[Span]]:
         """One logical step on this rank's groups. Every rank returns the same, global, metrics, and its own work."""
@@ -112,42 +112,44 @@ class TrainerRank:
         """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
         return self._sender(transfer).send(self._trainer.weights())
 
-    def begin_chunks(self) -> None:
-        """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `IpcSender`."""
-        self._ipc = self._ipc or IpcSender(self._specs)
-        self._ipc.begin(self._trainer.weights())
+    def begin_chunks(self, transfer: Transfer) -> None:
+        """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `ChunkSender`."""
+        if transfer not in self._chunk_senders:
+            self._chunk_senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs)
+        self._chunk_senders[transfer].begin(self._trainer.weights())
 
-    def next_chunk(self) -> dict[str, Any] | None:
+    def next_chunk(self, transfer: Transfer) -> dict[str, Any] | None:
         """All ranks at the same time, once every engine has taken the chunk before. None: that was the last."""
-        return self._ipc.next_chunk()
+        return self._chunk_senders[transfer].next_chunk()
 
-    def end_chunks(self) -> None:
+    def end_chunks(self, transfer: Transfer) -> None:
         """The engines have finished the weight sync: give the buffer back."""
-        self._ipc.end()
+        self._chunk_senders[transfer].end()
 
     def _sender(self, transfer: Transfer) -> GroupSender:
         if transfer not in self._senders:
-            kind = GROUP_SENDERS[transfer]
-            self._senders[transfer] = kind(
-                self._specs, self._rank, self._host, self._config.cluster.weight_sync_timeout_s
-            )
+            timeout_s = self._config.cluster.weight_sync_timeout_s
+            self._senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs, self._rank, self._host, timeout_s)
         return self._senders[transfer]
 
     def save(self, directory: str) -> None:
+        """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
         self._trainer.save(directory)
 
     def load(self, directory: str) -> None:
+        """Continue from a checkpoint. See `PolicyTrainer.load`."""
         self._trainer.load(directory)
 
     def export(self, directory: str) -> None:
+        """Write the policy in the Hugging Face layout. See `PolicyTrainer.export`."""
         self._trainer.export(directory)
 
     def close(self) -> None:
         """Leave every group that this rank is in; also half built."""
         for sender in self._senders.values():
             sender.close()
-        if self._trainer is not None:
-            self._trainer.close()
+        if self._built is not None:
+            self._built.close()
 
 
 class TrainerGroup:
@@ -169,12 +171,12 @@ class TrainerGroup:
         self.finish_build()
 
     def begin_build(self) -> None:
-        """The ranks join and load; engines may start meanwhile."""
+        """Let the ranks join and load the model, without waiting: engines start at the same time."""
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._building = [rank.build.remote(address) for rank in self.ranks]
 
     def finish_build(self) -> None:
-        """Wait until they have."""
+        """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
         self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s)
 
@@ -186,7 +188,7 @@ class TrainerGroup:
         return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weights go to these learner engines. See `WeightSync.connect`."""
+        """Weight syncs go to these learner engines from here on. See `WeightSync.connect`."""
         self._weight_syncs.connect(members)
 
     def begin_weight_sync(self, version: int) -> None:
@@ -198,12 +200,15 @@ class TrainerGroup:
         return self._weight_syncs.finish_weight_sync()
 
     def save(self, directory: str) -> None:
+        """Write the trainer's part of a checkpoint: policy, optimizer and learning-rate schedule."""
         self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")
 
     def load(self, directory: str) -> None:
+        """Continue from a checkpoint."""
         self._get([rank.load.remote(directory) for rank in self.ranks], "loading a checkpoint")
 
     def export(self, directory: str) -> None:
+        """Write the policy as a Hugging Face model directory."""
         self._get([rank.export.remote(directory) for rank in self.ranks], "exporting the model")
 
     def _get(self, refs: Any, what: str) -> Any:

@@ -26,7 +26,7 @@ class Verifier:
         """Returns once the checking process can check; raises what keeps it from starting."""
         self._process.start()
 
-    @ray.method(num_returns=2)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
     def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, SetReport]:
         """The set with its verdicts, for the trainer; and the numbers alone, for the scheduler."""
         begin = time.time()
@@ -37,4 +37,5 @@ class Verifier:
         return scored, report_on(scored, Period(begin, time.time()))
 
     def close(self) -> None:
+        """End the checking process."""
         self._process.close()

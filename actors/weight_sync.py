@@ -1,6 +1,4 @@
-"""The driver's end of weight syncs: who takes part, and how a weight sync goes on when an engine dies in the middle of
-it.
-"""
+"""The driver's end of weight syncs: which engines take part, and what happens when one dies in the middle."""
 
 from __future__ import annotations
 
@@ -17,9 +15,10 @@ from s2l_ray.kinds import Transfer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.sender import SendTimes
+from s2l_ray.weights.transfers import TRANSFERS
 
 SETTLE_S = 10.0
-"""For actors to notice that their group broke, and for answers to arrive."""
+"""Seconds in which actors notice that their group broke, and answers arrive."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class WeightSyncReport:
 
     version: int
     bytes: int
-    """Of the weights, once."""
+    """Size of the weights, counted once."""
     seconds: float
-    """From the driver's begin to the last engine that holds the version."""
+    """From the driver's call to the moment when the last engine holds the version."""
     gather_s: float
     """Seconds in which trainer rank 0 gathered, cast and packed; see `SendTimes`. Over ipc, those the driver waited."""
     broadcast_s: float
@@ -50,14 +49,14 @@ class WeightSyncReport:
     broadcast_gb_per_s: float
     """Bytes of the weights (10**9) per second of `broadcast_s`; every member receives at this rate. 0 if that is 0."""
     drain_s: float
-    """Longest wait of an engine for its running requests: nothing new starts, what runs goes on."""
+    """Longest wait of an engine for its running requests: nothing new starts, what runs continues."""
     receive_s: float
     """Longest time in which weights arrived at an engine and were loaded."""
     stall_s: float
     """Longest time for which an engine that was awake sampled nothing."""
     lost: tuple[LearnerMember, ...]
-    """Members left out since the weight sync before: dead, or not answering within the bound. They hold no valid
-    weights."""
+    """Members dropped since the previous weight sync: dead, or not answering within the bound. Their weights are not
+    valid."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,19 @@ class _Attempt:
     transfer: Transfer
     sends: list[ray.ObjectRef]
     weight_syncs: dict[int, ray.ObjectRef]
-    """By the number of the member."""
+    """The members' calls, by number."""
 
 
 class WeightSync:
-    """Delivers versions of the trainer's weights to the learner engines, whoever dies.
+    """Delivers versions of the trainer's weights to the learner engines, also when some of them die.
 
-    Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none.
+    Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none
+    (see `weights.transfers`).
     A group that broke, or whose members changed, is formed anew under a name that was never used. Every wait is
     bounded by a small multiple of `timeout_s`.
 
-    `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that has something else to
-    do meanwhile.
+    `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that does other work
+    between them.
 
     Args:
         ranks: `TrainerRank` actors, in rank order.
@@ -101,9 +101,7 @@ class WeightSync:
         self._received: list[WeightSyncTimes] = []
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weight syncs go to these. Members that do not join are left out and named in the next
-        report.
-        """
+        """From here on, weight syncs go to these members. Those that do not join are named in the next report."""
         self._members = list(members)
         self._standing.clear()
         for transfer in self._transfers():
@@ -129,19 +127,19 @@ class WeightSync:
         self._version, self._begun = version, time.perf_counter()
         self._sent, self._received = [], []
         first = next(iter(self._transfers()), None)
-        self._attempt = self._start(first) if first in self._standing and first != "ipc" else None
+        self._attempt = self._start(first) if first in self._standing and TRANSFERS[first].grouped else None
 
     def finish_weight_sync(self) -> WeightSyncReport:
         """Wait until every member holds the version of `begin_weight_sync`. Raises as `weight_sync` does."""
         for transfer in self._transfers():
-            if transfer == "ipc":
-                self._show()
-            else:
+            if TRANSFERS[transfer].grouped:
                 self._broadcast_until_held(transfer)
+            else:
+                self._show_chunks(transfer)
         if not self._members:
             raise ActorLostError(
                 f"the weight sync of version {self._version} failed: no learner engine is left. "
-                "The same command goes on from the last checkpoint."
+                "The same command resumes from the last checkpoint."
             )
         return self._report()
 
@@ -192,8 +190,10 @@ class WeightSync:
         return _Attempt(transfer, [rank.send_weights.remote(transfer) for rank in self._ranks], weight_syncs)
 
     def _broadcast(self, transfer: Transfer) -> dict[int, Exception]:
-        """One attempt, the one that `begin_weight_sync` started or a new one. Returns what went wrong, by the number of
-        the member that did not get the version.
+        """Finish the attempt that `begin_weight_sync` started, or make a new one.
+
+        Returns:
+            What went wrong, by the number of each member that did not get the version.
         """
         attempt, self._attempt = self._attempt or self._start(transfer), None
         patience = self._timeout_s + SETTLE_S
@@ -209,11 +209,11 @@ class WeightSync:
         return failed
 
     def _regroup(self, transfer: Transfer) -> None:
-        """Form a new group of rank 0 and every member that answers; after a failure again, without who is gone."""
+        """Form a new group of rank 0 and every member that answers; after a failure, again without those gone."""
         attempts = len(self._of(transfer)) + 1
         for _ in range(attempts):
             self._drop_absent(transfer)
-            if not self._of(transfer) or transfer == "ipc":
+            if not self._of(transfer) or not TRANSFERS[transfer].grouped:
                 break
             if self._form(transfer):
                 break
@@ -241,25 +241,26 @@ class WeightSync:
             return False
         return not _outcomes(joins, patience)[1]
 
-    # ---- ipc ----
+    # ---- chunks ----
 
-    def _show(self) -> None:
-        """Chunk by chunk: every rank shows it, every member takes it. Who fails is left out; the others go on."""
+    def _show_chunks(self, transfer: Transfer) -> None:
+        """Every rank shows a chunk, every member takes it, and so on. A member that fails is dropped."""
         patience = self._timeout_s + SETTLE_S
-        opening = [rank.begin_chunks.remote() for rank in self._ranks]  # while the engines come to a halt
-        self._call("ipc", "begin_weight_sync")
+        opening = [rank.begin_chunks.remote(transfer) for rank in self._ranks]  # while the engines come to a halt
+        self._call(transfer, "begin_weight_sync")
         fetch(opening, patience, "opening the weights")
         begin, gather_s = time.perf_counter(), 0.0
         while True:
             asked = time.perf_counter()
-            parts = fetch([rank.next_chunk.remote() for rank in self._ranks], patience, "gathering a chunk of weights")
+            showing = [rank.next_chunk.remote(transfer) for rank in self._ranks]
+            parts = fetch(showing, patience, "gathering a chunk of weights")
             gather_s += time.perf_counter() - asked
             if parts[0] is None:
                 break
-            self._call("ipc", "receive", merge_chunks(parts))
+            self._call(transfer, "receive", merge_chunks(parts))
         self._sent.append(SendTimes(gather_s, time.perf_counter() - begin))
-        self._received += self._call("ipc", "finish_weight_sync", self._version)
-        fetch([rank.end_chunks.remote() for rank in self._ranks], patience, "giving the transfer's buffer back")
+        self._received += self._call(transfer, "finish_weight_sync", self._version)
+        fetch([rank.end_chunks.remote(transfer) for rank in self._ranks], patience, "giving the transfer's buffer back")
 
     # ---- members ----
 
@@ -270,11 +271,11 @@ class WeightSync:
         return [member for member in self._members if member.transfer == transfer]
 
     def _drop_absent(self, transfer: Transfer) -> None:
-        """Ask every member, through all of its workers; who does not answer is left out."""
+        """Ask every member for an answer from all of its workers; drop those that give none."""
         self._call(transfer, "check_in")
 
     def _call(self, transfer: Transfer, method: str, *args: Any) -> list[Any]:
-        """What the members return; who fails is left out."""
+        """Call a method of every member; returns their answers. A member that fails is dropped."""
         calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
         returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
         gone = [member for member in self._of(transfer) if member.number in failed]

@@ -1,6 +1,6 @@
 """Every closed set of names that the program uses, once. Imports nothing, so that every room may import it.
 
-Names that users extend (losses, advantages, corrections, schedules, verifiers) are in registries instead: extensions.py.
+Names that users extend (losses, advantages, corrections, schedules, verifiers) are in registries: extensions.py.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 
 from s2l_ray.config import EngineConfig
-from s2l_ray.generation.engine import engine_environment
 from s2l_ray.miniature.build import TINY, Family, build_family
+from s2l_ray.vllm_bridge.environment import engine_environment
 
 # Before anything imports vLLM.
 os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))

@@ -38,15 +38,15 @@ step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus],
 gpus [node, gpu, capacity_bytes, used_bytes, ledger, worst_phase,
 roles {phase: [...]}], bundles, slots, sleep, hand_overs, weight_sync, saving,
 notes, alternatives; with --simulate also simulation [constants, run_seconds,
-not_simulated, steps]. The `gpus` of a phase are all its devices; the outer `gpus` are each at
-their fullest. A ledger sums to used_bytes. `gpu: null` is the CPU memory of a
-node. Units: bytes, seconds, FLOPs, shares of 1.
+not_simulated, steps]. The `gpus` of a phase are all its devices; the outer
+`gpus` are each at their fullest. A ledger sums to used_bytes. `gpu: null` is
+the CPU memory of a node. Units: bytes, seconds, FLOPs, shares of 1.
 
---simulate and --calibrate need simpy and scipy: pip install "s2l-ray[simulate]".
-They refuse rollout.max_staleness, rollout.straggler_groups and
-rollout.refill_rounds, which are not simulated, and leave out start, evaluation,
-checkpoints, tracking, failures, and the bound rollout.prefetch_gb; of an
-adaptive schedule they simulate the nominal course.
+--simulate and --calibrate need simpy and scipy:
+pip install "s2l-ray[simulate]". They refuse rollout.max_staleness,
+rollout.straggler_groups and rollout.refill_rounds, which are not simulated.
+They leave out start, evaluation, checkpoints, tracking, failures, and the bound
+rollout.prefetch_gb, and simulate an adaptive schedule at its nominal course.
 
 exit status: 0 if the run fits; 1 if it does not (the reasons are printed, with
 --json too), or if something else is wrong"""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from s2l_ray.config.embedded import SourcePath
 from s2l_ray.config.section import Section
+from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Dtype
 
 
@@ -23,3 +24,14 @@ class ModelsConfig(Section):
     compute it natively (GPUs, and CPUs with AVX512-BF16 or AMX), else float32. A resumed run keeps its type."""
     trust_remote_code: bool = False
     """Run the Python code in a model's directory. Leave it off unless you trust the directory."""
+
+    @property
+    def compute_dtype(self) -> Dtype:
+        """`dtype` of a run that has settled it for its devices.
+
+        Raises:
+            ConfigError: it is still `auto`.
+        """
+        if self.dtype == "auto":
+            raise ConfigError("models.dtype is still auto: set bfloat16 or float32, or settle it for the devices first")
+        return self.dtype

@@ -1,1 +1,1 @@
-"""Sampling rollouts with vLLM, without Ray: the explorer's frozen engine and the learner's hot-swapped one."""
+"""Sampling rollouts, without Ray: the explorer's frozen engine and the learner's, whose weights are synced."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,19 +14,15 @@ import numpy as np
 from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.rollouts.records import Prompt, RolloutSet
-from s2l_ray.rollouts.requests import SampleRequest
+from s2l_ray.rollouts.requests import EvaluationRequest, LearnerRequest, SampleRequest
+from s2l_ray.vllm_bridge import calls
+from s2l_ray.vllm_bridge.calls import WorkerCall
 from s2l_ray.weights.messages import Invitation
-
-Call = tuple[str, tuple]
-"""A weight-transfer method of a worker, and its arguments."""
-ABANDON: Call = ("abandon_weight_update", ())
-START: Call = ("start_weight_update", ())
-FINISH: Call = ("finish_weight_update", ())
 
 
 @dataclass(frozen=True)
 class WeightSyncTimes:
-    """Where the time of one engine's weight sync went. An engine that sleeps stands still anyway: it has no stall."""
+    """The parts of one engine's weight sync, in seconds. A sleeping engine has no stall."""
 
     start: float
     """When the weight sync was asked for; seconds since the epoch."""
@@ -41,24 +37,26 @@ class WeightSyncTimes:
 
 
 class LearnerEngine(SamplingEngine):
-    """A sampling engine whose weights are invalid until the first weight sync, during every weight sync, and after one
-    that failed.
+    """A sampling engine that receives its weights.
+
+    They are invalid until the first weight sync, during every weight sync, and after one that failed.
 
     A weight sync is `begin_weight_sync`, `receive` (once over gloo and nccl, once per chunk over ipc),
     `finish_weight_sync`. What it does with requests that are running is `EngineSettings.weight_sync_mode`:
 
     - drain: they finish under the old weights first. Those that wait for a place start under the new ones.
-    - in_flight: they stop where they are and go on under the new weights. vLLM takes their KV cache away and computes
-      it anew from their text, so each token's log-prob is that of its own weight version given all tokens before it.
-      A seeded request goes on with the noise it would have had: its rollout is a function of the seed and of the
+    - in_flight: they stop where they are and continue under the new weights. vLLM drops their KV cache and computes
+      it again from their text, so each token's log-prob is that of its own weight version given all tokens before.
+      A seeded request continues with the noise it would have had: its rollout is a function of the seed and of the
       positions of its weight syncs.
 
     After a weight sync that failed, everything stays stopped: requests that were running or waiting are kept as they
-    are, and go on when a later weight sync succeeds (`begin_weight_sync` may be called again). Until then they wait, as
-    long as their callers do, who may cancel them. They end with an error when the engine is closed or its process dies.
+    are, and continue when a later weight sync succeeds (`begin_weight_sync` may be called again). Until then they wait
+    as long as their callers do, who may cancel them. They end with an error when the engine is closed or its process
+    dies.
     """
 
-    sleep_level: ClassVar[int] = 2  # new weights arrive before it samples again
+    keeps_weights_asleep: ClassVar[bool] = False  # new weights arrive before it samples again
 
     def __init__(self, settings: EngineSettings, prompts: Mapping[str, Prompt]) -> None:
         super().__init__(settings, prompts)
@@ -78,7 +76,8 @@ class LearnerEngine(SamplingEngine):
             EngineError: a worker is gone.
         """
         self._check_ins += 1
-        await self._transfer(ABANDON, ("shutdown_weight_transfer_engine", ()), error=EngineError)
+        if failures := await self._vllm.call_workers(calls.ABANDON, calls.LEAVE):
+            raise EngineError("; ".join(failures))
 
     async def join(self, invitation: Invitation) -> None:
         """Connect every worker of this engine to the trainer's broadcast group; returns once the group is complete.
@@ -86,7 +85,7 @@ class LearnerEngine(SamplingEngine):
         Raises:
             BroadcastError: it was not within the invitation's bound.
         """
-        await self._transfer(("init_weight_transfer_engine", (dataclasses.asdict(invitation),)))
+        await self._transfer(calls.join(invitation))
 
     async def weight_sync(self, version: int, update: dict[str, Any]) -> WeightSyncTimes:
         """Receive one version of the weights while the trainer broadcasts it.
@@ -98,9 +97,10 @@ class LearnerEngine(SamplingEngine):
             BroadcastError: it did not arrive whole. The weights stay invalid, and `sample` refuses, until a weight sync
             does.
         """
-        await self._stand_still()
-        await self._timed_transfer(ABANDON, START, ("update_weights", (update,)), FINISH)
-        return await self._go_on(version)
+        stop = await self._stand_still()
+        with stop.receiving():
+            await self._transfer(calls.ABANDON, calls.START, calls.update(update), calls.FINISH)
+        return await self._resume(stop, version)
 
     async def begin_weight_sync(self) -> None:
         """Invalidate the weights and stop, as the weight sync mode says; the caches of the old weights are dropped.
@@ -113,16 +113,23 @@ class LearnerEngine(SamplingEngine):
             BroadcastError: `check_in` was called meanwhile.
         """
         await self._stand_still()
-        await self._transfer(ABANDON, START)
+        await self._transfer(calls.ABANDON, calls.START)
 
     async def receive(self, update: dict[str, Any]) -> None:
-        """All of the weights, or one chunk of them."""
-        await self._timed_transfer(("update_weights", (update,)))
+        """Receive all of the weights, or one chunk of them, after `begin_weight_sync`.
+
+        Raises:
+            BroadcastError: they did not arrive whole.
+        """
+        with self._present_stop.receiving():
+            await self._transfer(calls.update(update))
 
     async def finish_weight_sync(self, version: int) -> WeightSyncTimes:
-        """The weights are whole: they are `version` from here on, and what was stopped goes on."""
-        await self._timed_transfer(FINISH)
-        return await self._go_on(version)
+        """The weights are whole: they are `version` from here on, and what was stopped continues."""
+        stop = self._present_stop
+        with stop.receiving():
+            await self._transfer(calls.FINISH)
+        return await self._resume(stop, version)
 
     async def sleep(self) -> None:
         """As `SamplingEngine.sleep`; the weights are invalid afterwards."""
@@ -139,14 +146,15 @@ class LearnerEngine(SamplingEngine):
                 later one within weight_sync_timeout_s), or did not keep it while it sampled although max_staleness is
                 0.
         """
+        version = _version_of(request)
         exact = self.settings.max_staleness == 0
         if not exact:
-            await self._wait_for(request)
-        elif self.version is None or self.version != request.weight_version:
-            raise self._stale(request)
+            await self._wait_for(version)
+        elif self.version != version:
+            raise self._stale(version)
         sampled = await super().sample(request)
-        if exact and any(r.weight_syncs or r.weight_version != request.weight_version for r in sampled.rollouts):
-            raise StaleWeightsError(f"a weight sync came while weight version {request.weight_version} was sampled")
+        if exact and any(r.weight_syncs or r.weight_version != version for r in sampled.rollouts):
+            raise StaleWeightsError(f"a weight sync came while weight version {version} was sampled")
         return sampled
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
@@ -159,7 +167,7 @@ class LearnerEngine(SamplingEngine):
             raise StaleWeightsError("asked to score a text, but holds no valid weights")
         return await super().score(token_ids)
 
-    async def _stand_still(self) -> None:
+    async def _stand_still(self) -> _Stop:
         """Invalidate the weights; return once nothing runs and no cache of theirs is left."""
         if "weights" in self._asleep:
             raise EngineError("a weight sync needs the memory of the weights: wake it first")
@@ -167,61 +175,62 @@ class LearnerEngine(SamplingEngine):
         check_ins = self._check_ins
         async with self._stopping:
             if self._stop is None:  # else it stands still since a weight sync that failed
-                stop = _Stop(self._llm.get_num_unfinished_requests())
+                stop = _Stop(self._vllm.unfinished_requests)
                 if not self._asleep:
-                    await self._pause()
+                    await self._vllm.pause(self.settings.weight_sync_mode)
                     stop.note_idle()
                 self._stop = stop
         self._stop.receive_s = 0.0
         if self._check_ins != check_ins:
             raise BroadcastError("the trainer gave the weight sync up before the engine's running requests were done")
+        return self._stop
 
-    async def _pause(self) -> None:
-        await self._llm.pause({"drain": "wait", "in_flight": "keep"}[self.settings.weight_sync_mode])
+    @property
+    def _present_stop(self) -> _Stop:
+        if self._stop is None:
+            raise EngineError("weights arrived without a weight sync: begin_weight_sync comes first")
+        return self._stop
 
-    async def _go_on(self, version: int) -> WeightSyncTimes:
-        await self._llm.update_weight_version(str(version))
+    async def _resume(self, stop: _Stop, version: int) -> WeightSyncTimes:
+        await self._vllm.set_weight_version(version)
         if not self._asleep:
-            await self._llm.resume_generation()
-        times, self._stop = self._stop.times(), None
+            await self._vllm.resume()
+        times, self._stop = stop.times(), None
         async with self._version_changed:
             self.version = version
             self._version_changed.notify_all()
         return times
 
-    async def _wait_for(self, request: SampleRequest) -> None:
+    async def _wait_for(self, version: int) -> None:
         try:
             async with asyncio.timeout(self.settings.weight_sync_timeout_s), self._version_changed:
-                await self._version_changed.wait_for(
-                    lambda: self.version is not None and self.version >= request.weight_version
-                )
+                await self._version_changed.wait_for(lambda: self.version is not None and self.version >= version)
         except TimeoutError as error:
-            raise self._stale(request) from error
+            raise self._stale(version) from error
 
-    def _stale(self, request: SampleRequest) -> StaleWeightsError:
+    def _stale(self, version: int) -> StaleWeightsError:
         held = "no valid weights" if self.version is None else f"version {self.version}"
-        return StaleWeightsError(f"asked to sample with weight version {request.weight_version}, but holds {held}")
+        return StaleWeightsError(f"asked to sample with weight version {version}, but holds {held}")
 
-    def _versions(self, completion: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
-        # vLLM labels every batch of tokens, before it leaves the engine, with the version that `finish_weight_sync`
-        # set.
-        spans = [(span.start, int(span.version)) for span in completion.weight_versions]
-        return spans[0][1], tuple(spans[1:])
-
-    async def _timed_transfer(self, *calls: Call) -> None:
-        begin = time.perf_counter()
-        await self._transfer(*calls)
-        self._stop.receive_s += time.perf_counter() - begin
-
-    async def _transfer(self, *calls: Call, error: type[Exception] = BroadcastError) -> None:
+    async def _transfer(self, *worker_calls: WorkerCall) -> None:
         """Run weight-transfer methods in every worker of this engine, all in one message: each takes milliseconds."""
-        failures = await self._llm.collective_rpc("try_weight_transfer", args=(calls,))
-        if any(failures):
-            raise error("; ".join(filter(None, failures)))
+        if failures := await self._vllm.call_workers(*worker_calls):
+            raise BroadcastError("; ".join(failures))
+
+
+def _version_of(request: SampleRequest) -> int:
+    """The weight version that must sample a request."""
+    if not isinstance(request, LearnerRequest | EvaluationRequest) or request.weight_version is None:
+        raise StaleWeightsError(f"a learner engine was sent a request without a weight version: {request}")
+    return request.weight_version
 
 
 class _Stop:
-    """An engine standing still for a weight sync: since when, and what for."""
+    """An engine standing still for a weight sync: since when, and what for.
+
+    Args:
+        running: rollouts under way when it was asked for.
+    """
 
     def __init__(self, running: int) -> None:
         self.receive_s = 0.0
@@ -234,8 +243,15 @@ class _Stop:
         """Nothing runs any more."""
         self._idle = time.perf_counter()
 
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Weights arrive in here. Time is not counted when they fail to: `_stand_still` starts from zero again."""
+        begin = time.perf_counter()
+        yield
+        self.receive_s += time.perf_counter() - begin
+
     def times(self) -> WeightSyncTimes:
-        """Of the weight sync that ends now."""
+        """The times of a weight sync that ends now."""
         drain = stall = 0.0
         if self._idle is not None:
             drain, stall = self._idle - self._asked, time.perf_counter() - self._idle

@@ -1,6 +1,7 @@
-"""How a command ends when it is told to: by Ctrl-C, a batch system or `kill` (SIGTERM), or a closed terminal (SIGHUP).
+"""How a command ends on a signal: Ctrl-C (SIGINT), a batch system or `kill` (SIGTERM), a closed terminal (SIGHUP).
 
-All three unwind it alike, so that actors are stopped and files are whole; the exit status says which it was.
+All three unwind the command in the same way, so that actors are stopped and files are complete. The exit status tells
+which it was.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 GRACE_S = 25.0
-"""Longest that tidying up may take. Slurm and Kubernetes kill 30 s after they have asked."""
+"""Longest time for cleaning up, in seconds. Slurm and Kubernetes kill a process 30 s after SIGTERM."""
 
 
 class Ended(KeyboardInterrupt):
-    """The command was told to end by a signal."""
+    """A signal ended the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -27,19 +28,19 @@ class Ended(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """Exit status, as shells number it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        """Exit status by the convention of shells: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signal
 
 
 @contextmanager
 def ends_when_told() -> Iterator[None]:
-    """In here the first signal raises `Ended` in the main thread. Further ones are ignored: the first is being obeyed.
+    """Within this context the first signal raises `Ended` in the main thread; further signals are ignored.
 
-    What then takes longer than GRACE_S is cut off; a private Ray and its actors end with this process. Outside the
-    main thread, where Python allows no handlers, this does nothing.
+    If cleaning up then takes longer than GRACE_S, the process exits without finishing it; a private Ray and its actors
+    end with the process. Outside the main thread, where Python allows no signal handlers, this does nothing.
 
-    Ctrl-C and a closed terminal stay ignored where they were, as in a script's background job and under nohup.
-    SIGTERM never does: nobody sends it but to end the process.
+    SIGINT and SIGHUP stay ignored where they were ignored before, as in a background job of a script and under nohup.
+    SIGTERM does not: it has no other purpose than to end a process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -29,6 +29,7 @@ from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
 from s2l_ray.placement.inventory import GB, Inventory
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Slot
+from s2l_ray.ray_bridge import is_dead
 
 PROBE_TIMEOUT_S = 300.0
 """For a process to start on every bundle, on nodes that have other work."""
@@ -180,7 +181,7 @@ def _reap() -> None:
         owner = group["name"].removeprefix("s2l-ray/")
         if group["state"] == "REMOVED" or owner == group["name"]:
             continue
-        if ray._private.state.actors(owner).get("State") == "DEAD":
+        if is_dead(owner):
             remove_placement_group(get_placement_group(group["name"]))
 
 

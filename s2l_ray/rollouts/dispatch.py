@@ -1,4 +1,4 @@
-"""Which worker gets which request, and when. Plain asyncio: the workers may be anything."""
+"""A pool of workers that hands requests to the least loaded one. Plain asyncio; the workers may be anything."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class WorkerPool:
         """Weight version that the workers hold; None: they have none, or theirs never changes."""
 
     async def take(self, rollouts: int, priority: int, oldest_version: int | None = None) -> PooledWorker:
-        """A worker for so many rollouts, once it is this request's turn. `give_back` it.
+        """Wait for this request's turn; returns the worker that is to do it. `give_back` it afterwards.
 
         Args:
             priority: the lowest goes first; of equals the first to come.
             oldest_version: wait until the workers hold this version or a later one.
         """
-        turn = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[PooledWorker] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, _Waiter(priority, next(self._arrivals), rollouts, oldest_version, turn))
         self._serve()
         try:

@@ -1,7 +1,7 @@
-"""Which of the explorer's requests may start before their step is asked for: a bounded buffer. Pure: no Ray, no tokens.
+"""A bounded buffer of explorer requests for coming steps. Pure: no Ray, no tokens.
 
-The explorer is frozen, so its rollouts of coming steps can be made at any time; and the schedule says how many each
-step takes, so nothing is explored that is not used.
+The explorer is frozen, so its rollouts of coming steps can be sampled at any time; and the schedule says how many each
+step takes, so nothing is sampled that is not used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Prefetch:
     Args:
         requests: the explorer's requests of a step.
         last_step: T.
-        steps: how many steps after the present one may be explored.
+        steps: number of steps after the present one that may be prefetched.
         capacity: bytes of rollouts of those steps, finished or under way.
         bytes_per_rollout: the most that one rollout can take; what is under way counts as much.
     """
@@ -43,7 +43,7 @@ class Prefetch:
         """Bytes that rollouts of coming steps take, or may take."""
 
     def begin(self, step: int) -> list[ExplorerRequest]:
-        """`step` is the present one. Returns those of its requests that `next` has not handed out."""
+        """Make `step` the present one. Returns those of its requests that `next` has not handed out."""
         self._present = step
         for past in [coming for coming in self._sizes if coming <= step]:
             self.held -= sum(self._sizes.pop(past).values())

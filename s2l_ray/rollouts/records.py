@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Prompt:
     question: str
     """The problem as the data file has it."""
     text: str
-    """What the model reads: the chat template or prompt format applied to the question."""
+    """The text that the model reads: the question in the chat template or prompt format."""
     token_ids: np.ndarray
     """int32 [prompt tokens]."""
     answer: str
@@ -37,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verifier says of one response. `detail` is for people: the parsed answer, or what went wrong."""
+    """The verifier's judgement of one response. `detail` is for people: the parsed answer, or what went wrong."""
 
     status: VerdictStatus
     reward: float
@@ -53,7 +53,7 @@ class Rollout:
     model: str
     """Name of the model directory that sampled it."""
     weight_version: int
-    """Of the weights that sampled its first token."""
+    """Version of the weights that sampled its first token."""
     index: int
     """Position among this source's rollouts of the prompt in this step."""
     token_ids: np.ndarray
@@ -76,14 +76,24 @@ class Rollout:
         return versions
 
     @property
-    def reward(self) -> float:
+    def judged(self) -> Verdict:
+        """The verdict of a rollout that was verified.
+
+        Raises:
+            GroupError: it was not.
+        """
         if self.verdict is None:
             raise GroupError(f"rollout {self.index} of prompt {self.prompt_id} was not verified")
-        return self.verdict.reward
+        return self.verdict
+
+    @property
+    def reward(self) -> float:
+        """The reward of a rollout that was verified. Raises as `judged` does."""
+        return self.judged.reward
 
 
 class Period(NamedTuple):
-    """Seconds since the epoch."""
+    """A stretch of time, in seconds since the epoch."""
 
     start: float
     end: float
@@ -104,55 +114,51 @@ class RolloutSet:
         """The same rollouts with their verdicts, in order."""
         return replace(self, rollouts=[replace(r, verdict=v) for r, v in zip(self.rollouts, verdicts, strict=True)])
 
-    def __reduce__(self) -> tuple:
-        """Between processes as columns: one array of all tokens and one of log-probs, which the rollouts then share.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as columns: one array of all tokens and one of log-probs, shared by the rollouts.
 
         An array costs Ray some ten microseconds wherever it arrives, and there are two in every rollout.
         """
-        return _from_columns, _columns(self)
+        rows = self.rollouts
+        lengths = [len(r.token_ids) for r in rows]
+        if lengths != [len(r.logprobs) for r in rows]:
+            raise GroupError(f"a rollout of prompt {self.prompt_id} has not one log-prob for each of its tokens")
+        tokens = np.concatenate([r.token_ids for r in rows]) if rows else None
+        logprobs = np.concatenate([r.logprobs for r in rows]) if rows else None
+        others = [_without_arrays(r) for r in rows]
+        return _from_columns, (
+            self.prompt_id, self.prompt_token_ids, tokens, logprobs, lengths, others, self.sampled,
+        )  # fmt: skip
 
 
-def _columns(rollouts: RolloutSet) -> tuple:
-    rows = rollouts.rollouts
-    lengths = [len(r.token_ids) for r in rows]
-    if lengths != [len(r.logprobs) for r in rows]:
-        raise GroupError(f"a rollout of prompt {rollouts.prompt_id} has not one log-prob for each of its tokens")
-    tokens, logprobs = (
-        (np.concatenate([r.token_ids for r in rows]), np.concatenate([r.logprobs for r in rows]))
-        if rows
-        else (None, None)
-    )
-    others = [
-        (
-            r.prompt_id,
-            r.source,
-            r.model,
-            r.weight_version,
-            r.index,
-            r.text,
-            r.finish_reason,
-            _plain(r.verdict),
-            r.weight_syncs,
-        )
-        for r in rows
-    ]
-    return rollouts.prompt_id, rollouts.prompt_token_ids, tokens, logprobs, lengths, others, rollouts.sampled
+_Plain = tuple[str, Source, str, int, int, str, FinishReason, tuple[Any, ...] | None, tuple[tuple[int, int], ...]]
+"""A rollout without its arrays, the verdict as a tuple: plain rows pickle several times faster."""
 
 
-def _from_columns(prompt_id, prompt_token_ids, tokens, logprobs, lengths, others, sampled) -> RolloutSet:
+def _without_arrays(r: Rollout) -> _Plain:
+    verdict = None if r.verdict is None else (r.verdict.status, r.verdict.reward, r.verdict.detail)
+    return (
+        r.prompt_id, r.source, r.model, r.weight_version, r.index, r.text, r.finish_reason, verdict, r.weight_syncs,
+    )  # fmt: skip
+
+
+def _from_columns(
+    prompt_id: str,
+    prompt_token_ids: np.ndarray,
+    tokens: np.ndarray,
+    logprobs: np.ndarray,
+    lengths: list[int],
+    others: list[_Plain],
+    sampled: Period | None,
+) -> RolloutSet:
     rollouts, end = [], 0
-    for length, (of, source, model, version, index, text, finish_reason, verdict, weight_syncs) in zip(
-        lengths, others, strict=True
-    ):
+    for length, other in zip(lengths, others, strict=True):
+        of, source, model, version, index, text, finish_reason, plain, weight_syncs = other
         begin, end = end, end + length
         arrays = tokens[begin:end], logprobs[begin:end]
-        verdict = None if verdict is None else Verdict(*verdict)
+        verdict = None if plain is None else Verdict(*plain)
         rollouts.append(Rollout(of, source, model, version, index, *arrays, text, finish_reason, verdict, weight_syncs))
     return RolloutSet(prompt_id, prompt_token_ids, rollouts, sampled)
-
-
-def _plain(verdict: Verdict | None) -> tuple[str, float, str] | None:
-    return None if verdict is None else (verdict.status, verdict.reward, verdict.detail)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class RolloutSummary:
     source: Source
     index: int
     weight_version: int
-    """Of its first token: the oldest."""
+    """Version of the weights that sampled its first token: the oldest."""
     reward: float
     status: VerdictStatus
     prompt_tokens: int
@@ -172,12 +178,12 @@ class RolloutSummary:
     digest: str
     """16 hex digits of the response tokens: equal digests mean the same rollout."""
     newest_version: int | None = None
-    """Of its last token, if a weight sync came while it was sampled."""
+    """Version that sampled its last token, if a weight sync came while it was sampled; else None."""
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """What the scheduler learns of one scored set: numbers, no tokens."""
+    """The numbers of one scored set, without its tokens: all that the scheduler receives."""
 
     rows: list[RolloutSummary]
     sampled: Period | None
@@ -185,15 +191,17 @@ class SetReport:
     verified: Period | None
     """When its answers were checked; None: read from a bank with their verdicts."""
     nbytes: int
-    """Of its arrays and texts."""
+    """Size of its arrays and texts."""
 
-    def __reduce__(self) -> tuple:
-        """Between processes as plain rows, which pickle several times faster."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as plain rows, which pickle several times faster."""
         rows = [tuple(vars(row).values()) for row in self.rows]
         return _report_of_rows, (rows, self.sampled, self.verified, self.nbytes)
 
 
-def _report_of_rows(rows: list[tuple], sampled: Period | None, verified: Period | None, nbytes: int) -> SetReport:
+def _report_of_rows(
+    rows: list[tuple[Any, ...]], sampled: Period | None, verified: Period | None, nbytes: int
+) -> SetReport:
     return SetReport([RolloutSummary(*row) for row in rows], sampled, verified, nbytes)
 
 
@@ -239,7 +247,7 @@ class RolloutGroup:
 
 
 def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
-    """Write groups for people to read: JSONL, one rollout a row, with text, verdict and who sampled it.
+    """Write groups for people to read: JSONL, one rollout a row, with text, verdict, source and weight version.
 
     Lone surrogates, which UTF-8 cannot encode, are written as the escapes that JSON has for them.
     """
@@ -251,8 +259,8 @@ def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
             "weight_version": r.weight_version,
             "index": r.index,
             "reward": r.reward,
-            "verdict": r.verdict.status,
-            "detail": r.verdict.detail,
+            "verdict": r.judged.status,
+            "detail": r.judged.detail,
             "tokens": len(r.token_ids),
             "finish_reason": r.finish_reason,
             "response": r.text,
@@ -272,7 +280,7 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
             index=r.index,
             weight_version=r.weight_version,
             reward=r.reward,
-            status=r.verdict.status,
+            status=r.judged.status,
             prompt_tokens=len(rollouts.prompt_token_ids),
             response_tokens=len(r.token_ids),
             truncated=r.finish_reason == "length",

@@ -1,4 +1,4 @@
-"""What an engine can be asked to sample: training rollouts of either source, and evaluation rollouts.
+"""Requests to engines: training rollouts of the explorer or the learner, and evaluation rollouts.
 
 A rollout's seed says what the rollout is, so it does not depend on how requests are batched, split over engines or
 repeated after a failure. vLLM seeds the k-th sample of a request with seed + k; `first_seed` is the seed of the first.
@@ -27,7 +27,7 @@ class ExplorerRequest:
     seed: int
     """rollout.explorer_seed."""
     first_draw: int
-    """How many rollouts of this prompt come before these, over all of its visits."""
+    """Number of rollouts of this prompt that come before these, over all of its visits."""
     source: ClassVar[Source] = "explorer"
     sampling: ClassVar[SamplingName] = "train"
 

@@ -1,4 +1,6 @@
-"""Who samples what for which step, how groups come together, and which trainer rank gets them. Pure: no Ray, no tokens.
+"""The prompts and requests of every step, the checks of its groups, and their division over trainer ranks.
+
+Pure functions: no Ray, no tokens.
 
 A step's prompts, split and seeds are functions of (configuration, seed, step) alone, so a resumed run continues exactly
 where it stopped without any saved position but the step number.
@@ -27,7 +29,7 @@ _SPARES = 1
 
 @dataclass(frozen=True)
 class StepPlanner:
-    """Algorithm 1's left-hand side: the requests of every step.
+    """The prompts and requests of every step (the sampling half of Algorithm 1, arXiv 2605.30789).
 
     Args:
         prompt_ids: the training set, in file order.
@@ -35,7 +37,7 @@ class StepPlanner:
         prompts_per_step: how many prompts one step takes.
         seed: of the run.
         explorer_seed: of the explorer's rollouts.
-        oversampled_prompts: sampled with every step beyond those that it takes (rollout.straggler_groups).
+        oversampled_prompts: prompts sampled for every step beyond those that it trains on (rollout.straggler_groups).
     """
 
     prompt_ids: Sequence[str]
@@ -65,7 +67,10 @@ class StepPlanner:
         return [self.prompt_ids[i] for i in chosen]
 
     def sampled_prompts(self, step: int) -> list[str]:
-        """`prompts`, and after them the extra ones, of which as many are left out as there are extra ones."""
+        """The prompts that are sampled for `step`: `prompts`, then `oversampled_prompts` more.
+
+        As many as are oversampled become stragglers: the groups that are whole last are dropped.
+        """
         return self.prompts(step) + self.spare_prompts(step)[: self.oversampled_prompts]
 
     def spare_prompts(self, step: int) -> list[str]:
@@ -132,7 +137,7 @@ def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: i
 
 
 def staleness(row: RolloutSummary, step: int) -> int:
-    """How many versions older than the weights that `step` starts from a rollout's oldest token is."""
+    """Versions by which a rollout's oldest token is behind the weights that `step` starts from."""
     return step - 1 - row.weight_version
 
 

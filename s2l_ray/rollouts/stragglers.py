@@ -1,7 +1,7 @@
-"""Which groups a run's steps left out because others were whole first (rollout.straggler_groups).
+"""The record of stragglers: groups that a step dropped because others were whole first (rollout.straggler_groups).
 
-Who is first depends on the machine, so the choice is written down before it is trained on: a step that is done again
-after a crash, or replayed in another run, leaves out the same groups.
+Which groups are first depends on the machine, so the choice is recorded before it is trained on: a step that is redone
+after a crash, or replayed in another run, drops the same groups.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_stragglers(path: Path) -> dict[int, list[str]]:
 
 
 def known_stragglers(config: Config, train: Sequence[Prompt], own: Path) -> dict[int, list[str]]:
-    """What the run's steps leave out, as far as it is known before they are sampled: prompt ids by step.
+    """The stragglers of a run's steps that are known before the steps are sampled: prompt ids by step.
 
     Args:
         own: the run's file, which need not exist.
@@ -73,7 +73,7 @@ def known_stragglers(config: Config, train: Sequence[Prompt], own: Path) -> dict
 
 
 def replayed_stragglers(path: Path, planner: StepPlanner, steps: int) -> dict[int, list[str]]:
-    """What another run left out, checked to be choices that this run could make.
+    """Another run's stragglers, checked to be choices that this run could make: prompt ids by step.
 
     Raises:
         ConfigError: the file cannot be read, lacks a step, or does not name as many of the step's prompts as are to be

@@ -150,4 +150,4 @@ def _check_learner(directory: Path, before: Mapping[str, Any], now: Mapping[str,
 
 
 def _remedy(directory: Path) -> str:
-    return f"remove {directory}: the run then goes on from the checkpoint before it, or begins"
+    return f"remove {directory}: the run then resumes from the checkpoint before it, or begins anew"

@@ -128,7 +128,7 @@ class RunDirectory:
             DataError: it is damaged.
         """
         path = self.path / MEMORY
-        remedy = "remove it: the run then goes on in an MLflow run of its own"
+        remedy = "remove it: the run then continues in a new MLflow run"
         return read_json(path, remedy) if path.exists() else {}
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def save_checkpoint(
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             model_state, optimizer_state = get_state_dict(policy, optimizer)
-            save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_Writer(path))
+            save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_ShardWriter(path))
             _random_file(path, rank).write_text(json.dumps(_random_state()))
             if rank == 0:  # last: a directory with trainer.json is complete
                 about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
@@ -53,7 +53,7 @@ def save_checkpoint(
     dist.barrier()
 
 
-class _Writer(FileSystemWriter):
+class _ShardWriter(FileSystemWriter):
     """Tells why the disk refused: torch's zip writer raises an error of its own on top, which alone is passed on."""
 
     def write_data(self, *args: Any) -> Any:

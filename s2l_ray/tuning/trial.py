@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import ray
 from pyarrow.fs import LocalFileSystem
 
 from s2l_ray.config import Config
-
-if TYPE_CHECKING:
-    from ray.train._internal.storage import StorageContext
+from s2l_ray.ray_bridge import TrialStorage, driver_directories
 
 
 def enter_launch_directory() -> None:
@@ -20,22 +16,14 @@ def enter_launch_directory() -> None:
 
     Tune puts every trial into a working directory of its own, and a Ray process begins where its node was started.
     """
-    for directory in (*_driver_directory(), os.environ.get("TUNE_ORIG_WORKING_DIR", ".")):
+    # The last of the driver's directories is where it called ray.init; a job with a runtime_env working_dir has none.
+    for directory in (*driver_directories()[-1:], os.environ.get("TUNE_ORIG_WORKING_DIR", ".")):
         if Path(directory).is_dir():
             os.chdir(directory)
             return
 
 
-def _driver_directory() -> list[str]:
-    """Where the driver of this job called ray.init; [] for a job with a runtime_env working_dir, where workers start.
-
-    Ray keeps it as the last of the driver's directories that workers import from.
-    """
-    job = ray._private.worker.global_worker.core_worker.get_job_config()
-    return [str(path) for path in job.py_driver_sys_path][-1:]
-
-
-def with_own_directory(config: Config, storage: StorageContext) -> Config:
+def with_own_directory(config: Config, storage: TrialStorage) -> Config:
     """The configuration of a trial, with a run directory that it shares with no other trial.
 
     By default that is the directory of the trial in Tune's storage_path, or, where that is not on a file

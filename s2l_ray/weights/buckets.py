@@ -1,4 +1,4 @@
-"""How a model's weights are cut into broadcasts. Both ends compute it from the same specifications: bytes travel."""
+"""The division of a model's weights into broadcasts, computed by both ends from the same specifications."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -28,14 +29,18 @@ class WeightSpec:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
+        """The torch dtype of this name."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return self.numel * self.torch_dtype.itemsize
 
 
@@ -49,10 +54,12 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return (self.stop - self.start) * self.spec.torch_dtype.itemsize
 
     @property
     def is_whole(self) -> bool:
+        """Whether this is the whole tensor."""
         return self.stop - self.start == self.spec.numel
 
 
@@ -76,7 +83,10 @@ def checked(weights: Iterable[tuple[str, torch.Tensor]], specs: Iterable[WeightS
     """
     weights = iter(weights)
     for spec in specs:
-        name, tensor = next(weights, (None, torch.empty(0)))
+        found = next(weights, None)
+        if found is None:
+            raise ValueError(f"the weight stream ends where {spec} was declared")
+        name, tensor = found
         if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.torch_dtype, spec.shape):
             raise ValueError(
                 f"the weight stream yields {name} {tensor.dtype} {tuple(tensor.shape)} where {spec} was declared"
@@ -92,7 +102,7 @@ def plan_buckets(specs: Iterable[WeightSpec], limit: int = BUCKET_BYTES) -> list
         if spec.nbytes > limit:
             longest = limit // spec.torch_dtype.itemsize
             cuts = [*range(0, spec.numel, longest), spec.numel]
-            buckets += [[Piece(spec, start, stop)] for start, stop in zip(cuts, cuts[1:], strict=False)]
+            buckets += [[Piece(spec, start, stop)] for start, stop in pairwise(cuts)]
             room = 0
             continue
         if spec.nbytes > room or not buckets:
@@ -104,6 +114,7 @@ def plan_buckets(specs: Iterable[WeightSpec], limit: int = BUCKET_BYTES) -> list
 
 
 def bucket_bytes(bucket: Bucket) -> int:
+    """Size of all of its pieces."""
     return sum(piece.nbytes for piece in bucket)
 
 

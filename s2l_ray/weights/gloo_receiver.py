@@ -1,4 +1,4 @@
-"""The receiving end of a gloo broadcast, whoever loads what arrives; needs torch only."""
+"""The receiving end of a gloo broadcast, without the loading of what arrives; needs torch only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Tensors = list[tuple[str, torch.Tensor]]
 
 
 def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferPool) -> Iterator[Tensors]:
-    """What `GlooSender` sends, as (name, whole tensor on the CPU): a bucket at a time, while the next arrives.
+    """Receive what `GlooSender` sends, bucket by bucket, as (name, whole tensor on the CPU), while the next arrives.
 
-    The tensors are views of `buffers`: whoever keeps one keeps its bucket from being used again.
+    The tensors are views of `buffers`: while one of them is kept, its buffer is not used again.
 
     Raises:
         RuntimeError: the sender is gone, or did not send within the group's timeout.
@@ -36,7 +36,7 @@ def receive(group: BroadcastGroup, specs: Iterable[WeightSpec], buffers: BufferP
 
 
 def _landings(buckets: list[Bucket], buffers: BufferPool) -> Iterator[tuple[torch.Tensor, Tensors]]:
-    """Where each bucket is to be received, and the tensors that are whole when it is there.
+    """The buffer for each bucket, and the tensors that are whole once it has arrived.
 
     A tensor that is cut over several buckets is received into memory of its own.
     """

@@ -9,10 +9,10 @@ from functools import cached_property
 from itertools import cycle
 
 import torch
-from torch.distributed import TCPStore, Work
+from torch.distributed import Work
 
 from s2l_ray.weights.buckets import Bucket, WeightSource, bucket_bytes, flat_views, plan_buckets
-from s2l_ray.weights.rendezvous import BroadcastGroup
+from s2l_ray.weights.rendezvous import BroadcastGroup, TCPStore
 from s2l_ray.weights.sender import GroupSender
 from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD
 
@@ -36,6 +36,7 @@ class GlooSender(GroupSender):
         return BroadcastGroup(store, group, 0, size, self._host, self._timeout_s)
 
     def walk(self, weights: WeightSource) -> Iterator[torch.Tensor | None]:
+        """The weights packed into buckets, uint8 [bucket bytes]; None on ranks other than 0, which send nothing."""
         if self._rank != 0:
             for bucket in self._buckets:
                 weights.read(bucket, None)
@@ -48,7 +49,7 @@ class GlooSender(GroupSender):
 
     def _broadcast(self, walk: Iterator[torch.Tensor]) -> float:
         deadline = time.monotonic() + self._timeout_s
-        packed = next(walk)
+        packed: torch.Tensor | None = next(walk)
         self._group.meet()
         begin = time.perf_counter()
         under_way: deque[Work] = deque()

@@ -1,4 +1,4 @@
-"""What the two ends of a weight sync are told: plain data that goes by Ray to an engine and on to its workers."""
+"""Messages to the two ends of a weight sync: plain data that goes by Ray to an engine and on to its workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Invitation:
 
 
 def update_info(specs: Iterable[WeightSpec]) -> dict[str, Any]:
-    """What arrives over gloo or nccl: the whole model, in the order of the stream; vLLM's own form for nccl."""
+    """The description of what arrives over gloo or nccl: the whole model, in the order of the stream."""
     specs = list(specs)
     return {
         "names": [s.name for s in specs],

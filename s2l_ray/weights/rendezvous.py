@@ -1,4 +1,4 @@
-"""How processes of one run find each other: a TCP store that listens on one named address, and gloo groups on it.
+"""The meeting point of a run's processes: a TCP store that listens on one named address, and gloo groups on it.
 
 torch's own `TCPStore(host, port, is_master=True)` listens on every interface; here the listening socket is bound first,
 to the address that is asked for (127.0.0.1 on one machine), and handed to the store, which also ends the race for the
@@ -11,7 +11,15 @@ import socket
 from datetime import timedelta
 
 import torch
-from torch.distributed import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
+from torch.distributed import (  # type: ignore[attr-defined]  # torch lists some of them in no __all__
+    PrefixStore,
+    ProcessGroupGloo,
+    Store,
+    TCPStore,
+    Work,
+)
+
+__all__ = ["BroadcastGroup", "PrefixStore", "Store", "TCPStore", "listen", "open_store"]
 
 
 def listen(host: str) -> socket.socket:
@@ -52,7 +60,7 @@ class BroadcastGroup:
     """
 
     def __init__(self, store: Store, name: str, rank: int, size: int, host: str, timeout_s: float) -> None:
-        options = ProcessGroupGloo._Options()
+        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in torch's stubs
         options._timeout = timedelta(seconds=timeout_s)
         options._devices = [ProcessGroupGloo.create_device(hostname=host)]
         self._store = PrefixStore(name, store)
@@ -64,10 +72,11 @@ class BroadcastGroup:
         `wait()` on what is returned raises RuntimeError when a member is gone or did not take part within the group's
         timeout. Broadcasts that are under way at the same time must begin in the same order everywhere.
         """
-        return self._group.broadcast(tensor, 0)
+        work: Work = self._group.broadcast(tensor, 0)  # type: ignore[attr-defined]  # not in torch's stubs
+        return work
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """As `start_broadcast`, to its end."""
+        """Broadcast a tensor and wait for it: `start_broadcast` to its end."""
         self.start_broadcast(tensor).wait()
 
     def meet(self) -> None:

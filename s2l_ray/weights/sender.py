@@ -9,19 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch.distributed import TCPStore
-
 from s2l_ray.errors import BroadcastError
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
-from s2l_ray.weights.rendezvous import listen, open_store
+from s2l_ray.weights.rendezvous import TCPStore, listen, open_store
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class SendTimes:
-    """Where the time of one broadcast went, on one trainer rank."""
+    """The parts of one broadcast on one trainer rank, in seconds."""
 
     gather_s: float
     """Seconds spent gathering shards, casting and packing them; for the most part while something was on the wire. On
@@ -65,6 +63,8 @@ class GroupSender(ABC):
             BroadcastError: not all of them came within the timeout.
         """
         listener, self._listener = self._listener, None
+        if listener is None:
+            raise RuntimeError("`listen` comes before `form`")
         try:
             store = open_store(self._host, listener.getsockname()[1], self._timeout_s, listener)
             self._group = self._join(store, group, size)
@@ -109,7 +109,7 @@ class GroupSender(ABC):
 
     @abstractmethod
     def walk(self, weights: WeightSource) -> Iterator[Any]:
-        """What is sent, part by part. Collectives: walked to its end on every rank."""
+        """The weights, in the parts that are sent. Each step is a collective: every rank walks to the end."""
 
     @abstractmethod
     def _broadcast(self, walk: Iterator[Any]) -> float:
@@ -121,6 +121,31 @@ class GroupSender(ABC):
 
     @abstractmethod
     def _leave(self) -> None: ...
+
+
+class ChunkSender(ABC):
+    """Shows the trainer's weights, chunk by chunk, to the workers on this trainer rank's device.
+
+    Lives on every trainer rank; all ranks walk the same stream, since gathering FSDP shards is a collective.
+
+    Args:
+        specs: what a source yields.
+    """
+
+    def __init__(self, specs: list[WeightSpec]) -> None:
+        self._specs = specs
+
+    @abstractmethod
+    def begin(self, weights: WeightSource) -> None:
+        """Start over, with the weights of one version."""
+
+    @abstractmethod
+    def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk as this rank's part of `messages.merge_chunks`; None after the last. A collective."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Give the buffer's memory back, once the workers have finished the weight sync."""
 
 
 class _Timed(Iterator[T]):

@@ -60,7 +60,7 @@ class Seconds(NamedTuple):
 
 def run() -> list[Result]:
     from s2l_ray.config import EngineConfig
-    from s2l_ray.generation.engine import engine_environment
+    from s2l_ray.vllm_bridge.environment import engine_environment
 
     os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
     results: list[Result] = []

@@ -48,7 +48,7 @@ def sockets_of(learner: Learner) -> list:
     """Those to the engine's process, if it has one."""
     if OWN_PROCESS:
         return []
-    resources = learner.engine._llm.engine_core.resources
+    resources = learner.engine._vllm.llm.engine_core.resources
     return [resources.input_socket, resources.output_socket]
 
 

@@ -48,7 +48,7 @@ class SyncingLearner(Learner):
     @property
     def output_processor(self) -> Any:
         """vLLM's, which turns the engine's tokens into outputs."""
-        llm = self.engine._llm
+        llm = self.engine._vllm.llm
         return (llm._engine if learner_engine.OWN_PROCESS else llm).output_processor
 
     def generated(self) -> dict[str, int]:

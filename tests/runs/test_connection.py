@@ -222,7 +222,7 @@ def test_other_versions_and_other_machines_are_said_at_once(head: str):
         assert re.search(r"PlacementError cluster.address=.*Version mismatch.*Ray: 2.9.9 Python: 3.8.1", said), said
     finally:
         joined(ASK.format(address=head, before=put.format(metadata=own)), RAY_AUTH_MODE="token")
-    elsewhere = "import actors.address as a; a.services.find_node_ids = lambda: {'of another cluster'}"
+    elsewhere = "import s2l_ray.ray_bridge as b; b.services.find_node_ids = lambda: {'of another cluster'}"
     said = joined(ASK.format(address=head, before=elsewhere), RAY_AUTH_MODE="token")
     assert "the cluster answers, but none of its 1 nodes is on this machine" in said
 

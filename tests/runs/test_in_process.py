@@ -68,13 +68,13 @@ def test_a_request_that_is_refused_fails_alone(learner: Learner):
     refused, sampled = asked(learner, "long", first)
     assert "maximum context length is 64 tokens" in str(refused)
     assert len(sampled.rollouts) == 8
-    assert learner.engine._llm.get_num_unfinished_requests() == 0
+    assert learner.engine._vllm.llm.get_num_unfinished_requests() == 0
 
 
 @here_only
 def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: pytest.MonkeyPatch):
     """Those whose requests were running, those who ask later, and a weight sync; and the dead engine can be closed."""
-    core, steps = learner.engine._llm._core, 0
+    core, steps = learner.engine._vllm.llm._core, 0
     step = core.step_fn
 
     def fail_at_third() -> tuple:
@@ -90,7 +90,7 @@ def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: py
         assert isinstance(failure, EngineError) and "RuntimeError: out of memory" in str(failure)
     with pytest.raises(EngineError, match="out of memory"):
         learner.call(learner.engine.begin_weight_sync())
-    llm = learner.engine._llm
+    llm = learner.engine._vllm.llm
     llm.shutdown(timeout=PATIENCE_S)
     assert not llm._thread.is_alive()
 
@@ -98,7 +98,7 @@ def test_when_a_step_fails_everybody_learns_it(learner: Learner, monkeypatch: py
 @here_only
 def test_closing_ends_what_runs_and_refuses_what_comes(learner: Learner):
     name = next(iter(make_prompts(str(learner.engine.settings.model))))
-    llm = learner.engine._llm
+    llm = learner.engine._vllm.llm
 
     async def close_under_way() -> list:
         running = asyncio.create_task(learner.engine.sample(LearnerRequest(1, name, 8, 1, 0)))
@@ -107,7 +107,7 @@ def test_closing_ends_what_runs_and_refuses_what_comes(learner: Learner):
         llm.shutdown(timeout=PATIENCE_S)
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(
-                running, llm.collective_rpc("try_weight_transfer", ([],)), return_exceptions=True
+                running, llm.collective_rpc("try_weight_transfer", args=([],)), return_exceptions=True
             )
 
     failures = learner.call(close_under_way())

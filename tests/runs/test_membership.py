@@ -28,8 +28,9 @@ from actors.trainer import TrainerGroup, TrainerRank
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError
-from s2l_ray.generation.engine import EngineSettings, engine_environment
+from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import WeightSyncTimes
+from s2l_ray.vllm_bridge.environment import engine_environment
 from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
 from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
@@ -91,13 +92,13 @@ class Rank:
     def send_weights(self, transfer: str) -> SendTimes:
         return self.sender.send(Constant(self.version))
 
-    def begin_chunks(self) -> None:
+    def begin_chunks(self, transfer: str) -> None:
         self.chunks = iter([{"names": [s.name], "handles": {"GPU-0": {"version": self.version}}} for s in SPECS])
 
-    def next_chunk(self) -> dict | None:
+    def next_chunk(self, transfer: str) -> dict | None:
         return next(self.chunks, None)
 
-    def end_chunks(self) -> None:
+    def end_chunks(self, transfer: str) -> None:
         assert next(self.chunks, None) is None
 
 

@@ -17,10 +17,10 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from actors.connection import on_loopback
 from s2l_ray import S2LPO
 from s2l_ray.config import load_config, parse_config
 from s2l_ray.miniature.build import Family
+from s2l_ray.ray_bridge import on_loopback
 from s2l_ray.tuning.trial import with_own_directory
 from tests.support.paths import ROOT
 from tests.support.run_settings import run_config

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from s2l_ray.config import EngineConfig
-from s2l_ray.generation.engine import engine_environment
+from s2l_ray.vllm_bridge.environment import engine_environment
 
 
 def start(model_dir: str, kv_cache_bytes: int, max_model_len: int) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import ray
 from ray.cluster_utils import Cluster
 
-from actors.connection import on_loopback
 from actors.private_ray import within
+from s2l_ray.ray_bridge import on_loopback
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ def load_trainer(settings: Settings) -> Any:
 def _quiet_engines() -> None:
     """An engine inside this process, bounded and on loopback. Before vLLM is imported."""
     from s2l_ray.config import EngineConfig
-    from s2l_ray.generation.engine import engine_environment
+    from s2l_ray.vllm_bridge.environment import engine_environment
 
     os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", GLOO_SOCKET_IFNAME="lo")

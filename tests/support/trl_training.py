@@ -90,7 +90,7 @@ def main() -> None:
 def _prepare_vllm() -> None:
     """TRL reaches into the engine, which therefore must live in this process; it is bounded and stays on loopback."""
     from s2l_ray.config import EngineConfig
-    from s2l_ray.generation.engine import engine_environment
+    from s2l_ray.vllm_bridge.environment import engine_environment
 
     os.environ.update(engine_environment(EngineConfig()))
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", GLOO_SOCKET_IFNAME="lo")

@@ -11,10 +11,11 @@ import torch.distributed as dist
 
 from s2l_ray.config import EngineConfig
 from s2l_ray.errors import BroadcastError
-from s2l_ray.generation.engine import engine_environment
 from s2l_ray.machine import device_memory
 from s2l_ray.training import trainer as trainer_module
-from s2l_ray.weights import ipc_sender, sender
+from s2l_ray.vllm_bridge import ipc_sender
+from s2l_ray.vllm_bridge.environment import engine_environment
+from s2l_ray.weights import sender
 from s2l_ray.weights.buckets import WeightSpec
 from tests.support.training_models import make_trainer, random_groups, write_model
 

@@ -294,7 +294,7 @@ def test_a_damaged_run_json_is_one_clear_message(damage: str, tmp_path: Path):
     run = acquired(config(tmp_path))
     (run.path / "run.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     run.close()
-    with pytest.raises(DataError, match="run.json is damaged .*; remove it: the run then goes on in an MLflow run of"):
+    with pytest.raises(DataError, match="run.json is damaged .*; remove it: the run then continues in a new MLflow"):
         acquired(config(tmp_path))
     (run.path / "run.json").unlink()
     acquired(config(tmp_path)).close()
@@ -306,7 +306,7 @@ def test_a_damaged_state_is_one_clear_message_and_the_way_works(damage: str, fir
     state = first / "checkpoints" / "step-000004" / "state.json"
     state.write_bytes(damage.encode("utf-8", "surrogateescape"))
     run = acquired(settings)
-    with pytest.raises(DataError, match="state.json is damaged .*; remove .*step-000004: the run then goes on from"):
+    with pytest.raises(DataError, match="state.json is damaged .*; remove .*step-000004: the run then resumes from"):
         to_resume(run, settings)
     state.unlink()
     assert to_resume(run, settings).step == 2

@@ -17,7 +17,8 @@ from s2l_ray.planner.memory.items import (
     dtype_bytes,
     positive,
 )
-from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD, GPU_BUFFERS, GPU_CHUNK_BYTES
+from s2l_ray.weights.sizes import GPU_BUFFERS
+from s2l_ray.weights.transfers import TRANSFERS
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config, EngineConfig
@@ -61,7 +62,7 @@ def engine_ledger(
 
 
 def _processes(tensor_parallel: int) -> int:
-    """Processes of a CPU engine per device: one for all (`generation.in_process`), or the actor's and a worker's."""
+    """Processes of a CPU engine per device: one for all (`vllm_bridge.in_process`), or the actor's and a worker's."""
     return 1 if tensor_parallel == 1 else 2
 
 
@@ -125,10 +126,5 @@ def _receiving(shape: ModelShape, tensor_parallel: int, dtype: int, transfer: Tr
     The largest tensor decides; it travels whole.
     """
     largest = dtype * shape.largest_tensor
-    received = {
-        # A tensor that is larger than a bucket is put together in memory of its own.
-        "gloo": (BUCKETS_HELD + 1) * BUCKET_BYTES + (largest if largest > BUCKET_BYTES else 0),
-        "nccl": GPU_BUFFERS * GPU_CHUNK_BYTES + largest,
-        "ipc": max(GPU_CHUNK_BYTES, largest),
-    }[transfer]
+    received = TRANSFERS[transfer].engine_bytes(largest)
     return min(received, GPU_BUFFERS * dtype * shape.parameters) + largest // tensor_parallel

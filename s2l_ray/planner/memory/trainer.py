@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from s2l_ray.kinds import Transfer
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory.items import FLOAT32, TRAINER_PROCESS_BYTES, Ledger, context_bytes, dtype_bytes, positive
-from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD, GPU_BUFFERS, GPU_CHUNK_BYTES
+from s2l_ray.weights.sizes import BUCKET_BYTES
+from s2l_ray.weights.transfers import TRANSFERS
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -271,19 +272,12 @@ def _norm_bytes(rank: _Rank) -> int:
 
 def _sending(rank: _Rank, transfer: Transfer) -> int:
     """Bytes of a weight sync at its peak, when the largest tensor is sent."""
-    if transfer == "gloo":
-        # Rows are cast straight into the bucket that travels; from other ranks they come as they were cast there.
-        everything = rank.dtype * rank.shape.parameters
-        held = BUCKETS_HELD if everything > BUCKET_BYTES else 1
-        bucket = min(BUCKET_BYTES, everything)
-        arriving = bucket if rank.ranks > 1 else 0
-        return held * bucket + (_gathering(rank) if rank.lora else arriving)
-    travelling = {
-        # Chunks on their way, the next one with the largest tensor in it, and the tensors that it is copied from.
-        "nccl": (GPU_BUFFERS + 1) * GPU_CHUNK_BYTES + rank.dtype * rank.shape.largest_tensor,
-        "ipc": max(rank.dtype * rank.shape.largest_tensor, GPU_CHUNK_BYTES),
-    }[transfer]
-    return _gathering(rank) + travelling
+    model, method = rank.dtype * rank.shape.parameters, TRANSFERS[transfer]
+    buffers = method.sender_bytes(model, rank.dtype * rank.shape.largest_tensor)
+    if method.gathers_tensors or rank.lora:
+        return buffers + _gathering(rank)
+    arriving = min(BUCKET_BYTES, model) if rank.ranks > 1 else 0
+    return buffers + arriving
 
 
 def _gathering(rank: _Rank) -> int:

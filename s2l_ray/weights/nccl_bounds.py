@@ -1,70 +1,20 @@
-"""The engine's end of an nccl broadcast: vLLM 0.32's own engine, made bounded; and what both ends need for that.
+"""Bounds on NCCL, for both ends of an nccl broadcast.
 
 NCCL itself waits for ever: for a member that died before it came, and in a broadcast whose peer died. So the members
 first meet in a store, within a bound, and take the communicator's id from there (a new id for every group, so a stale
 member cannot join); and a broadcast that takes too long is aborted from another thread.
-
-Not run on this project's CPU machines: it needs two GPUs.
 """
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch
-from torch.distributed import PrefixStore, Store
-from vllm.distributed.weight_transfer.nccl_engine import (
-    NCCLWeightTransferEngine,
-    NCCLWeightTransferInitInfo,
-    NCCLWeightTransferUpdateInfo,
-)
-
-from s2l_ray.weights.messages import Invitation
-from s2l_ray.weights.rendezvous import open_store
-from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
+from s2l_ray.weights.rendezvous import PrefixStore, Store
 
 T = TypeVar("T")
-
-
-class BoundedNcclEngine(NCCLWeightTransferEngine):
-    """vLLM's receiver in a group that forms, and receives, within a bound."""
-
-    init_info_cls = Invitation
-
-    def init_transfer_engine(self, init_info: Invitation) -> None:
-        self.shutdown()
-        self._timeout_s = init_info.timeout_s
-        rank = init_info.rank_offset + self.parallel_config.rank
-        store = open_store(init_info.host, init_info.port, init_info.timeout_s)
-        unique_id = agree_on_id(store, init_info.group, rank, init_info.size)
-        theirs = vllm_init_info(init_info, unique_id)
-        join = super().init_transfer_engine
-
-        def on_this_workers_gpu() -> None:
-            with torch.accelerator.device_index(self.device.index):  # the current device is a thread's own
-                join(theirs)
-
-        in_time(on_this_workers_gpu, self._timeout_s)
-
-    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        with abort_after(self._timeout_s, self.shutdown):
-            super().receive_weights(update_info)
-
-
-def vllm_init_info(invitation: Invitation, unique_id: bytes) -> NCCLWeightTransferInitInfo:
-    """VLLM's own init info, in its unique-id form, with the chunks that `NcclSender` cuts."""
-    return NCCLWeightTransferInitInfo(
-        rank_offset=invitation.rank_offset,
-        world_size=invitation.size,
-        nccl_unique_id_b64=base64.b64encode(unique_id).decode(),
-        packed=True,
-        packed_buffer_size_bytes=GPU_CHUNK_BYTES,
-        packed_num_buffers=GPU_BUFFERS,
-    )
 
 
 def agree_on_id(store: Store, group: str, rank: int, size: int, mint: Callable[[], bytes] | None = None) -> bytes:
@@ -75,7 +25,7 @@ def agree_on_id(store: Store, group: str, rank: int, size: int, mint: Callable[[
     """
     store = PrefixStore(group, store)
     if mint is not None:
-        store.set("id", mint())
+        store.set("id", mint())  # type: ignore[arg-type]  # torch's stubs know str only
     store.set(f"here/{rank}", "")
     store.wait([f"here/{member}" for member in range(size)])
     return store.get("id")
@@ -102,7 +52,8 @@ def in_time(call: Callable[[], T], timeout_s: float) -> T:
         raise outcome["error"]
     if "result" not in outcome:
         raise TimeoutError(f"the communicator did not form within {timeout_s:.0f} s")
-    return outcome["result"]
+    result: T = outcome["result"]
+    return result
 
 
 @contextmanager

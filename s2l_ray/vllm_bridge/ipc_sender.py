@@ -11,10 +11,11 @@ import torch
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec, checked
+from s2l_ray.weights.sender import ChunkSender
 from s2l_ray.weights.sizes import GPU_CHUNK_BYTES
 
 
-class IpcSender:
+class IpcSender(ChunkSender):
     """Shows the engines' workers on this rank's GPU the weights, one chunk at a time, in a buffer that both map.
 
     Every trainer rank has one and walks the same stream (gathering FSDP shards is a collective), so each worker finds
@@ -29,7 +30,7 @@ class IpcSender:
                     f"{variable} has expandable_segments:True, which CUDA IPC cannot share: unset it, or set "
                     "placement.mode=separate"
                 )
-        self._specs = specs
+        super().__init__(specs)
         self._buffer_bytes = max(GPU_CHUNK_BYTES, *(spec.nbytes for spec in specs))
         self._chunks: Iterator[Any] = iter(())
 
@@ -44,7 +45,7 @@ class IpcSender:
 
     def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk as this rank's part of `messages.merge_chunks`; None after the last. A collective."""
-        from s2l_ray.weights.vllm_ipc import plain_handle
+        from s2l_ray.vllm_bridge.ipc_engine import plain_handle
 
         chunk = next(self._chunks, None)
         if chunk is None:

@@ -18,13 +18,13 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
 
 PARAMETERS = tuple(inspect.signature(rebuild_cuda_tensor).parameters)
-"""What a handle consists of, in torch's order."""
+"""The parts of a handle, in torch's order."""
 FIXED = {"tensor_cls": torch.Tensor, "storage_cls": torch.storage.TypedStorage, "dtype": torch.uint8}
 """The parts that are Python classes; the same for every packed buffer."""
 
 
-def plain_handle(handle: tuple) -> dict[str, Any]:
-    """What is not fixed of torch's handle on a packed buffer.
+def plain_handle(handle: tuple[Any, ...]) -> dict[str, Any]:
+    """The parts of torch's handle on a packed buffer that are not `FIXED`, by name.
 
     Raises:
         ValueError: it is a handle on something else.
@@ -35,7 +35,7 @@ def plain_handle(handle: tuple) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
 
 
-def torch_handle(plain: dict[str, Any]) -> tuple:
+def torch_handle(plain: dict[str, Any]) -> tuple[Any, ...]:
     """The handle that `plain_handle` was given."""
     named = FIXED | {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     return tuple(named[key] for key in PARAMETERS)
@@ -49,11 +49,12 @@ class PlainUpdateInfo(WeightTransferUpdateInfo):
     dtype_names: list[str]
     shapes: list[list[int]]
     tensor_sizes: list[int]
-    """Bytes."""
+    """Bytes of each tensor."""
     handles: dict[str, dict[str, Any]]
-    """By the GPU's UUID."""
+    """The buffer's handle on each GPU, by the GPU's UUID."""
 
     def for_vllm(self) -> IPCWeightTransferUpdateInfo:
+        """The same chunk in vLLM's own form."""
         return IPCWeightTransferUpdateInfo(
             names=self.names,
             dtype_names=self.dtype_names,
@@ -73,4 +74,5 @@ class PlainIpcEngine(IPCWeightTransferEngine):
         self.packed = True
 
     def receive_weights(self, update_info: PlainUpdateInfo) -> None:
+        """Copy one chunk out of the buffer that the trainer rank shows."""
         super().receive_weights(update_info.for_vllm())

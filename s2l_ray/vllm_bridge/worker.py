@@ -1,4 +1,4 @@
-"""What we add to vLLM's workers: the weight-transfer engines, and weight syncs that can fail and be begun anew.
+"""Our additions to vLLM's workers: the weight-transfer engines, and weight syncs that can fail and start over.
 
 vLLM imports this module in every worker process because `WorkerExtension` is named as the engine's
 `worker_extension_cls`, before the worker builds its transfer engine.
@@ -14,24 +14,24 @@ from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, get_layerwise_info
 
+from s2l_ray.kinds import Transfer
 from s2l_ray.machine.processes import die_with_parent
-
-ENGINES = {
-    "gloo": ("s2l_ray.weights.vllm_gloo", "GlooWeightTransferEngine"),
-    "nccl": ("s2l_ray.weights.vllm_nccl", "BoundedNcclEngine"),
-    "ipc": ("s2l_ray.weights.vllm_ipc", "PlainIpcEngine"),
-}
+from s2l_ray.vllm_bridge.calls import WorkerCall
+from s2l_ray.weights.transfers import TRANSFERS
 
 
-def backend_name(transfer: str) -> str:
+def backend_name(transfer: Transfer) -> str:
     """Name of our engine in vLLM's registry, which has its own `nccl` and `ipc`."""
     return f"s2l_{transfer}"
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker class."""
+    """Mixed into vLLM's worker class, which has these."""
 
-    def try_weight_transfer(self, calls: list[tuple[str, tuple]]) -> str | None:
+    weight_transfer_engine: Any
+    vllm_config: Any
+
+    def try_weight_transfer(self, calls: list[WorkerCall]) -> str | None:
         """Run weight-transfer methods of this worker, up to the first that fails. Returns what went wrong, or None.
 
         Never raises: where several workers share an engine, vLLM stops reading their answers at the first that raised,
@@ -72,7 +72,7 @@ def drop_unfinished_reload(model: torch.nn.Module, model_config: Any, vllm_confi
 
 if (parent := multiprocessing.parent_process()) is not None:
     die_with_parent(parent.pid)
-for _transfer, (_module, _class) in ENGINES.items():
+for _transfer in TRANSFERS.values():
     # Not yet there: a module of this name may be imported by path and by name in one process.
-    if backend_name(_transfer) not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(backend_name(_transfer), _module, _class)
+    if backend_name(_transfer.name) not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(backend_name(_transfer.name), *_transfer.engine)

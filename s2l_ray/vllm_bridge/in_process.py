@@ -17,11 +17,11 @@ from typing import Any
 
 from s2l_ray.errors import EngineError
 
-Work = tuple[Callable[[], Any], Future]
+Work = tuple[Callable[[], Any], Future[Any]]
 
 
 class InProcessLLM:
-    """The part of AsyncLLM's interface that `SamplingEngine` uses, with the same meaning, over vLLM's LLMEngine.
+    """The part of AsyncLLM's interface that `VllmEngine` uses (`engine.LLM`), with the same meaning, over LLMEngine.
 
     One at a time in a process, which should hold nothing else of torch.distributed's default group: vLLM takes it.
     Everything of vLLM's happens in the thread, between two of its steps; calls are bounded by what they do.
@@ -36,8 +36,8 @@ class InProcessLLM:
         # Else vLLM would give a CPU worker a process all the same.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self._inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self._finished: dict[str, Future] = {}
-        self._drained: list[Future] = []
+        self._finished: dict[str, Future[Any]] = {}
+        self._drained: list[Future[Any]] = []
         self._failure: Exception | None = None
         self._open = True
         self._core: Any = None
@@ -46,17 +46,19 @@ class InProcessLLM:
         self._call(self._start, args).result()  # vLLM bounds its own start
 
     def get_tokenizer(self) -> Any:
+        """The model's tokenizer."""
         return self._engine.get_tokenizer()
 
     def get_num_unfinished_requests(self) -> int:
-        return self._engine.get_num_unfinished_requests()
+        """Samples that run or wait."""
+        return int(self._engine.get_num_unfinished_requests())
 
-    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
-        """The request's only output, once all of it is sampled: `params.output_kind` must be FINAL_ONLY."""
-        finished: Future = Future()
+    async def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
+        """The request's only output, once all of it is sampled: `sampling_params.output_kind` must be FINAL_ONLY."""
+        finished: Future[Any] = Future()
 
         def add() -> None:
-            self._engine.add_request(request_id, prompt, params)
+            self._engine.add_request(request_id, prompt, sampling_params)
             self._finished[request_id] = finished
 
         await self._awaited(add)
@@ -74,14 +76,15 @@ class InProcessLLM:
     async def pause(self, mode: str) -> None:
         """Stop sampling, and drop the cache: at once ("keep"), or when all that runs is done ("wait").
 
-        Requests that come later wait for `resume_generation`, and those that "keep" stopped go on with it.
+        Requests that come later wait for `resume_generation`, and those that "keep" stopped continue with it.
         """
         if mode == "wait":
             await self._drain()
         await self._awaited(lambda: self._core.pause_scheduler("keep", clear_cache=True))
 
     async def resume_generation(self) -> None:
-        await self._awaited(lambda: self._core.resume_scheduler())
+        """Sample again after `pause`."""
+        await self._awaited(self._core.resume_scheduler)
 
     async def sleep(self, level: int, mode: str) -> None:
         """Give the engine's memory back when all that runs is done. `mode` must be "wait"."""
@@ -89,13 +92,17 @@ class InProcessLLM:
         await self._awaited(lambda: self._engine.sleep(level, "keep"))
 
     async def wake_up(self, tags: list[str]) -> None:
+        """Take memory back: "weights", "kv_cache" or both."""
         await self._awaited(lambda: self._engine.wake_up(tags))
 
-    async def collective_rpc(self, method: str, args: tuple) -> list[Any]:
-        return await self._awaited(lambda: self._engine.collective_rpc(method, args=args))
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]:
+        """Call a method of every worker; returns their answers."""
+        answers: list[Any] = await self._awaited(lambda: self._engine.collective_rpc(method, args=args))
+        return answers
 
-    async def update_weight_version(self, version: str) -> None:
-        await self._awaited(lambda: self._engine.set_weight_version(version))
+    async def update_weight_version(self, new_version: str) -> None:
+        """Label what is sampled from here on."""
+        await self._awaited(lambda: self._engine.set_weight_version(new_version))
 
     def shutdown(self, timeout: float) -> None:
         """Stop the engine, also a dead one; requests that run, and all later calls, end with an error."""
@@ -114,12 +121,12 @@ class InProcessLLM:
             while not self._inbox.empty():
                 self._do(*self._inbox.get())
 
-    def _do(self, work: Callable[[], Any], done: Future) -> None:
+    def _do(self, work: Callable[[], Any], done: Future[Any]) -> None:
         if not done.set_running_or_notify_cancel():
             return
         try:
             done.set_result(work())
-        except BaseException as error:  # whoever asked gets it
+        except BaseException as error:  # the caller gets it
             done.set_exception(error)
 
     def _step(self) -> None:
@@ -165,7 +172,7 @@ class InProcessLLM:
         """Start nothing new, and return when nothing runs."""
         from vllm.v1.core.sched.interface import PauseState
 
-        drained: Future = Future()
+        drained: Future[Any] = Future()
 
         def begin() -> None:
             self._core.scheduler.set_pause_state(PauseState.PAUSED_NEW)
@@ -174,12 +181,12 @@ class InProcessLLM:
         await self._awaited(begin)
         await asyncio.wrap_future(drained)
 
-    def _call(self, work: Callable[..., Any], *args: Any) -> Future:
-        done: Future = Future()
+    def _call(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        done: Future[Any] = Future()
         if self._open:
             self._inbox.put((lambda: work(*args), done))
         else:
-            done.set_exception(_died(self._failure))
+            done.set_exception(_died(self._failure or EngineError("closed")))
         return done
 
     async def _awaited(self, work: Callable[[], Any]) -> Any:
@@ -193,6 +200,6 @@ def _died(why: Exception) -> EngineError:
     return error
 
 
-def _settle(waiting: Future, result: Any) -> None:
+def _settle(waiting: Future[Any], result: Any) -> None:
     if waiting.set_running_or_notify_cancel():
         waiting.set_result(result)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
 
 from s2l_ray.weights.buckets import WeightSource, WeightStream, checked
+from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
+from s2l_ray.weights.rendezvous import TCPStore
 from s2l_ray.weights.sender import GroupSender
 from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
@@ -25,19 +26,16 @@ class NcclSender(GroupSender):
         from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
         from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 
-        from s2l_ray.weights.vllm_nccl import agree_on_id, in_time
-
         unique_id = agree_on_id(store, group, 0, size, lambda: bytes(NCCLLibrary().ncclGetUniqueId().internal))
         device = torch.cuda.current_device()
         return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
 
     def walk(self, weights: WeightSource) -> WeightStream:
+        """The weights, tensor by tensor."""
         return iter(weights)
 
     def _broadcast(self, walk: Iterator[Any]) -> float:
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
-
-        from s2l_ray.weights.vllm_nccl import abort_after
 
         begin = time.perf_counter()
         with abort_after(self._timeout_s, self._group.destroy):

@@ -18,7 +18,7 @@ from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What arrives: the whole model, in the order of the stream."""
+    """The description of what arrives: the whole model, in the order of the stream."""
 
     names: list[str]
     dtype_names: list[str]
@@ -42,6 +42,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
         self._buffers = BufferPool()
 
     def init_transfer_engine(self, init_info: Invitation) -> None:
+        """Join the broadcast group that the invitation names."""
         self.shutdown()
         store = open_store(init_info.host, init_info.port, init_info.timeout_s)
         rank = init_info.rank_offset + self.parallel_config.rank
@@ -50,13 +51,16 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
         )
 
     def start_weight_update(self) -> None:
+        """Begin vLLM's layerwise reload."""
         initialize_layerwise_reload(self.model)
 
-    def update_weights(self, update_info: dict) -> None:
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive the whole model."""
         # The base class also synchronises the accelerator, which a CPU worker does not have.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        """Receive bucket by bucket, loading each while the next arrives."""
         if self._group is None:
             raise RuntimeError("init_weight_transfer_engine must come before update_weights")
         rows = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
@@ -71,10 +75,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
             raise
 
     def finish_weight_update(self) -> None:
+        """End the layerwise reload."""
         finalize_layerwise_reload(self.model, self.model_config)
         _renew_tied_copies(self.model)
 
     def shutdown(self) -> None:
+        """Leave the broadcast group."""
         if self._group is not None:
             self._group.close()
             self._group = None
@@ -85,13 +91,14 @@ def _renew_tied_copies(model: torch.nn.Module) -> None:
     """Pack weights anew in layers that share another layer's tensor, such as an output head tied to the embedding.
 
     On CPUs vLLM computes with a packed copy of a layer's weights, which the reload renews in the layer that a tensor
-    was sent for, and in no other: the head would go on with the weights that the engine started with.
+    was sent for, and in no other: the head would keep the weights that the engine started with.
     """
     seen: set[int] = set()
     for layer in model.modules():
         weight = layer._parameters.get("weight")
         if id(weight) in seen:
-            layer.quant_method.process_weights_after_loading(layer)
+            method: Any = layer.quant_method
+            method.process_weights_after_loading(layer)
         elif weight is not None:
             seen.add(id(weight))
 
@@ -100,4 +107,4 @@ def _own_address(peer: str) -> str:
     """The address of this machine that faces `peer`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 1))  # no packet is sent: this only asks the routing table
-        return probe.getsockname()[0]
+        return str(probe.getsockname()[0])

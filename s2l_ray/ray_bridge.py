@@ -1,0 +1,173 @@
+"""Everything that uses Ray's private parts, written for Ray 2.60. tests/unit/test_ray_contracts.py checks each of them.
+
+Ray has no public way to bind to loopback, to ask a cluster whether it can be joined, to bound its own start, or to keep
+a program's handler of SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+from ray._common.network_utils import is_localhost, parse_address
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import node, ray_constants, services, state, utils, worker
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.grpc_utils import init_grpc_channel
+from ray.core.generated import gcs_service_pb2 as messages
+from ray.core.generated import gcs_service_pb2_grpc as stubs
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+if TYPE_CHECKING:
+    import grpc
+
+Ask = Callable[..., Any]
+
+# ---- addresses, and a cluster that is asked before it is joined -----------------------------------------------------
+
+
+def host_and_port(address: str) -> tuple[str, str] | None:
+    """The parts of HOST:PORT, the brackets of an IPv6 host removed; None if it is not of that form."""
+    try:
+        found = parse_address(address)
+    except UnicodeEncodeError:  # bytes of the environment that are no text
+        return None
+    return None if found is None else (str(found[0]), str(found[1]))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the host of HOST:PORT is this machine's loopback."""
+    return bool(is_localhost(parse_address(address)[0]))
+
+
+def outward_address(address: str) -> str:
+    """The address that Ray itself would use: this machine's outward one instead of a loopback one."""
+    return str(services.canonicalize_bootstrap_address(address))
+
+
+def ray_on_this_machine() -> str:
+    """Address of the Ray that runs on this machine; token authentication is prepared as Ray does for it.
+
+    Raises:
+        ConnectionError: none runs.
+    """
+    found = str(services.get_ray_address_from_environment("auto", None))
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return found
+
+
+def nodes_of_this_machine() -> set[str]:
+    """Ids (hex) of the Ray nodes that run on this machine, of any cluster."""
+    return set(services.find_node_ids())
+
+
+def gcs_channel(address: str) -> grpc.Channel:
+    """A channel to a cluster's GCS, with this process's token if it has one. A context manager."""
+    return init_grpc_channel(address, options=ray_constants.GLOBAL_GRPC_OPTIONS)
+
+
+def check_versions(channel: grpc.Channel, timeout_s: float) -> None:
+    """Compare Ray's and Python's versions with the cluster's.
+
+    Raises:
+        RuntimeError: they differ.
+        grpc.RpcError: the cluster does not answer.
+    """
+    request = messages.InternalKVGetRequest(namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA")
+    reply = stubs.InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=timeout_s)
+    if reply.value:  # else the cluster has only just begun
+        utils.check_version_info(json.loads(reply.value), "this process")
+
+
+def nodes_alive(channel: grpc.Channel, timeout_s: float) -> set[str]:
+    """Ids (hex) of the cluster's nodes that are alive.
+
+    Raises:
+        grpc.RpcError: the cluster does not answer.
+    """
+    request = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
+    reply = stubs.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(request, timeout=timeout_s)
+    return {info.node_id.hex() for info in reply.node_info_list}
+
+
+# ---- starting Ray ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Ray started in here listens on 127.0.0.1 only.
+
+    Asked for 127.0.0.1, Ray takes this machine's outward address instead, and listens on every interface, unless it is
+    built for a single machine: that is what this constant says. With it, its servers bind to loopback.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def without_sigterm_handler() -> Iterator[None]:
+    """Ray installs no handler of SIGTERM in Python in here. It still installs one in C++: restore yours afterwards."""
+    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+@contextlib.contextmanager
+def waits_replaced(repeated: Callable[[Ask], Ask]) -> Iterator[None]:
+    """Ray's two waits for its starting parts, each replaced by what `repeated` makes of a short version of it.
+
+    The short versions answer, or raise RuntimeError after about a second.
+    """
+    before = services.get_node, node.wait_for_persisted_port
+    services.get_node = repeated(before[0])
+    node.wait_for_persisted_port = repeated(lambda *where, timeout_ms: before[1](*where, timeout_ms=1000))
+    try:
+        yield
+    finally:
+        services.get_node, node.wait_for_persisted_port = before
+
+
+def read_settings_again() -> None:
+    """Take RAY_... variables of the environment that changed since Ray was imported into account in this process."""
+    ray._raylet.Config.initialize("")
+
+
+def log_directory() -> Path:
+    """Where the Ray started last on this machine writes its logs."""
+    return Path(get_default_ray_temp_dir(), "session_latest", "logs").resolve()
+
+
+# ---- within a job ---------------------------------------------------------------------------------------------------
+
+
+def error_log() -> Path:
+    """The file that takes this worker process's standard error."""
+    return Path(worker.global_worker.get_err_file_path())
+
+
+def is_dead(actor_id: str) -> bool:
+    """Whether the actor of this id (hex) has died."""
+    return bool(state.actors(actor_id).get("State") == "DEAD")
+
+
+def driver_directories() -> list[str]:
+    """Directories of the driver that workers of this job import from; the last is where it called `ray.init`."""
+    return list(worker.global_worker.core_worker.get_job_config().py_driver_sys_path)
+
+
+class TrialStorage(Protocol):
+    """What is used of Tune's `StorageContext`, which a Trainable gets."""
+
+    storage_filesystem: Any
+    """pyarrow's."""
+    trial_fs_path: str
+    trial_dir_name: str

@@ -1,0 +1,115 @@
+"""What s2l_ray/ray_bridge.py relies on inside Ray, one test each; tests/runs/test_connection.py shows that it works."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._private import node, ray_constants, services, state, utils, worker
+
+from s2l_ray import ray_bridge
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_addresses() -> None:
+    assert ray_bridge.host_and_port("head:6379") == ("head", "6379")
+    assert ray_bridge.host_and_port("[::1]:6379") == ("::1", "6379")
+    assert ray_bridge.host_and_port("head") is None and ray_bridge.host_and_port("\ud800:1") is None
+    assert ray_bridge.is_loopback("127.0.0.1:1") and not ray_bridge.is_loopback("10.1.2.3:1")
+    assert ray_bridge.outward_address("10.1.2.3:6379") == "10.1.2.3:6379"
+
+
+def test_where_no_ray_runs_the_question_for_one_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temp_dir: None)
+    with pytest.raises(ConnectionError):
+        ray_bridge.ray_on_this_machine()
+
+
+def test_nodes_of_this_machine_are_found() -> None:
+    assert parameters(services.find_node_ids) == []
+
+
+def test_versions_are_compared_by_ray() -> None:
+    own = {"ray_version": ray.__version__, "python_version": ".".join(map(str, __import__("sys").version_info[:3]))}
+    utils.check_version_info(own, "this process")
+    with pytest.raises(RuntimeError, match=r"2\.9\.9"):
+        utils.check_version_info(own | {"ray_version": "2.9.9"}, "this process")
+
+
+def test_the_questions_to_a_cluster() -> None:
+    request = ray_bridge.messages.InternalKVGetRequest(namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"k")
+    assert request.namespace == b"cluster"
+    ray_bridge.messages.GetAllNodeInfoRequest(state_filter=ray_bridge.GcsNodeInfo.ALIVE)
+    for stub in ("InternalKVGcsServiceStub", "NodeInfoGcsServiceStub"):
+        assert hasattr(ray_bridge.stubs, stub)
+    with ray_bridge.gcs_channel("127.0.0.1:1") as channel:
+        assert hasattr(channel, "unary_unary")
+
+
+def test_ray_for_a_single_machine_is_a_constant_that_ray_reads_when_it_starts() -> None:
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with ray_bridge.on_loopback():
+        assert ray_constants.ENABLE_RAY_CLUSTER is False
+        assert ray_bridge.outward_address("127.0.0.1:6379") == "127.0.0.1:6379"
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+    assert "ENABLE_RAY_CLUSTER" in inspect.getsource(services) + inspect.getsource(utils)
+
+
+def test_ray_sets_its_handler_of_sigterm_by_this_function() -> None:
+    before = utils.set_sigterm_handler
+    assert len(parameters(before)) == 1
+    with ray_bridge.without_sigterm_handler():
+        assert utils.set_sigterm_handler is not before
+    assert utils.set_sigterm_handler is before
+    assert "set_sigterm_handler(" in inspect.getsource(worker)
+
+
+def test_the_two_waits_of_a_starting_ray() -> None:
+    assert "services.get_node(" in inspect.getsource(node), "Node asks for its node by this name"
+    assert "wait_for_persisted_port(" in inspect.getsource(node.Node)
+    assert "timeout_ms" in parameters(node.wait_for_persisted_port)
+    before = services.get_node, node.wait_for_persisted_port
+    with ray_bridge.waits_replaced(lambda ask: lambda *where, **how: "replaced"):
+        assert services.get_node() == node.wait_for_persisted_port() == "replaced"
+    assert before == (services.get_node, node.wait_for_persisted_port)
+
+
+def test_settings_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ray._raylet.Config
+    before = config.health_check_failure_threshold()
+    monkeypatch.setenv("RAY_health_check_failure_threshold", str(before + 7))
+    ray_bridge.read_settings_again()
+    assert config.health_check_failure_threshold() == before + 7
+    monkeypatch.undo()
+    ray_bridge.read_settings_again()
+    assert config.health_check_failure_threshold() == before
+
+
+def test_logs_are_below_the_newest_session() -> None:
+    assert ray_bridge.log_directory().name == "logs" and ray_bridge.log_directory().is_absolute()
+    assert isinstance(ray_bridge.log_directory(), Path)
+
+
+def test_what_a_worker_knows_of_its_process_and_job() -> None:
+    assert callable(worker.global_worker.get_err_file_path)
+    assert "py_driver_sys_path" in inspect.getsource(worker)
+    assert len(parameters(state.actors)) >= 1
+
+
+def test_what_a_trial_knows_of_its_storage() -> None:
+    from ray.train._internal.storage import StorageContext
+
+    names = set(parameters(StorageContext.__init__)) | set(dir(StorageContext))
+    source = inspect.getsource(StorageContext)
+    for name in ray_bridge.TrialStorage.__annotations__:
+        assert name in names or f"self.{name}" in source, f"tuning/trial.py reads {name} of Tune's StorageContext"
+    assert not dataclasses.is_dataclass(StorageContext)
