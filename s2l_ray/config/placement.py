@@ -9,6 +9,8 @@ from s2l_ray.kinds import Device, PlacementModeName, Switch
 
 
 class PlacementConfig(Section):
+    """The placement of actors on nodes: what is forced, and what is left to the planner."""
+
     mode: Literal["auto"] | PlacementModeName = "auto"
     """auto: whatever the cost model predicts to be fastest of
     `colocated` (every GPU holds a trainer rank, and engines that sleep while it works),
@@ -22,7 +24,7 @@ class PlacementConfig(Section):
     """How long a step may wait for engines that are being handed over. 0: training goes on meanwhile, and they join
     between the first two steps at which they are ready."""
     device: Literal["auto"] | Device = "auto"
-    """What actors are placed on. auto: GPUs if the cluster has any, else CPUs."""
+    """The devices that actors are placed on. auto: GPUs if the cluster has any, else CPUs."""
     inventory: LocalPath | None = None
     """YAML file that describes the nodes (see `s2l plan --help`), for clusters whose nodes do not exist yet
     (autoscaling); default: the nodes that Ray has."""

@@ -20,7 +20,7 @@ class PlacementMode:
     learner_sleeps: bool
     """Learner engines are on the trainer's GPUs and sleep while it works; otherwise they never pause."""
     explorer_sleeps: bool
-    """Explorer engines are on the trainer's GPUs and sleep while it works; otherwise they can sample ahead meanwhile."""
+    """Explorer engines are on the trainer's GPUs and sleep while it works; otherwise they can sample ahead then."""
     has_engine_gpus: bool
     """There are GPUs without trainer ranks. Their engines never sleep, and the explorer's may be handed over to the
     learner."""

@@ -1,1 +1,1 @@
-"""What a run carries out: the inventory, the plan, and its binding to Ray."""
+"""The inventory of nodes, the records of a plan, and their binding to Ray."""

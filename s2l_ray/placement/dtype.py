@@ -25,7 +25,7 @@ Asked: TypeAlias = Literal["auto"] | Dtype
 
 @dataclass(frozen=True)
 class DtypeChoice:
-    """In which type a run computes."""
+    """The type in which a run computes, and why."""
 
     dtype: Dtype
     reason: str

@@ -24,7 +24,7 @@ class GpuType:
     tflops: float
     """Dense bfloat16 matrix products, 10**12 FLOP/s."""
     hbm_gb_s: float
-    """Of its own memory, 10**9 bytes/s."""
+    """Bandwidth of its own memory, 10**9 bytes/s."""
     link_gb_s: float
     """To another GPU of the node, one way: NVLink, or PCIe where there is none."""
     pcie_gb_s: float
@@ -60,8 +60,11 @@ def like_memory(memory_gb: float) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """The key in GPU_TYPES of a name, of Ray's accelerator type (`H100`) or of torch's device name
-    (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`, `NVIDIA GeForce RTX 4090`).
+    """The key in GPU_TYPES of a GPU's name.
+
+    Args:
+        name: such a key, Ray's accelerator type (`H100`) or torch's device name (`NVIDIA H100 80GB HBM3`,
+            `NVIDIA A100-SXM4-40GB`, `NVIDIA GeForce RTX 4090`).
 
     Raises:
         PlacementError: not known; the known ones are listed.

@@ -1,4 +1,4 @@
-"""What the nodes have: from a YAML file, or from records such as Ray's.
+"""The nodes and their rates: from a YAML file, or from records such as Ray's.
 
     nodes:
       - {count: 2, gpus: 8, gpu: H100-80GB, cpus: 192, memory_gb: 2000}
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 GB = 10**9
 CPU_GFLOPS = 50.0
-"""Of a core, in matrix products; `s2l plan --calibrate` measures yours."""
+"""10**9 FLOP/s of a core in matrix products; `s2l plan --calibrate` measures yours."""
 CPU_MEMORY_GB_S = 10.0
 """A core's part of the memory bandwidth."""
 GLOO_GB_S = 0.4
-"""Between processes of one machine, as a 30 MB broadcast was measured."""
+"""Rate between processes of one machine, as a 30 MB broadcast was measured."""
 
 OF_GPUS = ("gpu", "gpu_memory_gb", "gpu_tflops", "hbm_gb_s", "pcie_gb_s", "compute_capability")
 """Keys of a node that say something of its GPUs."""
@@ -42,21 +42,23 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Efficiency(Section):
-    """What is reached of the data sheet's rates. The defaults are round figures of what people report for dense models
-    of 1 to 30 billion parameters with FSDP2 and vLLM; calibrate with a run of yours where it matters.
+    """Shares of the data sheet's rates that are reached, and fixed costs.
+
+    The defaults are round figures of what people report for dense models of 1 to 30 billion parameters with FSDP2 and
+    vLLM; calibrate with a run of yours where it matters.
     """
 
     train: Share = 0.5
-    """Of the FLOP rate, in forward and backward with packed rows; recomputation counts as work, so with gradient
+    """Share of the FLOP rate in forward and backward with packed rows; recomputation counts as work, so with gradient
     checkpointing the usual MFU (6 FLOPs per parameter and token) is three quarters of this."""
     prefill: Share = 0.5
-    """Of the FLOP rate, while an engine reads prompts."""
+    """Share of the FLOP rate while an engine reads prompts."""
     decode: Share = 0.7
-    """Of the memory bandwidth, while an engine samples."""
+    """Share of the memory bandwidth while an engine samples."""
     link: Share = 0.7
-    """Of a link's rate, in collectives."""
+    """Share of a link's rate in collectives."""
     decode_step_s: Annotated[float, Field(ge=0)] = 0.002
-    """Of each token step of an engine, beside the GPU's work: scheduling, sampling, detokenising."""
+    """Seconds of each token step of an engine, beside the GPU's work: scheduling, sampling, detokenising."""
     collective_s: Annotated[float, Field(ge=0)] = 2e-5
     """Start of one collective."""
     sleep_wake_s: Annotated[float, Field(ge=0)] = 1.0
@@ -82,17 +84,17 @@ class NodeGroup(Section):
     hbm_gb_s: PositiveFloat | None = None
     """Memory bandwidth per GPU. Rates are in 10**9 bytes/s."""
     intra_node_gb_s: PositiveFloat | None = None
-    """Of each GPU to the others of its node, one way; on CPU nodes between processes."""
+    """Rate of each GPU to the others of its node, one way; on CPU nodes between processes."""
     inter_node_gb_s: PositiveFloat | None = None
-    """Of the whole node to others, all network cards together, one way."""
+    """Rate of the whole node to others, all network cards together, one way."""
     pcie_gb_s: PositiveFloat | None = None
-    """Of each GPU to the host's memory, one way."""
+    """Rate of each GPU to the host's memory, one way."""
     compute_capability: PositiveFloat | None = None
     """NVIDIA's, such as 7.5; GPUs below 8.0 have no bfloat16. Default: 8.0 or more."""
     cpus: PositiveFloat | None = None
     """Default: 16 per GPU; must be given without GPUs."""
     memory_gb: PositiveFloat | None = None
-    """Of the host; default: 128 per GPU, without GPUs 4 per CPU."""
+    """Memory of the host; default: 128 per GPU, without GPUs 4 per CPU."""
 
     @model_validator(mode="after")
     def _complete(self) -> NodeGroup:
@@ -183,7 +185,7 @@ class NodeSpec:
     memory_bytes: int
     gpu_memory_bytes: int
     flops: float
-    """Of one GPU; on a node without (real) GPUs, of one CPU."""
+    """FLOP/s of one GPU; on a node without (real) GPUs, of one CPU."""
     hbm: float
     """Memory bandwidth, of the same."""
     intra: float
@@ -194,6 +196,7 @@ class NodeSpec:
 
     @property
     def real_gpus(self) -> bool:
+        """Whether there are GPUs that are not logical ones."""
         return self.gpus > 0 and self.gpu != LOGICAL
 
     def without_gpus(self) -> NodeSpec:
@@ -209,7 +212,7 @@ class Inventory(Section):
 
     @classmethod
     def of(cls, nodes: Iterable[Mapping[str, Any]], *, efficiency: Mapping[str, Any] | None = None) -> Inventory:
-        """From records with the keys of the file's `nodes`, for example one per live Ray node.
+        """An inventory from records with the keys of the file's `nodes`, for example one per live Ray node.
 
         Raises:
             PlacementError: a record is incomplete or impossible.
@@ -223,6 +226,7 @@ class Inventory(Section):
 
     @property
     def gpus(self) -> int:
+        """GPUs of all nodes."""
         return sum(group.count * group.gpus for group in self.nodes)
 
     def describe(self) -> str:

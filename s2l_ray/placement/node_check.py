@@ -22,9 +22,11 @@ def check_nodes(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> Non
         for name in names
         if (asked := sum(b.get(name, 0.0) for b in bundles)) > (there := sum(n.get(name, 0.0) for n in nodes)) + 1e-9
     ]
-    for bundle in {tuple(sorted(b.items())) for b in bundles}:
-        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle) for node in nodes):
-            short.append(f"no node has {pick(dict(bundle))} for one bundle; nodes have {list_nodes(nodes)}")
+    short += [
+        f"no node has {pick(dict(bundle))} for one bundle; nodes have {list_nodes(nodes)}"
+        for bundle in {tuple(sorted(b.items())) for b in bundles}
+        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle) for node in nodes)
+    ]
     if not short and not may_fit(bundles, nodes):
         short.append(f"the nodes cannot hold {describe(bundles)} together; nodes have {list_nodes(nodes)}")
     if short:
@@ -72,6 +74,7 @@ def _take(node: Resources, bundle: Resources, sign: int) -> None:
 
 
 def describe(bundles: Sequence[Resources]) -> str:
+    """Such as "3 bundles (6 CPU, 4 GPU)"."""
     totals: Resources = {}
     for bundle in bundles:
         for name, amount in bundle.items():
@@ -80,6 +83,7 @@ def describe(bundles: Sequence[Resources]) -> str:
 
 
 def pick(resources: Resources) -> str:
+    """Such as "4 CPU, 2 GPU"; other resources are left out."""
     return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name)) or "nothing"
 
 

@@ -97,7 +97,7 @@ class PhaseSlots:
 
 @dataclass(frozen=True)
 class Layout:
-    """What has to be carried out.
+    """The part of a plan that is carried out.
 
     Between two phases the engines whose slots end are stopped and those whose slots begin are started (the hand-over);
     slots in both phases stay as they are. Trainer slots are the same in all phases.
@@ -153,13 +153,13 @@ class PhasePlan:
     step_seconds: float
     """Mean over the phase's steps."""
     seconds: dict[str, float]
-    """Of an average step, each measured alone: "explore", "learner_generate", "update" (old and reference log-probs
-    included), "weight_sync", "sleep_wake", "verify"; their sum is more than step_seconds where they overlap."""
+    """Seconds of each part of an average step by itself: "explore", "learner_generate", "update" (with old and
+    reference log-probs), "weight_sync", "sleep_wake", "verify". They overlap: their sum may exceed step_seconds."""
     utilisation: dict[str, float]
     """Share of a step in which devices of each role work, 0 to 1; "all" over all devices."""
     explorer_flops: float
     learner_flops: float
-    """Of all rollouts of the phase."""
+    """FLOPs of all rollouts of the phase; so is explorer_flops."""
     gpus: tuple[DeviceLoad, ...]
 
 
@@ -203,7 +203,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer."""
+    """A plan for a run on an inventory, or why there is none."""
 
     fits: bool
     problems: tuple[str, ...]
@@ -214,12 +214,12 @@ class Plan:
     weight_sync: WeightSyncPlan | None = None
     saving: Saving | None = None
     run_seconds: float | None = None
-    """Of all steps; without start, evaluation and checkpoints."""
+    """Seconds of all steps, without start, evaluation and checkpoints."""
     ranks: int = 0
     tensor_parallel: dict[Role, int] = field(default_factory=dict)
-    """Per engine role."""
+    """Tensor-parallel size of each kind of engine."""
     dtype: DtypeChoice | None = None
-    """In which type engines and trainer compute, and why."""
+    """The type in which engines and trainer compute, and why."""
     notes: tuple[str, ...] = ()
     """What the user should know: GPUs left idle and why, sizes that do not divide, hand-overs and what each gains."""
     alternatives: tuple[Alternative, ...] = ()

@@ -41,7 +41,7 @@ class Place:
     """A planned bundle, found on the cluster."""
 
     index: int
-    """Of the bundle within the placement group."""
+    """Index of the bundle within the placement group."""
     node: str
     """Ray node id."""
     gpus: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""What-if: model shapes, memory, costs and the search that make a plan; its report, drawing and simulation."""
+"""Planning: model shapes, memory, costs and the search for a placement; its report, drawing and simulation."""

@@ -19,7 +19,7 @@ from s2l_ray.planner.known_models import KNOWN_MODELS
 
 @dataclass(frozen=True)
 class _LayerFacts:
-    """What a model_type's layer has that its config.json does not say, as transformers builds it."""
+    """The facts of a model_type that its config.json does not state, as transformers builds it."""
 
     norms: int = 2
     """RMS norms over the hidden state, per layer."""
@@ -44,7 +44,7 @@ FAMILIES = {
     "gemma2": _LayerFacts(norms=4, tied=True, head_dim=256),
     "gemma3_text": _LayerFacts(norms=4, qk_norm=True, tied=True, head_dim=256),
 }
-"""By model_type of the config."""
+"""Known architectures by the model_type of their config."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class ModelShape:
     qk_norm: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
-    """Of the attention's output projection."""
+    """Whether the attention's output projection has a bias."""
     mlp_bias: bool = False
 
     @classmethod
     def load(cls, name_or_path: str) -> ModelShape:
-        """Of a directory with config.json, a known model's hub id, or a model whose config is in the local HF cache.
+        """The shape of a directory with config.json, a known hub id, or a model whose config is in the local HF cache.
 
         Raises:
             ModelError: nothing of the three, or an architecture that is not known here.
@@ -82,7 +82,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], name: str) -> ModelShape:
-        """Of the content of a config.json.
+        """The shape that the content of a config.json describes.
 
         Raises:
             ModelError: the architecture is not known here, or a size is missing or impossible.
@@ -118,11 +118,12 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
+        """Elements of the queries of one token in one layer."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Of the keys of one token in one layer; the values are as wide."""
+        """Elements of the keys of one token in one layer; the values are as wide."""
         return self.kv_heads * self.head_dim
 
     @cached_property
@@ -156,31 +157,32 @@ class ModelShape:
 
     @property
     def largest_tensor(self) -> int:
-        """Parameters of the largest one."""
+        """Elements of the largest tensor."""
         return max(math.prod(tensor) for tensor in (*self.layer_tensors, *self.root_tensors))
 
     @cached_property
     def layer_parameters(self) -> int:
-        """Of one layer."""
+        """Parameters of one layer."""
         return sum(math.prod(tensor) for tensor in self.layer_tensors)
 
     @property
     def embedding_parameters(self) -> int:
+        """Parameters of the embedding."""
         return self.vocab * self.hidden
 
     @property
     def head_parameters(self) -> int:
-        """Of the output head's own weights; 0 if it is tied to the embedding."""
+        """Parameters of the output head; 0 if it is tied to the embedding."""
         return 0 if self.tied else self.vocab * self.hidden
 
     @property
     def root_parameters(self) -> int:
-        """Outside the layers."""
+        """Parameters outside the layers."""
         return self.embedding_parameters + self.head_parameters + self.hidden
 
     @cached_property
     def parameters(self) -> int:
-        """As transformers counts them: tied weights once."""
+        """All parameters, as transformers counts them: tied weights once."""
         return self.layers * self.layer_parameters + self.root_parameters
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
@@ -202,7 +204,7 @@ class ModelShape:
 
     @cached_property
     def multiplied_parameters(self) -> int:
-        """Those in matrix products of a forward, output head included."""
+        """Parameters in the matrix products of a forward, output head included."""
         return self.layers * sum(out * width for out, width in self.linears.values()) + self.vocab * self.hidden
 
 

@@ -28,15 +28,15 @@ TAIL_BATCH = 0.25
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches, efficiency included. Per device, bytes/s, FLOP/s, one way."""
+    """The rates that one device reaches, efficiency included: FLOP/s, and bytes/s one way."""
 
     train: float
     prefill: float
     memory: float
-    """While an engine samples, and in the optimizer."""
+    """Device memory, while an engine samples and in the optimizer."""
     intra: float
     inter: float
-    """Between nodes, of a whole node."""
+    """Between nodes, all network cards of a node together."""
     pcie: float
     host: float
     """Host memory, of an actor's threads."""
@@ -52,7 +52,7 @@ class Rates:
 
 
 def rates(specs: list[NodeSpec], efficiency: Efficiency, *, threads: int = 1) -> Rates:
-    """Of the slowest of some nodes: a step waits for the slowest device.
+    """The rates of the slowest of some nodes, since a step waits for the slowest device.
 
     Args:
         threads: CPU threads of an actor; counts where nodes have no real GPUs.
@@ -99,14 +99,14 @@ class Sampler:
     shape: ModelShape
     tensor_parallel: int
     kv_cache_bytes: int
-    """Per device."""
+    """KV cache on each device."""
     max_num_seqs: int
     dtype_bytes: int
     rates: Rates
 
     @cached_property
     def kv_bytes_per_token(self) -> float:
-        """Per device; with more devices than key-value heads, heads are held more than once."""
+        """Bytes on each device; with more devices than key-value heads, heads are held more than once."""
         shape = self.shape
         return shape.kv_bytes_per_token(self.dtype_bytes) / min(self.tensor_parallel, shape.kv_heads)
 
@@ -124,24 +124,27 @@ class SamplingWork:
 
     prompts: int
     rollouts: int
-    """Of each prompt; they share its KV cache."""
+    """Rollouts of each prompt; they share its KV cache."""
     prompt_tokens: float
     response_tokens: float
-    """Means."""
+    """Mean length; so is prompt_tokens."""
     max_tokens: int
 
 
 def concurrency(engine: Sampler, work: SamplingWork) -> float:
-    """Sequences that run at one time: as many as max_num_seqs and the KV cache allow. On average half of a response is
-    there, and each rollout's part of the shared prompt.
+    """Sequences that run at one time: as many as max_num_seqs and the KV cache allow.
+
+    On average half of a response is in the cache, and each rollout's part of the shared prompt.
     """
     tokens = work.prompt_tokens / work.rollouts + work.response_tokens / 2
     return max(1.0, min(engine.max_num_seqs, engine.kv_cache_bytes / (engine.kv_bytes_per_token * tokens)))
 
 
 def decode_step_seconds(engine: Sampler, batch: float, context: float) -> float:
-    """One token for each of `batch` sequences with `context` tokens each: weights and KV cache are read once, or the
-    matrix products take longer; two all-reduces per layer; and the engine's own overhead.
+    """Seconds of one token for each of `batch` sequences that have `context` tokens.
+
+    Weights and KV cache are read once, unless the matrix products take longer; then come two all-reduces per layer and
+    the engine's own overhead.
     """
     shape, rates, devices = engine.shape, engine.rates, engine.tensor_parallel
     read = (engine.streamed_bytes + batch * context * engine.kv_bytes_per_token) / rates.memory
@@ -152,7 +155,7 @@ def decode_step_seconds(engine: Sampler, batch: float, context: float) -> float:
 
 
 def prefill_seconds(engine: Sampler, prompts: float, prompt_tokens: float) -> float:
-    """Each prompt is read once, however many rollouts share it."""
+    """Seconds of reading prompts, each once, however many rollouts share it."""
     flops = engine.shape.forward_flops(prompts * prompt_tokens, prompt_tokens / 2)
     return flops / engine.tensor_parallel / engine.rates.prefill
 
@@ -175,7 +178,7 @@ def generation_seconds(engine: Sampler, work: SamplingWork, engines: int) -> flo
 
 
 def rollout_flops(shape: ModelShape, work: SamplingWork) -> float:
-    """Of all rollouts of one step: prompts once, responses at their mean context."""
+    """FLOPs of all rollouts of one step: prompts once, responses at their mean context."""
     prompts = shape.forward_flops(work.prompts * work.prompt_tokens, work.prompt_tokens / 2) if work.rollouts else 0.0
     tokens = work.prompts * work.rollouts * work.response_tokens
     return prompts + shape.forward_flops(tokens, work.prompt_tokens + work.response_tokens / 2)
@@ -187,8 +190,9 @@ def rollout_flops(shape: ModelShape, work: SamplingWork) -> float:
 def update_seconds(
     shape: ModelShape, work: Workload, split: Split, *, ranks: int, nodes: int, rates: Rates, dtype_bytes: int
 ) -> float:
-    """All optimizer steps of one step: the FLOPs of the busiest rank or FSDP's traffic, whichever is slower (they
-    overlap), and the optimizer.
+    """Seconds of all optimizer steps of one step.
+
+    The FLOPs of the busiest rank or FSDP's traffic, whichever is slower (they overlap), and the optimizer.
 
     Groups go to ranks whole, so with fewer prompts in a mini-batch than ranks some ranks have nothing to do. Every
     micro-batch gathers the weights for forward and again for backward, and reduces float32 gradients. With off-load
@@ -217,7 +221,7 @@ def update_seconds(
 
 
 def weight_sync_bytes(shape: ModelShape, dtype_bytes: int) -> int:
-    """Of one version of the weights, tied ones once."""
+    """Bytes of one version of the weights, tied ones once."""
     return shape.parameters * dtype_bytes
 
 
@@ -239,8 +243,9 @@ def weight_sync_seconds(
 
 
 def sleep_wake_seconds(explorer: Sampler | None, rates: Rates) -> float:
-    """One cycle. The learner's weights are dropped and come back with the weight sync; the explorer's go to host memory
-    and return.
+    """Seconds of one cycle of sleep and wake.
+
+    The learner's weights are dropped and come back with the weight sync; the explorer's go to host memory and return.
     """
     moved = 0.0
     if explorer is not None:
@@ -252,7 +257,7 @@ def sleep_wake_seconds(explorer: Sampler | None, rates: Rates) -> float:
 
 
 Seconds = TypeVar("Seconds", float, FloatArray)
-"""Of one step, or of many steps at once."""
+"""Seconds of one step, or of many steps in an array."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run has to do: its phases, and the rollouts and tokens of each of their steps."""
+"""The work of a run: its phases, and the rollouts and tokens of each of their steps."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class PhaseWork:
 
     @property
     def steps(self) -> int:
+        """Number of steps."""
         return self.last_step - self.first_step + 1
 
     @cached_property
@@ -64,11 +65,11 @@ class Workload:
     group_size: int
     """G."""
     prompts: int
-    """Per step."""
+    """Prompts of each step."""
     prompt_tokens: float
-    """Mean."""
+    """Mean length."""
     response_tokens: float
-    """Mean."""
+    """Mean length."""
     max_tokens: int
     """Longest response."""
     mini_batch_prompts: int
@@ -80,7 +81,7 @@ class Workload:
     kl_in_reward: bool
     """Policy and reference are forwarded once more, over every rollout, before the update."""
     separate_groups: bool
-    """Each mini-batch with rollouts of both sources is two optimizer steps."""
+    """Each mini-batch that has rollouts of both sources is two optimizer steps."""
     lora: bool
     offload: bool
     """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
@@ -93,7 +94,7 @@ class Workload:
 
     @property
     def sequence_tokens(self) -> float:
-        """Mean, prompt and response."""
+        """Mean length of prompt and response together."""
         return self.prompt_tokens + self.response_tokens
 
     @property
@@ -106,13 +107,15 @@ class Workload:
         return 0 if self.banked else split.explorer
 
     def optimizer_steps(self, split: Split) -> int:
-        """Per step with this split."""
+        """Number of optimizer steps in a step with this split."""
         both = split.explorer > 0 and split.learner > 0
         return -(-self.prompts // self.mini_batch_prompts) * (2 if self.separate_groups and both else 1)
 
     def forwards(self, split: Split) -> float:
-        """Forward passes over the step's tokens that the trainer's FLOPs amount to: forward 1, backward 2, another 1
-        with recompute, 1 of the reference, old log-probs of every mini-batch but the first.
+        """Forward passes over the step's tokens that the trainer's FLOPs amount to.
+
+        Forward 1, backward 2, another 1 with recompute, 1 of the reference, and old log-probs of every mini-batch but
+        the first.
         """
         steps = self.optimizer_steps(split)
         passes = 3.0 + self.recompute + self.reference + (steps - 1) / steps
@@ -120,7 +123,7 @@ class Workload:
 
 
 def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None = None) -> Workload:
-    """Of a configuration.
+    """The work of a configured run.
 
     Args:
         cuda: whether the trainer runs on GPUs, which decides trainer.gradient_checkpointing: auto.

@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 
 from s2l_ray.config import Config, load_config
+from s2l_ray.config.placement_modes import PlacementMode
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import EngineSlot, Plan
-from s2l_ray.planner.search import make_plan
+from s2l_ray.planner.search import candidate_search, candidates, explanations, make_plan
 from s2l_ray.planner.search.candidate_search import Search
 from s2l_ray.planner.search.frame import make_frame
 from s2l_ray.planner.workload import phases, workload
@@ -344,3 +345,18 @@ def test_stale_learners_get_devices_of_their_own() -> None:
     assert stale.fits and stale.mode == "separate" and not stale.layout.sleep
     on_policy = make_plan(paper("qwen3_1.7b_to_8b", "placement.mode=separate"), cluster_of_8)
     assert stale.run_seconds < on_policy.run_seconds
+
+
+def test_a_further_mode_is_a_record_of_facts(monkeypatch) -> None:
+    """Explorers that sleep beside the ranks while learners have GPUs of their own: the search, the layout and the
+    costs ask for nothing but the facts."""
+    mode = PlacementMode("turned", "", learner_sleeps=False, explorer_sleeps=True, has_engine_gpus=True)
+    for module in (candidate_search, candidates, explanations):
+        monkeypatch.setattr(module, "MODES", (mode,))
+    plan = make_plan(paper("qwen3_1.7b_to_8b", "placement.hand_over=off"), cluster("2x8xH100"))
+    assert plan.fits and plan.mode == "turned" and plan.layout.sleep
+    explorers, learners = slots(plan, 0, "explorer"), slots(plan, 0, "learner")
+    assert explorers and all(map(plan.layout.shares_gpus_with_trainer, explorers))
+    assert learners and not any(map(plan.layout.shares_gpus_with_trainer, learners))
+    mix = plan.phases[1]  # exploring and training take turns
+    assert mix.step_seconds == pytest.approx(sum(s for part, s in mix.seconds.items() if part != "verify"), rel=1e-6)

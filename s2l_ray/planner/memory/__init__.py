@@ -1,4 +1,4 @@
-"""What a trainer rank and an engine hold in memory, item by item, in closed form from model shape and configuration.
+"""Memory of a trainer rank and of an engine, item by item, in closed form from model shape and configuration.
 
 Bytes are per device. tests/engines/test_memory.py and tests/engines/test_memory_engine.py compare them with what
 real updates and real engines allocate.

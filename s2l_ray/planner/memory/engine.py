@@ -62,7 +62,7 @@ def engine_ledger(
 
 
 def _processes(tensor_parallel: int) -> int:
-    """Of a CPU engine, for each of its devices: all in one (`vllm_bridge.in_process`), or the actor's and workers."""
+    """Processes of a CPU engine per device: one for all (`vllm_bridge.in_process`), or the actor's and a worker's."""
     return 1 if tensor_parallel == 1 else 2
 
 
@@ -121,7 +121,7 @@ def _cuda_graph_bytes(shape: ModelShape) -> int:
 
 
 def _receiving(shape: ModelShape, tensor_parallel: int, dtype: int, transfer: Transfer) -> int:
-    """What arrives, and a layer's new weights until they are copied over the old ones (model_loader/reload).
+    """Bytes of what arrives, and of a layer's new weights until they replace the old ones (model_loader/reload).
 
     The largest tensor decides; it travels whole.
     """

@@ -13,7 +13,7 @@ Ledger = dict[str, int]
 MIB = 2**20
 FLOAT32 = 4
 GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
-"""Of vLLM's KV cache (vllm/config/cache.py, vllm/platforms/cpu.py)."""
+"""Tokens of a block of vLLM's KV cache (vllm/config/cache.py, vllm/platforms/cpu.py)."""
 
 CUDA_CONTEXT_BYTES = 700 * MIB
 """Context, loaded kernels and cuBLAS work space of a process. Not measured here: typical of data-centre GPUs."""
@@ -26,12 +26,12 @@ vLLM (780 MiB)."""
 
 
 def dtype_bytes(config: Config) -> int:
-    """Of models.dtype: engines, the trainer's forward and backward, and the weights that travel."""
+    """Bytes of an element of models.dtype: engines, the trainer's forward and backward, and the weights that travel."""
     return {"bfloat16": 2, "float32": 4}[config.models.dtype]
 
 
 def context_bytes(cuda: bool, devices: int, process: int) -> int:
-    """What an actor costs before it does anything: on a GPU the CUDA context and, with others, NCCL; else `process`."""
+    """Bytes of an actor before it does anything: on a GPU the CUDA context and, with others, NCCL; else `process`."""
     if not cuda:
         return process
     return CUDA_CONTEXT_BYTES + (NCCL_BYTES if devices > 1 else 0)

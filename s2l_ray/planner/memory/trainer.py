@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from s2l_ray.config import Config
 
 OFFLOADED = ("weights", "gradients", "optimizer")
-"""What trainer.cpu_offload keeps in host memory."""
+"""Items that trainer.cpu_offload keeps in host memory."""
 
 
 @dataclass(frozen=True)
 class TrainerMemory:
-    """Of one rank, on its device."""
+    """Memory of one rank on its device."""
 
     update: Ledger
     """Alive at the peak of the update."""
@@ -64,7 +64,7 @@ def trainer_ledger(
 
 
 class _Rank:
-    """What several items of the ledger need to know of a rank."""
+    """Facts of a rank that several items of the ledger depend on."""
 
     def __init__(self, shape: ModelShape, config: Config, ranks: int, cuda: bool) -> None:
         self.shape, self.config, self.ranks, self.cuda = shape, config, ranks, cuda
@@ -84,7 +84,7 @@ class _Rank:
 
     @cached_property
     def adapters(self) -> list[tuple[int, ...]]:
-        """Of one layer: A [rank, in] and B [out, rank] beside every linear layer that is asked for."""
+        """Adapters of one layer: A [rank, in] and B [out, rank] beside every linear layer that is asked for."""
         if not self.lora:
             return []
         targets = self.config.trainer.lora_targets or self.shape.linears
@@ -93,7 +93,7 @@ class _Rank:
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer, adapters included."""
+        """Parameters of one layer, adapters included."""
         return self.shape.layer_parameters + _count(self.adapters)
 
     @property
@@ -131,7 +131,9 @@ class _Rank:
         return self.dtype * self._shards(self.shape.layer_tensors, self.shape.root_tensors)
 
     def reference_at_work(self) -> int:
-        """Its shards; and its embedding and head whole: FSDP2 does not reshard the root after a forward, and without
+        """Bytes of the reference model's shards, and of its embedding and head in full.
+
+        FSDP2 does not reshard the root after a forward, and without
         a backward nothing else does before the update ends.
         """
         if self.config.objective.kl == 0:
@@ -152,7 +154,7 @@ class _Rank:
 
 
 def _moments(rank: _Rank, gradients: int) -> list[Ledger]:
-    """What comes on top of the resident memory at those moments of a micro-batch that can be the peak."""
+    """Memory on top of the resident memory at those moments of a micro-batch that can be the peak."""
     # All gradients are there from the first micro-batch on; with only one, hardly any before the end.
     earlier = {"gradients": gradients if rank.accumulates else 0, "batch": _batch(rank)}
     moments = [earlier | moment for moment in (_end_of_forward(rank), _backward_of_head(rank), *_of_layers(rank))]
@@ -185,8 +187,10 @@ def _backward_of_head(rank: _Rank) -> Ledger:
 
 
 def _of_layers(rank: _Rank) -> list[Ledger]:
-    """Backward within the last layer's MLP; within that of the layer before, when the last layer's float32 gradients
-    are still being reduced; and at a layer's end, when its gradients are copied to be reduced.
+    """Memory at three moments of the layers' backward.
+
+    Within the last layer's MLP; within that of the layer before, when the last layer's float32 gradients are still
+    being reduced; and at a layer's end, when its gradients are copied to be reduced.
     """
     shape, dtype = rank.shape, rank.dtype
     gathered = dtype * (shape.root_parameters + rank.layer_parameters * min(2, rank.ranks))
@@ -213,8 +217,9 @@ def _last_reduction(rank: _Rank) -> Ledger:
 
 
 def _batch(rank: _Rank) -> int:
-    """All micro-batches of a step are on the device (PolicyTrainer._pack_in_step): 24 bytes a token, and 34 bytes a
-    response token (training/packing.py).
+    """Bytes of all micro-batches of a step, which are on the device together (PolicyTrainer._pack_in_step).
+
+    24 bytes a token, and 34 bytes a response token (training/packing.py).
     """
     rollout = rank.config.rollout
     rollouts = math.ceil(rollout.prompts_per_step * rollout.group_size / rank.ranks)
@@ -234,12 +239,12 @@ def _saved(rank: _Rank, layers: int) -> int:
 
 
 def _saved_at_end(rank: _Rank) -> int:
-    """By the final norm, and the hidden states that predict responses."""
+    """Bytes kept by the final norm, and the hidden states that predict responses."""
     return rank.shape.hidden * (_norm_bytes(rank) * rank.tokens + rank.dtype * rank.responses)
 
 
 def _saved_by_layer(rank: _Rank) -> int:
-    """What the operations of one layer keep for their backward, as transformers computes it."""
+    """Bytes that the operations of one layer keep for their backward, as transformers computes it."""
     shape, dtype = rank.shape, rank.dtype
     attention = dtype if rank.cuda else FLOAT32  # CPUs compute it in float32 (training/attention.py)
     # Norms, and the inputs of the matrices that follow two of them.
@@ -256,8 +261,9 @@ def _saved_by_layer(rank: _Rank) -> int:
 
 
 def _norm_bytes(rank: _Rank) -> int:
-    """Kept per element by an RMS norm: its input in float32, and for the gradient of its weight the normalised value
-    (Gemma: in float32).
+    """Bytes that an RMS norm keeps per element.
+
+    Its input in float32, and for the gradient of its weight the normalised value (Gemma: in float32).
     """
     if rank.lora:
         return FLOAT32
@@ -265,7 +271,7 @@ def _norm_bytes(rank: _Rank) -> int:
 
 
 def _sending(rank: _Rank, transfer: Transfer) -> int:
-    """Peak of a weight sync, when the largest tensor is sent."""
+    """Bytes of a weight sync at its peak, when the largest tensor is sent."""
     model, method = rank.dtype * rank.shape.parameters, TRANSFERS[transfer]
     buffers = method.sender_bytes(model, rank.dtype * rank.shape.largest_tensor)
     if method.gathers_tensors or rank.lora:

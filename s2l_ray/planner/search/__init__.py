@@ -1,4 +1,4 @@
-"""From a configuration and an inventory to a plan: what may be tried, what fits, how long it takes, what is fastest."""
+"""The search for a placement: what may be tried, what fits, how long it takes, and which one is fastest."""
 
 from s2l_ray.planner.search.planner import make_plan
 

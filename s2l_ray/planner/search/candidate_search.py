@@ -30,10 +30,10 @@ NODE_BITS, SPLIT_BITS = 5, 3
 
 @dataclass
 class Found:
-    """What a search brings back."""
+    """The result of a search."""
 
     best: dict[Family, Candidate] = field(default_factory=dict)
-    """By family."""
+    """The fastest candidate of each family."""
     rejected: list[Rejected] = field(default_factory=list)
 
     @property
@@ -42,6 +42,7 @@ class Found:
         return sorted(self.best.values(), key=Candidate.order)
 
     def add(self, candidate: Candidate) -> None:
+        """Keep a candidate if it is the fastest of its family so far."""
         known = self.best.get(candidate.family)
         if known is None or candidate.order() < known.order():
             self.best[candidate.family] = candidate
@@ -161,7 +162,7 @@ class Search:
         )
 
     def _host_memory(self, key: CandidateKey, ranks: int) -> str:
-        """Says why a node cannot hold what so many ranks off-load."""
+        """Why a node cannot hold what so many ranks off-load; empty if it can."""
         asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
         has = min(spec.memory_bytes for spec in key.trainers.specs)
         if asked <= has:
@@ -182,14 +183,14 @@ class Search:
         )
 
     def trainer_memory(self, ranks: int) -> TrainerMemory:
-        """A rank's."""
+        """Memory of a trainer rank."""
         frame = self.frame
         return self._cache.get(
             ("trainer", ranks), lambda: trainer_ledger(frame.learner, frame.config, ranks, cuda=frame.cuda)
         )
 
     def need(self, role: Source, tp: int) -> EngineNeed:
-        """An engine's memory."""
+        """Memory of an engine on one device."""
         frame = self.frame
         groups = {"learner": "learner_groups", "explorer": "explorer_groups"}[role]
         rollouts = sum(getattr(phase, groups) for phase in frame.work.phases)
@@ -239,7 +240,7 @@ class Search:
         return len(phases) > 1 and phases[0].explorer_groups > 0 and {"learner", "explorer"} <= set(base.bundle_fit)
 
     def _to_beat(self, base: Candidate) -> float:
-        """Of the same family with hand-over: a candidate that cannot be faster need not be split."""
+        """Seconds of the best known candidate of the family with hand-over; a slower one need not be split."""
         known = self._found.best.get((base.key.mode.name, base.key.learner_tp, base.key.explorer_tp, True))
         return known.run_seconds if known else np.inf
 
@@ -249,7 +250,8 @@ class Search:
         least = learner or (0 if base.key.mode.learner_sleeps else 1)
         if not base.key.explorer_tp:
             explorer = 0
-        most = base.available - (1 if explorer is None else explorer)
+        spare = 0 if base.key.mode.explorer_sleeps else 1
+        most = base.available - (spare if explorer is None else explorer)
         if least > most:
             return []
         if learner is not None:
@@ -263,15 +265,14 @@ class Search:
 
     def _asked_bundles(self, base: Candidate) -> tuple[int | None, int | None]:
         """Bundles for the engines that engines.learner.count and engines.explorer.count ask for."""
-        key, engines = base.key, self.frame.config.engines
-        learner = explorer = None
-        if engines.learner.count is not None:
-            learner = -(
-                -max(0, engines.learner.count - base.shared.get("learner", 0)) // key.engines_per_bundle("learner")
-            )
-        if engines.explorer.count is not None and key.explorer_tp:
-            explorer = -(-engines.explorer.count // key.engines_per_bundle("explorer"))
-        return learner, explorer
+
+        def bundles(role: Source) -> int | None:
+            count = self.frame.engine(role).count
+            if count is None or not base.key.tp(role):
+                return None
+            return -(-max(0, count - base.shared.get(role, 0)) // base.key.engines_per_bundle(role))
+
+        return bundles("learner"), bundles("explorer")
 
     def _too_few(self, base: Candidate) -> str:
         learner, explorer = self._asked_bundles(base)

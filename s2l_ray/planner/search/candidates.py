@@ -16,7 +16,7 @@ MODES = tuple(PLACEMENT_MODES.values())
 
 @dataclass(frozen=True)
 class CandidateKey:
-    """What is chosen before bundles are split."""
+    """The choices that come before engine bundles are split between learner and explorer."""
 
     mode: PlacementMode
     trainers: NodePool
@@ -37,11 +37,11 @@ class CandidateKey:
 
     @property
     def bundle_gpus(self) -> int:
-        """A bundle may hold either kind of engine."""
+        """GPUs of an engine bundle, large enough for either kind of engine."""
         return max(self.learner_tp, self.explorer_tp)
 
     def engines_per_bundle(self, role: Source) -> int:
-        """Engines."""
+        """Engines of a role that one bundle holds."""
         return self.bundle_gpus // self.tp(role)
 
 
@@ -59,21 +59,21 @@ class Candidate:
     sampler_rows: tuple[PackedNodes, ...]
     """Nodes of `key.samplers` with bundles."""
     nodes: int
-    """With ranks."""
+    """Number of nodes with ranks."""
     available: int
-    """Bundles; `bundles.total` of them are used."""
+    """Engine bundles that there is room for; `bundles.total` of them are used."""
     shared: dict[Source, int]
     """Engines beside trainer ranks."""
     trainer: Fit
     """A rank's device, with the engines beside it."""
     bundle_fit: dict[Source, Fit]
-    """Device of a bundle, with an engine of this role."""
+    """A device of an engine bundle with an engine of this role."""
     bundles: BundleSplit
     run_seconds: float
 
     @property
     def gpus(self) -> int:
-        """Used."""
+        """Number of GPUs that are used."""
         return self.key.ranks + self.bundles.total * self.key.bundle_gpus
 
     @property

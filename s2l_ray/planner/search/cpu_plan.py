@@ -129,7 +129,7 @@ def _bundles(actors: _Actors, *, handing_over: bool) -> list[tuple[Role, float]]
 
 
 def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
-    """Each bundle on the first node with CPUs for it, or what is short."""
+    """The node of each bundle, the first with CPUs for it; or a message that says what is short."""
     free = [spec.cpus for spec in frame.inventory.specs]
     nodes = []
     for role, cpus in bundles:

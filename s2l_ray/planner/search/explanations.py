@@ -84,8 +84,10 @@ def _mean_parts(candidate: Candidate, search: Search) -> dict[str, float]:
 
 
 def nearest_misses(rejected: Iterable[Rejected]) -> list[Rejected]:
-    """Those that came furthest first: past the trainer's memory, then the engines', then to too few GPUs or CPUs; of
-    equals the one that lacks least memory, or has fewest ranks.
+    """Rejected candidates, those that came nearest to fitting first.
+
+    Memory that is short for trainer ranks is nearest, then memory that is short for engines alone, then too few GPUs or
+    CPUs. Of equals the one that lacks least memory, or has fewest ranks, comes first.
     """
 
     def distance(r: Rejected) -> tuple[int, int, int]:
@@ -157,7 +159,7 @@ def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
 
 
 def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
-    """What makes a rank smaller, and what it then needs."""
+    """Changes that make a rank smaller, and the memory that it then needs."""
     config, cuda = search.frame.config, search.frame.cuda
     before = _rank_bytes(search, config, key.ranks)
     found, ranks = [], key.ranks
@@ -205,7 +207,7 @@ def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
 
 
 def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan, ...]) -> tuple[str, ...]:
-    """What the user should know about the plan."""
+    """Notes for the user: assumptions, idle GPUs, sizes that do not divide, hand-overs."""
     frame = search.frame
     lines = frame.assumptions
     for group in frame.inventory.nodes:
@@ -235,7 +237,7 @@ def _why_idle(best: Candidate) -> str:
 
 
 def _uneven(best: Candidate, search: Search) -> list[str]:
-    """Sizes that do not divide."""
+    """Notes about sizes that do not divide."""
     frame, key = search.frame, best.key
     lines, work = [], frame.work
     if key.ranks > work.mini_batch_prompts:
@@ -274,14 +276,14 @@ def _uneven(best: Candidate, search: Search) -> list[str]:
 
 
 def _hand_overs(best: Candidate, found: Found, search: Search) -> list[str]:
-    """Each hand-over, and what they gain together."""
+    """A note for each hand-over, and one for what they gain together."""
     work, key, lines = search.frame.work, best.key, []
     for number in range(1, len(work.phases)):
         grown = best.bundles.learner[number] - best.bundles.learner[number - 1]
         if grown:
             lines.append(
-                f"after step {work.phases[number].first_step - 1} the explorer hands over {grown * key.bundle_gpus} GPUs "
-                f"for {grown * key.engines_per_bundle('learner')} more learner engines"
+                f"after step {work.phases[number].first_step - 1} the explorer hands over "
+                f"{grown * key.bundle_gpus} GPUs for {grown * key.engines_per_bundle('learner')} more learner engines"
             )
     without = [c for c in found.ordered if c.family[:3] == best.family[:3] and not c.bundles.hands_over]
     if lines and without:

@@ -20,7 +20,7 @@ GB = 10**9
 
 
 def plan_explorers(config: Config, inventory: Inventory) -> Layout:
-    """As many explorer engines as there is room for (on CPUs: 1), or engines.explorer.count of them.
+    """Place as many explorer engines as there is room for (on CPUs: 1), or engines.explorer.count of them.
 
     On GPUs each has as few of them as its model fits on, or engines.explorer.tensor_parallel.
 

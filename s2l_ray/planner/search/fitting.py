@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHARED_ITEMS = ("context", "transfer_buffers")
 """Added up over the actors of a device."""
 ASLEEP_ITEMS = ("context", "cuda_graphs")
-"""What vLLM's sleep mode leaves on the device."""
+"""Items that vLLM's sleep mode leaves on the device."""
 KV_STEP = 256 * 2**20
 """Large KV caches are whole multiples of it, so that plans do not differ by a few blocks."""
 
@@ -45,41 +45,42 @@ class EngineNeed:
     pinned: int | None
     """engines.ROLE.kv_cache_gb."""
     weight: float = 1.0
-    """Of its claim to the KV cache that two engines share."""
+    """Weight of its claim to the KV cache that two engines share."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """It fits."""
+    """The actors of a device fit on it."""
 
     kv: dict[Source, int]
     ledger: Ledger
-    """Of the fullest moment."""
+    """Bytes at the fullest moment of a step."""
 
     @property
     def used(self) -> int:
+        """Bytes at the fullest moment."""
         return sum(self.ledger.values())
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """It does not."""
+    """The actors of a device do not fit on it."""
 
     actors: str
     ledger: Ledger
-    """Of the fullest moment, with the least KV cache."""
+    """Bytes at the fullest moment of a step, with the least KV cache."""
     budget: int
 
     @property
     def short(self) -> int:
-        """Bytes."""
+        """Bytes over the budget."""
         return sum(self.ledger.values()) - self.budget
 
 
 def engine_need(
     shape: ModelShape, config: Config, role: Source, tensor_parallel: int, *, cuda: bool, rollouts: int = 1
 ) -> EngineNeed:
-    """Of an engine of this role.
+    """Memory that an engine of this role needs on one device.
 
     With C sequences at a time, rollouts take rollouts * weights / C seconds (weights are read once per token of all C),
     and C sequences take C * (KV bytes per token). The sum of two engines' times is least when the bytes of their KV
@@ -170,8 +171,10 @@ def _moments(trainer: TrainerMemory | None, engines: list[EngineNeed], sleep: bo
 
 
 def _share(room: int, engines: list[EngineNeed]) -> dict[Source, int]:
-    """KV cache of each engine: what is pinned; else the least it needs, and of what is left its part by weight, but no
-    more than it can use.
+    """KV cache of each engine, in bytes.
+
+    A pinned size as it is; else the least the engine needs and, of what is left, its part by weight, but no more than
+    it can use.
     """
     open_ = [need for need in engines if need.pinned is None]
     found = {need.role: need.pinned for need in engines if need.pinned is not None}

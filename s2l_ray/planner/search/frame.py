@@ -1,4 +1,4 @@
-"""What every planner starts from, on GPUs, on CPUs and for explorers alone."""
+"""The frame that every planner starts from: on GPUs, on CPUs and for explorers alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Frame:
     """What is planned: the run, the nodes, and the kind of device that actors are placed on."""
 
     config: Config
-    """With models.dtype settled."""
+    """The run's configuration, with models.dtype settled."""
     inventory: Inventory
     work: Workload
     device: Device
@@ -59,7 +59,7 @@ class Frame:
 
     @property
     def assumptions(self) -> list[str]:
-        """What every plan tells its reader."""
+        """Notes that every plan carries."""
         work = self.work
         lines = [
             f"responses are taken to have {work.response_tokens:.0f} tokens on average, of at most {work.max_tokens}, "
@@ -78,7 +78,7 @@ class Frame:
         return self.config.engines.learner if role == "learner" else self.config.engines.explorer
 
     def rates(self, pool: NodePool, threads: int) -> Rates:
-        """What the slowest device of some nodes reaches."""
+        """Rates of the slowest device of some nodes."""
         return costs.rates(list(pool.specs), self.inventory.efficiency, threads=threads)
 
     def sampling(self, rollouts: int, prompts: int | None = None) -> SamplingWork:
@@ -99,7 +99,7 @@ class Frame:
 
 
 def lacks_gpus(config: Config, inventory: Inventory) -> str:
-    """What is wrong if GPUs are asked for where there are none; else empty."""
+    """An error message if GPUs are asked for where there are none; else empty."""
     if config.placement.device != "gpu" or inventory.gpus:
         return ""
     return f"placement.device is gpu, but there are none on {inventory.describe()}"

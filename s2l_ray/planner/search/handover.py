@@ -11,24 +11,25 @@ from s2l_ray.planner.costs import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class BundleSplit:
-    """Bundles of each kind."""
+    """How the engine bundles are split between learner and explorer."""
 
     learner: tuple[int, ...]
-    """In every phase; never falls, since explorer bundles are handed over and not back."""
+    """Engine bundles of the learner in each phase; never falls, since explorer bundles are handed over and not back."""
     total: int
     """Explorer bundles are the rest."""
 
     @property
     def hands_over(self) -> bool:
+        """Whether the learner gets more bundles on the way."""
         return len(set(self.learner)) > 1
 
 
 @dataclass(frozen=True)
 class PhaseCosts:
-    """Of one phase."""
+    """Costs of one phase, by the number of engine bundles that are the learner's."""
 
     seconds: FloatArray
-    """Of all its steps: [choice of learner bundles]; infinite where it is impossible."""
+    """Seconds of all steps, float [choice]; infinite where it is impossible."""
     steps: int
     explores: bool
 
@@ -73,7 +74,7 @@ def growing_split(
 
 
 def late_seconds(phase: PhaseCosts, start_s: float) -> FloatArray:
-    """What a phase takes longer because handed-over engines start late: [choice before, choice in it]."""
+    """Seconds that a phase takes longer while handed-over engines start, float [choice before, choice in it]."""
     step = phase.seconds / phase.steps
     with np.errstate(invalid="ignore", divide="ignore"):
         late: FloatArray = np.minimum(phase.steps, start_s / step)[:, None] * np.maximum(0.0, step[:, None] - step)

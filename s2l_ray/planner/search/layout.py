@@ -47,9 +47,9 @@ def _bundles(candidate: Candidate) -> tuple[list[PlannedBundle], list[PlannedBun
     ranked: list[PlannedBundle] = []
     nodes = iter(key.trainers.nodes[:: key.trainers.together])
     for row in candidate.rows:
-        for node in [next(nodes) for _ in range(row.count)]:
-            if row.ranks:
-                ranked.append(PlannedBundle(node, tuple(range(row.ranks)), {}))
+        on_nodes = [next(nodes) for _ in range(row.count)]
+        if row.ranks:
+            ranked += [PlannedBundle(node, tuple(range(row.ranks)), {}) for node in on_nodes]
     engines: list[PlannedBundle] = []
     nodes = iter(key.samplers.nodes[:: key.samplers.together])
     for row in candidate.sampler_rows:
@@ -124,8 +124,9 @@ def _engine_slots(candidate: Candidate, frame: Frame, role: Source, position: in
 def _on_real_nodes(
     candidate: Candidate, bundles: list[PlannedBundle], phases: list[PhaseSlots]
 ) -> tuple[list[PlannedBundle], list[PhaseSlots]]:
-    """Bundles that cross nodes cut into one per node, and their engines into one slot for each: such a layout can be
-    shown, not carried out.
+    """Cut bundles that cross nodes into one per node, and their engines into one slot for each.
+
+    Such a layout can be shown, not carried out.
     """
     pool = candidate.key.trainers
     size = pool.largest_node // pool.together

@@ -1,4 +1,4 @@
-"""What lives on every device in every phase."""
+"""Memory ledger and actors of every device in every phase."""
 
 from __future__ import annotations
 

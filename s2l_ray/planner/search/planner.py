@@ -1,4 +1,4 @@
-"""From a configuration and an inventory to a plan."""
+"""Make a plan from a configuration and an inventory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which nodes a plan may use, and how trainer ranks and engine bundles are packed into them, counted without listing."""
+"""Which nodes a plan may use, and how many trainer ranks and engine bundles fit on them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class NodePool:
 
     @classmethod
     def of(cls, numbered: list[tuple[int, NodeSpec]]) -> NodePool:
+        """The pool of some nodes of an inventory, given with their positions."""
         ordered = sorted(numbered, key=lambda entry: (-entry[1].gpus, -entry[1].cpus, entry[0]))
         runs = groupby(ordered, key=lambda entry: (entry[1].gpus, entry[1].cpus))
         return cls(
@@ -45,15 +46,17 @@ class NodePool:
 
     @cached_property
     def gpus(self) -> int:
+        """GPUs of all nodes."""
         return sum(run.gpus * run.count for run in self.runs)
 
     @property
     def gpu_memory_bytes(self) -> int:
+        """Memory of the smallest GPU."""
         return min(spec.gpu_memory_bytes for spec in self.specs)
 
     @property
     def largest_node(self) -> int:
-        """GPUs."""
+        """GPUs of the largest node."""
         return self.runs[0].gpus
 
 
@@ -105,12 +108,15 @@ def shared_engines(rows: tuple[PackedNodes, ...], tensor_parallel: int) -> int:
 
 
 def bundles_in(rows: tuple[PackedNodes, ...]) -> int:
+    """Engine bundles of all nodes together."""
     return sum(row.count * row.bundles for row in rows)
 
 
 def pool_pairs(specs: tuple[NodeSpec, ...], *, across_nodes: bool = False) -> list[tuple[NodePool, NodePool]]:
-    """(trainer's nodes, samplers' nodes) worth trying: each kind of node alone, the first two kinds, the first
-    three and so on, each for both; and every kind for the trainer with every other for the samplers.
+    """(trainer's nodes, samplers' nodes) worth trying.
+
+    Each kind of node alone, the first two kinds, the first three and so on, each for both; and every kind for the
+    trainer with every other for the samplers.
 
     Nodes that are added at the end of an inventory only ever add to the pairs, or nodes to a pair: no plan is lost.
 
@@ -146,8 +152,9 @@ def _as_larger_nodes(pool: NodePool) -> list[NodePool]:
 
 @lru_cache
 def sizes(limit: int, bits: int) -> tuple[int, ...]:
-    """1, 2, ... `limit`, thinned out to numbers with so many leading binary digits: exact while small, 3 bits
-    within 25% of any number, 5 bits within 6%. The same numbers whatever the limit.
+    """1, 2, ... `limit`, thinned out to numbers with so many leading binary digits.
+
+    Exact while small; 3 bits are within 25% of any number, 5 bits within 6%. The same numbers whatever the limit.
     """
     found, step, number = [], 1, 1
     while number <= limit:

@@ -20,17 +20,17 @@ VERIFIED_PER_S = 500.0
 
 @dataclass(frozen=True)
 class Placement:
-    """What a planner chose."""
+    """A placement that a planner chose."""
 
     layout: Layout
     ranks: int
     tensor_parallel: dict[Role, int]
     loads: list[tuple[DeviceLoad, ...]]
-    """Of every phase, what each device holds."""
+    """For every phase, what each device holds."""
     parts: Callable[[int, Split], StepParts[float]]
     """The parts of a step with this split in the phase with this number."""
     phase_seconds: list[float]
-    """Of all steps of each phase, hand-overs and the wait of the first step included."""
+    """Seconds of all steps of each phase, hand-overs and the wait of the first step included."""
 
 
 def finished_plan(frame: Frame, placement: Placement) -> Plan:

@@ -26,7 +26,7 @@ class Cache:
         self._known: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What is known under `key`, computed if nothing is."""
+        """The value under `key`, computed unless it is known."""
         if key not in self._known:
             self._known[key] = compute()
         found: T = self._known[key]
@@ -44,9 +44,11 @@ class Timing:
     # ---- parts of a step ---------------------------------------------------------------------------------------
 
     def rates(self, pool: NodePool, threads: int = 1) -> Rates:
+        """Rates of the slowest device of some nodes."""
         return self._cache.get(("rates", pool, threads), lambda: self._frame.rates(pool, threads))
 
     def trainer_rates(self, key: CandidateKey) -> Rates:
+        """Rates of a trainer rank."""
         return self.rates(key.trainers, self._frame.config.trainer.threads)
 
     def sampler(self, role: Source, pool: NodePool, tensor_parallel: int, kv: int) -> Sampler:
@@ -100,7 +102,7 @@ class Timing:
         )
 
     def weight_sync(self, base: Candidate, learner_bundles: IntArray) -> FloatArray:
-        """Seconds of a weight sync when so many bundles are the learner's. Rank 0, on the first node, sends."""
+        """Seconds of a weight sync, float [choice]; rank 0, on the first node, sends."""
         key = base.key
         apart = key.trainers is not key.samplers
         near = 0 if apart else base.sampler_rows[0].bundles
@@ -133,7 +135,7 @@ class Timing:
     # ---- steps -------------------------------------------------------------------------------------------------
 
     def bundle_engines(self, base: Candidate, role: Source, learner_bundles: IntArray) -> IntArray:
-        """Engines of a role in the bundles, when so many bundles are the learner's."""
+        """Number of engines of a role, int [choice], when so many engine bundles are the learner's."""
         if role not in base.bundle_fit:
             return np.zeros_like(learner_bundles)
         per = base.key.engines_per_bundle(role)
@@ -144,7 +146,7 @@ class Timing:
         return engines
 
     def sampling(self, base: Candidate, role: Source, learner_bundles: IntArray) -> FloatArray:
-        """Seconds of sampling a step: [split, number of learner bundles]. Engines in bundles and beside ranks share it."""
+        """Seconds of sampling a step, float [split, choice]; engines in bundles and beside ranks share the work."""
         key = base.key
         counts = [getattr(split, role) for split in self._frame.splits]
         result = np.full((len(counts), len(learner_bundles)), np.inf)
@@ -163,7 +165,7 @@ class Timing:
         return np.where(np.array(counts)[:, None] > 0, result, 0.0)
 
     def _table(self, role: Source, pool: NodePool, tp: int, kv: int, counts: list[int]) -> FloatArray:
-        """[split, engines]"""
+        """Seconds of sampling, float [split, number of engines]; the first column is for none."""
         shares = np.array([-(-self._frame.work.prompts // n) for n in range(1, pool.gpus // tp + 1)])
         _, first, where = np.unique(shares, return_index=True, return_inverse=True)
         by_count = {

@@ -1,4 +1,4 @@
-"""What is alike in a plan: GPUs with the same memory ledger, nodes with the same actors. Large plans are shown by kind.
+"""Groups of what is alike in a plan: GPUs with the same memory ledger, nodes with the same actors.
 
 Devices of a CPU plan are whole nodes (`DeviceLoad.gpu` is None); they are grouped in the same way.
 """
@@ -75,6 +75,7 @@ class HandOver:
 
     @property
     def bundles(self) -> tuple[int, ...]:
+        """Bundles that are handed over, ascending."""
         return tuple(sorted({slot.bundle for slot in (*self.ends, *self.begins)}))
 
 
@@ -138,6 +139,7 @@ def hand_overs(layout: Layout) -> list[HandOver]:
 
 
 def bundles_of(layout: Layout, numbers: Iterable[int]) -> list[PlannedBundle]:
+    """The bundles with these numbers."""
     return [layout.bundles[number] for number in numbers]
 
 

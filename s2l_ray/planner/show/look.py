@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 ROLE_COLOURS = {"trainer": "#009E73", "learner": SOURCE_COLOURS["learner"], "explorer": SOURCE_COLOURS["explorer"]}
-"""With the runs' colours of explorer and learner; told apart with any colour vision (Okabe-Ito)."""
+"""Explorer and learner as in run reports; the colours can be told apart with any colour vision (Okabe-Ito)."""
 PART_NAMES = {
     "explore": "explorer samples",
     "learner_generate": "learner samples",
@@ -57,6 +57,7 @@ def parts(phases: Iterable[PhasePlan]) -> list[str]:
 
 
 def part_name(part: str) -> str:
+    """The name of a part of a step, in words."""
     return PART_NAMES.get(part, part.replace("_", " "))
 
 
@@ -125,10 +126,12 @@ def seconds(value: float) -> str:
 
 
 def flops(value: float) -> str:
+    """Such as 4.2e18; 0."""
     return f"{value:.1e}".replace("e+", "e") if value else "0"
 
 
 def steps(first: int, last: int) -> str:
+    """Such as "step 1" or "steps 2-7"."""
     return f"step {first}" if first == last else f"steps {first}-{last}"
 
 

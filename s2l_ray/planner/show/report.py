@@ -29,13 +29,14 @@ WIDEST = 130
 
 
 class PlanReport:
-    """Prints as the whole report, for the width and colours of the console it is printed on."""
+    """Prints as the whole report, for the width and colours of the console it is printed on.
 
-    def __init__(self, plan: Plan, title: str, simulated: tuple[str, Simulation] | None = None) -> None:
-        """Args:
+    Args:
         title: what was planned, such as "configs/paper.yaml on 1 node of 8 x H100-80GB".
         simulated: whose constants were used, and the simulated run.
-        """
+    """
+
+    def __init__(self, plan: Plan, title: str, simulated: tuple[str, Simulation] | None = None) -> None:
         self.plan = plan
         self.title = title
         self.simulated = simulated

@@ -26,12 +26,12 @@ slots               per phase of the layout: name, first_step, last_step, slots 
                     engines also kv_cache_bytes and transfer]
 sleep               engines sleep while the trainer ranks on their devices work
 hand_overs          step (the first after it), ends and begins [role, index, bundle, devices], bundles
-weight sync                bytes, seconds, transfers {"nccl" | "ipc" | "gloo": engines}; null when nothing fits
+weight_sync         bytes, seconds, transfers {way: engines}; null when nothing fits
 saving              explorer_flops, learner_flops, grpo_flops, saved (share of GRPO's rollout FLOPs); or null
 notes               [str]
 alternatives        best first: description, mode, fits, run_seconds, reason
-simulation          with --simulate: constants (whose), run_seconds, not_simulated [str], and per step: step, phase, start,
-                    seconds, spans
+simulation          with --simulate: constants (whose), run_seconds, not_simulated [str], and steps [step, phase,
+                    start, seconds, spans]
 """
 
 from __future__ import annotations

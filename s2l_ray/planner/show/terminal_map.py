@@ -1,4 +1,4 @@
-"""Who sits where, as text: for each kind of node a line per role, with a block per actor over the devices it has."""
+"""The placement as text: for each kind of node a line per role, with a block per actor over the devices it has."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The constants of a simulation out of a run's own times: RUN/steps.jsonl, config.yaml and, if there, summary.json.
+"""The constants of a simulation, from a run's own times: RUN/steps.jsonl, config.yaml and, if there, summary.json.
 
 A schedule that falls from G_w = G to 0 samples with many mixes of explorer and learner; that is what tells constants
-apart. SamplingWork and updates get in each other's way, so they are fitted through the simulator: its medians, for every
+apart. Sampling and updates slow each other down, so they are fitted through the simulator: its medians, for every
 split of the groups, come as near to the run's as they can.
 
 What one run cannot tell apart is put together. A request and a decode step: only an evaluation sends other numbers of
@@ -41,7 +41,7 @@ RANGE = 100.0
 NARROWEST, WIDEST = 0.99, 1.5
 """An engine's width, in cores, and in all of the host's cores."""
 EVALUATION_WEIGHT = 4.0
-"""Of an evaluation, in steps."""
+"""Weight of an evaluation in the fit; a step has 1."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def calibrate(run: Path, cores: float | None = None) -> Calibration:
 
 
 def _first_guess(measured: MeasuredRun, cores: float | None) -> Constants:
-    """As if nothing got in the way of anything, and costs were shared out evenly."""
+    """Constants as if no work slowed other work down, with costs shared out evenly."""
     config, records = measured.config, measured.records
     train_rollout_s, pass_token_s = _update(measured)
     engines = {}
@@ -153,7 +153,7 @@ FITTED = ("rollout", "update", "explore", "learner_generate")
 
 
 def _fit(measured: MeasuredRun, start: Constants) -> Constants:
-    """Engines' constants with which the simulated medians come near to the measured ones."""
+    """The constants with which the simulated medians are nearest to the measured ones."""
     from scipy.optimize import least_squares
 
     config, layout, steps = measured.config, measured.layout, _representative(measured)
@@ -176,8 +176,10 @@ def _fit(measured: MeasuredRun, start: Constants) -> Constants:
 
 
 class _Unknowns:
-    """What is fitted, as logarithms: the decode step and a sequence's part in it for each kind of engine; a request and
-    the width, which are the same for both; what a rollout and a token cost the trainer.
+    """The constants that are fitted, as logarithms.
+
+    The decode step and a sequence's part in it, for each kind of engine; a request and the width, which are the same
+    for both; and what a rollout and a token cost the trainer.
     """
 
     def __init__(self, start: Constants, measured: MeasuredRun) -> None:

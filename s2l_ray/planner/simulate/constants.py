@@ -1,4 +1,4 @@
-"""What a simulation must know of a machine and of the models on it: seconds of each kind of work, response lengths.
+"""The constants of a simulation: seconds of each kind of work on a machine, and response lengths.
 
 Either a plan's cost model gives them (`plan_constants`) or a run's own times (`calibration`).
 """
@@ -13,7 +13,7 @@ from s2l_ray.kinds import Source
 from s2l_ray.planner.simulate.solved import Solved
 
 SPREAD = 4.0
-"""Of default response lengths: a + b of the Beta distribution over (0, limit]; smaller is wider."""
+"""Spread of the default response lengths: a + b of the Beta distribution over (0, limit]; smaller is wider."""
 QUANTILES = 512
 
 
@@ -26,7 +26,7 @@ class EngineConstants:
     request_s: float = 0.0
     """Taking in one request: its prompt is read once, however many rollouts share it."""
     sequences: int = 256
-    """That fit in one batch: max_num_seqs, or what the KV cache allows."""
+    """Sequences that fit in one batch: max_num_seqs, or what the KV cache allows."""
     width: float = 1.0
     """Cores that a CPU engine's processes keep busy while it works."""
 
@@ -49,25 +49,25 @@ class Constants:
     pass_token_s: float
     """One forward pass over one token on one trainer rank; a backward counts as two."""
     optimizer_s: float
-    """Of each optimizer step, whatever its tokens."""
+    """Fixed cost of an optimizer step, whatever its tokens."""
     weight_sync_s: float
     train_rollout_s: float = 0.0
     """A rank's fetching and preparing one rollout, whether or not it is trained on."""
     verify_request_s: float = 0.0
-    """Of a rollout set: handing it over and checking it."""
+    """Fixed cost of one request at a verifier."""
     verify_rollout_s: float = 0.0
     step_s: float = 0.0
-    """Of each step beside its parts: driver and scheduler."""
+    """Work of the driver and the scheduler in each step."""
     sleep_wake_s: float = 0.0
-    """Per step, where engines sleep beside the trainer."""
+    """Sleep and wake in each step, where engines sleep beside the trainer."""
     engine_start_s: float = 0.0
-    """Until an engine that was handed over takes part."""
+    """Start of an engine that was handed over."""
     cores: float | None = None
-    """Of each node, shared by all of its actors; None: every actor has a processor of its own."""
+    """Cores of each node, shared by all of its actors; None: every actor has a processor of its own."""
     lengths: dict[Source, tuple[int, ...]] = field(default_factory=dict)
     """Response lengths in tokens, drawn from with equal chance."""
     prompt_tokens: float = 0.0
-    """Mean; the trainer reads prompts too."""
+    """Mean length of a prompt; the trainer reads prompts too."""
     solved: Solved | None = None
     """None: every rollout is trained on."""
 

@@ -1,4 +1,4 @@
-"""What a run directory says of its times: RUN/steps.jsonl, config.yaml and, if there, plan.json and summary.json."""
+"""The times that a run directory holds: RUN/steps.jsonl, config.yaml and, if there, plan.json and summary.json."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class MeasuredRun:
 
 
 def own_seconds(record: StepRecord) -> float:
-    """Of a step, without evaluation and checkpoint."""
+    """Seconds of a step, without evaluation and checkpoint."""
     return sum(record.seconds[part] for part in ("rollout", "update", "weight_sync"))
 
 
 def read_run(run: Path) -> MeasuredRun:
-    """What a run directory says of its times.
+    """Read the times that a run directory holds.
 
     Raises:
         ConfigError: as for `calibrate`.
@@ -83,7 +83,7 @@ def read_run(run: Path) -> MeasuredRun:
 
 
 def _layout(run: Path) -> Layout | None:
-    """Who sat where, if the run wrote it down."""
+    """The layout of the run, if it wrote a plan."""
     if not (run / "plan.json").exists():
         return None
     plan = read_json(run / "plan.json", RESTORE)

@@ -24,7 +24,9 @@ BATCH_POINTS = 16
 def constants_of_plan(
     config: Config, plan: Plan, inventory: Inventory, *, mean_response_tokens: float | None = None
 ) -> Constants:
-    """What `costs` says of the plan's layout. Rates are those of the slowest node that holds the role; engines of one
+    """The constants that `costs` gives for the plan's layout.
+
+    Rates are those of the slowest node that holds the role; engines of one
     kind with different KV caches all have the smallest.
 
     Args:
@@ -101,8 +103,9 @@ def _engine(sampler: costs.Sampler, work: Workload) -> EngineConstants:
 def _update(
     config: Config, layout: Layout, work: Workload, shape: ModelShape, rates: costs.Rates
 ) -> tuple[float, float]:
-    """Seconds of an optimizer step whatever its tokens, and of a forward pass over one token: together they give the
-    plan's update of a step with responses of mean length.
+    """Seconds of an optimizer step whatever its tokens, and of a forward pass over one token.
+
+    Together they give the plan's update of a step with responses of mean length.
     """
     ranks, nodes = len(layout.phases[0].trainers), len(_nodes(layout, "trainer"))
     last = work.phases[-1].splits[-1]

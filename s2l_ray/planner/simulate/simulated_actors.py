@@ -118,6 +118,7 @@ class Journal:
     _last: dict[str, int] = field(default_factory=dict)
 
     def add(self, actor: str, kind: ActivityKind, step: int, start: float, end: float) -> None:
+        """Note what an actor did."""
         at = self._last.get(actor)
         if at is not None:
             last = self.activities[at]
@@ -158,6 +159,7 @@ class SimulatedEngine:
         env.process(self._run())
 
     def submit(self, request: Request) -> None:
+        """Queue a request."""
         request.left = len(request.lengths)
         self._waiting.extend((request, length, number == 0) for number, length in enumerate(request.lengths))
         if not self._arrival.triggered:
@@ -187,7 +189,7 @@ class SimulatedEngine:
         return seconds
 
     def _decode(self) -> Process[None]:
-        """Until the first response ends, or until the decode step after an arrival that there is room for."""
+        """Decode until the first response ends, or until something arrives for which there is room."""
         batch, steps = len(self._running), self._running[0][0] - self._decoded
         if batch not in self._seconds:
             self._seconds[batch] = self._constants.decode_s(batch)
@@ -224,6 +226,7 @@ class SimulatedVerifier:
         self._free = simpy.Resource(env, capacity=1)
 
     def check(self, request: Request) -> Process[None]:
+        """Verify the rollouts of a request, once the worker is free."""
         with self._free.request() as turn:
             yield turn
             start = self._env.now

@@ -1,4 +1,4 @@
-"""What a simulation brings back: steps and activities, and the figures over them."""
+"""The records of a simulated run: steps, activities, and figures over them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Simulation:
 
     @property
     def step_seconds(self) -> float:
-        """Mean over the steps."""
+        """Mean seconds of a step."""
         return float(np.mean([step.seconds["total"] for step in self.steps]))
 
     def phase_seconds(self) -> dict[PhaseName, float]:
@@ -82,7 +82,7 @@ class Simulation:
         return {kind: seconds / len(actors[kind]) / (end - begin) for kind, seconds in worked.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: means per phase and every step; not the activities."""
+        """The means of each phase and every step, without the activities, as JSON types."""
         phases = [
             {"name": name, "step_seconds": seconds, "busy": self.busy(name)}
             for name, seconds in self.phase_seconds().items()

@@ -138,7 +138,7 @@ class _SimulatedRun:
             self._done.append(SimulatedStep(step, phase.name, start, seconds, spans))
 
     def _hand_over(self, step: int) -> Process[PhaseSlots]:
-        """Engines of the step's phase; those that end have no requests left, those that begin must start first."""
+        """Change to the engines of the step's phase: wait for requests of those that stop and the start of others."""
         phase = self._layout.phase_at(step)
         if phase is not self._phase:
             slots = {(slot.role, slot.index): slot for slot in phase.engines}
@@ -284,7 +284,7 @@ class _SimulatedRun:
         return held, sum((lengths[source] * kept[source]).sum(axis=1) for source in SOURCES)
 
     def _kept(self, step: int) -> dict[Source, np.ndarray]:
-        """Which rollouts are trained on, [prompts, rollouts] per source."""
+        """Which rollouts are trained on: 1.0 or 0.0, [prompts, rollouts] per source."""
         counts = {source: self._count(step, source) for source in SOURCES}
         objective, solved = self._config.objective, self._constants.solved
         over_the_batch = objective.over_batch  # no advantage is 0 then

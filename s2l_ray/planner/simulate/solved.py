@@ -1,5 +1,7 @@
-"""How often rollouts are right: a group in which all are equally right has no advantage and is not trained on, so this
-decides how many tokens an update has to go through.
+"""How often rollouts are right.
+
+A group in which all are equally right has no advantage and is not trained on, so this decides how many tokens an update
+has to go through.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Solved:
     spread: float
 
     def draw(self, rng: np.random.Generator, prompts: int, counts: dict[Source, int]) -> dict[Source, BoolArray]:
-        """Who is right: bool [prompts, rollouts] per source that has any."""
+        """Draw which rollouts are right: bool [prompts, rollouts] per source that has any."""
         of_prompt = self.spread * rng.standard_normal((prompts, 1))
         right: dict[Source, BoolArray] = {}
         for source, count in counts.items():
@@ -75,7 +77,7 @@ def _nodes() -> tuple[FloatArray, FloatArray]:
 
 
 def _logit(rate: float, spread: float) -> float:
-    """Of the chance whose mean over prompts is `rate`."""
+    """The logit with which the mean chance over prompts is `rate`."""
     from scipy.optimize import brentq
 
     points, weights = _nodes()
