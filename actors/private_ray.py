@@ -1,7 +1,7 @@
 """Starting a private Ray on this machine: within the run's bound, and failing at once when a part of it ends.
 
 Ray gives its parts bounds that fit an idle machine: 30 s for the node to be there, 5 s for a connection. On a few cores
-that have other work they are missed, and what is left then is a traceback; a part that dies is waited for all the same.
+that have other work they are missed, and what is left then is a traceback; Ray also waits for a part that has died.
 """
 
 from __future__ import annotations

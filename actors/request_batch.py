@@ -76,13 +76,13 @@ async def wait_for(
     sources: dict[Source, RequestBatch],
     timeout_s: float,
 ) -> None:
-    """Wait until so many are done, raising what any of them raises.
+    """Wait until `enough` futures are done, raising what any of them raises.
 
     Args:
         sources: what `futures` wait for, by source: the error counts them.
 
     Raises:
-        StepTimeoutError: not so many are in time; all of them are cancelled.
+        StepTimeoutError: fewer than `enough` are done in time; all of them are cancelled.
     """
     ready, missing = asyncio.Event(), enough
 

@@ -133,7 +133,7 @@ class Schedule:
         return GroupSplit(step, alpha, explorer, self.group_size - explorer)
 
     def check(self, steps: int) -> None:
-        """Call the function for every step of a run of so many steps.
+        """Call the function for every step of a run with this number of steps.
 
         Raises:
             ConfigError: as `alpha`, or the share rises.

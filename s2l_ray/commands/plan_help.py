@@ -1,9 +1,9 @@
 """The texts of `s2l plan --help`."""
 
 DESCRIPTION = """\
-Plan a run: which trainer rank and which engine sits on which GPU in every phase
-of the schedule, what it holds in memory, how long a step takes, and what else
-was considered. Nothing is started."""
+Plan a run: the GPU of every trainer rank and engine in each phase of the
+schedule, the memory on every GPU, how long a step takes, and what else was
+considered. Nothing is started."""
 EPILOG = """\
 examples:
   s2l plan paper/qwen3_1.7b_to_8b --inventory 8xH100

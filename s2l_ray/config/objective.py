@@ -85,7 +85,7 @@ class ObjectiveConfig(Section):
     """For aggregation: constant. Dr. GRPO's choice is rollout.max_tokens."""
     overlong: Overlong = "keep"
     """`filter`: responses cut off at rollout.max_tokens have no loss (DAPO, arXiv 2503.14476). Their rewards count in
-    the group's advantages and their tokens in the loss's denominators all the same."""
+    the group's advantages and their tokens in the loss's denominators nevertheless."""
     overlong_buffer_tokens: Positive | None = None
     """Soft overlong punishment (DAPO, eq. 13): a response of n tokens, B = overlong_buffer_tokens and
     L = rollout.max_tokens, has overlong_penalty * (n - (L - B)) / B taken off its reward where n > L - B."""

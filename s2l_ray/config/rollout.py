@@ -24,7 +24,7 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample among the most probable tokens whose probabilities add up to this; 1: no limit."""
     top_k: NonNegative = 0
-    """Sample among so many most probable tokens; 0: no limit."""
+    """Sample among the most probable tokens, this many; 0: no limit."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     """Subtracted from the logit of every token that the response already has."""
 
@@ -69,8 +69,8 @@ class RolloutConfig(Section):
     """stragglers.jsonl of another run, whose stragglers are left out here too, whichever groups are complete first."""
     refill_rounds: NonNegative = 0
     """Dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards are all equal have no gradient and are replaced
-    by groups of further prompts, in at most so many rounds per step. Groups without variance that then remain are
-    trained on as they are."""
+    by groups of further prompts, in at most this number of rounds per step. Groups without variance that remain after
+    that are trained on as they are."""
     keep_groups: NonNegative = 2
     """Number of groups of every step whose texts and verdicts are written to RUN_DIR/rollouts/."""
 

@@ -83,7 +83,7 @@ class TrainerConfig(Section):
         return self
 
     def lr_schedule_problem(self, total_steps: int) -> str | None:
-        """Why the learning rate of a run of so many optimizer steps is not defined; None if it is."""
+        """Why the learning rate of a run with this number of optimizer steps is not defined; None if it is."""
         if self.lr_schedule == "constant" or self.warmup_steps < total_steps:
             return None
         return (

@@ -19,7 +19,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 
 RECENT_STEPS = 40
-"""How many steps the panel keeps: at most so many rewards are shown."""
+"""How many steps the panel keeps: at most this many rewards are shown."""
 NOTES = 4
 """How many notes the panel shows."""
 FIRST_QUIET_S, QUIET_S = 10.0, 30.0

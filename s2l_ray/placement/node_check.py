@@ -42,7 +42,7 @@ def may_fit(bundles: Sequence[Resources], nodes: Sequence[Resources], tries: int
 
     Ray itself takes bundles that never fit together for ones that wait for busy resources.
     """
-    if len(bundles) > 500:  # deeper than Python recurses; the wait is bounded all the same
+    if len(bundles) > 500:  # deeper than Python recurses; the wait is still bounded
         return True
     waiting = sorted(bundles, key=lambda b: (-b.get("GPU", 0.0), -b.get("CPU", 0.0)))
     free = [dict(node) for node in nodes]

@@ -47,7 +47,7 @@ class Rates:
     engine_start_s: float
 
     def link(self, nodes: int) -> float:
-        """Slowest link of a ring over so many nodes, whose network cards all take part."""
+        """Slowest link of a ring over `nodes` nodes, whose network cards all take part."""
         return self.intra if nodes <= 1 else min(self.intra, self.inter)
 
 

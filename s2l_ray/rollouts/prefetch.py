@@ -65,7 +65,7 @@ class Prefetch:
         return None
 
     def finished(self, request: ExplorerRequest, nbytes: int) -> None:
-        """A request is done and its rollouts take so many bytes."""
+        """A request is done, and its rollouts take `nbytes`."""
         if (sizes := self._sizes.get(request.step)) is not None and request.prompt_id in sizes:
             self.held += nbytes - sizes[request.prompt_id]
             sizes[request.prompt_id] = nbytes

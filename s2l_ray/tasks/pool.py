@@ -11,7 +11,7 @@ from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verifier_process import CHUNK, Item, VerifierProcess
 
 CHUNKS_PER_WORKER = 4
-"""Into at least so many a pool divides its answers, so that its workers end at about the same time."""
+"""A pool divides its answers into at least this many chunks, so that its workers end at about the same time."""
 
 
 class VerifierPool:

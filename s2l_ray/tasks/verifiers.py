@@ -21,7 +21,7 @@ Verifier = Callable[[str, str, str], Verdict]
 """verifier(response, answer, question)"""
 
 TRIED = 64
-"""A verifier that fails on all of its first so many answers does not work."""
+"""A verifier that fails on all of its first answers, this many, does not work."""
 _SHOWN = reprlib.Repr()  # bounded, and does not raise
 _SHOWN.maxstring = _SHOWN.maxother = 80
 

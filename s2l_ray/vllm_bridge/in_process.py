@@ -33,7 +33,7 @@ class InProcessLLM:
         Args:
             args: vLLM's EngineArgs.
         """
-        # Else vLLM would give a CPU worker a process all the same.
+        # Without it vLLM would start a process for a CPU worker.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self._inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._finished: dict[str, Future[Any]] = {}

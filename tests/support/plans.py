@@ -91,7 +91,7 @@ def separate_plan(nodes: int = 2) -> Plan:
 
 
 def loads_of(bundles, slots, capacity: int = CAPACITY) -> list[DeviceLoad]:
-    """Every GPU of 8 a node, with the ledger of who sits on it."""
+    """Every GPU of 8 a node, with the ledger of the actors on it."""
     found: dict[tuple[int, int], list] = {}
     for slot in slots:
         bundle = bundles[slot.bundle]

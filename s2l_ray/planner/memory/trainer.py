@@ -232,7 +232,7 @@ def _chunk(rank: _Rank) -> int:
 
 
 def _saved(rank: _Rank, layers: int) -> int:
-    """Activations of so many layers that wait for the backward; with checkpointing, the layers' inputs alone."""
+    """Activations of this many layers that wait for the backward; with checkpointing, the layers' inputs alone."""
     rotary = 2 * rank.tokens * rank.dtype * rank.shape.head_dim
     layer_input = rank.tokens * rank.dtype * rank.shape.hidden
     return rotary + layers * (layer_input if rank.checkpointing else _saved_by_layer(rank))

@@ -162,7 +162,7 @@ class Search:
         )
 
     def _host_memory(self, key: CandidateKey, ranks: int) -> str:
-        """Why a node cannot hold what so many ranks off-load; empty if it can."""
+        """Why a node cannot hold what this many ranks off-load; empty if it can."""
         asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
         has = min(spec.memory_bytes for spec in key.trainers.specs)
         if asked <= has:
@@ -210,7 +210,7 @@ class Search:
             self._split(replace(base, bundles=BundleSplit(base.bundles.learner, total)), np.array(choices))
 
     def _split(self, base: Candidate, choices: IntArray) -> None:
-        """Keep the best split, without and with hand-over, into so many learner bundles."""
+        """Keep the best split, without and with hand-over, into this many learner bundles."""
         phases, wait = self.phase_costs(base, choices)
         total, asked = base.bundles.total, self.frame.config.placement.hand_over
         hands_over = asked != "off" and total > 0 and self._can_hand_over(base)

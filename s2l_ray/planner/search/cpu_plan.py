@@ -230,7 +230,7 @@ class _Times:
         return costs.generation_seconds(sampler, frame.sampling(rollouts), engines)
 
     def parts(self, handed: int, split: Split) -> StepParts[float]:
-        """The parts of a step with so many explorer bundles handed over."""
+        """The parts of a step with this many explorer bundles handed over."""
         frame, actors = self._frame, self._actors
         rates = self._rates(frame.config.trainer.threads)
         return StepParts(

@@ -152,7 +152,7 @@ def _as_larger_nodes(pool: NodePool) -> list[NodePool]:
 
 @lru_cache
 def sizes(limit: int, bits: int) -> tuple[int, ...]:
-    """1, 2, ... `limit`, thinned out to numbers with so many leading binary digits.
+    """1, 2, ... `limit`, thinned out to numbers with this many leading binary digits.
 
     Exact while small; 3 bits are within 25% of any number, 5 bits within 6%. The same numbers whatever the limit.
     """

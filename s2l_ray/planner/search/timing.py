@@ -67,7 +67,7 @@ class Timing:
         )
 
     def generation(self, role: Source, pool: NodePool, tp: int, kv: int, engines: int, rollouts: int) -> float:
-        """Seconds of sampling a step with so many engines; infinite without engines where there is work."""
+        """Seconds of sampling a step with this many engines; infinite without engines where there is work."""
         if rollouts == 0:
             return 0.0
         if engines == 0:
@@ -135,7 +135,7 @@ class Timing:
     # ---- steps -------------------------------------------------------------------------------------------------
 
     def bundle_engines(self, base: Candidate, role: Source, learner_bundles: IntArray) -> IntArray:
-        """Number of engines of a role, int [choice], when so many engine bundles are the learner's."""
+        """Number of engines of a role, int [choice], when this many engine bundles are the learner's."""
         if role not in base.bundle_fit:
             return np.zeros_like(learner_bundles)
         per = base.key.engines_per_bundle(role)

@@ -1,4 +1,4 @@
-"""A plan as one picture: per phase who sits where, the memory of each kind of device, and the parts of a step.
+"""A plan as one picture: the actors on every device in each phase, memory by kind of device, and the parts of a step.
 
 matplotlib is imported inside functions, and without pyplot: no backend is chosen for the caller's process.
 """
@@ -88,7 +88,7 @@ def _row(figure: SubFigure, count: int) -> list[Axes]:
     return list(figure.subplots(1, count, squeeze=False)[0])
 
 
-# Who sits where
+# Where actors are placed
 
 
 def _map_lines(groups: Sequence[AlikeNodes]) -> int:

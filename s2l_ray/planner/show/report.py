@@ -1,4 +1,4 @@
-"""A plan on the terminal: who sits where, memory, times, hand-overs, what lost.
+"""A plan on the terminal: which actor is placed where, memory, times, hand-overs, what lost.
 
 Colours help, but nothing needs them: every block and bar also carries its number or name. What is alike is shown once,
 so a plan for thousands of GPUs is as long as one for a few kinds of node.

@@ -69,7 +69,7 @@ def simulate(
 
 
 def evaluation_seconds(config: Config, layout: Layout, constants: Constants, problems: int, samples: int) -> float:
-    """Sampling and verifying `samples` responses to each of so many problems, on the last phase's learner engines."""
+    """Sampling and verifying `samples` responses to each of this many problems, on the last phase's learner engines."""
     return _SimulatedRun(config, layout, constants, [], {}).evaluate(problems, samples)
 
 
