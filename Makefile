@@ -58,7 +58,7 @@ bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
 docs: setup-dev
-	@$(VENV)/bin/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .cache build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -156,7 +156,7 @@ def test_the_inventory_of_the_configuration_is_the_default(capsys, inventory):
     ("words", "message"),
     [
         ([PAPER], "which nodes? Give --inventory FILE"),
-        ([PAPER, "--inventory", "missing.yaml"], "inventory missing.yaml: No such file"),
+        ([PAPER, "--inventory", "missing.yaml"], "inventory missing.yaml does not exist; s2l-ray ships"),
         ([PAPER, "rollout.grup_size=4", "--inventory", "missing.yaml"], "did you mean 'group_size'"),
     ],
 )
