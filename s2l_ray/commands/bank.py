@@ -1,4 +1,4 @@
-"""`s2l bank`: what a bank holds, and a file of offline rollouts in, a recording out."""
+"""`s2l bank`: show what a bank holds, and import a file of offline rollouts as a recording."""
 
 from __future__ import annotations
 
