@@ -3,7 +3,7 @@
 Run it from the directory above with
 
     python examples/python_api.py                                   # the quickstart, in minutes on two cores
-    python examples/python_api.py schedule.steps=20 name=shorter    # any keys of the configuration
+    python examples/python_api.py schedule.steps=20 schedule.mix_steps=10    # any keys of the configuration
 
 Ray's actors import your modules from the directory that you start in, and from PYTHONPATH.
 """

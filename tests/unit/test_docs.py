@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import os
@@ -16,11 +15,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_ray.cli import _parse, _parser
-from s2l_ray.config import Config, load_config
+from s2l_ray.config import load_config
 from s2l_ray.config.reference import keys
-from s2l_ray.config.text import section_of
 from s2l_ray.placement.inventory import load_inventory
+from tests.benchmarks.runner import names
+from tests.support.documented_commands import (
+    SECTIONS,
+    check_command,
+    help_texts,
+    parse,
+    shown_commands,
+    unknown_keys,
+)
 from tests.support.documented_metrics import documented_names, logged_names
 from tests.support.documents import DOCUMENTS, Block, blocks, braces, inline_code, links
 from tests.support.paths import ROOT
@@ -28,10 +34,9 @@ from tests.support.patience import PATIENCE_S
 
 ALL = [block for path in DOCUMENTS for block in blocks(path)]
 SHELL = [block for block in ALL if block.language == "sh"]
+OURS = ("s2l_ray", "actors", "examples")
 NOT_CODE = {"text", "yaml", "python", "json"}
-PLACEHOLDER = re.compile(r"[A-Z]{2,}")
-"""FILE, DIR, CONFIG: something of the reader's."""
-SECTIONS = {name for name, field in Config.model_fields.items() if section_of(field.annotation)}
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def named(found: list[Block]) -> list:
@@ -39,18 +44,6 @@ def named(found: list[Block]) -> list:
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------
-
-
-def parse(words: list[str]) -> argparse.Namespace:
-    """The arguments of an `s2l` command, by the real parser; its overrides, by the real configuration."""
-    arguments = _parse(words)
-    config = getattr(arguments, "config", None)
-    if config is not None and not PLACEHOLDER.fullmatch(config):
-        load_config(ROOT / config if config.endswith(".yaml") else config, arguments.overrides)
-    inventory = getattr(arguments, "inventory", None)
-    if inventory is not None and not PLACEHOLDER.fullmatch(inventory):
-        load_inventory(ROOT / inventory if inventory.endswith(".yaml") else inventory)
-    return arguments
 
 
 @pytest.mark.parametrize("block", named(SHELL))
@@ -97,35 +90,73 @@ def test_every_block_says_what_it_is():
 
 def inline_commands() -> Iterator[tuple[Path, str]]:
     for path in DOCUMENTS:
-        for code in inline_code(path):
-            if re.match(r"s2l [a-z]", code) and not re.search(r"\.\.\.|…", code):
-                yield path, code
+        yield from ((path, code) for code in inline_code(path) if re.match(r"s2l [a-z]", code))
 
 
-@pytest.mark.parametrize(("path", "code"), [pytest.param(*found, id=found[1]) for found in inline_commands()])
-def test_commands_in_the_text_exist(path: Path, code: str):
+@pytest.mark.parametrize("code", [pytest.param(code, id=f"{path.name}: {code}") for path, code in inline_commands()])
+def test_commands_in_the_text_exist(code: str):
     """A whole command parses; of a part of one, such as `s2l plan --json`, the command and its options exist."""
-    words = code.split()[1:]
-    if len(words) > 1 and words[0] in ("train", "plan", "explore") and re.match(r"\w", words[1]):
-        parse(words)
-        return
-    parser = _parser()
-    for word in words:
-        if (action := commands_of(parser)) is not None:
-            assert word in action.choices, f"{path.name}: {parser.prog} has no command {word}"
-            parser = action.choices[word]
-        elif word.startswith("-"):
-            assert word in parser._option_string_actions, f"{path.name}: {parser.prog} has no option {word}"
+    check_command(code)
 
 
-def commands_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
-    return next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*found, id=found[0]) for found in help_texts()])
+def test_help_names_keys_and_commands_that_exist(name: str, text: str):
+    for command in shown_commands(text, "s2l"):
+        check_command(command)
+    assert unknown_keys(text) == []
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
+def test_examples_name_keys_and_commands_that_exist(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree) or ""
+    commands = shown_commands(text, "s2l")
+    programs = shown_commands(text, "python")
+    assert commands or programs
+    for command in commands:
+        check_command(command)
+    for _, file, *overrides in map(str.split, programs):
+        assert ROOT / file == path
+        load_config("quickstart", overrides)
+    constants = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert unknown_keys("\n".join(constants)) == []
+
+
+def test_functions_of_the_examples_exist():
+    places = [*DOCUMENTS, ROOT / "CHANGELOG.md", *EXAMPLES, *(ROOT / "s2l_ray").rglob("*.py")]
+    named_functions = {
+        found for path in places for found in re.findall(r"\b(examples\.\w+):(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert named_functions
+    assert not [f"{module}:{name}" for module, name in named_functions if not exists(module, name)]
+
+
+def exists(module: str, name: str) -> bool:
+    return (ROOT / f"{module.replace('.', '/')}.py").exists() and hasattr(importlib.import_module(module), name)
+
+
+def test_benchmarks_in_the_text_exist():
+    """In the change log the last of a line counts: what stands before it is an old name."""
+    named_benchmarks = {
+        re.findall(r"make bench ARGS=\"?([\w-]+)", line)[-1]
+        for path in (*DOCUMENTS, ROOT / "CHANGELOG.md")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "make bench ARGS=" in line
+    }
+    assert named_benchmarks
+    assert named_benchmarks - set(names()) == set()
 
 
 def test_the_parser_refuses_what_is_renamed(capsys: pytest.CaptureFixture[str]):
     """That the checks above can fail."""
     with pytest.raises(Exception, match="unknown key"):
         parse(["train", "configs/quickstart.yaml", "rollout.no_such_key=1"])
+    for command in ("train CONFIG rollout.no_such_key=1", "train my.yaml rollout.no_such_key=1 ..."):
+        with pytest.raises(Exception, match="unknown key"):
+            check_command(f"s2l {command}")
+    assert unknown_keys("rollout.no_such_key, rollout.group_size") == ["rollout.no_such_key"]
     with pytest.raises(SystemExit):
         parse(["no-such-command"])
     assert "invalid choice" in capsys.readouterr().err
@@ -166,7 +197,11 @@ def test_yaml_is_what_the_program_reads(block: Block, tmp_path: Path):
 @pytest.mark.parametrize("block", named([block for block in ALL if block.language == "python"]))
 def test_python_compiles_and_its_imports_exist(block: Block):
     for node in ast.walk(ast.parse(block.text)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("s2l_ray", "actors"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("s2l_ray", "actors", "examples")
+        ):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names)
     if block.marker == "run":
@@ -201,8 +236,11 @@ def test_every_metric_that_is_logged_is_documented_and_none_else(tmp_path: Path)
 def texts_of_the_program() -> list[str]:
     """Every string constant, with the parts of an f-string between its values as strings of their own."""
     sources = [*(ROOT / "s2l_ray").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]
-    nodes = (node for file in sources for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [text for file in sources for text in strings(ast.parse(file.read_text(encoding="utf-8")))]
+
+
+def strings(tree: ast.AST) -> list[str]:
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
 def test_every_message_of_the_faq_exists():
