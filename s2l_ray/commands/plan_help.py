@@ -43,7 +43,7 @@ not_simulated, steps]. The `gpus` of a phase are all its devices; the outer
 the CPU memory of a node. Units: bytes, seconds, FLOPs, shares of 1.
 
 --simulate and --calibrate need simpy and scipy:
-pip install "s2l-ray[simulate]". They refuse rollout.max_staleness,
+pip install '.[simulate]' in a checkout. They refuse rollout.max_staleness,
 rollout.straggler_groups and rollout.refill_rounds, which are not simulated.
 They leave out start, evaluation, checkpoints, tracking, failures, and the bound
 rollout.prefetch_gb, and simulate an adaptive schedule at its nominal course.

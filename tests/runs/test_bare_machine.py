@@ -51,7 +51,7 @@ def test_the_trainers_tests_run(bare: Bare) -> None:
         "tests/unit/test_objective.py",
         "tests/unit/test_trainer.py::test_the_ratio_of_a_single_mini_batch_is_exactly_one",
     ]
-    some += ["tests/unit/test_corrections.py", "-k", "not every_option or token_correction"]
+    some += ["tests/unit/test_weighting.py", "-k", "not every_option or token_correction"]
     result = bare("-m", "pytest", "-q", "-p", "no:cacheprovider", *some)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,4 +1,4 @@
-"""Who gets which request when: the pool of workers, the buffer of what is explored ahead, the groups left out."""
+"""Who gets which request when: the pool of workers, the prefetch buffer, the stragglers."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_full_buffer_waits_and_real_sizes_make_room():
     assert buffer.held == 0
 
 
-# ---- groups left out ------------------------------------------------------------------------------------------------
+# ---- stragglers -----------------------------------------------------------------------------------------------------
 
 
 def planner(extra=2):

@@ -259,4 +259,4 @@ def test_only_the_simulator_needs_its_packages() -> None:
     command = [sys.executable, "-c", BLOCKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
     assert done.stdout.endswith("\n0 1\n"), done.stderr[-3000:]
-    assert 'needs simpy and scipy, which are not installed: pip install "s2l-ray[simulate]"' in done.stderr
+    assert "needs simpy and scipy, which are not installed: pip install '.[simulate]' in a checkout" in done.stderr

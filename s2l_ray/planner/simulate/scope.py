@@ -31,7 +31,7 @@ def check_packages() -> None:
     if missing:
         raise ConfigError(
             f"simulating a run needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            'installed: pip install "s2l-ray[simulate]"'
+            "installed: pip install '.[simulate]' in a checkout of s2l-ray"
         )
 
 
