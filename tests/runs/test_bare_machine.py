@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 ABSENT = ("ray", "vllm", "pydantic", "omegaconf", "mlflow", "math_verify")
 HIDE = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
 """Python's own way to say that a package is not there: importing it raises ModuleNotFoundError."""
-UNITS = ("corrections", "estimators", "lora", "objective", "optimizer", "packing", "trainer")
+UNITS = ("advantages", "lora", "objective", "optimizer", "packing", "trainer", "weighting")
 TRAINER_TESTS = [*(f"tests/unit/test_{name}.py" for name in UNITS), "tests/engines/test_trainer_ranks.py"]
 STAGES = [f"s2l_ray.gpu_check.stage_{name}" for name in ("machine", "attention", "update", "memory", "mfu")]
 Bare = Callable[..., subprocess.CompletedProcess[str]]

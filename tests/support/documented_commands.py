@@ -67,7 +67,7 @@ def check_command(text: str) -> None:
         parse(words)
 
 
-def commands_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
+def commands_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction[argparse.ArgumentParser] | None:
     """The sub-commands of a parser."""
     return next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
 
