@@ -13,6 +13,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import Registry
 from s2l_ray.kinds import Aggregation, CorrectionMode
 from s2l_ray.objective.packed import sequence_sums, spread
+from s2l_ray.objective.returned import described, is_tensor_like, made_not_finite, wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,11 +104,24 @@ def correction(log_ratio: Tensor, lengths: Tensor, *, level: str, mode: Correcti
         cap: > 1.
 
     Raises:
-        ConfigError: there is no such level, or its function returned something other than one log-ratio per token.
+        ConfigError: there is no such level, or a user's function raised something or returned something other than one
+            finite log-ratio per token.
     """
-    found = CORRECTIONS.resolve(level)(log_ratio, lengths)
-    if getattr(found, "shape", None) != log_ratio.shape:
-        raise ConfigError(f"objective.correction: {level} must return a tensor of shape {list(log_ratio.shape)}")
+    found = CORRECTIONS.call(level, log_ratio, lengths)
+    if not CORRECTIONS.is_built_in(level) and (problem := _problem(found, log_ratio)):
+        raise ConfigError(f"objective.correction: {level} returned {problem}")
     ratio = found.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
     kept = (ratio >= 1 / cap) & (ratio <= cap)
     return Correction(ratio.clamp(max=cap) if mode == "truncate" else ratio * kept, kept)
+
+
+def _problem(found: Tensor, log_ratio: Tensor) -> str | None:
+    """What is wrong with the result of a user's function, and what it should be; None if it can be used."""
+    if not is_tensor_like(found, log_ratio):
+        return f"{described(found)}; return the log-ratio of each token, {wanted(log_ratio)}"
+    if not_finite := made_not_finite(found, log_ratio):
+        return (
+            f"a log-ratio that is NaN or infinite for {not_finite} of {len(found)} tokens; log-ratios are held within "
+            f"+-{LARGEST_EXPONENT:g}, so return a number at most as large as that"
+        )
+    return None

@@ -16,13 +16,18 @@ def notices(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> l
     """What to say after the last of these steps.
 
     That is: the effect of a hand-over, once it can be told; engines whose log-probs disagree with the trainer's; the
-    first answers that could not be checked.
+    first answers that could not be checked; a step whose updates were all skipped, since they were not finite.
 
     Args:
         records: one for each step so far; not empty.
         logprob_gap_alarm: objective.logprob_gap_alarm.
     """
-    return [*_hand_over(records[-RECENT:]), *_disagreement(records[-1], logprob_gap_alarm), *_failed_checks(records)]
+    return [
+        *_hand_over(records[-RECENT:]),
+        *_disagreement(records[-1], logprob_gap_alarm),
+        *_failed_checks(records),
+        *_changed_no_weights(records[-1]),
+    ]
 
 
 def _hand_over(records: Sequence[StepRecord]) -> list[str]:
@@ -43,6 +48,17 @@ def _disagreement(record: StepRecord, alarm: float | None) -> list[str]:
         f"step {record.step}: log-probs of the learner's engines and its trainer differ by "
         f"{record.trainer['logprob_gap/learner']:.3f} per token, more than objective.logprob_gap_alarm ({alarm:g}): "
         "ratios and clipping mean less than they seem to"
+    ]
+
+
+def _changed_no_weights(record: StepRecord) -> list[str]:
+    skipped = record.trainer.get("skipped_updates", 0.0)
+    if not skipped or "grad_norm" in record.trainer:  # there is a norm if any of the step's updates was finite
+        return []
+    return [
+        f"step {record.step} changed no weights: the loss or its gradient was NaN or infinite in each of its "
+        f"{skipped:.0f} optimizer steps, which were skipped. If it goes on, lower trainer.learning_rate; in a function "
+        "of your own (objective.loss), look for operations that have no finite gradient, such as the root of 0"
     ]
 
 

@@ -164,7 +164,7 @@ def test_what_a_users_function_returns_is_checked() -> None:
     tokens = loss_tokens(torch.zeros(3), torch.zeros(3), torch.ones(3))
     with pytest.raises(ConfigError, match=r"objective.loss: own_functions:one_number returned a tensor of shape \[\]"):
         policy_loss(tokens, ObjectiveConfig(loss="own_functions:one_number"))
-    with pytest.raises(ConfigError, match=r"own_functions:a_pair returned \[1.0, -1.0\] .*return 4 numbers"):
+    with pytest.raises(ConfigError, match=r"own_functions:a_pair returned \[1.0, -1.0\] .*return 4 finite numbers"):
         advantages_of([1, 0, 0, 0], [False] * 4, advantage="own_functions:a_pair")
     assert advantages_of([1, 0, 0, 0], [False] * 4, advantage="own_functions:ranks").values.tolist() == [0, 1, 2, 3]
     got = correction(

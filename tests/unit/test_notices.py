@@ -59,3 +59,16 @@ def test_the_first_answers_that_could_not_be_checked_are_noticed_once():
     said = [notices(steps[:count], 0.05) for count in range(1, 5)]
     assert [len(lines) for lines in said] == [0, 0, 1, 0]
     assert said[2][0].startswith("step 3: 4 of 16 answers could not be checked and got no reward")
+
+
+def test_a_step_that_changed_no_weights_is_noticed():
+    # Norms are of steps that are finite: step 2 was skipped by trainer.skip_grad_norm, half of step 3 was taken.
+    fine = step(1, 1, 1, 1.0, skipped_updates=0.0, grad_norm=0.5)
+    too_large = step(2, 1, 1, 1.0, skipped_updates=2.0, grad_norm=99.0)
+    half = step(3, 1, 1, 1.0, skipped_updates=1.0, grad_norm=0.5)
+    nothing_to_train = step(4, 1, 1, 1.0, skipped_updates=0.0)
+    broken = step(5, 1, 1, 1.0, skipped_updates=2.0)
+    steps = [fine, too_large, half, nothing_to_train, broken]
+    said = [notices(steps[:count], 0.05) for count in range(1, 6)]
+    assert [len(lines) for lines in said] == [0, 0, 0, 0, 1]
+    assert said[4][0].startswith("step 5 changed no weights: the loss or its gradient was NaN or infinite in each of")
