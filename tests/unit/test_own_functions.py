@@ -18,6 +18,7 @@ from s2l_ray.extensions import VERIFIERS
 from s2l_ray.objective import LossTokens, PolicyLoss, correction, policy_loss
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.paths import ROOT
+from tests.support.training_models import make_trainer, objective, random_groups, write_model
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 FAILING = """
@@ -220,6 +221,16 @@ def test_a_policy_loss_of_ones_own_is_taken_without_the_gradient_of_its_metrics(
     returning(own_policy())
     got = policy_loss(tokens_with_gradient(), ObjectiveConfig(loss="own_module:function"))
     assert (got.loss.requires_grad, got.ratio.requires_grad, got.clipped.requires_grad) == (True, False, False)
+
+
+def test_an_update_whose_gradient_is_not_finite_has_no_norm(tmp_path: Path, returning: Any) -> None:
+    """The notice of a step that changed no weights goes by this."""
+    returning(lambda tokens, objective: -(tokens.logprobs * 0).sqrt())
+    trainer = make_trainer(write_model("llama", tmp_path / "model"), goal=objective(loss="own_module:function"))
+    metrics = trainer.update([random_groups(2), random_groups(2, seed=1)])
+    trainer.close()
+    assert metrics["skipped_updates"] == 2
+    assert "grad_norm" not in metrics
 
 
 def test_a_model_that_has_diverged_is_not_the_losses_fault(returning: Any) -> None:
