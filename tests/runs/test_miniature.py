@@ -138,7 +138,9 @@ def test_names_of_the_embedded_family_become_its_paths() -> None:
     config = parse_config(values | {"data": {"train": "embedded:train.jsonl", "eval": "embedded:heldout.jsonl"}})
     assert (config.models.learner, config.models.explorer) == (str(EMBEDDED.large), str(EMBEDDED.small))
     assert (config.data.train, config.data.eval) == (str(EMBEDDED.train), str(EMBEDDED.heldout))
-    with pytest.raises(ConfigError, match="models.learner: the embedded family has embedded:small, .*got 'embedded:huge'"):
+    with pytest.raises(
+        ConfigError, match="models.learner: the embedded family has embedded:small, .*got 'embedded:huge'"
+    ):
         parse_config({"models": {"learner": "embedded:huge", "explorer": "e"}, "data": {"train": "t"}})
 
 
