@@ -78,3 +78,5 @@ def test_the_first_step_whose_rewards_taught_nothing_is_noticed_once():
     assert [len(lines) for lines in said] == [0, 0, 0, 0, 1, 0]
     start = "no group of step 5 had rewards that differ, so the step trained nothing: the mean reward was 0."
     assert said[4][0].startswith(start)
+    (line,) = notices([rewarded(1, 4, trained_tokens=9.0)], 0.05)
+    assert "so the step trained nothing, but for objective.kl and objective.entropy: the mean" in line
