@@ -73,9 +73,9 @@ def _no_variance(records: Sequence[StepRecord]) -> list[str]:
     beside = ", but for objective.kl and objective.entropy" if last.trainer.get("trained_tokens") else ""
     return [
         f"no group of step {last.step} had rewards that differ, so the step trained nothing{beside}: the mean reward "
-        f"was {last.reward:g}. This is said once. If it goes on, check that verifier.kind gives right answers their reward "
-        "(`s2l verify --kind`), that answers can be read and are not cut off (verdicts and truncated in steps.jsonl), "
-        "and that the problems are neither too hard nor too easy for these models"
+        f"was {last.reward:g}. This is said once. If it goes on, check that verifier.kind gives right answers their "
+        "reward (`s2l verify --kind`), that answers can be read and are not cut off (verdicts and truncated in "
+        "steps.jsonl), and that the problems are neither too hard nor too easy for these models"
     ]
 
 

@@ -52,8 +52,9 @@ def test_every_default_given_as_an_override_is_the_default(tmp_path: Path):
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_a_users_own_function_is_an_item_of_its_own_where_there_are_items(name: str):
     lines = KEYS[name].text.splitlines()
-    own = [line for line in lines if "module:function" in line]
-    assert all(line.startswith("- ") for line in own) or not any(line.startswith("- ") for line in lines)
+    if any(line.startswith("- ") for line in lines):
+        own = [line for line in lines if "module:function" in line]
+        assert len(own) == 1 and own[0].startswith(("- `module:function`: your own", "- your own `module:function`"))
 
 
 def test_every_key_has_a_text():

@@ -88,6 +88,8 @@ def test_8_h100_colocated() -> None:
     per_engine = 1024 * 16 * 2048 / 8 / plan.phases[-1].seconds["learner_generate"]
     assert 4000 < per_engine < 10_000
     assert {row.mode for row in plan.alternatives} == set(PLACEMENT_MODES)
+    descriptions = {row.mode: row.description for row in plan.alternatives}
+    assert "trainer ranks, tensor parallel: learner 1, explorer 1" in descriptions["separate"]
 
 
 def test_two_nodes_halve_the_step() -> None:
