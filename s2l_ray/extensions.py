@@ -63,7 +63,13 @@ class Registry(Generic[Function]):
         return (*self._built_in, *self._beside)
 
     def register(self, name: str) -> Callable[[Function], Function]:
-        """Make the decorated function the one that `name` stands for."""
+        """Make the decorated function the one that `name` stands for.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self.names:
+            raise ValueError(f"{self.key}: the name {name!r} is taken; choose another")
 
         def add(function: Function) -> Function:
             self._built_in[name] = function
@@ -89,23 +95,27 @@ class Registry(Generic[Function]):
         """Whether the name stands for a function of this package."""
         return name in self.names
 
-    def resolve(self, name: str) -> Function:
+    def resolve(self, name: str, key: str | None = None) -> Function:
         """The function that `name` stands for. A user's module is also looked for in the working directory.
+
+        Args:
+            name: a known name, or module:function.
+            key: the configuration key for messages, where several share this registry.
 
         Raises:
             ConfigError: the name is not known, the module cannot be imported, has no such function, or the function
                 cannot be called with the parameters of this registry. The message names the key.
         """
-        found = self._built_in.get(name)
+        found, key = self._built_in.get(name), key or self.key
         if found is not None and not isinstance(found, str):
             return found
         try:
             target = found or self.checked(name)
         except ValueError as error:
-            raise ConfigError(f"{self.key}: {name!r} {error}") from None
-        function = self._import(target)
+            raise ConfigError(f"{key}: {name!r} {error}") from None
+        function = self._import(target, key)
         if found is None:
-            self._check_call(function, name)
+            self._check_call(function, name, key)
         return cast(Function, function)
 
     def call(self, name: str, *arguments: Any, key: str | None = None) -> Any:
@@ -120,7 +130,7 @@ class Registry(Generic[Function]):
             ConfigError: see `resolve`; or a user's function raised something, or tried to end the process. What a
                 built-in function raises, and any S2LError, passes through.
         """
-        function = self.resolve(name)
+        function = self.resolve(name, key)
         if self.is_built_in(name):
             return function(*arguments)
         try:
@@ -155,7 +165,7 @@ class Registry(Generic[Function]):
         except (OSError, TypeError):  # compiled, or built into the interpreter
             return source
 
-    def _import(self, target: str) -> Callable[..., Any]:
+    def _import(self, target: str, key: str) -> Callable[..., Any]:
         module_name, _, function_name = target.partition(":")
         if os.getcwd() not in sys.path and "" not in sys.path:
             sys.path.append(os.getcwd())
@@ -163,21 +173,19 @@ class Registry(Generic[Function]):
             function = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"{self.key}: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
+                f"{key}: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
                 "imported (the working directory and PYTHONPATH are searched)"
             ) from error
         except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
-            raise ConfigError(
-                f"{self.key}: importing {module_name} fails with {type(error).__name__}: {error}"
-            ) from error
+            raise ConfigError(f"{key}: importing {module_name} fails with {type(error).__name__}: {error}") from error
         if not callable(function):
-            raise ConfigError(f"{self.key}: {target} is {function!r}, not a function")
+            raise ConfigError(f"{key}: {target} is {function!r}, not a function")
         return cast(Callable[..., Any], function)
 
-    def _check_call(self, function: Callable[..., Any], name: str) -> None:
+    def _check_call(self, function: Callable[..., Any], name: str, key: str) -> None:
         """Refuse a function that cannot be called as this registry's functions are."""
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise ConfigError(f"{self.key}: {name} must return its result; it is asynchronous or a generator")
+            raise ConfigError(f"{key}: {name} must return its result; it is asynchronous or a generator")
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # of some functions written in C
@@ -190,8 +198,7 @@ class Registry(Generic[Function]):
         except TypeError as error:
             how = ", ".join(f"{p}=..." if self._keywords else p for p in self._parameters)
             raise ConfigError(
-                f"{self.key}: {name} is called as function({how}), which its parameters {signature} do not allow "
-                f"({error})"
+                f"{key}: {name} is called as function({how}), which its parameters {signature} do not allow ({error})"
             ) from None
 
 

@@ -16,7 +16,8 @@ def notices(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> l
     """What to say after the last of these steps.
 
     That is: the effect of a hand-over, once it can be told; engines whose log-probs disagree with the trainer's; the
-    first answers that could not be checked; a step whose updates were all skipped, since they were not finite.
+    first answers that could not be checked; the first step whose rewards taught nothing; a step whose updates were all
+    skipped, since they were not finite.
 
     Args:
         records: one for each step so far; not empty.
@@ -26,6 +27,7 @@ def notices(records: Sequence[StepRecord], logprob_gap_alarm: float | None) -> l
         *_hand_over(records[-RECENT:]),
         *_disagreement(records[-1], logprob_gap_alarm),
         *_failed_checks(records),
+        *_no_variance(records),
         *_changed_no_weights(records[-1]),
     ]
 
@@ -75,3 +77,25 @@ def _failed_checks(records: Sequence[StepRecord]) -> list[str]:
 
 def _failed(record: StepRecord) -> int:
     return sum(stats.verdicts.get("failed", 0) for stats in record.sources.values())
+
+
+def _no_variance(records: Sequence[StepRecord]) -> list[str]:
+    last = records[-1]
+    if not _taught_nothing(last) or any(map(_taught_nothing, records[:-1])):
+        return []
+    beside = ", but for objective.kl and objective.entropy" if last.trainer.get("trained_tokens") else ""
+    return [
+        f"no group of step {last.step} had rewards that differ, so the step trained nothing{beside}: the mean reward "
+        f"was {last.reward:g}. This is said once. If it goes on, check that verifier.kind gives right answers their "
+        "reward (`s2l verify --kind`), that answers can be read and are not cut off (verdicts and truncated in "
+        "steps.jsonl), and that the problems are neither too hard nor too easy for these models"
+    ]
+
+
+def _taught_nothing(record: StepRecord) -> bool:
+    """Whether no rollout had an advantage because each group's rewards are equal.
+
+    Equal rewards alone do not say so: penalties, and advantages that are normalised over the batch, come after them.
+    """
+    flat = 0 < record.groups == record.zero_variance_groups
+    return flat and "advantage_mass/explorer" not in record.trainer

@@ -87,10 +87,13 @@ def called(key: str, name: str) -> None:
 
 
 def correct(level: str, log_ratio: Sequence[float] = (0.0, 1.0)) -> torch.Tensor:
-    return correction(torch.tensor(log_ratio), torch.tensor([2]), level=level, mode="truncate", cap=9.0).weights
+    found = correction(
+        torch.tensor(log_ratio), torch.tensor([2]), source="learner", level=level, mode="truncate", cap=9.0
+    )
+    return found.weights
 
 
-KEYS = ["schedule.kind", "objective.advantage", "objective.loss", "objective.correction"]
+KEYS = ["schedule.kind", "objective.advantage", "objective.loss", "objective.correction.learner"]
 
 
 # ---- exceptions -----------------------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ def test_a_model_that_has_diverged_is_not_the_losses_fault(returning: Any) -> No
 )
 def test_corrections_are_finite_tensors(make: Any, message: str, returning: Any) -> None:
     returning(make)
-    with pytest.raises(ConfigError, match=rf"^objective.correction: own_module:function returned {message}"):
+    with pytest.raises(ConfigError, match=rf"^objective.correction.learner: own_module:function returned {message}"):
         correct("own_module:function")
 
 
