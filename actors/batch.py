@@ -25,7 +25,7 @@ class GroupRefs:
 class StepBatch:
     """One step's groups for the trainer, and their numbers for the driver."""
 
-    share: GroupSplit
+    split: GroupSplit
     prompts: list[str]
     assignment: list[list[list[GroupRefs]]]
     """[rank][mini-batch]: whole groups, balanced by tokens."""
@@ -38,9 +38,9 @@ class StepBatch:
     under_way: list[Span]
     """Work that they have begun and not finished."""
     refilled: int
-    """Groups sampled to replace such without variance, used or not."""
+    """Groups sampled to replace groups without variance, used or not."""
     explorer_only: tuple[int, int]
-    """See `scheduling.solved_by_explorer_only`."""
+    """See `step_planner.solved_by_explorer_only`."""
     stragglers: list[str]
     """Prompts whose groups were not whole when enough others were (rollout.straggler_groups)."""
     stale_dropped: int

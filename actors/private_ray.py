@@ -78,7 +78,7 @@ def _lives() -> bool:
 
 @contextlib.contextmanager
 def within(timeout_s: float) -> Iterator[None]:
-    """Parts of Ray that are started in here may take so long, on a machine that has other work.
+    """Bound the start of Ray's parts in this block, on a machine that has other work.
 
     Raises:
         PlacementError: one takes longer, or ends.
@@ -142,7 +142,7 @@ class _Start:
         return [process for process in psutil.Process().children(recursive=True) if process not in self._before]
 
     def _repeated(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        """The same question until it is answered. Ray's own gives up with RuntimeError after a second or so."""
+        """Repeat `ask` until it answers. Ray's own code gives up with RuntimeError after a second or so."""
 
         def repeated(*args: Any, **kwargs: Any) -> Any:
             deadline = time.monotonic() + self._timeout_s
@@ -161,7 +161,7 @@ class _Start:
         return repeated
 
     def _ended(self) -> str | None:
-        """A part that the others need and that is no more."""
+        """The name of a part that the others need and that has ended, or None."""
         for process in self._processes():
             with contextlib.suppress(psutil.Error):
                 if process.name() in ("gcs_server", "raylet") and process.status() == psutil.STATUS_ZOMBIE:

@@ -123,7 +123,7 @@ class Scheduler:
             StepTimeoutError: not everything came back in time; the message counts what is missing by source.
         """
         for coming in range(step, min(step + self._pipeline.max_staleness, self._steps) + 1):
-            self._learn(coming)
+            self._request_learner(coming)
         self._start_explorer(self._prefetched.begin(step))
         self._fill_prefetch_buffer()
         whole = await self._whole(step)
@@ -135,7 +135,7 @@ class Scheduler:
         explored, learned = (self._batches.pop((step, source), RequestBatch()) for source in ("explorer", "learner"))
         spans = {"explore": explored.span, "learner_generate": learned.span}
         return StepBatch(
-            share=self._planner.schedule.share(step),
+            split=self._planner.schedule.split(step),
             prompts=[group.prompt_id for group in groups],
             assignment=assign(groups, self._ranks, self._mini_batch_prompts),
             summaries=[row for group in groups for row in group.rows],
@@ -208,12 +208,12 @@ class Scheduler:
         stragglers = set(self._pipeline.stragglers.get(step, ()))
         return [prompt_id for prompt_id in self._planner.sampled_prompts(step) if prompt_id not in stragglers]
 
-    def _learn(self, step: int) -> None:
+    def _request_learner(self, step: int) -> None:
         """Send the learner's requests of a step, if they were not sent before."""
         if (step, "learner") not in self._batches:
             batch = self._batches[step, "learner"]
             for request in self._planner.learner_requests(step, self._sampled_prompts(step)):
-                batch.add(request.prompt_id, self._learned(request, batch))
+                batch.add(request.prompt_id, self._learner_rollouts(request, batch))
 
     def _fill_prefetch_buffer(self) -> None:
         while (request := self._prefetched.next()) is not None:
@@ -222,16 +222,16 @@ class Scheduler:
     def _start_explorer(self, requests: Iterable[ExplorerRequest]) -> None:
         for request in requests:
             batch = self._batches[request.step, "explorer"]
-            batch.add(request.prompt_id, self._explored(request, batch))
+            batch.add(request.prompt_id, self._explorer_rollouts(request, batch))
 
-    async def _explored(self, request: ExplorerRequest, batch: RequestBatch) -> ScoredSet:
-        """Explore; then what became free of the prefetch buffer is filled again."""
+    async def _explorer_rollouts(self, request: ExplorerRequest, batch: RequestBatch) -> ScoredSet:
+        """Sample and verify an explorer request; then fill the room that it freed in the prefetch buffer."""
         part = await self._dispatcher.explore(request, batch)
         self._prefetched.finished(request, part.nbytes)
         self._fill_prefetch_buffer()
         return part
 
-    async def _learned(self, request: LearnerRequest, batch: RequestBatch) -> ScoredSet:
+    async def _learner_rollouts(self, request: LearnerRequest, batch: RequestBatch) -> ScoredSet:
         """Rollouts within rollout.max_staleness of the step; those that come back too stale are resampled once.
 
         Raises:
@@ -275,7 +275,7 @@ class Scheduler:
         return {prompt_id: groups[prompt_id].result() for prompt_id in done}
 
     async def _finish(self, step: int, sources: dict[Source, RequestBatch]) -> list[ScoredSet]:
-        """All of what they sample."""
+        """Wait for all rollouts of a step."""
         tasks = [task for batch in sources.values() for task in batch.tasks.values()]
         await self._wait_for(step, tasks, len(tasks), sources)
         return [task.result() for task in tasks]
@@ -308,15 +308,15 @@ class Scheduler:
     async def _sample_spares(self, step: int, spares: list[str]) -> list[Group]:
         sources: dict[Source, RequestBatch] = {"explorer": RequestBatch(), "learner": RequestBatch()}
         for explored in self._planner.explorer_requests(step, spares):
-            sources["explorer"].add(explored.prompt_id, self._explored(explored, sources["explorer"]))
+            sources["explorer"].add(explored.prompt_id, self._explorer_rollouts(explored, sources["explorer"]))
         for learned in self._planner.learner_requests(step, spares):
-            sources["learner"].add(learned.prompt_id, self._learned(learned, self._batches[step, "learner"]))
+            sources["learner"].add(learned.prompt_id, self._learner_rollouts(learned, self._batches[step, "learner"]))
         await self._finish(step, sources)
         return [self._group(step, p, [s.tasks[p].result() for s in sources.values() if p in s.tasks]) for p in spares]
 
     def _group(self, step: int, prompt_id: str, parts: list[ScoredSet]) -> Group:
         """Parts as a group, checked to be whole."""
-        share = self._planner.schedule.share(step)
+        share = self._planner.schedule.split(step)
         rows = [row for part in parts for row in part.rows]
         check_group(prompt_id, rows, share.explorer, share.learner)
         return Group(prompt_id, [part.scored for part in parts], rows)

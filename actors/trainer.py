@@ -183,7 +183,7 @@ class TrainerGroup:
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """Metrics of the update, and when every rank did what."""
         pairs = zip(self.ranks, batch.assignment, strict=True)
-        refs = [rank.update.remote(batch.share.step, share) for rank, share in pairs]
+        refs = [rank.update.remote(batch.split.step, share) for rank, share in pairs]
         found = self._get(refs, "the update")
         return found[0][0], [span for _, spans in found for span in spans]
 

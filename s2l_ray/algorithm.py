@@ -1,6 +1,6 @@
 """S2LPO: a training run behind the interface of `ray.tune.Trainable`, with an RLlib-style API.
 
-    algo = S2LPO(load_config("configs/quickstart.yaml"))
+    algo = S2LPO(load_config("quickstart"))
     while not algo.train()["done"]:
         pass
     algo.stop()
@@ -38,7 +38,7 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         tune: what Tune passes to a Trainable.
 
     Raises:
-        S2LError: anything that a user can mend; if possible before an engine is started.
+        S2LError: anything that a user can correct; if possible before an engine is started.
     """
 
     run: TrainingRun

@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one sub-command.
 
     Returns:
-        The exit status: 0 done, 1 the user can mend it, 141 nobody reads what it prints (`| head`); 128 + N ended by
-        signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+        The exit status: 0 done, 1 an error that the user can correct, 141 nobody reads what it prints (`| head`);
+        128 + N ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

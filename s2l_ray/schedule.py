@@ -126,7 +126,7 @@ class Schedule:
             )
         return Fraction(alpha).limit_denominator(LARGEST_DENOMINATOR) if isinstance(alpha, float) else Fraction(alpha)
 
-    def share(self, step: int) -> GroupSplit:
+    def split(self, step: int) -> GroupSplit:
         """The split of the groups of `step` (1-based). Raises as `alpha`."""
         alpha = self.alpha(step)
         explorer = math.ceil(alpha * self.group_size)
@@ -180,7 +180,7 @@ class AdaptiveSchedule:
         """
         self._observed[step] = (explorer_only, compared)
 
-    def share(self, step: int) -> GroupSplit:
+    def split(self, step: int) -> GroupSplit:
         """The split of the groups of `step` (1-based).
 
         Raises:

@@ -25,21 +25,19 @@ class StepLog:
         """All whole records, in the order written; [] when there is no file.
 
         Raises:
-            DataError: a line other than the last is not a StepRecord.
+            DataError: a whole line is not a StepRecord of this version.
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         records = []
         for number, line in enumerate(lines, start=1):
             try:
                 records.append(StepRecord.from_json(json.loads(line)))
             except (ValueError, TypeError, KeyError, AttributeError):
-                if number == len(lines):
+                if number == len(lines) and not line.endswith("\n"):
                     break
-                raise DataError(
-                    f"{self.path}, line {number}: not a step record; restore the file, or start anew in another run_dir"
-                ) from None
+                raise DataError(f"{self.path}, line {number}: {_what_it_is(line)}") from None
         return records
 
     def append(self, record: StepRecord) -> None:
@@ -74,6 +72,17 @@ class StepLog:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+def _what_it_is(line: str) -> str:
+    """What a line is that is not a StepRecord, and what to do."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+        return "written by another version of s2l-ray; read it with that version, or start anew in another run_dir"
+    return "not a step record; restore the file, or start anew in another run_dir"
 
 
 def _line(record: StepRecord) -> str:

@@ -40,7 +40,7 @@ def needed_requests(config: Config, prompt_ids: Sequence[str]) -> list[ExplorerR
     refills = config.rollout.refill_rounds * config.rollout.prompts_per_step
     found: dict[tuple[str, int], ExplorerRequest] = {}
     for step in range(1, config.schedule.steps + 1):
-        if not planner.schedule.share(step).explorer:
+        if not planner.schedule.split(step).explorer:
             continue
         prompts = planner.sampled_prompts(step) + (planner.spare_prompts(step)[:refills] if refills else [])
         for request in planner.explorer_requests(step, prompts):

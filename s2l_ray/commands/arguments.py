@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +49,24 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="values that replace those of the file, by dotted key"
     )
+
+
+def positive_number(text: str) -> float:
+    """The number that an option is given, which must be above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return number
+
+
+def png_file(text: str) -> Path:
+    """The path of a picture to write."""
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must end in .png, not {text!r}")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`s2l bank`: what a bank holds, and a file of offline rollouts in, a recording out."""
+"""`s2l bank`: show what a bank holds, and import a file of offline rollouts as a recording."""
 
 from __future__ import annotations
 
@@ -59,18 +59,17 @@ def run_show(arguments: argparse.Namespace) -> int:
     Raises:
         BankError: there is no bank, or it cannot be read.
     """
-    from rich.console import Console
-
     from s2l_ray.bank.recording import recordings
     from s2l_ray.bank.storage import Storage
     from s2l_ray.errors import BankError
+    from s2l_ray.machine.console import CommandConsole
 
     storage = Storage(arguments.path)
     found = recordings(storage)
     if not found:
         raise BankError(f"{storage.url} holds no recordings; s2l explore CONFIG makes one (bank.path says where)")
     for recording in found:
-        Console().print(_recording_table(storage, recording), "")
+        CommandConsole().print(_recording_table(storage, recording), "")
     return 0
 
 

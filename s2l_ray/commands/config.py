@@ -49,16 +49,15 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the keys, or the differences."""
-    from rich.console import Console
-
     from s2l_ray.config.reference import differences, keys
+    from s2l_ray.machine.console import CommandConsole
 
     if arguments.diff:
         first, second = (_config_of(place) for place in arguments.diff)
         for row in _rows(differences(first, second)):
             print(row)
         return 0
-    console = Console()
+    console = CommandConsole()
     for number, key in enumerate(keys(arguments.prefix)):
         if number:
             console.print()

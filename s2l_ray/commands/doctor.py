@@ -75,8 +75,9 @@ def examine() -> list[Finding]:
 
 def report(findings: list[Finding]) -> None:
     """Print a table: what, found, and what to do about it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from s2l_ray.machine.console import CommandConsole
 
     table = Table(title="s2l doctor", title_justify="left")
     for column in ("", "what", "found", "remedy"):
@@ -84,7 +85,7 @@ def report(findings: list[Finding]) -> None:
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]note[/]"
         table.add_row(mark, finding.what, finding.detail, "" if finding.good else finding.remedy)
-    Console().print(table)
+    CommandConsole().print(table)
 
 
 def _python() -> Finding:

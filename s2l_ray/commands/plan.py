@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.commands.arguments import add_command, add_configuration
+from s2l_ray.commands.arguments import add_command, add_configuration, png_file, positive_number
 from s2l_ray.commands.plan_help import DESCRIPTION, EPILOG
-from s2l_ray.errors import PlacementError
+from s2l_ray.errors import ConfigError, PlacementError
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--mean-response-tokens",
-        type=float,
+        type=positive_number,
         metavar="N",
         help="mean length of a response (default: half of rollout.max_tokens)",
     )
@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
     parser.add_argument(
-        "--png", type=Path, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline"
+        "--png", type=png_file, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline"
     )
 
 
@@ -75,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     check_extensions(config)
+    mean, longest = arguments.mean_response_tokens, config.rollout.max_tokens
+    if mean is not None and mean > longest:
+        raise ConfigError(f"--mean-response-tokens {mean:g} is more than rollout.max_tokens, which is {longest}")
     inventory = _inventory(config, arguments)
-    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    plan = make_plan(config, inventory, mean_response_tokens=mean)
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
     simulated = _simulate(config, plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
@@ -154,11 +157,10 @@ def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: argpa
 
         print(plan_json(plan, simulated))
         return
-    from rich.console import Console
-
+    from s2l_ray.machine.console import CommandConsole
     from s2l_ray.planner.show.report import PlanReport
 
-    Console().print(PlanReport(plan, title, simulated))
+    CommandConsole().print(PlanReport(plan, title, simulated))
     if arguments.png:
         drawn = [str(arguments.png), *([str(_timeline_path(arguments.png))] if simulated else [])]
         print(f"drawn in {', '.join(drawn)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.commands.arguments import add_command
+from s2l_ray.commands.arguments import add_command, png_file
 from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,19 +29,18 @@ def add_to(commands: Commands) -> None:
         metavar="A-B",
         help="only these steps (default: all in the table, a few of each kind in the timeline)",
     )
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the timeline")
+    parser.add_argument("--png", type=png_file, metavar="FILE", help="draw the timeline")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; draw the timeline if it is wanted."""
-    from rich.console import Console
-
+    from s2l_ray.machine.console import CommandConsole
     from s2l_ray.timing.parts_table import parts_table
 
     directory: Path = arguments.directory
     records = _read_steps(directory)
     shown = _steps_between(records, arguments.steps) if arguments.steps else records
-    Console().print(parts_table(shown))
+    CommandConsole().print(parts_table(shown))
     trace = directory / "trace.json"
     if arguments.png is not None:
         chosen = {f"steps {arguments.steps}": [record.step for record in shown]} if arguments.steps else None

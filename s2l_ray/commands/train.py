@@ -35,10 +35,9 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train until the schedule is done."""
-    from rich.console import Console
-
     from s2l_ray.config import load_config
     from s2l_ray.display import RunDisplay, final_table
+    from s2l_ray.machine.console import CommandConsole
     from s2l_ray.run.finished import next_free
 
     config, notice = next_free(load_config(arguments.config, arguments.overrides))
@@ -56,5 +55,5 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         finally:
             algorithm.stop()
-    Console().print(final_table(algorithm.summary))
+    CommandConsole().print(final_table(algorithm.summary))
     return 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config.bank import BankConfig
+from s2l_ray.config.checkpoint import CheckpointConfig
 from s2l_ray.config.cluster import ClusterConfig
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.engines import EngineConfig, EnginesConfig
@@ -22,10 +23,10 @@ from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
-from s2l_ray.config.records import CheckpointConfig, TrackingConfig
 from s2l_ray.config.rollout import RolloutConfig, SamplingConfig
 from s2l_ray.config.run import Config
 from s2l_ray.config.schedule import ScheduleConfig
+from s2l_ray.config.tracking import TrackingConfig
 from s2l_ray.config.trainer import TrainerConfig
 from s2l_ray.config.verifier import VerifierConfig
 

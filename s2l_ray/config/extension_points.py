@@ -1,4 +1,4 @@
-"""The keys of a configuration that name functions, and what they name in one."""
+"""The keys of a configuration that name functions, and what they name in a given configuration."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from s2l_ray.config.renamed import RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
@@ -98,8 +100,15 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
     except NOT_YAML as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    found = [CONFIGURATIONS.find(base, path.parent, but=path) for base in bases]
-    return _merged(*[_read(base, (*seen, path)) for base in found], own)
+    return _merged(*[_read(_extended(base, path), (*seen, path)) for base in bases], own)
+
+
+def _extended(base: str, path: Path) -> Path:
+    """The file that `extends: base` of the file `path` names."""
+    found = CONFIGURATIONS.find(base, path.parent, but=path)
+    if os.path.exists(found) or "\0" in base:  # what else is wrong with it is said when it is read
+        return found
+    raise ConfigError(f"{path}: extends: {found} does not exist; {CONFIGURATIONS.hint(found)}")
 
 
 def _merged(*layers: DictConfig | dict[str, Any]) -> DictConfig:
@@ -209,10 +218,13 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
+    key = ".".join(map(str, path))
+    if key in RENAMED:
+        return f"{key}: this key is now {RENAMED[key]}"
     valid = sorted(section.model_fields)
-    nearest = difflib.get_close_matches(str(path[-1]), valid, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(path[-1]).lower(), valid, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
-    return f"{'.'.join(map(str, path))}: unknown key; {hint}"
+    return f"{key}: unknown key; {hint}"
 
 
 def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from s2l_ray.config.extension_points import REGISTRIES
+from s2l_ray.config.renamed import RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
@@ -55,9 +56,12 @@ def keys(prefix: str = "") -> list[Key]:
     every = list(_walk(Config, Config.model_json_schema(), "", None))
     found = [key for key in every if not prefix or key.name == prefix or key.name.startswith(f"{prefix}.")]
     if not found:
+        for old, new in RENAMED.items():
+            if prefix in (old, old.rpartition(".")[2]):
+                raise ConfigError(f"{prefix}: this key is now {new}")
         names = list(dict.fromkeys(name for key in every for name in (key.name, key.section) if name))
         same_ending = [name for name in names if name.rpartition(".")[2] == prefix.rpartition(".")[2]]
-        nearest = same_ending or difflib.get_close_matches(prefix, names, n=3, cutoff=0.5)
+        nearest = same_ending or difflib.get_close_matches(prefix.lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`s2l config` lists all keys"
         raise ConfigError(f"{prefix}: there is no such key or section; {hint}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from s2l_ray.config.bank import BankConfig
+from s2l_ray.config.checkpoint import CheckpointConfig
 from s2l_ray.config.cluster import ClusterConfig
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.engines import EnginesConfig
@@ -10,10 +11,10 @@ from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
-from s2l_ray.config.records import CheckpointConfig, TrackingConfig
 from s2l_ray.config.rollout import RolloutConfig
 from s2l_ray.config.schedule import ScheduleConfig
 from s2l_ray.config.section import LocalPath, Section
+from s2l_ray.config.tracking import TrackingConfig
 from s2l_ray.config.trainer import TrainerConfig
 from s2l_ray.config.verifier import VerifierConfig
 from s2l_ray.kinds import Source
@@ -60,8 +61,8 @@ class Sections(Section):
         if self.objective.grouping == "mixed":
             return self.schedule.steps * mini_batches
         schedule = self.schedule.build(self.rollout.group_size).nominal()
-        shares = [schedule.share(step) for step in range(1, self.schedule.steps + 1)]
-        return mini_batches * sum((share.explorer > 0) + (share.learner > 0) for share in shares)
+        splits = [schedule.split(step) for step in range(1, self.schedule.steps + 1)]
+        return mini_batches * sum((split.explorer > 0) + (split.learner > 0) for split in splits)
 
     @property
     def explorer_seed(self) -> int:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from s2l_ray.display.records import eta_seconds, evaluation_line, evaluation_text, step_line, step_rows
 from s2l_ray.display.text import duration, eta_text, is_live, line, print_line
+from s2l_ray.machine.console import CommandConsole
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 
@@ -54,7 +55,7 @@ class RunDisplay(Reporter):
     ) -> None:
         self.total_steps = total_steps
         self.name = name
-        self.console = console or Console()
+        self.console = console or CommandConsole()
         self.records: tuple[StepRecord, ...] = ()
         self.evaluations: tuple[tuple[str, EvaluationRecord], ...] = ()
         self.notes: tuple[str, ...] = ()

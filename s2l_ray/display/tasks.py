@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from s2l_ray.display.text import eta_text, is_live, print_line
+from s2l_ray.machine.console import CommandConsole
 
 
 class TaskDisplay:
@@ -21,7 +22,7 @@ class TaskDisplay:
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = console or Console()
+        self.console = console or CommandConsole()
         self._clock = clock
         self._begun: dict[str, tuple[float, int]] = {}
         self._bars: dict[str, TaskID] = {}

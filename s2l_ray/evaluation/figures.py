@@ -250,7 +250,7 @@ def _part_seconds(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _of_phases(seconds: dict[str, float]) -> dict[str, float]:
-    """The phases, and as "other" what is left of the total."""
+    """Seconds by phase, and the rest of the total as "other"."""
     phases = {name: value for name, value in seconds.items() if name != "total"}
     return phases | {"other": max(0.0, seconds.get("total", 0.0) - sum(phases.values()))}
 

@@ -23,7 +23,7 @@ def fall_asleep(explorers: Call, learners: Call) -> None:
 
 
 def weight_sync_and_wake(explorers: Call, learners: Call, weight_sync: Callable[[], T]) -> T:
-    """New weights into the learner engines, and everything ready to sample. Returns weight sync's result.
+    """New weights into the learner engines, and everything ready to sample. Returns the weight sync's result.
 
     What is awake (all of it when a run starts) sleeps first.
 

@@ -178,7 +178,7 @@ def build_family(
             "seconds": round(time.monotonic() - started, 1),
         }
         Family(scratch).manifest.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        _weight_sync(scratch, directory)
+        _put_in_place(scratch, directory)
     return family
 
 
@@ -235,7 +235,7 @@ def _lock(path: Path) -> IO[str] | None:
     return None
 
 
-def _weight_sync(scratch: Path, directory: Path) -> None:
+def _put_in_place(scratch: Path, directory: Path) -> None:
     """Put the finished family in place of what is there."""
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)

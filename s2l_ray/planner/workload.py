@@ -156,14 +156,14 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
 def phases(config: Config) -> tuple[PhaseWork, ...]:
     """Explore (G_s = 0), mix, on-policy (G_w = 0), in this order and without gaps; those without steps are left out."""
     schedule = config.schedule.build(config.rollout.group_size).nominal()
-    shares = [schedule.share(step) for step in range(1, config.schedule.steps + 1)]
-    names = ["explore" if s.learner == 0 else "on-policy" if s.explorer == 0 else "mix" for s in shares]
+    splits = [schedule.split(step) for step in range(1, config.schedule.steps + 1)]
+    names = ["explore" if s.learner == 0 else "on-policy" if s.explorer == 0 else "mix" for s in splits]
     found = []
     for name in PHASES:
         if name not in names:
             continue
-        own = [share for share, of in zip(shares, names, strict=True) if of == name]
-        splits = Counter((share.explorer, share.learner) for share in own)
-        rows = tuple(Split(explorer, learner, steps) for (explorer, learner), steps in splits.items())
+        own = [split for split, of in zip(splits, names, strict=True) if of == name]
+        counts = Counter((split.explorer, split.learner) for split in own)
+        rows = tuple(Split(explorer, learner, steps) for (explorer, learner), steps in counts.items())
         found.append(PhaseWork(name, own[0].step, own[-1].step, rows))
     return tuple(found)

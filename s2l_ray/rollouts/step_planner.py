@@ -87,18 +87,18 @@ class StepPlanner:
 
         Every epoch has G explorer rollouts of each prompt to itself, of which a step takes its first G_w.
         """
-        share = self.schedule.share(step)
-        if not share.explorer:
+        split = self.schedule.split(step)
+        if not split.explorer:
             return []
-        first_draw = self._epoch(step) * share.size
-        return [ExplorerRequest(step, p, share.explorer, self.explorer_seed, first_draw) for p in prompt_ids]
+        first_draw = self._epoch(step) * split.size
+        return [ExplorerRequest(step, p, split.explorer, self.explorer_seed, first_draw) for p in prompt_ids]
 
     def learner_requests(self, step: int, prompt_ids: Sequence[str]) -> list[LearnerRequest]:
         """One request of G_s rollouts per prompt, without a weight version yet; none if G_s is 0."""
-        share = self.schedule.share(step)
-        if not share.learner:
+        split = self.schedule.split(step)
+        if not split.learner:
             return []
-        return [LearnerRequest(step, p, share.learner, self.seed) for p in prompt_ids]
+        return [LearnerRequest(step, p, split.learner, self.seed) for p in prompt_ids]
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -122,7 +122,7 @@ def step_planner(config: Config, prompt_ids: Sequence[str]) -> StepPlanner:
 
 
 def check_group(prompt_id: str, summaries: Iterable[RolloutSummary], explorer: int, learner: int) -> None:
-    """A group is its prompt id: exactly G_w + G_s distinct rollouts of one prompt.
+    """Check that a group is whole: exactly G_w + G_s distinct rollouts of one prompt.
 
     Raises:
         GroupError: any rollout is of another prompt, missing or double.

@@ -57,7 +57,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
             run directory and ends a private Ray, in this order.
 
     Raises:
-        S2LError: anything that a user can mend; if possible before an engine is started.
+        S2LError: anything that a user can correct; if possible before an engine is started.
     """
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the

@@ -39,10 +39,10 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
     for row in rows:
         rewards.setdefault(row.prompt_id, set()).add(row.reward)
     return StepRecord(
-        step=batch.share.step,
-        alpha=float(batch.share.alpha),
-        explorer_per_group=batch.share.explorer,
-        learner_per_group=batch.share.learner,
+        step=batch.split.step,
+        alpha=float(batch.split.alpha),
+        explorer_per_group=batch.split.explorer,
+        learner_per_group=batch.split.learner,
         reward=sum(row.reward for row in rows) / len(rows),
         sources={source: SourceStats.of(r for r in rows if r.source == source) for source in get_args(Source)},
         zero_variance_groups=sum(len(found) == 1 for found in rewards.values()),
@@ -88,7 +88,7 @@ def step_record(
 
 def _pipeline(batch: StepBatch) -> PipelineStats:
     learners = [row for row in batch.summaries if row.source == "learner"]
-    ages = [staleness(row, batch.share.step) for row in learners]
+    ages = [staleness(row, batch.split.step) for row in learners]
     return PipelineStats(
         prefetch_mb=batch.prefetched_bytes / 1e6,
         banked_rollouts=batch.banked,

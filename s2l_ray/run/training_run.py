@@ -41,7 +41,7 @@ class TrainingRun:
         reporter: told what happens.
 
     Raises:
-        S2LError: anything that a user can mend; if possible before an engine is started. Nothing is left running.
+        S2LError: anything that a user can correct; if possible before an engine is started. Nothing is left running.
     """
 
     def __init__(self, config: Config, reporter: Reporter) -> None:
@@ -145,7 +145,7 @@ class TrainingRun:
 
     def _keep_stragglers(self, batch: StepBatch) -> None:
         """Write down which groups the step did not wait for, before it is trained: it may have to be done again."""
-        step = batch.share.step
+        step = batch.split.step
         if chosen := self._stragglers.get(step) or batch.stragglers:
             append_stragglers(self._directory.path / STRAGGLERS, step, chosen)
 

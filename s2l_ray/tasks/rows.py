@@ -1,4 +1,4 @@
-"""The rows of JSONL and Parquet files, and what is wrong with those that are none."""
+"""The rows of JSONL and Parquet files, and the errors of malformed rows."""
 
 from __future__ import annotations
 

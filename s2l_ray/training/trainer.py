@@ -206,9 +206,8 @@ class PolicyTrainer:
     def _make_room(self) -> None:
         """Give back what only the update needs: engines may share the device."""
         if self.reference is not None:
-            cast(
-                FSDPModule, self.reference
-            ).reshard()  # FSDP2 keeps the root whole after a forward that no backward follows
+            # FSDP2 keeps the root whole after a forward that no backward follows.
+            cast(FSDPModule, self.reference).reshard()
         give_back_cached()
 
     def _prepare(self, mini_batches: list[list[RolloutGroup]]) -> list[RankShare]:

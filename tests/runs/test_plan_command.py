@@ -255,9 +255,11 @@ def test_the_same_words_give_the_same_document(capsys, inventory):
     assert planned(capsys, PAPER, "--inventory", nodes) == planned(capsys, PAPER, "--inventory", nodes)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(inventory):
+@pytest.mark.parametrize("command", ["config", "plan", "plan --json"])
+def test_a_reader_that_has_seen_enough_is_no_error(command: str, inventory):
     """`s2l plan ... | head`: here the reader goes before anything is printed."""
-    words = ["plan", PAPER, "--inventory", inventory("gpus: 8, gpu: H100-80GB"), "--json"]
+    nodes = [PAPER, "--inventory", inventory("gpus: 8, gpu: H100-80GB")]
+    words = [*command.split(), *(nodes if command != "config" else [])]
     plan = subprocess.Popen(
         [sys.executable, "-m", "s2l_ray", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -265,3 +267,21 @@ def test_a_reader_that_has_seen_enough_is_no_error(inventory):
     with plan.stderr as errors:
         assert errors.read() == ""
     assert plan.wait(PATIENCE_S) == 141
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--mean-response-tokens", "-5"], "must be a number above 0, not '-5'"),
+        (["--mean-response-tokens", "nan"], "must be a number above 0, not 'nan'"),
+        (["--mean-response-tokens", "1e9"], "is more than rollout.max_tokens, which is 4096"),
+        (["--png", "plan.foo"], "must end in .png, not 'plan.foo'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_line(option: list[str], message: str, inventory, capsys) -> None:
+    try:
+        status = main(["plan", PAPER, "--inventory", inventory("gpus: 8, gpu: H100-80GB"), *option])
+    except SystemExit as refused:  # argparse
+        status = refused.code
+    assert status in (1, 2)
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -50,7 +50,7 @@ def config(group_size: int = 4, prompts: int = 8, steps: int = 24, mix_steps: in
 
 def record(step: SimulatedStep, settings: Config, rng: np.random.Generator) -> StepRecord:
     """As a run would have written it, with rewards as TRUTH has them."""
-    share = settings.schedule.build(settings.rollout.group_size).share(step.step)
+    share = settings.schedule.build(settings.rollout.group_size).split(step.step)
     prompts = settings.rollout.prompts_per_step
     counts = {"explorer": share.explorer, "learner": share.learner}
     right = TRUTH.solved.draw(rng, prompts, counts)

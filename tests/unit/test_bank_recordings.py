@@ -303,7 +303,7 @@ def test_needed_of_an_adaptive_schedule_is_the_most_that_it_can_ask(family: Fami
     nothing = needed_requests(
         configured(family, tmp_path, *overrides[:2], "schedule.mix_steps=1"), [f"p{n}" for n in range(40)]
     )
-    assert nothing == [] and Schedule("off", 4, 1).share(1).explorer == 0
+    assert nothing == [] and Schedule("off", 4, 1).split(1).explorer == 0
 
 
 def test_every_request_is_a_group_at_a_time(family: Family, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.config import load_config
+from s2l_ray.config.reference import keys
+from s2l_ray.config.renamed import RENAMED
 from s2l_ray.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -124,3 +126,28 @@ def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
     extended = tmp_path / "mine.yaml"
     extended.write_text(f"extends: {quickstart}\nbank: readwrite\n")
     assert load_config(extended, ["bank.path=/b"]).bank.model_dump() == expected | {"mode": "readwrite"}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_told_its_new_name(old: str, new: str, tmp_path: Path) -> None:
+    assert [key.name for key in keys(new)] == [new]
+    section, name = old.split(".")
+    with pytest.raises(ConfigError, match=f"override {old}: this key is now {new}"):
+        load_config("quickstart", [f"{old}=1"])
+    (tmp_path / "run.yaml").write_text(f"extends: quickstart\n{section}: {{{name}: 1}}\n")
+    with pytest.raises(ConfigError, match=f"{old}: this key is now {new}"):
+        load_config(tmp_path / "run.yaml")
+    for asked in (old, name):
+        with pytest.raises(ConfigError, match=f"{asked}: this key is now {new}"):
+            keys(asked)
+
+
+def test_the_changelog_has_the_renamed_keys() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert all(f"| `{old}` | `{new}` |" in text for old, new in RENAMED.items())
+
+
+def test_an_extended_file_that_is_missing_is_named_with_the_file_that_extends_it(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("extends: quickstrat\n")
+    with pytest.raises(ConfigError, match=r"run.yaml: extends: /.*/quickstrat does not exist; did you mean quickstart"):
+        load_config(tmp_path / "run.yaml")

@@ -226,7 +226,7 @@ def test_a_users_whole_batch_estimator_is_normalised() -> None:
 def test_a_users_schedule() -> None:
     # 1, 0.9, 0.8, 0.7000000000000001 (a float), ...; times 10 and up, without the float's error
     built = ScheduleConfig(kind="own_functions:thirds", steps=8, mix_steps=8).build(10)
-    assert [built.share(step).explorer for step in range(1, 9)] == [10, 9, 8, 7, 6, 5, 4, 3]
+    assert [built.split(step).explorer for step in range(1, 9)] == [10, 9, 8, 7, 6, 5, 4, 3]
 
 
 @pytest.mark.usefixtures("own")
@@ -294,4 +294,4 @@ def test_the_example_advantage() -> None:
 def test_the_example_schedule() -> None:
     assert [stairs(step, 8, Fraction(1)) for step in range(1, 10)] == [1, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0]
     schedule = load_config(QUICKSTART, ["schedule.kind=examples.schedule:stairs"]).schedule.build(8)
-    assert [schedule.share(step).explorer for step in (1, 10, 11, 21, 31, 41)] == [8, 8, 6, 4, 2, 0]
+    assert [schedule.split(step).explorer for step in (1, 10, 11, 21, 31, 41)] == [8, 8, 6, 4, 2, 0]

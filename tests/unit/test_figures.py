@@ -35,7 +35,7 @@ def stats(rollouts: int, reward: float) -> SourceStats:
 def steps(total: int, schedule: Schedule) -> list[StepRecord]:
     records = []
     for number in range(1, total + 1):
-        share = schedule.share(number)
+        share = schedule.split(number)
         sources = {"explorer": stats(4 * share.explorer, 0.1), "learner": stats(4 * share.learner, number / total)}
         seconds = {"rollout": 1.0, "update": 0.5 * number, "total": 2.0 + 0.5 * number}
         records.append(

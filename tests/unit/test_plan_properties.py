@@ -156,7 +156,7 @@ def test_phases_are_contiguous_and_only_explorers_hand_over(config: Config, node
     assert [p.name for p in phases] == [p.name for p in plan.phases]
     schedule = config.schedule.build(config.rollout.group_size)
     for phase in phases:
-        shares = [schedule.share(step) for step in range(phase.first_step, phase.last_step + 1)]
+        shares = [schedule.split(step) for step in range(phase.first_step, phase.last_step + 1)]
         assert all((s.learner == 0) == (phase.name == "explore") for s in shares)
         assert all((s.explorer == 0) == (phase.name == "on-policy") for s in shares)
         roles = Counter(slot.role for slot in phase.slots)

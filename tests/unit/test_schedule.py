@@ -13,7 +13,7 @@ from s2l_ray.schedule import AdaptiveSchedule, Schedule
 
 
 def explorer_counts(schedule: Schedule, steps: int) -> list[int]:
-    return [schedule.share(step).explorer for step in range(1, steps + 1)]
+    return [schedule.split(step).explorer for step in range(1, steps + 1)]
 
 
 def test_linear_is_the_papers_by_hand():
@@ -60,7 +60,7 @@ def test_linear_equals_whole_number_arithmetic(group: int, mix: int, tenths: int
 )
 def test_shares_add_up_and_never_rise(group: int, mix: int, kind: str, step: int):
     schedule = Schedule(kind, group, mix)
-    now, then = schedule.share(step), schedule.share(step + 1)
+    now, then = schedule.split(step), schedule.split(step + 1)
     assert now.explorer + now.learner == group and min(now.explorer, now.learner) >= 0
     assert then.explorer <= now.explorer
 
@@ -69,7 +69,7 @@ def test_impossible_schedules_are_refused():
     with pytest.raises(ValueError):
         Schedule("linear", 8, 0)
     with pytest.raises(ValueError):
-        Schedule("linear", 8, 4).share(0)
+        Schedule("linear", 8, 4).split(0)
 
 
 # ---- adaptive -----------------------------------------------------------------------------------------------------
@@ -83,28 +83,28 @@ def adaptive(**changes) -> AdaptiveSchedule:
 def test_adaptive_by_hand():
     schedule = adaptive()
     # Windows of two steps: (1, 2), (3, 4), ... The first two have all of G = 4.
-    assert [schedule.share(step).explorer for step in (1, 2, 3, 4)] == [4, 4, 4, 4]
+    assert [schedule.split(step).explorer for step in (1, 2, 3, 4)] == [4, 4, 4, 4]
     # Window 0 compared nothing (the learner sampled nothing), so window 2 has one less; likewise window 3.
     for step in (1, 2, 3, 4):
         schedule.observe(step, 0, 0)
-    assert [schedule.share(step).explorer for step in (5, 6, 7, 8)] == [3, 3, 2, 2]
+    assert [schedule.split(step).explorer for step in (5, 6, 7, 8)] == [3, 3, 2, 2]
     # Window 2 (steps 5, 6): 3 + 1 of 8 + 8 groups are exactly a quarter, not below it: window 4 stays at 2.
     schedule.observe(5, 3, 8)
     schedule.observe(6, 1, 8)
-    assert [schedule.share(step).explorer for step in (9, 10)] == [2, 2]
+    assert [schedule.split(step).explorer for step in (9, 10)] == [2, 2]
     # Window 3 (steps 7, 8): 3 of 16 are below: window 5 has 1. From T_mix = 12 on there is none.
     schedule.observe(7, 3, 8)
     schedule.observe(8, 0, 8)
-    assert [schedule.share(step).explorer for step in (11, 12, 13)] == [1, 0, 0]
-    assert schedule.share(11).alpha == Fraction(1, 4) and schedule.share(11).learner == 3
+    assert [schedule.split(step).explorer for step in (11, 12, 13)] == [1, 0, 0]
+    assert schedule.split(11).alpha == Fraction(1, 4) and schedule.split(11).learner == 3
 
 
 def test_adaptive_does_not_guess():
     schedule = adaptive()
     schedule.observe(1, 0, 0)
     with pytest.raises(LookupError, match=r"has not observed steps \[2\]"):
-        schedule.share(5)
-    assert schedule.share(12).explorer == 0  # from T_mix on nothing needs to be known
+        schedule.split(5)
+    assert schedule.split(12).explorer == 0  # from T_mix on nothing needs to be known
 
 
 @given(
@@ -116,7 +116,7 @@ def test_adaptive_never_rises_is_never_negative_and_follows_what_was_observed(ob
     first, again = (adaptive(group_size=group_size, every=every, mix_steps=30) for _ in range(2))
     for step, (only, compared) in enumerate(observations, start=1):
         first.observe(step, only, compared)
-    counts = [first.share(step).explorer for step in range(1, 41)]
+    counts = [first.split(step).explorer for step in range(1, 41)]
     assert counts[0] == group_size and counts[-1] == 0
     assert all(
         0 <= b <= a <= b + (group_size if step == 29 else 1)
@@ -124,7 +124,7 @@ def test_adaptive_never_rises_is_never_negative_and_follows_what_was_observed(ob
     )
     # A share needs nothing from the `every` steps before it: those may still be running while it is sampled ahead.
     for step in range(1, 41):
-        assert again.share(step).explorer == counts[step - 1]
+        assert again.split(step).explorer == counts[step - 1]
         if step > every:
             again.observe(step - every, *observations[step - every - 1])
 

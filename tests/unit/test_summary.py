@@ -183,3 +183,15 @@ def test_hand_overs_by_hand():
     ]
     assert hand_overs(steps[:4])[0]["seconds_after"] is None
     assert hand_overs(steps[:3]) == []
+
+
+def test_a_whole_line_of_another_version_is_not_taken_for_a_torn_one(tmp_path):
+    log = StepLog(tmp_path / "steps.jsonl")
+    row = step(1).to_json()
+    row["pipeline"] = {"ahead_mb": 1.0}
+    log.path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="line 1: written by another version of s2l-ray; read it with that version"):
+        log.read()
+    log.path.write_text("[]\n")
+    with pytest.raises(DataError, match="line 1: not a step record; restore the file"):
+        log.read()

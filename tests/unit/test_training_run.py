@@ -72,7 +72,7 @@ class Graph:
         self._call("collect", step)
         rows = [RolloutSummary("a", "explorer", i, 0, float(i), "right", 3, 5, False, "00") for i in range(2)]
         return StepBatch(
-            share=GroupSplit(step, Fraction(1), 2, 0),
+            split=GroupSplit(step, Fraction(1), 2, 0),
             prompts=["a"],
             assignment=[],
             summaries=rows,
@@ -88,7 +88,7 @@ class Graph:
         )
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list]:
-        self._call("update", batch.share.step)
+        self._call("update", batch.split.step)
         return {"loss": 0.5}, []
 
     def weight_sync(self, version: int) -> None:

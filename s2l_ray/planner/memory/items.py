@@ -38,5 +38,5 @@ def context_bytes(cuda: bool, devices: int, process: int) -> int:
 
 
 def positive(ledger: Ledger) -> Ledger:
-    """Without the items that this configuration does not have."""
+    """The items that are not zero."""
     return {item: size for item, size in ledger.items() if size}

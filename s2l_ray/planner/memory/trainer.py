@@ -217,7 +217,7 @@ def _last_reduction(rank: _Rank) -> Ledger:
 
 
 def _batch(rank: _Rank) -> int:
-    """Bytes of all micro-batches of a step, which are on the device together (PolicyTrainer._pack_in_step).
+    """Bytes of all micro-batches of a step, which are on the device together (training/lockstep.py, pack_in_step).
 
     24 bytes a token, and 34 bytes a response token (training/packing.py).
     """

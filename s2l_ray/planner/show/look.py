@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from s2l_ray.config.placement_modes import PLACEMENT_MODES
 from s2l_ray.placement.plan import PhasePlan
 from s2l_ray.style import SOURCE_COLOURS
-
-if TYPE_CHECKING:
-    pass
 
 ROLE_COLOURS = {"trainer": "#009E73", "learner": SOURCE_COLOURS["learner"], "explorer": SOURCE_COLOURS["explorer"]}
 """Explorer and learner as in run reports; the colours can be told apart with any colour vision (Okabe-Ito)."""

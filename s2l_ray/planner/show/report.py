@@ -32,7 +32,7 @@ class PlanReport:
     """Prints as the whole report, for the width and colours of the console it is printed on.
 
     Args:
-        title: what was planned, such as "configs/paper.yaml on 1 node of 8 x H100-80GB".
+        title: what was planned, such as "paper/qwen3_1.7b_to_8b on 1 node of 8 x H100-80GB".
         simulated: whose constants were used, and the simulated run.
     """
 

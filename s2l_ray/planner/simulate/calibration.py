@@ -240,7 +240,7 @@ def _medians(steps: list[tuple[int, dict[str, float]]]) -> dict[Point, tuple[flo
 
 def _simulated_medians(found: Simulation, config: Config) -> dict[Point, tuple[float, int]]:
     schedule = config.schedule.build(config.rollout.group_size)
-    return _medians([(schedule.share(s.step).explorer, s.seconds | s.spans) for s in found.steps[1:]])
+    return _medians([(schedule.split(s.step).explorer, s.seconds | s.spans) for s in found.steps[1:]])
 
 
 def _errors(measured: MeasuredRun, constants: Constants) -> dict[int, float]:
@@ -249,7 +249,7 @@ def _errors(measured: MeasuredRun, constants: Constants) -> dict[int, float]:
     schedule = config.schedule.build(config.rollout.group_size)
     simulated: dict[int, list[float]] = defaultdict(list)
     for step in found.steps[1:]:
-        simulated[schedule.share(step.step).explorer].append(step.seconds["total"])
+        simulated[schedule.split(step.step).explorer].append(step.seconds["total"])
     real: dict[int, list[float]] = defaultdict(list)
     for record in measured.records:
         real[record.explorer_per_group].append(own_seconds(record))

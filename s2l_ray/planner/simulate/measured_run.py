@@ -113,7 +113,7 @@ def _evaluations(run: Path, config: Config) -> Iterator[Evaluation]:
         return
     found = read_json(run / "summary.json", RESTORE)["evaluation"]
     schedule = config.schedule.build(config.rollout.group_size)
-    alone = [row for row in found.get("during") or [] if not schedule.share(row["step"] + 1).explorer]
+    alone = [row for row in found.get("during") or [] if not schedule.split(row["step"] + 1).explorer]
     rows = [*alone, *filter(None, [found.get("after")])]
     if rows:
         seconds = median(row["seconds"] for row in rows)

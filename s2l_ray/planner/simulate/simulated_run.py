@@ -50,7 +50,7 @@ class Simulation:
 
     @cached_property
     def run_seconds(self) -> float:
-        """From the begin of the first step to the end of the last."""
+        """From the beginning of the first step to the end of the last."""
         last = self.steps[-1]
         return last.start + last.seconds["total"]
 

@@ -240,8 +240,8 @@ class _SimulatedRun:
         return 0 if source == "explorer" and self._work.banked else self._count(step, source)
 
     def _count(self, step: int, source: Source) -> int:
-        share = self._schedule.share(step)
-        return share.explorer if source == "explorer" else share.learner
+        split = self._schedule.split(step)
+        return split.explorer if source == "explorer" else split.learner
 
     # ---- the trainer -----------------------------------------------------------------------------------------------
 

@@ -1,17 +1,8 @@
-"""What a run keeps: checkpoints, and metrics in MLflow."""
+"""Where a run logs its metrics."""
 
 from __future__ import annotations
 
-from s2l_ray.config.section import Positive, PositiveFloat, Section
-
-
-class CheckpointConfig(Section):
-    """Checkpoints, from which a run resumes."""
-
-    every: Positive = 20
-    """Steps between checkpoints; the last step is always saved."""
-    keep: Positive = 2
-    """Number of checkpoints that are kept, the newest ones."""
+from s2l_ray.config.section import PositiveFloat, Section
 
 
 class TrackingConfig(Section):
