@@ -19,6 +19,7 @@ EXTENSIONS = [
     "schedule.kind=examples.schedule:stairs",
     "objective.advantage=examples.advantage:learner_baseline",
     "objective.loss=examples.loss:dual_clip",
+    "objective.correction.explorer=examples.correction:geometric_mean",
 ]
 
 

@@ -5,7 +5,8 @@ Run it from the directory above:
     s2l train quickstart verifier.kind=examples.verifier:partial_credit
 
 The function is called for each response, in processes of its own that are killed when a check takes longer than
-verifier.timeout_s. It returns a bool or a reward in [0, 1], where exactly 1 means right.
+verifier.timeout_s. It returns a bool, a reward in [0, 1], where exactly 1 means right, or a
+`s2l_ray.rollouts.records.Verdict`, which can also say that an answer is unparsable.
 """
 
 from __future__ import annotations

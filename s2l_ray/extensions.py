@@ -14,16 +14,21 @@ therefore not import torch at their top; annotations may name its types under `T
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, S2LError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+LONGEST_MESSAGE = 200
+"""Characters of the message of a user's exception that are repeated."""
 
 
 class Registry(Generic[Function]):
@@ -58,7 +63,13 @@ class Registry(Generic[Function]):
         return (*self._built_in, *self._beside)
 
     def register(self, name: str) -> Callable[[Function], Function]:
-        """Make the decorated function the one that `name` stands for."""
+        """Make the decorated function the one that `name` stands for.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self.names:
+            raise ValueError(f"{self.key}: the name {name!r} is taken; choose another")
 
         def add(function: Function) -> Function:
             self._built_in[name] = function
@@ -84,27 +95,55 @@ class Registry(Generic[Function]):
         """Whether the name stands for a function of this package."""
         return name in self.names
 
-    def resolve(self, name: str) -> Function:
+    def resolve(self, name: str, key: str | None = None) -> Function:
         """The function that `name` stands for. A user's module is also looked for in the working directory.
+
+        Args:
+            name: a known name, or module:function.
+            key: the configuration key for messages, where several share this registry.
 
         Raises:
             ConfigError: the name is not known, the module cannot be imported, has no such function, or the function
                 cannot be called with the parameters of this registry. The message names the key.
         """
-        found = self._built_in.get(name)
+        found, key = self._built_in.get(name), key or self.key
         if found is not None and not isinstance(found, str):
             return found
         try:
             target = found or self.checked(name)
         except ValueError as error:
-            raise ConfigError(f"{self.key}: {name!r} {error}") from None
-        function = self._import(target)
+            raise ConfigError(f"{key}: {name!r} {error}") from None
+        function = self._import(target, key)
         if found is None:
-            self._check_call(function, name)
+            self._check_call(function, name, key)
         return cast(Function, function)
 
+    def call(self, name: str, *arguments: Any, key: str | None = None) -> Any:
+        """Call the function that `name` stands for.
+
+        Args:
+            name: a known name, or module:function.
+            arguments: as the parameters of this registry.
+            key: the configuration key for messages, where several share this registry.
+
+        Raises:
+            ConfigError: see `resolve`; or a user's function raised something, or tried to end the process. What a
+                built-in function raises, and any S2LError, passes through.
+        """
+        function = self.resolve(name, key)
+        if self.is_built_in(name):
+            return function(*arguments)
+        try:
+            return function(*arguments)
+        except S2LError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{key or self.key}: {name} {_raised(error)}") from error
+
     def source_of(self, name: str) -> str | None:
-        """The source of the module of a user's function; None for a built-in one.
+        """The source of the module that a user's function is named in; None for a built-in function.
+
+        The source of the module that defines the function follows, if it is another one and can be read.
 
         Raises:
             OSError: there is no source to read: the module is compiled, or built into the interpreter.
@@ -112,14 +151,21 @@ class Registry(Generic[Function]):
         """
         if self.is_built_in(name):
             return None
-        self.resolve(name)
-        module = sys.modules[name.partition(":")[0]]
+        function = self.resolve(name)
+        named = sys.modules[name.partition(":")[0]]
         try:
-            return inspect.getsource(module)
+            source = inspect.getsource(named)
         except TypeError as error:
             raise OSError(str(error)) from error
+        defining = _defining_module(function)
+        if defining is None or defining is named:
+            return source
+        try:
+            return source + "\0" + inspect.getsource(defining)
+        except (OSError, TypeError):  # compiled, or built into the interpreter
+            return source
 
-    def _import(self, target: str) -> Callable[..., Any]:
+    def _import(self, target: str, key: str) -> Callable[..., Any]:
         module_name, _, function_name = target.partition(":")
         if os.getcwd() not in sys.path and "" not in sys.path:
             sys.path.append(os.getcwd())
@@ -127,21 +173,19 @@ class Registry(Generic[Function]):
             function = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"{self.key}: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
+                f"{key}: cannot import {target} ({error}); check its spelling, and run where {module_name} can be "
                 "imported (the working directory and PYTHONPATH are searched)"
             ) from error
-        except Exception as error:  # whatever the user's module does when it is imported
-            raise ConfigError(
-                f"{self.key}: importing {module_name} fails with {type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
+            raise ConfigError(f"{key}: importing {module_name} fails with {type(error).__name__}: {error}") from error
         if not callable(function):
-            raise ConfigError(f"{self.key}: {target} is {function!r}, not a function")
+            raise ConfigError(f"{key}: {target} is {function!r}, not a function")
         return cast(Callable[..., Any], function)
 
-    def _check_call(self, function: Callable[..., Any], name: str) -> None:
+    def _check_call(self, function: Callable[..., Any], name: str, key: str) -> None:
         """Refuse a function that cannot be called as this registry's functions are."""
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise ConfigError(f"{self.key}: {name} must return its result; it is asynchronous or a generator")
+            raise ConfigError(f"{key}: {name} must return its result; it is asynchronous or a generator")
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # of some functions written in C
@@ -154,9 +198,29 @@ class Registry(Generic[Function]):
         except TypeError as error:
             how = ", ".join(f"{p}=..." if self._keywords else p for p in self._parameters)
             raise ConfigError(
-                f"{self.key}: {name} is called as function({how}), which its parameters {signature} do not allow "
-                f"({error})"
+                f"{key}: {name} is called as function({how}), which its parameters {signature} do not allow ({error})"
             ) from None
+
+
+def _raised(error: BaseException) -> str:
+    """What a user's function raised, and where, in one line."""
+    try:
+        message = str(error).strip()
+    except Exception:  # the message is made by the user's code, too
+        message = ""
+    what = type(error).__name__ + (f": {message.splitlines()[0][:LONGEST_MESSAGE]}" if message else "")
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    place = frame.f_code.co_filename
+    # Only the frame of the call itself: the function is compiled, and there is no line of it.
+    return f"raised {what}" + ("" if place == __file__ else f" ({place}, line {line})")
+
+
+def _defining_module(function: Callable[..., Any]) -> ModuleType | None:
+    """The module that defines a function, beneath its decorators and partial applications."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    return inspect.getmodule(function)
 
 
 VERIFIERS: Registry[Callable[..., Any]] = Registry(

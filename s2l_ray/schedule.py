@@ -114,11 +114,12 @@ class Schedule:
         """The explorer's share at `step` (1-based), in [0, 1].
 
         Raises:
-            ConfigError: there is no such schedule, or it returned something other than a number in [0, 1].
+            ConfigError: there is no such schedule, or a user's one raised something or returned something other than a
+                number in [0, 1].
         """
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
-        alpha = SCHEDULES.resolve(self.kind)(step, self.mix_steps, self.start)
+        alpha = SCHEDULES.call(self.kind, step, self.mix_steps, self.start)
         if not isinstance(alpha, Fraction | int | float) or not 0 <= alpha <= 1:
             raise ConfigError(
                 f"schedule.kind: {self.kind} returned {alpha!r} at step {step}; return a Fraction, int or float in "

@@ -68,19 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _config_of(place: str) -> Config:
-    """The configuration of a run directory, or that which `load_config` finds by this name.
+    """The configuration of a run directory, or the file of this name; values that a file leaves open stay `???`.
 
     Raises:
         ConfigError: there is none, or it is not valid.
     """
-    from s2l_ray.config import load_config
+    from s2l_ray.config.loading import load_incomplete
 
     if not Path(place).is_dir():
-        return load_config(place)
+        return load_incomplete(place)
     file = Path(place) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{place} holds no config.yaml: it is no run directory")
-    return load_config(file)
+    return load_incomplete(file)
 
 
 def _heading(key: Key) -> Text:

@@ -66,12 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan the run and show the plan. Returns 0 if the run fits, else 1.
 
     Raises:
-        S2LError: configuration, inventory or models cannot be read, or there is no Ray to ask.
+        S2LError: configuration, inventory or models cannot be read, a function that the configuration names cannot be
+            used, or there is no Ray to ask.
     """
     from s2l_ray.config import load_config
+    from s2l_ray.config.extension_points import check_extensions
     from s2l_ray.planner.search import make_plan
 
     config = load_config(arguments.config, arguments.overrides)
+    check_extensions(config)
     mean, longest = arguments.mean_response_tokens, config.rollout.max_tokens
     if mean is not None and mean > longest:
         raise ConfigError(f"--mean-response-tokens {mean:g} is more than rollout.max_tokens, which is {longest}")

@@ -27,10 +27,11 @@ inventory file (YAML; a GB is 10**9 bytes, as on data sheets):
   (of the node, one way), pcie_gb_s, compute_capability (below 8.0: no
   bfloat16), cpus, memory_gb.
 
-what can be fixed instead of planned: placement.mode=colocated|separate|mixed,
-placement.hand_over=on|off, trainer.ranks, and of engines.explorer and
-engines.learner: count, tensor_parallel, kv_cache_gb. placement.headroom is the
-share of each GPU's memory that stays free.
+what can be fixed instead of planned: placement.mode and
+placement.hand_over (`s2l config placement` has their values), trainer.ranks,
+and of engines.explorer and engines.learner: count, tensor_parallel,
+kv_cache_gb. placement.headroom is the share of each GPU's memory that stays
+free.
 
 keys of --json: fits, problems, mode, device, ranks, tensor_parallel, dtype,
 dtype_reason, run_seconds, phases [name, steps, first_step, last_step,

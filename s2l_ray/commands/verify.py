@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command, positive
+from s2l_ray.extensions import VERIFIERS
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -28,7 +29,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="JSONL or Parquet file")
     parser.add_argument("--to", type=Path, metavar="FILE", help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
-    parser.add_argument("--kind", default="math", help="math, countdown or module:function (default: %(default)s)")
+    parser.add_argument(
+        "--kind", default="math", help=f"{', '.join(VERIFIERS.names)} or module:function (default: %(default)s)"
+    )
     parser.add_argument(
         "--workers",
         type=positive,
@@ -57,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             lambda done, rows: display.update("verified", done, rows),
         )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
-    print(f"{summary.rows} answers: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
+    answers = "1 answer" if summary.rows == 1 else f"{summary.rows} answers"
+    print(f"{answers}: {counts}; {summary.answers_per_second:.0f} answers/s; verdicts in {target}")
     if summary.failure is not None:
         failed = f"{summary.counts['failed']} of {summary.rows} rows could not be checked"
         print(f"{failed}, the first so: {summary.failure}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from s2l_ray.config.run import Config
@@ -19,16 +20,23 @@ class Extension(NamedTuple):
     name: str
 
 
+REGISTRIES: dict[str, Registry[Any]] = {
+    "verifier.kind": VERIFIERS,
+    "schedule.kind": SCHEDULES,
+    "objective.advantage": ADVANTAGES,
+    "objective.loss": LOSSES,
+    "objective.correction.explorer": CORRECTIONS,
+    "objective.correction.learner": CORRECTIONS,
+}
+"""The registry of each key that names a function."""
+
+
 def extensions(config: Config) -> Iterator[Extension]:
     """Every key that names a function of a registry."""
-    objective = config.objective
-    yield Extension("verifier.kind", VERIFIERS, config.verifier.kind)
-    if config.schedule.kind != ADAPTIVE:
-        yield Extension("schedule.kind", SCHEDULES, config.schedule.kind)
-    yield Extension("objective.advantage", ADVANTAGES, objective.advantage)
-    yield Extension("objective.loss", LOSSES, objective.loss)
-    yield Extension("objective.correction.explorer", CORRECTIONS, objective.correction.explorer)
-    yield Extension("objective.correction.learner", CORRECTIONS, objective.correction.learner)
+    for key, registry in REGISTRIES.items():
+        name = attrgetter(key)(config)
+        if (key, name) != ("schedule.kind", ADAPTIVE):  # a controller, not a function
+            yield Extension(key, registry, name)
 
 
 def check_extensions(config: Config) -> None:
@@ -38,7 +46,7 @@ def check_extensions(config: Config) -> None:
         ConfigError: see `Registry.resolve` and `ScheduleConfig.build`.
     """
     for extension in extensions(config):
-        extension.registry.resolve(extension.name)
+        extension.registry.resolve(extension.name, extension.key)
     config.schedule.build(config.rollout.group_size)
 
 

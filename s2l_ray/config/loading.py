@@ -48,13 +48,26 @@ def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None =
         ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is impossible.
     """
+    return _load(path, overrides, incomplete=False)
+
+
+def load_incomplete(path: str | Path) -> Config:
+    """A configuration to look at, not to run: a text key that is `???` in its file has this text as its value.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _load(path, None, incomplete=True)
+
+
+def _load(path: str | Path, overrides: list[str] | dict[str, Any] | None, *, incomplete: bool) -> Config:
     merged = _read(CONFIGURATIONS.find(path), ())
     layers = overrides.items() if isinstance(overrides, dict) else [_split(item) for item in overrides or []]
     with_values = _from_python if isinstance(overrides, dict) else _from_word
     try:
         for key, value in layers:  # one by one: a later one changes what it names, and nothing beside it
             merged = _merged(merged, _spelled_out(with_values(key, value)))
-        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=not incomplete)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
     return parse_config(cast(dict[str, Any], values), str(path))

@@ -20,8 +20,9 @@ class CorrectionConfig(Section):
     """Weight on the policy loss of the learner's tokens: w = exp(learner's log-prob before the step - log-prob that
     the engine sampled with). `none`: 1, as the paper has it; `token`: each token its own w; `sequence`: the product
     over the response, for each of its tokens (verl's token and sequence levels); or your own `module:function`, called
-    as function(log_ratio, lengths) (s2l_ray/objective/weighting.py says with what). The engine's log-prob is of the
-    distribution sampled from, top-p and top-k included; the learner's has rollout.learner.temperature only."""
+    as function(log_ratio, lengths) (s2l_ray/objective/weighting.py says with what, examples/correction.py is one). The
+    engine's log-prob is of the distribution sampled from, top-p and top-k included; the learner's has
+    rollout.learner.temperature only."""
     mode: CorrectionMode = "truncate"
     """`truncate`: min(w, cap), truncated importance sampling; `mask`: w within [1/cap, cap], else 0. What is masked
     stays in the loss's denominators. Metric correction_kept/SOURCE: share of tokens with w within [1/cap, cap]."""
@@ -39,7 +40,7 @@ class ObjectiveConfig(Section):
     `reinforce++`: R normalised to mean 0 and deviation 1 over all response tokens of the mini-batch (arXiv 2501.03262);
     `reinforce++_baseline`: R - m, so normalised;
     `pass_at_k`: the group's pass@k, shared out over its rollouts in closed form (arXiv 2508.10751);
-    or your own `module:function`, called as function(group, objective) (s2l_ray/objective/advantages.py says with what,
+    `module:function`: your own, called as function(group, objective) (s2l_ray/objective/advantages.py says with what,
     examples/advantage.py is one)."""
     normalise_std: bool = True
     """grpo and pass_at_k: divide by the group's standard deviation; off: only the mean is removed (Dr. GRPO)."""
@@ -57,7 +58,7 @@ class ObjectiveConfig(Section):
     aggregation: sequence);
     `cispo`: -clip(r) A log p without gradient through clip(r) (MiniMax-M1, arXiv 2506.13585: clip_low 1);
     `sapo`: -(4 / t) sigmoid(t (r - 1)) A, no clip (arXiv 2511.20347);
-    or your own `module:function`, called as function(tokens, objective) (s2l_ray/objective/losses.py says with what,
+    `module:function`: your own, called as function(tokens, objective) (s2l_ray/objective/losses.py says with what,
     examples/loss.py is one)."""
     clip_low: Fractional = 0.2
     """ppo, gspo and cispo: clip(r) holds r at 1 - clip_low or above."""

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from s2l_ray.config.extension_points import REGISTRIES
 from s2l_ray.config.renamed import RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
 
+MISSING = "???"
+"""A value that a file leaves to whoever uses it."""
 _NEW_ITEM = re.compile(r"- |`[^`]+`( \([^)]*\))?:")
 """How a line of a docstring begins that is an item of a list: "- ", or a value in backquotes and a colon."""
 
@@ -31,7 +34,8 @@ class Key:
     name: str
     """Dotted, such as `rollout.max_tokens`."""
     type: str
-    """What a value may be, such as `integer > 0`, `auto | on | off` or `path | null`."""
+    """What a value may be, such as `integer > 0`, `auto | on | off` or `path | null`. Where it names a function, these
+    are the names in the key's registry."""
     default: str | None
     """As YAML; None where the key must be given."""
     text: str
@@ -105,14 +109,16 @@ def _walk(model: type[BaseModel], schema: dict[str, Any], prefix: str, defaults:
             yield from _walk(section, schema, f"{prefix}{name}.", default)
             continue
         shown = None if required else as_yaml(default)
-        yield Key(f"{prefix}{name}", _type(properties[name]), shown, _unwrapped(field.description or ""))
+        registry = REGISTRIES.get(f"{prefix}{name}")
+        kind = " | ".join((*registry.names, "module:function")) if registry else _type(properties[name])
+        yield Key(f"{prefix}{name}", kind, shown, _unwrapped(field.description or ""))
 
 
 def as_yaml(value: Any) -> str:
     """A key's value as it would be written in a file, in one line."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(as_yaml, value))}]"
-    if isinstance(value, str) and re.fullmatch(r"[\w/.+-]+", value):
+    if isinstance(value, str) and (value == MISSING or re.fullmatch(r"[\w/.+-]+", value)):
         return value
     if isinstance(value, datetime.date):
         return value.isoformat()

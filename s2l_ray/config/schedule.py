@@ -59,7 +59,7 @@ class ScheduleConfig(Section):
         """The schedule of a run with groups of this size.
 
         Raises:
-            ConfigError: a user's own schedule cannot be imported, or its values are impossible.
+            ConfigError: a user's own schedule cannot be imported, raises something, or its values are impossible.
         """
         start = Fraction(str(self.start))
         if self.kind == ADAPTIVE:

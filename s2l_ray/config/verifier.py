@@ -13,8 +13,8 @@ class VerifierConfig(Section):
 
     kind: Annotated[str, AfterValidator(VERIFIERS.checked)] = "math"
     """What judges a response: `math` (math-verify), `countdown` (exact, for the embedded task), or your own
-    `module:function`, which is called as function(response=..., answer=..., question=...) and returns a bool or a
-    reward in [0, 1]."""
+    `module:function`, which is called as function(response=..., answer=..., question=...) and returns a bool, a
+    reward in [0, 1] or a Verdict (examples/verifier.py is one)."""
     timeout_s: PositiveFloat = 5.0
     """Longest time for one check; a check that takes longer is killed and counted as a timeout."""
     workers: Positive = 1

@@ -11,6 +11,7 @@ mini-batch, as REINFORCE++ has it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb, sqrt
@@ -30,13 +31,15 @@ VARIANCE_EPS = 1e-8
 """Added to the variance of a mini-batch, as verl's `masked_whiten` does."""
 ROUNDING = 1e-12
 """A value this close to the mean is the mean: equal values have an advantage of exactly 0 though means are rounded."""
+_SHOWN = reprlib.Repr()  # bounded
+_SHOWN.maxlist, _SHOWN.maxother = 32, 200
 
 
 class GroupRewards(NamedTuple):
     """The rollouts of one prompt, as estimators see them."""
 
     rewards: Floats
-    """float64 [G], less what is taken off for the KL or for overlong responses."""
+    """float64 [G], less what is taken off for the KL or for overlong responses. Read-only in a user's function."""
     from_explorer: NDArray[np.bool_]
     """bool [G]."""
     lengths: NDArray[np.int64]
@@ -76,6 +79,7 @@ class WholeBatch:
 
     def __init__(self, estimate: AdvantageFunction) -> None:
         self._estimate = estimate
+        self.__wrapped__ = estimate  # for inspect: parameters, and the module of the function
 
     def __call__(self, group: GroupRewards, objective: AdvantageOptions) -> Floats:
         """The values before they are normalised, float64 [G]."""
@@ -199,7 +203,7 @@ def group_advantages(
 
     Raises:
         GroupError: pass_at_k on rewards other than 0 and 1.
-        ConfigError: there is no such estimator, or it returned something other than one number per rollout.
+        ConfigError: see `estimated`.
         ValueError: `batch` is given to another estimator than a `WholeBatch`, or missing for one.
     """
     over_batch = is_over_batch(objective.advantage)
@@ -219,16 +223,37 @@ def estimated(group: GroupRewards, objective: AdvantageOptions) -> Floats:
     """The estimator's values for a group, before they are normalised or weighted: float64 [G].
 
     Raises:
-        ConfigError: there is no such estimator, or it returned something other than one number per rollout.
+        ConfigError: there is no such estimator, or a user's one raised something or returned something other than one
+            finite number per rollout.
     """
-    found: Any = ADVANTAGES.resolve(objective.advantage)(group, objective)
-    values = np.asarray(found, dtype=np.float64)
-    if values.shape != group.rewards.shape:
+    name = objective.advantage
+    if ADVANTAGES.is_built_in(name):
+        return ADVANTAGES.resolve(name)(group, objective)
+    found = ADVANTAGES.call(name, GroupRewards(*map(_read_only, group)), objective)
+    values = _numbers(found)
+    if values is None or values.shape != group.rewards.shape or not np.isfinite(values).all():
         raise ConfigError(
-            f"objective.advantage: {objective.advantage} returned {found!r} for rewards {group.rewards.tolist()}; "
-            f"return {len(group.rewards)} numbers, one for each rollout"
+            f"objective.advantage: {name} returned {_SHOWN.repr(found)} for rewards {group.rewards.tolist()}; return "
+            f"{len(group.rewards)} finite numbers, one for each rollout, as a list or NumPy array"
         )
     return values
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values, which cannot be changed through this array."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def _numbers(found: object) -> Floats | None:
+    """What a user's estimator returned as float64 of any shape; None if it is not numbers."""
+    try:
+        values = np.asarray(found)
+        # Text and complex numbers would be converted, too. An object may be a number, such as a Fraction.
+        return values.astype(np.float64) if values.dtype.kind in "biufO" else None
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors that have a gradient or are on a GPU
+        return None
 
 
 # ---- normalising over a mini-batch ----------------------------------------------------------------------------------

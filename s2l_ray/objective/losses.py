@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import Registry
 from s2l_ray.objective.packed import sequence_sums, spread
+from s2l_ray.objective.returned import described, is_tensor_like, made_not_finite, wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,19 +86,21 @@ def policy_loss(tokens: LossTokens, objective: LossOptions) -> PolicyLoss:
     """The loss that `objective.loss` names.
 
     Raises:
-        ConfigError: there is no such loss, or it returned something other than one loss per token.
+        ConfigError: there is no such loss, or a user's one raised something or returned something other than one finite
+            loss per token, with a gradient.
     """
-    found = LOSSES.resolve(objective.loss)(tokens, objective)
-    losses = found.loss if isinstance(found, PolicyLoss) else found
-    if getattr(losses, "shape", None) != tokens.logprobs.shape:
-        raise ConfigError(
-            f"objective.loss: {objective.loss} returned {_described(losses)}; return the loss of each token, a tensor "
-            f"of shape {list(tokens.logprobs.shape)}, or a PolicyLoss"
-        )
+    name = objective.loss
+    found = LOSSES.call(name, tokens, objective)
     if isinstance(found, PolicyLoss):
-        return found
-    ratio = (tokens.logprobs - tokens.old_logprobs).exp().detach()
-    return PolicyLoss(found, ratio, _nowhere(ratio))
+        policy = found
+    else:
+        ratio = (tokens.logprobs - tokens.old_logprobs).exp().detach()
+        policy = PolicyLoss(found, ratio, _nowhere(ratio))
+    if LOSSES.is_built_in(name):
+        return policy
+    if problem := _problem(policy, tokens):
+        raise ConfigError(f"objective.loss: {name} returned {problem}")
+    return policy._replace(ratio=policy.ratio.detach(), clipped=policy.clipped.detach())
 
 
 @LOSSES.register("ppo")
@@ -157,6 +160,18 @@ def _nowhere(ratio: Tensor) -> Tensor:
     return ratio.new_zeros(ratio.shape).bool()
 
 
-def _described(value: object) -> str:
-    shape = getattr(value, "shape", None)
-    return f"a tensor of shape {list(shape)}" if shape is not None else f"a {type(value).__name__}"
+def _problem(policy: PolicyLoss, tokens: LossTokens) -> str | None:
+    """What is wrong with the result of a user's function, and what it should be; None if it can be used."""
+    loss, logprobs = policy.loss, tokens.logprobs
+    if not is_tensor_like(loss, logprobs):
+        return f"{described(loss)}; return the loss of each token, {wanted(logprobs)}, or a PolicyLoss"
+    for name in ("ratio", "clipped"):
+        if not is_tensor_like(value := getattr(policy, name), logprobs):
+            return f"a PolicyLoss whose {name} is {described(value)}; give {wanted(logprobs)}, or return the loss only"
+    if logprobs.requires_grad and not loss.requires_grad:
+        return (
+            "a loss without a gradient; compute it from tokens.logprobs with torch, without detach(), item() or numpy()"
+        )
+    if not_finite := made_not_finite(loss, logprobs):
+        return f"a loss that is NaN or infinite for {not_finite} of {len(loss)} tokens"
+    return None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import Registry
-from s2l_ray.kinds import Aggregation, CorrectionMode
+from s2l_ray.kinds import Aggregation, CorrectionMode, Source
 from s2l_ray.objective.packed import sequence_sums, spread
+from s2l_ray.objective.returned import described, is_tensor_like, made_not_finite, wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,9 @@ def token_weights(
 
 
 CorrectionFunction = Callable[["Tensor", "Tensor"], "Tensor"]
-CORRECTIONS: Registry[CorrectionFunction] = Registry("objective.correction", "log_ratio, lengths")
+CORRECTIONS: Registry[CorrectionFunction] = Registry(
+    "objective.correction.explorer, objective.correction.learner", "log_ratio, lengths"
+)
 """Levels of importance correction, by the name in `objective.correction.explorer` and `.learner`.
 
 Each is a function of (log_ratio: float32 [N], lengths: int64 [S]) that returns the log of every token's ratio,
@@ -91,23 +94,40 @@ class Correction(NamedTuple):
     """bool [N]: the ratio is within [1 / cap, cap]."""
 
 
-def correction(log_ratio: Tensor, lengths: Tensor, *, level: str, mode: CorrectionMode, cap: float) -> Correction:
+def correction(
+    log_ratio: Tensor, lengths: Tensor, *, source: Source, level: str, mode: CorrectionMode, cap: float
+) -> Correction:
     """Bounded importance weights.
 
     Args:
         log_ratio: float32 [N], without gradient; see `CORRECTIONS`.
         lengths: int64 [S], response tokens of each sequence of the row.
+        source: whose level it is; messages name its key.
         level: a name of `CORRECTIONS`, or module:function.
         mode: truncate: min(ratio, cap) (truncated importance sampling). mask: the ratio within [1 / cap, cap], 0
             outside.
         cap: > 1.
 
     Raises:
-        ConfigError: there is no such level, or its function returned something other than one log-ratio per token.
+        ConfigError: there is no such level, or a user's function raised something or returned something other than one
+            finite log-ratio per token.
     """
-    found = CORRECTIONS.resolve(level)(log_ratio, lengths)
-    if getattr(found, "shape", None) != log_ratio.shape:
-        raise ConfigError(f"objective.correction: {level} must return a tensor of shape {list(log_ratio.shape)}")
+    key = f"objective.correction.{source}"
+    found = CORRECTIONS.call(level, log_ratio, lengths, key=key)
+    if not CORRECTIONS.is_built_in(level) and (problem := _problem(found, log_ratio)):
+        raise ConfigError(f"{key}: {level} returned {problem}")
     ratio = found.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
     kept = (ratio >= 1 / cap) & (ratio <= cap)
     return Correction(ratio.clamp(max=cap) if mode == "truncate" else ratio * kept, kept)
+
+
+def _problem(found: Tensor, log_ratio: Tensor) -> str | None:
+    """What is wrong with the result of a user's function, and what it should be; None if it can be used."""
+    if not is_tensor_like(found, log_ratio):
+        return f"{described(found)}; return the log-ratio of each token, {wanted(log_ratio)}"
+    if not_finite := made_not_finite(found, log_ratio):
+        return (
+            f"a log-ratio that is NaN or infinite for {not_finite} of {len(found)} tokens; log-ratios are held within "
+            f"+-{LARGEST_EXPONENT:g}, so return a number at most as large as that"
+        )
+    return None

@@ -178,7 +178,7 @@ class Alternative:
     """A plan that was considered and lost."""
 
     description: str
-    """Such as "colocated, 8 trainer ranks, learner tensor parallel 2"."""
+    """Such as "colocated, 8 trainer ranks, tensor parallel: learner 2"."""
     mode: PlacementModeName
     fits: bool
     run_seconds: float | None

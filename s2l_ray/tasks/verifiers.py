@@ -1,7 +1,8 @@
 """Verifiers: functions of (response, answer, question) that return a Verdict, by the name that `verifier.kind` gives.
 
-The built-in ones are in the registry `s2l_ray.extensions.VERIFIERS`. A user's own function is called with the keywords
-response, answer and question, all str, and returns a bool, a reward in [0, 1] (right: exactly 1) or a Verdict.
+The built-in ones are in the registry `s2l_ray.extensions.VERIFIERS`. Every function, built-in or the user's own, is
+called with the keywords response, answer and question, all str, and returns a bool, a reward in [0, 1] (right: exactly
+1) or a Verdict.
 """
 
 from __future__ import annotations
@@ -63,8 +64,6 @@ def resolve_verifier(kind: str) -> Verifier:
         ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
     """
     function = VERIFIERS.resolve(kind)
-    if VERIFIERS.is_built_in(kind):
-        return function
 
     def verifier(response: str, answer: str, question: str) -> Verdict:
         return as_verdict(function(response=response, answer=answer, question=question), kind)
@@ -73,7 +72,7 @@ def resolve_verifier(kind: str) -> Verifier:
 
 
 def as_verdict(result: Any, kind: str) -> Verdict:
-    """Convert what a user's function returned to a Verdict. A number may be Python's, NumPy's or torch's.
+    """Convert what a verifier's function returned to a Verdict. A number may be Python's, NumPy's or torch's.
 
     Raises:
         VerifierError: it is not a bool, a number in [0, 1] or a proper Verdict.

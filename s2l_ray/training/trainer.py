@@ -289,5 +289,5 @@ def _check_functions(objective: ObjectiveConfig) -> None:
     """Raise ConfigError if a function that the objective names cannot be used, before a model is loaded."""
     LOSSES.resolve(objective.loss)
     ADVANTAGES.resolve(objective.advantage)
-    CORRECTIONS.resolve(objective.correction.explorer)
-    CORRECTIONS.resolve(objective.correction.learner)
+    CORRECTIONS.resolve(objective.correction.explorer, "objective.correction.explorer")
+    CORRECTIONS.resolve(objective.correction.learner, "objective.correction.learner")

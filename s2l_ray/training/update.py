@@ -210,9 +210,10 @@ def corrections(batch: MicroBatch, old: Tensor, objective: ObjectiveConfig) -> C
     goal = objective.correction
     if goal.explorer == goal.learner == "none":
         return None
+    levels: dict[Source, str] = {"explorer": goal.explorer, "learner": goal.learner}
     explorer, learner = (
-        correction(old - batch.engine_logprobs, batch.lengths, level=level, mode=goal.mode, cap=goal.cap)
-        for level in (goal.explorer, goal.learner)
+        correction(old - batch.engine_logprobs, batch.lengths, source=source, level=level, mode=goal.mode, cap=goal.cap)
+        for source, level in levels.items()
     )
     return Correction(
         torch.where(batch.from_explorer, explorer.weights, learner.weights),

@@ -20,6 +20,7 @@ OWN = {
     "schedule.kind": "schedule:stairs",
     "objective.advantage": "advantage:learner_baseline",
     "objective.loss": "loss:dual_clip",
+    "objective.correction.explorer": "correction:geometric_mean",
 }
 
 

@@ -82,7 +82,7 @@ def separate_plan(nodes: int = 2) -> Plan:
         tensor_parallel={"learner": 2, "explorer": 1},
         notes=("8 of the explorer's GPUs go to the learner before step 5: it saves 80 s a step",),
         alternatives=(
-            Alternative("colocated, 16 trainer ranks, learner tensor parallel 2", "colocated", True, 3400.0,
+            Alternative("colocated, 16 trainer ranks, tensor parallel: learner 2", "colocated", True, 3400.0,
                         "618 s slower: engines sleep while the trainer works"),
             Alternative("separate, 4 trainer ranks", "separate", False, None,
                         "trainer/optimizer: node 0 GPU 0 would hold 86.0 of 76.0 GiB"),

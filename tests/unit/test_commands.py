@@ -12,6 +12,7 @@ import pytest
 
 from s2l_ray import cli
 from s2l_ray.config import load_config
+from s2l_ray.errors import ConfigError
 from tests.support.paths import ROOT
 
 LONGEST_LINE = 80
@@ -124,6 +125,15 @@ def test_diff_has_one_row_for_each_key_that_differs(two_runs: tuple[Path, Path],
     assert capsys.readouterr().out == ""
 
 
+def test_diff_shows_a_value_that_a_file_leaves_open(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture):
+    open_ = two_runs[1].with_name("open.yaml")
+    open_.write_text(two_runs[0].joinpath("config.yaml").read_text().replace("train: x.jsonl", "train: ???"))
+    assert cli.main(["config", "--diff", str(two_runs[0]), str(open_)]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["data.train", "x.jsonl", "???"]]
+    with pytest.raises(ConfigError, match=r"data.train must be given"):
+        load_config(open_)
+
+
 def test_diff_says_in_a_line_what_is_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "empty").mkdir()
     (tmp_path / "old").mkdir()
@@ -136,3 +146,11 @@ def test_diff_says_in_a_line_what_is_no_configuration(tmp_path: Path, capsys: py
         assert cli.main(["config", "--diff", str(tmp_path / place), str(tmp_path / place)]) == 1
         told = capsys.readouterr()
         assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err
+
+
+@pytest.mark.parametrize("key", ["objective.loss", "verifier.kind"])
+def test_plan_refuses_a_function_that_the_run_could_not_use(key: str, capsys: pytest.CaptureFixture):
+    words = ["plan", "paper/qwen3_1.7b_to_8b", "--inventory", "8xH100", f"{key}=no_such_module:function"]
+    assert cli.main(words) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith(f"error: {key}: cannot import no_such_module:function")

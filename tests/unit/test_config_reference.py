@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.config import load_config
+from s2l_ray.config.extension_points import REGISTRIES
 from s2l_ray.config.reference import Key, keys
 from s2l_ray.errors import ConfigError
+from s2l_ray.extensions import VERIFIERS
+from s2l_ray.objective import CORRECTIONS
 
 KEYS = {key.name: key for key in keys()}
 
@@ -30,6 +33,8 @@ KEYS = {key.name: key for key in keys()}
         ("trainer.learning_rate", "number > 0", "1e-6"),
         ("trainer.compile", "true | false", "false"),
         ("models.dtype", "auto | bfloat16 | float32", "auto"),
+        ("verifier.kind", " | ".join((*VERIFIERS.names, "module:function")), "math"),
+        ("objective.correction.learner", " | ".join((*CORRECTIONS.names, "module:function")), "none"),
     ],
 )
 def test_type_and_default_are_those_of_the_model(name: str, type_: str, default: str | None):
@@ -42,6 +47,14 @@ def test_every_default_given_as_an_override_is_the_default(tmp_path: Path):
     given = [f"{key.name}={key.default}" for key in keys() if key.default is not None and key.name != "data.prompt"]
     assert len(given) > 100
     assert load_config(file, given) == load_config(file)
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_a_users_own_function_is_an_item_of_its_own_where_there_are_items(name: str):
+    lines = KEYS[name].text.splitlines()
+    if any(line.startswith("- ") for line in lines):
+        own = [line for line in lines if "module:function" in line]
+        assert len(own) == 1 and own[0].startswith(("- `module:function`: your own", "- your own `module:function`"))
 
 
 def test_every_key_has_a_text():

@@ -13,27 +13,23 @@ import pytest
 import torch
 
 from examples.advantage import learner_baseline
+from examples.correction import geometric_mean
 from examples.loss import dual_clip
 from examples.schedule import stairs
 from s2l_ray.config import ObjectiveConfig, ScheduleConfig, load_config
+from s2l_ray.config.extension_points import REGISTRIES as KEYS
+from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS, Registry
-from s2l_ray.objective import ADVANTAGES, CORRECTIONS, LOSSES, correction, policy_loss
-from s2l_ray.schedule import SCHEDULES, Schedule
+from s2l_ray.objective import correction, policy_loss
+from s2l_ray.schedule import ADAPTIVE, SCHEDULES, Schedule
+from s2l_ray.training.metrics import SOURCES
 from s2l_ray.training.update import mini_batch_moments, prepare_share
 from tests.support.objective_inputs import advantages_of, estimate_of, loss_tokens, rewards_of
 from tests.support.paths import ROOT
 from tests.support.training_models import make_trainer, objective, random_groups, weights_of, write_model
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-KEYS: dict[str, Registry[Any]] = {
-    "verifier.kind": VERIFIERS,
-    "schedule.kind": SCHEDULES,
-    "objective.advantage": ADVANTAGES,
-    "objective.loss": LOSSES,
-    "objective.correction.explorer": CORRECTIONS,
-    "objective.correction.learner": CORRECTIONS,
-}
 OWN = """
 from fractions import Fraction
 from s2l_ray.objective import WholeBatch
@@ -71,6 +67,9 @@ def beyond(step, mix_steps, start):
 
 def mean_of_response(log_ratio, lengths):
     return log_ratio.mean().expand(log_ratio.shape)
+
+def one_ratio(log_ratio, lengths):
+    return log_ratio.sum()
 """
 
 
@@ -88,16 +87,40 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_configuration_knows_every_name_without_torch() -> None:
     code = (
-        "import sys; from s2l_ray.config.extension_points import *\n"
-        "print(*LOSSES.names, *ADVANTAGES.names, *CORRECTIONS.names, *SCHEDULES.names, *VERIFIERS.names)\n"
+        "import sys; from s2l_ray.config.extension_points import REGISTRIES\n"
+        "print(*(f'{key}={name}' for key in REGISTRIES for name in REGISTRIES[key].names))\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     names, imported = done.stdout.splitlines()
-    expected = ["ppo gspo cispo sapo", "grpo rloo reinforce++ reinforce++_baseline pass_at_k", "none token sequence"]
-    expected += ["linear abrupt cosine constant off adaptive", "math countdown"]
-    assert names == " ".join(expected), done.stderr
+    # Everything is imported here, so that a name that is registered elsewhere is missing there.
+    assert names.split() == [f"{key}={name}" for key, registry in KEYS.items() for name in registry.names], done.stderr
+    assert {"objective.loss=ppo", "objective.advantage=grpo", "schedule.kind=linear"} < set(names.split())
     assert imported == "[]"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_built_in_function_can_be_called_as_its_registry_says(key: str) -> None:
+    registry = KEYS[key]
+    for name in registry.names:
+        if name != ADAPTIVE:
+            registry._check_call(registry.resolve(name), name, key)
+
+
+def test_a_name_is_registered_once() -> None:
+    registry: Registry[Any] = Registry("a.key", "x", beside=("treated_elsewhere",))
+    first = registry.register("taken")(lambda x: x)
+    for name in ("taken", "treated_elsewhere"):
+        with pytest.raises(ValueError, match=f"a.key: the name '{name}' is taken"):
+            registry.register(name)
+    assert registry.resolve("taken") is first
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_message_names_the_key_that_has_the_function(key: str) -> None:
+    config = load_config(QUICKSTART, [f"{key}=no_such_module:function"])
+    with pytest.raises(ConfigError, match=rf"^{key}: cannot import no_such_module:function"):
+        check_extensions(config)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -164,13 +187,23 @@ def test_what_a_users_function_returns_is_checked() -> None:
     tokens = loss_tokens(torch.zeros(3), torch.zeros(3), torch.ones(3))
     with pytest.raises(ConfigError, match=r"objective.loss: own_functions:one_number returned a tensor of shape \[\]"):
         policy_loss(tokens, ObjectiveConfig(loss="own_functions:one_number"))
-    with pytest.raises(ConfigError, match=r"own_functions:a_pair returned \[1.0, -1.0\] .*return 4 numbers"):
+    with pytest.raises(ConfigError, match=r"own_functions:a_pair returned \[1.0, -1.0\] .*return 4 finite numbers"):
         advantages_of([1, 0, 0, 0], [False] * 4, advantage="own_functions:a_pair")
     assert advantages_of([1, 0, 0, 0], [False] * 4, advantage="own_functions:ranks").values.tolist() == [0, 1, 2, 3]
     got = correction(
-        torch.tensor([0.0, 1.0]), torch.tensor([2]), level="own_functions:mean_of_response", mode="truncate", cap=9.0
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([2]),
+        source="learner",
+        level="own_functions:mean_of_response",
+        mode="truncate",
+        cap=9.0,
     )
     np.testing.assert_allclose(got.weights, np.exp([0.5, 0.5]), rtol=1e-6)
+    for source in SOURCES:
+        with pytest.raises(ConfigError, match=rf"objective.correction.{source}: own_functions:one_ratio returned a"):
+            correction(
+                torch.zeros(2), torch.tensor([2]), source=source, level="own_functions:one_ratio", mode="mask", cap=2.0
+            )
 
 
 @pytest.mark.usefixtures("own")
@@ -232,6 +265,22 @@ def test_the_example_loss_bounds_what_a_negative_advantage_costs() -> None:
     loss.sum().backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, 0.0, 2.0]))
     assert policy_loss(tokens, ObjectiveConfig(loss="examples.loss:dual_clip")).ratio.tolist() == [5, 5, 2]
+
+
+def test_the_example_correction() -> None:
+    # The tokens of a response have its geometric mean: of 4 and 1/16 that is 1/2, of 3 it is 3, held at 2 by the cap.
+    ratios, lengths = torch.tensor([4.0, 0.0625, 3.0]), torch.tensor([2, 1])
+    torch.testing.assert_close(geometric_mean(ratios.log(), lengths).exp(), torch.tensor([0.5, 0.5, 3.0]))
+    level = load_config(QUICKSTART, ["objective.correction.explorer=examples.correction:geometric_mean"])
+    got = correction(
+        ratios.log(),
+        lengths,
+        source="explorer",
+        level=level.objective.correction.explorer,
+        mode="truncate",
+        cap=2.0,
+    )
+    torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5, 2.0]))
 
 
 def test_the_example_advantage() -> None:

@@ -129,6 +129,25 @@ def test_so_does_the_module_of_any_function_that_the_configuration_names(
     assert changed(project, contents(project, **one), **two) == {f"{key} source"}
 
 
+def test_so_does_the_module_that_defines_a_function_of_another_ones(project: Family, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(project.directory)
+    for number in (1, 2):
+        (project.directory / f"defines_{number}.py").write_text(
+            "from s2l_ray.objective import WholeBatch\n"
+            f"def function(group, objective):\n    return group.rewards / {number}\nwhole = WholeBatch(function)\n"
+        )
+    named = {}
+    for number in (1, 2):  # of equal source, but for the module that they import from
+        (project.directory / f"names_{number}.py").write_text(
+            "import functools, importlib, pathlib\n"
+            "defines = importlib.import_module('defines_' + pathlib.Path(__file__).stem[-1])\n"
+            "plain, whole = defines.function, defines.whole\npartial = functools.partial(plain)\n"
+        )
+        named[number] = [{"objective.advantage": f"names_{number}:{name}"} for name in ("plain", "whole", "partial")]
+    for one, two in zip(named[1], named[2], strict=True):
+        assert changed(project, contents(project, **one), **two) == {"objective.advantage source"}
+
+
 def test_which_groups_are_replayed_counts_and_where_they_are_written_does_not(project: Family):
     rows = ['{"step": 1, "stragglers": ["a", "b"]}\n', '{"step": 2, "stragglers": ["c", "d"]}\n']
     replayed = {"rollout.straggler_groups": 2}

@@ -59,3 +59,37 @@ def test_the_first_answers_that_could_not_be_checked_are_noticed_once():
     said = [notices(steps[:count], 0.05) for count in range(1, 5)]
     assert [len(lines) for lines in said] == [0, 0, 1, 0]
     assert said[2][0].startswith("step 3: 4 of 16 answers could not be checked and got no reward")
+
+
+def test_the_first_step_whose_rewards_taught_nothing_is_noticed_once():
+    def rewarded(number: int, flat: int, groups: int = 4, **trainer: float) -> StepRecord:
+        return replace(step(number, 1, 1, 1.0, **trainer), zero_variance_groups=flat, groups=groups, reward=0.0)
+
+    some = {"advantage_mass/explorer": 0.5}
+    steps = [
+        rewarded(1, 3, **some),
+        rewarded(2, 4, **some),  # a penalty or the mini-batch made advantages of equal rewards
+        rewarded(3, 3),  # sub-groups by source
+        rewarded(4, 0, groups=0),
+        rewarded(5, 4),
+        rewarded(6, 4),
+    ]
+    said = [notices(steps[:count], 0.05) for count in range(1, 7)]
+    assert [len(lines) for lines in said] == [0, 0, 0, 0, 1, 0]
+    start = "no group of step 5 had rewards that differ, so the step trained nothing: the mean reward was 0."
+    assert said[4][0].startswith(start)
+    (line,) = notices([rewarded(1, 4, trained_tokens=9.0)], 0.05)
+    assert "so the step trained nothing, but for objective.kl and objective.entropy: the mean" in line
+
+
+def test_a_step_that_changed_no_weights_is_noticed():
+    # Norms are of steps that are finite: step 2 was skipped by trainer.skip_grad_norm, half of step 3 was taken.
+    fine = step(1, 1, 1, 1.0, skipped_updates=0.0, grad_norm=0.5)
+    too_large = step(2, 1, 1, 1.0, skipped_updates=2.0, grad_norm=99.0)
+    half = step(3, 1, 1, 1.0, skipped_updates=1.0, grad_norm=0.5)
+    nothing_to_train = step(4, 1, 1, 1.0, skipped_updates=0.0)
+    broken = step(5, 1, 1, 1.0, skipped_updates=2.0)
+    steps = [fine, too_large, half, nothing_to_train, broken]
+    said = [notices(steps[:count], 0.05) for count in range(1, 6)]
+    assert [len(lines) for lines in said] == [0, 0, 0, 0, 1]
+    assert said[4][0].startswith("step 5 changed no weights: the loss or its gradient was NaN or infinite in each of")

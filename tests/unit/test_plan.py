@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from s2l_ray.config import Config, load_config
-from s2l_ray.config.placement_modes import PlacementMode
+from s2l_ray.config.placement_modes import PLACEMENT_MODES, PlacementMode
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import EngineSlot, Plan
@@ -87,7 +87,9 @@ def test_8_h100_colocated() -> None:
     assert 11 < update < 17
     per_engine = 1024 * 16 * 2048 / 8 / plan.phases[-1].seconds["learner_generate"]
     assert 4000 < per_engine < 10_000
-    assert {row.mode for row in plan.alternatives} == {"colocated", "separate", "mixed"}
+    assert {row.mode for row in plan.alternatives} == set(PLACEMENT_MODES)
+    descriptions = {row.mode: row.description for row in plan.alternatives}
+    assert "trainer ranks, tensor parallel: learner 1, explorer 1" in descriptions["separate"]
 
 
 def test_two_nodes_halve_the_step() -> None:
@@ -101,7 +103,9 @@ def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
     """8.19e9 parameters / 8 with AdamW in float32 are 12.3 GB, gradients 4.1 GB more."""
     plan = make_plan(paper(), cluster("8x24GB"))
     assert not plan.fits and plan.layout is None
-    colocated, separate, mixed, remedies = plan.problems
+    *modes, remedies = plan.problems
+    assert len(modes) == len(PLACEMENT_MODES)
+    colocated, separate, mixed = modes[:3]
     assert "8 ranks in all" in separate and "trainer/optimizer 8.2" in separate and "23.9 GB usable" in separate
     assert "mixed does not fit" in mixed and "explorer engine" in colocated
     for remedy in ("about 16", "trainer.lora_rank=32", "trainer.cpu_offload=true", "reference_offload=true"):

@@ -309,7 +309,7 @@ def test_hand_overs_notes_and_alternatives():
     text = squeezed(printed(separate_plan(), 130))
     assert "before step 5: explorer engines 0-3 end, learner engines 2-3 begin (bundles 10-11 on node 1)" in text
     assert "8 of the explorer's GPUs go to the learner" in text
-    assert "colocated, 16 trainer ranks, learner tensor parallel 2 56m40s 618 s slower" in text
+    assert "colocated, 16 trainer ranks, tensor parallel: learner 2 56m40s 618 s slower" in text
     assert "separate, 4 trainer ranks - trainer/optimizer: node 0 GPU 0 would hold" in text
 
 

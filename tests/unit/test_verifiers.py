@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from s2l_ray.errors import ConfigError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verifiers import TRIED, Probation, VerifierError, as_verdict, resolve_verifier
 
@@ -124,6 +125,16 @@ def test_functions_that_can_be_called(functions, name):
 def test_functions_that_cannot_be_called_are_refused_before_anything_starts(functions, name, message):
     with pytest.raises(ConfigError, match=rf"verifier.kind: functions_to_call:{name} .*{message}"):
         resolve_verifier(f"functions_to_call:{name}")
+
+
+@pytest.mark.parametrize(("returned", "verdict"), [(True, Verdict("right", 1.0)), (0.25, Verdict("wrong", 0.25))])
+def test_a_built_in_verifier_is_called_and_read_like_a_users(monkeypatch, returned, verdict):
+    def in_another_order(question, answer, response):
+        assert (response, answer, question) == ("r", "a", "q")
+        return returned
+
+    monkeypatch.setitem(VERIFIERS._built_in, "new", in_another_order)
+    assert resolve_verifier("new")("r", "a", "q") == verdict
 
 
 def test_countdown_is_exact():

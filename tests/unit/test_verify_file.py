@@ -172,7 +172,9 @@ def test_the_command_says_what_could_not_be_checked(tmp_path, capsys):
     assert f"1 of 2 rows could not be checked, the first so: {source}, line 2, field response: " in printed.err
     none = write(tmp_path / "none.jsonl", {"answer": "6", "response": "6"})  # 6 is not a problem of countdown
     assert main(["verify", str(none), "--kind", "countdown"]) == 1
-    assert f"1 of 1 rows could not be checked, the first so: {none}, line 1: '6' is not" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "\n1 answer: 0 right, " in printed.out
+    assert f"1 of 1 rows could not be checked, the first so: {none}, line 1: '6' is not" in printed.err
 
 
 def test_a_file_name_that_the_terminal_cannot_show(tmp_path):

@@ -61,13 +61,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
 )
 def test_weights_at_a_cap_of_two(level: Any, mode: Any, weights: list[float], kept: list[int]) -> None:
-    got = correction(RATIOS.log(), LENGTHS, level=level, mode=mode, cap=2.0000001)
+    got = correction(RATIOS.log(), LENGTHS, source="learner", level=level, mode=mode, cap=2.0000001)
     np.testing.assert_allclose(got.weights, weights, rtol=1e-6)
     assert got.kept.tolist() == [bool(k) for k in kept]
 
 
 def test_an_impossible_token_has_a_finite_weight() -> None:
-    got = correction(torch.tensor([-1e4, 1e4]), torch.tensor([1, 1]), level="token", mode="truncate", cap=2.0)
+    got = correction(
+        torch.tensor([-1e4, 1e4]), torch.tensor([1, 1]), source="learner", level="token", mode="truncate", cap=2.0
+    )
     np.testing.assert_allclose(got.weights, [math.exp(-20), 2], rtol=1e-5)
 
 
@@ -77,7 +79,9 @@ def test_weights_equal_the_loop(data: st.DataObject, level: Any, mode: Any) -> N
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     log_ratio, ends = rng.normal(0, 1, sum(lengths)), np.cumsum(lengths)
-    got = correction(torch.from_numpy(log_ratio), torch.tensor(lengths), level=level, mode=mode, cap=2.5)
+    got = correction(
+        torch.from_numpy(log_ratio), torch.tensor(lengths), source="learner", level=level, mode=mode, cap=2.5
+    )
     parts = [log_ratio[e - n : e] for e, n in zip(ends, lengths, strict=True)]
     expected = np.concatenate([looped.importance(part, level, mode, 2.5) for part in parts])
     np.testing.assert_allclose(got.weights, expected, rtol=1e-9)

@@ -45,8 +45,8 @@ def _lost(candidate: Candidate, best: Candidate, search: Search) -> Alternative:
 
 
 def describe(key: CandidateKey, hands_over: bool) -> str:
-    """Such as "mixed, 6 trainer ranks, learner tensor parallel 1, explorer 2, with hand-over"."""
-    text = f"{key.mode.name}, {key.ranks} trainer ranks, learner tensor parallel {key.learner_tp}"
+    """Such as "mixed, 6 trainer ranks, tensor parallel: learner 1, explorer 2, with hand-over"."""
+    text = f"{key.mode.name}, {key.ranks} trainer ranks, tensor parallel: learner {key.learner_tp}"
     if key.explorer_tp:
         text += f", explorer {key.explorer_tp}"
     return text + (", with hand-over" if hands_over else "")

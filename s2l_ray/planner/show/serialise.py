@@ -2,7 +2,7 @@
 
 fits                bool; false: nothing fits, see problems
 problems            [str]
-mode                "colocated" | "separate" | "mixed" | null
+mode                name of the placement mode (`kinds.PlacementModeName`); null when nothing fits
 device              "gpu" | "cpu" | null
 ranks               trainer ranks
 tensor_parallel     {"learner": n, "explorer": n}
