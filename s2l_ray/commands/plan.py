@@ -51,7 +51,7 @@ def add_to(commands: Commands) -> None:
         help="mean length of a response (default: half of rollout.max_tokens)",
     )
     parser.add_argument(
-        "--simulate", action="store_true", help="also simulate the run, event by event (needs s2l-ray[simulate])"
+        "--simulate", action="store_true", help="also simulate the run, event by event (needs the extra simulate)"
     )
     parser.add_argument(
         "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
