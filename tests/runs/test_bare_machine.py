@@ -16,8 +16,10 @@ from tests.support.paths import ROOT
 ABSENT = ("ray", "vllm", "pydantic", "omegaconf", "mlflow", "math_verify")
 HIDE = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
 """Python's own way to say that a package is not there: importing it raises ModuleNotFoundError."""
-UNITS = ("advantages", "lora", "objective", "optimizer", "packing", "trainer", "weighting")
-TRAINER_TESTS = [*(f"tests/unit/test_{name}.py" for name in UNITS), "tests/engines/test_trainer_ranks.py"]
+TRAINER_TESTS = [
+    *(f"tests/unit/test_{name}.py" for name in ("advantages", "lora", "objective", "optimizer", "packing")),
+    *(f"tests/engines/test_{name}.py" for name in ("trainer", "trainer_ranks", "weighting")),
+]
 STAGES = [f"s2l_ray.gpu_check.stage_{name}" for name in ("machine", "attention", "update", "memory", "mfu")]
 Bare = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -49,9 +51,9 @@ def test_the_trainers_tests_run(bare: Bare) -> None:
     assert all(name in collected.stdout for name in TRAINER_TESTS)
     some = [
         "tests/unit/test_objective.py",
-        "tests/unit/test_trainer.py::test_the_ratio_of_a_single_mini_batch_is_exactly_one",
+        "tests/engines/test_trainer.py::test_the_ratio_of_a_single_mini_batch_is_exactly_one",
     ]
-    some += ["tests/unit/test_weighting.py", "-k", "not every_option or token_correction"]
+    some += ["tests/engines/test_weighting.py", "-k", "not every_option or token_correction"]
     result = bare("-m", "pytest", "-q", "-p", "no:cacheprovider", *some)
     assert result.returncode == 0, result.stdout + result.stderr
 
