@@ -70,22 +70,21 @@ def rollout_max_staleness_needs_awake_engines(config: Sections) -> str | None:
 
 def rollout_prefetch_steps(config: Sections) -> str | None:
     """An adaptive schedule decides the explorer's share for the next `adapt_every` steps at most."""
-    ahead, known = config.rollout.prefetch_steps, config.schedule.adapt_window
-    if config.schedule.kind != ADAPTIVE or ahead <= known:
-        return None
-    return (
-        f"rollout.prefetch_steps ({ahead}) must not exceed schedule.adapt_every ({known}): the explorer's share is not "
-        "known further ahead"
-    )
+    return _within_adapt_window(config, "prefetch_steps", "explorer")
 
 
 def rollout_max_staleness_with_adaptive_schedule(config: Sections) -> str | None:
     """The same for the learner's share."""
-    stale, known = config.rollout.max_staleness, config.schedule.adapt_window
-    if config.schedule.kind != ADAPTIVE or stale <= known:
+    return _within_adapt_window(config, "max_staleness", "learner")
+
+
+def _within_adapt_window(config: Sections, key: str, source: Source) -> str | None:
+    """Why a key of `rollout` looks further ahead than an adaptive schedule is known; None if it does not."""
+    ahead, known = getattr(config.rollout, key), config.schedule.adapt_window
+    if config.schedule.kind != ADAPTIVE or ahead <= known:
         return None
     return (
-        f"rollout.max_staleness ({stale}) must not exceed schedule.adapt_every ({known}): the learner's share is not "
+        f"rollout.{key} ({ahead}) must not exceed schedule.adapt_every ({known}): the {source}'s share is not "
         "known further ahead"
     )
 

@@ -244,7 +244,10 @@ def test_an_impossible_schedule_is_refused_when_it_is_built(name: str, message: 
 
 @pytest.mark.parametrize("kind", [name for name in SCHEDULES.names if name != "adaptive"])
 def test_no_built_in_schedule_rises(kind: str) -> None:
-    Schedule(kind, 8, 5, Fraction(1, 3)).check(12)
+    schedule = Schedule(kind, 8, 5, Fraction(1, 3))
+    counts = [schedule.split(step).explorer for step in range(1, 13)]
+    assert counts == sorted(counts, reverse=True)
+    schedule.check(12)
 
 
 # ---- examples -------------------------------------------------------------------------------------------------------

@@ -50,7 +50,9 @@ def test_where_files_lie_does_not_matter(tmp_path: Path):
     save(run, 1)
     run.close()
     elsewhere = {"models.learner": "/mnt/a", "models.explorer": "/mnt/b", "data.train": "/mnt/x.jsonl"}
-    acquired(config(tmp_path, **elsewhere)).close()
+    again = acquired(config(tmp_path, **elsewhere))
+    assert again.path == run.path and again.remembered()["contents"] == CONTENTS
+    again.close()
 
 
 def test_of_a_run_that_remembers_no_contents_paths_are_compared(tmp_path: Path):
