@@ -47,13 +47,14 @@ class RunTracking:
             DataError: run.json is damaged.
         """
         run_id = directory.remembered().get("mlflow_run_id")
-        tracker = open_tracker(settings.tracking, directory.path.parent, settings.name, run_id)
+        tracker = open_tracker(settings.tracking, directory.path, settings.name, run_id)
         tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
         directory.remember(mlflow_run_id=tracker.run_id)
         tracker.log_params(settings.model_dump(mode="json"))
         tracker.log_text(settings.to_yaml(), "config.yaml")
         for use, problems in inputs.problems.items():
-            tracker.log_dataset(use, Path(problems.path), problems.digest, len(problems.problems), CONTEXTS[use])
+            source = str(Path(problems.path).resolve())
+            tracker.log_dataset(use, source, problems.digest, CONTEXTS[use], {"num_rows": len(problems.problems)})
         return tracking
 
     def __enter__(self) -> Self:
