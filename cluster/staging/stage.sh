@@ -3,7 +3,7 @@
 lists=/etc/s2l-stage
 while read -r model revision; do
   echo "model $model, revision ${revision:-main}"
-  hf download "$model" --revision "${revision:-main}" --exclude 'original/*' '*.pth' '*.gguf' --quiet
+  hf download "$model" --revision "${revision:-main}" --exclude 'original/*' --exclude '*.pth' --exclude '*.gguf' --quiet
 done < <(grep --invert-match --extended-regexp '^ *(#|$)' $lists/models || true)
 while read -r dataset revision; do
   echo "data $dataset, revision ${revision:-main}"
