@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.kubernetes.claims import ownership_problems
 from tests.support.kubernetes.core_rules import core_rule_problems
 from tests.support.kubernetes.core_schemas import core_problems, is_custom
 from tests.support.kubernetes.custom_schemas import schema_problems
@@ -14,7 +15,7 @@ from tests.support.kubernetes.pod_security import security_problems
 from tests.support.kubernetes.ray_cluster_rules import ray_cluster_problems
 from tests.support.kubernetes.ray_job_rules import ray_job_problems
 from tests.support.kubernetes.ray_pod_rules import ray_pod_problems
-from tests.support.kubernetes.references import policy_problems, reference_problems
+from tests.support.kubernetes.references import reference_problems
 
 
 def malformed(obj: Object, definitions: Path | None) -> list[Problem]:
@@ -49,7 +50,7 @@ def object_problems(obj: Object, definitions: Path | None, ray_version: str) -> 
     """
     if found := malformed(obj, definitions):
         return found
-    return [*_rules(obj), *security_problems(obj), *ray_pod_problems(obj, ray_version)]
+    return [*_rules(obj), *security_problems(obj), *ownership_problems(obj), *ray_pod_problems(obj, ray_version)]
 
 
 def joint_problems(objects: list[Object], given: frozenset[str] = frozenset()) -> list[Problem]:
@@ -59,7 +60,7 @@ def joint_problems(objects: list[Object], given: frozenset[str] = frozenset()) -
         objects: All of a build, each of them well formed.
         given: `Kind/name` of what the user makes.
     """
-    return [*reference_problems(objects, given), *admission_problems(objects), *policy_problems(objects)]
+    return [*reference_problems(objects, given), *admission_problems(objects)]
 
 
 def build_problems(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -12,15 +14,24 @@ from tests.support.kubernetes.pods import TEMPLATES, Pod, pods
 
 Found = Iterator[tuple[str, str]]
 
+LARGEST = 256 * 1024
+"""Bytes of all annotations of an object together."""
+EXPANSION = re.compile(r"(?<!\$)\$\(([A-Z_][A-Z0-9_]*)\)")
+
 
 def core_rule_problems(obj: Object) -> list[Problem]:
     """Objects that fit their schema and are refused all the same."""
-    found = [*_selector(obj), *_restart_policy(obj), *_secret(obj), *_service(obj), *_claim(obj)]
+    found = [*_size(obj), *_selector(obj), *_restart_policy(obj), *_secret(obj), *_service(obj), *_claim(obj)]
     for pod in pods(obj):
         found += [*_volumes(pod), *_containers(pod)]
         for path, container in pod.containers():
-            found += _resources(path, container)
+            found += [*_resources(path, container), *_probes(path, container), *_expansions(path, container)]
     return problems(obj, found)
+
+
+def _size(obj: Object) -> Found:
+    if (size := len(json.dumps(obj).encode())) > LARGEST:
+        yield "metadata.annotations", f"kubectl apply keeps the object there, {size} bytes of at most {LARGEST}"
 
 
 def _selector(obj: Object) -> Found:
@@ -131,3 +142,21 @@ def _resources(path: str, container: Object) -> Found:
             yield f"{path}.resources.{where}.{name}", f"{amount} is more than the limit {limit}"
         if "/" in name and amount != limit:
             yield f"{path}.resources.{where}.{name}", "an extended resource needs a limit equal to its request"
+
+
+def _probes(path: str, container: Object) -> Found:
+    named = [port.get("name") for port in rows(container, "ports")]
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        for kind in ("httpGet", "tcpSocket"):
+            port = get(container, probe, kind, "port")
+            if isinstance(port, str) and port not in named:
+                yield f"{path}.{probe}", f"no port {port} in the container"
+
+
+def _expansions(path: str, container: Object) -> Found:
+    """`$(NAME)` of no variable stays as it stands; a shell's own are in lower case as a rule."""
+    variables = [variable.get("name") for variable in rows(container, "env")]
+    for word in [*rows(container, "command"), *rows(container, "args")]:
+        for name in EXPANSION.findall(str(word)):
+            if name not in variables and not rows(container, "envFrom"):
+                yield f"{path}.args", f"$({name}) is no variable of the container"
