@@ -85,7 +85,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, reporter))
+    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
     write_whole(directory.path / "plan.json", plan_json(plan))

@@ -255,7 +255,7 @@ def why_not(error: BaseException) -> str:
 
 def what_to_do(uri: str, error: BaseException) -> str:
     """Why a store cannot be used, and what the user can do."""
-    why, ways = first_line(error), "set tracking.uri to another store, or set tracking.enabled=false"
+    why, ways = why_not(error), "set tracking.uri to another store, or set tracking.enabled=false"
     if found := re.search(r"found version (\w+), but expected (\w+)", why):
         theirs, ours = found.groups()
         return (
