@@ -61,7 +61,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
     monkeypatch.setattr(setting_up, "while_it_lives", while_it_lives)
     monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray"))
-    monkeypatch.setattr(setting_up, "live_inventory", lambda: SimpleNamespace(specs=()))
+    monkeypatch.setattr(setting_up, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
