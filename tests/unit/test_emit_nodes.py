@@ -95,6 +95,10 @@ def test_amounts_are_kubernetes_own(text: str, number: float):
         ([H100 | {"gpus": 4}, CPU, CPU], ["a node has 4 GPUs instead of 8"]),
         ([H100 | {"gpu": "A100-80GB"}, CPU, CPU], ["a node has GPUs of kind A100-80GB instead of H100-80GB"]),
         ([H100 | {"gpu": "logical"}, CPU, CPU], ["a node has GPUs of kind logical instead of H100-80GB"]),
+        (  # each beside the one that is most like it
+            [CPU | {"memory_gb": 4}, CPU, H100 | {"cpus": 96}],
+            ["a node has 96 CPUs instead of 192", "a node has 4 GB of memory instead of 8"],
+        ),
         (
             [H100 | {"gpus": 4, "cpus": 96}, CPU, CPU],
             ["a node has 4 GPUs instead of 8 and 96 CPUs instead of 192"],
