@@ -1,4 +1,4 @@
-"""A container's environment and words, as the kubelet makes them: values from objects and fields, `$(NAME)` replaced."""
+"""A container's environment and words, as the kubelet makes them: values of objects and fields, `$(NAME)` replaced."""
 
 from __future__ import annotations
 

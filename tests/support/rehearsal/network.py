@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import psutil
 BRIDGE = "10.244.0.1"
 CLONE_NEWNET = 0x40000000
 START_S = 30.0
+TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount", "pivot_root", "sysctl")
 
 
 def first_child(process: subprocess.Popen[bytes], name: str) -> int:
@@ -117,3 +119,19 @@ class World:
 def _check(status: int) -> None:
     if status:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def why_impossible() -> str | None:
+    """Why namespaces cannot be made here; None where they can."""
+    if os.geteuid():
+        return "a rehearsal makes namespaces and mounts, for which it has to be root"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        return f"a rehearsal needs {', '.join(missing)}"
+    tried = subprocess.run(
+        ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "sh", "-c", "ip link add x type bridge"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"namespaces or bridges cannot be made here: {tried.stderr.strip()}" if tried.returncode else None

@@ -1,8 +1,8 @@
 """What the KubeRay operator (1.7.0) makes of a RayJob: the pods of its cluster, and the request that submits the job.
 
 Written from the operator's sources: `common/pod.go` (DefaultHeadPodTemplate, DefaultWorkerPodTemplate, BuildPod),
-`utils/util.go` (names) and `dashboardclient/dashboard_httpclient.go` (ConvertRayJobToReq). Left out, and refused: what no
-rehearsed RayJob has (autoscaler, fault tolerance of the GCS, TLS, submitters).
+`utils/util.go` (names) and `dashboardclient/dashboard_httpclient.go` (ConvertRayJobToReq). Left out, and refused: what
+no rehearsed RayJob has (autoscaler, fault tolerance of the GCS, TLS, submitters).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def head_pod(rayjob: Object, cluster: str) -> Object:
     spec = _cluster_spec(rayjob)
     group = copy.deepcopy(spec["headGroupSpec"])
     parameters = _start_parameters(group)
-    parameters.setdefault("dashboard-host", "0.0.0.0")  # noqa: S104  # within the rehearsal's closed network
+    parameters.setdefault("dashboard-host", "0.0.0.0")  # within the rehearsal's closed network
     pod = _pod(rayjob, group, cluster, "head", "headgroup")
     return _built(pod, parameters, spec, cluster, head_domain_name(cluster, _namespace(rayjob)))
 
@@ -158,7 +158,7 @@ def _built(pod: Object, parameters: dict[str, str], spec: Object, cluster: str, 
     _add_shared_memory(pod, ray, parameters)
     for init in pod["spec"].get("initContainers", []):
         _force(init, "FQ_RAY_IP", domain_name)
-        _force(init, "RAY_IP", domain_name.split(".")[0])
+        _force(init, "RAY_IP", domain_name.split(".", maxsplit=1)[0])
     parameters.setdefault("metrics-export-port", "8080")
     parameters["block"] = "true"
     parameters.setdefault("dashboard-agent-listen-port", str(AGENT_PORT))
@@ -175,13 +175,13 @@ def _built(pod: Object, parameters: dict[str, str], spec: Object, cluster: str, 
 
 def _add_shared_memory(pod: Object, ray: Object, parameters: dict[str, str]) -> None:
     mounts = ray.setdefault("volumeMounts", [])
-    if "plasma-directory" in parameters or any(mount["mountPath"] == "/dev/shm" for mount in mounts):  # noqa: S108
+    if "plasma-directory" in parameters or any(mount["mountPath"] == "/dev/shm" for mount in mounts):
         return
     resources = ray.get("resources", {})
     size = resources.get("limits", {}).get("memory") or resources.get("requests", {}).get("memory")
     volume = {"name": "shared-mem", "emptyDir": {"medium": "Memory"} | ({"sizeLimit": size} if size else {})}
     pod["spec"].setdefault("volumes", []).append(volume)
-    mounts.append({"name": "shared-mem", "mountPath": "/dev/shm"})  # noqa: S108
+    mounts.append({"name": "shared-mem", "mountPath": "/dev/shm"})
 
 
 def _with_resources(parameters: dict[str, str], ray: Object) -> dict[str, str]:
@@ -207,7 +207,7 @@ def _add_environment(ray: Object, head: bool, command: str, domain_name: str) ->
     host = "127.0.0.1" if head else domain_name
     if not head:
         _force(ray, "FQ_RAY_IP", domain_name)
-        _force(ray, "RAY_IP", domain_name.split(".")[0])
+        _force(ray, "RAY_IP", domain_name.split(".", maxsplit=1)[0])
     _force(ray, "RAY_CLUSTER_NAME", {"fieldRef": {"fieldPath": "metadata.labels['ray.io/cluster']"}})
     _force(ray, "RAY_CLUSTER_NAMESPACE", {"fieldRef": {"fieldPath": "metadata.namespace"}})
     _force(ray, "RAY_CLOUD_INSTANCE_ID", {"fieldRef": {"fieldPath": "metadata.name"}})

@@ -32,6 +32,7 @@ from tests.support.rehearsal.volumes import Volumes
 
 INIT_S = 240.0
 """Bound on an init container: `wait-gcs-ready` asks every five seconds, on a machine that has other work."""
+PAUSE = 'hostname "$0" && exec sleep infinity'
 NSENTER = "/usr/bin/nsenter"
 SYSTEM_FILES = ("alternatives", "ld.so.cache", "localtime", "mime.types", "nsswitch.conf", "os-release", "ssl")
 """What the image has of this machine's /etc."""
@@ -112,8 +113,7 @@ class Pod:
         self._failure: BaseException | None = None
         self._containers: dict[str, _Container] = {}
         self._pause = subprocess.Popen(
-            [*node.world.enter, "unshare", "--net", "--uts", "--ipc", "sh", "-c"]
-            + ['hostname "$0" && exec sleep infinity', self.name]
+            [*node.world.enter, "unshare", "--net", "--uts", "--ipc", "sh", "-c", PAUSE, self.name]
         )
         self._shared = first_child(self._pause, "sleep")
         """The process whose namespaces the containers share."""
@@ -233,7 +233,7 @@ class Pod:
         temporary, home = self._made(f"{container}-tmp"), self._made(f"{container}-home")
         temporary.chmod(0o1777)
         os.chown(home, self._node.image.user, self._node.image.user)
-        return [(str(temporary), "/tmp", False), (str(home), self._node.image.home, False)]  # noqa: S108
+        return [(str(temporary), "/tmp", False), (str(home), self._node.image.home, False)]
 
     def _made(self, name: str) -> Path:
         path = self.folder / name
