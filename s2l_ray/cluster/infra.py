@@ -176,6 +176,8 @@ class Infra(Section):
         for name, place in self.secrets.items():
             if not SECRET_KEY.fullmatch(place):
                 raise ValueError(f"secrets.{name} must be SECRET/KEY, the name of a Secret and a key in it")
+            if name in self.environment:
+                raise ValueError(f"{name} is in environment and in secrets; keep one of them")
         return self
 
 
