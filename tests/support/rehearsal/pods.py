@@ -32,7 +32,8 @@ from tests.support.rehearsal.volumes import Volumes
 
 INIT_S = 240.0
 """Bound on an init container: `wait-gcs-ready` asks every five seconds, on a machine that has other work."""
-PAUSE = 'hostname "$0" && exec sleep infinity'
+PAUSE = 'hostname "$0" && while :; do sleep 3600 & wait; done'
+"""A pod's pause process: it keeps the namespaces, and collects processes that have ended if it is the first one."""
 NSENTER = "/usr/bin/nsenter"
 SYSTEM_FILES = ("alternatives", "ld.so.cache", "localtime", "mime.types", "nsswitch.conf", "os-release", "ssl")
 """What the image has of this machine's /etc."""
@@ -74,12 +75,14 @@ class _Container:
         self.first = 0
         """Its first process."""
 
-    def started(self, process: subprocess.Popen[bytes]) -> None:
+    def started(self, process: subprocess.Popen[bytes], above: int) -> None:
+        """Find the first process; `above` of those that entered its namespaces are between it and `process`."""
         self.process = process
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and process.poll() is None:
-            # nsenter, then unshare, then the first process of the container
-            found = [c for child in psutil.Process(process.pid).children() for c in child.children()]
+            found = [psutil.Process(process.pid)]
+            for _ in range(above + 1):
+                found = [child for parent in found for child in parent.children()]
             if found:
                 self.first = found[0].pid
                 return
@@ -113,9 +116,9 @@ class Pod:
         self._failure: BaseException | None = None
         self._containers: dict[str, _Container] = {}
         self._pause = subprocess.Popen(
-            [*node.world.enter, "unshare", "--net", "--uts", "--ipc", "sh", "-c", PAUSE, self.name]
+            [*node.world.enter, "unshare", *self._namespaces, "--fork", "dash", "-c", PAUSE, self.name]
         )
-        self._shared = first_child(self._pause, "sleep")
+        self._shared = first_child(self._pause, "dash")
         """The process whose namespaces the containers share."""
         self.address = node.world.attach(self._shared)
         node.world.name(self.name, self.address)
@@ -155,20 +158,32 @@ class Pod:
         self._containers[spec["name"]] = container
         description = self.folder / f"{spec['name']}.json"
         description.write_text(json.dumps(self._describe(spec, container.memory.path)), encoding="utf-8")
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL"]
+        # Where the pod's processes are shared, unshare becomes the container's first process, else its parent.
+        own = [] if self._shares_processes else ["--pid", "--fork", "--kill-child=SIGKILL"]
+        unshare = ["unshare", "--mount", *own]
         program = [os.path.realpath(sys.executable), "-IS", container_program.__file__, str(description)]
         with (self.folder / f"{spec['name']}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*self._enter, *unshare, *program], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-        container.started(process)
+        container.started(process, above=len(own) > 0)
         return process
 
     @property
+    def _shares_processes(self) -> bool:
+        return bool(self._spec.get("shareProcessNamespace"))
+
+    @property
+    def _namespaces(self) -> list[str]:
+        """What the containers share."""
+        return ["--net", "--uts", "--ipc", *(["--pid"] if self._shares_processes else [])]
+
+    @property
     def _enter(self) -> list[str]:
-        world = f"/proc/{self._node.world.pid}/ns"
-        shared = [f"--{name}=/proc/{self._shared}/ns/{name}" for name in ("net", "uts", "ipc")]
-        return [NSENTER, *shared, f"--mount={world}/mnt", f"--pid={world}/pid"]
+        world, shared = f"/proc/{self._node.world.pid}/ns", f"/proc/{self._shared}/ns"
+        processes = shared if self._shares_processes else world
+        own = [f"--{name}={shared}/{name}" for name in ("net", "uts", "ipc")]
+        return [NSENTER, *own, f"--mount={world}/mnt", f"--pid={processes}/pid"]
 
     # ---- what a container is ----
 
@@ -251,6 +266,10 @@ class Pod:
     @property
     def processes(self) -> list[psutil.Process]:
         """All processes of its containers."""
+        if self._shares_processes and self._pause.poll() is None:  # the pause process adopts those without a parent
+            adopted = psutil.Process(self._shared).children(recursive=True)
+            entered = [found for container in self._containers.values() for found in container.processes]
+            return [*{process.pid: process for process in [*entered, *adopted]}.values()]
         return [process for container in self._containers.values() for process in container.processes]
 
     @property
@@ -316,8 +335,9 @@ class Pod:
             container.signal(signal.SIGKILL)
             if container.process:
                 container.process.wait(START_S)
-            container.memory.remove()
-        with contextlib.suppress(ProcessLookupError):
+        if self._pause.poll() is None:
             os.kill(self._shared, signal.SIGKILL)
         self._pause.wait(START_S)
+        for container in self._containers.values():
+            container.memory.remove()
         self._volumes.close()
