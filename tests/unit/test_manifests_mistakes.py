@@ -151,3 +151,38 @@ def test_a_custom_definition_gives_defaults_before_it_refuses(spec: Object, reas
     thing = {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": spec}
     found = [str(problem).removeprefix("Thing/a: ") for problem in schema_problems(thing, tmp_path)]
     assert [problem.startswith(reason) for problem, reason in zip(found, reasons, strict=True)] == [True] * len(reasons)
+
+
+def test_an_object_that_kubectl_cannot_apply_is_refused():
+    large = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"}, "data": {"a": "x" * 2**18}}
+    assert "262144" in str(malformed(large, None)[0])
+    assert malformed(large | {"data": {"a": "x" * 2**17}}, None) == []
+
+
+def test_an_object_that_is_in_a_build_twice_is_refused():
+    found = [str(problem) for problem in joint_problems([*GOOD, GOOD[-1]], GIVEN)]
+    assert found == ["NetworkPolicy/stage: metadata.name: is in the build twice"]
+
+
+def test_a_role_binding_needs_its_role_and_account():
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "a"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "runs"}],
+    }
+    assert malformed(binding, None) == []
+    assert [problem.reason for problem in joint_problems([binding])] == [
+        "Role reader is not there",
+        "ServiceAccount runs is not there",
+    ]
+
+
+def test_a_rolling_update_waits_for_a_claim_of_one_node():
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    body = {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "a"}}]}
+    deployment: Object = {"kind": "Deployment", "metadata": {"name": "b"}, "spec": {"template": {"spec": body}}}
+    assert ["must be Recreate" in problem.reason for problem in sharing_problems([claim, deployment])] == [True]
+    deployment["spec"]["strategy"] = {"type": "Recreate"}
+    assert sharing_problems([claim, deployment]) == []
