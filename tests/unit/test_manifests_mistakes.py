@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.kubernetes.claims import sharing_problems
 from tests.support.kubernetes.custom_schemas import schema_problems
 from tests.support.kubernetes.definitions import DEFINITIONS, needs_definitions
 from tests.support.kubernetes.flows import flow_problems, unbound_problems
+from tests.support.kubernetes.kueue_rules import kueue_problems
 from tests.support.kubernetes.mistakes import FOLDER, Mistake, mistakes, spoiled
 from tests.support.kubernetes.network_policies import Peer, allows, selects
 from tests.support.kubernetes.objects import Object, Problem, quantity, read
@@ -186,3 +188,12 @@ def test_a_rolling_update_waits_for_a_claim_of_one_node():
     assert ["must be Recreate" in problem.reason for problem in sharing_problems([claim, deployment])] == [True]
     deployment["spec"]["strategy"] = {"type": "Recreate"}
     assert sharing_problems([claim, deployment]) == []
+
+
+def test_kueue_takes_no_more_than_18_groups():
+    job = copy.deepcopy(next(obj for obj in GOOD if obj["kind"] == "RayJob"))
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups += [groups[0]] * 16
+    assert kueue_problems(job) == []  # 17 groups and the head
+    groups.append(groups[0])
+    assert [problem.reason for problem in kueue_problems(job)] == ["Kueue takes 18 pod sets, the head's included"]
