@@ -42,7 +42,7 @@ def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
     if mode == "read":
         recording = matching(storage, fingerprint, config.bank.recording)
     else:
-        recording = create(storage, fingerprint, made_with())
+        recording = create(storage, fingerprint, made_with(config))
     settings = settings_of(storage, recording, reads=mode != "write")
     bank = RolloutBank(settings, {prompt.id: prompt for prompt in train})
     problem = missing_message(requests, bank.covers(requests), f"{storage.url}/{recording.name}")
