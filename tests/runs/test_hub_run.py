@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,18 +30,20 @@ def test_a_run_from_the_hub_is_resumed_at_its_commits(family: Family, tmp_path: 
             "data.eval": None,
             "data.eval_limit": None,
             "tracking.enabled": False,
+            "schedule.steps": 2,
             "schedule.mix_steps": 1,
+            "checkpoint.every": 1,
         }
 
-        def train(steps: int) -> str:
-            values = [f"{key}={json.dumps(value)}" for key, value in (settings | {"schedule.steps": steps}).items()]
+        def train() -> str:
+            values = [f"{key}={'null' if value is None else value}" for key, value in settings.items()]
             command = [sys.executable, "-m", "s2l_ray", "train", "quickstart", *values]
             variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
             done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
-        assert "fetching tiny/large from the Hub" in train(2)
+        assert "fetching tiny/large from the Hub" in train()
         config = (tmp_path / "run" / "config.yaml").read_text()
         assert f"learner: tiny/large@{large}" in config
         assert f"train: hf://datasets/tiny/sums@{data}:train" in config
@@ -50,6 +53,8 @@ def test_a_run_from_the_hub_is_resumed_at_its_commits(family: Family, tmp_path: 
 
         hub.add("models", "tiny/large", files_in(family.large) | {"model.safetensors": b"another model"})
         hub.add("datasets", "tiny/sums", {"train.jsonl": b'{"question": "1", "answer": "1"}\n'})
-        assert "resumed after step 2" in train(3)
+        (tmp_path / "run" / "summary.json").unlink()  # as if the run had been killed in its second step
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+        assert "resumed after step 1" in train()
         assert f"learner: tiny/large@{large}" in (tmp_path / "run" / "config.yaml").read_text()
         assert hub.downloads() == fetched
