@@ -134,7 +134,7 @@ def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
 
 def _live_inventory(config: Config) -> Inventory:
     from actors.connection import connect
-    from s2l_ray.placement.ray_binding import live_inventory
+    from s2l_ray.placement.live_nodes import live_inventory
 
     connect(config.cluster)
     return live_inventory()

@@ -88,6 +88,8 @@ def references(obj: Object) -> Iterator[Reference]:
         path, spec = cluster
         if secret := get(spec, "authOptions", "secretName"):
             yield f"{path}.authOptions.secretName", "Secret", secret, "auth_token"
+    if obj.get("kind") == "StatefulSet" and (name := get(obj, "spec", "serviceName")):
+        yield "spec.serviceName", "Service", name, None
     yield from _of_queues(obj)
     if obj.get("kind") in ("RoleBinding", "ClusterRoleBinding"):
         yield "roleRef", get(obj, "roleRef", "kind"), get(obj, "roleRef", "name"), None
