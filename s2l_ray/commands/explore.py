@@ -100,9 +100,8 @@ class Progress:
 @contextmanager
 def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
     """The nodes that Ray has, or those that placement.inventory describes, for as long as Ray is needed."""
-    import ray
-
     from actors.connection import connect
+    from actors.private_ray import end_private_ray
     from s2l_ray.placement.inventory import load_inventory
     from s2l_ray.placement.ray_binding import live_inventory
 
@@ -111,7 +110,7 @@ def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
         yield load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
     finally:
         if owns_ray:
-            ray.shutdown()
+            end_private_ray()
 
 
 def _record(

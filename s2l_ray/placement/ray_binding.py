@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from s2l_ray.ray_bridge import is_dead
 PROBE_TIMEOUT_S = 300.0
 """For a process to start on every bundle, on nodes that have other work."""
 REPORT_EVERY_S = 30.0
+REMOVAL_S = 2.0
+"""Bound on giving up a group that could not be had."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,10 @@ def reserve(
         _wait(group, asked, timeout_s, on_wait, may_grow)
         return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
     except BaseException:
-        remove_placement_group(group)
+        # In a thread: where Ray was ended at the same time, the answer may not come.
+        removal = threading.Thread(target=remove_placement_group, args=(group,), daemon=True)
+        removal.start()
+        removal.join(REMOVAL_S)
         raise
 
 
