@@ -52,69 +52,79 @@ def ends_when_told() -> Iterator[None]:
     SIGINT and SIGHUP stay ignored where they were ignored before, as in a background job of a script and under nohup.
     SIGTERM does not: it has no other purpose than to end a process.
     """
-    main = threading.main_thread()
-    if threading.current_thread() is not main or main.ident is None:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[Ended] = []
-    first = threading.Event()
-    dropped = threading.Event()
-    again_at = 0.0
+    ending = _Ending()
+    watched = [signal.SIGTERM] + [
+        number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, ending.tell) for number in watched}
+    sys.unraisablehook = ending.note_dropped
+    threading.Thread(target=ending.cut_off, name="cut-off", daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        if ending.told and error is not ending.told:  # tidying up fails where, say, Ray was ended at the same time
+            raise ending.told from error
+        raise
+    finally:
+        ending.over()
+        if not ending.told:  # else the process is about to end, and should not be disturbed in that either
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal again_at
-        if dropped.is_set():
-            dropped.clear()
-            raise told[0]
-        if told:
-            if time.monotonic() > again_at:
-                leave(told[0].status)
+
+class _Ending:
+    """Who has told the command to end, and what follows."""
+
+    def __init__(self) -> None:
+        self.told: Ended | None = None
+        self._known = threading.Event()
+        self._dropped = threading.Event()
+        self._again_at = 0.0
+        self._hook = sys.unraisablehook
+
+    def tell(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._dropped.is_set() and self.told:
+            self._dropped.clear()
+            raise self.told
+        if self.told:
+            if time.monotonic() > self._again_at:
+                leave(self.told.status)
             return
-        told.append(Ended(number))
-        again_at = time.monotonic() + AGAIN_S
+        self.told = Ended(number)
+        self._again_at = time.monotonic() + AGAIN_S
         if number == signal.SIGHUP:
             _let_go_of_the_terminal()
-        first.set()
-        raise told[0]
+        self._known.set()
+        raise self.told
 
-    def note_dropped(unraisable: UnraisableHookArgs) -> None:
-        # Python drops what is raised in a finaliser or a callback of the garbage collector.
-        if told and unraisable.exc_value is told[0]:
-            dropped.set()
+    def note_dropped(self, unraisable: UnraisableHookArgs) -> None:
+        """Python drops what is raised in a finaliser or a callback of the garbage collector: raise it again later."""
+        if self.told and unraisable.exc_value is self.told:
+            self._dropped.set()
         else:
-            hook(unraisable)
+            self._hook(unraisable)
 
-    def cut_off() -> None:
-        # Waits from the start: a thread cannot be started safely inside a signal handler.
-        first.wait()
-        if not told:
+    def cut_off(self) -> None:
+        """In a thread of its own, from the start: none can be started safely inside a signal handler."""
+        self._known.wait()
+        if not self.told:
             return
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
             time.sleep(min(0.1, GRACE_S))  # by then the finaliser is over
-            if dropped.is_set():
-                signal.pthread_kill(main.ident, told[0].signal)
+            if self._dropped.is_set():
+                signal.pthread_kill(threading.main_thread().ident or 0, self.told.signal)
         os.write(2, f"tidying up took more than {GRACE_S:g} s; ended without it\n".encode())
-        leave(told[0].status)
+        leave(self.told.status)
 
-    watched = [signal.SIGTERM] + [
-        number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
-    ]
-    before = {number: signal.signal(number, end) for number in watched}
-    hook, sys.unraisablehook = sys.unraisablehook, note_dropped
-    threading.Thread(target=cut_off, name="cut-off", daemon=True).start()
-    try:
-        yield
-    except BaseException as error:
-        if told and error is not told[0]:  # tidying up fails where, say, Ray was ended at the same time
-            raise told[0] from error
-        raise
-    finally:
-        first.set()
-        sys.unraisablehook = hook
-        if not told:  # else the process is about to end, and should not be disturbed in that either
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def over(self) -> None:
+        """The command is over."""
+        self._known.set()
+        sys.unraisablehook = self._hook
 
 
 def leave(status: int) -> NoReturn:

@@ -174,22 +174,25 @@ def test_what_a_finaliser_swallows_is_raised_again(tmp_path: Path):
     assert ended(process) == (143, "tidying\ntidied\n", "ended by SIGTERM\n")
 
 
-def test_no_process_that_was_marked_is_left_and_no_other_is_harmed(tmp_path: Path):
-    """As a private Ray's are: also one whose parent is gone."""
-    text = """
+FAMILY = """
 import os, subprocess, sys
 from s2l_ray.machine.ending import leave
 from s2l_ray.machine.processes import mark
-grandchild = "import time; time.sleep(600)"
-child = "import subprocess as s, sys; print(s.Popen([sys.executable, '-c', " + repr(grandchild) + "], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+
+GRANDCHILD = "import time; time.sleep(600)"
+CHILD = f"import sys, subprocess as s; args = [sys.executable, '-c', {GRANDCHILD!r}]; none = s.DEVNULL\\n"
+CHILD += "print(s.Popen(args, stdout=none, stderr=none).pid)"
 for environment in (os.environ | mark(), None):
-    done = subprocess.run([sys.executable, "-c", child], env=environment, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="")
+    print(subprocess.run([sys.executable, "-c", CHILD], env=environment, stdout=-1, text=True).stdout.strip())
 sys.stdout.flush()
 sys.stdin.readline()
 leave(3)
 """
-    process = start(["-c", text], tmp_path)
+
+
+def test_no_process_that_was_marked_is_left_and_no_other_is_harmed(tmp_path: Path):
+    """As a private Ray's are: also one whose parent is gone."""
+    process = start(["-c", FAMILY], tmp_path)
     marked, other = (psutil.Process(int(process.stdout.readline())) for _ in range(2))
     process.communicate("\n", timeout=60)
     assert process.returncode == 3
