@@ -104,9 +104,8 @@ class Progress:
 @contextmanager
 def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
     """The nodes that Ray has, or those that placement.inventory describes, for as long as Ray is needed."""
-    import ray
-
     from actors.connection import connect
+    from actors.private_ray import end_private_ray
     from s2l_ray.placement.live_nodes import nodes_to_plan_for
 
     owns_ray = connect(config.cluster, say)
@@ -114,7 +113,7 @@ def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
         yield nodes_to_plan_for(config, say)
     finally:
         if owns_ray:
-            ray.shutdown()
+            end_private_ray()
 
 
 def _record(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-import ray
-
 from actors.connection import connect
 from actors.graph import ActorGraph
-from actors.private_ray import while_it_lives
+from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
@@ -73,9 +71,8 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     unlocking.callback(directory.close)
 
     reporter.phase("starting Ray")
-    owns_ray = connect(config.cluster, reporter.note)
-    if owns_ray:
-        ending_ray.callback(while_it_lives, ray.shutdown)
+    if connect(config.cluster, reporter.note):
+        ending_ray.callback(end_private_ray)
 
     inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
@@ -93,20 +90,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
-    graph = ActorGraph(
-        settings,
-        layout,
-        checkpoint.step + 1 if checkpoint else 1,
-        inputs.train,
-        inputs.held_out,
-        reporter=reporter,
-        stragglers=stragglers,
-        bank=bank,
-    )
-    if owns_ray:
-        stopping_actors.callback(while_it_lives, graph.close)
-    else:
-        stopping_actors.callback(graph.close)
+    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
+    stopping_actors.callback(graph.close)
+    graph.start(checkpoint.step + 1 if checkpoint else 1)
     return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
 
 
