@@ -16,7 +16,7 @@ from s2l_ray.placement.fixed_nodes import differences
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.manifest_nodes import amount
 from s2l_ray.planner.search import make_plan
-from s2l_ray.planner.show.serialise import plan_json
+from s2l_ray.planner.show.serialise import plan_document
 
 CPU = {"gpus": 0, "cpus": 2, "memory_gb": 8}
 H100 = {"gpus": 8, "gpu": "H100-80GB", "cpus": 192, "memory_gb": 2000}
@@ -47,7 +47,7 @@ def test_a_manifest_planned_back_gives_the_same_plan(run, overrides, nodes, effi
     config, inventory = load_config(run, overrides), by_kind(Inventory.of(nodes, efficiency=efficiency))
     back = load_inventory(written(tmp_path, run, overrides, inventory, kind))
     assert back.specs == inventory.specs and back.efficiency == inventory.efficiency
-    assert plan_json(make_plan(config, back)) == plan_json(make_plan(config, inventory))
+    assert plan_document(make_plan(config, back)) == plan_document(make_plan(config, inventory))
 
 
 def test_what_somebody_changed_in_the_worker_groups_is_read(tmp_path: Path):
