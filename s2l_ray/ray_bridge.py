@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,6 +120,26 @@ def without_sigterm_handler() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = before
+
+
+@contextlib.contextmanager
+def away_from_group_signals() -> Iterator[None]:
+    """Processes that Ray starts in here lead sessions of their own: they end with this process, not with its group.
+
+    `timeout`, batch systems and closed terminals signal a whole group. Once its raylet is gone, Ray ends this process
+    within milliseconds, with status 1, whatever it still has to do.
+    """
+    before = utils.set_kill_on_parent_death_linux
+
+    def alone() -> None:
+        os.setsid()
+        before()
+
+    utils.set_kill_on_parent_death_linux = alone
+    try:
+        yield
+    finally:
+        utils.set_kill_on_parent_death_linux = before
 
 
 @contextlib.contextmanager
