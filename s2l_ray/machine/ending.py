@@ -1,7 +1,7 @@
 """How a command ends on a signal: Ctrl-C (SIGINT), a batch system or `kill` (SIGTERM), a closed terminal (SIGHUP).
 
 All three unwind the command in the same way, so that actors are stopped and files are complete. The exit status tells
-which it was. A second signal ends the command at once.
+which it was. Ctrl-C after that ends the command at once.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Ended(KeyboardInterrupt):
 def ends_when_told() -> Iterator[None]:
     """Within this context the first signal raises `Ended` in the main thread, so that the command cleans up.
 
-    A second one, or cleaning up for longer than GRACE_S, ends the process without it; a private Ray and its actors end
-    with the process. Outside the main thread, where Python allows no signal handlers, this does nothing.
+    SIGINT after that, or cleaning up for longer than GRACE_S, ends the process without it; a private Ray and its actors
+    end with the process. Outside the main thread, where Python allows no signal handlers, this does nothing.
 
     SIGINT and SIGHUP stay ignored where they were ignored before, as in a background job of a script and under nohup.
     SIGTERM does not: it has no other purpose than to end a process.
@@ -91,7 +91,9 @@ class _Ending:
             self._dropped.clear()
             raise self.told
         if self.told:
-            if time.monotonic() > self._again_at:
+            # Ctrl-C again: somebody waits in vain. Who sends SIGTERM again may be someone else than before, as when a
+            # job is stopped and then its pod deleted, and knows SIGKILL.
+            if number == signal.SIGINT and time.monotonic() > self._again_at:
                 leave(self.told.status)
             return
         self.told = Ended(number)

@@ -152,9 +152,9 @@ class Swallowing:
 """
 
 
-def test_signals_that_come_together_are_one_and_a_later_one_ends_it_at_once(tmp_path: Path):
+def test_signals_that_come_together_are_one_and_ctrl_c_after_that_ends_it_at_once(tmp_path: Path):
     """`timeout` and batch systems signal the program and its group; whoever waits in vain presses Ctrl-C again."""
-    tidy = "print(sys.stdin.readline().strip(), flush=True); time.sleep(600)"
+    tidy = "[print(sys.stdin.readline().strip(), flush=True) for _ in range(2)]; time.sleep(600)"
     process = program(TIDIES.format(grace=100, tidy=tidy), tmp_path)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "tidying\n"
@@ -163,6 +163,10 @@ def test_signals_that_come_together_are_one_and_a_later_one_ends_it_at_once(tmp_
     print("goes on", file=process.stdin, flush=True)
     assert process.stdout.readline() == "goes on\n"
     time.sleep(AGAIN_S)
+    for again in (signal.SIGTERM, signal.SIGHUP):  # a job that was stopped, and whose pod is deleted then
+        process.send_signal(again)
+    print("still", file=process.stdin, flush=True)
+    assert process.stdout.readline() == "still\n"
     process.send_signal(signal.SIGINT)
     assert ended(process)[:2] == (143, "")
 
