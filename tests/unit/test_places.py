@@ -56,7 +56,9 @@ def test_an_output_in_rays_session_directory_is_refused_and_names_the_key(here: 
     job = here / SESSION / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
-    with pytest.raises(ConfigError, match=f"^run_dir: {job}/outputs/quickstart is in the session directory.*S2L_OUTPUTS"):
+    with pytest.raises(
+        ConfigError, match=f"^run_dir: {job}/outputs/quickstart is in the session directory.*S2L_OUTPUTS"
+    ):
         refuse_session_directory("run_dir", load_config("quickstart").run_path)
     (here / "link").symlink_to(job)
     with pytest.raises(ConfigError, match="bank.path: .*/link/bank is in the session directory"):
