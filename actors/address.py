@@ -138,8 +138,8 @@ def _check_raylet(address: str, given: str, timeout_s: float) -> None:
             ray_bridge.check_health(channel, timeout_s)
         except grpc.RpcError as error:
             raise PlacementError(
-                f"{given}: the cluster answers, but its node on this machine ({address}) does not: {error.code().name}. "
-                "Start that node again (`ray stop`, then `ray start --address`)"
+                f"{given}: the cluster answers, but its node on this machine ({address}) does not "
+                f"({error.code().name}). Start that node again (`ray stop`, then `ray start --address`)"
             ) from error
 
 
