@@ -141,6 +141,12 @@ def read_settings_again() -> None:
     ray._raylet.Config.initialize("")
 
 
+def has_own_cluster() -> bool:
+    """Whether the Ray that this process is connected to is one that it has started."""
+    own = worker._global_node
+    return own is not None and bool(own.all_processes)
+
+
 def log_directory() -> Path:
     """Where the Ray started last on this machine writes its logs."""
     return Path(get_default_ray_temp_dir(), "session_latest", "logs").resolve()

@@ -22,7 +22,7 @@ CONFIG = "config.yaml"
 INVENTORY = "inventory.yaml"
 OUTPUTS, MODELS, DATA = "/outputs", "/models", "/data"
 """Where claims are mounted."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 WORDS = {"resume": ("auto", "never")}
 """Values of path keys that are no paths."""
 NODES = "placement.inventory"
@@ -67,10 +67,10 @@ def path_in_pod(key: str, path: str, infra: Infra) -> str:
         return path
     if path.startswith(f"{DIRECTORY}/"):
         return PREFIX + path.removeprefix(f"{DIRECTORY}/")
-    if key.startswith("models.") and HUB_ID.fullmatch(path):
-        return path
     if path.startswith("outputs/"):
         return f"/{path}"
+    if key.startswith("models.") and HUB_ID.fullmatch(path):
+        return path
     claims = {OUTPUTS: infra.claims.outputs, MODELS: infra.claims.models, DATA: infra.claims.data}
     mounted = [folder for folder, claim in claims.items() if claim]
     if any(path.startswith(f"{folder}/") for folder in mounted):

@@ -142,6 +142,9 @@ def _template(infra: Infra, run: str, pods: Pods, container: Object, shm: int) -
         },
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # Else the pod's first process is Ray, which does not collect a driver whose shell ended before it, so that a
+        # job which is stopped runs on, for Ray, until RAY_JOB_STOP_WAIT_TIME_S is over.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": infra.stop_grace_s + MARGIN_S,
     }
     placing: Object = {

@@ -19,22 +19,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 POLL_S = 0.2
-ACTOR = "ray::"
-"""How the title of a process begins that executes a task or an actor."""
-IDLE = "ray::IDLE"
-RAY_OWN = ("ray::JobSupervisor", "ray::_")
-"""Actors of Ray itself."""
+ACTORS = ("Bank", "Explorer", "Learner", "Scheduler", "TrainerRank", "Verifier")
+"""Actors of a run; Ray gives their processes the titles `ray::Bank`, `ray::Bank.append` and so on."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the hook: `head` or `worker`, and the seconds that it may take."""
     role, seconds = arguments[0], float(arguments[1])
-    if role == "head":
-        for process in drivers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
-        return wait_until_none(drivers, seconds)
-    return wait_until_none(actors, seconds)
+    return end(drivers, seconds) if role == "head" else wait_until_none(actors, seconds)
+
+
+def end(find: Callable[[], list[int]], seconds: float) -> int:
+    """Send SIGTERM to processes and wait for them to end. Returns as `wait_until_none`."""
+    for process in find():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    return wait_until_none(find, seconds)
 
 
 def wait_until_none(find: Callable[[], list[int]], seconds: float) -> int:
@@ -60,12 +60,14 @@ def is_driver(words: list[str]) -> bool:
 
 
 def actors() -> list[int]:
-    """Processes of this pod that execute an actor or a task."""
-    return [
-        process
-        for process, words in _commands()
-        if words[0].startswith(ACTOR) and not words[0].startswith((IDLE, *RAY_OWN))
-    ]
+    """Processes of this pod that are actors of a run."""
+    return [process for process, words in _commands() if is_actor(words)]
+
+
+def is_actor(words: list[str]) -> bool:
+    """Whether a process has the title of an actor of a run. Ray's own processes begin with `ray::` too."""
+    title = words[0]
+    return title.startswith("ray::") and title.removeprefix("ray::").partition(".")[0] in ACTORS
 
 
 def _commands() -> list[tuple[int, list[str]]]:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
-
-import ray
+from dataclasses import asdict, dataclass
 
 from actors.connection import connect
 from actors.graph import ActorGraph
-from actors.private_ray import while_it_lives
+from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
-from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.live_nodes import nodes_to_plan_for
 from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
-from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.tasks.sources import fetch_sources
 
 
 @dataclass(frozen=True)
@@ -65,46 +64,35 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     ending_ray, unlocking, stopping_actors, ending_mlflow = (stack.enter_context(ExitStack()) for _ in range(4))
 
     reporter.phase("checking models and data")
-    config = with_absolute_paths(config)
+    config, pins = fetch_sources(with_absolute_paths(config), reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
     directory = RunDirectory.acquire(config)
     unlocking.callback(directory.close)
 
     reporter.phase("starting Ray")
-    owns_ray = connect(config.cluster, reporter.note)
-    if owns_ray:
-        ending_ray.callback(while_it_lives, ray.shutdown)
+    if connect(config.cluster, reporter.note):
+        ending_ray.callback(end_private_ray)
 
-    inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+    inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
     settings = dtype.applied_to(config)
     directory.adopt(settings, inputs.contents)
+    directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
     checkpoint = directory.to_resume(settings, inputs.contents)
     bank = prepare_bank(settings, inputs.train)
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, reporter))
+    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
-    write_whole(directory.path / "plan.json", plan_json(plan))
+    write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
-    graph = ActorGraph(
-        settings,
-        layout,
-        checkpoint.step + 1 if checkpoint else 1,
-        inputs.train,
-        inputs.held_out,
-        reporter=reporter,
-        stragglers=stragglers,
-        bank=bank,
-    )
-    if owns_ray:
-        stopping_actors.callback(while_it_lives, graph.close)
-    else:
-        stopping_actors.callback(graph.close)
+    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
+    stopping_actors.callback(graph.close)
+    graph.start(checkpoint.step + 1 if checkpoint else 1)
     return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
 
 

@@ -9,19 +9,29 @@ import pytest
 from tests.support.kubernetes.builds import CLUSTER, complete, emitted, kustomizations, kustomized, locked
 from tests.support.kubernetes.checks import joint_problems, object_problems
 from tests.support.kubernetes.claims import sharing_problems
-from tests.support.kubernetes.definitions import DEFINITIONS
+from tests.support.kubernetes.core_schemas import is_custom
+from tests.support.kubernetes.custom_schemas import definitions
+from tests.support.kubernetes.definitions import DEFINITIONS, needs_definitions
 from tests.support.kubernetes.flows import flow_problems, unbound_problems
 from tests.support.kubernetes.objects import Object, Problem, get
 from tests.support.kubernetes.pods import pods
 from tests.support.kubernetes.references import policy_problems
+from tests.support.paths import ROOT
 
 RAY = locked("ray")
 OPERATOR_NAMESPACES = ("kuberay-system",)
 DEFINED = DEFINITIONS if DEFINITIONS.is_dir() else None
 """Without them the objects of KubeRay and Kueue are checked by everything but their own schemas."""
 
-MADE_BY_THE_USER = frozenset({"Secret/s2l-postgres", "Secret/s2l-ray-token", "Secret/s2l-redis", "StorageClass/shared"})
-"""What the guide tells to make before an overlay is applied."""
+GUIDE = (ROOT / "docs" / "guides" / "kuberay.md").read_text(encoding="utf-8")
+SECRETS = tuple(
+    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "s2l"}, "data": {key: ""}}
+    for name, key in re.findall(r"kubectl create secret generic (\S+) --from-file=(\w+)=", GUIDE)
+)
+"""What the guide tells to make by hand."""
+PLACEHOLDER = frozenset({"StorageClass/shared"})
+"""The guide tells to put the name of one's own there."""
+
 FOLDERS = kustomizations()
 MODELS = ("models.learner=HuggingFaceTB/SmolLM2-360M", "models.explorer=HuggingFaceTB/SmolLM2-135M")
 OVERRIDES = {
@@ -46,9 +56,9 @@ mlflow_uri: http://s2l-mlflow:5000
 
 
 def beside(folder: str = "") -> list[tuple[Object, ...]]:
-    """What a build finds in its namespace, or brings along: what is applied once, and its own part of that."""
+    """What a build finds in its namespace, or brings along: what is made once, and its own part of that."""
     applied = ["storage", "base", "staging", f"{folder}/storage", f"{folder}/stage"]
-    return [kustomized(other) for other in applied if other in FOLDERS]
+    return [SECRETS, *(kustomized(other) for other in applied if other in FOLDERS)]
 
 
 def shown(problems: list[Problem]) -> list[str]:
@@ -66,10 +76,12 @@ def test_each_object_of_a_folder_would_be_accepted(folder: str):
 def test_all_that_a_folder_names_is_there(folder: str):
     build = complete(kustomized(folder), *beside(folder))
     nodes = 1 if folder == "storage-one-node" else 2
-    assert shown([*joint_problems(build, MADE_BY_THE_USER), *sharing_problems(build, nodes)]) == []
+    assert shown([*joint_problems(build, PLACEHOLDER), *sharing_problems(build, nodes)]) == []
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder.startswith(("base", "staging", "overlays"))])
+@pytest.mark.parametrize(
+    "folder", [folder for folder in FOLDERS if folder.startswith(("base", "overlays", "shell", "staging"))]
+)
 def test_pods_of_a_folder_talk_to_whom_they_must_and_to_nobody_else(folder: str):
     build = complete(kustomized(folder), *beside(folder))
     assert shown([*flow_problems(build, OPERATOR_NAMESPACES), *unbound_problems(build)]) == []
@@ -101,9 +113,15 @@ def test_a_plan_becomes_objects_that_would_be_accepted(config: str, inventory: s
     objects = emitted(kind, config, inventory, str(infra), *OVERRIDES[config])
     build = complete(objects, *beside())
     found = [problem for obj in objects for problem in object_problems(obj, DEFINED, RAY)]
-    assert shown([*found, *joint_problems(build, MADE_BY_THE_USER)]) == []
+    assert shown([*found, *joint_problems(build, PLACEHOLDER)]) == []
     assert shown(flow_problems(build, OPERATOR_NAMESPACES)) == []
     assert {pod.role for obj in objects for pod in pods(obj)} == {"head", "worker"}  # HTTPMode: no submitter
+
+
+@needs_definitions
+def test_every_custom_kind_of_ours_has_a_definition():
+    everything = [obj for folder in FOLDERS for obj in kustomized(folder) if is_custom(obj)]
+    assert {(obj["apiVersion"], obj["kind"]) for obj in everything} <= definitions(DEFINITIONS).keys()
 
 
 def test_a_plan_alone_names_one_claim_and_one_secret_of_the_user():

@@ -10,6 +10,7 @@ from tests.support.kubernetes.core_schemas import core_problems, is_custom
 from tests.support.kubernetes.custom_schemas import schema_problems
 from tests.support.kubernetes.kueue_rules import admission_problems, kueue_problems
 from tests.support.kubernetes.names import name_problems
+from tests.support.kubernetes.network_policies import policy_rule_problems
 from tests.support.kubernetes.objects import Object, Problem
 from tests.support.kubernetes.pod_security import security_problems
 from tests.support.kubernetes.ray_cluster_rules import ray_cluster_problems
@@ -26,7 +27,7 @@ def malformed(obj: Object, definitions: Path | None) -> list[Problem]:
         definitions: The folder of custom resource definitions; without it their schemas and CEL rules are not checked.
     """
     custom = schema_problems(obj, definitions) if definitions is not None and is_custom(obj) else []
-    return [*core_problems(obj), *core_rule_problems(obj), *custom]
+    return [*core_problems(obj), *core_rule_problems(obj), *policy_rule_problems(obj), *custom]
 
 
 def accepted(obj: Object, definitions: Path | None) -> list[Problem]:

@@ -21,7 +21,8 @@ EXPANSION = re.compile(r"(?<!\$)\$\(([A-Z_][A-Z0-9_]*)\)")
 
 def core_rule_problems(obj: Object) -> list[Problem]:
     """Objects that fit their schema and are refused all the same."""
-    found = [*_size(obj), *_selector(obj), *_restart_policy(obj), *_secret(obj), *_service(obj), *_claim(obj)]
+    found = [*_size(obj), *_selector(obj), *_restart_policy(obj), *_secret(obj), *_config_map(obj)]
+    found += [*_service(obj), *_claim(obj)]
     for pod in pods(obj):
         found += [*_volumes(pod), *_containers(pod)]
         for path, container in pod.containers():
@@ -84,8 +85,25 @@ def _claim(obj: Object) -> Found:
     if not rows(obj, "spec", "accessModes"):
         yield "spec.accessModes", "is missing"
     size = get(obj, "spec", "resources", "requests", "storage")
-    if not size or quantity(size) <= 0:
+    if size is None:
         yield "spec.resources.requests.storage", "is missing"
+    else:
+        yield from _quantity("spec.resources.requests.storage", size)
+
+
+def _quantity(path: str, value: str | float) -> Found:
+    try:
+        if quantity(value) <= 0:
+            yield path, "must be more than nothing"
+    except ValueError as error:
+        yield path, str(error)
+
+
+def _config_map(obj: Object) -> Found:
+    if obj.get("kind") == "ConfigMap":
+        for key in [*mapping(obj, "data"), *mapping(obj, "binaryData")]:
+            if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
+                yield f"data.{key}", "a key has letters, digits, dashes, dots and underscores only"
 
 
 def _volumes(pod: Pod) -> Found:
@@ -96,6 +114,8 @@ def _volumes(pod: Pod) -> Found:
         sources = [key for key in volume if key != "name"]
         if len(sources) > 1:
             yield f"{pod.path}.spec.volumes[{index}]", f"has several sources: {', '.join(sources)}"
+        if (size := get(volume, "emptyDir", "sizeLimit")) is not None:
+            yield from _quantity(f"{pod.path}.spec.volumes[{index}].emptyDir.sizeLimit", size)
     if get(pod.owner, "kind") == "StatefulSet":
         names += [get(claim, "metadata", "name") for claim in rows(pod.owner, "spec", "volumeClaimTemplates")]
     for path, container in pod.containers():

@@ -12,6 +12,8 @@ from tests.support.kubernetes.pods import Pod, autoscaling, cluster_spec, pods
 OUTSIDE = Peer("the internet", address="203.0.113.10")
 ELSEWHERE = Peer("a pod of another namespace", "elsewhere", {"app": "other"})
 DNS = Peer("DNS", "kube-system", {"k8s-app": "kube-dns"}, {"dns": 53, "dns-tcp": 53})
+METADATA = Peer("the machine's metadata", address="169.254.169.254")
+"""Where cloud machines read their credentials."""
 API_SERVER = Peer("the API server", address="10.96.0.1")
 
 # Ray's own ports, what it, NCCL, gloo and vLLM choose among, and the ends of Linux's range.
@@ -127,7 +129,8 @@ def _outward(who: Cast) -> Iterator[Flow]:
     for source in who.staging:
         yield Flow(source, OUTSIDE, 443, wanted=True)
         yield Flow(source, OUTSIDE, 80, wanted=False)
-    for source in [*who.databases, *who.redis]:
+        yield from (Flow(source, target, 443, wanted=False) for target in (API_SERVER, METADATA))
+    for source in [*who.ray, *who.submitters, *who.cleaners, *who.tracking, *who.databases, *who.redis]:
         yield Flow(source, OUTSIDE, 443, wanted=False)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.kubernetes.objects import Object, get, mapping, rows
+from tests.support.kubernetes.objects import Object, Problem, get, mapping, problems, rows
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,34 @@ def selects(selector: Object, labels: Mapping[str, str]) -> bool:
         if not fits[operator]:
             return False
     return True
+
+
+def policy_rule_problems(obj: Object) -> list[Problem]:
+    """What an API server refuses about a NetworkPolicy that fits its schema, and rules that say nothing."""
+    found: list[tuple[str, str]] = []
+    if obj.get("kind") == "NetworkPolicy":
+        kinds = rows(obj, "spec", "policyTypes")
+        found += [("spec.policyTypes", f"unknown type {kind}") for kind in kinds if kind not in ("Ingress", "Egress")]
+        for direction, side in (("ingress", "from"), ("egress", "to")):
+            if rows(obj, "spec", direction) and kinds and direction.capitalize() not in kinds:
+                found.append((f"spec.{direction}", f"has no effect, since policyTypes lacks {direction.capitalize()}"))
+            for index, rule in enumerate(rows(obj, "spec", direction)):
+                found += [(f"spec.{direction}[{index}]", reason) for reason in _wrong_rule(rule, side)]
+    return problems(obj, found)
+
+
+def _wrong_rule(rule: Object, side: str) -> Iterator[str]:
+    for peer in rows(rule, side):
+        block = peer.get("ipBlock")
+        if not peer or (block and len(peer) > 1):
+            yield "a peer is an ipBlock or has selectors"
+        try:
+            whole = ipaddress.ip_network(block["cidr"]) if block else None
+            parts = [ipaddress.ip_network(part) for part in rows(block, "except")]
+        except ValueError as error:
+            yield str(error)
+            continue
+        yield from (f"{part} is not within {whole}" for part in parts if not part.subnet_of(whole))  # type: ignore[arg-type]
+    for port in rows(rule, "ports"):
+        if "endPort" in port and not (isinstance(port.get("port"), int) and port["port"] <= port["endPort"]):
+            yield "endPort needs a lower number as port"

@@ -76,6 +76,9 @@ def _both(path: str, context: Object) -> Found:
         yield f"{path}.appArmorProfile", "is Unconfined"
     if get(context, "seLinuxOptions", "type") not in SELINUX:
         yield f"{path}.seLinuxOptions.type", f"{context['seLinuxOptions']['type']} is not allowed"
+    for field in ("user", "role"):
+        if get(context, "seLinuxOptions", field):
+            yield f"{path}.seLinuxOptions.{field}", "must not be set"
     if get(context, "windowsOptions", "hostProcess"):
         yield f"{path}.windowsOptions", "is a process of the host"
 
