@@ -51,8 +51,8 @@ class DriverLog(Reporter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Ended):
-            self._file.write(f"ended by {error.signal.name}\n")
+        if isinstance(error, KeyboardInterrupt):  # Ray makes a new one of the signal's own
+            self._file.write(f"stopped by {error.signal.name if isinstance(error, Ended) else 'a signal'}\n")
         elif isinstance(error, S2LError):
             self._file.write(f"error: {error}\n")
         elif error is not None:

@@ -52,7 +52,8 @@ def test_each_line_has_its_time_and_a_resumed_run_adds_to_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("error", "last"),
     [
-        (Ended(signal.SIGTERM), "ended by SIGTERM"),
+        (Ended(signal.SIGTERM), "stopped by SIGTERM"),
+        (KeyboardInterrupt(), "stopped by a signal"),
         (PlacementError("no placement: too large"), "error: no placement: too large"),
         (ValueError("a bug"), "ValueError: a bug"),
     ],
