@@ -22,7 +22,7 @@ POLL_S = 0.2
 SEEN_S = 5.0
 """Seconds that Ray stays after a driver, for the operator, which asks every 3 s, to see that the job failed: then it
 tries again on a new cluster. Else it looks for the lost head, and gives up for good if no other is there in 300 s."""
-ACTORS = ("Bank", "Explorer", "Learner", "Scheduler", "TrainerRank", "Verifier")
+ACTORS = ("Bank", "Explorer", "Learner", "Meter", "Scheduler", "TrainerRank", "Verifier")
 """Actors of a run; Ray gives their processes the titles `ray::Bank`, `ray::Bank.append` and so on."""
 
 

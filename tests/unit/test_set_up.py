@@ -199,6 +199,8 @@ def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch:
         "T_mix": str(config.schedule.mix_steps),
         "G": str(config.rollout.group_size),
         "bank_fingerprint": "0123456789abcdef",
+        "mlflow.source.name": "s2l-ray",
+        "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": head.stdout.strip(),
         "ray_job_id": "raysubmit_1",
     }
