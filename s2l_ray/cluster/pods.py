@@ -55,7 +55,8 @@ def worker_pod(infra: Infra, run: str, image: str, group: WorkerGroup) -> tuple[
     gpu_resource = infra.workers.gpu_resource
     if group.gpus and not group.logical:
         resources[gpu_resource] = str(group.gpus)
-    if group.gpus and (group.logical or not gpu_resource.endswith("gpu")):  # the operator counts no others
+    if group.logical or not group.gpus or not gpu_resource.endswith("gpu"):
+        # The operator counts no others; and without GPUs of its own a pod may see those of its node, as the head may.
         params["num-gpus"] = str(group.gpus)
     container = _container("ray-worker", image, infra, group.pods, resources)
     return params, _template(infra, run, group.pods, container, group.shm)
