@@ -256,11 +256,27 @@ def test_a_path_that_pods_do_not_have_is_refused(path: str):
         path_in_pod("data.train", path, Infra())
 
 
-def test_a_password_is_not_carried():
-    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=http://me:secret@mlflow:5000"))
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as error:
-        emitted(TRIAL, run=run)
-    assert "me:secret" not in str(error.value)
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://me:hidden@mlflow:5000", "has a password; give MLFLOW_TRACKING_PASSWORD"),
+        ("http://localhost:5000", "localhost is another machine in every pod"),
+        ("sqlite:////home/me/mlflow.db", "the file is in no claim; give sqlite:////outputs/mlflow.db"),
+        ("file:///home/me/mlruns", "the file is in no claim"),
+    ],
+)
+def test_an_mlflow_that_pods_do_not_reach_or_a_password_is_refused(uri: str, said: str):
+    for infra, overrides in (({"mlflow_uri": uri}, ()), ({}, (f"tracking.uri={uri}",))):
+        with pytest.raises(ConfigError) as error:
+            emitted(TRIAL, infra, ("quickstart", ("trainer.ranks=2", *overrides)))
+        assert said in str(error.value) and "hidden" not in str(error.value)
+
+
+def test_mlflow_is_where_the_infra_file_says_else_where_the_run_says():
+    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=sqlite:////outputs/mlflow.db"))
+    for infra, uri in (({}, "sqlite:////outputs/mlflow.db"), ({"mlflow_uri": "http://mlflow:5000"}, None)):
+        data = objects(emitted(TRIAL, infra, run))["ConfigMap"]["data"]
+        assert yaml.safe_load(data["config.yaml"]).get("tracking", {}).get("uri") == uri
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
