@@ -12,6 +12,7 @@ import ray
 from actors.batch import StepBatch
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
+from actors.node_files import check_node_files
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -75,6 +76,7 @@ class ActorGraph:
         reservation = reserve(layout.bundles, config.cluster.start_timeout_s, reporter.phase, may_grow)
         self._launcher = ActorLauncher(config, layout, reservation, {p.id: p for p in [*train, *held_out]})
         try:
+            check_node_files(config, layout, reservation, config.run_path)
             self._start(first_step, [prompt.id for prompt in train])
         except BaseException:
             self.close()

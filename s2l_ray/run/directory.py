@@ -15,13 +15,12 @@ summary.json, figures/  at the end
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import load_config
@@ -41,23 +40,29 @@ from s2l_ray.run.checkpoints import (
 )
 from s2l_ray.run.finished import resuming_overrides
 from s2l_ray.run.identity import Contents, differences, learner_of
+from s2l_ray.run.lock import RunLock
 from s2l_ray.step_log import StepLog
 
 CONFIGURATION = "config.yaml"
 MEMORY = "run.json"
+LOCK = ".lock"
 
 
 class RunDirectory:
     """Holds the directory's lock from `acquire` to `close`, so that two runs never write to one directory."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: RunLock) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
         self._lock = lock
 
     @classmethod
-    def acquire(cls, config: Config) -> RunDirectory:
+    def acquire(cls, config: Config, on_wait: Callable[[str], None] = lambda message: None) -> RunDirectory:
         """Lock the directory of a run, and remove what an interrupted save left in it.
+
+        Args:
+            config: of the run.
+            on_wait: told who holds the lock, if that has to be waited for; see `RunLock.acquire`.
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
@@ -66,12 +71,7 @@ class RunDirectory:
         path = config.run_path
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ConfigError(f"another process is writing to {path}; wait for it, or choose another run_dir") from None
+        lock = RunLock.acquire(path / LOCK, config.cluster.lock_timeout_s, on_wait)
         run = cls(path, lock)
         if config.resume == "never" and run._configuration.exists():
             run.close()
@@ -149,7 +149,9 @@ class RunDirectory:
 
         Raises:
             DiskError: it cannot be written.
+            ConfigError: another process has taken the directory over.
         """
+        self._lock.check()
         with writing_checkpoint(self.path / "checkpoints" / f"step-{step:06d}", self.log, state) as trainer:
             yield trainer
         for _, old in self.checkpoints[:-keep]:

@@ -68,7 +68,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     config = with_absolute_paths(config)
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
-    directory = RunDirectory.acquire(config)
+    directory = RunDirectory.acquire(config, reporter.phase)
     unlocking.callback(directory.close)
 
     reporter.phase("starting Ray")
