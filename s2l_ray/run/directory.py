@@ -1,7 +1,7 @@
 """The directory of one run: who may write to it, which run it holds, and where that run resumes.
 
 config.yaml             resolved configuration
-run.json                what outlives a crash before the first checkpoint: the MLflow run id, digests of models and data
+run.json                what outlives a crash before the first checkpoint: ids of the run, digests of models and data
 plan.json               the placement of the run's actors
 steps.jsonl             one record per step
 trace.json              who did what when, for https://ui.perfetto.dev
@@ -17,8 +17,9 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class RunDirectory:
     def __init__(self, path: Path, lock: RunLock) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
+        self.in_use: Callable[[], int | None] = lambda: None
+        """Gives the step of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
         self._lock = lock
 
     @classmethod
@@ -80,7 +83,11 @@ class RunDirectory:
         return run
 
     def close(self) -> None:
-        """Release the lock. Safe to call twice."""
+        """Release the lock. A directory that the run did not use is removed. Safe to call twice."""
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
         self._lock.close()
 
     # ---- which run it holds -----------------------------------------------------------------------------------------
@@ -111,11 +118,11 @@ class RunDirectory:
         if self._configuration.exists():
             before = _read_configuration(self._configuration)
             if differ := differences(before, config, self.remembered().get("contents", {}), contents):
-                if self._has_begun:
+                if self.has_begun:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
         write_whole(self._configuration, config.to_yaml())
-        self.remember(contents=dict(contents))
+        self.remember(contents=dict(contents), id=self.remembered().get("id") or uuid.uuid4().hex)
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""
@@ -154,7 +161,9 @@ class RunDirectory:
         self._lock.check()
         with writing_checkpoint(self.path / "checkpoints" / f"step-{step:06d}", self.log, state) as trainer:
             yield trainer
-        for _, old in self.checkpoints[:-keep]:
+        for number, old in self.checkpoints[:-keep]:
+            if number == self.in_use():
+                continue  # it goes with the next one
             with writing(old):
                 (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
                 shutil.rmtree(old)
@@ -199,13 +208,13 @@ class RunDirectory:
         return self.path / CONFIGURATION
 
     @property
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether the run that it holds has steps, which another run would overwrite."""
         return bool(self.checkpoints) or (self.log.path.exists() and self.log.path.stat().st_size > 0)
 
     def _forget(self) -> None:
         """Drop what a run that did not finish a single step left for its resumption."""
-        self.remember(mlflow_run_id=None)
+        self.remember(mlflow_run_id=None, id=None)
         (self.path / STRAGGLERS).unlink(missing_ok=True)
 
     def _refusal(self, differ: list[str]) -> str:
