@@ -49,6 +49,8 @@ EngineMemory = Literal["weights", "kv_cache"]
 BankMode = Literal["off", "read", "write", "readwrite"]
 TrackedStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words."""
+EntryKind = Literal["metrics", "params", "tags", "dataset", "text", "file", "model", "model_gone", "traces", "status"]
+"""What MLflow is told of a run."""
 CheckStatus = Literal["PASS", "FAIL", "SKIP"]
 """How a stage of `s2l gpu-check` ended."""
 ActivityKind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "weight_sync", "start"]

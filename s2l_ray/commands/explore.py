@@ -103,12 +103,11 @@ def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
     import ray
 
     from actors.connection import connect
-    from s2l_ray.placement.inventory import load_inventory
-    from s2l_ray.placement.ray_binding import live_inventory
+    from s2l_ray.placement.live_nodes import nodes_to_plan_for
 
     owns_ray = connect(config.cluster, say)
     try:
-        yield load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+        yield nodes_to_plan_for(config, say)
     finally:
         if owns_ray:
             ray.shutdown()

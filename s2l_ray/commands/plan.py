@@ -60,6 +60,14 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--png", type=png_file, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline"
     )
+    parser.add_argument(
+        "--emit",
+        choices=("rayjob", "raycluster"),
+        help="print the plan as a Kubernetes manifest for KubeRay, instead of the report",
+    )
+    parser.add_argument(
+        "--infra", type=Path, metavar="FILE", help="with --emit: YAML file of what the plan cannot know of the pods"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,12 +87,35 @@ def run(arguments: argparse.Namespace) -> int:
     if mean is not None and mean > longest:
         raise ConfigError(f"--mean-response-tokens {mean:g} is more than rollout.max_tokens, which is {longest}")
     inventory = _inventory(config, arguments)
+    if arguments.emit:
+        return _emit(config, inventory, arguments)
+    if arguments.infra:
+        raise ConfigError("--infra is for --emit")
     plan = make_plan(config, inventory, mean_response_tokens=mean)
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
     simulated = _simulate(config, plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
     _print(plan, title, simulated, arguments)
     return 0 if plan.fits else 1
+
+
+def _emit(config: Config, inventory: Inventory, arguments: argparse.Namespace) -> int:
+    """Print the manifest of a plan that fits; else nothing, and on stderr why there is none."""
+    from s2l_ray.cluster.infra import Infra, load_infra
+    from s2l_ray.cluster.manifest import manifest
+    from s2l_ray.cluster.node_groups import by_kind
+    from s2l_ray.planner.search import make_plan
+
+    for option in ("json", "png", "simulate", "calibrate"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option} shows a plan and --emit prints a manifest; choose one of them")
+    infra = load_infra(arguments.infra) if arguments.infra else Infra()
+    inventory = by_kind(inventory)
+    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    if not plan.fits:
+        raise PlacementError("nothing is emitted, since the plan does not fit: " + "; ".join(plan.problems))
+    print(manifest(arguments.emit, config, inventory, plan, infra), end="")
+    return 0
 
 
 def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
@@ -103,7 +134,7 @@ def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
 
 def _live_inventory(config: Config) -> Inventory:
     from actors.connection import connect
-    from s2l_ray.placement.ray_binding import live_inventory
+    from s2l_ray.placement.live_nodes import live_inventory
 
     connect(config.cluster)
     return live_inventory()

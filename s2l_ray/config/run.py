@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from s2l_ray.config.rules import RULES
 from s2l_ray.config.section import model_validator
@@ -33,11 +34,16 @@ class Config(Sections):
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""
-        from omegaconf import OmegaConf
+        return yaml_of(self.model_dump(mode="json"))
 
-        from s2l_ray.config.text import literal
 
-        return OmegaConf.to_yaml(OmegaConf.create(literal(self.model_dump(mode="json"))))
+def yaml_of(values: dict[str, Any]) -> str:
+    """The content of a configuration file with these values, every text as it is given."""
+    from omegaconf import OmegaConf
+
+    from s2l_ray.config.text import literal
+
+    return OmegaConf.to_yaml(OmegaConf.create(literal(values)))
 
 
 def directory_name(name: str) -> str:

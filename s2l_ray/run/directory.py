@@ -6,6 +6,7 @@ plan.json               the placement of the run's actors
 steps.jsonl             one record per step
 trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 checkpoints, see `checkpoints`
+undelivered.jsonl       what MLflow has not confirmed yet
 stragglers.jsonl        groups that steps did not wait for (rollout.straggler_groups)
 rollouts/               texts and verdicts of a few groups per step
 model/                  the trained learner, Hugging Face layout

@@ -16,9 +16,9 @@ from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
-from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.live_nodes import nodes_to_plan_for
 from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.reporter import Reporter
@@ -86,7 +86,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     if owns_ray:
         ending_ray.callback(while_it_lives, ray.shutdown)
 
-    inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+    inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
     settings = dtype.applied_to(config)
     directory.adopt(settings, inputs.contents)
@@ -95,7 +95,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, reporter))
+    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
     write_whole(directory.path / "plan.json", plan_json(plan))

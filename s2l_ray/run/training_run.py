@@ -165,6 +165,8 @@ class TrainingRun:
             self._directory.log.append(record)
             self.records.append(record)
             self._tracking.step(self.records)
+        if target is not None:
+            self._tracking.models(self._directory.checkpoints)
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""
@@ -184,6 +186,7 @@ class TrainingRun:
             mlflow_run_id=tracker.run_id,
             mlflow_uri=tracker.uri,
         )
+        self._tracking.final_model(path / "model", self.steps_done)
         trace = self._times.trace
         trace.close()
         tracker.log_artifact(trace.path)

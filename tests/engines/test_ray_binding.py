@@ -8,14 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+import yaml
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from s2l_ray.config import load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
+from s2l_ray.placement.live_nodes import live_inventory, nodes_to_plan_for
 from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import EngineSlot, PlannedBundle, Slot, TrainerSlot
-from s2l_ray.placement.ray_binding import live_inventory, reserve
+from s2l_ray.placement.ray_binding import reserve
 from tests.support.logical_cluster import logical_cluster
 from tests.support.patience import PATIENCE_S
 
@@ -158,6 +161,26 @@ def test_live_inventory_is_what_ray_has(cluster):
     assert sorted(group.gpus for group in inventory.nodes) == [2, 2, 4]
     assert {group.gpu for group in inventory.nodes} == {"logical"}
     assert {group.cpus for group in inventory.nodes} == {4}
+
+
+def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, tmp_path):
+    memory = [group.memory_gb for group in live_inventory().nodes]
+    rows = [
+        {"gpus": gpus, "gpu": "logical", "cpus": 4, "memory_gb": memory_gb}
+        for gpus, memory_gb in zip([4, 2, 2], memory, strict=True)
+    ]
+
+    def planned_for(*nodes: dict[str, object]) -> int:
+        file = tmp_path / "inventory.yaml"
+        file.write_text(yaml.safe_dump({"nodes": list(nodes), "fixed": True}))
+        overrides = [f"placement.inventory={file}", "cluster.start_timeout_s=1"]
+        return len(nodes_to_plan_for(load_config("quickstart", overrides)).specs)
+
+    assert planned_for(*rows) == 3
+    with pytest.raises(PlacementError, match=r"\): a node has 4 CPUs instead of 8\. Give"):
+        planned_for(rows[0], rows[1] | {"cpus": 8}, rows[2])
+    with pytest.raises(PlacementError, match=r"a node of 2 x logical, 4 CPUs, .* GB is missing"):
+        planned_for(*rows, rows[1])
 
 
 def test_the_group_of_a_dead_actor_does_not_stay(cluster):

@@ -33,7 +33,19 @@ EVERY = dict(parsers(cli._parser()))
 
 def test_the_commands():
     names = [words[0] for words in EVERY if len(words) == 1]
-    assert names == ["train", "plan", "explore", "bank", "family", "trace", "verify", "config", "doctor", "gpu-check"]
+    assert names == [
+        "train",
+        "plan",
+        "explore",
+        "bank",
+        "family",
+        "trace",
+        "track",
+        "verify",
+        "config",
+        "doctor",
+        "gpu-check",
+    ]
     assert ("bank", "import") in EVERY and ("family", "build") in EVERY
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +11,12 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import set_up as setting_up
+from s2l_ray.run.description import git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
@@ -57,7 +61,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
     monkeypatch.setattr(setting_up, "while_it_lives", while_it_lives)
     monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray"))
-    monkeypatch.setattr(setting_up, "live_inventory", lambda: SimpleNamespace(specs=()))
+    monkeypatch.setattr(setting_up, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
@@ -150,3 +154,44 @@ def test_what_mlflow_did_not_take_is_a_note_and_hides_no_error():
     with pytest.raises(ValueError, match="a bug"), RunTracking(Full(), Noting(), None):
         raise ValueError("a bug")
     assert notes == ["MLflow did not take the last 3 entries"]
+
+
+def test_mlflow_has_a_model_for_every_checkpoint_that_is_kept(tmp_path: Path):
+    told: list[tuple] = []
+
+    class Models(NoTracker):
+        def log_model(self, name: str, step: int, params: dict[str, str]) -> None:
+            told.append((name, step, params["path"]))
+
+        def forget_model(self, name: str) -> None:
+            told.append((name,))
+
+    tracking = RunTracking(Models(), SilentReporter(), None)
+    paths = [tmp_path / f"step-00000{step}" for step in (2, 4, 6)]
+    tracking.models([(2, paths[0])])
+    tracking.models([(2, paths[0]), (4, paths[1])])
+    tracking.models([(4, paths[1]), (6, paths[2])])
+    added = [(path.name, step, str(path)) for step, path in zip((2, 4, 6), paths, strict=True)]
+    assert told == [*added[:2], ("step-000002",), added[2]]
+
+
+def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    submitted = {"metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
+    tags = tags_of(config, BankSettings("/bank", "0123456789abcdef/shards", True, True))
+    assert tags == {
+        "explorer": "b",
+        "learner": "a",
+        "schedule": config.schedule.kind,
+        "T_mix": str(config.schedule.mix_steps),
+        "G": str(config.rollout.group_size),
+        "bank_fingerprint": "0123456789abcdef",
+        "mlflow.source.git.commit": head.stdout.strip(),
+        "ray_job_id": "raysubmit_1",
+    }
+    assert git_commit(tmp_path / "nowhere") is None
