@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.node_files import ModelListing, NodeFiles, Token, token_in
+from s2l_ray.placement.node_files import APPEARS_WITHIN_S, ModelListing, NodeFiles, Token, token_in
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import Place, Reservation
 
@@ -79,7 +79,7 @@ def _ask(
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 reservation.group, placement_group_bundle_index=place.index
             )
-        ).remote(expected.get(node, NodeFiles(token)))
+        ).remote(expected.get(node, NodeFiles(token)), APPEARS_WITHIN_S)
         for node, place in places.items()
     }
     answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s)
@@ -102,5 +102,5 @@ def _answer(ref: ray.ObjectRef) -> str:
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]  # Ray has no types
-def _problems(expected: NodeFiles) -> list[str]:
-    return expected.problems()
+def _problems(expected: NodeFiles, appears_within_s: float) -> list[str]:
+    return expected.problems(appears_within_s)

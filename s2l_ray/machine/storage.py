@@ -64,7 +64,7 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether `path` is a file."""
-        with self._explained():
+        with self._explained(path):
             return bool(self._fs.get_file_info(self._at(path)).type == fs.FileType.File)
 
     def read(self, path: str) -> bytes:
@@ -136,7 +136,11 @@ class Storage:
             if self.is_local:
                 shutil.rmtree(self._at(path), ignore_errors=True)
             else:
-                self._fs.delete_dir(self._at(path))
+                try:
+                    self._fs.delete_dir(self._at(path))
+                except FileNotFoundError:  # GCS has deleted the files, and misses one that stands for the directory
+                    if self.tree(path):
+                        raise
 
     def _prepare(self, target: str) -> None:
         """Make the directory of a file. S3 and GCS have none, and would try to make a bucket that is missing."""
@@ -144,7 +148,7 @@ class Storage:
             self._fs.create_dir(os.path.dirname(target), recursive=True)
 
     def _list(self, path: str) -> list[fs.FileInfo]:
-        with self._explained():
+        with self._explained(path):
             found = self._fs.get_file_info(fs.FileSelector(self._at(path), allow_not_found=True))
         return sorted(found, key=lambda info: info.base_name)
 
@@ -156,7 +160,7 @@ class Storage:
         try:
             yield
         except (OSError, pa.ArrowException, ImportError, ValueError) as error:
-            where = f"{self}/{path}" if path else self.url
+            where = f"{self}/{path}" if path else str(self)
             reason = " ".join(str(error).split()).partition(" error_info=")[0]  # GCS repeats itself from there on
             raise self._error(f"{self._key}: {where}: {reason}") from error
 

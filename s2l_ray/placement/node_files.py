@@ -64,7 +64,7 @@ class NodeFiles:
     """Proof that the run directory is shared; None where nothing is written to it."""
     models: tuple[ModelListing, ...] = field(default=())
 
-    def problems(self, timeout_s: float = APPEARS_WITHIN_S) -> list[str]:
+    def problems(self, timeout_s: float) -> list[str]:
         """What is wrong on this machine, one line each; [] if it sees everything.
 
         Args:

@@ -10,6 +10,7 @@ from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.directory import CONFIGURATION, MEMORY, RunDirectory
 from s2l_ray.run.mirror import CHECKPOINTS, KEY, Mirror, answered, step_name
 
+
 def open_mirror(config: Config) -> Mirror | None:
     """The mirror of a run, which has been written to and read; None if it has none.
 

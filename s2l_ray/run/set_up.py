@@ -124,7 +124,6 @@ def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporte
     checkpoint = settings.checkpoint
     uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
     directory.in_use = lambda: uploader.uploading
-    uploader.update()
     return uploader
 
 

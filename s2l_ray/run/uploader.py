@@ -37,8 +37,8 @@ class Uploader:
         run: the run directory.
         keep: whole checkpoints that stay in the mirror.
         timeout_s: bound on the wait at the end. Where a signal ended the run, it is STOPPED_S.
-        reporter: told, by the methods that the run calls, when the store fails, and at the end what is copied and what
-            is not.
+        reporter: told, by the methods that the run calls, when the store fails, and at the end what is copied and
+            what is not.
     """
 
     def __init__(self, mirror: Mirror, run: Path, keep: int, timeout_s: float, reporter: Reporter) -> None:
@@ -52,7 +52,7 @@ class Uploader:
         self._uploaded: set[int] = set()
         self._failures = 0
         self._begun: tuple[int, set[str]] = (0, set())  # checkpoint that was begun, and its files that are copied
-        self._copied: dict[str, tuple[int, int]] = {}  # report -> its bytes and time of change when it was copied
+        self._copied: dict[str, tuple[int, int] | None] = {}  # report -> what `_about` said of it when it was copied
         self._cut_off = False
         self._wake = threading.Condition()
         self._due = self._finishing = False
@@ -60,6 +60,7 @@ class Uploader:
         self._thread.start()
 
     def __enter__(self) -> Self:
+        self._begin()
         return self
 
     def __exit__(
@@ -68,18 +69,14 @@ class Uploader:
         self.close(STOPPED_S if isinstance(error, KeyboardInterrupt) else self._timeout_s)
 
     def update(self, step: int | None = None) -> None:
-        """Copy the newest checkpoint and what belongs to it, soon. Returns at once.
+        """After a step: copy what is new, soon, and say if the store fails now or answers again. Returns at once.
 
         Args:
-            step: of the checkpoint that has just been written, if one has.
+            step: if its checkpoint has been written; None: nothing is to be copied.
         """
-        with self._wake:
-            self._made |= {step} if step is not None else set()
-            self._due = True
-            self._wake.notify_all()
-
-    def tell(self) -> None:
-        """Say whether the store has begun to fail, or answers again."""
+        if step is not None:
+            self._made.add(step)
+            self._begin()
         problem = self._problem
         if self._told != (problem is not None):
             self._told = problem is not None
@@ -92,12 +89,15 @@ class Uploader:
             timeout_s: bound on it.
         """
         self._reporter.phase(f"copying to {self._mirror}")
-        with self._wake:
-            self._finishing = self._due = True
-            self._wake.notify_all()
+        self._begin(finishing=True)
         self._thread.join(timeout_s)
         self._cut_off = True
         self._reporter.note(self._closing_words(timeout_s))
+
+    def _begin(self, finishing: bool = False) -> None:
+        with self._wake:
+            self._due, self._finishing = True, finishing
+            self._wake.notify_all()
 
     def _closing_words(self, timeout_s: float) -> str:
         lacking = [f"the checkpoint of step {newest[0]}"] if (newest := self._newest()) else []
@@ -128,14 +128,18 @@ class Uploader:
                 return
             except (StorageError, OSError) as error:  # OSError: a file that was about to be copied has gone
                 self._problem, self._failures = str(error), self._failures + 1
-                with self._wake:  # the end of the run is worth an attempt at once
-                    self._wake.wait_for(lambda finishing=finishing: self._finishing > finishing, delay)
-                    self._due = True
+                self._rest(delay, finishing)
                 delay = min(2 * delay, RETRY_S[1])
                 continue
             self._problem, delay = None, RETRY_S[0]
             if finishing:
                 return
+
+    def _rest(self, seconds: float, finishing: bool) -> None:
+        """Wait before the next attempt. The end of the run is worth one at once."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._finishing > finishing, seconds)
+            self._due = True
 
     def _copy(self, finishing: bool) -> None:
         """Bring the mirror up to date."""

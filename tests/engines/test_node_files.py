@@ -13,6 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from actors import node_files
 from actors.node_files import check_node_files
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError
@@ -82,8 +83,9 @@ def config(folder: Path, volume: Path) -> Config:
 
 
 def test_a_node_without_the_run_directory_and_its_models_is_refused_by_name(
-    volume: Path, reservation: Reservation, tmp_path: Path
+    volume: Path, reservation: Reservation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(node_files, "APPEARS_WITHIN_S", 1.0)
     with pytest.raises(PlacementError) as caught:
         check_node_files(config(tmp_path, volume), LAYOUT, reservation, volume / "run")
     message, host = str(caught.value), ray.nodes()[0]["NodeManagerHostname"]

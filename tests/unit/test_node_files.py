@@ -66,7 +66,7 @@ def test_what_a_node_lacks_of_a_model_is_named(tmp_path: Path):
     assert here.sizes == {"config.json": 2, "model.safetensors": 5}
 
     def problems(directory: Path) -> list[str]:
-        return NodeFiles(models=(ModelListing(here.key, str(directory), here.sizes),)).problems()
+        return NodeFiles(models=(ModelListing(here.key, str(directory), here.sizes),)).problems(0)
 
     assert problems(tmp_path / "driver") == []
     assert problems(tmp_path / "none") == [f"models.learner: {tmp_path}/none is not there"]
