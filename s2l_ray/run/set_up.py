@@ -48,7 +48,7 @@ class RunParts:
     tracking: RunTracking
     plan: Plan
     graph: ActorGraph
-    uploader: Uploader | None
+    uploader: Uploader | None = None
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 

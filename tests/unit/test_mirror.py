@@ -24,7 +24,6 @@ from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
 from tests.support.patience import PATIENCE_S
 from tests.support.run_directories import acquired, config, save, to_resume
 
-
 WAIT_S = 120.0
 
 
