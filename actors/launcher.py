@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -113,6 +114,7 @@ class ActorLauncher:
         config, source = self._config, slot.role
         return EngineSettings(
             model=getattr(config.models, source),
+            model_name=Path(getattr(config.models, source)).name,
             source=source,
             engine=getattr(config.engines, source),
             sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},

@@ -17,6 +17,10 @@ class ModelError(S2LError):
     """A model directory is missing, or explorer and learner cannot share rollouts."""
 
 
+class HubError(S2LError):
+    """A model or data set on the Hub does not exist, may not be read, or cannot be fetched."""
+
+
 class EngineError(S2LError):
     """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
 

@@ -21,6 +21,9 @@ returned something that is no verdict, or ended its process."""
 WorkerEnding = Literal["done", "timeout", "died"]
 """How a verifier process ended one check."""
 
+RepositoryKind = Literal["model", "dataset"]
+"""What a repository on the Hub holds."""
+
 PhaseName = Literal["explore", "mix", "on-policy"]
 """explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
 DataSplit = Literal["train", "heldout"]

@@ -67,7 +67,7 @@ def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None
     if not wanted:
         raise ConfigError("schedule: the explorer never samples with this configuration; --rollouts N records anyway")
     storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
-    recording = create(storage, fingerprint, made_with())
+    recording = create(storage, fingerprint, made_with(config))
     settings = settings_of(storage, recording, reads=True)
     missing = RolloutBank(settings, {prompt.id: prompt for prompt in train}).missing(wanted)
     recorded = sum(request.count for request in wanted) - sum(request.count for request in missing)

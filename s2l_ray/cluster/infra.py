@@ -91,7 +91,7 @@ class Pods(Section):
     """Name of a PriorityClass."""
     runtime_class: ObjectName | None = None
     """Name of a RuntimeClass, such as `nvidia`."""
-    object_store_gb: PositiveFloat | None = None
+    object_store_gb: Annotated[float, Field(ge=0.1)] | None = None
     """Ray's object store; default: what prefetched rollouts and two steps take, at most 30% of the memory."""
     shm_gb: PositiveFloat | None = None
     """Size of /dev/shm, at least the object store; default: that and 1 GB for each GPU, or 0.25 GB without."""
@@ -102,8 +102,8 @@ class Head(Pods):
 
     cpus: Positive = 2
     """CPUs of its container."""
-    memory_gb: PositiveFloat = 8.0
-    """Memory of its container."""
+    memory_gb: Annotated[float, Field(ge=2)] = 8.0
+    """Memory of its container: Ray's own processes, the driver and what has no planned place, such as verifiers."""
 
 
 class Workers(Pods):

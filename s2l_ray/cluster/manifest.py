@@ -45,6 +45,8 @@ def manifest(kind: Kind, config: Config, inventory: Inventory, plan: Plan, infra
     """
     if by_kind(inventory) != inventory:
         raise ValueError("the inventory is not by_kind")
+    if kind == "raycluster" and "job" in infra.model_fields_set:
+        raise ConfigError("infra file: job: is for --emit rayjob; a RayCluster has no job of its own")
     groups = worker_groups(inventory, config, infra)
     check_host_memory(plan, groups)
     name = infra.name or job_name(config.name)

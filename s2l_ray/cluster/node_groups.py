@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from s2l_ray.cluster.infra import Infra, Pods
 from s2l_ray.cluster.names import dns_label
 from s2l_ray.config import Config
-from s2l_ray.errors import PlacementError
+from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.placement.gpu_types import LOGICAL
 from s2l_ray.placement.inventory import GB, Inventory, NodeGroup
 from s2l_ray.placement.plan import Plan
@@ -63,7 +63,7 @@ def worker_groups(inventory: Inventory, config: Config, infra: Infra) -> list[Wo
     """
     names = _names(inventory)
     if unknown := [name for name in infra.workers.groups if name not in names]:
-        raise PlacementError(
+        raise ConfigError(
             f"infra file: workers.groups.{unknown[0]}: there is no such worker group; the plan has {', '.join(names)}"
         )
     return [_group(name, node, config, infra) for name, node in zip(names, inventory.nodes, strict=True)]

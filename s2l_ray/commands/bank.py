@@ -107,15 +107,19 @@ def run_import(arguments: argparse.Namespace) -> int:
     from s2l_ray.bank.rollout_bank import RolloutBank
     from s2l_ray.bank.storage import bank_storage
     from s2l_ray.config import load_config
-    from s2l_ray.display import TaskDisplay
+    from s2l_ray.display import FetchDisplay, TaskDisplay
+    from s2l_ray.tasks.sources import fetch_sources
 
-    config = dated(load_config(arguments.config, arguments.overrides), bank=False)
+    config = load_config(arguments.config, arguments.overrides)
+    with TaskDisplay() as display:
+        config, _ = fetch_sources(config, FetchDisplay(display))
+    config = dated(config, bank=False)
     train = training_prompts(config)
     file = _authors_file(arguments.file, config, train)
     total = file.check()
     storage = bank_storage(config.bank.path)
     origin = f"imported from {file.path.name} ({file_digest(file.path)[:16]})"
-    recording = create(storage, fingerprint_of(config, origin), made_with())
+    recording = create(storage, fingerprint_of(config, origin), made_with(config))
     bank = RolloutBank(settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in train})
     before = len(bank)
     with TaskDisplay() as display:

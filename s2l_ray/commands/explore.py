@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from s2l_ray.bank.exploring import RecordingPlan
     from s2l_ray.commands.arguments import Commands
     from s2l_ray.config import Config
-    from s2l_ray.display import TaskDisplay
+    from s2l_ray.display import FetchDisplay, TaskDisplay
     from s2l_ray.placement.inventory import Inventory
     from s2l_ray.rollouts.records import Prompt, SetReport
 
@@ -56,8 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
     from s2l_ray.display import TaskDisplay
     from s2l_ray.placement.dtype import choose_dtype
+    from s2l_ray.tasks.sources import fetch_sources
 
-    config = dated(load_config(arguments.config, arguments.overrides), bank=True)
+    config = load_config(arguments.config, arguments.overrides)
+    with TaskDisplay() as display:
+        config, _ = fetch_sources(config, FetchDisplay(display))
+    config = dated(config, bank=True)
     train = training_prompts(config)
     with TaskDisplay() as display, _nodes(config, display.say) as inventory:
         dtype = choose_dtype(config, inventory)

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
     simulated = _simulate(config, plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
-    _print(plan, title, simulated, arguments)
+    _print(config, plan, title, simulated, arguments)
     return 0 if plan.fits else 1
 
 
@@ -182,11 +182,11 @@ def _timeline_path(path: Path) -> Path:
     return path.with_stem(f"{path.stem}_timeline")
 
 
-def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: argparse.Namespace) -> None:
+def _print(config: Config, plan: Plan, title: str, simulated: Simulated | None, arguments: argparse.Namespace) -> None:
     if arguments.json:
         from s2l_ray.planner.show.serialise import plan_json
 
-        print(plan_json(plan, simulated))
+        print(plan_json(plan, config.models, simulated))
         return
     from s2l_ray.machine.console import CommandConsole
     from s2l_ray.planner.show.report import PlanReport

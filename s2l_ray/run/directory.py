@@ -44,6 +44,7 @@ from s2l_ray.run.finished import resuming_overrides
 from s2l_ray.run.identity import Contents, differences, learner_of
 from s2l_ray.run.lock import RunLock
 from s2l_ray.step_log import StepLog
+from s2l_ray.tasks.sources import Pin
 
 CONFIGURATION = "config.yaml"
 MEMORY = "run.json"
@@ -136,8 +137,7 @@ class RunDirectory:
             DataError: it is damaged.
         """
         path = self.path / MEMORY
-        remedy = "remove it: the run then continues in a new MLflow run"
-        return read_json(path, remedy) if path.exists() else {}
+        return _memory(path) if path.exists() else {}
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -244,6 +244,20 @@ def begun_on(config: Config) -> datetime.date | None:
         return None
     date = read_state(named_checkpoint(config.resume)).get("date")
     return datetime.date.fromisoformat(date) if date else None
+
+
+def pins_of(path: Path) -> dict[str, Pin]:
+    """What the run that a directory holds took from the Hub, by key; {} if it holds none.
+
+    Raises:
+        DataError: run.json is damaged.
+    """
+    memory = path / MEMORY
+    return {key: Pin(**pin) for key, pin in _memory(memory).get("hub", {}).items()} if memory.exists() else {}
+
+
+def _memory(path: Path) -> dict[str, Any]:
+    return read_json(path, "remove it: the run then continues in a new MLflow run")
 
 
 def _read_configuration(path: Path) -> Config:

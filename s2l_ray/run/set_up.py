@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import ray
 
@@ -24,12 +24,13 @@ from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
-from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.uploader import Uploader
+from s2l_ray.tasks.sources import fetch_sources
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     mirror = open_mirror(config)
     if mirror:
         fetch(mirror, directory, config, reporter.phase)
+    config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
 
@@ -90,6 +92,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     dtype = _choose_dtype(config, inventory, directory, reporter)
     settings = dtype.applied_to(config)
     directory.adopt(settings, inputs.contents)
+    directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
     checkpoint = directory.to_resume(settings, inputs.contents)
     bank = prepare_bank(settings, inputs.train)
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
@@ -98,7 +101,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
-    write_whole(directory.path / "plan.json", plan_json(plan))
+    write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None

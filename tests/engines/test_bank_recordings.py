@@ -69,7 +69,7 @@ def fill(config: Config, requests: list[ExplorerRequest]) -> RolloutBank:
     from s2l_ray.bank.preparing import settings_of
 
     storage = bank_storage(config.bank.path)
-    recording = create(storage, fingerprint_of(config), made_with())
+    recording = create(storage, fingerprint_of(config), made_with(config))
     bank = RolloutBank(
         settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in training_prompts(config)}
     )

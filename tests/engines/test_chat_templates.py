@@ -138,8 +138,10 @@ def test_yesterdays_recording_is_read_with_its_day(configured):
     config = configured()
     storage = bank_storage(config.bank.path)
     for day in ("2026-03-08", "2026-03-09"):
-        create(storage, fingerprint_of(configured(f"data.date={day}")), made_with())
-    create(storage, fingerprint_of(configured("data.date=2026-03-10", "rollout.explorer.top_k=3")), made_with())
+        create(storage, fingerprint_of(configured(f"data.date={day}")), made_with(configured()))
+    create(
+        storage, fingerprint_of(configured("data.date=2026-03-10", "rollout.explorer.top_k=3")), made_with(configured())
+    )
     now = dated(config, bank=True)
     assert now.data.date == DAY  # the latest of those that differ in nothing else
     assert matching(storage, fingerprint_of(now), None).fingerprint.fields["data.date"] == "2026-03-09"

@@ -176,7 +176,11 @@ def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, 
         overrides = [f"placement.inventory={file}", "cluster.start_timeout_s=1"]
         return len(nodes_to_plan_for(load_config("quickstart", overrides)).specs)
 
-    assert planned_for(*rows) == 3
+    head = cluster.add_node(num_cpus=0)  # as a head on Kubernetes: no bundle can be there, and it is none of the nodes
+    try:
+        assert planned_for(*rows) == 3
+    finally:
+        cluster.remove_node(head)
     with pytest.raises(PlacementError, match=r"\): a node has 4 CPUs instead of 8\. Give"):
         planned_for(rows[0], rows[1] | {"cpus": 8}, rows[2])
     with pytest.raises(PlacementError, match=r"a node of 2 x logical, 4 CPUs, .* GB is missing"):

@@ -274,7 +274,6 @@ def test_memory_is_shared_with_the_object_store():
     ("nodes", "infra", "said"),
     [
         ([{"gpus": 0, "cpus": 3.5, "memory_gb": 8}], {}, "give its nodes whole cpus"),
-        (TRIAL, {"workers": {"groups": {"gpu": {}}}}, "workers.groups.gpu: there is no such worker group; .* cpu-2"),
         (TRIAL, {"workers": {"object_store_gb": 2, "shm_gb": 1}}, r"shm_gb \(1\) is less than the object store \(2 GB"),
         (TRIAL, {"workers": {"shm_gb": 8}}, "leaves nothing of 8 GB"),
     ],
@@ -282,6 +281,16 @@ def test_memory_is_shared_with_the_object_store():
 def test_pods_that_cannot_be_are_refused(nodes, infra, said: str):
     with pytest.raises(PlacementError, match=said):
         emitted(nodes, infra)
+
+
+def test_a_worker_group_that_the_plan_has_not_is_named():
+    with pytest.raises(ConfigError, match="workers.groups.gpu: there is no such worker group; the plan has cpu-2"):
+        emitted(TRIAL, {"workers": {"groups": {"gpu": {}}}})
+
+
+def test_what_only_a_job_has_is_refused_for_a_cluster_that_stays():
+    with pytest.raises(ConfigError, match="job: is for --emit rayjob"):
+        emitted(TRIAL, {"job": {"ttl_s": 1}}, kind="raycluster")
 
 
 @pytest.mark.parametrize(

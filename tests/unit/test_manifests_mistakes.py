@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.kubernetes.claims import sharing_problems
 from tests.support.kubernetes.custom_schemas import schema_problems
 from tests.support.kubernetes.definitions import DEFINITIONS, needs_definitions
 from tests.support.kubernetes.flows import flow_problems, unbound_problems
+from tests.support.kubernetes.kueue_rules import kueue_problems
 from tests.support.kubernetes.mistakes import FOLDER, Mistake, mistakes, spoiled
 from tests.support.kubernetes.network_policies import Peer, allows, selects
 from tests.support.kubernetes.objects import Object, Problem, quantity, read
@@ -151,3 +153,47 @@ def test_a_custom_definition_gives_defaults_before_it_refuses(spec: Object, reas
     thing = {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": spec}
     found = [str(problem).removeprefix("Thing/a: ") for problem in schema_problems(thing, tmp_path)]
     assert [problem.startswith(reason) for problem, reason in zip(found, reasons, strict=True)] == [True] * len(reasons)
+
+
+def test_an_object_that_kubectl_cannot_apply_is_refused():
+    large = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"}, "data": {"a": "x" * 2**18}}
+    assert "262144" in str(malformed(large, None)[0])
+    assert malformed(large | {"data": {"a": "x" * 2**17}}, None) == []
+
+
+def test_an_object_that_is_in_a_build_twice_is_refused():
+    found = [str(problem) for problem in joint_problems([*GOOD, GOOD[-1]], GIVEN)]
+    assert found == ["NetworkPolicy/stage: metadata.name: is in the build twice"]
+
+
+def test_a_role_binding_needs_its_role_and_account():
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "a"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "runs"}],
+    }
+    assert malformed(binding, None) == []
+    assert [problem.reason for problem in joint_problems([binding])] == [
+        "Role reader is not there",
+        "ServiceAccount runs is not there",
+    ]
+
+
+def test_a_rolling_update_waits_for_a_claim_of_one_node():
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    body = {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "a"}}]}
+    deployment: Object = {"kind": "Deployment", "metadata": {"name": "b"}, "spec": {"template": {"spec": body}}}
+    assert ["must be Recreate" in problem.reason for problem in sharing_problems([claim, deployment])] == [True]
+    deployment["spec"]["strategy"] = {"type": "Recreate"}
+    assert sharing_problems([claim, deployment]) == []
+
+
+def test_kueue_takes_no_more_than_18_groups():
+    job = copy.deepcopy(next(obj for obj in GOOD if obj["kind"] == "RayJob"))
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups += [groups[0]] * 16
+    assert kueue_problems(job) == []  # 17 groups and the head
+    groups.append(groups[0])
+    assert [problem.reason for problem in kueue_problems(job)] == ["Kueue takes 18 pod sets, the head's included"]

@@ -50,8 +50,6 @@ def ray_groups(spec: Object) -> Iterator[tuple[str, Object]]:
 
 def _groups(spec: Object) -> Found:
     for path, group in ray_groups(spec):
-        if not rows(group, "template", "spec", "containers"):
-            yield f"{path}.template.spec.containers", "needs at least one container"
         parameters = mapping(group, "rayStartParams")
         if mapping(group, "resources") and any(parameters.get(key) for key in RESOURCE_PARAMETERS):
             yield f"{path}.resources", "excludes num-cpus, num-gpus, memory and resources in rayStartParams"

@@ -84,10 +84,6 @@ def references(obj: Object) -> Iterator[Reference]:
         yield "metadata.namespace", "Namespace", namespace, None
     for pod in pods(obj):
         yield from _of_pod(pod)
-    if cluster := cluster_spec(obj):
-        path, spec = cluster
-        if secret := get(spec, "authOptions", "secretName"):
-            yield f"{path}.authOptions.secretName", "Secret", secret, "auth_token"
     if obj.get("kind") == "StatefulSet" and (name := get(obj, "spec", "serviceName")):
         yield "spec.serviceName", "Service", name, None
     yield from _of_queues(obj)
