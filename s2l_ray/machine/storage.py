@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import uuid
@@ -18,7 +19,7 @@ from s2l_ray.machine.disk import writing
 
 CHUNK_BYTES = 16 * 2**20
 """Most of a file that is in memory at a time while it is copied."""
-CONNECT_S, ANSWER_S, TRIES = 5.0, 20.0, 3
+CONNECT_S, ANSWER_S, TRIES = 5.0, 15.0, 3
 """Bounds on one request to S3: seconds to connect, seconds without an answer, attempts."""
 GCS_RETRY_S = 20
 """Seconds for which a request to GCS is tried again."""
@@ -85,8 +86,7 @@ class Storage:
             if self.is_local:
                 _write_and_rename(Path(target), data)
             else:
-                self._prepare(target)
-                with self._fs.open_output_stream(target) as stream:
+                with self._writing(target) as stream:
                     stream.write(data)
 
     def tree(self, path: str) -> dict[str, int]:
@@ -100,16 +100,12 @@ class Storage:
     def upload(self, source: Path, path: str, go_on: Callable[[], None]) -> None:
         """Copy a file of this machine. What `go_on`, called for every chunk, raises ends the copy.
 
-        A copy that is ended leaves no file, or one that is cut off: compare sizes (`tree`) before you rely on it.
+        A copy that is ended may leave a file that is cut off: compare sizes (`tree`) before you rely on it.
         """
-        target = self._at(path)
-        with self._explained(path), source.open("rb") as file:
-            self._prepare(target)
-            stream = self._fs.open_output_stream(target)
+        with self._explained(path), source.open("rb") as file, self._writing(self._at(path)) as stream:
             while chunk := file.read(CHUNK_BYTES):
                 go_on()
                 stream.write(chunk)
-            stream.close()
 
     def download(self, path: str, target: Path, go_on: Callable[[], None]) -> None:
         """Copy a file to this machine. What `go_on`, called for every chunk, raises ends the copy.
@@ -142,10 +138,19 @@ class Storage:
                     if self.tree(path):
                         raise
 
-    def _prepare(self, target: str) -> None:
-        """Make the directory of a file. S3 and GCS have none, and would try to make a bucket that is missing."""
+    @contextlib.contextmanager
+    def _writing(self, target: str) -> Iterator[pa.NativeFile]:
+        """A new file, which is there once the block has ended."""
         if not isinstance(self._fs, (fs.S3FileSystem, fs.GcsFileSystem)):
+            # These two have no directories, and would try to make a bucket that is missing.
             self._fs.create_dir(os.path.dirname(target), recursive=True)
+        stream = self._fs.open_output_stream(target)
+        try:
+            yield stream
+            stream.close()
+        except BaseException:
+            _never_freed(stream)
+            raise
 
     def _list(self, path: str) -> list[fs.FileInfo]:
         with self._explained(path):
@@ -163,6 +168,15 @@ class Storage:
             where = f"{self}/{path}" if path else str(self)
             reason = " ".join(str(error).split()).partition(" error_info=")[0]  # GCS repeats itself from there on
             raise self._error(f"{self._key}: {where}: {reason}") from error
+
+
+def _never_freed(stream: pa.NativeFile) -> None:
+    """Keep a file whose writing failed to the end of the process, and through it.
+
+    Where one is freed, pyarrow tries once more to finish it, and no other thread of the process runs meanwhile: a
+    minute if the store hangs, for ever if the process is ending. Few fail so late that there is one.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 
 
 def _opened(url: str) -> tuple[fs.FileSystem, str]:

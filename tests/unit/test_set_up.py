@@ -69,7 +69,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
-    monkeypatch.setattr(setting_up, "plan_json", lambda plan: "{}")
+    monkeypatch.setattr(setting_up, "plan_json", lambda plan, models: "{}")
     monkeypatch.setattr(setting_up, "ActorGraph", Graph)
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Recorded())
     monkeypatch.setattr(RunDirectory, "close", close)
