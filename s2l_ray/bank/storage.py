@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from s2l_ray.errors import BankError
+from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
 
 
@@ -12,4 +13,4 @@ def bank_storage(path: str) -> Storage:
     Raises:
         BankError: the file system does not exist, or refuses.
     """
-    return Storage(path, "bank.path", BankError)
+    return Storage(path if "://" in path else str(output_path(path)), "bank.path", BankError)

@@ -5,7 +5,7 @@ claims: {outputs: s2l-outputs, models: s2l-models}
 workers:
   tolerations: [{key: nvidia.com/gpu, operator: Exists}]
   groups:
-    gpu-8-h100-80gb: {extra_resources: {rdma/hca_shared: 1}, capabilities: [IPC_LOCK]}
+    gpu-8-h100-80gb: {extra_resources: {rdma/hca_shared: 1}}
 
 Every key has a default.
 """
@@ -85,8 +85,6 @@ class Pods(Section):
     """Further labels of the pods."""
     extra_resources: dict[str, Positive] = Field(default_factory=dict)
     """Extended resources, such as `rdma/hca_shared: 1`."""
-    capabilities: tuple[str, ...] = ()
-    """Linux capabilities, such as IPC_LOCK for RDMA. Pod Security `restricted` and `baseline` refuse such pods."""
     priority_class: ObjectName | None = None
     """Name of a PriorityClass."""
     runtime_class: ObjectName | None = None

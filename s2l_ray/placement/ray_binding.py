@@ -6,6 +6,7 @@ that an autoscaler has yet to bring, are waited for, within a bound and with a w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from s2l_ray.placement.live_nodes import PROBE_TIMEOUT_S, REPORT_EVERY_S, addres
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Slot
 from s2l_ray.ray_bridge import is_dead
+
+REMOVAL_S = 2.0
+"""Bound on giving up a group that could not be had."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ def reserve(
         _wait(group, asked, timeout_s, on_wait, may_grow)
         return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
     except BaseException:
-        remove_placement_group(group)
+        # In a thread: where Ray was ended at the same time, the answer may not come.
+        removal = threading.Thread(target=remove_placement_group, args=(group,), daemon=True)
+        removal.start()
+        removal.join(REMOVAL_S)
         raise
 
 

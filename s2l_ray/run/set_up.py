@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-import ray
-
 from actors.connection import connect
 from actors.graph import ActorGraph
-from actors.private_ray import while_it_lives
+from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -25,6 +24,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
 from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
+from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
@@ -72,6 +72,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         stack.enter_context(ExitStack()) for _ in range(5)
     )
 
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
+    reporter = log
+    _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
     directory = RunDirectory.acquire(config, reporter.phase)
@@ -82,11 +85,11 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
+    log.open(directory.path)
 
     reporter.phase("starting Ray")
-    owns_ray = connect(config.cluster, reporter.note)
-    if owns_ray:
-        ending_ray.callback(while_it_lives, ray.shutdown)
+    if connect(config.cluster, reporter.note):
+        ending_ray.callback(end_private_ray)
 
     inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
@@ -105,20 +108,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(
-        settings,
-        layout,
-        checkpoint.step + 1 if checkpoint else 1,
-        inputs.train,
-        inputs.held_out,
-        reporter=reporter,
-        stragglers=stragglers,
-        bank=bank,
-    )
-    if owns_ray:
-        stopping_actors.callback(while_it_lives, graph.close)
-    else:
-        stopping_actors.callback(graph.close)
+    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
+    stopping_actors.callback(graph.close)
+    graph.start(checkpoint.step + 1 if checkpoint else 1)
     return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
 
 
@@ -128,6 +120,12 @@ def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporte
     uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
     directory.in_use = lambda: uploader.uploading
     return uploader
+
+
+def _refuse_places_that_go_with_ray(config: Config) -> None:
+    refuse_session_directory("run_dir", config.run_path)
+    if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

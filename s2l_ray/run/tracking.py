@@ -14,6 +14,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.run.description import describe
 from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.extras import AfterStep, extras
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.notices import notices
 from s2l_ray.tracking.tracker import Tracker, open_tracker
@@ -39,6 +40,7 @@ class RunTracking:
         self._logprob_gap_alarm = logprob_gap_alarm
         self._problem: str | None = None
         self._checkpoints: set[str] = set()
+        self._extras: list[AfterStep] = []
 
     @classmethod
     def open(
@@ -56,6 +58,7 @@ class RunTracking:
         try:
             directory.remember(mlflow_run_id=tracker.run_id)
             describe(tracker, settings, inputs, bank)
+            tracking._extras = extras(settings, directory.path, inputs, tracker)
         except BaseException as error:  # nobody else can end it yet
             tracking.__exit__(type(error), error, None)
             raise
@@ -84,7 +87,9 @@ class RunTracking:
         Args:
             records: one for each step so far; the last is the one to pass on.
         """
-        self.tracker.log_step(records[-1])
+        if self.tracker.log_step(records[-1]):
+            for log in self._extras:
+                log(records[-1].step)
         self.reporter.step(records[-1])
         for notice in notices(records, self._logprob_gap_alarm):
             self.reporter.note(notice)

@@ -12,6 +12,7 @@ import yaml
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from actors.node_meters import NodeMeters
 from s2l_ray.config import load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
@@ -20,7 +21,7 @@ from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import EngineSlot, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.placement.ray_binding import reserve
 from tests.support.logical_cluster import logical_cluster
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, until
 
 ALL = {"CPU": 12.0, "GPU": 8.0}
 
@@ -60,6 +61,18 @@ def wait_until_free() -> None:
     while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
         assert time.monotonic() < deadline, free
         time.sleep(0.1)
+
+
+def test_the_nodes_say_how_busy_they_are_and_nobody_waits_for_them(cluster):
+    meters, found = NodeMeters(), []
+    assert list(meters.after(1)) == []  # asked, and not waited for
+    until(lambda: found.extend(meters.after(2)) or found)
+    ((step, values),) = found
+    name = f"system/{os.uname().nodename}/cpu_utilization_percentage"
+    assert step == 1 and 0 <= values[name] <= 100 and len(values) >= 8
+    for meter in meters._meters.values():
+        ray.kill(meter)
+    until(lambda: not list(meters.after(3)) and not meters._meters)  # those that are gone are left out
 
 
 def test_every_slot_has_its_own_gpus_of_its_own_bundle(cluster):

@@ -19,6 +19,7 @@ from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRe
 from s2l_ray.tracking import mlflow_store, mlflow_tracker
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, redact, why_not
+from s2l_ray.tracking.node_meter import NodeMeter
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import Entry, Undelivered
 from tests.support.paths import ROOT
@@ -234,6 +235,48 @@ def test_what_was_delivered_before_the_process_was_killed_is_not_sent_again(stor
     assert client(store).get_run(again.run_id).info.status == "RUNNING"
     again.finish()
     assert sorted(points(store, again, "alpha")) == [(1, 0.75), (2, 0.75), (3, 0.75), (4, 0.75)]
+
+
+def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
+    tracker = opened(store)
+    rows = [
+        {
+            "prompt_id": f"p{index}", "source": "learner", "model": "m", "weight_version": 3, "index": index,
+            "reward": float(index), "verdict": "right", "detail": "", "tokens": 2, "response": f"größe {index}",
+        }
+        for index in range(3)
+    ]  # fmt: skip
+    file = store / "run" / "rollouts" / "step-000004.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = {"p1": "how large?"}
+    for path, number in ((file, 4), (file, 4), (file.with_name("step-000005.jsonl"), 5)):
+        tracker.log_traces(path, number, 2, questions)
+    with pytest.raises(TrackingError, match="refused 1 sets of traces"):
+        tracker.finish()
+
+    from mlflow.tracing.client import TracingClient
+
+    found = TracingClient(tracker.uri).search_traces(
+        locations=[client(store).get_run(tracker.run_id).info.experiment_id],
+        filter_string=f"request_metadata.`mlflow.sourceRun` = '{tracker.run_id}' AND tags.step = '4'",
+    )
+    assert sorted((trace.info.tags["reward"], trace.data.spans[0].outputs) for trace in found) == [
+        ("0.0", "größe 0"),
+        ("1.0", "größe 1"),
+    ]
+    assert {trace.data.spans[0].inputs.get("question") for trace in found} == {None, "how large?"}
+
+
+def test_a_node_meter_gives_means_since_it_was_read(monkeypatch):
+    meter = NodeMeter(sample_s=PATIENCE_S)
+    first = meter.read()
+    assert 0 < first["system_memory_usage_percentage"] < 100 and "cpu_utilization_percentage" in first
+    for monitor, memory in ((meter._monitors[0], 10.0), (meter._monitors[0], 20.0)):
+        monitor._metrics["system_memory_usage_percentage"].append(memory)
+    now = meter._monitors[0]._metrics["system_memory_usage_percentage"]
+    assert now == [10.0, 20.0]
+    assert meter.read()["system_memory_usage_percentage"] == pytest.approx((30.0 + now[-1]) / 3, abs=1)
 
 
 def test_models_are_there_once_and_go_with_their_checkpoints(store):

@@ -206,24 +206,27 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
     assert len(client.search_runs([mlflow_run.info.experiment_id])) == 1
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
-def test_an_ended_run_leaves_no_process_and_can_go_on(ended_by: signal.Signals, family, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("told", "to_group", "when"),
+    [
+        (signal.SIGINT, True, "a step"),  # as a terminal does: to the whole foreground group
+        (signal.SIGTERM, False, "a step"),  # as `ray job stop` and Kubernetes do: to the program
+        (signal.SIGTERM, True, "the start"),  # as batch systems do: Ray is ended at the same time
+    ],
+)
+def test_an_ended_run_leaves_nothing_and_can_go_on(told: signal.Signals, to_group: bool, when: str, family, tmp_path):
     overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
-    process = start_cli(overrides, "interrupted", tmp_path, in_background=ended_by == signal.SIGTERM)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    wait_until(lambda: list(checkpoints.glob("step-*/state.json")), "a whole checkpoint")
-    if ended_by == signal.SIGINT:
-        os.killpg(process.pid, ended_by)  # as a terminal does: to the whole foreground group
-    else:
-        process.send_signal(ended_by)  # as a cluster or `timeout` does: to the program
-    while "the same command goes on" not in (line := process.stdout.readline()):
-        assert line, "it says how to go on"
-    process.send_signal(ended_by)  # told again while it tidies up
+    process = start_cli(overrides, "interrupted", tmp_path, in_background=told == signal.SIGTERM)
+    while ("step 2/" if when == "a step" else "starting engines") not in (line := process.stdout.readline()):
+        assert line, f"it gets to {when}"
+    (os.killpg if to_group else os.kill)(process.pid, told)
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 128 + ended_by and "Traceback" not in output
-    wait_until(lambda: not processes_of(tmp_path), "no process outlives it")
-    assert list(checkpoints.glob("step-*/state.json"))
+    assert process.returncode == 128 + told and "Traceback" not in output
+    assert processes_of(tmp_path) == []
     assert mlflow_of(tmp_path / "run")[1].info.status == "KILLED"
+    if when == "a step":
+        assert "the same command goes on" in output
+        assert list((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))
 
 
 # ---- a run that moves, and one that gets more steps --------------------------------------------------------------

@@ -38,7 +38,12 @@ def locked(name: str) -> dict[str, str]:
     """Versions by normalised name."""
     lines = (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8").splitlines()
     pins = [line.split(";")[0].strip().split("==") for line in lines if line and not line.startswith("#")]
-    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pins}
+    return {normalised(package): version for package, version in pins}
+
+
+def normalised(package: str) -> str:
+    """A package's name as package indices compare it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 @pytest.mark.parametrize("command", [pytest.param(line, id=Path(line).parent.name) for line in commands()])
@@ -70,7 +75,8 @@ def test_the_cuda_lock_pins_what_the_project_requires():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = locked("cuda")
     for requirement in [*project["dependencies"], *project["optional-dependencies"]["cuda"]]:
-        package, _, version = re.sub(r"\[.*\]", "", requirement).partition("==")
+        name, _, version = re.sub(r"\[.*\]", "", requirement).partition("==")
+        package = normalised(name)
         assert pins[package] == (version or pins[package])
 
 

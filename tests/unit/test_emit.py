@@ -121,6 +121,7 @@ def test_the_head_holds_no_planned_actor():
     assert head["rayStartParams"] == {
         "dashboard-host": "0.0.0.0",
         "num-cpus": "0",
+        "num-gpus": "0",
         "object-store-memory": "1000000000",
     }
     assert container_of(head)["resources"]["limits"] == {"cpu": "3", "memory": "4G"}
@@ -188,6 +189,7 @@ def test_what_the_infra_file_says_is_in_the_pods():
     assert variables["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
     assert variables["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hugging-face", "key": "token"}}
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert not head["automountServiceAccountToken"] and not pod["automountServiceAccountToken"]
     assert "tolerations" not in head and "priorityClassName" not in head
 
 
@@ -216,15 +218,18 @@ def test_long_names_that_begin_alike_stay_apart():
 @pytest.mark.parametrize("name", CONFIGURATIONS.paths())
 def test_the_carried_configuration_is_the_runs_in_the_places_of_a_pod(name: str, tmp_path: Path):
     overrides = [] if name == "quickstart" else ["data.train=/data/train.parquet"]
-    run = (name, (*overrides, "models.learner=Qwen/Qwen3-8B-Base", "models.explorer=Qwen/Qwen3-1.7B-Base"))
-    found = objects(emitted([H100], {"claims": {"data": "d"}}, run))
+    overrides += ["models.learner=Qwen/Qwen3-8B-Base", "models.explorer=Qwen/Qwen3-1.7B-Base", "cluster.address=auto"]
+    run = (name, tuple(overrides))
+    text = emitted([H100], {"claims": {"data": "d"}}, run)
+    found = objects(text)
     file = tmp_path / "config.yaml"
     file.write_text(found["ConfigMap"]["data"]["config.yaml"])
-    given = load_config(name, [*run[1], "cluster.address=auto"])
+    given = load_config(name, overrides)
     changed = {difference.name for difference in differences(given, load_config(file))}
     assert changed == {"run_dir", "bank.path", "placement.inventory", "cluster.address"}
     assert load_config(file).run_dir == f"/outputs/{given.name}"
     assert str(ROOT) not in file.read_text()  # embedded:train.jsonl stays a name
+    assert "  config.yaml: |\n    name: " in text  # a block, for people
 
 
 def test_the_carried_nodes_are_fixed():

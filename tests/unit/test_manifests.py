@@ -118,15 +118,6 @@ def test_a_plan_becomes_objects_that_would_be_accepted(config: str, inventory: s
     assert {pod.role for obj in objects for pod in pods(obj)} == {"head", "worker"}  # HTTPMode: no submitter
 
 
-def test_the_guide_applies_folders_that_are_there():
-    applied = set(re.findall(r"kubectl (?:apply|delete) -k cluster/(\S+)", GUIDE))
-    assert "overlays/cpu-trial" in applied and applied <= {*FOLDERS}
-
-
-def test_the_guide_makes_every_secret_that_pods_need():
-    assert {secret["metadata"]["name"] for secret in SECRETS} == {"s2l-ray-token", "s2l-postgres", "s2l-redis"}
-
-
 @needs_definitions
 def test_every_custom_kind_of_ours_has_a_definition():
     everything = [obj for folder in FOLDERS for obj in kustomized(folder) if is_custom(obj)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
@@ -41,6 +40,8 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Graph:
         def __init__(self, *args: object, **more: object) -> None: ...
 
+        def start(self, first_step: int) -> None: ...
+
         def close(self) -> None:
             done.append("actors")
 
@@ -55,16 +56,11 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def copied(uploader: Uploader, timeout_s: float) -> None:
         done.append(f"copied within {timeout_s:g} s")
 
-    def while_it_lives(work) -> None:
-        done.append("bounded")
-        work()
-
     inputs = Inputs({}, [], [], CONTENTS)
     plan = SimpleNamespace(layout=object(), problems=())
     monkeypatch.setattr(setting_up, "load_inputs", lambda config: inputs)
     monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
-    monkeypatch.setattr(setting_up, "while_it_lives", while_it_lives)
-    monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray"))
+    monkeypatch.setattr(setting_up, "end_private_ray", lambda: done.append("Ray"))
     monkeypatch.setattr(setting_up, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
@@ -77,7 +73,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-ORDER = ["bounded", "actors", "lock", "bounded", "Ray"]
+ORDER = ["actors", "lock", "Ray"]
 
 
 def test_mlflow_ends_first_then_actors_then_the_lock_then_a_private_ray(config: Config, undone: list[str]):
@@ -102,7 +98,7 @@ def test_copies_to_the_mirror_are_waited_for_when_the_actors_have_gone_and_short
     with pytest.raises(type(error)), ExitStack() as stack:
         set_up(config.model_copy(update={"checkpoint": checkpoint}), SilentReporter(), stack)
         raise error
-    assert undone[1:] == ["bounded", "actors", f"copied within {seconds} s", "lock", "bounded", "Ray"]
+    assert undone[1:] == ["actors", f"copied within {seconds} s", "lock", "Ray"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +135,7 @@ def test_what_was_set_up_before_an_error_is_undone(config: Config, undone: list[
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
     with pytest.raises(PlacementError, match="no placement: too large"), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
-    assert undone == ["MLflow FAILED", "lock", "bounded", "Ray"]
+    assert undone == ["MLflow FAILED", "lock", "Ray"]
     RunDirectory.acquire(config).close()  # nobody holds it
 
 
@@ -152,6 +148,18 @@ def test_actors_are_stopped_and_the_rest_undone_where_one_fails(
 
     monkeypatch.setattr(setting_up.ActorGraph, "close", fail)
     with pytest.raises(RuntimeError, match="an actor hangs"), ExitStack() as stack:
+        set_up(config, SilentReporter(), stack)
+    assert undone == ["MLflow KILLED", *ORDER]
+
+
+def test_actors_that_were_still_starting_are_stopped_after_mlflow(
+    config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    def start(graph: object, first_step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setting_up.ActorGraph, "start", start)
+    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", *ORDER]
 
@@ -207,6 +215,8 @@ def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch:
         "T_mix": str(config.schedule.mix_steps),
         "G": str(config.rollout.group_size),
         "bank_fingerprint": "0123456789abcdef",
+        "mlflow.source.name": "s2l-ray",
+        "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": head.stdout.strip(),
         "ray_job_id": "raysubmit_1",
     }
