@@ -104,7 +104,7 @@ def test_logical_gpus_are_counted_by_ray_alone():
 def test_rollouts_prefetched_and_of_two_steps_fit_into_the_object_store_and_that_into_shm():
     # 1 GiB prefetched, twice 32 prompts x 8 rollouts x 20 tokens x 16 bytes, 256 MB for the rest; in whole MB.
     (group,) = cluster_of(emitted(TRIAL))["workerGroupSpecs"]
-    assert group["rayStartParams"] == {"object-store-memory": "1329000000"}
+    assert group["rayStartParams"] == {"object-store-memory": "1329000000", "num-gpus": "0"}
     assert volume(group, "shared-mem")["emptyDir"] == {"medium": "Memory", "sizeLimit": "1579M"}
     assert default_store(load_config("quickstart"), 4 * 10**9) == 1_200_000_000  # at most 30% of the memory
 
@@ -336,6 +336,15 @@ def test_what_does_not_fit_emits_nothing(tmp_path: Path, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert "nothing is emitted, since the plan does not fit: " in said.err
+
+
+def test_nodes_that_hold_nothing_are_said_beside_the_manifest(tmp_path: Path, capsys):
+    nodes = [{"count": 3, "gpus": 0, "cpus": 2, "memory_gb": 8}]
+    (tmp_path / "nodes.yaml").write_text(yaml.safe_dump({"nodes": nodes}))
+    assert plan("trainer.ranks=2", "--inventory", str(tmp_path / "nodes.yaml"), "--emit", "rayjob") == 0
+    said = capsys.readouterr()
+    assert said.out == emitted(nodes)
+    assert said.err == "1 of 3 nodes hold no actor; a smaller inventory would do\n"
 
 
 @pytest.mark.parametrize(
