@@ -199,7 +199,7 @@ def test_what_must_be_begun_whole_is_begun_whole(tmp_path: Path):
     lines = ["with ending.held():", "print('ready', flush=True)", "sys.stdin.readline()", "print('begun', flush=True)"]
     text = TIDIES.format(grace=100, tidy="pass").replace('print("ready", flush=True)', "pass")
     process = program(text.replace("signal.pause()", ("\n" + " " * 12).join(lines)), tmp_path)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGTERM):
         process.send_signal(number)
     print("on", file=process.stdin, flush=True)
     assert ended(process) == (143, "begun\ntidying\ntidied\n", "ended by SIGTERM\n")
