@@ -126,7 +126,7 @@ class Job(Section):
     backoff_limit: NonNegative = 2
     """How often a failed job is tried again, each time on new pods; it goes on from its last checkpoint."""
     active_deadline_s: Positive = 7 * 24 * 3600
-    """Longest time for the whole job, after which its pods are deleted."""
+    """Longest time for each try; a job that exceeds it is stopped and not tried again."""
     ttl_s: NonNegative = 600
     """How long the pods of a finished job stay."""
 
