@@ -155,10 +155,9 @@ def test_the_entrypoint_survives_bash_unquoted():
 
 
 @pytest.mark.parametrize("kind", ["rayjob", "raycluster"])
-@pytest.mark.parametrize(("nodes", "infra", "run"), [(TRIAL, None, QUICKSTART), ([H100], EVERYTHING, PAPER)])
-def test_kubernetes_and_the_operator_accept_it(nodes, infra, run, kind: str):
+def test_all_that_an_infra_file_may_say_is_accepted_by_kubernetes_and_the_operator(kind: str):
     definitions = DEFINITIONS if DEFINITIONS.is_dir() else None
-    found = objects(emitted(nodes, infra, run, kind))
+    found = objects(emitted([H100], EVERYTHING, PAPER, kind))
     problems = [p for obj in found.values() for p in object_problems(obj, definitions, "2.60.0")]
     assert [str(problem) for problem in problems] == []
     assert len(found) == 2
@@ -230,6 +229,14 @@ def test_the_carried_configuration_is_the_runs_in_the_places_of_a_pod(name: str,
     assert load_config(file).run_dir == f"/outputs/{given.name}"
     assert str(ROOT) not in file.read_text()  # embedded:train.jsonl stays a name
     assert "  config.yaml: |\n    name: " in text  # a block, for people
+
+
+def test_a_prompt_that_looks_like_a_manifest_travels_as_it_is(tmp_path: Path):
+    prompt = "image: none\nreplicas:\n\n  {question} ${a}\tünd # so\n"
+    config, inventory = load_config("quickstart", {"data.prompt": prompt}), Inventory.of(TRIAL)
+    text = manifest("rayjob", config, inventory, make_plan(config, inventory), Infra())
+    (tmp_path / "config.yaml").write_text(objects(text)["ConfigMap"]["data"]["config.yaml"])
+    assert load_config(tmp_path / "config.yaml").data.prompt == prompt
 
 
 def test_the_carried_nodes_are_fixed():
