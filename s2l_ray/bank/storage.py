@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import BankError
+from s2l_ray.machine.places import output_path
 
 
 class Storage:
@@ -25,7 +26,7 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url if "://" in url else str(Path(url).expanduser().resolve())
+        self.url = url if "://" in url else str(output_path(url).resolve())
         with self._explained():
             if "://" in url:
                 self._fs, self._root = fs.FileSystem.from_uri(url.rstrip("/"))

@@ -25,7 +25,7 @@ COMMENTS = {
     "image": "built from cluster/, with the Ray of rayVersion",
     "secretName": "must exist, with the key auth_token",
     "claimName": "must exist; ReadWriteMany where pods are on several nodes",
-    "activeDeadlineSeconds": "the whole job, retries included",
+    "activeDeadlineSeconds": "for each try; a job that exceeds it is not tried again",
     "backoffLimit": "each retry goes on from the last checkpoint",
     "replicas": "as planned: other nodes are refused when the run starts; emit again to change them",
 }

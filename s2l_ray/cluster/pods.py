@@ -39,7 +39,8 @@ def head_pod(infra: Infra, run: str, image: str) -> tuple[Object, Object]:
     store = int(head.object_store_gb * GB) if head.object_store_gb else min(HEAD_STORE, memory // 4)
     shm = int(head.shm_gb * GB) if head.shm_gb else store + 250 * MB
     check_shm("head", store, shm, memory)
-    params = {"dashboard-host": "0.0.0.0", "num-cpus": "0", "object-store-memory": str(store)}
+    # No GPUs either: a head beside GPUs that are not its own may see them (NVIDIA_VISIBLE_DEVICES), and Ray would count them.
+    params = {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0", "object-store-memory": str(store)}
     container = _container(
         "ray-head", image, infra, head, resources={"cpu": str(head.cpus), "memory": quantity(memory)}
     )
@@ -75,7 +76,7 @@ def _container(name: str, image: str, infra: Infra, pods: Pods, resources: Objec
         "lifecycle": {"preStop": {"exec": {"command": hook}}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]} | ({"add": list(pods.capabilities)} if pods.capabilities else {}),
+            "capabilities": {"drop": ["ALL"]},  # and none added, which no process of a user other than root would get
         },
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.commands.arguments import add_command, add_configuration, png_file, positive_number
 from s2l_ray.commands.plan_help import DESCRIPTION, EPILOG
 from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -54,7 +55,10 @@ def add_to(commands: Commands) -> None:
         "--simulate", action="store_true", help="also simulate the run, event by event (needs the extra simulate)"
     )
     parser.add_argument(
-        "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
+        "--calibrate",
+        type=existing_output,
+        metavar="RUN",
+        help="simulate with constants measured in this run directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
     parser.add_argument(

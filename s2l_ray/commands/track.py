@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -23,7 +23,7 @@ has tracking.uri."""
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "track", run, help="send MLflow what it lacks of a run", description=DESCRIPTION)
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("directory", type=existing_output, metavar="RUN", help="run directory")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: the MLflow run id, digests of models and data
 plan.json               the placement of the run's actors
 steps.jsonl             one record per step
+driver.log              what the screen said
 trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 checkpoints, see `checkpoints`
 undelivered.jsonl       what MLflow has not confirmed yet

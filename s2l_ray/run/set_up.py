@@ -13,6 +13,7 @@ from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -23,6 +24,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
 from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
+from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.tasks.sources import fetch_sources
@@ -63,12 +65,16 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     # same time as this process, stopping actors may not return.
     ending_ray, unlocking, stopping_actors, ending_mlflow = (stack.enter_context(ExitStack()) for _ in range(4))
 
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
+    reporter = log
+    _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
     config, pins = fetch_sources(with_absolute_paths(config), reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
     directory = RunDirectory.acquire(config)
     unlocking.callback(directory.close)
+    log.open(directory.path)
 
     reporter.phase("starting Ray")
     if connect(config.cluster, reporter.note):
@@ -94,6 +100,12 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     stopping_actors.callback(graph.close)
     graph.start(checkpoint.step + 1 if checkpoint else 1)
     return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
+
+
+def _refuse_places_that_go_with_ray(config: Config) -> None:
+    refuse_session_directory("run_dir", config.run_path)
+    if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

@@ -60,7 +60,7 @@ class TrainingRun:
             self._tracking = parts.tracking
             self._learner = learner_of(parts.settings, parts.inputs.contents)
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
-            self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), reporter.turn)
+            self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             if parts.checkpoint:
                 self._resume_from(parts.checkpoint)

@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from actors.node_meters import NodeMeters
+from s2l_ray.cluster import pre_stop
 from s2l_ray.config import load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
@@ -198,6 +199,26 @@ def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, 
         planned_for(rows[0], rows[1] | {"cpus": 8}, rows[2])
     with pytest.raises(PlacementError, match=r"a node of 2 x logical, 4 CPUs, .* GB is missing"):
         planned_for(*rows, rows[1])
+
+
+def test_the_hook_of_a_worker_pod_sees_actors_at_work_and_at_rest(cluster):
+    """By the titles that Ray gives their processes."""
+
+    @ray.remote(num_cpus=0)
+    class Verifier:
+        def pid(self) -> int:
+            return os.getpid()
+
+        def wait(self) -> None:
+            time.sleep(600)
+
+    verifier = Verifier.remote()
+    process = ray.get(verifier.pid.remote(), timeout=PATIENCE_S)
+    assert process in pre_stop.actors()
+    verifier.wait.remote()
+    assert process in pre_stop.actors()
+    ray.kill(verifier)
+    assert pre_stop.wait_until_none(lambda: [pid for pid in pre_stop.actors() if pid == process], PATIENCE_S) == 0
 
 
 def test_the_group_of_a_dead_actor_does_not_stay(cluster):

@@ -121,6 +121,7 @@ def test_the_head_holds_no_planned_actor():
     assert head["rayStartParams"] == {
         "dashboard-host": "0.0.0.0",
         "num-cpus": "0",
+        "num-gpus": "0",
         "object-store-memory": "1000000000",
     }
     assert container_of(head)["resources"]["limits"] == {"cpu": "3", "memory": "4G"}

@@ -82,6 +82,9 @@ def test_a_driver_is_told_and_waited_for(tmp_path: Path):
         assert mine() == [driver.pid]
         assert pre_stop.wait_until_none(mine, 0.3) == 1  # nobody told it
         begun = time.monotonic()
-        assert pre_stop.end(mine, 30) == 0
-        assert 0.5 <= time.monotonic() - begun < 20 and driver.stdout.read() == "ended\n"
+        assert pre_stop.end(mine, 30, seen_s=1) == 0
+        assert 1.5 <= time.monotonic() - begun < 20 and driver.stdout.read() == "ended\n"
         assert driver.wait() == 130
+        begun = time.monotonic()
+        assert pre_stop.end(mine, 30, seen_s=60) == 0  # there is none left to be seen
+        assert time.monotonic() - begun < 60

@@ -222,8 +222,9 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "summary.json").write_text("{}")
     free, notice = next_free(fresh)
-    assert free.run_path == Path("outputs/mine-3")
-    begin = "outputs/mine holds a finished run; this one is in outputs/mine-3. To train on from its end: resume="
+    outputs = tmp_path / "outputs"
+    assert free.run_path == outputs / "mine-3"
+    begin = f"{outputs}/mine holds a finished run; this one is in {outputs}/mine-3. To train on from its end: resume="
     assert notice.startswith(begin)
     with pytest.raises(ConfigError, match="already holds a finished run"):
         next_free(config(tmp_path, run_dir="outputs/mine"))
