@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,14 @@ def _emit(config: Config, inventory: Inventory, arguments: argparse.Namespace) -
     if not plan.fits:
         raise PlacementError("nothing is emitted, since the plan does not fit: " + "; ".join(plan.problems))
     print(manifest(arguments.emit, config, inventory, plan, infra), end="")
+    _warn_of_idle_nodes(plan, inventory)
     return 0
+
+
+def _warn_of_idle_nodes(plan: Plan, inventory: Inventory) -> None:
+    used = {bundle.node for bundle in plan.layout.bundles} if plan.layout else set()
+    if idle := len(inventory.specs) - len(used):
+        print(f"{idle} of {len(inventory.specs)} nodes hold no actor; a smaller inventory would do", file=sys.stderr)
 
 
 def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:

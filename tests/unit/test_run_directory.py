@@ -21,6 +21,15 @@ def test_only_one_run_writes_to_a_directory(tmp_path: Path):
     RunDirectory.acquire(config(tmp_path)).close()
 
 
+def test_a_directory_that_was_not_used_does_not_stay(tmp_path: Path):
+    RunDirectory.acquire(config(tmp_path)).close()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "of the user").touch()
+    RunDirectory.acquire(config(tmp_path)).close()
+    assert (tmp_path / "run" / "of the user").exists()
+
+
 def test_another_configuration_is_refused_and_the_keys_named(tmp_path: Path):
     run = acquired(config(tmp_path))
     run.log.append(RECORD)
