@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import S2LError, TrackingError
+from s2l_ray.machine.ending import is_told
 from s2l_ray.tracking.mlflow_store import (
     CREATION_S,
     bring_artifacts_home,
@@ -37,8 +39,10 @@ T = TypeVar("T")
 
 REQUESTS = 8
 """Requests that opening a run takes at most; each is bounded by tracking.timeout_s."""
-ABANDONED_S = 2.0
+ABANDONED_S = 10.0
 """Seconds for which the end of a process waits for a run that it was opening, to end it."""
+POLL_S = 0.1
+"""Seconds between two looks at whether the process is told to end."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None])
 
     Raises:
         TimeoutError: it took longer.
+        KeyboardInterrupt: the process was told to end.
     """
     future: Future[T] = Future()
     settled = threading.Event()
@@ -169,12 +174,24 @@ def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None])
 
     threading.Thread(target=run, name="mlflow-opening", daemon=True).start()
     try:
-        return future.result(seconds)
-    except BaseException as error:
-        if future.done() and isinstance(error, Exception):
-            raise
+        _wait(future, seconds)
+    except BaseException:
         future.add_done_callback(give_up)
         settled.wait(ABANDONED_S)
-        if isinstance(error, TimeoutError):
-            raise TimeoutError(f"no answer within {seconds:g} s") from None
         raise
+    return future.result()
+
+
+def _wait(future: Future[T], seconds: float) -> None:
+    """Wait for a future, also where signals are held.
+
+    Raises:
+        TimeoutError: it takes longer than `seconds`.
+        KeyboardInterrupt: the process was told to end.
+    """
+    deadline = time.monotonic() + seconds
+    while not wait([future], POLL_S).done:
+        if is_told():
+            raise KeyboardInterrupt
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer within {seconds:g} s")
