@@ -141,7 +141,7 @@ def test_errors_that_are_not_finite_are_wrong() -> None:
     assert not stage_attention.relative_error(nothing, torch.ones(3)) <= 1e9
     assert stage_attention.relative_error(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
     weights = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
-    assert stage_update._difference({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, weights) == pytest.approx(0.1)
+    assert stage_update.difference({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, weights) == pytest.approx(0.1)
 
 
 TINY = {
