@@ -73,7 +73,7 @@ def prepare_environment(engine: EngineConfig, cache: Path) -> None:
     os.environ.update(engine_environment(engine))
     os.environ["VLLM_CACHE_ROOT"] = str(cache)
     # This process has used CUDA.
-    os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
 
 
 def settings_of(model: str, source: Source, engine: EngineConfig, **changes: Any) -> EngineSettings:
