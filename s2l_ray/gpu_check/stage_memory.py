@@ -151,7 +151,7 @@ def _groups(config: Config) -> list[RolloutGroup]:
 
 
 def _on_cpu(check: Check, name: str, config: Config) -> TrainerBytes:
-    """By torch's profiler. AdamW's states appear in the first update, so the second one's peak counts."""
+    """By torch's profiler."""
     groups = _groups(config)
     gc.collect()
     with metered() as first:
