@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
 from s2l_ray.ray_bridge import error_log
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import SampleRequest
+from s2l_ray.tasks.compat import model_directory
 from s2l_ray.vllm_bridge.log import first_error_in
 
 
@@ -33,11 +35,15 @@ class EngineActor:
 
         Raises:
             EngineError: it does not start.
+            ModelError: this node does not have the model.
             PlacementError: TMPDIR on its node cannot be used.
         """
         use_short_tmpdir(print)  # vLLM's sockets are below it
+        settings = self._settings
+        # Of the Hub, a model is in this node's cache.
+        directory = model_directory(f"models.{settings.source}", settings.model)
         try:
-            self._engine = self.engine_class(self._settings, self._prompts)
+            self._engine = self.engine_class(replace(settings, model=str(directory)), self._prompts)
         except Exception as error:  # anything from a bad model file to a lack of memory, in another process
             log = error_log()
             raise EngineError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import ray
 from actors.batch import StepBatch
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
+from actors.node_files import check_node_files
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -35,24 +37,21 @@ ANSWER_S = 60.0
 class ActorGraph:
     """Explorer engines, learner engines, verifier pool, scheduler and trainer ranks, exchanging object refs.
 
+    `start` it once, and `close` it also where that failed.
+
     Args:
         config: of the run.
         layout: the actors' slots in every phase.
-        first_step: the step that the run begins or continues with (1-based).
         train, held_out: rendered prompts, by id, distinct between the two.
         reporter: receives what is being started, the progress of long waits, and engines that were lost.
         stragglers: prompts that steps leave out, as far as they are known beforehand, by step.
         bank: the recording of explorer rollouts, or None.
-
-    Raises:
-        PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
     """
 
     def __init__(
         self,
         config: Config,
         layout: Layout,
-        first_step: int,
         train: list[Prompt],
         held_out: list[Prompt],
         reporter: Reporter,
@@ -70,18 +69,26 @@ class ActorGraph:
         self._lost: set[Key] = set()
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
-        reporter.phase("reserving resources")
-        may_grow = config.placement.inventory is not None
-        reservation = reserve(layout.bundles, config.cluster.start_timeout_s, reporter.phase, may_grow)
-        self._launcher = ActorLauncher(config, layout, reservation, {p.id: p for p in [*train, *held_out]})
-        try:
-            self._start(first_step, [prompt.id for prompt in train])
-        except BaseException:
-            self.close()
-            raise
+        self._train = [prompt.id for prompt in train]
+        self._prompts = {prompt.id: prompt for prompt in [*train, *held_out]}
+        self._started = ExitStack()
 
-    def _start(self, first_step: int, train: list[str]) -> None:
-        launcher, cluster, phase = self._launcher, self._config.cluster, self._reporter.phase
+    def start(self, first_step: int) -> None:
+        """Reserve resources and start every actor.
+
+        Args:
+            first_step: the step that the run begins or continues with (1-based).
+
+        Raises:
+            PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
+        """
+        cluster, phase = self._config.cluster, self._reporter.phase
+        phase("reserving resources")
+        may_grow = self._config.placement.inventory is not None
+        reservation = reserve(self._layout.bundles, cluster.start_timeout_s, phase, may_grow)
+        self._launcher = launcher = ActorLauncher(self._config, self._layout, reservation, self._prompts)
+        self._started.callback(launcher.close)
+        check_node_files(self._config, self._layout, reservation, self._config.run_path)
         phase("starting engines, verifiers and trainer")
         slots = self._layout.phase_at(first_step)
         ranks = [launcher.launch_rank(slot, len(slots.trainers)) for slot in slots.trainers]
@@ -95,7 +102,7 @@ class ActorGraph:
         self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = launcher.launch_scheduler(train, engines, verifiers, len(ranks), self._stragglers, bank)
+        self._scheduler = launcher.launch_scheduler(self._train, engines, verifiers, len(ranks), self._stragglers, bank)
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class ActorGraph:
     def close(self) -> None:
         """Stop every actor and give the resources back. Safe to call twice, and after a failure."""
         if ray.is_initialized():
-            self._launcher.close()
+            self._started.close()
 
     # ---- engines that come and go -----------------------------------------------------------------------------------
 

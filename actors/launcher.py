@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from actors.bank import Bank, bank_options
 from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
+from actors.private_ray import while_it_lives
 from actors.scheduler import PipelineLimits, Scheduler
 from actors.trainer import TrainerRank
 from actors.verifier import Verifier
@@ -32,7 +34,8 @@ from s2l_ray.vllm_bridge.environment import engine_environment
 BYTES_PER_TOKEN = 16
 """Upper bound in the object store: 4 for a token's id, 4 for its log-prob and up to 8 for its text."""
 
-CLOSE_S = 10.0
+CLOSE_S = 5.0
+"""Seconds for engines, verifiers and the bank. What is still starting is killed: it would not answer."""
 RANK_CLOSE_S = 2.0
 """Seconds for trainer ranks, after all others. An idle rank leaves its groups at once; a busy one is killed."""
 
@@ -80,7 +83,8 @@ class ActorLauncher:
         self._reservation = reservation
         self._prompts = ray.put(prompts)
         self._actors: list[Any] = []
-        self._closers: list[Any] = []
+        self._ready: dict[Any, ray.ObjectRef] = {}
+        """Of the actors that hold something to close: done once they do."""
         self._ranks: list[Any] = []
         self._closed = False
 
@@ -105,14 +109,15 @@ class ActorLauncher:
             slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
         )
         kind = {"explorer": Explorer, "learner": Learner}[slot.role]
-        actor = self._spawn(kind, options, settings, self._prompts)
-        self._closers.append(actor)
-        return PlacedEngine(slot, actor, actor.ready.remote(), time.monotonic() + self._config.cluster.start_timeout_s)
+        actor = self._spawn_holder(kind, options, settings, self._prompts)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
+        return PlacedEngine(slot, actor, self._ready[actor], deadline)
 
     def _engine_settings(self, slot: EngineSlot) -> EngineSettings:
         config, source = self._config, slot.role
         return EngineSettings(
             model=getattr(config.models, source),
+            model_name=Path(getattr(config.models, source)).name,
             source=source,
             engine=getattr(config.engines, source),
             sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
@@ -135,15 +140,11 @@ class ActorLauncher:
         """Begin to start the pool of verifiers."""
         verifier = self._config.verifier
         arguments = (verifier.kind, verifier.timeout_s, self._prompts)
-        pool = [self._spawn(Verifier, {}, *arguments) for _ in range(verifier.workers)]
-        self._closers += pool
-        return pool
+        return [self._spawn_holder(Verifier, {}, *arguments) for _ in range(verifier.workers)]
 
     def launch_bank(self, settings: BankSettings) -> Any:
         """Begin to start the bank's actor."""
-        actor = self._spawn(Bank, bank_options(settings), settings, self._prompts)
-        self._closers.append(actor)
-        return actor
+        return self._spawn_holder(Bank, bank_options(settings), settings, self._prompts)
 
     def launch_scheduler(
         self,
@@ -213,9 +214,9 @@ class ActorLauncher:
         """
         timeout = self._config.cluster.start_timeout_s
         starting = {engine.ready: engine.name for engine in engines}
-        starting |= {verifier.ready.remote(): f"verifier {i}" for i, verifier in enumerate(verifiers)}
+        starting |= {self._ready[verifier]: f"verifier {i}" for i, verifier in enumerate(verifiers)}
         if bank is not None:
-            starting[bank.ready.remote()] = "the bank"
+            starting[self._ready[bank]] = "the bank"
 
         def tell(done: list[ray.ObjectRef]) -> None:
             fetch(done, timeout, "starting")  # raises what an actor raised while it started
@@ -230,22 +231,36 @@ class ActorLauncher:
 
     def stop(self, engine: PlacedEngine) -> None:
         """Stop one engine and free its devices."""
-        _finish([engine.actor.close.remote()], CLOSE_S)
+        _finish(self._begin_close([engine.actor]), CLOSE_S)
         ray.kill(engine.actor)
         self._actors.remove(engine.actor)
-        self._closers.remove(engine.actor)
+        del self._ready[engine.actor]
 
     def close(self) -> None:
         """Stop every actor and give the resources back. Does nothing when called again."""
-        if self._closed:
-            return
+        if not self._closed:
+            while_it_lives(self._close)
+            self._closed = True
+
+    def _close(self) -> None:
         leaving = [rank.close.remote() for rank in self._ranks]
-        _finish([actor.close.remote() for actor in self._closers], CLOSE_S)
+        _finish(self._begin_close(list(self._ready)), CLOSE_S)
         _finish(leaving, RANK_CLOSE_S)
         for actor in self._actors:
             ray.kill(actor)
         self._reservation.release()
-        self._closed = True
+
+    def _begin_close(self, actors: list[Any]) -> list[ray.ObjectRef]:
+        """Ask those actors to close that are up."""
+        refs = [self._ready[actor] for actor in actors]
+        up, _ = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
+        return [actor.close.remote() for actor in actors if self._ready[actor] in up]
+
+    def _spawn_holder(self, kind: Any, options: dict[str, Any], *args: Any) -> Any:
+        """Start an actor that answers `ready`, and that has to `close` what it holds."""
+        actor = self._spawn(kind, options, *args)
+        self._ready[actor] = actor.ready.remote()
+        return actor
 
     def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         actor = kind.options(**options).remote(*args, **kwargs)

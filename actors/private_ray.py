@@ -19,7 +19,14 @@ import psutil
 import ray
 
 from s2l_ray.errors import PlacementError
-from s2l_ray.ray_bridge import log_directory, read_settings_again, waits_replaced
+from s2l_ray.machine.processes import kill_marked, mark
+from s2l_ray.ray_bridge import (
+    away_from_group_signals,
+    has_own_cluster,
+    log_directory,
+    read_settings_again,
+    waits_replaced,
+)
 
 LOOK_S = 0.2
 """Seconds between two checks that Ray is still there."""
@@ -28,29 +35,40 @@ CONNECTION_S = 60
 
 
 def start_private_ray(timeout_s: float) -> None:
-    """Start Ray on this machine and connect to it. It ends with this process.
+    """Start Ray on this machine and connect to it. It ends with this process, or with `end_private_ray`.
 
     Raises:
         PlacementError: it is not there within `timeout_s`, or cannot start. Nothing of it is left then.
     """
     start = _Start(timeout_s)
     try:
-        with start.watched():
+        with start.watched(), away_from_group_signals():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # anything from a full disk to a broken installation, in Ray's words
-        start.undo()
+    except BaseException as error:  # anything from a full disk to a broken installation, in Ray's words
+        end_private_ray()
+        if not isinstance(error, Exception):
+            raise
         reason = str(error) if isinstance(error, PlacementError) else f"{type(error).__name__}: {error}".rstrip(".")
         raise PlacementError(
             f"Ray did not start on this machine: {reason}. Its logs are in {log_directory()}"
         ) from error
 
 
+def end_private_ray() -> None:
+    """End the Ray that this process has started; nothing of it is left, whatever it was doing."""
+    while_it_lives(ray.shutdown)
+    kill_marked()
+
+
 def while_it_lives(work: Callable[[], None]) -> None:
-    """Do work that the private Ray has to answer, and give it up when that Ray is gone.
+    """Do work that Ray has to answer. If it is this process's private Ray, the work is given up when Ray is gone.
 
     Ray would wait for an answer for ever. Ending a process group, as batch systems and `timeout` do, ends Ray at the
     same time as the driver.
     """
+    if not has_own_cluster():
+        work()
+        return
     done: Future[None] = Future()
 
     def run() -> None:
@@ -126,17 +144,8 @@ class _Start:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Ray waits for its parts as long as this attempt may take, and no longer than they live."""
-        with waits_replaced(self._repeated), _environment(_settings(self._timeout_s)):
+        with waits_replaced(self._repeated), _environment(_settings(self._timeout_s) | mark()):
             yield
-
-    def undo(self) -> None:
-        """End whatever this attempt has started."""
-        ray.shutdown()
-        left = self._processes()
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=10)
 
     def _processes(self) -> list[psutil.Process]:
         return [process for process in psutil.Process().children(recursive=True) if process not in self._before]

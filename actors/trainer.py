@@ -15,6 +15,7 @@ from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
+from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
@@ -52,7 +53,7 @@ class TrainerRank:
         """Join the other ranks and load the model. Returns what a weight sync carries."""
         config = self._config
         self._built = PolicyTrainer(
-            config.models.learner,
+            str(model_directory("models.learner", config.models.learner)),
             trainer=config.trainer,
             objective=config.objective,
             dtype=config.models.compute_dtype,

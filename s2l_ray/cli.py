@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import select
@@ -10,12 +11,12 @@ import signal
 import sys
 
 from s2l_ray import __version__
-from s2l_ray.commands import bank, config, doctor, explore, family, gpu_check, plan, trace, train, verify
+from s2l_ray.commands import bank, config, doctor, explore, family, gpu_check, plan, trace, track, train, verify
 from s2l_ray.commands.arguments import HelpFormatter
 from s2l_ray.errors import S2LError
-from s2l_ray.machine.ending import Ended, ends_when_told
+from s2l_ray.machine.ending import Ended, ends_when_told, leave
 
-COMMANDS = (train, plan, explore, bank, family, trace, verify, config, doctor, gpu_check)
+COMMANDS = (train, plan, explore, bank, family, trace, track, verify, config, doctor, gpu_check)
 """In the order in which `s2l --help` lists them."""
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 an error that the user can correct, 141 nobody reads what it prints (`| head`);
-        128 + N ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+        128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP), with which the process ends here.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except Ended as told:
         print("interrupted" if told.signal == signal.SIGINT else f"ended by {told.signal.name}", file=sys.stderr)
-        return told.status
+        with contextlib.suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+        leave(told.status)
 
 
 def _nobody_reads() -> bool:

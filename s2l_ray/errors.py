@@ -17,6 +17,10 @@ class ModelError(S2LError):
     """A model directory is missing, or explorer and learner cannot share rollouts."""
 
 
+class HubError(S2LError):
+    """A model or data set on the Hub does not exist, may not be read, or cannot be fetched."""
+
+
 class EngineError(S2LError):
     """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
 
@@ -27,6 +31,10 @@ class ActorLostError(S2LError):
 
 class BankError(S2LError):
     """The bank has no recording that this run may read, lacks rollouts, or cannot be read or written."""
+
+
+class StorageError(S2LError):
+    """The object store of checkpoint.mirror refuses a request, does not answer, or holds something damaged."""
 
 
 class DiskError(S2LError):

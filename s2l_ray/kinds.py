@@ -21,6 +21,9 @@ returned something that is no verdict, or ended its process."""
 WorkerEnding = Literal["done", "timeout", "died"]
 """How a verifier process ended one check."""
 
+RepositoryKind = Literal["model", "dataset"]
+"""What a repository on the Hub holds."""
+
 PhaseName = Literal["explore", "mix", "on-policy"]
 """explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
 DataSplit = Literal["train", "heldout"]
@@ -49,6 +52,8 @@ EngineMemory = Literal["weights", "kv_cache"]
 BankMode = Literal["off", "read", "write", "readwrite"]
 TrackedStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words."""
+EntryKind = Literal["metrics", "params", "tags", "dataset", "text", "file", "model", "model_gone", "traces", "status"]
+"""What MLflow is told of a run."""
 CheckStatus = Literal["PASS", "FAIL", "SKIP"]
 """How a stage of `s2l gpu-check` ended."""
 ActivityKind = Literal["explore", "learner_generate", "verify", "sleep_wake", "update", "weight_sync", "start"]

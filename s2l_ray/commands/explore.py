@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from s2l_ray.bank.exploring import RecordingPlan
     from s2l_ray.commands.arguments import Commands
     from s2l_ray.config import Config
-    from s2l_ray.display import TaskDisplay
+    from s2l_ray.display import FetchDisplay, TaskDisplay
     from s2l_ray.placement.inventory import Inventory
     from s2l_ray.rollouts.records import Prompt, SetReport
 
@@ -55,9 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.bank.preparing import training_prompts
     from s2l_ray.config import load_config
     from s2l_ray.display import TaskDisplay
+    from s2l_ray.machine.places import output_path, refuse_session_directory
     from s2l_ray.placement.dtype import choose_dtype
+    from s2l_ray.tasks.sources import fetch_sources
 
-    config = dated(load_config(arguments.config, arguments.overrides), bank=True)
+    config = load_config(arguments.config, arguments.overrides)
+    with TaskDisplay() as display:
+        config, _ = fetch_sources(config, FetchDisplay(display))
+    config = dated(config, bank=True)
+    if "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
     train = training_prompts(config)
     with TaskDisplay() as display, _nodes(config, display.say) as inventory:
         dtype = choose_dtype(config, inventory)
@@ -100,18 +107,16 @@ class Progress:
 @contextmanager
 def _nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
     """The nodes that Ray has, or those that placement.inventory describes, for as long as Ray is needed."""
-    import ray
-
     from actors.connection import connect
-    from s2l_ray.placement.inventory import load_inventory
-    from s2l_ray.placement.ray_binding import live_inventory
+    from actors.private_ray import end_private_ray
+    from s2l_ray.placement.live_nodes import nodes_to_plan_for
 
     owns_ray = connect(config.cluster, say)
     try:
-        yield load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+        yield nodes_to_plan_for(config, say)
     finally:
         if owns_ray:
-            ray.shutdown()
+            end_private_ray()
 
 
 def _record(

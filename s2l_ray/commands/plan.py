@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.commands.arguments import add_command, add_configuration, png_file, positive_number
 from s2l_ray.commands.plan_help import DESCRIPTION, EPILOG
 from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -54,11 +56,22 @@ def add_to(commands: Commands) -> None:
         "--simulate", action="store_true", help="also simulate the run, event by event (needs the extra simulate)"
     )
     parser.add_argument(
-        "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
+        "--calibrate",
+        type=existing_output,
+        metavar="RUN",
+        help="simulate with constants measured in this run directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
     parser.add_argument(
         "--png", type=png_file, metavar="FILE", help="draw the plan too; with --simulate also FILE_timeline"
+    )
+    parser.add_argument(
+        "--emit",
+        choices=("rayjob", "raycluster"),
+        help="print the plan as a Kubernetes manifest for KubeRay, instead of the report",
+    )
+    parser.add_argument(
+        "--infra", type=Path, metavar="FILE", help="with --emit: YAML file of what the plan cannot know of the pods"
     )
 
 
@@ -79,12 +92,42 @@ def run(arguments: argparse.Namespace) -> int:
     if mean is not None and mean > longest:
         raise ConfigError(f"--mean-response-tokens {mean:g} is more than rollout.max_tokens, which is {longest}")
     inventory = _inventory(config, arguments)
+    if arguments.emit:
+        return _emit(config, inventory, arguments)
+    if arguments.infra:
+        raise ConfigError("--infra is for --emit")
     plan = make_plan(config, inventory, mean_response_tokens=mean)
     title = f"{' '.join([arguments.config, *arguments.overrides])} on {inventory.describe()}"
     simulated = _simulate(config, plan, inventory, arguments)
     _draw(plan, title, simulated, arguments.png)
-    _print(plan, title, simulated, arguments)
+    _print(config, plan, title, simulated, arguments)
     return 0 if plan.fits else 1
+
+
+def _emit(config: Config, inventory: Inventory, arguments: argparse.Namespace) -> int:
+    """Print the manifest of a plan that fits; else nothing, and on stderr why there is none."""
+    from s2l_ray.cluster.infra import Infra, load_infra
+    from s2l_ray.cluster.manifest import manifest
+    from s2l_ray.cluster.node_groups import by_kind
+    from s2l_ray.planner.search import make_plan
+
+    for option in ("json", "png", "simulate", "calibrate"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option} shows a plan and --emit prints a manifest; choose one of them")
+    infra = load_infra(arguments.infra) if arguments.infra else Infra()
+    inventory = by_kind(inventory)
+    plan = make_plan(config, inventory, mean_response_tokens=arguments.mean_response_tokens)
+    if not plan.fits:
+        raise PlacementError("nothing is emitted, since the plan does not fit: " + "; ".join(plan.problems))
+    print(manifest(arguments.emit, config, inventory, plan, infra), end="")
+    _warn_of_idle_nodes(plan, inventory)
+    return 0
+
+
+def _warn_of_idle_nodes(plan: Plan, inventory: Inventory) -> None:
+    used = {bundle.node for bundle in plan.layout.bundles} if plan.layout else set()
+    if idle := len(inventory.specs) - len(used):
+        print(f"{idle} of {len(inventory.specs)} nodes hold no actor; a smaller inventory would do", file=sys.stderr)
 
 
 def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
@@ -103,7 +146,7 @@ def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
 
 def _live_inventory(config: Config) -> Inventory:
     from actors.connection import connect
-    from s2l_ray.placement.ray_binding import live_inventory
+    from s2l_ray.placement.live_nodes import live_inventory
 
     connect(config.cluster)
     return live_inventory()
@@ -151,11 +194,11 @@ def _timeline_path(path: Path) -> Path:
     return path.with_stem(f"{path.stem}_timeline")
 
 
-def _print(plan: Plan, title: str, simulated: Simulated | None, arguments: argparse.Namespace) -> None:
+def _print(config: Config, plan: Plan, title: str, simulated: Simulated | None, arguments: argparse.Namespace) -> None:
     if arguments.json:
         from s2l_ray.planner.show.serialise import plan_json
 
-        print(plan_json(plan, simulated))
+        print(plan_json(plan, config.models, simulated))
         return
     from s2l_ray.machine.console import CommandConsole
     from s2l_ray.planner.show.report import PlanReport

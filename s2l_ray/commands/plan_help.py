@@ -10,6 +10,7 @@ examples:
   s2l plan paper/qwen3_1.7b_to_8b --inventory nodes.yaml placement.mode=separate
   s2l plan paper/qwen3_1.7b_to_8b --inventory 8xH100 --simulate --png plan.png
   s2l plan quickstart --live --json | python3 -m json.tool
+  s2l plan quickstart --inventory nodes.yaml --emit rayjob --infra infra.yaml
 
 inventory file (YAML; a GB is 10**9 bytes, as on data sheets):
   nodes:
@@ -25,7 +26,8 @@ inventory file (YAML; a GB is 10**9 bytes, as on data sheets):
   Keys of a node: count (1), gpus, gpu, gpu_memory_gb, gpu_tflops (dense
   bfloat16), hbm_gb_s, intra_node_gb_s (of each GPU, one way), inter_node_gb_s
   (of the node, one way), pcie_gb_s, compute_capability (below 8.0: no
-  bfloat16), cpus, memory_gb.
+  bfloat16), cpus, memory_gb. `fixed: true` beside nodes: a run refuses to start
+  on others. A RayJob or RayCluster manifest is an inventory too.
 
 what can be fixed instead of planned: placement.mode and
 placement.hand_over (`s2l config placement` has their values), trainer.ranks,
@@ -48,6 +50,10 @@ pip install '.[simulate]' in a checkout. They refuse rollout.max_staleness,
 rollout.straggler_groups and rollout.refill_rounds, which are not simulated.
 They leave out start, evaluation, checkpoints, tracking, failures, and the bound
 rollout.prefetch_gb, and simulate an adaptive schedule at its nominal course.
+
+--emit prints a ConfigMap and a RayJob or RayCluster for KubeRay 1.7, one worker
+group for each kind of node. --infra says what a plan cannot know of the pods
+(image, claims, tolerations, ...); docs/guides/kuberay.md lists its keys.
 
 exit status: 0 if the run fits; 1 if it does not (the reasons are printed, with
 --json too), or if something else is wrong"""

@@ -12,6 +12,8 @@ class ClusterConfig(Section):
     """Ray cluster to join: HOST:PORT of its head; `auto` for that of RAY_ADDRESS, else the Ray that runs on this
     machine; or `local` for a private Ray on this machine. Default: that of RAY_ADDRESS (which `ray job submit` sets),
     else a private Ray."""
+    fetch_timeout_s: PositiveFloat = 7200.0
+    """Longest time for fetching one model or data split from the Hugging Face Hub."""
     start_timeout_s: PositiveFloat = 300.0
     """Longest time for starting a private Ray, and again for placing and starting all actors."""
     step_timeout_s: PositiveFloat = 3600.0
@@ -19,3 +21,6 @@ class ClusterConfig(Section):
     weight_sync_timeout_s: PositiveFloat = 120.0
     """Longest time for a weight sync, once engines have finished the requests that it waits for; step_timeout_s bounds
     those."""
+    lock_timeout_s: PositiveFloat = 120.0
+    """Longest wait for the lock of run_dir, where the process that holds it is on another machine and shows no sign of
+    life."""

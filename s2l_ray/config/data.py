@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime
 
-from s2l_ray.config.embedded import SourcePath
+from s2l_ray.config.embedded import DataSource
 from s2l_ray.config.section import Positive, Section, model_validator
 
 
 class DataConfig(Section):
     """Training and held-out problems, and how they become prompts."""
 
-    train: SourcePath
-    """JSONL or Parquet file of training problems. `embedded:train.jsonl` is that of the embedded family."""
-    eval: SourcePath | None = None
-    """File of held-out problems, such as `embedded:heldout.jsonl`. Without it nothing is evaluated."""
+    train: DataSource
+    """JSONL or Parquet file of training problems, or a split of a data set on the Hugging Face Hub:
+    `hf://datasets/ORG/NAME[@REVISION][/PATH][:SPLIT]`. PATH is a subset of the data set, or a directory or file of
+    its repository. `embedded:train.jsonl` is the file of the embedded family."""
+    eval: DataSource | None = None
+    """File or split of held-out problems, such as `embedded:heldout.jsonl`. Without it nothing is evaluated."""
     train_limit: Positive | None = None
     """Use only the first N rows of `train`."""
     eval_limit: Positive | None = None

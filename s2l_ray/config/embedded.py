@@ -1,4 +1,7 @@
-"""Names for the embedded family, which the package carries: `embedded:large` is its large model, wherever it is."""
+"""What a source of models or data may be.
+
+A path, a part of the embedded family, which the package carries, or what is on the Hub.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from s2l_ray.config.section import AfterValidator, LocalPath
+from s2l_ray.errors import HubError
+from s2l_ray.hub.names import dataset_split, model_repository
 
 PREFIX = "embedded:"
 DIRECTORY = Path(__file__).parents[1] / "miniature" / "family"
@@ -22,5 +27,27 @@ def _expand(text: str) -> str:
     return str(DIRECTORY / part)
 
 
-SourcePath = Annotated[LocalPath, AfterValidator(_expand)]
-"""The path of a file or directory to read, or the name of a part of the embedded family, which becomes its path."""
+def _model(text: str) -> str:
+    try:
+        model_repository(text)
+    except HubError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _data(text: str) -> str:
+    try:
+        dataset_split(text)
+    except HubError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+ModelSource = Annotated[LocalPath, AfterValidator(_expand), AfterValidator(_model)]
+"""The directory of a model; the name of a model of the embedded family, which becomes its path; or ORG/NAME[@REVISION]
+on the Hub.
+"""
+DataSource = Annotated[LocalPath, AfterValidator(_expand), AfterValidator(_data)]
+"""The path of a data file; the name of a file of the embedded family, which becomes its path; or a split of a data set
+on the Hub, see `hub.names`.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from s2l_ray.config.embedded import SourcePath
+from s2l_ray.config.embedded import ModelSource
 from s2l_ray.config.section import Section
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Dtype
@@ -13,12 +13,13 @@ from s2l_ray.kinds import Dtype
 class ModelsConfig(Section):
     """The learner, the explorer, and the type they compute in."""
 
-    learner: SourcePath
-    """Directory (Hugging Face layout) of the large model that is trained. `embedded:large` is that of the embedded
-    family, which the package carries."""
-    explorer: SourcePath
-    """Directory of the frozen small model of the same family, or `embedded:small`. It may be the learner's, as a
-    control in which only the schedule acts."""
+    learner: ModelSource
+    """The large model that is trained: a directory in Hugging Face layout, or `ORG/NAME[@REVISION]` on the Hugging Face
+    Hub, which is fetched into the local cache (HF_HOME). `embedded:large` is that of the embedded family, which the
+    package carries."""
+    explorer: ModelSource
+    """The frozen small model of the same family, named in the same way, or `embedded:small`. It may be the learner's,
+    as a control in which only the schedule acts."""
     dtype: Literal["auto"] | Dtype = "auto"
     """Type in which engines sample and the trainer computes forward and backward. auto: bfloat16 where all devices
     compute it natively (GPUs, and CPUs with AVX512-BF16 or AMX), else float32. A resumed run keeps its type."""

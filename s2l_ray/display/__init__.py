@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from s2l_ray.display.final import final_table
 from s2l_ray.display.run import RunDisplay
-from s2l_ray.display.tasks import TaskDisplay
+from s2l_ray.display.tasks import FetchDisplay, TaskDisplay
 
-__all__ = ["RunDisplay", "TaskDisplay", "final_table"]
+__all__ = ["FetchDisplay", "RunDisplay", "TaskDisplay", "final_table"]

@@ -71,3 +71,24 @@ class TaskDisplay:
     def say(self, text: str) -> None:
         """Print a line, above the bars."""
         print_line(self.console, text)
+
+
+class FetchDisplay:
+    """Downloads as stages of a `TaskDisplay`."""
+
+    def __init__(self, display: TaskDisplay) -> None:
+        self._display = display
+        self._stage = ""
+
+    def phase(self, text: str) -> None:
+        """Begin a download."""
+        self._stage = text
+        self._display.say(text)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how much has arrived."""
+        self._display.update(self._stage, done, total)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._display.say(f"note: {text}")

@@ -36,6 +36,8 @@ class EngineSettings(VllmSettings):
     """0: a request is sampled with exactly its weight version, or refused; above: with at least that version."""
     weight_sync_timeout_s: float = 120.0
     """Bound on a request's wait for the weight version that it needs, with max_staleness above 0."""
+    model_name: str | None = None
+    """What rollouts call the model; default: the name of its directory."""
 
 
 class SamplingEngine:
@@ -77,7 +79,7 @@ class SamplingEngine:
         return Rollout(
             prompt_id=request.prompt_id,
             source=request.source,
-            model=Path(self.settings.model).name,
+            model=self.settings.model_name or Path(self.settings.model).name,
             weight_version=version,
             index=completion.index,
             token_ids=completion.token_ids,

@@ -13,12 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 POLL_SECONDS = 0.5
 END_TIMEOUT_S = 10.0
 """Bound in seconds on waiting for a supervised process and its descendants to end. SIGKILL takes milliseconds, but
 a process that hangs in the kernel (a dead network drive) or belongs to another user may stay."""
 ORPHANED_EXIT_CODE = 113
 """Exit status of a child that ended itself because its parent had died."""
+MARK = "S2L_STARTED_BY"
+"""Environment variable of the processes that end with the process that it names."""
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -39,6 +43,34 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(ORPHANED_EXIT_CODE)  # not sys.exit: the main thread may be inside a computation that never returns
+
+
+def mark() -> dict[str, str]:
+    """Environment for processes that `kill_marked` of this process ends, with all that descend from them."""
+    return {MARK: f"{os.getpid()}-{psutil.Process().create_time():.2f}"}
+
+
+def kill_marked() -> None:
+    """Kill every process that was started with this process's `mark`, also those whose parents are gone.
+
+    Ray leaves processes behind that it was just starting when it was ended: they wait for minutes for their raylet.
+    Returns after END_TIMEOUT_S at the latest.
+    """
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while time.monotonic() < deadline and (left := _marked(mark()[MARK])):
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.05)
+
+
+def _marked(value: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it has ended, or is another user's
+            if process.environ().get(MARK) == value and process.pid != os.getpid():
+                found.append(process)
+    return found
 
 
 def supervised(parent: int, held: Iterable[int]) -> None:

@@ -23,6 +23,7 @@ from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
+from s2l_ray.placement.manifest_nodes import nodes_of_manifest, ray_object
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -209,6 +210,9 @@ class Inventory(Section):
 
     nodes: Annotated[tuple[NodeGroup, ...], Field(min_length=1)]
     efficiency: Efficiency = Efficiency()
+    fixed: bool = False
+    """The cluster has these nodes and gets no others: a run refuses to start on any that differ. Without it the nodes
+    may be yet to come, with an autoscaler."""
 
     @classmethod
     def of(cls, nodes: Iterable[Mapping[str, Any]], *, efficiency: Mapping[str, Any] | None = None) -> Inventory:
@@ -243,23 +247,25 @@ def load_inventory(path: str | Path) -> Inventory:
     """Read an inventory file.
 
     Args:
-        path: the file, or the name of a shipped inventory such as 8xH100.
+        path: the file, or the name of a shipped inventory such as 8xH100; a manifest of `s2l plan --emit` is one too.
 
     Raises:
         PlacementError: the file is missing or malformed, or a node incomplete or impossible; names file and key.
     """
     path = INVENTORIES.find(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise PlacementError(f"inventory {path} does not exist; {INVENTORIES.hint(path)}") from None
     except OSError as error:
         raise PlacementError(f"inventory {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise PlacementError(f"inventory {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
+    if ray_object(documents):
+        return _parse(nodes_of_manifest(documents, f"inventory {path}"), f"inventory {path}")
+    if len(documents) != 1 or not isinstance(documents[0], dict):
         raise PlacementError(f"inventory {path} must be a mapping with the key nodes")
-    return _parse(values, f"inventory {path}")
+    return _parse(documents[0], f"inventory {path}")
 
 
 def _parse(values: dict[str, Any], where: str) -> Inventory:

@@ -1,4 +1,4 @@
-"""Where a plan meets Ray: what nodes there are, one placement group for the run, bundles in physical order.
+"""Where a plan meets Ray: one placement group for the run, bundles in physical order.
 
 A request that no cluster like this one can hold fails within seconds, naming what is short. Busy resources, and nodes
 that an autoscaler has yet to bring, are waited for, within a bound and with a word every 30 s.
@@ -6,9 +6,7 @@ that an autoscaler has yet to bring, are waited for, within a bound and with a w
 
 from __future__ import annotations
 
-import ipaddress
-import shutil
-import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,18 +20,16 @@ from ray.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
-from s2l_ray.placement.inventory import GB, Inventory
+from s2l_ray.placement.live_nodes import PROBE_TIMEOUT_S, REPORT_EVERY_S, address_of
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Slot
 from s2l_ray.ray_bridge import is_dead
 
-PROBE_TIMEOUT_S = 300.0
-"""For a process to start on every bundle, on nodes that have other work."""
-REPORT_EVERY_S = 30.0
+REMOVAL_S = 2.0
+"""Bound on giving up a group that could not be had."""
 
 
 @dataclass(frozen=True)
@@ -83,61 +79,6 @@ class Reservation:
         remove_placement_group(self.group)
 
 
-def live_inventory() -> Inventory:
-    """The nodes that Ray has now, in the order of their addresses.
-
-    Ray knows how many GPUs a node has; what they are, nvidia-smi says on one node of each kind. GPUs of a node without
-    nvidia-smi are logical ones.
-
-    Raises:
-        PlacementError: a node did not say what its GPUs are.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    nodes.sort(key=lambda node: (int(_address(node)), node["NodeID"]))
-    models: dict[tuple[int | str, ...], dict[str, Any]] = {}
-    rows = []
-    for node in nodes:
-        resources = node["Resources"]
-        gpus = int(resources.get("GPU", 0))
-        row = {"gpus": gpus, "cpus": max(resources.get("CPU", 0.0), 1e-3), "memory_gb": resources["memory"] / GB}
-        if gpus:
-            kind = (gpus, *sorted(name for name in resources if name.startswith("accelerator_type:")))
-            models[kind] = models.get(kind) or _gpu_model(node["NodeID"])
-            row |= models[kind]
-        rows.append(row)
-    return Inventory.of(rows)
-
-
-def _gpu_model(node: str) -> dict[str, Any]:
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    try:
-        found = ray.get(_ask_nvidia_smi.options(scheduling_strategy=strategy).remote(), timeout=PROBE_TIMEOUT_S)
-    except ray.exceptions.RayError as error:
-        raise PlacementError(
-            f"node {node} did not say what its GPUs are: {error}. Describe the nodes in a file instead "
-            "(placement.inventory)"
-        ) from error
-    if found is None:
-        return {"gpu": LOGICAL}
-    name, memory_bytes, capability = found
-    known = {"gpu_memory_gb": memory_bytes / GB, "compute_capability": capability}
-    try:
-        return {"gpu": canonical_name(name), **known}
-    except PlacementError:  # a card without known rates: those of the one nearest in memory stand in
-        return known
-
-
-@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types
-def _ask_nvidia_smi() -> tuple[str, int, float] | None:
-    """Name, bytes and compute capability of this node's first GPU; None without nvidia-smi."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
-    name, mebibytes, capability = first.rsplit(",", 2)
-    return name.strip(), int(mebibytes) * 2**20, float(capability)
-
-
 def reserve(
     bundles: Sequence[PlannedBundle],
     timeout_s: float,
@@ -166,7 +107,10 @@ def reserve(
         _wait(group, asked, timeout_s, on_wait, may_grow)
         return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
     except BaseException:
-        remove_placement_group(group)
+        # In a thread: where Ray was ended at the same time, the answer may not come.
+        removal = threading.Thread(target=remove_placement_group, args=(group,), daemon=True)
+        removal.start()
+        removal.join(REMOVAL_S)
         raise
 
 
@@ -232,7 +176,7 @@ def _gpu_ids() -> tuple[str, ...]:
 
 def _in_physical_order(bundles: Sequence[PlannedBundle], places: Sequence[Place]) -> list[Place]:
     """A place for every planned bundle: the n-th of its kind, as the plan counts, gets the n-th as machines stand."""
-    address = {node["NodeID"]: _address(node) for node in ray.nodes()}
+    address = {node["NodeID"]: address_of(node) for node in ray.nodes()}
     kinds: dict[tuple[tuple[str, float], ...], list[int]] = {}
     for index, bundle in enumerate(bundles):
         kinds.setdefault(tuple(sorted(bundle.resources.items())), []).append(index)
@@ -245,10 +189,6 @@ def _in_physical_order(bundles: Sequence[PlannedBundle], places: Sequence[Place]
         )
         found.update(zip(planned, physical, strict=True))
     return [found[index] for index in range(len(bundles))]
-
-
-def _address(node: dict[str, Any]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.ip_address(node["NodeManagerAddress"])
 
 
 def _numerically(gpu: str) -> tuple[int, str]:

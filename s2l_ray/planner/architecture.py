@@ -13,7 +13,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import HubError, ModelError
+from s2l_ray.hub.fetching import cached_model, fetch_file
+from s2l_ray.hub.names import model_repository
 from s2l_ray.planner.known_models import KNOWN_MODELS
 
 
@@ -213,13 +215,20 @@ def _load(name_or_path: str) -> ModelShape:
     file = Path(name_or_path) / "config.json"
     if file.is_file():
         return ModelShape.from_config(_read(file), name_or_path)
-    if name_or_path in KNOWN_MODELS:
-        return ModelShape.from_config(KNOWN_MODELS[name_or_path], name_or_path)
-    if (cached := _cached_config(name_or_path)) is not None:
-        return ModelShape.from_config(_read(cached), name_or_path)
+    repository = model_repository(name_or_path)
+    if repository is not None and (cached := cached_model(repository)) is not None:
+        return ModelShape.from_config(_read(cached / "config.json"), name_or_path)
+    if repository is not None and repository.id in KNOWN_MODELS:
+        return ModelShape.from_config(KNOWN_MODELS[repository.id], name_or_path)
+    why = ""
+    if repository is not None:
+        try:
+            return ModelShape.from_config(_read(fetch_file(repository, "config.json")), name_or_path)
+        except HubError as error:
+            why = f" ({error})"
     close = get_close_matches(name_or_path, KNOWN_MODELS, n=3, cutoff=0.5) or ["Qwen/Qwen3-8B-Base"]
     raise ModelError(
-        f"{name_or_path} is neither a model directory (no config.json), nor in the local Hugging Face cache, nor known "
+        f"{name_or_path} is neither a model directory (no config.json), nor to be had from the Hub{why}, nor known "
         f"by name, as {', '.join(close)} would be. Name a directory; config.json in it is enough for a plan"
     )
 
@@ -232,18 +241,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{file} holds no JSON object")
     return config
-
-
-def _cached_config(hub_id: str) -> Path | None:
-    """config.json of a model that was downloaded before; never downloads."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        file = try_to_load_from_cache(hub_id, "config.json")
-    except HFValidationError:  # a path, not a hub id
-        return None
-    return Path(file) if isinstance(file, str) else None
 
 
 def _size(config: dict[str, Any], key: str, name: str) -> int:

@@ -10,7 +10,7 @@ from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.run.identity import contents_of
-from s2l_ray.tasks.compat import check_context, check_models
+from s2l_ray.tasks.compat import check_context, check_models, model_directory
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 
@@ -45,7 +45,8 @@ def load_inputs(config: Config) -> Inputs:
     problems = {"train": load_problems(data.train, data.train_limit)}
     if data.eval:
         problems["eval"] = load_problems(data.eval, data.eval_limit)
-    tokenizer = load_tokenizer(models.learner, models.trust_remote_code)
+    directory = model_directory("models.learner", models.learner)
+    tokenizer = load_tokenizer(directory, models.trust_remote_code)
     prompts = {use: render_prompts(found.problems, tokenizer, data) for use, found in problems.items()}
     # Ids are unique within a file; the two files' must not meet.
     held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in prompts.get("eval", [])]

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import ExitStack
-from dataclasses import dataclass
-
-import ray
+from dataclasses import asdict, dataclass
 
 from actors.connection import connect
 from actors.graph import ActorGraph
-from actors.private_ray import while_it_lives
+from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.ending import held
+from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
-from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.live_nodes import nodes_to_plan_for
 from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.placement.ray_binding import live_inventory
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
-from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
+from s2l_ray.run.driver_log import DriverLog
+from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
+from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.uploader import Uploader
+from s2l_ray.tasks.sources import fetch_sources
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class RunParts:
     tracking: RunTracking
     plan: Plan
     graph: ActorGraph
+    uploader: Uploader | None = None
+    """Copies checkpoints and reports to checkpoint.mirror."""
 
 
 def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
@@ -53,8 +61,8 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     Args:
         config: of the run.
         reporter: told what is under way.
-        stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, unlocks the
-            run directory and ends a private Ray, in this order.
+        stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
+            what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -62,50 +70,67 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
     # same time as this process, stopping actors may not return.
-    ending_ray, unlocking, stopping_actors, ending_mlflow = (stack.enter_context(ExitStack()) for _ in range(4))
+    ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
+        stack.enter_context(ExitStack()) for _ in range(5)
+    )
 
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
+    reporter = log
+    _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
+    directory = RunDirectory.acquire(config, reporter.phase)
+    unlocking.callback(directory.close)
+    mirror = open_mirror(config)
+    if mirror:
+        fetch(mirror, directory, config, reporter.phase)
+    config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
-    directory = RunDirectory.acquire(config)
-    unlocking.callback(directory.close)
+    log.open(directory.path)
 
     reporter.phase("starting Ray")
-    owns_ray = connect(config.cluster, reporter.note)
-    if owns_ray:
-        ending_ray.callback(while_it_lives, ray.shutdown)
+    if connect(config.cluster, reporter.note):
+        ending_ray.callback(end_private_ray)
 
-    inventory = load_inventory(config.placement.inventory) if config.placement.inventory else live_inventory()
+    inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
     settings = dtype.applied_to(config)
     directory.adopt(settings, inputs.contents)
+    directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
     checkpoint = directory.to_resume(settings, inputs.contents)
     bank = prepare_bank(settings, inputs.train)
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, reporter))
+    if settings.tracking.enabled:
+        importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
+    with held():
+        tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
-    write_whole(directory.path / "plan.json", plan_json(plan))
+    write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
-    graph = ActorGraph(
-        settings,
-        layout,
-        checkpoint.step + 1 if checkpoint else 1,
-        inputs.train,
-        inputs.held_out,
-        reporter=reporter,
-        stragglers=stragglers,
-        bank=bank,
-    )
-    if owns_ray:
-        stopping_actors.callback(while_it_lives, graph.close)
-    else:
-        stopping_actors.callback(graph.close)
-    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
+    uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
+    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
+    stopping_actors.callback(graph.close)
+    graph.start(checkpoint.step + 1 if checkpoint else 1)
+    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+
+
+def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
+    """Copies to the mirror from now on; what it is copying stays in the run directory until that is done."""
+    checkpoint = settings.checkpoint
+    uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
+    directory.in_use = lambda: uploader.uploading
+    return uploader
+
+
+def _refuse_places_that_go_with_ray(config: Config) -> None:
+    refuse_session_directory("run_dir", config.run_path)
+    if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

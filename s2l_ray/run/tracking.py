@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from s2l_ray.config import Config
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.run.description import describe
 from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.extras import AfterStep, extras
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.notices import notices
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 
-CONTEXTS = {"train": "training", "eval": "evaluation"}
-"""Use of a data set -> what MLflow calls it."""
+if TYPE_CHECKING:
+    from s2l_ray.bank.rollout_bank import BankSettings
 
 
 class RunTracking:
@@ -37,9 +39,13 @@ class RunTracking:
         """Whether the run has got to its end; set by the run."""
         self._logprob_gap_alarm = logprob_gap_alarm
         self._problem: str | None = None
+        self._checkpoints: set[str] = set()
+        self._extras: list[AfterStep] = []
 
     @classmethod
-    def open(cls, settings: Config, directory: RunDirectory, inputs: Inputs, reporter: Reporter) -> RunTracking:
+    def open(
+        cls, settings: Config, directory: RunDirectory, inputs: Inputs, bank: BankSettings | None, reporter: Reporter
+    ) -> RunTracking:
         """Start an MLflow run, or continue the one that the directory remembers, and log what the run is made of.
 
         Raises:
@@ -47,13 +53,15 @@ class RunTracking:
             DataError: run.json is damaged.
         """
         run_id = directory.remembered().get("mlflow_run_id")
-        tracker = open_tracker(settings.tracking, directory.path.parent, settings.name, run_id)
+        tracker = open_tracker(settings.tracking, directory.path, settings.name, run_id)
         tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
-        directory.remember(mlflow_run_id=tracker.run_id)
-        tracker.log_params(settings.model_dump(mode="json"))
-        tracker.log_text(settings.to_yaml(), "config.yaml")
-        for use, problems in inputs.problems.items():
-            tracker.log_dataset(use, Path(problems.path), problems.digest, len(problems.problems), CONTEXTS[use])
+        try:
+            directory.remember(mlflow_run_id=tracker.run_id)
+            describe(tracker, settings, inputs, bank)
+            tracking._extras = extras(settings, directory.path, inputs, tracker)
+        except BaseException as error:  # nobody else can end it yet
+            tracking.__exit__(type(error), error, None)
+            raise
         return tracking
 
     def __enter__(self) -> Self:
@@ -79,13 +87,29 @@ class RunTracking:
         Args:
             records: one for each step so far; the last is the one to pass on.
         """
-        self.tracker.log_step(records[-1])
+        if self.tracker.log_step(records[-1]):
+            for log in self._extras:
+                log(records[-1].step)
         self.reporter.step(records[-1])
         for notice in notices(records, self._logprob_gap_alarm):
             self.reporter.note(notice)
         if self.tracker.problem != self._problem:
             self._problem = self.tracker.problem
             self.reporter.note(self._problem or "MLflow answers again; everything was delivered")
+
+    def models(self, checkpoints: Sequence[tuple[int, Path]]) -> None:
+        """Pass on which checkpoints, (step, directory), there are now: each is a model that MLflow shows."""
+        now = {path.name: (step, path) for step, path in checkpoints}
+        for name in self._checkpoints - now.keys():
+            self.tracker.forget_model(name)
+        for name in sorted(now.keys() - self._checkpoints):
+            step, path = now[name]
+            self.tracker.log_model(name, step, {"path": str(path), "kind": "checkpoint"})
+        self._checkpoints = set(now)
+
+    def final_model(self, path: Path, step: int) -> None:
+        """Pass on where the trained learner is, after the last step."""
+        self.tracker.log_model("final", step, {"path": str(path), "kind": "Hugging Face"})
 
     def evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Pass on an evaluation; `when` is "before", "during" or "after"."""

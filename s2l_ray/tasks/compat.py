@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import HubError, ModelError
+from s2l_ray.hub.fetching import cached_model
+from s2l_ray.hub.names import model_repository
+from s2l_ray.machine.places import left_out_of_upload
 from s2l_ray.tasks.model_files import REMEDY, check_rows, check_small_files, read_json, readable, weight_shapes
 from s2l_ray.tasks.prompts import load_tokenizer
 
@@ -45,7 +47,7 @@ def check_models(learner: str, explorer: str, trust_remote_code: bool = False) -
     learner's sake: what the explorer samples is a function of the explorer alone, or a bank would be of one learner.
 
     Args:
-        learner, explorer: a directory each, or a Hub id (`org/name`) that is already in the local cache.
+        learner, explorer: a directory each, or ORG/NAME[@REVISION] of the Hub, already fetched into the local cache.
 
     Raises:
         ModelError: a part is missing, or the two differ; the message names the key, the difference and the remedy.
@@ -121,7 +123,7 @@ def _check_architecture(key: str, path: Path, trust_remote_code: bool) -> None:
 
 
 def model_directory(key: str, name: str) -> Path:
-    """The directory of a model: `name` itself, or that of the Hub id in the local cache. Nothing is downloaded.
+    """The directory of a model: `name` itself, or that of ORG/NAME[@REVISION] in the local cache. Nothing is fetched.
 
     Raises:
         ModelError: there is neither; the message names `key`.
@@ -130,17 +132,15 @@ def model_directory(key: str, name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return path.resolve()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ModelError(f"{key}: the directory {name} does not exist; {REMEDY}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(name, local_files_only=True)).resolve()
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
-        raise ModelError(
-            f"{key}: {name} is neither a directory nor a Hub model in the local cache (nothing is downloaded); {REMEDY}"
-        ) from None
+        repository = model_repository(name)
+    except HubError as error:
+        raise ModelError(f"{key}: {error}") from None
+    if repository is None:
+        raise ModelError(f"{key}: the directory {name} does not exist{left_out_of_upload(name)}; {REMEDY}")
+    if (cached := cached_model(repository)) is None:
+        raise ModelError(f"{key}: {name} is neither a directory nor a model of the Hub in the local cache; {REMEDY}")
+    return cached
 
 
 def _check_ids(key: str, path: Path, rows: int | None, tokenizer: PreTrainedTokenizerBase) -> None:

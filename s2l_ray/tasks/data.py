@@ -10,12 +10,13 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
 from s2l_ray.tasks.rows import check_encodable, read_rows, shown
+from s2l_ray.tasks.sources import data_files
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """The problems of one data file."""
+    """The problems of one data file, or of one split of a data set."""
 
     path: str
     problems: list[Problem]
@@ -45,6 +46,7 @@ class ProblemSet:
 class _ProblemRow:
     """One row of a data file, checked."""
 
+    path: Path
     number: int
     """1-based: line of a JSONL file, row of a Parquet file."""
     own_id: str | None
@@ -54,27 +56,28 @@ class _ProblemRow:
 
 
 def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
-    """Read a file of problems.
+    """Read a file of problems, or all files of a split.
 
     A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows;
     else file stem and row number, as in `train-000017`.
 
     Args:
-        path: a `.jsonl` or `.parquet` file.
+        path: a `.jsonl` or `.parquet` file, or a split of a data set on the Hub that has been fetched.
         limit: read only the first rows; repeated questions count.
 
     Raises:
         DataError: the file is missing, empty or of another type, a row is malformed, or two different questions have
             the same id. File, line, field and remedy are named.
+        HubError: the split has not been fetched.
     """
-    path = Path(path)
-    rows = [_parse(row, number, path) for number, row in islice(read_rows(path), limit)]
+    read = chain.from_iterable(((file, *row) for row in read_rows(file)) for file in data_files(path))
+    rows = [_parse(row, number, file) for file, number, row in islice(read, limit)]
     if not rows:
         raise DataError(f"{path} has no rows; give it one problem a line, or name another file")
     first: dict[str, _ProblemRow] = {}
     for row in rows:
         first.setdefault(row.question.strip(), row)
-    problems = _identify(list(first.values()), path)
+    problems = _identify(list(first.values()))
     return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems))
 
 
@@ -132,7 +135,7 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
         check_encodable(text or "", f"{where}, field {field}")
-    return _ProblemRow(number, own_id, index_id, question, answer)
+    return _ProblemRow(path, number, own_id, index_id, question, answer)
 
 
 def _finite(value: str | float) -> bool:
@@ -164,18 +167,20 @@ def _id(value: Any, where: str) -> str | None:
     return str(value)
 
 
-def _identify(rows: list[_ProblemRow], path: Path) -> list[Problem]:
+def _identify(rows: list[_ProblemRow]) -> list[Problem]:
     by_index = len({row.index_id for row in rows} - {None}) == len(rows)
-    line_of: dict[str, int] = {}
+    first: dict[str, _ProblemRow] = {}
     problems = []
     for row in rows:
-        id = row.own_id or (row.index_id if by_index else None) or f"{path.stem}-{row.number:06d}"
-        if id in line_of:
+        id = row.own_id or (row.index_id if by_index else None) or f"{row.path.stem}-{row.number:06d}"
+        if id in first:
+            other = first[id]
+            elsewhere = "" if other.path == row.path else f" of {other.path.name}"
             raise DataError(
-                f"{path}, line {row.number}, field id: {id!r} is already the id of line {line_of[id]}, which has "
-                "another question; make ids unique or leave them all out"
+                f"{row.path}, line {row.number}, field id: {id!r} is already the id of line {other.number}{elsewhere}, "
+                "which has another question; make ids unique or leave them all out"
             )
-        line_of[id] = row.number
+        first[id] = row
         problems.append(Problem(id, row.question, row.answer))
     return problems
 

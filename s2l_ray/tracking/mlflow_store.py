@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import re
 import shlex
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
     from s2l_ray.config import TrackingConfig
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DEFAULT_EXPERIMENT = "s2l-ray"
+UNWELCOME = ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "BAD_REQUEST")
+"""Error codes of answers to which waiting changes nothing."""
 ARTIFACTS = "mlartifacts"
 """Directory beside a sqlite file."""
 CREATION_S = 120.0
@@ -96,14 +98,28 @@ def probe(uri: str, timeout_s: float) -> None:
         socket.create_connection((parts.hostname or "", parts.port or DATABASE_PORTS[dialect]), timeout_s).close()
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client; the first one of a sqlite file makes its tables, which only one may do at a time."""
-    # Set before the import that reads it: a training run tells nobody but the user's own server about itself.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
+def connect(uri: str, timeout_s: float) -> MlflowClient:
+    """A client; the first one of a sqlite file makes its tables, which only one may do at a time.
 
-    # It logs with a traceback what it also raises, such as a full disk, and what the run then says in a line.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    Args:
+        uri: tracking URI.
+        timeout_s: bound on each HTTP request of this process, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set.
+    """
+    from mlflow import MlflowClient
+    from mlflow.environment_variables import (
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        MLFLOW_HTTP_REQUEST_TIMEOUT,
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    )
+
+    # MLflow would wait 120 s for each request and repeat it seven times. It takes these bounds from the environment
+    # only, at each request. Their defaults are changed instead: the environment belongs to the user and to all threads.
+    MLFLOW_HTTP_REQUEST_TIMEOUT.default = timeout_s
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = 0
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True  # it takes two more requests at the end of a run
+    # They log with a traceback what they also raise, such as a full disk, and what the run then says in a line.
+    for noisy in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     file = sqlite_file(uri)
     with _alone(file) if file else nullcontext(), quiet(logging.WARNING):  # migrations are a line each
         return MlflowClient(tracking_uri=uri)
@@ -140,14 +156,15 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
     """
     from mlflow.exceptions import MlflowException, RestException
 
+    name = config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     deadline = time.monotonic() + config.timeout_s
     while True:
         try:
-            experiment = client.get_experiment_by_name(config.experiment)
+            experiment = client.get_experiment_by_name(name)
             break
-        except RestException:
-            raise  # an answer, though not a welcome one
         except MlflowException as error:
+            if isinstance(error, RestException) or error.error_code in UNWELCOME:
+                raise  # an answer, though not a welcome one
             if time.monotonic() + 0.5 >= deadline:
                 raise TrackingError(
                     f"no answer from MLflow at {redact(str(client.tracking_uri))} within {config.timeout_s:g} s "
@@ -157,14 +174,14 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
             time.sleep(0.5)
     if experiment is None:
         try:
-            return str(client.create_experiment(config.experiment, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment = client.get_experiment_by_name(config.experiment)  # another run was quicker
+            experiment = client.get_experiment_by_name(name)  # another run was quicker
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"the MLflow experiment {config.experiment!r} is deleted; set tracking.experiment to another name or "
+            f"the MLflow experiment {name!r} is deleted; set tracking.experiment to another name or "
             f"restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
@@ -213,25 +230,6 @@ def bring_artifacts_home(client: MlflowClient, run: Run, artifacts: str | None) 
 
 
 @contextmanager
-def bounded(timeout_s: float) -> Iterator[None]:
-    """Bound the HTTP requests in the block.
-
-    MLflow would wait 120 s for each, and repeat it seven times. It reads the bounds from the environment only.
-    """
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ.get(name) for name in bounds}
-    os.environ.update(bounds)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
 def quiet(level: int) -> Iterator[None]:
     """In the block, drop what MLflow and its migrations log below `level`."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
@@ -250,22 +248,43 @@ def first_line(error: BaseException) -> str:
     return redact((text or type(error).__name__).splitlines()[0])
 
 
+def why_not(error: BaseException) -> str:
+    """Why a request failed, in a line."""
+    return _cause(error) if "failed with exception" in str(error) else first_line(error)
+
+
 def what_to_do(uri: str, error: BaseException) -> str:
     """Why a store cannot be used, and what the user can do."""
-    why, ways = first_line(error), "set tracking.uri to another store, or set tracking.enabled=false"
+    why, ways = why_not(error), "set tracking.uri to another store, or set tracking.enabled=false"
     if found := re.search(r"found version (\w+), but expected (\w+)", why):
         theirs, ours = found.groups()
         return (
             f"its tables are of another version of MLflow (schema {theirs}, this one has {ours}). Bring older ones up "
             f"to date with `mlflow db upgrade` (back them up first), use that version for newer ones, {ways}"
         )
+    if "Invalid Host header" in why:
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        return (
+            f"it refuses requests to the host {host}. Start it with `mlflow server --allowed-hosts {host}` (names with "
+            f"their ports, separated by commas; or MLFLOW_SERVER_ALLOWED_HOSTS), {ways}"
+        )
+    if refused := re.search(r"error code 40[13]|PERMISSION_DENIED", why):
+        return (
+            f"it refuses this user ({refused[0]}). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            f"MLFLOW_TRACKING_TOKEN, to those of a user who may write to the experiment, {ways}"
+        )
+    return f"{why}{_remedy(uri, error, why)}, {ways}"
+
+
+def _remedy(uri: str, error: BaseException, why: str) -> str:
     if "database is locked" in why:
-        return f"{why}; another program is writing to it. End it, {ways}"
-    if sqlite_file(uri):
-        return f"{why}. See to the file, {ways}"
-    return f"{why}. Start it, {ways}"
+        return "; another program is writing to it. End it"
+    if isinstance(error, ModuleNotFoundError):
+        return ". Install it (postgresql:// needs psycopg, postgresql+psycopg2:// psycopg2-binary)"
+    return ". See to the file" if sqlite_file(uri) else ". Start it"
 
 
 def _cause(error: BaseException) -> str:
     """The innermost reason that requests and urllib3 print in one line, such as "[Errno 111] Connection refused"."""
-    return first_line(error).rsplit(": ", 1)[-1].split(". ")[0].strip("\"')")
+    reason = first_line(error).rsplit(": ", 1)[-1].rsplit("(Caused by ", 1)[-1].split(". ")[0]
+    return reason.rsplit("('", 1)[-1].strip("\"')")

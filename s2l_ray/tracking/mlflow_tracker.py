@@ -1,173 +1,226 @@
-"""The MLflow run of a training run: what is delivered when, and what is kept for later.
-
-MLflow is imported inside functions: its import takes seconds.
-"""
+"""The MLflow run of a training run. What happens in the run becomes entries, which a thread delivers."""
 
 from __future__ import annotations
 
 import json
-import logging
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from s2l_ray.errors import TrackingError
-from s2l_ray.kinds import Source, TrackedStatus
+from s2l_ray.kinds import EntryKind, Source, TrackedStatus
 from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.metrics import evaluation_metrics, metric_name, step_metrics
-from s2l_ray.tracking.mlflow_store import bounded, first_line, probe, quiet, redact
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from s2l_ray.tracking.mlflow_store import redact, why_not
+from s2l_ray.tracking.opening import OpenedRun
+from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
+from s2l_ray.tracking.writer import Writer
 
 MAX_VALUE = 6000
 """Characters of a parameter's value (MLflow's limit)."""
-MAX_PARAMS = 100
-"""Parameters or tags of one request (MLflow's limit)."""
+MAX_TAG = 5000
+"""Characters of a tag's value (the limit of MLflow before 3.0 and of hosted servers)."""
 MAX_DIGEST = 36
 """Characters of a data set's digest (MLflow's limit)."""
-RETRY_SECONDS = 30.0
-"""Seconds after a failed delivery in which none is tried: a server that hangs must not delay every step."""
+STOP_S = 2.0
+"""Bound in seconds on the end of a run that is stopped: its actors are still to end, and those who stopped it wait."""
+STATUS_S = 2.0
+"""Seconds that are kept for the status at the end of a run."""
 
 
 class MlflowTracker:
-    """A `Tracker` that delivers to MLflow, in order; what could not be delivered is tried again with what follows.
+    """A `Tracker` that delivers to MLflow from a thread of its own.
 
-    A resumed run continues the same MLflow run. `log_step` and `log_evaluation` send what has no point yet and ignore
-    the rest, so a run may replay the steps after its last checkpoint, or all of `steps.jsonl`, without a second point.
+    A resumed run continues the same MLflow run. `log_step` and `log_evaluation` take what has no point yet and ignore
+    the rest, so a run may repeat the steps after its last checkpoint without a second point.
 
     Args:
-        client: of the store.
-        uri: tracking URI.
-        run: the MLflow run.
-        timeout_s: bound on each request.
-        resumed: whether the run may have points already.
+        opened: the MLflow run.
+        directory: of the training run; what is not delivered is kept there.
+        timeout_s: bound on the end of the run.
+
+    Raises:
+        DiskError: the directory cannot be written to.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, run: Run, timeout_s: float, resumed: bool) -> None:
-        self.uri = redact(uri)
-        self.run_id: str | None = run.info.run_id
-        self.problem: str | None = None
-        """Why the last delivery failed; None when all is delivered."""
-        self._client = client
-        self._timeout_s = timeout_s
-        self._undelivered: deque[Callable[[], None]] = deque()
-        self._retry_at = 0.0
-        self._params = dict(run.data.params)
-        self._steps = self._steps_with("alpha") if resumed else set()
+    def __init__(self, opened: OpenedRun, directory: Path, timeout_s: float) -> None:
+        self.uri = redact(opened.uri)
+        self.run_id: str | None = opened.run_id
+        self._directory, self._timeout_s = directory, timeout_s
+        self._deliver = Deliveries(opened.client, opened.run, directory, timeout_s)
+        before = still_missing(opened, read_undelivered(directory / UNDELIVERED))
+        left = [entry for entry in before if entry.kind != "status"]  # of an end that is not the end
+        self._steps = opened.steps_with("alpha") | _steps(left, "alpha")
         self._evaluations: dict[Source, set[int]] = {
-            source: self._steps_with(f"eval/{source}/reward") if resumed else set() for source in get_args(Source)
+            source: opened.steps_with(marker) | _steps(left, marker)
+            for source, marker in ((source, f"eval/{source}/reward") for source in get_args(Source))
         }
+        self._writer = Writer(Undelivered(directory / UNDELIVERED, left), left, self._deliver, self._explain)
+        self._writer.start()
+
+    @property
+    def problem(self) -> str | None:
+        """Why something is not delivered; None when everything is, or is on its way."""
+        return self._writer.problem
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flattened. Long values are cut, passwords hidden.
 
         MLflow's parameters cannot change. A value that a resumed run has changed becomes the tag `resumed/<key>`.
         """
-        params = {metric_name(key): _value(value) for key, value in _flat(values)}
-        changed = {f"resumed/{k}": v for k, v in params.items() if self._params.get(k, v) != v}
-        new = {k: v for k, v in params.items() if k not in self._params}
-        self._params |= new
-        self._send(lambda: self._log_values(new, changed))
+        self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in _flat(values)})
 
-    def log_step(self, record: StepRecord) -> None:
-        """One batch of metrics at step `record.step`; nothing if the step has its point already."""
-        if record.step not in self._steps:
-            self._steps.add(record.step)
-            self._log_metrics(step_metrics(record), record.step)
+    def log_step(self, record: StepRecord) -> bool:
+        """One batch of metrics at step `record.step`; nothing, and False, if the step has its point already."""
+        if record.step in self._steps:
+            return False
+        self._steps.add(record.step)
+        self.log_metrics(step_metrics(record), record.step)
+        return True
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """pass@k with its interval at step `record.step`, as `eval/<model>/pass_at_<k>`; also tagged with `when`."""
         if record.step in self._evaluations[record.model]:
             return
         self._evaluations[record.model].add(record.step)
-        self._log_metrics(evaluation_metrics(record), record.step)
-        self.set_tag(f"evaluated/{record.model}/{when}", f"step {record.step}, weight version {record.weight_version}")
+        self.log_metrics(evaluation_metrics(record), record.step)
+        told = f"step {record.step}, weight version {record.weight_version}"
+        self.set_tags({f"evaluated/{record.model}/{when}": told})
 
-    def set_tag(self, key: str, value: str) -> None:
-        """Set a tag of the run; passwords in URIs are hidden."""
-        self._send(lambda: self._client.set_tag(self.run_id, metric_name(key), redact(value)))
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log metrics at a step."""
+        # The time is fixed here: what is sent twice because an answer was lost is then the same points.
+        metrics = {metric_name(key): float(value) for key, value in values.items()}
+        self._put("metrics", {"step": step, "time": _now(), "metrics": metrics})
 
-    def log_dataset(self, name: str, path: Path, digest: str, rows: int, context: str) -> None:
-        """Name a data file as an input of the run; its content is not copied. `context`: training or evaluation."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run; passwords in URIs are hidden."""
+        self._put("tags", {metric_name(key): _text(value, MAX_TAG) for key, value in values.items()})
 
-        dataset = Dataset(
-            name=name,
-            digest=digest[:MAX_DIGEST],
-            source_type="local",
-            source=json.dumps({"uri": str(Path(path).resolve())}),
-            profile=json.dumps({"num_rows": rows}),
-        )
-        tags = [InputTag("mlflow.data.context", context)]
-        self._send(lambda: self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)]))
+    def log_dataset(self, name: str, source: str, digest: str, context: str, profile: Mapping[str, Any]) -> None:
+        """Name data as an input of the run; its content is not copied."""
+        values = {"name": name, "source": redact(source), "digest": digest[:MAX_DIGEST], "context": context}
+        self._put("dataset", values | {"profile": dict(profile)})
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Store `text` as an artifact; passwords in URIs are hidden."""
-        self._send(lambda: self._client.log_text(self.run_id, redact(text), artifact_file))
+        self._put("text", {"text": redact(text), "file": artifact_file})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Store a file as an artifact, in `folder` of the run's artifacts."""
-        self._send(lambda: self._client.log_artifact(self.run_id, str(path), folder))
+        """Store a file as an artifact, in `folder` of the run's artifacts: as it is when it is sent."""
+        self._put("file", {"path": self._relative(path), "folder": folder})
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces.
+
+        The `questions`, by prompt id, are not copied; traces that another process sends have the ids alone.
+        """
+        self._deliver.questions = questions
+        self._put("traces", {"path": self._relative(path), "step": step, "count": count, "time": _now()})
+
+    def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
+        """Add a model to the run, by what is said of it; its files stay where they are."""
+        self._put("model", {"name": name, "step": step, "params": dict(params)})
+
+    def forget_model(self, name: str) -> None:
+        """Take a model out again that is not on disk any more."""
+        self._put("model_gone", {"name": name})
 
     def finish(self, status: TrackedStatus = "FINISHED") -> None:
-        """Deliver what is left and end the run.
+        """Deliver what is left, as far as time allows, and end the run.
+
+        A run that finished gets its status last, when all is delivered, or when its time is nearly up. One that was
+        stopped or failed gets it at once, beside whatever the thread waits for.
 
         Raises:
-            TrackingError: something could not be delivered.
+            TrackingError: not everything was delivered; it says how much, why, and what sends it.
         """
-        self._send(lambda: self._client.set_terminated(self.run_id, status), now=True)
-        if self._undelivered:
-            raise TrackingError(
-                f"MLflow at {self.uri} did not take the last {len(self._undelivered)} entries of run {self.run_id}: "
-                f"{self.problem}. Training is not affected; resume the run with the server up to send them"
+        bound = min(self._timeout_s, STOP_S) if status == "KILLED" else self._timeout_s
+        deadline = time.monotonic() + bound
+        ended = Entry("status", self._run, {"status": status, "time": _now()})
+        self._writer.put(ended)
+        self._writer.sync()
+        if status != "FINISHED" or not self._writer.wait(deadline - min(STATUS_S, bound / 2)):
+            took = self._beside(ended, deadline)
+            self._writer.wait(deadline)
+        else:
+            took = True
+        self._writer.stop()
+        self._say_what_is_left([entry for entry in self._writer.pending if not (took and entry is ended)])
+
+    def _beside(self, entry: Entry, deadline: float) -> bool:
+        """Deliver an entry without waiting for those before it; whether MLflow has confirmed it in time."""
+        took = threading.Event()
+
+        def deliver() -> None:
+            try:
+                self._deliver([entry])
+            except Exception:
+                return  # it is in line as well, where what is wrong is kept
+            took.set()
+
+        thread = threading.Thread(target=deliver, name="mlflow-status", daemon=True)
+        thread.start()
+        thread.join(max(0.0, deadline - time.monotonic()))
+        return took.is_set()
+
+    def _say_what_is_left(self, pending: list[Entry]) -> None:
+        """Raise TrackingError with what is pending and what is lost; nothing if there is neither."""
+        said = []
+        if pending:
+            why = self.problem or f"MLflow at {self.uri} is slow"
+            said.append(
+                f"{why}. It has not confirmed {in_words(pending)} of run {self.run_id}, kept in "
+                f"{self._directory / UNDELIVERED}: s2l track {self._directory} sends them, and so does a resume"
             )
+        if refused := self._writer.refused:
+            entries, (_, why) = [entry for entry, _ in refused], refused[0]
+            said.append(f"MLflow at {self.uri} refused {in_words(entries)}, which it will lack (first: {why})")
+        if said:
+            raise TrackingError(". ".join(said) + ". Training is not affected")
 
-    def _log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
+    def _relative(self, path: Path) -> str:
+        """A path in the entries: relative to the run directory where it is in it, since that may be moved."""
+        return str(path.relative_to(self._directory) if path.is_relative_to(self._directory) else path)
 
-        # The time is fixed here: a batch sent twice because its answer was lost is then the same points.
-        now = int(time.time() * 1000)
-        metrics = [Metric(metric_name(key), float(value), now, step) for key, value in values.items()]
-        self._send(lambda: self._client.log_batch(self.run_id, metrics=metrics, synchronous=True))
+    @property
+    def _run(self) -> str:
+        return str(self.run_id)
 
-    def _log_values(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
+    def _put(self, kind: EntryKind, values: dict[str, Any]) -> None:
+        self._writer.put(Entry(kind, self._run, values))
 
-        for batch in _batches([Param(key, value) for key, value in params.items()]):
-            self._client.log_batch(self.run_id, params=batch, synchronous=True)
-        for batch in _batches([RunTag(key, value) for key, value in tags.items()]):
-            self._client.log_batch(self.run_id, tags=batch, synchronous=True)
+    def _explain(self, error: BaseException) -> str:
+        return f"MLflow at {self.uri}: {why_not(error)}"
 
-    def _send(self, delivery: Callable[[], None], now: bool = False) -> None:
-        """Put a delivery last in line, and deliver in order until one fails, which stays first in line.
 
-        Args:
-            delivery: makes the request.
-            now: try also if a delivery failed less than RETRY_SECONDS ago.
-        """
-        self._undelivered.append(delivery)
-        if not now and time.monotonic() < self._retry_at:
-            return
-        # MLflow logs pages about a failed delivery (of a locked database, for example); `problem` is one line.
-        with bounded(self._timeout_s), quiet(logging.CRITICAL):
-            while self._undelivered:
-                try:
-                    probe(str(self._client.tracking_uri), self._timeout_s)
-                    self._undelivered[0]()
-                except Exception as error:  # artifact stores raise the errors of their own libraries
-                    self.problem = f"MLflow at {self.uri}: {first_line(error)}"
-                    self._retry_at = time.monotonic() + RETRY_SECONDS
-                    return
-                self._undelivered.popleft()
-        self.problem = None
+def still_missing(opened: OpenedRun, entries: list[Entry]) -> list[Entry]:
+    """Those of a run's entries that its MLflow run lacks.
 
-    def _steps_with(self, metric: str) -> set[int]:
-        """The steps at which the run has a point of a metric."""
-        return {point.step for point in self._client.get_metric_history(self.run_id, metric)}
+    A process that was killed between a delivery and its note in the file leaves what was delivered there.
+    """
+    own = [entry for entry in entries if entry.run_id == opened.run_id]
+    known: dict[str, set[int]] = {}
+    missing = []
+    for entry in own:
+        if entry.kind == "metrics" and (marker := next(iter(entry.values["metrics"]), None)):
+            if marker not in known:
+                known[marker] = opened.steps_with(marker)
+            if entry.values["step"] in known[marker]:
+                continue
+        missing.append(entry)
+    return missing
+
+
+def _steps(entries: list[Entry], metric: str) -> set[int]:
+    return {e.values["step"] for e in entries if e.kind == "metrics" and metric in e.values["metrics"]}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,11 +231,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _value(value: Any) -> str:
+def _text(value: Any, most: int) -> str:
     text = redact(value if isinstance(value, str) else json.dumps(value, default=str))
-    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
-
-
-def _batches(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), MAX_PARAMS):
-        yield items[start : start + MAX_PARAMS]
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,10 +1,9 @@
 """One MLflow run per training run: configuration, data sets, one batch of metrics per step, evaluations, figures.
 
 Nothing a tracking server does can stop or stall training. `open_tracker` raises when the server does not answer; after
-that, what cannot be delivered is kept and sent with the next step, `problem` says what is wrong, and `finish` raises if
-it is still wrong at the end. Each request is bounded by `tracking.timeout_s`.
-
-MLflow is imported inside functions: its import takes seconds.
+that a thread delivers, in order (`writer`). What is not delivered is kept in RUN_DIR/undelivered.jsonl, sent again by
+the thread, by a resumed run, or by `s2l track`. `problem` says what is wrong, and `finish` raises if it is still wrong
+at the end, which waits for a server for at most `tracking.timeout_s`.
 """
 
 from __future__ import annotations
@@ -14,25 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from s2l_ray.config import TrackingConfig
-from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.tracking.mlflow_store import (
-    bounded,
-    bring_artifacts_home,
-    connect,
-    continued_run,
-    find_experiment,
-    locate,
-    probe,
-    redact,
-    what_to_do,
-)
 from s2l_ray.tracking.mlflow_tracker import MlflowTracker
+from s2l_ray.tracking.opening import open_run
 
 
 class Tracker(Protocol):
-    """Records a training run.
+    """Records a training run. Nothing but `finish` waits for the server.
 
     A run that is resumed may pass on steps and evaluations again: the first of each counts.
     """
@@ -47,25 +35,48 @@ class Tracker(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Why the last delivery failed; None when everything was delivered."""
+        """Why something is not delivered; None when everything is, or is on its way."""
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flattened."""
 
-    def log_step(self, record: StepRecord) -> None:
-        """Log the metrics of a step."""
+    def log_step(self, record: StepRecord) -> bool:
+        """Log the metrics of a step; whether they were new."""
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Log the metrics of an evaluation; `when` is "before", "during" or "after"."""
 
-    def log_dataset(self, name: str, path: Path, digest: str, rows: int, context: str) -> None:
-        """Name a data file as an input of the run; `context` is "training" or "evaluation"."""
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+
+    def log_dataset(self, name: str, source: str, digest: str, context: str, profile: Mapping[str, Any]) -> None:
+        """Name data as an input of the run.
+
+        Args:
+            name: what it is to the run, such as "train".
+            source: its path or URL.
+            digest: of its content.
+            context: "training", "evaluation" or another use.
+            profile: numbers about it, such as its rows.
+        """
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Store `text` as an artifact."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file as an artifact, in `folder` of the run's artifacts."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log further metrics at a step."""
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces, with the questions by prompt id."""
+
+    def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
+        """Add a model to the run, taken after `step`, by what is said of it (`params`)."""
+
+    def forget_model(self, name: str) -> None:
+        """Take a model out again that is not on disk any more."""
 
     def finish(self, status: TrackedStatus = "FINISHED") -> None:
         """Deliver what is left and end the run.
@@ -83,13 +94,17 @@ class NoTracker(Tracker):
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_step(self, record: StepRecord) -> None:
+    def log_step(self, record: StepRecord) -> bool:
         """Do nothing."""
+        return False
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Do nothing."""
 
-    def log_dataset(self, name: str, path: Path, digest: str, rows: int, context: str) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def log_dataset(self, name: str, source: str, digest: str, context: str, profile: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def log_text(self, text: str, artifact_file: str) -> None:
@@ -98,35 +113,37 @@ class NoTracker(Tracker):
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Do nothing."""
 
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def forget_model(self, name: str) -> None:
+        """Do nothing."""
+
     def finish(self, status: TrackedStatus = "FINISHED") -> None:
         """Do nothing."""
 
 
-def open_tracker(config: TrackingConfig, default_store: Path, run_name: str, run_id: str | None = None) -> Tracker:
-    """Start a run, or continue `run_id`; a `run_id` that the store does not have (any more) starts a new run.
+def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id: str | None = None) -> Tracker:
+    """Start a run, or continue one; a `run_id` that the store does not have (any more) starts a new run.
 
     Args:
         config: tracking, of the run's configuration.
-        default_store: directory of mlflow.db and mlartifacts, used when neither tracking.uri nor MLFLOW_TRACKING_URI is
-            set.
+        directory: of the training run. Beside it are mlflow.db and mlartifacts, used when neither tracking.uri nor
+            MLFLOW_TRACKING_URI is set; in it is what is not delivered.
         run_name: what MLflow shows for a new run.
-        run_id: of the run to continue.
+        run_id: of the MLflow run to continue; None: the one that MLFLOW_RUN_ID names, or a new one.
 
     Raises:
         TrackingError: the store cannot be used, or the server did not answer within tracking.timeout_s.
+        DiskError: the directory cannot be written to.
     """
     if not config.enabled:
         return NoTracker()
-    uri, artifacts = locate(config.uri, Path(default_store).resolve())
-    try:
-        with bounded(config.timeout_s):
-            probe(uri, config.timeout_s)
-            client = connect(uri)
-            experiment_id = find_experiment(client, config, artifacts)
-            found = continued_run(client, run_id) if run_id else None
-            run = bring_artifacts_home(client, found or client.create_run(experiment_id, run_name=run_name), artifacts)
-            return MlflowTracker(client, uri, run, config.timeout_s, resumed=found is not None)
-    except TrackingError:
-        raise
-    except Exception as error:  # a store raises MLflow's, SQLAlchemy's, sqlite's, socket's or its driver's errors
-        raise TrackingError(f"MLflow at {redact(uri)} cannot be used: {what_to_do(uri, error)}") from None
+    directory = Path(directory).resolve()
+    return MlflowTracker(open_run(config, directory.parent, run_name, run_id), directory, config.timeout_s)

@@ -18,8 +18,10 @@ from s2l_ray.errors import TrackingError
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.tracking import mlflow_store, mlflow_tracker
 from s2l_ray.tracking.metrics import metric_name, step_metrics
-from s2l_ray.tracking.mlflow_store import how_to_open, redact
+from s2l_ray.tracking.mlflow_store import how_to_open, redact, why_not
+from s2l_ray.tracking.node_meter import NodeMeter
 from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.undelivered import Entry, Undelivered
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -63,7 +65,7 @@ def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 from pathlib import Path
 from s2l_ray.config import TrackingConfig
 from s2l_ray.tracking.tracker import open_tracker
-open_tracker(TrackingConfig(), Path("outputs"), "run").finish()
+open_tracker(TrackingConfig(timeout_s=900), Path("outputs/run"), "run").finish()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -79,11 +81,13 @@ def store(first_use) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_uri_from_outside(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("TRACKING_URI", "EXPERIMENT_NAME", "RUN_ID"):
+        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
+    monkeypatch.setattr(mlflow_tracker, "STOP_S", PATIENCE_S)  # what tests wait for comes, however slow the machine
 
 
 def opened(store: Path, run_id: str | None = None) -> Tracker:
-    return open_tracker(TrackingConfig(), store, "a-run", run_id)
+    return open_tracker(TrackingConfig(timeout_s=PATIENCE_S), store / "run", "a-run", run_id)
 
 
 def client(store: Path):
@@ -101,7 +105,7 @@ def test_a_run_from_start_to_end(store, tmp_path):
     assert tracker.uri == f"sqlite:///{store}/mlflow.db"
     assert client(store).get_run(tracker.run_id).info.status == "RUNNING"
     tracker.log_params({"rollout": {"group_size": 8}, "models": {"learner": "x" * 7000}, "k": [1, 8], "none": None})
-    tracker.log_dataset("train", tmp_path / "train.jsonl", "d" * 64, 1000, "training")
+    tracker.log_dataset("train", "/data/train.jsonl", "d" * 64, "training", {"num_rows": 1000})
     tracker.log_step(step(1))
     tracker.log_step(step(2, reward=0.5))
     tracker.log_evaluation(evaluation(0), "before")
@@ -126,7 +130,7 @@ def test_a_run_from_start_to_end(store, tmp_path):
         "d" * 36,
         '{"num_rows": 1000}',
     )
-    assert json.loads(given.dataset.source)["uri"] == str(tmp_path / "train.jsonl")
+    assert json.loads(given.dataset.source)["uri"] == "/data/train.jsonl"
     assert [(t.key, t.value) for t in given.tags] == [("mlflow.data.context", "training")]
     artifacts = store / "mlartifacts" / tracker.run_id / "artifacts"
     assert (artifacts / "config.yaml").read_text() == "uri: https://***@host/\n"
@@ -175,38 +179,121 @@ def test_a_run_that_the_store_lost_starts_anew(store):
     assert opened(store, "0" * 32).run_id not in ("0" * 32, first.run_id)
 
 
-def test_what_the_store_refuses_is_kept_and_sent_later(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(mlflow_tracker, "RETRY_SECONDS", 0.0)
+def settled(tracker: Tracker) -> None:
+    """Wait until everything is delivered."""
+    assert tracker._writer.wait(time.monotonic() + PATIENCE_S), tracker.problem
+
+
+def test_what_was_delivered_is_not_kept(store, tmp_path):
     tracker = opened(store)
-    tracker.log_artifact(tmp_path / "late.png")
     tracker.log_step(step(1))
-    assert "late.png" in tracker.problem
-    assert points(store, tracker, "reward") == []
-    (tmp_path / "late.png").write_bytes(b"png")
-    tracker.log_step(step(2))
-    assert tracker.problem is None
-    assert [s for s, _ in points(store, tracker, "reward")] == [1, 2]
+    settled(tracker)
+    assert (store / "run" / "undelivered.jsonl").read_text() == ""
     tracker.finish()
 
 
-def test_after_a_failure_nothing_is_tried_for_a_while(store, tmp_path):
+def test_a_file_that_is_gone_is_lost_and_counted_and_holds_up_nothing(store, tmp_path):
     tracker = opened(store)
-    tracker.log_artifact(tmp_path / "late.png")
-    (tmp_path / "late.png").write_bytes(b"png")
+    tracker.log_artifact(tmp_path / "gone.png")
     tracker.log_step(step(1))
-    assert "late.png" in tracker.problem and points(store, tracker, "reward") == []
-    tracker.finish()  # the end does not wait
-    assert tracker.problem is None and points(store, tracker, "reward") == [(1, 0.25)]
-
-
-def test_what_cannot_be_delivered_is_an_error_at_the_end(store, tmp_path):
-    tracker = opened(store)
-    tracker.log_artifact(tmp_path / "missing.png")
-    tracker.log_step(step(1))  # waits behind it
-    assert "missing.png" in tracker.problem
-    assert points(store, tracker, "reward") == []
-    with pytest.raises(TrackingError, match="did not take the last 3 entries"):
+    with pytest.raises(TrackingError, match=r"refused 1 files, which it will lack \(first: .*gone.png is not there\)"):
         tracker.finish()
+    assert points(store, tracker, "reward") == [(1, 0.25)]
+    assert client(store).get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_metric_that_is_refused_takes_no_other_with_it(store):
+    tracker = opened(store)
+    settled(tracker)
+    with tracker._writer._changed:  # the three go in one request
+        for number, name in ((1, "a"), (2, "b" * 300), (3, "a")):
+            values = {"step": number, "time": 1, "metrics": {name: 0.5}}
+            tracker._writer._undelivered.add(entry := Entry("metrics", tracker.run_id, values))
+            tracker._writer._last += 1
+            tracker._writer._queue.append((tracker._writer._last, entry))
+    with pytest.raises(TrackingError, match="refused 1 steps or evaluations"):
+        tracker.finish()
+    assert points(store, tracker, "a") == [(1, 0.5), (3, 0.5)]
+
+
+def test_what_was_delivered_before_the_process_was_killed_is_not_sent_again(store):
+    """The process ended between a delivery and its note in the file, and repeats a step at another time."""
+    tracker = opened(store)
+    tracker.log_step(step(1))
+    tracker.log_step(step(2))
+    settled(tracker)
+    tracker._writer.stop()
+    left = [Entry("metrics", tracker.run_id, {"step": n, "time": n, "metrics": {"alpha": 0.75}}) for n in (2, 3)]
+    other = Entry("metrics", "f" * 32, {"step": 9, "time": 9, "metrics": {"alpha": 0.75}})
+    stale = Entry("status", tracker.run_id, {"status": "KILLED", "time": 5})
+    Undelivered(store / "run" / "undelivered.jsonl", [*left, other, stale])
+
+    again = opened(store, tracker.run_id)
+    for number in (2, 3, 4):
+        again.log_step(step(number))
+    settled(again)
+    assert client(store).get_run(again.run_id).info.status == "RUNNING"
+    again.finish()
+    assert sorted(points(store, again, "alpha")) == [(1, 0.75), (2, 0.75), (3, 0.75), (4, 0.75)]
+
+
+def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
+    tracker = opened(store)
+    rows = [
+        {
+            "prompt_id": f"p{index}", "source": "learner", "model": "m", "weight_version": 3, "index": index,
+            "reward": float(index), "verdict": "right", "detail": "", "tokens": 2, "response": f"größe {index}",
+        }
+        for index in range(3)
+    ]  # fmt: skip
+    file = store / "run" / "rollouts" / "step-000004.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = {"p1": "how large?"}
+    for path, number in ((file, 4), (file, 4), (file.with_name("step-000005.jsonl"), 5)):
+        tracker.log_traces(path, number, 2, questions)
+    with pytest.raises(TrackingError, match="refused 1 sets of traces"):
+        tracker.finish()
+
+    from mlflow.tracing.client import TracingClient
+
+    found = TracingClient(tracker.uri).search_traces(
+        locations=[client(store).get_run(tracker.run_id).info.experiment_id],
+        filter_string=f"request_metadata.`mlflow.sourceRun` = '{tracker.run_id}' AND tags.step = '4'",
+    )
+    assert sorted((trace.info.tags["reward"], trace.data.spans[0].outputs) for trace in found) == [
+        ("0.0", "größe 0"),
+        ("1.0", "größe 1"),
+    ]
+    assert {trace.data.spans[0].inputs.get("question") for trace in found} == {None, "how large?"}
+
+
+def test_a_node_meter_gives_means_since_it_was_read(monkeypatch):
+    meter = NodeMeter(sample_s=PATIENCE_S)
+    first = meter.read()
+    assert 0 < first["system_memory_usage_percentage"] < 100 and "cpu_utilization_percentage" in first
+    for monitor, memory in ((meter._monitors[0], 10.0), (meter._monitors[0], 20.0)):
+        monitor._metrics["system_memory_usage_percentage"].append(memory)
+    now = meter._monitors[0]._metrics["system_memory_usage_percentage"]
+    assert now == [10.0, 20.0]
+    assert meter.read()["system_memory_usage_percentage"] == pytest.approx((30.0 + now[-1]) / 3, abs=1)
+
+
+def test_models_are_there_once_and_go_with_their_checkpoints(store):
+    tracker = opened(store)
+    for name, at in (("step-000002", 2), ("step-000004", 4), ("step-000004", 4)):
+        tracker.log_model(name, at, {"path": f"/run/checkpoints/{name}"})
+    tracker.forget_model("step-000002")
+    tracker.forget_model("step-000001")
+    tracker.finish()
+    run = client(store).get_run(tracker.run_id)
+    (model,) = client(store).search_logged_models([run.info.experiment_id], f"source_run_id = '{tracker.run_id}'")
+    assert (model.name, model.status, model.params) == (
+        "step-000004",
+        "READY",
+        {"path": "/run/checkpoints/step-000004"},
+    )
+    assert [output.step for output in run.outputs.model_outputs if output.model_id == model.model_id] == [4]
 
 
 def test_a_server_that_does_not_listen_is_named_and_not_waited_for(tmp_path):
@@ -220,7 +307,7 @@ def test_a_server_that_does_not_listen_is_named_and_not_waited_for(tmp_path):
     message = str(caught.value)
     assert f"http://***@127.0.0.1:{port} within 1 s ([Errno 111] Connection refused). Start" in message
     assert "tracking.uri" in message and "tracking.enabled=false" in message and "secret" not in message
-    assert {k: v for k, v in os.environ.items() if "HTTP" in k} == {k: v for k, v in before.items() if "HTTP" in k}
+    assert dict(os.environ) == before | {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
@@ -253,6 +340,30 @@ def test_the_environment_names_the_store_unless_the_configuration_does(tmp_path,
         open_tracker(TrackingConfig(uri="postgresql://127.0.0.1:1/from_config", timeout_s=1), tmp_path, "run")
 
 
+def test_the_environment_names_the_experiment_unless_the_configuration_does(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the environment")
+    for config, name in ((TrackingConfig(), "of the environment"), (TrackingConfig(experiment="a key"), "a key")):
+        tracker = open_tracker(config, store / "run", "a-run")
+        tracker.finish()
+        run = client(store).get_run(tracker.run_id)
+        assert client(store).get_experiment(run.info.experiment_id).name == name
+
+
+def test_the_environment_names_the_run(store, tmp_path, monkeypatch):
+    given = client(store).create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    tracker = opened(store)
+    tracker.log_step(step(1))
+    tracker.finish()
+    assert tracker.run_id == given and points(store, tracker, "reward") == [(1, 0.25)]
+    with pytest.raises(TrackingError, match="MLFLOW_RUN_ID: .* has the steps of another training run; name a new one"):
+        opened(store)
+    opened(store, given).finish("KILLED")  # the same run, resumed
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(TrackingError, match="MLFLOW_RUN_ID: MLflow at .* has no run 0000.*; name one, or unset it"):
+        opened(store)
+
+
 def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
     code = """
 import sys
@@ -263,9 +374,12 @@ tracker = open_tracker(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
 tracker.log_params({"a": 1})
 tracker.log_step(None)
 tracker.log_evaluation(None, "before")
-tracker.log_dataset("a", Path("a"), "d", 1, "training")
+tracker.log_dataset("a", "a", "d", "training", {})
+tracker.set_tags({"a": "b"})
 tracker.log_text("", "a")
 tracker.log_artifact(Path("a"))
+tracker.log_model("a", 1, {})
+tracker.forget_model("a")
 tracker.finish("FAILED")
 assert tracker.run_id is tracker.uri is tracker.problem is None
 assert "mlflow" not in sys.modules
@@ -290,53 +404,6 @@ def test_artifacts_go_beside_a_sqlite_file():
         "file:///data/out/mlartifacts",
     )
     assert mlflow_store.locate("http://127.0.0.1:5000", Path("/unused")) == ("http://127.0.0.1:5000", None)
-
-
-def test_a_server_takes_a_run(store, tmp_path):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    try:
-        _wait_for(port, server)
-        config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server", timeout_s=PATIENCE_S)
-        tracker = open_tracker(config, tmp_path / "unused", "run")
-        tracker.log_params({f"key{i}": i for i in range(150)})
-        tracker.log_step(step(1))
-        tracker.log_text("hello", "config.yaml")
-        again = open_tracker(config, tmp_path / "unused", "run", tracker.run_id)
-        again.log_step(step(1))
-        again.log_step(step(2))
-        again.finish()
-        from mlflow import MlflowClient
-
-        seen = MlflowClient(tracking_uri=config.uri)
-        assert [m.step for m in seen.get_metric_history(tracker.run_id, "reward")] == [1, 2]
-        assert len(seen.get_run(tracker.run_id).data.params) == 150
-        assert [a.path for a in seen.list_artifacts(tracker.run_id)] == ["config.yaml"]
-        assert not (tmp_path / "unused").exists()
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(PATIENCE_S)
-
-
-def _wait_for(port: int, server: subprocess.Popen) -> None:
-    for _ in range(240):
-        if server.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.25)
-    pytest.fail("mlflow server did not start")
 
 
 def test_step_metrics_by_hand():
@@ -375,6 +442,23 @@ def test_metric_names_are_made_valid(name, valid):
 
     assert metric_name(name) == valid
     _validate_metric_name(valid)
+
+
+@pytest.mark.parametrize(
+    ("caused_by", "said"),
+    [
+        ("ProtocolError('Connection aborted.', RemoteDisconnected('Remote end closed it'))", "Remote end closed it"),
+        ("NewConnectionError(\"Connection(host='h'): Failed: [Errno 111] Refused\")", "[Errno 111] Refused"),
+        ("ResponseError('too many 503 error responses')", "too many 503 error responses"),
+    ],
+)
+def test_why_a_request_failed_is_a_few_words(caused_by: str, said: str):
+    text = "API request to http://h/x failed with exception HTTPConnectionPool(host='h', port=1): Max retries exceeded"
+    assert why_not(Exception(f"{text} with url: /x (Caused by {caused_by})")) == said
+
+
+def test_why_a_store_failed_is_one_line():
+    assert why_not(OSError("No space: left\nmore")) == "No space: left"
 
 
 def test_passwords_are_hidden():

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from s2l_ray.cli import main
+from s2l_ray.machine.ending import AGAIN_S
 from tests.support.paths import ROOT
 
 HANG = """
@@ -123,7 +125,7 @@ with ends_when_told():
 # ---- while it tidies up -------------------------------------------------------------------------------------------
 
 TIDIES = """
-import signal, sys
+import signal, sys, time
 from s2l_ray import cli
 from s2l_ray.commands import doctor
 from s2l_ray.machine import ending
@@ -143,14 +145,75 @@ sys.exit(cli.main(["doctor"]))
 """
 
 
-@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_told_again_it_goes_on_tidying_up(again: signal.Signals, tmp_path: Path):
-    process = program(TIDIES.format(grace=100, tidy="sys.stdin.readline()"), tmp_path)
+SWALLOWING = """
+class Swallowing:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_signals_that_come_together_are_one_and_ctrl_c_after_that_ends_it_at_once(tmp_path: Path):
+    """`timeout` and batch systems signal the program and its group; whoever waits in vain presses Ctrl-C again."""
+    tidy = "[print(sys.stdin.readline().strip(), flush=True) for _ in range(2)]; time.sleep(600)"
+    process = program(TIDIES.format(grace=100, tidy=tidy), tmp_path)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "tidying\n"
-    for _ in range(3):
+    for again in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process.send_signal(again)
-    assert ended(process) == (143, "tidied\n", "ended by SIGTERM\n")
+    print("goes on", file=process.stdin, flush=True)
+    assert process.stdout.readline() == "goes on\n"
+    time.sleep(AGAIN_S)
+    for again in (signal.SIGTERM, signal.SIGHUP):  # a job that was stopped, and whose pod is deleted then
+        process.send_signal(again)
+    print("still", file=process.stdin, flush=True)
+    assert process.stdout.readline() == "still\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[:2] == (143, "")
+
+
+def test_what_a_finaliser_swallows_is_raised_again(tmp_path: Path):
+    """Python only reports what is raised in __del__; the command would go on."""
+    text = TIDIES.format(grace=100, tidy="pass").replace("signal.pause()", "Swallowing(); signal.pause()")
+    process = program(text.replace("def work", SWALLOWING + "def work"), tmp_path)
+    assert ended(process) == (143, "tidying\ntidied\n", "ended by SIGTERM\n")
+
+
+FAMILY = """
+import os, subprocess, sys
+from s2l_ray.machine.ending import leave
+from s2l_ray.machine.processes import mark
+
+GRANDCHILD = "import time; time.sleep(600)"
+CHILD = f"import sys, subprocess as s; args = [sys.executable, '-c', {GRANDCHILD!r}]; none = s.DEVNULL\\n"
+CHILD += "print(s.Popen(args, stdout=none, stderr=none).pid)"
+for environment in (os.environ | mark(), None):
+    print(subprocess.run([sys.executable, "-c", CHILD], env=environment, stdout=-1, text=True).stdout.strip())
+sys.stdout.flush()
+sys.stdin.readline()
+leave(3)
+"""
+
+
+def test_what_must_be_begun_whole_is_begun_whole(tmp_path: Path):
+    """Such as an MLflow run, which has to be known to be ended."""
+    lines = ["with ending.held():", "print('ready', flush=True)", "sys.stdin.readline()", "print('begun', flush=True)"]
+    text = TIDIES.format(grace=100, tidy="pass").replace('print("ready", flush=True)', "pass")
+    process = program(text.replace("signal.pause()", ("\n" + " " * 12).join(lines)), tmp_path)
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+    print("on", file=process.stdin, flush=True)
+    assert ended(process) == (143, "begun\ntidying\ntidied\n", "ended by SIGTERM\n")
+
+
+def test_no_process_that_was_marked_is_left_and_no_other_is_harmed(tmp_path: Path):
+    """As a private Ray's are: also one whose parent is gone."""
+    process = start(["-c", FAMILY], tmp_path)
+    marked, other = (psutil.Process(int(process.stdout.readline())) for _ in range(2))
+    process.communicate("\n", timeout=60)
+    assert process.returncode == 3
+    assert not marked.is_running() or marked.status() == psutil.STATUS_ZOMBIE
+    assert other.is_running()
+    other.kill()
 
 
 def test_tidying_up_that_fails_is_an_end_all_the_same(tmp_path: Path):

@@ -22,6 +22,7 @@ from s2l_ray.tracking import mlflow_store, mlflow_tracker
 from s2l_ray.tracking.mlflow_store import find_experiment, how_to_open, locate, redact, sqlite_file
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S, until
 
 AT_ONCE = """
 import sys
@@ -31,13 +32,14 @@ from s2l_ray.config import TrackingConfig
 from s2l_ray.tracking.tracker import open_tracker
 print("ready", flush=True)
 sys.stdin.readline()
-open_tracker(TrackingConfig(), Path("outputs"), "run").finish()
+open_tracker(TrackingConfig(timeout_s=900), Path("outputs") / sys.argv[1], "run").finish()
 """
 
 
 @pytest.fixture(autouse=True)
 def _no_uri_from_outside(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(mlflow_tracker, "STOP_S", PATIENCE_S)  # what tests wait for comes, however slow the machine
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def started_at_once(tmp_path_factory) -> tuple[Path, list[tuple[int, str]]]:
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", AT_ONCE],
+            [sys.executable, "-c", AT_ONCE, f"run-{number}"],
             cwd=project,
             env=environment,
             stdin=subprocess.PIPE,
@@ -55,7 +57,7 @@ def started_at_once(tmp_path_factory) -> tuple[Path, list[tuple[int, str]]]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for _ in range(3)
+        for number in range(3)
     ]
     for run in runs:
         assert run.stdout.readline() == "ready\n"
@@ -74,8 +76,8 @@ def store(started_at_once, tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def opened(directory: Path, run_id: str | None = None, timeout_s: float = 10) -> Tracker:
-    return open_tracker(TrackingConfig(timeout_s=timeout_s), directory, "a-run", run_id)
+def opened(directory: Path, run_id: str | None = None, timeout_s: float = PATIENCE_S) -> Tracker:
+    return open_tracker(TrackingConfig(timeout_s=timeout_s), directory / "run", "a-run", run_id)
 
 
 def client(uri: str):
@@ -149,7 +151,7 @@ def test_a_store_is_where_the_project_is_and_opens_as_printed(name: str, store: 
     tracker.finish()
 
     assert [path.name for path in (tmp_path / "projects").iterdir()] == [name]
-    assert {path.name for path in directory.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlartifacts"}
+    assert {path.name for path in directory.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlartifacts", "run"}
     assert (directory / "mlartifacts" / tracker.run_id / "artifacts" / "config.yaml").read_text() == "hello"
     printed = f"printf %s {how_to_open(tracker.uri).rpartition('--backend-store-uri ')[2]}"
     seen = client(subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout)
@@ -186,7 +188,7 @@ def test_a_moved_store_goes_on_in_its_new_place(store: Path, tmp_path: Path):
 def test_artifacts_that_were_put_elsewhere_on_purpose_stay_there(store: Path, tmp_path: Path):
     chosen = (tmp_path / "archive").as_uri()
     client(f"sqlite:///{store}/mlflow.db").create_experiment("archived", artifact_location=chosen)
-    tracker = open_tracker(TrackingConfig(experiment="archived"), store, "a-run")
+    tracker = open_tracker(TrackingConfig(experiment="archived", timeout_s=PATIENCE_S), store / "run", "a-run")
     tracker.log_text("1", "first.txt")
     tracker.finish()
     assert (tmp_path / "archive" / tracker.run_id / "artifacts" / "first.txt").exists()
@@ -195,18 +197,17 @@ def test_artifacts_that_were_put_elsewhere_on_purpose_stay_there(store: Path, tm
 # ---- stores that cannot be used -----------------------------------------------------------------------------------
 
 
-def test_a_locked_store_is_not_waited_for_and_gets_all_later(store: Path, monkeypatch, capfd):
-    monkeypatch.setattr(mlflow_tracker, "RETRY_SECONDS", 0.0)
+def test_a_locked_store_is_not_waited_for_and_gets_all_later(store: Path, capfd):
     tracker = opened(store, timeout_s=0.2)
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        tracker.set_tag("first", "1")
-        assert tracker.problem.endswith("database is locked")
+        tracker.set_tags({"first": "1"})
+        until(lambda: str(tracker.problem).endswith("database is locked"))
         with pytest.raises(TrackingError, match="database is locked; another program is writing to it. End it, set"):
             opened(store, timeout_s=0.2)
         other.execute("ROLLBACK")
-    tracker.set_tag("second", "2")
-    assert tracker.problem is None
+    tracker.set_tags({"second": "2"})
+    until(lambda: tracker.problem is None)
     tags = client(tracker.uri).get_run(tracker.run_id).data.tags
     assert (tags["first"], tags["second"]) == ("1", "2")
     assert capfd.readouterr() == ("", "")

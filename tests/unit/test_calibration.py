@@ -115,5 +115,5 @@ def test_a_run_tells_who_sat_where(run: Path, tmp_path: Path):
     for name in ("config.yaml", "steps.jsonl"):
         (tmp_path / name).write_text((run / name).read_text())
     assert read_run(tmp_path).layout == host_layout(config())
-    (tmp_path / "plan.json").write_text(plan_json(plan))
+    (tmp_path / "plan.json").write_text(plan_json(plan, config().models))
     assert read_run(tmp_path).layout == plan.layout

@@ -84,7 +84,7 @@ def test_any_name_has_a_directory_of_its_own_in_outputs(name: str, other: str):
 
 def test_a_name_that_can_be_a_directory_is_that_directory(minimal: Path):
     for name in ("quickstart", "-dash", "50%", " two words ", "lösung", "..."):
-        assert load_config(minimal, [f"name={name}"]).run_path == Path("outputs") / name
+        assert load_config(minimal, [f"name={name}"]).run_path == Path.cwd() / "outputs" / name
     assert load_config(minimal, ["name=sweep/a"]).run_path.name.startswith("sweep_a-")
 
 
@@ -133,9 +133,9 @@ def test_an_override_of_a_section_is_read_as_a_file_is(minimal: Path):
     "scalar", ["007", "1e5", "2024-11-26", "yes", "0x10", "12:30:45", ".inf", "null", "~", "'a#b'"]
 )
 def test_a_plain_scalar_for_a_text_key_is_text(tmp_path: Path, scalar: str):
-    file = written(tmp_path, f"{MINIMAL}name: {scalar}\ntracking: {{experiment: {scalar}}}\n")
+    file = written(tmp_path, f"{MINIMAL}name: {scalar}\nbank: {{path: {scalar}}}\n")
     config = load_config(file)
-    assert config.name == config.tracking.experiment == scalar.strip("'")
+    assert config.name == config.bank.path == scalar.strip("'")
 
 
 def test_null_in_a_file_is_none_unless_it_is_quoted(tmp_path: Path):

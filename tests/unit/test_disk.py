@@ -28,6 +28,7 @@ from s2l_ray.timing.spans import Span
 from s2l_ray.timing.trace import TraceFile
 from s2l_ray.tracking.tracker import open_tracker
 from tests.support import bank_rollouts
+from tests.support.patience import PATIENCE_S, until
 from tests.support.run_directories import config
 from tests.support.small_disk import fill, largest_file, read_only, small_disk
 from tests.support.step_records import step
@@ -178,11 +179,11 @@ def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:
 
 
 def test_a_full_tracking_store_is_a_notice(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = open_tracker(TrackingConfig(), disk, "full")
+    tracker = open_tracker(TrackingConfig(timeout_s=PATIENCE_S), disk / "run", "full")
     ballast = fill(disk)
     tracker.log_step(step(1))
     said = f"MLflow at sqlite:///{disk}/mlflow.db: (sqlite3.OperationalError) database or disk is full"
-    assert tracker.problem == said
+    until(lambda: tracker.problem == said)
     assert "Traceback" not in capfd.readouterr().err
     ballast.unlink()
     tracker.finish()  # with what was not delivered

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from s2l_ray.cluster.infra import Infra, load_infra
 from s2l_ray.config import load_config
 from s2l_ray.config.reference import keys
 from s2l_ray.placement.inventory import load_inventory
@@ -51,7 +52,7 @@ def named(found: list[Block]) -> list:
 def test_every_command_is_run_or_parsed_or_marked(block: Block):
     for words in block.commands:
         if words[0] == "s2l":
-            parse([word for word in words[1:] if word not in ("|", ">")])
+            parse(words[1 : words.index(">")] if ">" in words else words[1:])
         elif words[0] == "make":
             assert_target(words)
         else:
@@ -196,6 +197,9 @@ def test_yaml_is_what_the_program_reads(block: Block, tmp_path: Path):
     if "nodes" in values:
         file.write_text(block.text)
         assert load_inventory(file).nodes
+    elif "claims" in values:
+        file.write_text(block.text)
+        assert set(values) == set(Infra.model_fields) and load_infra(file)
     else:
         file.write_text(f"extends: {ROOT}/configs/quickstart.yaml\n{block.text}")
         load_config(file)

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 from rich.console import Console
 
+from s2l_ray.config import ModelsConfig
 from s2l_ray.placement.plan import Layout, Plan
 from s2l_ray.planner.show import look
 from s2l_ray.planner.show.drawing import draw_plan, plan_figure
@@ -28,7 +29,7 @@ PLANS = [separate_plan, colocated_plan, cpu_plan, impossible_plan, large_plan]
 
 
 def document(plan: Plan) -> dict:
-    return json.loads(plan_json(plan))
+    return json.loads(plan_json(plan, ModelsConfig(learner="org/large", explorer="org/small")))
 
 
 def printed(plan: Plan, width: int = 100, colour: bool = False) -> str:
@@ -53,8 +54,8 @@ def one_node_plan(loads) -> Plan:
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
-        "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason", "run_seconds",
-        "phases", "gpus", "bundles",
+        "models", "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason",
+        "run_seconds", "phases", "gpus", "bundles",
         "slots", "sleep", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
     ]  # fmt: skip
 

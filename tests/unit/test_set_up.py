@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 
+from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import set_up as setting_up
+from s2l_ray.run.description import git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.uploader import Uploader
 from s2l_ray.tracking.tracker import NoTracker
 from tests.support.run_directories import CONTENTS
 
@@ -36,6 +40,8 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Graph:
         def __init__(self, *args: object, **more: object) -> None: ...
 
+        def start(self, first_step: int) -> None: ...
+
         def close(self) -> None:
             done.append("actors")
 
@@ -47,28 +53,27 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("lock")
         run._lock.close()
 
-    def while_it_lives(work) -> None:
-        done.append("bounded")
-        work()
+    def copied(uploader: Uploader, timeout_s: float) -> None:
+        done.append(f"copied within {timeout_s:g} s")
 
     inputs = Inputs({}, [], [], CONTENTS)
     plan = SimpleNamespace(layout=object(), problems=())
     monkeypatch.setattr(setting_up, "load_inputs", lambda config: inputs)
     monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
-    monkeypatch.setattr(setting_up, "while_it_lives", while_it_lives)
-    monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray"))
-    monkeypatch.setattr(setting_up, "live_inventory", lambda: SimpleNamespace(specs=()))
+    monkeypatch.setattr(setting_up, "end_private_ray", lambda: done.append("Ray"))
+    monkeypatch.setattr(setting_up, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
-    monkeypatch.setattr(setting_up, "plan_json", lambda plan: "{}")
+    monkeypatch.setattr(setting_up, "plan_json", lambda plan, models: "{}")
     monkeypatch.setattr(setting_up, "ActorGraph", Graph)
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Recorded())
     monkeypatch.setattr(RunDirectory, "close", close)
+    monkeypatch.setattr(Uploader, "close", copied)
     return done
 
 
-ORDER = ["bounded", "actors", "lock", "bounded", "Ray"]
+ORDER = ["actors", "lock", "Ray"]
 
 
 def test_mlflow_ends_first_then_actors_then_the_lock_then_a_private_ray(config: Config, undone: list[str]):
@@ -83,6 +88,17 @@ def test_a_ray_that_others_started_is_left_alone(config: Config, undone: list[st
     with ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", "actors", "lock"]
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(KeyboardInterrupt(), 5), (ValueError("a bug"), 600)])
+def test_copies_to_the_mirror_are_waited_for_when_the_actors_have_gone_and_shortly_after_a_signal(
+    error: BaseException, seconds: int, config: Config, undone: list[str], tmp_path: Path
+):
+    checkpoint = config.checkpoint.model_copy(update={"mirror": str(tmp_path / "mirror")})
+    with pytest.raises(type(error)), ExitStack() as stack:
+        set_up(config.model_copy(update={"checkpoint": checkpoint}), SilentReporter(), stack)
+        raise error
+    assert undone[1:] == ["actors", f"copied within {seconds} s", "lock", "Ray"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +135,7 @@ def test_what_was_set_up_before_an_error_is_undone(config: Config, undone: list[
     monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
     with pytest.raises(PlacementError, match="no placement: too large"), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
-    assert undone == ["MLflow FAILED", "lock", "bounded", "Ray"]
+    assert undone == ["MLflow FAILED", "lock", "Ray"]
     RunDirectory.acquire(config).close()  # nobody holds it
 
 
@@ -132,6 +148,18 @@ def test_actors_are_stopped_and_the_rest_undone_where_one_fails(
 
     monkeypatch.setattr(setting_up.ActorGraph, "close", fail)
     with pytest.raises(RuntimeError, match="an actor hangs"), ExitStack() as stack:
+        set_up(config, SilentReporter(), stack)
+    assert undone == ["MLflow KILLED", *ORDER]
+
+
+def test_actors_that_were_still_starting_are_stopped_after_mlflow(
+    config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    def start(graph: object, first_step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setting_up.ActorGraph, "start", start)
+    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", *ORDER]
 
@@ -150,3 +178,46 @@ def test_what_mlflow_did_not_take_is_a_note_and_hides_no_error():
     with pytest.raises(ValueError, match="a bug"), RunTracking(Full(), Noting(), None):
         raise ValueError("a bug")
     assert notes == ["MLflow did not take the last 3 entries"]
+
+
+def test_mlflow_has_a_model_for_every_checkpoint_that_is_kept(tmp_path: Path):
+    told: list[tuple] = []
+
+    class Models(NoTracker):
+        def log_model(self, name: str, step: int, params: dict[str, str]) -> None:
+            told.append((name, step, params["path"]))
+
+        def forget_model(self, name: str) -> None:
+            told.append((name,))
+
+    tracking = RunTracking(Models(), SilentReporter(), None)
+    paths = [tmp_path / f"step-00000{step}" for step in (2, 4, 6)]
+    tracking.models([(2, paths[0])])
+    tracking.models([(2, paths[0]), (4, paths[1])])
+    tracking.models([(4, paths[1]), (6, paths[2])])
+    added = [(path.name, step, str(path)) for step, path in zip((2, 4, 6), paths, strict=True)]
+    assert told == [*added[:2], ("step-000002",), added[2]]
+
+
+def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    submitted = {"metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
+    tags = tags_of(config, BankSettings("/bank", "0123456789abcdef/shards", True, True))
+    assert tags == {
+        "explorer": "b",
+        "learner": "a",
+        "schedule": config.schedule.kind,
+        "T_mix": str(config.schedule.mix_steps),
+        "G": str(config.rollout.group_size),
+        "bank_fingerprint": "0123456789abcdef",
+        "mlflow.source.name": "s2l-ray",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": head.stdout.strip(),
+        "ray_job_id": "raysubmit_1",
+    }
+    assert git_commit(tmp_path / "nowhere") is None

@@ -1,5 +1,6 @@
 """A plan as JSON, for programs. Bytes, seconds and FLOPs are numbers in exactly these units.
 
+models              {"learner": ..., "explorer": ...}: directory, or ORG/NAME@COMMIT of the Hub
 fits                bool; false: nothing fits, see problems
 problems            [str]
 mode                name of the placement mode (`kinds.PlacementModeName`); null when nothing fits
@@ -43,12 +44,13 @@ from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhasePlan, Pl
 from s2l_ray.planner.show.grouping import HandOver, hand_overs
 
 if TYPE_CHECKING:
+    from s2l_ray.config import ModelsConfig
     from s2l_ray.planner.simulate.simulated_run import Simulation
 
 
-def plan_json(plan: Plan, simulated: tuple[str, Simulation] | None = None) -> str:
-    """One line of JSON, with a simulation and whose constants it has."""
-    document = plan_document(plan)
+def plan_json(plan: Plan, models: ModelsConfig, simulated: tuple[str, Simulation] | None = None) -> str:
+    """One line of JSON: the plan for these models, perhaps with a simulation and whose constants it has."""
+    document = {"models": {"learner": models.learner, "explorer": models.explorer}, **plan_document(plan)}
     if simulated:
         document["simulation"] = _simulation(*simulated)
     # Without indent: with it, json falls back to an encoder that takes seconds for thousands of GPUs.

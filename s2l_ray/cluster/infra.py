@@ -1,0 +1,220 @@
+"""What an infra file says about a Kubernetes cluster: all that a plan cannot know of the pods it becomes.
+
+image: registry.example/s2l-ray:0.1.0-cuda
+claims: {outputs: s2l-outputs, models: s2l-models}
+workers:
+  tolerations: [{key: nvidia.com/gpu, operator: Exists}]
+  groups:
+    gpu-8-h100-80gb: {extra_resources: {rdma/hca_shared: 1}}
+
+Every key has a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_object_name
+from s2l_ray.config.section import AfterValidator, NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.text import section_of, type_of
+from s2l_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+SECRET_WORDS = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
+"""Environment variables whose names say that their values must not stand in a manifest."""
+SECRET_KEY = re.compile(r"[a-z0-9.-]+/[\w.-]+")
+
+
+def _object_name(name: str) -> str:
+    if not is_object_name(name):
+        raise ValueError(f"{name!r} is no name of a Kubernetes object: lower-case letters, digits, - and . only")
+    return name
+
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
+"""The name of an object in the job's namespace."""
+
+
+def _job_name(name: str) -> str:
+    if not is_job_name(name):
+        raise ValueError(
+            f"{name!r} is no name for it: lower-case letters, digits and - only, at most {LONGEST_NAME}, a letter first"
+        )
+    return name
+
+
+class Toleration(Section):
+    """A taint of nodes that pods tolerate."""
+
+    key: str | None = None
+    """Of the taint; with `operator: Exists` and no key, every taint."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Claims(Section):
+    """Names of persistent volume claims, which must exist."""
+
+    outputs: ObjectName = "s2l-outputs"
+    """Runs, checkpoints and banks; mounted at /outputs in every pod. ReadWriteMany, unless all pods are on one node."""
+    models: ObjectName | None = None
+    """Models; mounted at /models. The Hub's cache (HF_HOME) is in it, and without it in /outputs."""
+    data: ObjectName | None = None
+    """Data; mounted read-only at /data."""
+
+
+class Pods(Section):
+    """Pods of one kind: where they may run, and what they have beside the plan's resources."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that nodes must have."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes that the pods tolerate."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Further annotations of the pods."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Further labels of the pods."""
+    extra_resources: dict[str, Positive] = Field(default_factory=dict)
+    """Extended resources, such as `rdma/hca_shared: 1`."""
+    priority_class: ObjectName | None = None
+    """Name of a PriorityClass."""
+    runtime_class: ObjectName | None = None
+    """Name of a RuntimeClass, such as `nvidia`."""
+    object_store_gb: Annotated[float, Field(ge=0.1)] | None = None
+    """Ray's object store; default: what prefetched rollouts and two steps take, at most 30% of the memory."""
+    shm_gb: PositiveFloat | None = None
+    """Size of /dev/shm, at least the object store; default: that and 1 GB for each GPU, or 0.25 GB without."""
+
+
+class Head(Pods):
+    """The pod of Ray's head. The run's driver is on it, its planned actors are not: Ray counts no CPU there."""
+
+    cpus: Positive = 2
+    """CPUs of its container."""
+    memory_gb: Annotated[float, Field(ge=2)] = 8.0
+    """Memory of its container: Ray's own processes, the driver and what has no planned place, such as verifiers."""
+
+
+class Workers(Pods):
+    """All worker pods; `groups` changes single worker groups."""
+
+    gpu_resource: str = "nvidia.com/gpu"
+    """Name of the extended resource that stands for GPUs."""
+    groups: dict[str, Pods] = Field(default_factory=dict)
+    """Keys that differ for a worker group, by its name, such as gpu-8-h100-80gb."""
+
+    def of(self, group: str) -> Pods:
+        """What holds for a worker group."""
+        own = self.groups.get(group, Pods())
+        given = {name: getattr(own, name) for name in own.model_fields_set}
+        common = {name: getattr(self, name) for name in Pods.model_fields}
+        return Pods.model_construct(**(common | given))
+
+
+class Job(Section):
+    """How KubeRay runs the job. Only `--emit rayjob` has it."""
+
+    backoff_limit: NonNegative = 2
+    """How often a failed job is tried again, each time on new pods; it goes on from its last checkpoint."""
+    active_deadline_s: Positive = 7 * 24 * 3600
+    """Longest time for each try; a job that exceeds it is stopped and not tried again."""
+    ttl_s: NonNegative = 600
+    """How long the pods of a finished job stay."""
+
+
+class Infra(Section):
+    """What `s2l plan --emit` must be told about a Kubernetes cluster."""
+
+    name: Annotated[str, AfterValidator(_job_name)] | None = None
+    """Name of the RayJob or RayCluster; default: the run's, so written that Kubernetes takes it."""
+    namespace: ObjectName | None = None
+    """Namespace of all objects; default: that of `kubectl apply`."""
+    image: str | None = None
+    """Image of every container, with Python, Ray and s2l-ray; default: s2l-ray:VERSION-cuda, or -cpu without GPUs."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[ObjectName, ...] = ()
+    """Secrets with which the image is pulled."""
+    service_account: ObjectName | None = None
+    """Service account of the pods; its token is not mounted."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations of the RayJob or RayCluster."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of every object."""
+    queue: ObjectName | None = None
+    """Kueue's LocalQueue that admits the job."""
+    claims: Claims = Claims()
+    token_secret: ObjectName = "s2l-ray-token"
+    """Secret whose key auth_token is Ray's authentication token."""
+    mlflow_uri: str | None = None
+    """MLFLOW_TRACKING_URI, in place of the run's tracking.uri; default: that, else a file in /outputs."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of every container."""
+    secrets: dict[str, str] = Field(default_factory=dict)
+    """Environment variables from secrets, written SECRET/KEY: `HF_TOKEN: hugging-face/token`."""
+    stop_grace_s: Positive = 60
+    """How long a run that is stopped, or whose pod is deleted, may take to end."""
+    head: Head = Head()
+    workers: Workers = Workers()
+    job: Job = Job()
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Infra:
+        for name in self.environment:
+            if SECRET_WORDS.search(name):
+                raise ValueError(f"environment.{name} looks like a secret; put it in a Secret and name that in secrets")
+        for name, place in self.secrets.items():
+            if not SECRET_KEY.fullmatch(place):
+                raise ValueError(f"secrets.{name} must be SECRET/KEY, the name of a Secret and a key in it")
+            if name in self.environment:
+                raise ValueError(f"{name} is in environment and in secrets; keep one of them")
+        return self
+
+
+def load_infra(path: str | Path) -> Infra:
+    """Read an infra file.
+
+    Raises:
+        ConfigError: it is missing or malformed, a key is unknown (the nearest is named) or a value impossible.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"infra file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"infra file {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"infra file {path} must be a mapping of keys to values")
+    try:
+        return Infra.model_validate(values or {})
+    except ValidationError as error:
+        problems = "\n  ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"infra file {path}:\n  {problems}") from None
+
+
+def _explain(error: ErrorDetails) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        valid = sorted(_section_at(error["loc"][:-1]).model_fields)
+        nearest = difflib.get_close_matches(str(error["loc"][-1]).lower(), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"valid keys here: {', '.join(valid)}"
+        return f"{key}: unknown key; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
+    """The section that the keys of this location lead to, by way of mappings and lists of sections."""
+    kind: Any = Infra
+    for part in location:
+        section = section_of(kind)
+        kind = type_of(section, part) if section else next(arg for arg in get_args(kind) if section_of(arg))
+    return section_of(kind) or Infra

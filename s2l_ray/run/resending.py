@@ -1,0 +1,39 @@
+"""Sending MLflow what it lacks of a run that is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2l_ray.config.loading import load_config
+from s2l_ray.errors import ConfigError
+from s2l_ray.kinds import TrackedStatus
+from s2l_ray.run.directory import CONFIGURATION, RunDirectory
+from s2l_ray.tracking.sending import send_undelivered
+
+
+def resend(path: Path) -> str:
+    """Send what RUN_DIR/undelivered.jsonl has.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        What was sent, in a sentence.
+
+    Raises:
+        ConfigError: it is not a run directory, was not tracked, or another process is writing to it.
+        TrackingError: MLflow cannot be used, has not got the run, or did not take everything.
+    """
+    path = path.resolve()
+    if not (path / CONFIGURATION).exists():
+        raise ConfigError(f"{path} is not a run directory: it has no {CONFIGURATION}")
+    config = load_config(path / CONFIGURATION, {"run_dir": str(path), "resume": "auto"})
+    directory = RunDirectory.acquire(config)
+    try:
+        run_id = directory.remembered().get("mlflow_run_id")
+        if run_id is None:
+            raise ConfigError(f"{path} was not tracked (tracking.enabled): there is no MLflow run to send to")
+        status: TrackedStatus = "FINISHED" if (path / "summary.json").exists() else "KILLED"
+        return send_undelivered(config.tracking, path, run_id, status)
+    finally:
+        directory.close()

@@ -1,0 +1,173 @@
+"""Opening the MLflow run of a training run: a new one, the one to go on with, or the one that the environment names.
+
+MLflow is imported inside functions: its import takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from s2l_ray.config import TrackingConfig
+from s2l_ray.errors import S2LError, TrackingError
+from s2l_ray.tracking.mlflow_store import (
+    CREATION_S,
+    bring_artifacts_home,
+    connect,
+    continued_run,
+    find_experiment,
+    locate,
+    probe,
+    redact,
+    sqlite_file,
+    what_to_do,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+REQUESTS = 8
+"""Requests that opening a run takes at most; each is bounded by tracking.timeout_s."""
+ABANDONED_S = 2.0
+"""Seconds for which the end of a process waits for a run that it was opening, to end it."""
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """An MLflow run, ready for entries."""
+
+    client: MlflowClient
+    uri: str
+    run: Run
+    resumed: bool
+    """Whether it may have entries already."""
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self.run.info.run_id)
+
+    def steps_with(self, metric: str) -> set[int]:
+        """The steps at which the run has a point of a metric."""
+        return {point.step for point in self.client.get_metric_history(self.run_id, metric)} if self.resumed else set()
+
+
+def open_run(config: TrackingConfig, default_store: Path, run_name: str, run_id: str | None) -> OpenedRun:
+    """Start a run, or go on with one, see `tracker.open_tracker`.
+
+    Raises:
+        TrackingError: the store cannot be used, or did not answer in time.
+    """
+    return _asked(config, default_store, lambda opening: opening.start(run_name, run_id))
+
+
+def find_run(config: TrackingConfig, default_store: Path, run_id: str) -> OpenedRun:
+    """The run `run_id` as it is.
+
+    Raises:
+        TrackingError: the store cannot be used, did not answer in time, or has no such run.
+    """
+    return _asked(config, default_store, lambda opening: opening.find(run_id))
+
+
+class _Opening:
+    """A store that answered."""
+
+    def __init__(self, config: TrackingConfig, uri: str, artifacts: str | None) -> None:
+        probe(uri, config.timeout_s)
+        self.client = connect(uri, config.timeout_s)
+        self._config, self._uri, self._artifacts = config, uri, artifacts
+
+    def start(self, run_name: str, run_id: str | None) -> OpenedRun:
+        if run_id is None and (given := os.environ.get("MLFLOW_RUN_ID")):
+            return self._given(given)
+        experiment_id = find_experiment(self.client, self._config, self._artifacts)
+        found = continued_run(self.client, run_id) if run_id else None
+        run = found or self.client.create_run(experiment_id, run_name=run_name)
+        return self._opened(run, resumed=found is not None)
+
+    def find(self, run_id: str) -> OpenedRun:
+        return self._opened(self.client.get_run(run_id), resumed=True)
+
+    def _given(self, run_id: str) -> OpenedRun:
+        run = continued_run(self.client, run_id)
+        if run is None:
+            raise TrackingError(
+                f"MLFLOW_RUN_ID: MLflow at {redact(self._uri)} has no run {run_id}; name one, or unset it"
+            )
+        opened = self._opened(run, resumed=True)
+        if opened.steps_with("alpha"):
+            raise TrackingError(
+                f"MLFLOW_RUN_ID: the MLflow run {run_id} has the steps of another training run; name a new one, or "
+                "unset it (a run that is resumed in its run directory remembers its MLflow run)"
+            )
+        return opened
+
+    def _opened(self, run: Run, resumed: bool) -> OpenedRun:
+        return OpenedRun(self.client, self._uri, bring_artifacts_home(self.client, run, self._artifacts), resumed)
+
+
+def _asked(config: TrackingConfig, default_store: Path, ask: Callable[[_Opening], OpenedRun]) -> OpenedRun:
+    uri, artifacts = locate(config.uri, Path(default_store).resolve())
+    bound = REQUESTS * config.timeout_s + (CREATION_S if sqlite_file(uri) else 0)
+    # Set before MLflow is imported: a training run tells nobody but the user's own server about itself.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        return _within(bound, lambda: ask(_Opening(config, uri, artifacts)), _end)
+    except S2LError:
+        raise
+    except Exception as error:  # a store raises MLflow's, SQLAlchemy's, sqlite's, socket's or its driver's errors
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be used: {what_to_do(uri, error)}") from None
+
+
+def _end(opened: OpenedRun) -> None:
+    """End a run that nobody waits for any more."""
+    with suppress(Exception):
+        opened.client.set_terminated(opened.run_id, "KILLED")
+
+
+def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None]) -> T:
+    """Do work in a thread, so that neither time nor a signal is lost where a driver hangs outside Python.
+
+    Args:
+        seconds: bound on it.
+        work: what to do.
+        abandon: given what it returns after all, when its time was up, or the process was told to end.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    future: Future[T] = Future()
+    settled = threading.Event()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    def give_up(done: Future[T]) -> None:
+        if done.exception() is None:
+            abandon(done.result())
+        settled.set()
+
+    threading.Thread(target=run, name="mlflow-opening", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except BaseException as error:
+        if future.done() and isinstance(error, Exception):
+            raise
+        future.add_done_callback(give_up)
+        settled.wait(ABANDONED_S)
+        if isinstance(error, TimeoutError):
+            raise TimeoutError(f"no answer within {seconds:g} s") from None
+        raise

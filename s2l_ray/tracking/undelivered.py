@@ -1,0 +1,138 @@
+"""`undelivered.jsonl`: what MLflow has not confirmed yet, in order. It survives a killed process.
+
+A line is an entry, or the mark that the first N entries of the file were delivered. When nothing is left the file is
+emptied; so it is short, but while a server is away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from s2l_ray.errors import DiskError
+from s2l_ray.kinds import EntryKind
+from s2l_ray.machine.disk import write_whole, writing
+
+UNDELIVERED = "undelivered.jsonl"
+"""Name of the file in a run directory."""
+WORDS: dict[EntryKind, str] = {
+    "metrics": "steps or evaluations",
+    "params": "sets of parameters",
+    "tags": "sets of tags",
+    "dataset": "inputs",
+    "text": "texts",
+    "file": "files",
+    "model": "models",
+    "model_gone": "models removed",
+    "traces": "sets of traces",
+    "status": "status",
+}
+"""What a user is told that an entry is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that MLflow is to be told."""
+
+    kind: EntryKind
+    run_id: str
+    """MLflow's id of the run that it belongs to."""
+    values: dict[str, Any]
+    """As `deliveries` documents them for each kind; JSON values."""
+
+    def to_line(self, number: int) -> str:
+        """The entry as a line of the file, the `number`th since it was opened."""
+        return json.dumps({"number": number, "kind": self.kind, "run_id": self.run_id, "values": self.values}) + "\n"
+
+
+class Undelivered:
+    """The file of one run while something is added to it and taken from it, by several threads.
+
+    Entries have numbers from 1.
+
+    Args:
+        path: of the file, which is made with its directory if need be.
+        entries: what it is to hold; other contents are replaced.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, entries: Sequence[Entry] = ()) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._last = len(entries)
+        self._torn = False
+        write_whole(path, "".join(entry.to_line(number) for number, entry in enumerate(entries, start=1)))
+        with writing(path):
+            # Kept open: on a network file system it is the closing that costs time.
+            self._file: IO[bytes] | None = path.open("ab", buffering=0)
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry at the end. It outlives the process from here on; `sync` makes it outlive the machine.
+
+        Raises:
+            DiskError: it cannot be written. It has its number all the same.
+        """
+        with self._lock:
+            self._last += 1
+            self._write(entry.to_line(self._last))
+
+    def delivered(self, number: int) -> None:
+        """Take out the entries up to the `number`th. A mark that cannot be written is left out: they are sent again."""
+        with self._lock, suppress(DiskError, OSError):
+            if number < self._last:
+                self._write(json.dumps({"delivered": number}) + "\n")
+            elif self._file is not None:
+                self._file.truncate(0)
+
+    def sync(self) -> None:
+        """Make sure of what was written, also against a power cut."""
+        with suppress(OSError, ValueError, AttributeError):  # it may be closed at any time
+            os.fsync(self._file.fileno())  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """Leave the file alone from here on: it may be another process's soon. Safe to call twice."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            return
+        begin, self._torn = "\n" if self._torn else "", True
+        with writing(self.path):
+            self._file.write((begin + line).encode())
+        self._torn = False
+
+
+def read_undelivered(path: Path) -> list[Entry]:
+    """The entries of a file that were not delivered; [] if there is none.
+
+    The last line may be part of one: the process was killed while it wrote, or the disk was full. It is left out.
+    """
+    if not path.exists():
+        return []
+    entries: dict[int, Entry] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if "delivered" in row:
+                entries = {number: entry for number, entry in entries.items() if number > row["delivered"]}
+            else:
+                entries[row["number"]] = Entry(row["kind"], row["run_id"], row["values"])
+    return list(entries.values())
+
+
+def in_words(entries: Sequence[Entry]) -> str:
+    """How many there are of which kind: "12 steps or evaluations, 2 files"."""
+    counts = Counter(WORDS[entry.kind] for entry in entries)
+    return ", ".join(f"{count} {words}" for words, count in counts.items())
