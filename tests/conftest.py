@@ -10,6 +10,7 @@ from hypothesis import settings
 from s2l_ray.config import EngineConfig
 from s2l_ray.miniature.build import TINY, Family, build_family
 from s2l_ray.vllm_bridge.environment import engine_environment
+from tests.support.shared import built_once, shared_directory
 
 # Before anything imports vLLM.
 os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
@@ -26,7 +27,8 @@ settings.load_profile("tests")
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """The embedded family, trained for seconds: real models that are as good as untrained."""
-    return build_family(tmp_path_factory.mktemp("family") / "tiny", recipe=TINY)
+    directory = shared_directory(tmp_path_factory) / "family"
+    return built_once(directory, lambda fresh: build_family(fresh / "tiny", recipe=TINY))
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +36,5 @@ def run(family: Family, tmp_path_factory: pytest.TempPathFactory):
     """A whole run of six steps; see `tests.support.undisturbed.Undisturbed`."""
     from tests.support.undisturbed import undisturbed_run
 
-    return undisturbed_run(family, tmp_path_factory.mktemp("undisturbed"))
+    directory = shared_directory(tmp_path_factory) / "undisturbed"
+    return built_once(directory, lambda fresh: undisturbed_run(family, fresh))

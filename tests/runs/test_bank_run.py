@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from s2l_ray import S2LPO, load_config
+from s2l_ray.bank.needed import needed_requests
 from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.cli import main
@@ -88,8 +89,9 @@ def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explo
     algo = S2LPO(explored)
     try:
         assert {slot.role for phase in algo.plan.layout.phases for slot in phase.slots} == {"trainer", "learner"}
-        for step in range(1, 7):
+        for step, banked in enumerate((32, 24, 16, 0, 0, 0), 1):
             result = algo.train()
+            assert result["pipeline"]["banked_rollouts"] == banked
             assert result["digest"] == live[step]["digest"], f"step {step}"
             assert result["engines"] == {"explorer": 0, "learner": 1}
     finally:
@@ -102,20 +104,32 @@ def test_exploring_again_finds_nothing_to_do(explored: Config, tmp_path: Path, c
     assert "nothing to record" in capsys.readouterr().out
 
 
-def test_half_a_bank_is_read_and_the_other_half_recorded(family: Family, run: Undisturbed, tmp_path: Path) -> None:
-    """A shorter run recorded what steps 1 and 2 ask for; with readwrite the next one records only what is missing."""
-    live = [result["digest"] for result in run.results]
-    shorter = {"schedule.kind": "constant", "schedule.steps": 2, "schedule.mix_steps": 2}
-    digests, banked = {}, {}
-    for mode, changes in (("write", shorter), ("readwrite", {}), ("read", {})):
-        settings = run_config(family, tmp_path / mode) | {"bank.path": str(tmp_path / "bank"), "data.eval": None}
-        config = load_config(QUICKSTART, settings | {"bank.mode": mode} | changes)
-        algo = S2LPO(config)
-        try:
-            results = [algo.train() for _ in range(config.schedule.steps)]
-        finally:
-            algo.stop()
-        digests[mode] = [result["digest"] for result in results]
-        banked[mode] = [result["pipeline"]["banked_rollouts"] for result in results]
-    assert digests["readwrite"] == digests["read"] == live
-    assert banked == {"write": [0, 0], "readwrite": [32, 24, 0, 0, 0, 0], "read": [32, 24, 16, 0, 0, 0]}
+def test_half_a_bank_is_read_and_the_other_half_recorded(
+    family: Family, explored: Config, run: Undisturbed, tmp_path: Path
+) -> None:
+    """The bank has what steps 1 and 2 ask for; a run with readwrite records only what is missing."""
+    train = training_prompts(explored)
+    prompts = {prompt.id: prompt for prompt in train}
+    bank = {"bank.path": str(tmp_path / "bank"), "bank.mode": "readwrite", "data.eval": None}
+    config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | bank)
+    config = choose_dtype(config, Inventory.of([{"gpus": 0, "cpus": 2}])).applied_to(config)
+    needed = needed_requests(config, list(prompts))
+    whole, half = RolloutBank(prepare(explored, train), prompts), RolloutBank(prepare(config, train), prompts)
+    for request in needed:
+        if request.step <= 2:
+            half.record(request, whole.read(request)[0])
+    half.close()
+    assert 0 < sum(half.covers(needed)) < len(needed)
+    algo = S2LPO(config)
+    try:
+        results = [algo.train() for _ in range(config.schedule.steps)]
+    finally:
+        algo.stop()
+    assert [result["digest"] for result in results] == [result["digest"] for result in run.results]
+    assert [result["pipeline"]["banked_rollouts"] for result in results] == [32, 24, 0, 0, 0, 0]
+    reads = config.model_copy(update={"bank": config.bank.model_copy(update={"mode": "read"})})
+    now = RolloutBank(prepare(reads, train), prompts)  # which refuses a bank that lacks something
+    assert len(now) == len(whole)
+    for request in needed:
+        for ours, theirs in zip(now.read(request)[0].rollouts, whole.read(request)[0].rollouts, strict=True):
+            assert np.array_equal(ours.token_ids, theirs.token_ids) and ours.verdict == theirs.verdict

@@ -21,17 +21,20 @@ from s2l_ray.rollouts.requests import LearnerRequest
 from tests.support.learner_engine import OWN_PROCESS, Learner, make_prompts
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
+from tests.support.shared import DIRECTORY, shared_directory
 
 here_only = pytest.mark.skipif(not OWN_PROCESS, reason="runs in the pytest that the first test starts")
 
 
 @pytest.mark.skipif(OWN_PROCESS, reason="is the test that started this pytest")
-def test_an_engine_in_this_process_passes_what_an_engine_in_others_passes(family):
+def test_an_engine_in_this_process_passes_what_an_engine_in_others_passes(
+    family, tmp_path_factory: pytest.TempPathFactory
+):
     files = ["tests/engines/test_engine.py", "tests/engines/test_inflight.py", "tests/runs/test_in_process.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", *files],
         cwd=ROOT,
-        env=os.environ | {"S2L_TEST_OWN_PROCESS": "1"},
+        env=os.environ | {"S2L_TEST_OWN_PROCESS": "1", DIRECTORY: str(shared_directory(tmp_path_factory))},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

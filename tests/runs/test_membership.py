@@ -44,7 +44,7 @@ from tests.support.run_settings import run_config
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
-KILLED_S = 60.0
+KILLED_S = 25.0
 """Bound of a weight sync whose member is killed: gloo may notice at once, or wait for its bound."""
 DRAIN_S = 30.0
 BF16 = 0.08

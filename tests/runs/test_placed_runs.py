@@ -82,7 +82,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     for key in ("digest", "prompts", "explorer_per_group", "weight_version", "reward"):
         assert [r[key] for r in results] == [r[key] for r in run.results], key
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["evaluation"]["after"]["correct"] == run.algo.summary["evaluation"]["after"]["correct"]
+    assert summary["evaluation"]["after"]["correct"] == run.summary["evaluation"]["after"]["correct"]
     moved = [(h["step"], h["engines_after"]) for h in summary["hand_overs"]]
     assert moved == ([] if mode == "colocated" else [(4, {"explorer": 0, "learner": 2})])
     said = [line for line in notes.lines if not line.startswith("computing in")]

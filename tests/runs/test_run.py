@@ -25,6 +25,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray import S2LPO, load_config
+from s2l_ray.cli import main
 from s2l_ray.errors import ActorLostError, PlacementError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.miniature.build import Family
@@ -132,8 +133,8 @@ def mlflow_of(run_dir: Path):
 
 def test_save_and_restore_in_rllibs_manner(run: Undisturbed):
     assert run.restored_iteration == 6
-    after = run.algo.summary["evaluation"]["after"]
-    assert run.restored_evaluation.pass_at == {k: after[f"pass@{k}"] for k in (1, 2, 4)}
+    after = run.summary["evaluation"]["after"]
+    assert run.restored_pass_at == {k: after[f"pass@{k}"] for k in (1, 2, 4)}
 
 
 # ---- a run that is killed and resumed -----------------------------------------------------------------------------
@@ -422,13 +423,15 @@ def cli(*words: str) -> tuple[int, str]:
         ({"tracking.uri": "http://127.0.0.1:9"}, "tracking.uri"),
     ],
 )
-def test_bad_input_is_one_clear_line(family, tmp_path: Path, overrides: dict, message: str):
+def test_bad_input_is_one_clear_line(
+    family, tmp_path: Path, overrides: dict, message: str, capfd: pytest.CaptureFixture[str]
+):
     values = run_config(family, tmp_path / "run") | {"tracking.timeout_s": 3} | overrides
-    code, output = cli(
-        "train", str(QUICKSTART), *[f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()]
-    )
+    words = [f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in values.items()]
+    code = main(["train", str(QUICKSTART), *words])
+    output = "".join(capfd.readouterr())
     assert code == 1 and message in output
-    assert "Traceback" not in output
+    assert "Traceback" not in output and not ray.is_initialized()
 
 
 def test_help_and_doctor_answer():

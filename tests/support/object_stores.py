@@ -59,7 +59,7 @@ def s3() -> Iterator[Store]:
     server = make_server("127.0.0.1", 0, application, threaded=True)
     where = f"127.0.0.1:{server.server_port}"
     store._uri = f"s3://{{}}?scheme=http&endpoint_override={where}&region=us-east-1"
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         with mock.patch.dict(os.environ, CREDENTIALS):
