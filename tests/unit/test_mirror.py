@@ -200,7 +200,7 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
     mirror, run = open_mirror(copied), RunDirectory.acquire(copied)
     directory = saved(run, 6)
     for last in ("trainer/__0_0.distcp", "steps.jsonl", "files.json", "state.json"):
-        store.fails = lambda method, path, last=last: method != "GET" and path.endswith(f"step-000006/{last}")
+        store.fails = lambda method, path, last=last: method in ("POST", "PUT") and path.endswith(f"06/{last}")
         with pytest.raises(StorageError, match=f"checkpoint.mirror: {mirror}/checkpoints/step-000006/{last}"):
             mirror.upload_checkpoint(6, directory, go_on, set())
         assert mirror.steps() == [2, 4]
@@ -216,6 +216,12 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
     assert mirror.steps() == [2, 4]
     mirror.upload_checkpoint(6, directory, go_on, set())
     assert mirror.steps() == [2, 4, 6]
+    store.fails = lambda method, path: path.endswith("06/steps.jsonl")
+    with pytest.raises(StorageError, match="steps.jsonl"):
+        mirror.upload_checkpoint(6, directory, go_on, set())  # of a step that is done again
+    assert mirror.steps() == [2, 4]
+    store.fails = lambda method, path: False
+    mirror.upload_checkpoint(6, directory, go_on, set())
     mirror.prune(1)
     assert mirror.steps() == [6] and not any("step-000004" in name for name in mirror._storage.tree(mirror._name))
     run.close()
