@@ -29,12 +29,13 @@ class Cluster:
     """It listens on this machine's loopback alone, where Ray does not look by itself."""
 
 
-def find_cluster(address: str | None) -> Cluster | None:
+def find_cluster(address: str | None, timeout_s: float = ANSWER_S) -> Cluster | None:
     """The cluster that a run is to join; None: there is none, it starts a private Ray.
 
     Args:
         address: cluster.address. None, or empty: RAY_ADDRESS (as `ray job submit` sets it), if that is set. `auto`:
             likewise, else the Ray that runs on this machine. `local`: a private Ray, whatever RAY_ADDRESS says.
+        timeout_s: bound on each answer, if it is less than ANSWER_S.
 
     Raises:
         PlacementError: no usable cluster answers there within seconds.
@@ -45,7 +46,8 @@ def find_cluster(address: str | None) -> Cluster | None:
     if text in ("", "local"):
         return None
     given = f"{key}={text}"
-    return _usable(_on_this_machine(given) if text == "auto" else _host_and_port(text, given), given)
+    found = _on_this_machine(given) if text == "auto" else _host_and_port(text, given)
+    return _usable(found, given, min(timeout_s, ANSWER_S))
 
 
 def _on_this_machine(given: str) -> str:
@@ -83,7 +85,7 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdecimal() and 0 < int(text) < 2**16
 
 
-def _usable(address: str, given: str) -> Cluster:
+def _usable(address: str, given: str, timeout_s: float) -> Cluster:
     """Ask the cluster whether it is one that this process can join."""
     # Ray takes loopback for this machine's outward address, where a Ray that keeps to loopback does not listen.
     outward = ray_bridge.outward_address(address)
@@ -91,10 +93,11 @@ def _usable(address: str, given: str) -> Cluster:
     cluster = Cluster(address if on_loopback else outward, on_loopback)
     with ray_bridge.gcs_channel(cluster.address) as channel:
         try:
-            _check_versions(channel, given)
-            _check_nodes(channel, given)
+            _check_versions(channel, given, timeout_s)
+            raylet = _node_of_this_machine(channel, given, timeout_s)
         except grpc.RpcError as error:
             raise PlacementError(f"{given}: {_reason(error, cluster.address)}") from error
+    _check_raylet(raylet, given, timeout_s)
     return cluster
 
 
@@ -107,23 +110,37 @@ def _listens(address: str) -> bool:
     return True
 
 
-def _check_versions(channel: grpc.Channel, given: str) -> None:
+def _check_versions(channel: grpc.Channel, given: str, timeout_s: float) -> None:
     try:
-        ray_bridge.check_versions(channel, ANSWER_S)
+        ray_bridge.check_versions(channel, timeout_s)
     except RuntimeError as error:
         raise PlacementError(
             f"{given}: {' '.join(str(error).split())} Install the cluster's versions here, or these there"
         ) from error
 
 
-def _check_nodes(channel: grpc.Channel, given: str) -> None:
-    """A driver works through the Ray node of its own machine; Ray would wait a minute for one."""
-    nodes = ray_bridge.nodes_alive(channel, ANSWER_S)
-    if not nodes & ray_bridge.nodes_of_this_machine():
+def _node_of_this_machine(channel: grpc.Channel, given: str, timeout_s: float) -> str:
+    """Address of the raylet that a driver on this machine works through; Ray would wait a minute for one."""
+    nodes = ray_bridge.nodes_alive(channel, timeout_s)
+    here = sorted(nodes.keys() & ray_bridge.nodes_of_this_machine())
+    if not here:
         raise PlacementError(
             f"{given}: the cluster answers, but none of its {len(nodes)} nodes is on this machine. Start the run on a "
             "node of the cluster, or with `ray job submit`, or make this machine one (`ray start --address`)"
         )
+    return nodes[here[0]]
+
+
+def _check_raylet(address: str, given: str, timeout_s: float) -> None:
+    """Ray would wait for ever for a raylet that does not answer."""
+    with ray_bridge.gcs_channel(address) as channel:
+        try:
+            ray_bridge.check_health(channel, timeout_s)
+        except grpc.RpcError as error:
+            raise PlacementError(
+                f"{given}: the cluster answers, but its node on this machine ({address}) does not "
+                f"({error.code().name}). Start that node again (`ray stop`, then `ray start --address`)"
+            ) from error
 
 
 def _reason(error: grpc.RpcError, address: str) -> str:

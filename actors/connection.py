@@ -36,7 +36,7 @@ def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = 
 
 
 def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
-    cluster = find_cluster(config.address)
+    cluster = find_cluster(config.address, config.start_timeout_s)
     if cluster is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         use_short_tmpdir(note)

@@ -11,6 +11,7 @@ import ray
 
 from actors.calls import fetch
 from actors.launcher import ActorLauncher, PlacedEngine
+from actors.node_files import check_node_files
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
@@ -61,6 +62,7 @@ class Exploration:
         reservation = reserve(layout.bundles, config.cluster.start_timeout_s, progress, may_grow)
         self._launcher = ActorLauncher(config, layout, reservation, {prompt.id: prompt for prompt in train})
         try:
+            check_node_files(config, layout, reservation, run_dir=None)
             progress("starting engines, verifiers and bank")
             self._engines: list[PlacedEngine] = [
                 self._launcher.launch_engine(slot) for slot in layout.phases[0].engines

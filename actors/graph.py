@@ -13,6 +13,7 @@ import ray
 from actors.batch import StepBatch
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
+from actors.node_files import check_node_files
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -87,6 +88,7 @@ class ActorGraph:
         reservation = reserve(self._layout.bundles, cluster.start_timeout_s, phase, may_grow)
         self._launcher = launcher = ActorLauncher(self._config, self._layout, reservation, self._prompts)
         self._started.callback(launcher.close)
+        check_node_files(self._config, self._layout, reservation, self._config.run_path)
         phase("starting engines, verifiers and trainer")
         slots = self._layout.phase_at(first_step)
         ranks = [launcher.launch_rank(slot, len(slots.trainers)) for slot in slots.trainers]

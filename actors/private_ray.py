@@ -20,7 +20,13 @@ import ray
 
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.processes import kill_marked, mark
-from s2l_ray.ray_bridge import has_own_cluster, log_directory, read_settings_again, waits_replaced
+from s2l_ray.ray_bridge import (
+    away_from_group_signals,
+    has_own_cluster,
+    log_directory,
+    read_settings_again,
+    waits_replaced,
+)
 
 LOOK_S = 0.2
 """Seconds between two checks that Ray is still there."""
@@ -36,7 +42,7 @@ def start_private_ray(timeout_s: float) -> None:
     """
     start = _Start(timeout_s)
     try:
-        with start.watched():
+        with start.watched(), away_from_group_signals():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     except BaseException as error:  # anything from a full disk to a broken installation, in Ray's words
         end_private_ray()

@@ -33,6 +33,10 @@ class BankError(S2LError):
     """The bank has no recording that this run may read, lacks rollouts, or cannot be read or written."""
 
 
+class StorageError(S2LError):
+    """The object store of checkpoint.mirror refuses a request, does not answer, or holds something damaged."""
+
+
 class DiskError(S2LError):
     """A file cannot be written: its disk is full or read-only, or the place is not one to write to."""
 

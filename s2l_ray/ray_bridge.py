@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
-from ray._common.network_utils import is_localhost, parse_address
+from ray._common.network_utils import build_address, is_localhost, parse_address
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import node, ray_constants, services, state, utils, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -83,15 +84,28 @@ def check_versions(channel: grpc.Channel, timeout_s: float) -> None:
         utils.check_version_info(json.loads(reply.value), "this process")
 
 
-def nodes_alive(channel: grpc.Channel, timeout_s: float) -> set[str]:
-    """Ids (hex) of the cluster's nodes that are alive.
+def nodes_alive(channel: grpc.Channel, timeout_s: float) -> dict[str, str]:
+    """Ids (hex) of the cluster's nodes that it takes for alive, and HOST:PORT of the raylet of each.
 
     Raises:
         grpc.RpcError: the cluster does not answer.
     """
     request = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
     reply = stubs.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(request, timeout=timeout_s)
-    return {info.node_id.hex() for info in reply.node_info_list}
+    return {
+        info.node_id.hex(): build_address(info.node_manager_address, info.node_manager_port)
+        for info in reply.node_info_list
+    }
+
+
+def check_health(channel: grpc.Channel, timeout_s: float) -> None:
+    """Ask a raylet whether it serves, as the cluster does every few seconds.
+
+    Raises:
+        grpc.RpcError: it does not answer.
+    """
+    ask = channel.unary_unary("/grpc.health.v1.Health/Check", lambda _: b"", lambda reply: reply)
+    ask(None, timeout=timeout_s)
 
 
 # ---- starting Ray ---------------------------------------------------------------------------------------------------
@@ -119,6 +133,26 @@ def without_sigterm_handler() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = before
+
+
+@contextlib.contextmanager
+def away_from_group_signals() -> Iterator[None]:
+    """Processes that Ray starts in here lead sessions of their own: they end with this process, not with its group.
+
+    `timeout`, batch systems and closed terminals signal a whole group. Once its raylet is gone, Ray ends this process
+    within milliseconds, with status 1, whatever it still has to do.
+    """
+    before = utils.set_kill_on_parent_death_linux
+
+    def alone() -> None:
+        os.setsid()
+        before()
+
+    utils.set_kill_on_parent_death_linux = alone
+    try:
+        yield
+    finally:
+        utils.set_kill_on_parent_death_linux = before
 
 
 @contextlib.contextmanager

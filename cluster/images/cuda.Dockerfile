@@ -38,8 +38,10 @@ ARG RAY_VERSION=2.60.0
 LABEL io.ray.version=${RAY_VERSION}
 RUN test "$(/opt/s2l/bin/python -c 'import ray; print(ray.__version__)')" = "${RAY_VERSION}"
 
+# void: a pod without GPUs of its own must not see those of its node; the device plugin overrides it in the others.
 # Pods reach neither the Hub nor statistics servers; a Hub id is read from the models' volume, which a Job fills.
 ENV PATH=/opt/s2l/bin:$PATH \
+    NVIDIA_VISIBLE_DEVICES=void \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     VLLM_NO_USAGE_STATS=1 \

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.bank.contents import fingerprint_of
 from s2l_ray.bank.fingerprint import DATE, FREE_WHEN_NAMED
 from s2l_ray.bank.recording import recordings
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
 
@@ -47,7 +47,7 @@ def _recorded(config: Config) -> datetime.date | None:
     free = (DATE, "models.dtype", *(FREE_WHEN_NAMED if named else ()))
     days = [
         recording.fingerprint.fields.get(DATE)
-        for recording in recordings(Storage(config.bank.path))
+        for recording in recordings(bank_storage(config.bank.path))
         if recording.name.startswith(named or "") and not recording.fingerprint.differences(run, but=free)
     ]
     return max((datetime.date.fromisoformat(str(day)) for day in days if day), default=None)

@@ -11,7 +11,7 @@ from s2l_ray.bank.needed import every_request, needed_requests
 from s2l_ray.bank.preparing import settings_of
 from s2l_ray.bank.recording import create
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -66,7 +66,7 @@ def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None
     wanted = every_request(config, ids, rollouts) if rollouts else needed_requests(config, ids)
     if not wanted:
         raise ConfigError("schedule: the explorer never samples with this configuration; --rollouts N records anyway")
-    storage, fingerprint = Storage(config.bank.path), fingerprint_of(config)
+    storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
     recording = create(storage, fingerprint, made_with(config))
     settings = settings_of(storage, recording, reads=True)
     missing = RolloutBank(settings, {prompt.id: prompt for prompt in train}).missing(wanted)

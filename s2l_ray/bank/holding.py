@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.bank.index import THREADS
 from s2l_ray.bank.recording import Recording
-from s2l_ray.bank.storage import Storage
+from s2l_ray.machine.storage import Storage
 
 COLUMNS = ["prompt_id", "draw", "tokens", "reward"]
 

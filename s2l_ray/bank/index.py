@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray.bank.shard import KEYS
-from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
+from s2l_ray.machine.storage import Storage
 
 THREADS = 16
 """Number of shards whose keys are read concurrently: an object store has a high latency."""

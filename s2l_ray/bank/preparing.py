@@ -9,9 +9,10 @@ from s2l_ray.bank.contents import fingerprint_of, made_with
 from s2l_ray.bank.needed import missing_message, needed_requests
 from s2l_ray.bank.recording import Recording, create, matching
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
+from s2l_ray.machine.storage import Storage
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.compat import check_context, check_models, model_directory
 from s2l_ray.tasks.data import load_problems
@@ -38,7 +39,7 @@ def prepare(config: Config, train: Sequence[Prompt]) -> BankSettings | None:
     requests = [] if mode == "off" else needed_requests(config, [prompt.id for prompt in train])
     if not requests:
         return None
-    storage, fingerprint = Storage(config.bank.path), fingerprint_of(config)
+    storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
     if mode == "read":
         recording = matching(storage, fingerprint, config.bank.recording)
     else:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.bank.index import Location
 from s2l_ray.bank.shard import SCHEMA, rollouts_of
-from s2l_ray.bank.storage import Storage
+from s2l_ray.machine.storage import Storage
 from s2l_ray.rollouts.records import Rollout
 
 CACHE_BYTES = 256 * 2**20

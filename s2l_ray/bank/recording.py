@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 
 from s2l_ray.bank.fingerprint import FREE_WHEN_NAMED, Fingerprint
-from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
+from s2l_ray.machine.storage import Storage
 
 FORMAT = 1
 """Version of the format of recording.json and the shards."""

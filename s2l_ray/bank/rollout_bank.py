@@ -11,7 +11,7 @@ from s2l_ray.bank.index import Index
 from s2l_ray.bank.needed import describe, draws_of
 from s2l_ray.bank.reader import CACHE_BYTES, Reader
 from s2l_ray.bank.shard import ShardRow
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Writer
 from s2l_ray.errors import BankError
 from s2l_ray.rollouts.records import Prompt, RolloutSet, SetReport, report_on
@@ -54,7 +54,7 @@ class RolloutBank:
         shard_bytes: int = SHARD_BYTES,
         shard_age_s: float = SHARD_AGE_S,
     ) -> None:
-        storage = Storage(settings.path)
+        storage = bank_storage(settings.path)
         self._settings = settings
         self._prompts = prompts
         self._digests = {prompt.id: prompt_digest(prompt) for prompt in prompts.values()}

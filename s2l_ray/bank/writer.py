@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable
 
 from s2l_ray.bank.shard import ShardRow, encode
-from s2l_ray.bank.storage import Storage
 from s2l_ray.errors import BankError
+from s2l_ray.machine.storage import Storage
 
 SHARD_BYTES = 64 * 2**20
 """Size of a shard's rollouts in memory; the file has about a quarter of it."""

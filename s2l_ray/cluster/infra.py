@@ -5,7 +5,7 @@ claims: {outputs: s2l-outputs, models: s2l-models}
 workers:
   tolerations: [{key: nvidia.com/gpu, operator: Exists}]
   groups:
-    gpu-8-h100-80gb: {extra_resources: {rdma/hca_shared: 1}, capabilities: [IPC_LOCK]}
+    gpu-8-h100-80gb: {extra_resources: {rdma/hca_shared: 1}}
 
 Every key has a default.
 """
@@ -85,8 +85,6 @@ class Pods(Section):
     """Further labels of the pods."""
     extra_resources: dict[str, Positive] = Field(default_factory=dict)
     """Extended resources, such as `rdma/hca_shared: 1`."""
-    capabilities: tuple[str, ...] = ()
-    """Linux capabilities, such as IPC_LOCK for RDMA. Pod Security `restricted` and `baseline` refuse such pods."""
     priority_class: ObjectName | None = None
     """Name of a PriorityClass."""
     runtime_class: ObjectName | None = None
@@ -128,7 +126,7 @@ class Job(Section):
     backoff_limit: NonNegative = 2
     """How often a failed job is tried again, each time on new pods; it goes on from its last checkpoint."""
     active_deadline_s: Positive = 7 * 24 * 3600
-    """Longest time for the whole job, after which its pods are deleted."""
+    """Longest time for each try; a job that exceeds it is stopped and not tried again."""
     ttl_s: NonNegative = 600
     """How long the pods of a finished job stay."""
 
@@ -157,7 +155,7 @@ class Infra(Section):
     token_secret: ObjectName = "s2l-ray-token"
     """Secret whose key auth_token is Ray's authentication token."""
     mlflow_uri: str | None = None
-    """MLFLOW_TRACKING_URI of the run; default: tracking.uri of the run, else a file in /outputs."""
+    """MLFLOW_TRACKING_URI, in place of the run's tracking.uri; default: that, else a file in /outputs."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Further environment variables of every container."""
     secrets: dict[str, str] = Field(default_factory=dict)

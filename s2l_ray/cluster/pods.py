@@ -39,7 +39,8 @@ def head_pod(infra: Infra, run: str, image: str) -> tuple[Object, Object]:
     store = int(head.object_store_gb * GB) if head.object_store_gb else min(HEAD_STORE, memory // 4)
     shm = int(head.shm_gb * GB) if head.shm_gb else store + 250 * MB
     check_shm("head", store, shm, memory)
-    params = {"dashboard-host": "0.0.0.0", "num-cpus": "0", "object-store-memory": str(store)}
+    # No GPUs either: a head on a GPU node may see that node's (NVIDIA_VISIBLE_DEVICES), and Ray would count them.
+    params = {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0", "object-store-memory": str(store)}
     container = _container(
         "ray-head", image, infra, head, resources={"cpu": str(head.cpus), "memory": quantity(memory)}
     )
@@ -54,7 +55,8 @@ def worker_pod(infra: Infra, run: str, image: str, group: WorkerGroup) -> tuple[
     gpu_resource = infra.workers.gpu_resource
     if group.gpus and not group.logical:
         resources[gpu_resource] = str(group.gpus)
-    if group.gpus and (group.logical or not gpu_resource.endswith("gpu")):  # the operator counts no others
+    if group.logical or not group.gpus or not gpu_resource.endswith("gpu"):
+        # The operator counts no others; and without GPUs of its own a pod may see those of its node, as the head may.
         params["num-gpus"] = str(group.gpus)
     container = _container("ray-worker", image, infra, group.pods, resources)
     return params, _template(infra, run, group.pods, container, group.shm)
@@ -75,7 +77,7 @@ def _container(name: str, image: str, infra: Infra, pods: Pods, resources: Objec
         "lifecycle": {"preStop": {"exec": {"command": hook}}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]} | ({"add": list(pods.capabilities)} if pods.capabilities else {}),
+            "capabilities": {"drop": ["ALL"]},  # and none added, which no process of a user other than root would get
         },
     }
 

@@ -19,22 +19,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 POLL_S = 0.2
-ACTORS = ("Bank", "Explorer", "Learner", "Scheduler", "TrainerRank", "Verifier")
+SEEN_S = 5.0
+"""Seconds that Ray stays after a driver, for the operator, which asks every 3 s, to see that the job failed: then it
+tries again on a new cluster. Else it looks for the lost head, and gives up for good if no other is there in 300 s."""
+ACTORS = ("Bank", "Explorer", "Learner", "Meter", "Scheduler", "TrainerRank", "Verifier")
 """Actors of a run; Ray gives their processes the titles `ray::Bank`, `ray::Bank.append` and so on."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the hook: `head` or `worker`, and the seconds that it may take."""
     role, seconds = arguments[0], float(arguments[1])
-    return end(drivers, seconds) if role == "head" else wait_until_none(actors, seconds)
+    return end(drivers, seconds, SEEN_S) if role == "head" else wait_until_none(actors, seconds)
 
 
-def end(find: Callable[[], list[int]], seconds: float) -> int:
-    """Send SIGTERM to processes and wait for them to end. Returns as `wait_until_none`."""
-    for process in find():
+def end(find: Callable[[], list[int]], seconds: float, seen_s: float) -> int:
+    """Send SIGTERM to processes, wait for them to end, and `seen_s` longer if there were any.
+
+    Returns:
+        As `wait_until_none`.
+    """
+    told = find()
+    for process in told:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
-    return wait_until_none(find, seconds)
+    status = wait_until_none(find, seconds)
+    if told:
+        time.sleep(seen_s)
+    return status
 
 
 def wait_until_none(find: Callable[[], list[int]], seconds: float) -> int:

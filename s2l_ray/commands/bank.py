@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from s2l_ray.bank.authors import AuthorsFile
     from s2l_ray.bank.recording import Recording
-    from s2l_ray.bank.storage import Storage
     from s2l_ray.commands.arguments import Commands
     from s2l_ray.config import Config
+    from s2l_ray.machine.storage import Storage
     from s2l_ray.rollouts.records import Prompt
 
 IMPORT_DESCRIPTION = """\
@@ -60,11 +60,11 @@ def run_show(arguments: argparse.Namespace) -> int:
         BankError: there is no bank, or it cannot be read.
     """
     from s2l_ray.bank.recording import recordings
-    from s2l_ray.bank.storage import Storage
+    from s2l_ray.bank.storage import bank_storage
     from s2l_ray.errors import BankError
     from s2l_ray.machine.console import CommandConsole
 
-    storage = Storage(arguments.path)
+    storage = bank_storage(arguments.path)
     found = recordings(storage)
     if not found:
         raise BankError(f"{storage.url} holds no recordings; s2l explore CONFIG makes one (bank.path says where)")
@@ -105,7 +105,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     from s2l_ray.bank.preparing import settings_of, training_prompts
     from s2l_ray.bank.recording import create
     from s2l_ray.bank.rollout_bank import RolloutBank
-    from s2l_ray.bank.storage import Storage
+    from s2l_ray.bank.storage import bank_storage
     from s2l_ray.config import load_config
     from s2l_ray.display import FetchDisplay, TaskDisplay
     from s2l_ray.tasks.sources import fetch_sources
@@ -117,7 +117,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     train = training_prompts(config)
     file = _authors_file(arguments.file, config, train)
     total = file.check()
-    storage = Storage(config.bank.path)
+    storage = bank_storage(config.bank.path)
     origin = f"imported from {file.path.name} ({file_digest(file.path)[:16]})"
     recording = create(storage, fingerprint_of(config, origin), made_with(config))
     bank = RolloutBank(settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in train})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command
 from s2l_ray.errors import ConfigError
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -75,9 +76,10 @@ def _config_of(place: str) -> Config:
     """
     from s2l_ray.config.loading import load_incomplete
 
-    if not Path(place).is_dir():
+    directory = existing_output(place) if "/" in place else Path(place)  # else it may be the name of a configuration
+    if not directory.is_dir():
         return load_incomplete(place)
-    file = Path(place) / "config.yaml"
+    file = directory / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{place} holds no config.yaml: it is no run directory")
     return load_incomplete(file)

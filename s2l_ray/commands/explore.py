@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.bank.preparing import training_prompts
     from s2l_ray.config import load_config
     from s2l_ray.display import TaskDisplay
+    from s2l_ray.machine.places import output_path, refuse_session_directory
     from s2l_ray.placement.dtype import choose_dtype
     from s2l_ray.tasks.sources import fetch_sources
 
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     with TaskDisplay() as display:
         config, _ = fetch_sources(config, FetchDisplay(display))
     config = dated(config, bank=True)
+    if "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
     train = training_prompts(config)
     with TaskDisplay() as display, _nodes(config, display.say) as inventory:
         dtype = choose_dtype(config, inventory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.commands.arguments import add_command, add_configuration, png_file, positive_number
 from s2l_ray.commands.plan_help import DESCRIPTION, EPILOG
 from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -54,7 +56,10 @@ def add_to(commands: Commands) -> None:
         "--simulate", action="store_true", help="also simulate the run, event by event (needs the extra simulate)"
     )
     parser.add_argument(
-        "--calibrate", type=Path, metavar="RUN", help="simulate with constants measured in this run directory"
+        "--calibrate",
+        type=existing_output,
+        metavar="RUN",
+        help="simulate with constants measured in this run directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, instead of the report")
     parser.add_argument(
@@ -115,7 +120,14 @@ def _emit(config: Config, inventory: Inventory, arguments: argparse.Namespace) -
     if not plan.fits:
         raise PlacementError("nothing is emitted, since the plan does not fit: " + "; ".join(plan.problems))
     print(manifest(arguments.emit, config, inventory, plan, infra), end="")
+    _warn_of_idle_nodes(plan, inventory)
     return 0
+
+
+def _warn_of_idle_nodes(plan: Plan, inventory: Inventory) -> None:
+    used = {bundle.node for bundle in plan.layout.bundles} if plan.layout else set()
+    if idle := len(inventory.specs) - len(used):
+        print(f"{idle} of {len(inventory.specs)} nodes hold no actor; a smaller inventory would do", file=sys.stderr)
 
 
 def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:

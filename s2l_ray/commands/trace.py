@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command, png_file
 from s2l_ray.errors import ConfigError
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -23,7 +24,7 @@ https://ui.perfetto.dev and chrome://tracing, also while the run lasts."""
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "trace", run, help="say where a run's time went", description=DESCRIPTION)
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("directory", type=existing_output, metavar="RUN", help="run directory")
     parser.add_argument(
         "--steps",
         metavar="A-B",

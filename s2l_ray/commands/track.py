@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command
+from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -16,14 +16,14 @@ Send MLflow what it has not taken of a run: because its server was away, or the
 run was killed. RUN/undelivered.jsonl has it. Nothing is sent twice. A run that
 was killed, which MLflow still shows as running, is shown as KILLED after that.
 
-The server is that of the run, or of MLFLOW_TRACKING_URI where the run has no
-tracking.uri."""
+The server is that of the run; MLFLOW_TRACKING_URI names another, unless the run
+has tracking.uri."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "track", run, help="send MLflow what it lacks of a run", description=DESCRIPTION)
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("directory", type=existing_output, metavar="RUN", help="run directory")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from s2l_ray.config.section import Field, LocalPath, Section, YamlWord, model_validator
+from s2l_ray.config.section import Field, Place, Section, YamlWord, model_validator
 from s2l_ray.kinds import BankMode
 
 
@@ -19,7 +19,7 @@ class BankConfig(Section):
       error before anything starts;
     - `write`: explorer rollouts are sampled and recorded;
     - `readwrite`: rollouts that the bank has are read, the others are sampled and recorded."""
-    path: LocalPath = "outputs/bank"
+    path: Place = "outputs/bank"
     """Directory or URI of the bank: s3://..., gs://..., or fsspec+PROTOCOL://... for any other protocol of fsspec. A
     bank holds recordings with different settings side by side."""
     recording: Annotated[str, Field(pattern="^[0-9a-f]{4,16}$")] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.config.section import Positive, Section
+from s2l_ray.config.section import Place, Positive, PositiveFloat, Section
 
 
 class CheckpointConfig(Section):
@@ -12,3 +12,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
     """Number of checkpoints that are kept, the newest ones."""
+    mirror: Place | None = None
+    """Where checkpoints are copied to as well, in the background, and all reports when the run ends: s3://...,
+    gs://..., fsspec+PROTOCOL://... or a directory. Each run has there a directory with the name of its run directory. A
+    run whose run directory is empty resumes from there. Credentials come from the environment."""
+    mirror_timeout_s: PositiveFloat = 600.0
+    """Longest wait at the end of a run for what is not in the mirror yet."""

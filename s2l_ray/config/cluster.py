@@ -20,3 +20,6 @@ class ClusterConfig(Section):
     """Longest time for each phase of a step."""
     weight_sync_timeout_s: PositiveFloat = 120.0
     """Longest time for a weight sync."""
+    lock_timeout_s: PositiveFloat = 120.0
+    """Longest wait for the lock of run_dir, where the process that holds it is on another machine and shows no sign of
+    life."""

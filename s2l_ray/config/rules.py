@@ -68,6 +68,17 @@ def rollout_max_staleness_needs_awake_engines(config: Sections) -> str | None:
     )
 
 
+def tracking_rollout_traces(config: Sections) -> str | None:
+    """Traces are made of the rollouts that are kept."""
+    traces, kept = config.tracking.rollout_traces, config.rollout.keep_groups * config.rollout.group_size
+    if traces <= kept:
+        return None
+    return (
+        f"tracking.rollout_traces ({traces}) must not exceed rollout.keep_groups * rollout.group_size ({kept}), the "
+        "rollouts of a step that are kept"
+    )
+
+
 def rollout_prefetch_steps(config: Sections) -> str | None:
     """An adaptive schedule decides the explorer's share for the next `adapt_every` steps at most."""
     return _within_adapt_window(config, "prefetch_steps", "explorer")
@@ -110,5 +121,6 @@ RULES = (
     rollout_max_staleness_needs_awake_engines,
     rollout_prefetch_steps,
     rollout_max_staleness_with_adaptive_schedule,
+    tracking_rollout_traces,
     trainer_lr_schedule,
 )

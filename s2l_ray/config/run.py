@@ -10,6 +10,7 @@ from typing import Any
 from s2l_ray.config.rules import RULES
 from s2l_ray.config.section import model_validator
 from s2l_ray.config.sections import Sections
+from s2l_ray.machine.places import output_path
 
 NOT_IN_A_FILE_NAME = r"[/\x00-\x1f\x7f]"
 TAKEN_IN_OUTPUTS = ("bank", "mlartifacts", "mlflow.db")
@@ -29,8 +30,8 @@ class Config(Sections):
 
     @property
     def run_path(self) -> Path:
-        """Directory of the run, as it is given: it may be relative to the working directory."""
-        return Path(self.run_dir or Path("outputs") / directory_name(self.name))
+        """Directory of the run, absolute; see `output_path`."""
+        return output_path(self.run_dir or Path("outputs") / directory_name(self.name))
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` of it gives an equal Config."""

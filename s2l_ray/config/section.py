@@ -36,6 +36,7 @@ __all__ = [
     "Fractional",
     "LocalPath",
     "NonNegative",
+    "Place",
     "Positive",
     "PositiveFloat",
     "Section",
@@ -74,6 +75,20 @@ LocalPath = Annotated[
     AfterValidator(_possible),
     Field(json_schema_extra={"format": "path"}),  # for reference.py, which says what a value may be
 ]
+
+
+def _without_credentials(url: str) -> str:
+    """The URI, if it has no password: it would be in logs, config.yaml and MLflow."""
+    if re.match(r"[^/]+://[^/@]*:[^/@]*@|[^?]*://[^?]*\?.*(secret|password|token)", url, re.IGNORECASE):
+        raise ValueError(
+            "has credentials in it; give them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    return url
+
+
+Place = Annotated[LocalPath, AfterValidator(_without_credentials)]
+"""A directory or a URI of an object store."""
 
 
 class Section(BaseModel):

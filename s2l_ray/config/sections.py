@@ -27,7 +27,8 @@ class Sections(Section):
     """Name of the run, any text, as MLflow and the terminal show it."""
     run_dir: LocalPath | None = None
     """Directory of the run; default: outputs/NAME. A name that cannot be a directory there, such as a/b, becomes
-    outputs/a_b-DIGEST."""
+    outputs/a_b-DIGEST. The environment variable S2L_OUTPUTS names a directory that takes the place of outputs/: with it
+    `outputs/a` and `a` are both S2L_OUTPUTS/a."""
     resume: LocalPath = "auto"
     """Where the run begins:
 

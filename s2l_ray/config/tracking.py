@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.config.section import PositiveFloat, Section
+from s2l_ray.config.section import NonNegative, PositiveFloat, Section
 
 
 class TrackingConfig(Section):
@@ -18,3 +18,9 @@ class TrackingConfig(Section):
     timeout_s: PositiveFloat = 10.0
     """How long the MLflow server may take to answer a request, and the bound on waiting for it at the end of the run.
     Steps never wait for it. What it has not taken by then is kept in RUN_DIR/undelivered.jsonl, see `s2l track`."""
+    system_metrics: bool = False
+    """Log how busy every node is (CPUs, memory, disk, network; GPUs where `nvidia-ml-py` is installed) as
+    `system/HOST/...`, means over each step. It takes a process of about 200 MB on every node."""
+    rollout_traces: NonNegative = 0
+    """Number of rollouts of every step that MLflow shows as traces: the first of those in RUN_DIR/rollouts/
+    (rollout.keep_groups)."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from s2l_ray.errors import ConfigError, DataError, DiskError
 from s2l_ray.machine.disk import read_json, write_whole, writing
+from s2l_ray.machine.places import existing_output
 from s2l_ray.results import StepRecord
 from s2l_ray.step_log import StepLog
 
@@ -121,7 +122,7 @@ def named_checkpoint(name: str) -> Path:
     Raises:
         ConfigError: it is neither a checkpoint nor a run directory that has one.
     """
-    path = Path(name).expanduser().resolve()
+    path = existing_output(name).resolve()
     if (path / STATE).exists():
         return path
     if checkpoints := checkpoints_in(path):

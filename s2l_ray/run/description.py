@@ -43,6 +43,8 @@ def tags_of(settings: Config, bank: BankSettings | None) -> dict[str, str]:
         "T_mix": str(settings.schedule.mix_steps),
         "G": str(settings.rollout.group_size),
         "bank_fingerprint": fingerprint(bank) if bank else None,
+        "mlflow.source.name": "s2l-ray",
+        "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": git_commit(Path.cwd()),
         "ray_job_id": ray_job_id(),
     }

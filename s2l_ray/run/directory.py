@@ -1,9 +1,10 @@
 """The directory of one run: who may write to it, which run it holds, and where that run resumes.
 
 config.yaml             resolved configuration
-run.json                what outlives a crash before the first checkpoint: the MLflow run id, digests of models and data
+run.json                what outlives a crash before the first checkpoint: ids of the run, digests of models and data
 plan.json               the placement of the run's actors
 steps.jsonl             one record per step
+driver.log              what the screen said
 trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 checkpoints, see `checkpoints`
 undelivered.jsonl       what MLflow has not confirmed yet
@@ -16,13 +17,13 @@ summary.json, figures/  at the end
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import load_config
@@ -42,24 +43,32 @@ from s2l_ray.run.checkpoints import (
 )
 from s2l_ray.run.finished import resuming_overrides
 from s2l_ray.run.identity import Contents, differences, learner_of
+from s2l_ray.run.lock import RunLock
 from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.sources import Pin
 
 CONFIGURATION = "config.yaml"
 MEMORY = "run.json"
+LOCK = ".lock"
 
 
 class RunDirectory:
     """Holds the directory's lock from `acquire` to `close`, so that two runs never write to one directory."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: RunLock) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
+        self.in_use: Callable[[], int | None] = lambda: None
+        """Gives the step of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
         self._lock = lock
 
     @classmethod
-    def acquire(cls, config: Config) -> RunDirectory:
+    def acquire(cls, config: Config, on_wait: Callable[[str], None] = lambda message: None) -> RunDirectory:
         """Lock the directory of a run, and remove what an interrupted save left in it.
+
+        Args:
+            config: of the run.
+            on_wait: told who holds the lock, if that has to be waited for; see `RunLock.acquire`.
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
@@ -68,12 +77,7 @@ class RunDirectory:
         path = config.run_path
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ConfigError(f"another process is writing to {path}; wait for it, or choose another run_dir") from None
+        lock = RunLock.acquire(path / LOCK, config.cluster.lock_timeout_s, on_wait)
         run = cls(path, lock)
         if config.resume == "never" and run._configuration.exists():
             run.close()
@@ -82,7 +86,11 @@ class RunDirectory:
         return run
 
     def close(self) -> None:
-        """Release the lock. Safe to call twice."""
+        """Release the lock. A directory that the run did not use is removed. Safe to call twice."""
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
         self._lock.close()
 
     # ---- which run it holds -----------------------------------------------------------------------------------------
@@ -113,11 +121,11 @@ class RunDirectory:
         if self._configuration.exists():
             before = _read_configuration(self._configuration)
             if differ := differences(before, config, self.remembered().get("contents", {}), contents):
-                if self._has_begun:
+                if self.has_begun:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
         write_whole(self._configuration, config.to_yaml())
-        self.remember(contents=dict(contents))
+        self.remember(contents=dict(contents), id=self.remembered().get("id") or uuid.uuid4().hex)
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""
@@ -150,10 +158,14 @@ class RunDirectory:
 
         Raises:
             DiskError: it cannot be written.
+            ConfigError: another process has taken the directory over.
         """
+        self._lock.check()
         with writing_checkpoint(self.path / "checkpoints" / f"step-{step:06d}", self.log, state) as trainer:
             yield trainer
-        for _, old in self.checkpoints[:-keep]:
+        for number, old in self.checkpoints[:-keep]:
+            if number == self.in_use():
+                continue  # it goes with the next one
             with writing(old):
                 (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
                 shutil.rmtree(old)
@@ -198,13 +210,13 @@ class RunDirectory:
         return self.path / CONFIGURATION
 
     @property
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether the run that it holds has steps, which another run would overwrite."""
         return bool(self.checkpoints) or (self.log.path.exists() and self.log.path.stat().st_size > 0)
 
     def _forget(self) -> None:
         """Drop what a run that did not finish a single step left for its resumption."""
-        self.remember(mlflow_run_id=None)
+        self.remember(mlflow_run_id=None, mlflow_uri=None, id=None)
         (self.path / STRAGGLERS).unlink(missing_ok=True)
 
     def _refusal(self, differ: list[str]) -> str:

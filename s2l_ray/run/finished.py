@@ -8,6 +8,7 @@ from pathlib import Path
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.run.checkpoints import checkpoints_in
+from s2l_ray.run.mirror import Mirror, answered
 
 
 def next_free(config: Config) -> tuple[Config, str | None]:
@@ -20,14 +21,15 @@ def next_free(config: Config) -> tuple[Config, str | None]:
 
     Raises:
         ConfigError: `run_dir` was given and holds a finished run.
+        StorageError: checkpoint.mirror cannot be read.
     """
     first, path, number = config.run_path, config.run_path, 1
-    if not _is_finished(first):
+    if not _is_finished(config, first):
         return config, None
     on = f"To train on from its end: {resuming_overrides(first, config)}"
     if config.run_dir is not None:
         raise ConfigError(f"{first} already holds a finished run; choose another run_dir. {on}")
-    while _is_finished(path):
+    while _is_finished(config, path):
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     here = config.model_copy(update={"run_dir": str(path)})
@@ -48,5 +50,9 @@ def resuming_overrides(path: Path, config: Config | None = None) -> str:
     return shlex.join(words)
 
 
-def _is_finished(path: Path) -> bool:
-    return (path / "summary.json").exists()
+def _is_finished(config: Config, path: Path) -> bool:
+    """Whether a run directory holds a finished run; or, where it holds none, its mirror does."""
+    url = config.checkpoint.mirror
+    if (path / "summary.json").exists() or url is None or (path / "config.yaml").exists():
+        return (path / "summary.json").exists()
+    return answered(url, lambda go_on: Mirror(url, path.name).is_finished())

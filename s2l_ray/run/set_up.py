@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,8 @@ from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.ending import held
+from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -23,8 +26,12 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
 from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
+from s2l_ray.run.driver_log import DriverLog
+from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
+from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
 
 
@@ -44,6 +51,8 @@ class RunParts:
     tracking: RunTracking
     plan: Plan
     graph: ActorGraph
+    uploader: Uploader | None = None
+    """Copies checkpoints and reports to checkpoint.mirror."""
 
 
 def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
@@ -52,8 +61,8 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     Args:
         config: of the run.
         reporter: told what is under way.
-        stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, unlocks the
-            run directory and ends a private Ray, in this order.
+        stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
+            what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -61,14 +70,24 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
     # same time as this process, stopping actors may not return.
-    ending_ray, unlocking, stopping_actors, ending_mlflow = (stack.enter_context(ExitStack()) for _ in range(4))
+    ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
+        stack.enter_context(ExitStack()) for _ in range(5)
+    )
 
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
+    reporter = log
+    _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
-    config, pins = fetch_sources(with_absolute_paths(config), reporter, pins_of(config.run_path))
+    config = with_absolute_paths(config)
+    directory = RunDirectory.acquire(config, reporter.phase)
+    unlocking.callback(directory.close)
+    mirror = open_mirror(config)
+    if mirror:
+        fetch(mirror, directory, config, reporter.phase)
+    config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
-    directory = RunDirectory.acquire(config)
-    unlocking.callback(directory.close)
+    log.open(directory.path)
 
     reporter.phase("starting Ray")
     if connect(config.cluster, reporter.note):
@@ -84,16 +103,34 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
+    if settings.tracking.enabled:
+        importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
+    with held():
+        tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
     write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
+    uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
     graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
     stopping_actors.callback(graph.close)
     graph.start(checkpoint.step + 1 if checkpoint else 1)
-    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph)
+    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+
+
+def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
+    """Copies to the mirror from now on; what it is copying stays in the run directory until that is done."""
+    checkpoint = settings.checkpoint
+    uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
+    directory.in_use = lambda: uploader.uploading
+    return uploader
+
+
+def _refuse_places_that_go_with_ray(config: Config) -> None:
+    refuse_session_directory("run_dir", config.run_path)
+    if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
+        refuse_session_directory("bank.path", output_path(config.bank.path))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

@@ -58,9 +58,10 @@ class TrainingRun:
             self._directory = parts.directory
             self._stragglers = parts.stragglers
             self._tracking = parts.tracking
+            self._uploader = parts.uploader
             self._learner = learner_of(parts.settings, parts.inputs.contents)
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
-            self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), reporter.turn)
+            self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             if parts.checkpoint:
                 self._resume_from(parts.checkpoint)
@@ -167,6 +168,8 @@ class TrainingRun:
             self._tracking.step(self.records)
         if target is not None:
             self._tracking.models(self._directory.checkpoints)
+        if self._uploader:
+            self._uploader.update(step if target is not None else None)
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""

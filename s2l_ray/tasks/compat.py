@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.errors import HubError, ModelError
 from s2l_ray.hub.fetching import cached_model
 from s2l_ray.hub.names import model_repository
+from s2l_ray.machine.places import left_out_of_upload
 from s2l_ray.tasks.model_files import REMEDY, check_rows, check_small_files, read_json, readable, weight_shapes
 from s2l_ray.tasks.prompts import load_tokenizer
 
@@ -136,7 +137,7 @@ def model_directory(key: str, name: str) -> Path:
     except HubError as error:
         raise ModelError(f"{key}: {error}") from None
     if repository is None:
-        raise ModelError(f"{key}: the directory {name} does not exist; {REMEDY}")
+        raise ModelError(f"{key}: the directory {name} does not exist{left_out_of_upload(name)}; {REMEDY}")
     if (cached := cached_model(repository)) is None:
         raise ModelError(f"{key}: {name} is neither a directory nor a model of the Hub in the local cache; {REMEDY}")
     return cached

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.machine.places import left_out_of_upload
 from s2l_ray.tasks import git_lfs
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
         if not path.is_file():
-            raise DataError(f"{path} does not exist; give the path of a .jsonl or .parquet file")
+            raise DataError(
+                f"{path} does not exist{left_out_of_upload(path)}; give the path of a .jsonl or .parquet file"
+            )
         pointer = git_lfs.is_pointer(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error

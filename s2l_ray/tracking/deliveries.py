@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.kinds import EntryKind
 from s2l_ray.tracking.mlflow_store import first_line, probe
 from s2l_ray.tracking.models import forget_model, log_model
+from s2l_ray.tracking.traces import log_rollouts, read_rows
 from s2l_ray.tracking.undelivered import Entry
 from s2l_ray.tracking.writer import Refused
 
@@ -46,6 +47,8 @@ class Deliveries:
         self._run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
         self._uri = str(client.tracking_uri)
         self._params = dict(run.data.params)
+        self.questions: Mapping[str, str] = {}
+        """The questions of prompts by id, for traces."""
         self._send: dict[EntryKind, Callable[[Mapping[str, Any]], None]] = {
             "params": self._log_params,
             "tags": self._set_tags,
@@ -54,6 +57,7 @@ class Deliveries:
             "file": self._log_file,
             "model": lambda values: log_model(client, self._run_id, self._experiment_id, values),
             "model_gone": lambda values: forget_model(client, self._run_id, self._experiment_id, values["name"]),
+            "traces": self._log_traces,
             "status": self._set_status,
         }
 
@@ -129,6 +133,14 @@ class Deliveries:
         if not path.is_file():
             raise Refused(f"{path} is not there")
         self._client.log_artifact(self._run_id, str(path), values["folder"])
+
+    def _log_traces(self, values: Mapping[str, Any]) -> None:
+        """values: `path` of a file of rollouts, `count` of them, their `step`, and the `time` in ms of its end."""
+        path = self._directory / values["path"]
+        if not path.is_file():
+            raise Refused(f"{path} is not there")
+        rows = read_rows(path, values["count"], self.questions)
+        log_rollouts(self._uri, self._run_id, self._experiment_id, rows, values["step"], values["time"])
 
     def _set_status(self, values: Mapping[str, Any]) -> None:
         """values: the `status`, and the `time` in ms at which the run ended."""

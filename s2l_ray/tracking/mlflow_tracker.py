@@ -73,11 +73,13 @@ class MlflowTracker:
         """
         self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in _flat(values)})
 
-    def log_step(self, record: StepRecord) -> None:
-        """One batch of metrics at step `record.step`; nothing if the step has its point already."""
-        if record.step not in self._steps:
-            self._steps.add(record.step)
-            self.log_metrics(step_metrics(record), record.step)
+    def log_step(self, record: StepRecord) -> bool:
+        """One batch of metrics at step `record.step`; nothing, and False, if the step has its point already."""
+        if record.step in self._steps:
+            return False
+        self._steps.add(record.step)
+        self.log_metrics(step_metrics(record), record.step)
+        return True
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """pass@k with its interval at step `record.step`, as `eval/<model>/pass_at_<k>`; also tagged with `when`."""
@@ -109,8 +111,15 @@ class MlflowTracker:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file as an artifact, in `folder` of the run's artifacts: as it is when it is sent."""
-        within = path.is_relative_to(self._directory)
-        self._put("file", {"path": str(path.relative_to(self._directory) if within else path), "folder": folder})
+        self._put("file", {"path": self._relative(path), "folder": folder})
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces.
+
+        The `questions`, by prompt id, are not copied; traces that another process sends have the ids alone.
+        """
+        self._deliver.questions = questions
+        self._put("traces", {"path": self._relative(path), "step": step, "count": count, "time": _now()})
 
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
         """Add a model to the run, by what is said of it; its files stay where they are."""
@@ -133,6 +142,7 @@ class MlflowTracker:
         deadline = time.monotonic() + bound
         ended = Entry("status", self._run, {"status": status, "time": _now()})
         self._writer.put(ended)
+        self._writer.sync()
         if status != "FINISHED" or not self._writer.wait(deadline - min(STATUS_S, bound / 2)):
             took = self._beside(ended, deadline)
             self._writer.wait(deadline)
@@ -171,6 +181,10 @@ class MlflowTracker:
             said.append(f"MLflow at {self.uri} refused {in_words(entries)}, which it will lack (first: {why})")
         if said:
             raise TrackingError(". ".join(said) + ". Training is not affected")
+
+    def _relative(self, path: Path) -> str:
+        """A path in the entries: relative to the run directory where it is in it, since that may be moved."""
+        return str(path.relative_to(self._directory) if path.is_relative_to(self._directory) else path)
 
     @property
     def _run(self) -> str:

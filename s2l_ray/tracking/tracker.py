@@ -40,8 +40,8 @@ class Tracker(Protocol):
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flattened."""
 
-    def log_step(self, record: StepRecord) -> None:
-        """Log the metrics of a step."""
+    def log_step(self, record: StepRecord) -> bool:
+        """Log the metrics of a step; whether they were new."""
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Log the metrics of an evaluation; `when` is "before", "during" or "after"."""
@@ -66,6 +66,12 @@ class Tracker(Protocol):
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file as an artifact, in `folder` of the run's artifacts."""
 
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log further metrics at a step."""
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces, with the questions by prompt id."""
+
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
         """Add a model to the run, taken after `step`, by what is said of it (`params`)."""
 
@@ -88,8 +94,9 @@ class NoTracker(Tracker):
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_step(self, record: StepRecord) -> None:
+    def log_step(self, record: StepRecord) -> bool:
         """Do nothing."""
+        return False
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Do nothing."""
@@ -104,6 +111,12 @@ class NoTracker(Tracker):
         """Do nothing."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
         """Do nothing."""
 
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
@@ -133,4 +146,4 @@ def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id:
     if not config.enabled:
         return NoTracker()
     directory = Path(directory).resolve()
-    return MlflowTracker(open_run(config, directory.parent, run_name, run_id), directory, config.timeout_s)
+    return MlflowTracker(open_run(config, directory, run_name, run_id), directory, config.timeout_s)

@@ -69,6 +69,10 @@ class Writer:
             self._queue.append((self._last, entry))
             self._changed.notify_all()
 
+    def sync(self) -> None:
+        """Make sure of what was put, also against a power cut."""
+        self._undelivered.sync()
+
     @property
     def pending(self) -> list[Entry]:
         """What is not delivered yet, in order."""
@@ -87,7 +91,6 @@ class Writer:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._undelivered.sync()
         self._undelivered.close()
 
     def deliver_next(self) -> bool:

@@ -21,7 +21,7 @@ from s2l_ray.bank.needed import every_request, needed_requests
 from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.recording import create, matching, recordings
 from s2l_ray.bank.rollout_bank import RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.cli import main
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError, ConfigError
@@ -68,7 +68,7 @@ def fill(config: Config, requests: list[ExplorerRequest]) -> RolloutBank:
     from s2l_ray.bank.contents import made_with
     from s2l_ray.bank.preparing import settings_of
 
-    storage = Storage(config.bank.path)
+    storage = bank_storage(config.bank.path)
     recording = create(storage, fingerprint_of(config), made_with(config))
     bank = RolloutBank(
         settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in training_prompts(config)}
@@ -212,7 +212,7 @@ def fingerprint(**changed: object) -> Fingerprint:
 
 
 def test_recordings_lie_side_by_side(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     made = [create(storage, fingerprint(a=a), {"s2l-ray": "1"}) for a in (1, 2)]
     assert create(storage, fingerprint(a=1), {"s2l-ray": "2"}) == made[0]  # it was there
     assert sorted(r.name for r in made) == [r.name for r in recordings(storage)]
@@ -220,7 +220,7 @@ def test_recordings_lie_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_bank_that_does_not_match_is_refused_with_the_differences_of_the_nearest(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     with pytest.raises(BankError, match="holds no recordings; s2l explore CONFIG makes one"):
         matching(storage, fingerprint(), None)
     create(storage, fingerprint(a=9, b="z"), {})
@@ -231,7 +231,7 @@ def test_a_bank_that_does_not_match_is_refused_with_the_differences_of_the_neare
 
 
 def test_a_named_recording_may_differ_in_seed_and_origin_only(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     imported = create(storage, fingerprint(origin="imported from f", **{"rollout.explorer_seed": None}), {})
     other = create(storage, fingerprint(a=3), {})
     run = fingerprint(**{"rollout.explorer_seed": 5})
@@ -243,7 +243,7 @@ def test_a_named_recording_may_differ_in_seed_and_origin_only(tmp_path: Path) ->
 
 
 def test_what_is_no_recording_is_passed_over_or_named(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     (tmp_path / "notes").mkdir()
     assert recordings(storage) == []
     (tmp_path / "notes" / "recording.json").write_text('{"format": 1}')
@@ -355,7 +355,7 @@ def test_a_run_that_writes_makes_its_recording(family: Family, tmp_path: Path) -
     config = configured(family, tmp_path, "bank.mode=write")
     settings = prepare(config, training_prompts(config))
     assert not settings.reads
-    (recording,) = recordings(Storage(str(tmp_path / "bank")))
+    (recording,) = recordings(bank_storage(str(tmp_path / "bank")))
     assert recording.fingerprint.digest == fingerprint_of(config).digest == recording.name
     assert recording.made_with["transformers"] == __import__("transformers").__version__
 
@@ -377,7 +377,7 @@ def test_what_a_bank_holds(family: Family, tmp_path: Path, capsys) -> None:
     config = configured(family, tmp_path)
     plan = planned(config)
     fill(config, plan.requests)
-    storage = Storage(config.bank.path)
+    storage = bank_storage(config.bank.path)
     (recording,) = recordings(storage)
     has = holding(storage, recording)
     assert (has.prompts, has.rollouts, has.tokens, has.mean_reward, has.shards) == (8, 24, 24, 0.0, 1)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from s2l_ray.bank.contents import fingerprint_of, made_with
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.recording import create, matching
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.cli import main
 from s2l_ray.config import Config, DataConfig, load_config
 from s2l_ray.errors import BankError, ConfigError, DataError, ModelError
@@ -136,7 +136,7 @@ def test_a_run_that_begins_from_anothers_checkpoint_takes_its_day(configured, tm
 
 def test_yesterdays_recording_is_read_with_its_day(configured):
     config = configured()
-    storage = Storage(config.bank.path)
+    storage = bank_storage(config.bank.path)
     for day in ("2026-03-08", "2026-03-09"):
         create(storage, fingerprint_of(configured(f"data.date={day}")), made_with(configured()))
     create(

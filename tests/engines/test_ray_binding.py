@@ -12,6 +12,8 @@ import yaml
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from actors.node_meters import NodeMeters
+from s2l_ray.cluster import pre_stop
 from s2l_ray.config import load_config
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement import ray_binding
@@ -20,7 +22,7 @@ from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import EngineSlot, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.placement.ray_binding import reserve
 from tests.support.logical_cluster import logical_cluster
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, until
 
 ALL = {"CPU": 12.0, "GPU": 8.0}
 
@@ -60,6 +62,18 @@ def wait_until_free() -> None:
     while (free := {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}) != ALL:
         assert time.monotonic() < deadline, free
         time.sleep(0.1)
+
+
+def test_the_nodes_say_how_busy_they_are_and_nobody_waits_for_them(cluster):
+    meters, found = NodeMeters(), []
+    assert list(meters.after(1)) == []  # asked, and not waited for
+    until(lambda: found.extend(meters.after(2)) or found)
+    ((step, values),) = found
+    name = f"system/{os.uname().nodename}/cpu_utilization_percentage"
+    assert step == 1 and 0 <= values[name] <= 100 and len(values) >= 8
+    for meter in meters._meters.values():
+        ray.kill(meter)
+    until(lambda: not list(meters.after(3)) and not meters._meters)  # those that are gone are left out
 
 
 def test_every_slot_has_its_own_gpus_of_its_own_bundle(cluster):
@@ -185,6 +199,26 @@ def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, 
         planned_for(rows[0], rows[1] | {"cpus": 8}, rows[2])
     with pytest.raises(PlacementError, match=r"a node of 2 x logical, 4 CPUs, .* GB is missing"):
         planned_for(*rows, rows[1])
+
+
+def test_the_hook_of_a_worker_pod_sees_actors_at_work_and_at_rest(cluster):
+    """By the titles that Ray gives their processes."""
+
+    @ray.remote(num_cpus=0)
+    class Verifier:
+        def pid(self) -> int:
+            return os.getpid()
+
+        def wait(self) -> None:
+            time.sleep(600)
+
+    verifier = Verifier.remote()
+    process = ray.get(verifier.pid.remote(), timeout=PATIENCE_S)
+    assert process in pre_stop.actors()
+    verifier.wait.remote()
+    assert process in pre_stop.actors()
+    ray.kill(verifier)
+    assert pre_stop.wait_until_none(lambda: [pid for pid in pre_stop.actors() if pid == process], PATIENCE_S) == 0
 
 
 def test_the_group_of_a_dead_actor_does_not_stay(cluster):

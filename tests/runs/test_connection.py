@@ -27,9 +27,10 @@ from actors import address as addresses
 from actors.address import find_cluster
 from actors.connection import connect
 from actors.engine import EngineActor
+from actors.private_ray import end_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
-from s2l_ray.machine.temporary import BELOW, SOCKET_PATH_BYTES, use_short_tmpdir
+from s2l_ray.machine.temporary import BELOW, SOCKET_PATH_BYTES, drop_short_names, use_short_tmpdir
 from tests.support.paths import ROOT
 
 
@@ -204,13 +205,13 @@ from actors.address import find_cluster
 import json, ray
 {before}
 try:
-    print(find_cluster({address!r}))
+    print(find_cluster({address!r}{bound}))
 except Exception as error:
     print(type(error).__name__, error)
 """
 
 
-def test_other_versions_and_other_machines_are_said_at_once(head: str):
+def test_other_versions_a_silent_node_and_other_machines_are_said_within_seconds(head: str):
     metadata = {"ray_version": "2.9.9", "python_version": "3.8.1"}
     put = (
         f"ray._raylet.GcsClient(address={head!r}).internal_kv_put("
@@ -218,12 +219,21 @@ def test_other_versions_and_other_machines_are_said_at_once(head: str):
     )
     own = {"ray_version": ray.__version__, "python_version": sys.version.split()[0]}
     try:
-        said = joined(ASK.format(address=head, before=put.format(metadata=metadata)), RAY_AUTH_MODE="token")
+        said = joined(ASK.format(address=head, before=put.format(metadata=metadata), bound=""), RAY_AUTH_MODE="token")
         assert re.search(r"PlacementError cluster.address=.*Version mismatch.*Ray: 2.9.9 Python: 3.8.1", said), said
     finally:
-        joined(ASK.format(address=head, before=put.format(metadata=own)), RAY_AUTH_MODE="token")
+        joined(ASK.format(address=head, before=put.format(metadata=own), bound=""), RAY_AUTH_MODE="token")
+    raylet = next(p for p in psutil.process_iter() if p.name() == "raylet" and f"--gcs-address={head}" in p.cmdline())
+    raylet.suspend()
+    try:
+        said = joined(ASK.format(address=head, before="", bound=", 3"), RAY_AUTH_MODE="token")
+        assert "PlacementError" in said and "but its node on this machine" in said and "(DEADLINE_EXCEEDED)" in said, (
+            said
+        )
+    finally:
+        raylet.resume()
     elsewhere = "import s2l_ray.ray_bridge as b; b.services.find_node_ids = lambda: {'of another cluster'}"
-    said = joined(ASK.format(address=head, before=elsewhere), RAY_AUTH_MODE="token")
+    said = joined(ASK.format(address=head, before=elsewhere, bound=""), RAY_AUTH_MODE="token")
     assert "the cluster answers, but none of its 1 nodes is on this machine" in said
 
 
@@ -245,12 +255,13 @@ def test_a_ray_that_does_not_start_is_one_message_and_leaves_nothing(part, how, 
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_a_private_ray_is_given_time_and_the_same_rights_as_what_runs_beside_it(monkeypatch):
+def test_a_private_ray_has_time_starts_in_a_deep_tmpdir_and_ends_whole(short: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_agent_register_timeout_ms", "777000")  # what the user says, stays
-    before = dict(os.environ)
+    monkeypatch.setenv("TMPDIR", str(deep(short, 150)))
+    before, others = dict(os.environ), set(psutil.Process().children(recursive=True))
     assert connect(ClusterConfig(start_timeout_s=200))
     try:
-        raylet = next(p for p in psutil.Process().children(recursive=True) if p.name() == "raylet")
+        raylet = next(p for p in psutil.Process().children() if p.name() == "raylet")
         given = {name: value for name, value in raylet.environ().items() if name.startswith("RAY_")}
         assert given["RAY_worker_register_timeout_seconds"] == "200"
         assert given["RAY_gcs_rpc_server_connect_timeout_s"] == "60"
@@ -258,10 +269,33 @@ def test_a_private_ray_is_given_time_and_the_same_rights_as_what_runs_beside_it(
         assert given["RAY_agent_register_timeout_ms"] == "777000"
         nice = ray.remote(num_cpus=0)(lambda: os.nice(0))
         assert ray.get(nice.remote(), timeout=300) == os.nice(0)
+        assert os.getpgid(raylet.pid) != os.getpgid(0)  # a signal to the driver's group does not end it
+        started = set(psutil.Process().children(recursive=True)) - others
     finally:
-        ray.shutdown()
-    left = {name for name in os.environ.keys() - before.keys() if name.startswith("RAY_")}
+        end_private_ray()
+        drop_short_names()
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    left = {name for name in os.environ.keys() - before.keys() if name.startswith(("RAY_", "S2L_"))}
     assert left <= {"RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE"}
+
+
+GIVEN_UP = """
+import psutil, threading
+from actors.connection import connect
+from actors.private_ray import while_it_lives
+from s2l_ray.machine.ending import leave
+connect()
+for process in psutil.Process().children():
+    process.kill()
+while_it_lives(threading.Event().wait)
+print("given up", flush=True)
+leave(0)  # at its usual exit Ray would wait for itself
+"""
+
+
+def test_what_a_ray_that_is_gone_would_have_to_answer_is_given_up():
+    code, said = printed([sys.executable, "-c", GIVEN_UP], dict(os.environ))
+    assert "given up" in said, (code, said)
 
 
 # ---- TMPDIR -------------------------------------------------------------------------------------------------------
@@ -341,11 +375,3 @@ def test_the_short_name_goes_with_its_process(short):
     name = Path(output.strip())
     assert code == 0
     assert name.name == "t" and not name.parent.exists()
-
-
-def test_what_a_ray_that_is_gone_would_have_to_answer_is_given_up():
-    program = (
-        "import threading\nfrom actors.private_ray import while_it_lives\n"
-        "while_it_lives(threading.Event().wait)\nprint('given up')"
-    )
-    assert printed([sys.executable, "-c", program], dict(os.environ))[1] == "given up\n"

@@ -28,9 +28,13 @@ from s2l_ray import S2LPO, load_config
 from s2l_ray.errors import ActorLostError, PlacementError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.miniature.build import Family
+from s2l_ray.reporter import SilentReporter
 from s2l_ray.rollouts.stragglers import read_stragglers
+from s2l_ray.run.mirror import Mirror
+from s2l_ray.run.uploader import Uploader
 from s2l_ray.timing import read_trace
 from s2l_ray.tracking.mlflow_store import locate
+from tests.support.object_stores import CREDENTIALS, s3
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, ROOT, Undisturbed, reference
@@ -108,6 +112,13 @@ def test_mlflow_has_every_step_once(run: Undisturbed):
     assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
     assert [m.value for m in client.get_metric_history(mlflow_run.info.run_id, "G_w")] == [4, 3, 2, 0, 0, 0]
     assert len(mlflow_run.inputs.dataset_inputs) == 2
+    assert {key: mlflow_run.data.tags[key] for key in ("schedule", "T_mix", "G")} == {
+        "schedule": "linear",
+        "T_mix": "4",
+        "G": "4",
+    }
+    models = client.search_logged_models([mlflow_run.info.experiment_id], f"source_run_id = '{mlflow_run.info.run_id}'")
+    assert {model.name for model in models} == {"step-000004", "step-000006", "final"}
     assert {a.path for a in client.list_artifacts(mlflow_run.info.run_id)} >= {"config.yaml", "figures", "summary.json"}
 
 
@@ -213,7 +224,7 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
 def test_an_ended_run_leaves_nothing_and_can_go_on(told: signal.Signals, to_group: bool, when: str, family, tmp_path):
     overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
     process = start_cli(overrides, "interrupted", tmp_path, in_background=told == signal.SIGTERM)
-    while ("checkpoint" if when == "a step" else "starting engines") not in (line := process.stdout.readline()):
+    while ("step 2/" if when == "a step" else "starting engines") not in (line := process.stdout.readline()):
         assert line, f"it gets to {when}"
     (os.killpg if to_group else os.kill)(process.pid, told)
     output, _ = process.communicate(timeout=PATIENCE_S)
@@ -243,14 +254,26 @@ def digests_of(run_dir: Path) -> list[str]:
     return [step["digest"] for step in steps_of(run_dir)]
 
 
-def test_a_run_that_was_moved_halfway_goes_on(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
+def test_a_run_that_was_moved_halfway_goes_on_from_its_copy_in_s3(
+    run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path
+):
     run_dir, overrides = moved
     (run_dir / "summary.json").unlink()  # as if it had been killed after step 4
     shutil.rmtree(run_dir / "checkpoints" / "step-000006")
     old_artifacts = sorted(run.config.run_path.parent.glob("mlartifacts/**/*"))
-    process = start_cli(overrides | {"schedule.steps": 5}, "moved", tmp_path)
-    output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0 and "resumed after step 4" in output and "note: MLflow" not in output, output
+    with s3() as store:
+        mirror = Mirror(store.uri(), run_dir.name)
+        with Uploader(mirror, run_dir, 2, PATIENCE_S, SilentReporter()):
+            pass
+        shutil.rmtree(run_dir)
+        process = start_cli(overrides | {"schedule.steps": 5, "checkpoint.mirror": store.uri()}, "moved", tmp_path)
+        output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0 and "resumed after step 4" in output and "note: MLflow" not in output, output
+        assert f"all reports and the newest checkpoints are in {mirror}" in " ".join(output.split())
+        assert mirror.steps() == [4, 5] and mirror.is_finished()
+        in_store = mirror._storage.tree(mirror._at("model"))
+        assert in_store == {path.name: path.stat().st_size for path in (run_dir / "model").iterdir()}
+        assert not any(secret in output for secret in CREDENTIALS.values())
     assert digests_of(run_dir) == digests_of(run.config.run_path)[:5]
     client, mlflow_run = mlflow_of(run_dir)
     assert mlflow_run.info.run_id == mlflow_of(run.config.run_path)[1].info.run_id

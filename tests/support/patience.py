@@ -12,7 +12,7 @@ from collections.abc import Callable
 PATIENCE_S = 900.0
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], object]) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

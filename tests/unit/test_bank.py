@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.bank.index import DrawRange, Index, Location
 from s2l_ray.bank.reader import Reader
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.errors import BankError
 from s2l_ray.rollouts.records import Rollout, RolloutSet, report_on
 from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.support.bank_rollouts import PROMPTS, request, requests, rollout, scored, settings
+from tests.support.object_stores import Store, s3
 from tests.support.patience import PATIENCE_S
 from tests.support.undisturbed import ROOT
 
@@ -32,7 +33,7 @@ LAST_DRAW = 15
 DIGESTS = {prompt.id: prompt_digest(prompt) for prompt in PROMPTS.values()}
 STORES = os.environ.get("S2L_TEST_STORES", "").split()
 """Object stores to try as well: URIs with {} in place of a new folder's name."""
-KIND_OF_STORE = ["disk", "fsspec+memory://{}/bank", *STORES]
+KIND_OF_STORE = ["disk", "fsspec+memory://{}/bank", "s3", *STORES]
 
 
 def new_bank(folder: Path | str, **limits: int) -> RolloutBank:
@@ -71,9 +72,17 @@ def equal_sets(a: RolloutSet, b: RolloutSet) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def in_s3() -> Iterator[Store]:
+    with s3() as store:
+        yield store
+
+
 @pytest.fixture(params=KIND_OF_STORE)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A local directory; fsspec's store in memory, which is written to as an object store is; and STORES."""
+    """A local directory; fsspec's store in memory, which is written to as an object store is; S3; and STORES."""
+    if request.param == "s3":
+        return request.getfixturevalue("in_s3").uri(f"bucket/{uuid.uuid4().hex}")
     return str(tmp_path) if request.param == "disk" else request.param.format(uuid.uuid4().hex)
 
 
@@ -302,7 +311,7 @@ def replaced(rollout: Rollout, tokens: np.ndarray, logprobs: np.ndarray) -> Roll
 def test_memory_is_bounded_while_reading(tmp_path: Path) -> None:
     """A recording of four mebibytes through a cache of one and a half: Arrow's own count of what it holds."""
     asked = big_recording(tmp_path)
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     index = Index(DIGESTS, storage, "made-by-hand/shards")
     reader = Reader(storage, "made-by-hand/shards", cache_bytes=3 * 2**19)
     before, most = pa.total_allocated_bytes(), 0
@@ -315,7 +324,7 @@ def test_memory_is_bounded_while_reading(tmp_path: Path) -> None:
 
 def test_row_groups_are_read_once_while_they_are_held(tmp_path: Path) -> None:
     asked = big_recording(tmp_path)
-    storage = Storage(str(tmp_path))
+    storage = bank_storage(str(tmp_path))
     index = Index(DIGESTS, storage, "made-by-hand/shards")
     groups = {index.find(DrawRange("p1", one.first_draw, 1))[0][:2] for one in asked}
     assert len(groups) == 4
@@ -331,7 +340,7 @@ def test_row_groups_are_read_once_while_they_are_held(tmp_path: Path) -> None:
 
 def test_rollouts_of_other_prompts_take_no_room_in_the_index(tmp_path: Path) -> None:
     record(tmp_path, requests(LAST_DRAW))
-    index = Index({"p5": DIGESTS["p5"]}, Storage(str(tmp_path)), "made-by-hand/shards")
+    index = Index({"p5": DIGESTS["p5"]}, bank_storage(str(tmp_path)), "made-by-hand/shards")
     assert len(index) == 16
     where = index.find(DrawRange("p5", 3, 2))
     rows = pq.read_table(shards_of(tmp_path)[0], columns=["prompt_id", "draw"]).to_pylist()
@@ -362,7 +371,7 @@ def test_a_broken_shard_is_named(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
     with pytest.raises(BankError, match="bank.path: nosuch://x: .*nosuch"):
-        Storage("nosuch://x")
+        bank_storage("nosuch://x")
     (tmp_path / "file").write_text("")
     with pytest.raises(BankError, match="bank.path: .*file"):
         record(tmp_path / "file", requests(3))

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.recording import recordings
 from s2l_ray.bank.rollout_bank import RolloutBank
-from s2l_ray.bank.storage import Storage
+from s2l_ray.bank.storage import bank_storage
 from s2l_ray.cli import main
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import BankError
@@ -115,7 +115,7 @@ def test_imported_rollouts_are_read_by_a_run_that_names_them(offline: Offline, c
     offline.rows[2]["prompt"] = [{"role": "user", "content": offline.rows[2]["prompt"]}]
     offline.rows[2]["prompt_id"] = None
     assert offline.import_() == 0
-    (recording,) = recordings(Storage(offline.config.bank.path))
+    (recording,) = recordings(bank_storage(offline.config.bank.path))
     said = capsys.readouterr().out
     assert f"imported 32 rollouts of 8 prompts, 4 each, into {offline.folder / 'bank'}/{recording.name}" in said
     assert f"bank.mode=read bank.recording={recording.name}" in said and "differ" not in said
@@ -135,7 +135,7 @@ def test_imported_rollouts_are_read_by_a_run_that_names_them(offline: Offline, c
 
 def test_a_run_that_does_not_name_it_does_not_read_it(offline: Offline) -> None:
     offline.import_()
-    (recording,) = recordings(Storage(offline.config.bank.path))
+    (recording,) = recordings(bank_storage(offline.config.bank.path))
     assert recording.fingerprint.origin.startswith("imported from offline.jsonl (")
     with pytest.raises(BankError) as refused:
         prepare(offline.configured("bank.mode=read"), offline.prompts)
@@ -155,7 +155,7 @@ def test_importing_again_adds_nothing(offline: Offline, capsys) -> None:
     assert sorted((offline.folder / "bank").rglob("*.parquet")) == before
     assert "32 were there already" in capsys.readouterr().out
     offline.import_(offline.rows[:8])  # another file: a recording of its own
-    assert len(recordings(Storage(offline.config.bank.path))) == 2
+    assert len(recordings(bank_storage(offline.config.bank.path))) == 2
 
 
 def test_rewards_are_the_verifiers_and_differences_are_counted(offline: Offline, capsys) -> None:
@@ -166,7 +166,7 @@ def test_rewards_are_the_verifiers_and_differences_are_counted(offline: Offline,
     said = capsys.readouterr().out
     assert "2 rewards by verifier.kind differ from the file's" in said
     assert "1 rows of prompts that data.train does not have were left out" in said
-    (recording,) = recordings(Storage(offline.config.bank.path))
+    (recording,) = recordings(bank_storage(offline.config.bank.path))
     run = offline.configured("bank.mode=read", f"bank.recording={recording.name}")
     bank = RolloutBank(prepare(run, offline.prompts), {prompt.id: prompt for prompt in offline.prompts})
     found, _ = bank.read(ExplorerRequest(1, offline.prompts[3].id, 1, 9, 0))
@@ -180,7 +180,7 @@ def test_cut_responses_are_told_from_whole_ones(offline: Offline, capsys) -> Non
     for row, tokens in zip(offline.rows[:3], (ids, [*ids[:19], eos], ids[:19]), strict=True):
         row["response_ids"], row["small_model_log_probs"] = tokens, [-1.0] * len(tokens)
     offline.import_()
-    (recording,) = recordings(Storage(offline.config.bank.path))
+    (recording,) = recordings(bank_storage(offline.config.bank.path))
     run = offline.configured("bank.mode=read", f"bank.recording={recording.name}")
     bank = RolloutBank(prepare(run, offline.prompts), {prompt.id: prompt for prompt in offline.prompts})
     asked = [ExplorerRequest(1, prompt.id, 1, 9, 0) for prompt in offline.prompts[:3]]

@@ -54,6 +54,7 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("rollout.group_size=1", "group_size must be at least 2"),
         ("objective.mini_batch_prompts=5", "must divide rollout.prompts_per_step"),
         ("engines.learner.max_model_len=10", "engines.learner.max_model_len"),
+        ("tracking.rollout_traces=17", r"must not exceed rollout.keep_groups \* rollout.group_size \(16\)"),
         ("evaluation.samples=4", "samples .4. must be at least the largest k .8."),
         ("trainer.lr_min_ratio=0.1", "trainer: lr_min_ratio needs lr_schedule: linear or cosine"),
         ("trainer.lr_schedule=square", "trainer.lr_schedule: Input should be 'constant', 'linear' or 'cosine'"),

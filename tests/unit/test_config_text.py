@@ -84,7 +84,7 @@ def test_any_name_has_a_directory_of_its_own_in_outputs(name: str, other: str):
 
 def test_a_name_that_can_be_a_directory_is_that_directory(minimal: Path):
     for name in ("quickstart", "-dash", "50%", " two words ", "lösung", "..."):
-        assert load_config(minimal, [f"name={name}"]).run_path == Path("outputs") / name
+        assert load_config(minimal, [f"name={name}"]).run_path == Path.cwd() / "outputs" / name
     assert load_config(minimal, ["name=sweep/a"]).run_path.name.startswith("sweep_a-")
 
 

@@ -104,7 +104,7 @@ def test_logical_gpus_are_counted_by_ray_alone():
 def test_rollouts_prefetched_and_of_two_steps_fit_into_the_object_store_and_that_into_shm():
     # 1 GiB prefetched, twice 32 prompts x 8 rollouts x 20 tokens x 16 bytes, 256 MB for the rest; in whole MB.
     (group,) = cluster_of(emitted(TRIAL))["workerGroupSpecs"]
-    assert group["rayStartParams"] == {"object-store-memory": "1329000000"}
+    assert group["rayStartParams"] == {"object-store-memory": "1329000000", "num-gpus": "0"}
     assert volume(group, "shared-mem")["emptyDir"] == {"medium": "Memory", "sizeLimit": "1579M"}
     assert default_store(load_config("quickstart"), 4 * 10**9) == 1_200_000_000  # at most 30% of the memory
 
@@ -121,6 +121,7 @@ def test_the_head_holds_no_planned_actor():
     assert head["rayStartParams"] == {
         "dashboard-host": "0.0.0.0",
         "num-cpus": "0",
+        "num-gpus": "0",
         "object-store-memory": "1000000000",
     }
     assert container_of(head)["resources"]["limits"] == {"cpu": "3", "memory": "4G"}
@@ -154,10 +155,9 @@ def test_the_entrypoint_survives_bash_unquoted():
 
 
 @pytest.mark.parametrize("kind", ["rayjob", "raycluster"])
-@pytest.mark.parametrize(("nodes", "infra", "run"), [(TRIAL, None, QUICKSTART), ([H100], EVERYTHING, PAPER)])
-def test_kubernetes_and_the_operator_accept_it(nodes, infra, run, kind: str):
+def test_all_that_an_infra_file_may_say_is_accepted_by_kubernetes_and_the_operator(kind: str):
     definitions = DEFINITIONS if DEFINITIONS.is_dir() else None
-    found = objects(emitted(nodes, infra, run, kind))
+    found = objects(emitted([H100], EVERYTHING, PAPER, kind))
     problems = [p for obj in found.values() for p in object_problems(obj, definitions, "2.60.0")]
     assert [str(problem) for problem in problems] == []
     assert len(found) == 2
@@ -188,6 +188,7 @@ def test_what_the_infra_file_says_is_in_the_pods():
     assert variables["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
     assert variables["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hugging-face", "key": "token"}}
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert not head["automountServiceAccountToken"] and not pod["automountServiceAccountToken"]
     assert "tolerations" not in head and "priorityClassName" not in head
 
 
@@ -216,15 +217,26 @@ def test_long_names_that_begin_alike_stay_apart():
 @pytest.mark.parametrize("name", CONFIGURATIONS.paths())
 def test_the_carried_configuration_is_the_runs_in_the_places_of_a_pod(name: str, tmp_path: Path):
     overrides = [] if name == "quickstart" else ["data.train=/data/train.parquet"]
-    run = (name, (*overrides, "models.learner=Qwen/Qwen3-8B-Base", "models.explorer=Qwen/Qwen3-1.7B-Base"))
-    found = objects(emitted([H100], {"claims": {"data": "d"}}, run))
+    overrides += ["models.learner=Qwen/Qwen3-8B-Base", "models.explorer=Qwen/Qwen3-1.7B-Base", "cluster.address=auto"]
+    run = (name, tuple(overrides))
+    text = emitted([H100], {"claims": {"data": "d"}}, run)
+    found = objects(text)
     file = tmp_path / "config.yaml"
     file.write_text(found["ConfigMap"]["data"]["config.yaml"])
-    given = load_config(name, [*run[1], "cluster.address=auto"])
+    given = load_config(name, overrides)
     changed = {difference.name for difference in differences(given, load_config(file))}
     assert changed == {"run_dir", "bank.path", "placement.inventory", "cluster.address"}
     assert load_config(file).run_dir == f"/outputs/{given.name}"
     assert str(ROOT) not in file.read_text()  # embedded:train.jsonl stays a name
+    assert "  config.yaml: |\n    name: " in text  # a block, for people
+
+
+def test_a_prompt_that_looks_like_a_manifest_travels_as_it_is(tmp_path: Path):
+    prompt = "image: none\nreplicas:\n\n  {question} ${a}\tünd # so\n"
+    config, inventory = load_config("quickstart", {"data.prompt": prompt}), Inventory.of(TRIAL)
+    text = manifest("rayjob", config, inventory, make_plan(config, inventory), Infra())
+    (tmp_path / "config.yaml").write_text(objects(text)["ConfigMap"]["data"]["config.yaml"])
+    assert load_config(tmp_path / "config.yaml").data.prompt == prompt
 
 
 def test_the_carried_nodes_are_fixed():
@@ -251,11 +263,27 @@ def test_a_path_that_pods_do_not_have_is_refused(path: str):
         path_in_pod("data.train", path, Infra())
 
 
-def test_a_password_is_not_carried():
-    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=http://me:secret@mlflow:5000"))
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as error:
-        emitted(TRIAL, run=run)
-    assert "me:secret" not in str(error.value)
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://me:hidden@mlflow:5000", "has a password; give MLFLOW_TRACKING_PASSWORD"),
+        ("http://localhost:5000", "localhost is another machine in every pod"),
+        ("sqlite:////home/me/mlflow.db", "the file is in no claim; give sqlite:////outputs/mlflow.db"),
+        ("file:///home/me/mlruns", "the file is in no claim"),
+    ],
+)
+def test_an_mlflow_that_pods_do_not_reach_or_a_password_is_refused(uri: str, said: str):
+    for infra, overrides in (({"mlflow_uri": uri}, ()), ({}, (f"tracking.uri={uri}",))):
+        with pytest.raises(ConfigError) as error:
+            emitted(TRIAL, infra, ("quickstart", ("trainer.ranks=2", *overrides)))
+        assert said in str(error.value) and "hidden" not in str(error.value)
+
+
+def test_mlflow_is_where_the_infra_file_says_else_where_the_run_says():
+    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=sqlite:////outputs/mlflow.db"))
+    for infra, uri in (({}, "sqlite:////outputs/mlflow.db"), ({"mlflow_uri": "http://mlflow:5000"}, None)):
+        data = objects(emitted(TRIAL, infra, run))["ConfigMap"]["data"]
+        assert yaml.safe_load(data["config.yaml"]).get("tracking", {}).get("uri") == uri
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -331,6 +359,15 @@ def test_what_does_not_fit_emits_nothing(tmp_path: Path, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert "nothing is emitted, since the plan does not fit: " in said.err
+
+
+def test_nodes_that_hold_nothing_are_said_beside_the_manifest(tmp_path: Path, capsys):
+    nodes = [{"count": 3, "gpus": 0, "cpus": 2, "memory_gb": 8}]
+    (tmp_path / "nodes.yaml").write_text(yaml.safe_dump({"nodes": nodes}))
+    assert plan("trainer.ranks=2", "--inventory", str(tmp_path / "nodes.yaml"), "--emit", "rayjob") == 0
+    said = capsys.readouterr()
+    assert said.out == emitted(nodes)
+    assert said.err == "1 of 3 nodes hold no actor; a smaller inventory would do\n"
 
 
 @pytest.mark.parametrize(

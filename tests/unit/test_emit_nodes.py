@@ -16,7 +16,7 @@ from s2l_ray.placement.fixed_nodes import differences
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.manifest_nodes import amount
 from s2l_ray.planner.search import make_plan
-from s2l_ray.planner.show.serialise import plan_json
+from s2l_ray.planner.show.serialise import plan_document
 
 CPU = {"gpus": 0, "cpus": 2, "memory_gb": 8}
 H100 = {"gpus": 8, "gpu": "H100-80GB", "cpus": 192, "memory_gb": 2000}
@@ -47,7 +47,7 @@ def test_a_manifest_planned_back_gives_the_same_plan(run, overrides, nodes, effi
     config, inventory = load_config(run, overrides), by_kind(Inventory.of(nodes, efficiency=efficiency))
     back = load_inventory(written(tmp_path, run, overrides, inventory, kind))
     assert back.specs == inventory.specs and back.efficiency == inventory.efficiency
-    assert plan_json(make_plan(config, back)) == plan_json(make_plan(config, inventory))
+    assert plan_document(make_plan(config, back)) == plan_document(make_plan(config, inventory))
 
 
 def test_what_somebody_changed_in_the_worker_groups_is_read(tmp_path: Path):
@@ -95,6 +95,10 @@ def test_amounts_are_kubernetes_own(text: str, number: float):
         ([H100 | {"gpus": 4}, CPU, CPU], ["a node has 4 GPUs instead of 8"]),
         ([H100 | {"gpu": "A100-80GB"}, CPU, CPU], ["a node has GPUs of kind A100-80GB instead of H100-80GB"]),
         ([H100 | {"gpu": "logical"}, CPU, CPU], ["a node has GPUs of kind logical instead of H100-80GB"]),
+        (  # each beside the one that is most like it
+            [CPU | {"memory_gb": 4}, CPU, H100 | {"cpus": 96}],
+            ["a node has 96 CPUs instead of 192", "a node has 4 GB of memory instead of 8"],
+        ),
         (
             [H100 | {"gpus": 4, "cpus": 96}, CPU, CPU],
             ["a node has 4 GPUs instead of 8 and 96 CPUs instead of 192"],

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,9 @@ time.sleep(600)
 def test_a_driver_is_told_and_waited_for(tmp_path: Path):
     """Real processes; the hook is kept from those of others on this machine."""
     (tmp_path / "s2l").write_text(DRIVER)
-    with subprocess.Popen(
-        [sys.executable, str(tmp_path / "s2l"), "train"], stdout=subprocess.PIPE, text=True
-    ) as driver:
+    words = [sys.executable, str(tmp_path / "s2l"), "train"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as driver, ExitStack() as at_last:
+        at_last.callback(driver.kill)
         assert driver.stdout.readline() == "ready\n"
 
         def mine() -> list[int]:
@@ -81,6 +82,9 @@ def test_a_driver_is_told_and_waited_for(tmp_path: Path):
         assert mine() == [driver.pid]
         assert pre_stop.wait_until_none(mine, 0.3) == 1  # nobody told it
         begun = time.monotonic()
-        assert pre_stop.end(mine, 30) == 0
-        assert 0.5 <= time.monotonic() - begun < 20 and driver.stdout.read() == "ended\n"
+        assert pre_stop.end(mine, 30, seen_s=1) == 0
+        assert 1.5 <= time.monotonic() - begun < 20 and driver.stdout.read() == "ended\n"
         assert driver.wait() == 130
+        begun = time.monotonic()
+        assert pre_stop.end(mine, 30, seen_s=60) == 0  # there is none left to be seen
+        assert time.monotonic() - begun < 60

@@ -73,6 +73,21 @@ def test_ray_sets_its_handler_of_sigterm_by_this_function() -> None:
     assert "set_sigterm_handler(" in inspect.getsource(worker)
 
 
+def test_ray_calls_this_function_in_each_process_that_ends_with_this_one() -> None:
+    before = utils.set_kill_on_parent_death_linux
+    with ray_bridge.away_from_group_signals():
+        assert utils.set_kill_on_parent_death_linux is not before
+    assert utils.set_kill_on_parent_death_linux is before
+    start = inspect.getsource(services.start_ray_process)
+    assert start.index("def preexec_fn") < start.index("utils.set_kill_on_parent_death_linux()")
+    assert "detect_fate_sharing_support()" in inspect.getsource(node.Node.__init__)
+
+
+def test_whether_ray_was_started_here() -> None:
+    assert worker._global_node is None and not ray_bridge.has_own_cluster()
+    assert "self.all_processes: dict = {}" in inspect.getsource(node.Node.__init__)
+
+
 def test_the_two_waits_of_a_starting_ray() -> None:
     assert "services.get_node(" in inspect.getsource(node), "Node asks for its node by this name"
     assert "wait_for_persisted_port(" in inspect.getsource(node.Node)

@@ -21,6 +21,15 @@ def test_only_one_run_writes_to_a_directory(tmp_path: Path):
     RunDirectory.acquire(config(tmp_path)).close()
 
 
+def test_a_directory_that_was_not_used_does_not_stay(tmp_path: Path):
+    RunDirectory.acquire(config(tmp_path)).close()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "of the user").touch()
+    RunDirectory.acquire(config(tmp_path)).close()
+    assert (tmp_path / "run" / "of the user").exists()
+
+
 def test_another_configuration_is_refused_and_the_keys_named(tmp_path: Path):
     run = acquired(config(tmp_path))
     run.log.append(RECORD)
@@ -222,8 +231,9 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "summary.json").write_text("{}")
     free, notice = next_free(fresh)
-    assert free.run_path == Path("outputs/mine-3")
-    begin = "outputs/mine holds a finished run; this one is in outputs/mine-3. To train on from its end: resume="
+    outputs = tmp_path / "outputs"
+    assert free.run_path == outputs / "mine-3"
+    begin = f"{outputs}/mine holds a finished run; this one is in {outputs}/mine-3. To train on from its end: resume="
     assert notice.startswith(begin)
     with pytest.raises(ConfigError, match="already holds a finished run"):
         next_free(config(tmp_path, run_dir="outputs/mine"))

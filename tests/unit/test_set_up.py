@@ -20,6 +20,7 @@ from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.uploader import Uploader
 from s2l_ray.tracking.tracker import NoTracker
 from tests.support.run_directories import CONTENTS
 
@@ -52,6 +53,9 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("lock")
         run._lock.close()
 
+    def copied(uploader: Uploader, timeout_s: float) -> None:
+        done.append(f"copied within {timeout_s:g} s")
+
     inputs = Inputs({}, [], [], CONTENTS)
     plan = SimpleNamespace(layout=object(), problems=())
     monkeypatch.setattr(setting_up, "load_inputs", lambda config: inputs)
@@ -65,6 +69,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(setting_up, "ActorGraph", Graph)
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Recorded())
     monkeypatch.setattr(RunDirectory, "close", close)
+    monkeypatch.setattr(Uploader, "close", copied)
     return done
 
 
@@ -83,6 +88,17 @@ def test_a_ray_that_others_started_is_left_alone(config: Config, undone: list[st
     with ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", "actors", "lock"]
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(KeyboardInterrupt(), 5), (ValueError("a bug"), 600)])
+def test_copies_to_the_mirror_are_waited_for_when_the_actors_have_gone_and_shortly_after_a_signal(
+    error: BaseException, seconds: int, config: Config, undone: list[str], tmp_path: Path
+):
+    checkpoint = config.checkpoint.model_copy(update={"mirror": str(tmp_path / "mirror")})
+    with pytest.raises(type(error)), ExitStack() as stack:
+        set_up(config.model_copy(update={"checkpoint": checkpoint}), SilentReporter(), stack)
+        raise error
+    assert undone[1:] == ["actors", f"copied within {seconds} s", "lock", "Ray"]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +215,8 @@ def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch:
         "T_mix": str(config.schedule.mix_steps),
         "G": str(config.rollout.group_size),
         "bank_fingerprint": "0123456789abcdef",
+        "mlflow.source.name": "s2l-ray",
+        "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": head.stdout.strip(),
         "ray_job_id": "raysubmit_1",
     }

@@ -1,0 +1,65 @@
+"""Where outputs go (S2L_OUTPUTS), and what must not or cannot be in the directory that Ray unpacks for a job."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from s2l_ray.errors import ConfigError
+
+OUTPUTS = "S2L_OUTPUTS"
+"""Environment variable: the directory that takes the place of outputs/."""
+SESSION = re.compile(r"/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+(/|$)")
+"""In the path of a file that belongs to one start of Ray."""
+
+
+def output_path(path: str | Path) -> Path:
+    """The absolute path of something that a run writes.
+
+    A relative path is one in the working directory. With S2L_OUTPUTS it is one in that directory instead, which stands
+    for `outputs`: `outputs/a` and `a` are both S2L_OUTPUTS/a.
+    """
+    path, root = Path(path).expanduser(), os.environ.get(OUTPUTS)
+    if path.is_absolute() or not root:
+        return path.absolute()
+    inside = path.parts[1:] if path.parts[:1] == ("outputs",) else path.parts
+    return Path(root).expanduser().absolute().joinpath(*inside)
+
+
+def existing_output(path: str | Path) -> Path:
+    """The absolute path of what a run has written: in the working directory if it is there, else by `output_path`."""
+    here = Path(path).expanduser().absolute()
+    return here if here.exists() else output_path(path)
+
+
+def refuse_session_directory(key: str, path: Path) -> None:
+    """Refuse an output in a directory that Ray made when it was started, as a job's working directory is.
+
+    Args:
+        key: of the configuration, that says where the output goes.
+
+    Raises:
+        ConfigError: `path` is in such a directory.
+    """
+    if SESSION.search(str(path.resolve())):
+        raise ConfigError(
+            f"{key}: {path} is in the session directory of Ray, where Ray unpacks the working directory of a job: it "
+            f"is lost with the node or pod, and every job of the same code would share it. Give {key} an absolute path "
+            f"on storage that lasts and that every node has, or set {OUTPUTS} to a directory there (`ray job submit "
+            f'--runtime-env-json \'{{"env_vars": {{"{OUTPUTS}": "/shared/outputs"}}}}\'`)'
+        )
+
+
+def left_out_of_upload(path: str | Path) -> str:
+    """What to add to "PATH does not exist" where it may have been left out when a job's working directory was uploaded.
+
+    Empty outside a job's working directory.
+    """
+    working = Path.cwd()
+    if not (SESSION.search(str(working)) and Path(path).expanduser().absolute().is_relative_to(working)):
+        return ""
+    return (
+        " in this job's working directory, an upload without what .gitignore and .rayignore name (such as .cache/, "
+        "outputs/ and large files). Give an absolute path on storage that every node has"
+    )

@@ -1,0 +1,183 @@
+"""Copying a run directory to its mirror while the run goes on, in a thread that no step waits for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from s2l_ray.errors import StorageError
+from s2l_ray.reporter import Reporter
+from s2l_ray.run.checkpoints import STEPS, checkpoints_in
+from s2l_ray.run.mirror import Mirror, reports_in
+
+WITH_EACH_CHECKPOINT = ("config.yaml", "run.json", "plan.json", "stragglers.jsonl", STEPS)
+"""Small files that are copied again after each checkpoint."""
+RETRY_S = (2.0, 60.0)
+"""Seconds until the first attempt after one that failed; doubled each time, up to the second number."""
+STOPPED_S = 5.0
+"""Seconds for copying at the end of a run that was stopped by a signal."""
+
+
+class _Ended(Exception):
+    """The copy was told to end."""
+
+
+class Uploader:
+    """Keeps the mirror of a run directory up to date: its newest whole checkpoint, and at the end all of its reports.
+
+    Checkpoints are copied in their order, one at a time. One that is not copied before the next is whole is left out:
+    only the newest is worth the time. A store that fails is tried again until the end of the run.
+
+    Use as a context manager, around the run; leaving it waits for what is not copied yet, within bounds.
+
+    Args:
+        mirror: checked.
+        run: the run directory.
+        keep: whole checkpoints that stay in the mirror.
+        timeout_s: bound on the wait at the end. Where a signal ended the run, it is STOPPED_S.
+        reporter: told, by the methods that the run calls, when the store fails, and at the end what is copied and
+            what is not.
+    """
+
+    def __init__(self, mirror: Mirror, run: Path, keep: int, timeout_s: float, reporter: Reporter) -> None:
+        self._mirror, self._run, self._keep = mirror, run, keep
+        self._timeout_s, self._reporter = timeout_s, reporter
+        self._told = False
+        self.uploading: int | None = None
+        """Step of the checkpoint that is being copied, which has to stay until it is."""
+        self._problem: str | None = None  # why the last attempt failed; None if it did not
+        self._made: set[int] = set()
+        self._uploaded: set[int] = set()
+        self._failures = 0
+        self._begun: tuple[int, set[str]] = (0, set())  # checkpoint that was begun, and its files that are copied
+        self._copied: dict[str, tuple[int, int] | None] = {}  # report -> what `_about` said of it when it was copied
+        self._cut_off = False
+        self._wake = threading.Condition()
+        self._due = self._finishing = False
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(STOPPED_S if isinstance(error, KeyboardInterrupt) else self._timeout_s)
+
+    def update(self, step: int | None = None) -> None:
+        """After a step: copy what is new, soon, and say if the store fails now or answers again. Returns at once.
+
+        Args:
+            step: if its checkpoint has been written; None: nothing is to be copied.
+        """
+        if step is not None:
+            self._made.add(step)
+            self._begin()
+        problem = self._problem
+        if self._told != (problem is not None):
+            self._told = problem is not None
+            self._reporter.note(f"{problem}; it is tried again" if problem else f"{self._mirror} answers again")
+
+    def close(self, timeout_s: float) -> None:
+        """Copy what is left, all reports included, and say what is there and what is not.
+
+        Args:
+            timeout_s: bound on it.
+        """
+        self._reporter.phase(f"copying to {self._mirror}")
+        self._begin(finishing=True)
+        self._thread.join(timeout_s)
+        self._cut_off = True
+        self._reporter.note(self._closing_words(timeout_s))
+
+    def _begin(self, finishing: bool = False) -> None:
+        with self._wake:
+            self._due, self._finishing = True, finishing
+            self._wake.notify_all()
+
+    def _closing_words(self, timeout_s: float) -> str:
+        lacking = [f"the checkpoint of step {newest[0]}"] if (newest := self._newest()) else []
+        lacking += [name for name in reports_in(self._run) if self._copied.get(name) != _about(self._run / name)]
+        left_out = sorted(self._made - self._uploaded - ({newest[0]} if newest else set()))
+        if lacking:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            reason = f" ({self._problem})" if self._problem else ""
+            words = f"not copied to {self._mirror} within {timeout_s:g} s: {', '.join(lacking[:3])}{more}{reason}"
+            words += f"; all of it is in {self._run}"
+        else:
+            words = f"all reports and the newest checkpoints are in {self._mirror}"
+        if left_out:
+            words += f"; checkpoints left out, since a newer one was whole before they were copied: {len(left_out)}"
+        return words + (f"; failed attempts: {self._failures}" if self._failures else "")
+
+    # ---- the thread -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        delay = RETRY_S[0]
+        while not self._cut_off:
+            with self._wake:
+                self._wake.wait_for(lambda: self._due)
+                self._due, finishing = False, self._finishing
+            try:
+                self._copy(finishing)
+            except _Ended:
+                return
+            except (StorageError, OSError) as error:  # OSError: a file that was about to be copied has gone
+                self._problem, self._failures = str(error), self._failures + 1
+                self._rest(delay, finishing)
+                delay = min(2 * delay, RETRY_S[1])
+                continue
+            self._problem, delay = None, RETRY_S[0]
+            if finishing:
+                return
+
+    def _rest(self, seconds: float, finishing: bool) -> None:
+        """Wait before the next attempt. The end of the run is worth one at once."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._finishing > finishing, seconds)
+            self._due = True
+
+    def _copy(self, finishing: bool) -> None:
+        """Bring the mirror up to date."""
+        while newest := self._newest():
+            self._copy_checkpoint(*newest)
+        names = reports_in(self._run)
+        for name in names if finishing else [name for name in WITH_EACH_CHECKPOINT if name in names]:
+            about = _about(self._run / name)
+            if self._copied.get(name) != about:
+                self._mirror.upload(self._run, [name], self._go_on)
+                self._copied[name] = about
+
+    def _newest(self) -> tuple[int, Path] | None:
+        """The newest whole checkpoint, if it is not in the mirror."""
+        there = checkpoints_in(self._run)[-1:]
+        return there[0] if there and there[0][0] not in self._uploaded else None
+
+    def _copy_checkpoint(self, step: int, directory: Path) -> None:
+        self.uploading = step
+        try:
+            if step in self._made or step not in self._mirror.steps():  # else it is one that was there at the start
+                if self._begun[0] != step:
+                    self._begun = (step, set())
+                self._mirror.upload_checkpoint(step, directory, self._go_on, self._begun[1])
+        finally:
+            self.uploading = None
+        self._uploaded.add(step)
+        self._mirror.prune(self._keep)
+
+    def _go_on(self) -> None:
+        if self._cut_off:
+            raise _Ended
+
+
+def _about(path: Path) -> tuple[int, int] | None:
+    """Bytes and time of change of a file; None if it has gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,88 @@
+"""Rollouts as MLflow traces, to be read and searched in its user interface."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import Span, TraceInfo
+
+PREVIEW = 1000
+"""Characters of prompt and response in MLflow's list of traces."""
+MS, NS = 1, 10**6
+"""A millisecond in milliseconds and nanoseconds."""
+
+
+def log_rollouts(
+    uri: str, run_id: str, experiment_id: str, rows: list[dict[str, Any]], step: int, time_ms: int
+) -> None:
+    """Log rollouts of a step as traces of a run. Sent again, they replace themselves.
+
+    Args:
+        uri: tracking URI.
+        run_id: MLflow's id of the run.
+        experiment_id: of the run.
+        rows: of RUN_DIR/rollouts/, with the `question` where it is known.
+        step: of the rollouts.
+        time_ms: when the step ended.
+    """
+    from mlflow.tracing.client import TracingClient
+
+    client = TracingClient(uri)
+    for row in rows:
+        digest = hashlib.md5(f"{run_id} {step} {row['prompt_id']} {row['source']} {row['index']}".encode()).digest()
+        client.start_trace(_info(digest, run_id, experiment_id, row, step, time_ms))
+        client.log_spans(experiment_id, [_span(digest, row, time_ms)])
+
+
+def read_rows(path: Path, count: int, questions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The first `count` rollouts of a file of RUN_DIR/rollouts/, with the questions that are known."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:count]
+    return [{"question": questions.get(row["prompt_id"])} | row for row in map(json.loads, lines)]
+
+
+def _info(digest: bytes, run_id: str, experiment_id: str, row: dict[str, Any], step: int, time_ms: int) -> TraceInfo:
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+
+    found = {key: str(row[key]) for key in ("prompt_id", "source", "weight_version", "index", "reward", "verdict")}
+    return TraceInfo(
+        trace_id=f"tr-{digest.hex()}",
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=time_ms,
+        state=TraceState.OK,
+        request_preview=(row["question"] or row["prompt_id"])[:PREVIEW],
+        response_preview=row["response"][:PREVIEW],
+        trace_metadata={"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3"},
+        tags={"mlflow.traceName": "rollout", "step": str(step), **found},
+    )
+
+
+def _span(digest: bytes, row: dict[str, Any], time_ms: int) -> Span:
+    from mlflow.entities import Span
+
+    given = {"question": row["question"]} if row["question"] else {}
+    attributes = {
+        "mlflow.traceRequestId": f"tr-{digest.hex()}",
+        "mlflow.spanType": "LLM",
+        "mlflow.spanInputs": {"prompt_id": row["prompt_id"], **given},
+        "mlflow.spanOutputs": row["response"],
+        **{key: row[key] for key in ("source", "model", "weight_version", "reward", "verdict", "detail", "tokens")},
+    }
+    return Span.from_dict(
+        {
+            "trace_id": base64.b64encode(digest).decode(),
+            "span_id": base64.b64encode(digest[:8]).decode(),
+            "parent_span_id": "",
+            "name": "rollout",
+            "start_time_unix_nano": time_ms * NS,
+            "end_time_unix_nano": (time_ms + MS) * NS,
+            "events": [],
+            "status": {"code": "STATUS_CODE_OK", "message": ""},
+            "attributes": {key: json.dumps(value) for key, value in attributes.items()},
+        }
+    )

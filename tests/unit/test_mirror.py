@@ -1,0 +1,327 @@
+"""Copies of run directories in object stores: S3 and GCS by emulators, with real requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.config import Config
+from s2l_ray.errors import ConfigError, StorageError
+from s2l_ray.machine.storage import Storage
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.run import mirror as mirroring
+from s2l_ray.run import uploader as uploading
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.finished import next_free
+from s2l_ray.run.from_mirror import fetch, open_mirror
+from s2l_ray.run.uploader import Uploader
+from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
+from tests.support.patience import PATIENCE_S
+from tests.support.run_directories import acquired, config, save, to_resume
+
+WAIT_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def in_s3() -> Iterator[Store]:
+    with s3() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def in_gcs() -> Iterator[Store]:
+    with gcs() as store:
+        yield store
+
+
+@pytest.fixture
+def store(in_s3: Store) -> Iterator[Store]:
+    """S3 that answers, before a test and after."""
+    yield in_s3
+    in_s3.fails = lambda method, path: False
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploading, "RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr("s2l_ray.machine.storage.TRIES", 1)
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def mirrored(folder: Path, url: str, **overrides: object) -> Config:
+    """A run in `folder` whose mirror is a place of this test's own."""
+    return config(folder, **{"checkpoint.mirror": url, **overrides})
+
+
+def place(store: Store, tmp_path: Path) -> str:
+    return store.uri(f"bucket/{tmp_path.name}")
+
+
+def saved(run: RunDirectory, step: int) -> Path:
+    """A checkpoint with a trainer's state that names its step."""
+    directory = save(run, step)
+    (directory / "trainer" / "__0_0.distcp").write_bytes(bytes([step]) * 1000)
+    (directory / "trainer" / ".metadata").write_text("torch's own")
+    return directory
+
+
+def files(storage: Storage) -> set[str]:
+    return set(storage.tree(""))
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def go_on() -> None:
+    pass
+
+
+# ---- there and back -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["disk", "in_s3", "in_gcs"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path / "mirror")
+    return place(request.getfixturevalue(request.param), tmp_path)
+
+
+def test_an_empty_run_directory_resumes_from_the_mirror(anywhere: str, tmp_path: Path):
+    settings = mirrored(tmp_path, anywhere)
+    run, mirror, reporter = acquired(settings), open_mirror(settings), Notes()
+    run.remember(mlflow_run_id="m1")
+    with Uploader(mirror, run.path, 2, WAIT_S, reporter) as uploader:
+        for step in (2, 4, 6):
+            saved(run, step)
+            uploader.update(step)
+            eventually(lambda step=step: mirror.steps()[-1:] == [step])
+        (run.path / "rollouts").mkdir()
+        (run.path / "rollouts" / "step-000001.jsonl").write_text("{}\n")
+    run.close()
+    assert reporter.notes == [f"all reports and the newest checkpoints are in {mirror}"]
+    there = files(Storage(anywhere, "checkpoint.mirror"))
+    names = {"trainer/__0_0.distcp", "trainer/.metadata", "steps.jsonl", "state.json", "files.json"}
+    of_checkpoints = {f"run/checkpoints/step-00000{step}/{name}" for step in (4, 6) for name in names}
+    reports = {"run/config.yaml", "run/run.json", "run/steps.jsonl", "run/rollouts/step-000001.jsonl"}
+    assert there == of_checkpoints | reports and mirror.steps() == [4, 6]
+
+    elsewhere = mirrored(tmp_path, anywhere, run_dir=str(tmp_path / "new" / "run"))
+    fresh = RunDirectory.acquire(elsewhere)
+    fetch(open_mirror(elsewhere), fresh, elsewhere, lambda text: None)
+    fresh.adopt(elsewhere, run_contents(run))
+    assert fresh.remembered()["mlflow_run_id"] == "m1" and fresh.remembered()["id"] == run.remembered()["id"]
+    found = to_resume(fresh, elsewhere)
+    assert found.step == 6 and [record.step for record in found.records] == list(range(1, 7))
+    assert (found.trainer / "__0_0.distcp").read_bytes() == bytes([6]) * 1000
+    assert (found.trainer / ".metadata").read_text() == "torch's own"
+    fresh.close()
+
+
+def run_contents(run: RunDirectory) -> dict[str, str]:
+    return run.remembered()["contents"]
+
+
+@pytest.fixture
+def copied(store: Store, tmp_path: Path) -> Config:
+    """Configuration of a run whose checkpoints of step 2 and 4 are in its directory and in its mirror."""
+    settings = mirrored(tmp_path, place(store, tmp_path))
+    run = acquired(settings)
+    with Uploader(open_mirror(settings), run.path, 2, WAIT_S, SilentReporter()) as uploader:
+        for step in (2, 4):
+            saved(run, step)
+            uploader.update(step)
+            eventually(lambda step=step: step in uploader._uploaded)
+    run.close()
+    return settings
+
+
+def test_the_newest_of_both_is_resumed_from(copied: Config, store: Store):
+    mirror = open_mirror(copied)
+    run = RunDirectory.acquire(copied)
+    store.fails = lambda method, path: "trainer" in path  # nothing is fetched that is there already
+    fetch(mirror, run, copied, lambda text: None)
+    store.fails = lambda method, path: False
+    for _, directory in run.checkpoints:
+        (directory / "state.json").unlink()
+    said: list[str] = []
+    fetch(mirror, run, copied, said.append)
+    assert run.checkpoints[-1][0] == 4 and said == [f"fetching the checkpoint of step 4 from {mirror}"]
+
+
+def test_a_mirror_that_holds_another_run_is_refused(copied: Config, tmp_path: Path):
+    run = RunDirectory.acquire(copied)
+    run.remember(id="another")
+    with pytest.raises(ConfigError, match="hold different runs; choose another checkpoint.mirror, or another name"):
+        fetch(open_mirror(copied), run, copied, lambda text: None)
+    run.close()
+    empty = copied.model_copy(update={"run_dir": str(tmp_path / "new" / "run"), "seed": 2})
+    fresh = RunDirectory.acquire(empty)
+    fetch(open_mirror(empty), fresh, empty, lambda text: None)
+    with pytest.raises(ConfigError, match="seed was 1, now 2"):  # as in a run directory that holds it
+        fresh.adopt(empty, run_contents(fresh))
+    never = empty.model_copy(update={"resume": "never"})
+    with pytest.raises(ConfigError, match="already holds a run and resume is never; choose another run_dir or check"):
+        fetch(open_mirror(never), fresh, never, lambda text: None)
+    fresh.close()
+
+
+def test_a_run_that_is_finished_in_the_mirror_is_not_trained_again(
+    copied: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = copied.model_copy(update={"run_dir": str(tmp_path / "new" / "run")})
+    assert next_free(elsewhere) == (elsewhere, None)
+    (copied.run_path / "summary.json").write_text("{}")
+    with Uploader(open_mirror(copied), copied.run_path, 2, WAIT_S, SilentReporter()):
+        pass
+    with pytest.raises(ConfigError, match="already holds a finished run"):
+        next_free(elsewhere)
+
+
+# ---- what fails -----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied: Config, store: Store):
+    mirror, run = open_mirror(copied), RunDirectory.acquire(copied)
+    directory = saved(run, 6)
+    for last in ("trainer/__0_0.distcp", "steps.jsonl", "files.json", "state.json"):
+        store.fails = lambda method, path, last=last: method != "GET" and path.endswith(f"step-000006/{last}")
+        with pytest.raises(StorageError, match=f"checkpoint.mirror: {mirror}/checkpoints/step-000006/{last}"):
+            mirror.upload_checkpoint(6, directory, go_on, set())
+        assert mirror.steps() == [2, 4]
+    store.fails = lambda method, path: False
+    parts = iter([None])
+
+    def interrupted() -> None:
+        if next(parts, "the second part") is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mirror.upload_checkpoint(6, directory, interrupted, set())
+    assert mirror.steps() == [2, 4]
+    mirror.upload_checkpoint(6, directory, go_on, set())
+    assert mirror.steps() == [2, 4, 6]
+    mirror.prune(1)
+    assert mirror.steps() == [6] and not any("step-000004" in name for name in mirror._storage.tree(mirror._name))
+    run.close()
+
+
+def test_a_damaged_checkpoint_is_one_clear_message(copied: Config, tmp_path: Path):
+    mirror = open_mirror(copied)
+    shard = mirror._at("checkpoints/step-000004/trainer/__0_0.distcp")
+    mirror._storage.put(shard, b"cut off")
+    target = tmp_path / "new" / "step-000004"
+    with pytest.raises(StorageError, match=r"__0_0.distcp has 7 of 1000 bytes; remove .*/checkpoints/step-000004"):
+        mirror.download_checkpoint(4, target, go_on)
+    assert not (target / "state.json").exists()
+    mirror._storage.put(mirror._at("checkpoints/step-000004/files.json"), json.dumps({"../../x": 1}).encode())
+    with pytest.raises(StorageError, match="names ../../x, which is not within a checkpoint"):
+        mirror.download_checkpoint(4, target, go_on)
+
+
+def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_later(store: Store, tmp_path: Path):
+    settings, reporter = mirrored(tmp_path, place(store, tmp_path)), Notes()
+    run, mirror = acquired(settings), open_mirror(settings)
+    with Uploader(mirror, run.path, 2, WAIT_S, reporter) as uploader:
+        eventually(lambda: "run.json" in uploader._copied)
+        store.fails = lambda method, path: True
+        for step in (2, 4):
+            saved(run, step)
+            uploader.update(step)
+            eventually(lambda: uploader._failures > 0)
+        uploader.update()
+        assert len(reporter.notes) == 1 and reporter.notes[0].endswith("; it is tried again")
+        assert reporter.notes[0].startswith(f"checkpoint.mirror: {mirror}/checkpoints/step-00000")
+        store.fails = lambda method, path: False
+        eventually(lambda: mirror.steps() == [4])
+        eventually(lambda: uploader._problem is None)
+        uploader.update()
+        assert reporter.notes[1] == f"{mirror} answers again"
+    run.close()
+    assert reporter.notes[2].startswith(f"all reports and the newest checkpoints are in {mirror}; checkpoints left out")
+    assert "before they were copied: 1; failed attempts: " in reporter.notes[2]
+    assert not any(secret in note for secret in CREDENTIALS.values() for note in reporter.notes)
+
+
+def test_what_is_not_copied_in_time_is_said(store: Store, tmp_path: Path):
+    settings, reporter = mirrored(tmp_path, place(store, tmp_path)), Notes()
+    run, mirror = acquired(settings), open_mirror(settings)
+    uploader = Uploader(mirror, run.path, 2, 0.5, reporter)
+    saved(run, 2)
+    store.fails = lambda method, path: True
+    with uploader:
+        uploader.update(2)
+        eventually(lambda: uploader._failures > 0)
+    words = f"not copied to {mirror} within 0.5 s: the checkpoint of step 2, config.yaml, run.json and 1 more ("
+    assert reporter.notes[-1].startswith(words) and f"; all of it is in {run.path}; failed" in reporter.notes[-1]
+    run.close()
+
+
+def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store, tmp_path: Path):
+    settings = mirrored(tmp_path, place(store, tmp_path))
+    run, mirror = acquired(settings), open_mirror(settings)
+    held, reached = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> bool:
+        if method != "GET" and "step-000002/trainer/__0" in path:
+            reached.set()
+            held.wait(PATIENCE_S)
+        return False
+
+    store.fails = hold
+    with Uploader(mirror, run.path, 1, WAIT_S, SilentReporter()) as uploader:
+        run.in_use = lambda: uploader.uploading
+        saved(run, 2)
+        uploader.update(2)
+        assert reached.wait(PATIENCE_S)
+        save(run, 4, keep=1)
+        assert [step for step, _ in run.checkpoints] == [2, 4]
+        held.set()
+        eventually(lambda: uploader.uploading is None and {2, 4} <= uploader._uploaded)
+        save(run, 6, keep=1)
+        assert [step for step, _ in run.checkpoints] == [6]
+    run.close()
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("in_s3", "bucket does not exist"), ("in_gcs", "NOT_FOUND")])
+def test_a_wrong_bucket_is_one_error(kind: str, reason: str, tmp_path: Path, request: pytest.FixtureRequest):
+    store = request.getfixturevalue(kind)
+    settings = mirrored(tmp_path, store.uri("no-such-bucket/runs"))
+    with pytest.raises(StorageError) as caught:
+        open_mirror(settings)
+    message = str(caught.value)
+    assert "no-such-bucket/runs/run/.check-" in message and reason in message and "\n" not in message
+    assert not any(secret in message for secret in CREDENTIALS.values())
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for_without_bound(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mirroring, "ANSWER_S", 0.3)
+    let_go = threading.Event()
+    store.fails = lambda method, path: let_go.wait(PATIENCE_S) and False
+    with pytest.raises(StorageError, match="no answer within 0 s; is it reachable from here"):
+        open_mirror(mirrored(tmp_path, place(store, tmp_path)))
+    let_go.set()
+
+
+def test_credentials_in_a_uri_are_refused_and_not_shown(tmp_path: Path):
+    for url in ("s3://key:s3cr3t@bucket/x", "fsspec+abfs://bucket/x?account_secret=s3cr3t"):
+        for key in ("checkpoint.mirror", "bank.path"):
+            with pytest.raises(ConfigError, match=f"{key}: has credentials in it; give them in the environment"):
+                config(tmp_path, **{key: url})
