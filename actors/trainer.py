@@ -179,7 +179,7 @@ class TrainerGroup:
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
-        self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s)
+        self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s, self._timeout_s)
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """Metrics of the update, and when every rank did what."""
