@@ -25,6 +25,7 @@ OUTPUTS, MODELS, DATA = "/outputs", "/models", "/data"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 WORDS = {"resume": ("auto", "never")}
 """Values of path keys that are no paths."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NODES = "placement.inventory"
 
 
@@ -32,12 +33,13 @@ def carried_config(config: Config, infra: Infra) -> str:
     """The configuration's file: all that differs from the defaults, with the paths of pods and the carried nodes.
 
     Raises:
-        ConfigError: a path is one of this machine, or a password stands in tracking.uri.
+        ConfigError: a path or MLflow's address is one of this machine, or has a password.
     """
-    if config.tracking.uri and urlsplit(config.tracking.uri).password:
-        raise ConfigError("tracking.uri has a password; give MLFLOW_TRACKING_PASSWORD from a Secret instead (secrets:)")
+    if uri := infra.mlflow_uri or config.tracking.uri:
+        _check_tracking("mlflow_uri of the infra file" if infra.mlflow_uri else "tracking.uri", uri)
     update = {
         "run_dir": config.run_dir or f"{OUTPUTS}/{directory_name(config.name)}",
+        "tracking": config.tracking.model_copy(update={"uri": None if infra.mlflow_uri else config.tracking.uri}),
         "cluster": config.cluster.model_copy(update={"address": None}),  # RAY_ADDRESS, which every job has
     }
     placed = config.model_copy(update=update)
@@ -48,6 +50,16 @@ def carried_config(config: Config, infra: Infra) -> str:
             _set(given, key, path_in_pod(key, str(path), infra))
     _set(given, NODES, f"{FOLDER}/{INVENTORY}")
     return yaml_of(given)
+
+
+def _check_tracking(where: str, uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.password:
+        raise ConfigError(f"{where} has a password; give MLFLOW_TRACKING_PASSWORD from a Secret instead (secrets:)")
+    if parts.hostname in LOOPBACK:
+        raise ConfigError(f"{where}: {parts.hostname} is another machine in every pod; give the server's own name")
+    if parts.scheme in ("sqlite", "file") and not uri.split(":", 1)[1].lstrip("/").startswith(f"{OUTPUTS[1:]}/"):
+        raise ConfigError(f"{where}: the file is in no claim; give sqlite:///{OUTPUTS}/mlflow.db, or leave it out")
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

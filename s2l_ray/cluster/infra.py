@@ -155,7 +155,7 @@ class Infra(Section):
     token_secret: ObjectName = "s2l-ray-token"
     """Secret whose key auth_token is Ray's authentication token."""
     mlflow_uri: str | None = None
-    """MLFLOW_TRACKING_URI of the run; default: tracking.uri of the run, else a file in /outputs."""
+    """MLFLOW_TRACKING_URI, in place of the run's tracking.uri; default: that, else a file in /outputs."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Further environment variables of every container."""
     secrets: dict[str, str] = Field(default_factory=dict)

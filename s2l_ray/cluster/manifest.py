@@ -10,7 +10,7 @@ from s2l_ray.cluster.infra import Infra
 from s2l_ray.cluster.names import job_name
 from s2l_ray.cluster.node_groups import WorkerGroup, by_kind, check_host_memory, worker_groups
 from s2l_ray.cluster.pods import common_labels, config_map_name, head_pod, worker_pod
-from s2l_ray.cluster.yaml_text import to_yaml
+from s2l_ray.cluster.yaml_text import commented, to_yaml
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.placement.inventory import Inventory
@@ -58,7 +58,8 @@ def manifest(kind: Kind, config: Config, inventory: Inventory, plan: Plan, infra
         "metadata": _metadata(infra, name, name, owner=True),
         "spec": body,
     }
-    return to_yaml([_config_map(config, inventory, infra, name), owner], COMMENTS)
+    carried = _config_map(config, inventory, infra, name)
+    return f"{to_yaml(carried)}---\n{commented(to_yaml(owner), COMMENTS)}"
 
 
 def _metadata(infra: Infra, name: str, run: str, *, owner: bool = False) -> Object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -22,13 +22,14 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def to_yaml(documents: Sequence[Mapping[str, Any]], comments: Mapping[str, str]) -> str:
-    """The documents as one YAML stream.
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """An object as YAML."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+    return text
 
-    Args:
-        comments: by key; each is put above the first line that has the key.
-    """
-    text: str = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+
+def commented(text: str, comments: Mapping[str, str]) -> str:
+    """YAML with comments, each above the first line that has its key. Texts in blocks must not have such lines."""
     for key, comment in comments.items():
         text = re.sub(rf"^( *)(- )?({key}:)", rf"\1# {comment}\n\1\2\3", text, count=1, flags=re.MULTILINE)
     return text

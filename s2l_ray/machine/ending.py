@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from s2l_ray.machine.processes import kill_marked
 from s2l_ray.machine.temporary import drop_short_names
@@ -55,7 +55,7 @@ def ends_when_told() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ending = _Ending()
+    ending = _Ending.current = _Ending()
     watched = [signal.SIGTERM] + [
         number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
     ]
@@ -75,11 +75,37 @@ def ends_when_told() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """A signal that comes within this context raises `Ended` at its end: what it begins is then known to be ended."""
+    ending = _Ending.current
+    if ending is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending.holds = True
+    try:
+        yield
+    finally:
+        ending.holds = False
+        if ending.told:
+            raise ending.told
+
+
+def is_told() -> bool:
+    """Whether a signal has told the command to end, be it `held` as yet."""
+    return _Ending.current is not None and _Ending.current.told is not None
+
+
 class _Ending:
     """Who has told the command to end, and what follows."""
 
+    current: ClassVar[_Ending | None] = None
+    """That of the command that is at work in this process."""
+
     def __init__(self) -> None:
         self.told: Ended | None = None
+        self.holds = False
+        """Whether what is told is raised later, see `held`."""
         self._known = threading.Event()
         self._dropped = threading.Event()
         self._again_at = 0.0
@@ -101,7 +127,8 @@ class _Ending:
         if number == signal.SIGHUP:
             _let_go_of_the_terminal()
         self._known.set()
-        raise self.told
+        if not self.holds:
+            raise self.told
 
     def note_dropped(self, unraisable: UnraisableHookArgs) -> None:
         """Python drops what is raised in a finaliser or a callback of the garbage collector: raise it again later."""
@@ -125,6 +152,7 @@ class _Ending:
 
     def over(self) -> None:
         """The command is over."""
+        _Ending.current = None
         self._known.set()
         sys.unraisablehook = self._hook
 

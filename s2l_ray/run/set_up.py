@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,7 @@ from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.ending import held
 from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
 from s2l_ray.placement.inventory import Inventory
@@ -65,6 +67,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
     """
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))  # hears of the rest's undoing
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
     # same time as this process, stopping actors may not return.
@@ -72,7 +75,6 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         stack.enter_context(ExitStack()) for _ in range(5)
     )
 
-    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
     reporter = log
     _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
@@ -101,7 +103,10 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
     reporter.phase("opening MLflow")
-    tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
+    if settings.tracking.enabled:
+        importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
+    with held():
+        tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
     reporter.phase("planning")
     plan, layout = _make_plan(settings, inventory, dtype)
     write_whole(directory.path / "plan.json", plan_json(plan, settings.models))

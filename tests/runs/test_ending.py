@@ -194,6 +194,17 @@ leave(3)
 """
 
 
+def test_what_must_be_begun_whole_is_begun_whole(tmp_path: Path):
+    """Such as an MLflow run, which has to be known to be ended."""
+    lines = ["with ending.held():", "print('ready', flush=True)", "sys.stdin.readline()", "print('begun', flush=True)"]
+    text = TIDIES.format(grace=100, tidy="pass").replace('print("ready", flush=True)', "pass")
+    process = program(text.replace("signal.pause()", ("\n" + " " * 12).join(lines)), tmp_path)
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+    print("on", file=process.stdin, flush=True)
+    assert ended(process) == (143, "begun\ntidying\ntidied\n", "ended by SIGTERM\n")
+
+
 def test_no_process_that_was_marked_is_left_and_no_other_is_harmed(tmp_path: Path):
     """As a private Ray's are: also one whose parent is gone."""
     process = start(["-c", FAMILY], tmp_path)

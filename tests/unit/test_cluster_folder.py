@@ -150,3 +150,11 @@ def test_the_guide_makes_every_secret_and_applies_every_folder():
     assert "`s2l-hugging-face`" in GUIDE.read_text()
     for folder in re.findall(r"apply -k cluster/(\S+)", shown):
         assert folder in kustomizations()
+
+
+def test_no_two_runs_share_a_directory():
+    places = []
+    for path in sorted(CLUSTER.rglob("rayjob.yaml")):
+        (run,) = [obj for obj in parsed(path.read_text()) if obj["kind"] == "ConfigMap"]
+        places.append(yaml.safe_load(run["data"]["config.yaml"])["run_dir"])
+    assert len(set(places)) == len(places) == 5

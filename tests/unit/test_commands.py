@@ -95,7 +95,7 @@ def test_config_explains_keys(capsys: pytest.CaptureFixture):
         "    Number of checkpoints that are kept, the newest ones.",
     ]
     assert cli.main(["config", "models.learner"]) == 0
-    assert capsys.readouterr().out.startswith("models.learner   path   must be given\n    Directory")
+    assert capsys.readouterr().out.startswith("models.learner   path   must be given\n    The large model")
 
 
 def test_config_prints_every_key_in_lines_that_fit(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):

@@ -155,10 +155,9 @@ def test_the_entrypoint_survives_bash_unquoted():
 
 
 @pytest.mark.parametrize("kind", ["rayjob", "raycluster"])
-@pytest.mark.parametrize(("nodes", "infra", "run"), [(TRIAL, None, QUICKSTART), ([H100], EVERYTHING, PAPER)])
-def test_kubernetes_and_the_operator_accept_it(nodes, infra, run, kind: str):
+def test_all_that_an_infra_file_may_say_is_accepted_by_kubernetes_and_the_operator(kind: str):
     definitions = DEFINITIONS if DEFINITIONS.is_dir() else None
-    found = objects(emitted(nodes, infra, run, kind))
+    found = objects(emitted([H100], EVERYTHING, PAPER, kind))
     problems = [p for obj in found.values() for p in object_problems(obj, definitions, "2.60.0")]
     assert [str(problem) for problem in problems] == []
     assert len(found) == 2
@@ -232,6 +231,14 @@ def test_the_carried_configuration_is_the_runs_in_the_places_of_a_pod(name: str,
     assert "  config.yaml: |\n    name: " in text  # a block, for people
 
 
+def test_a_prompt_that_looks_like_a_manifest_travels_as_it_is(tmp_path: Path):
+    prompt = "image: none\nreplicas:\n\n  {question} ${a}\tünd # so\n"
+    config, inventory = load_config("quickstart", {"data.prompt": prompt}), Inventory.of(TRIAL)
+    text = manifest("rayjob", config, inventory, make_plan(config, inventory), Infra())
+    (tmp_path / "config.yaml").write_text(objects(text)["ConfigMap"]["data"]["config.yaml"])
+    assert load_config(tmp_path / "config.yaml").data.prompt == prompt
+
+
 def test_the_carried_nodes_are_fixed():
     carried = yaml.safe_load(objects(emitted(TRIAL))["ConfigMap"]["data"]["inventory.yaml"])
     assert carried == {"nodes": TRIAL, "fixed": True}
@@ -256,11 +263,27 @@ def test_a_path_that_pods_do_not_have_is_refused(path: str):
         path_in_pod("data.train", path, Infra())
 
 
-def test_a_password_is_not_carried():
-    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=http://me:secret@mlflow:5000"))
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as error:
-        emitted(TRIAL, run=run)
-    assert "me:secret" not in str(error.value)
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://me:hidden@mlflow:5000", "has a password; give MLFLOW_TRACKING_PASSWORD"),
+        ("http://localhost:5000", "localhost is another machine in every pod"),
+        ("sqlite:////home/me/mlflow.db", "the file is in no claim; give sqlite:////outputs/mlflow.db"),
+        ("file:///home/me/mlruns", "the file is in no claim"),
+    ],
+)
+def test_an_mlflow_that_pods_do_not_reach_or_a_password_is_refused(uri: str, said: str):
+    for infra, overrides in (({"mlflow_uri": uri}, ()), ({}, (f"tracking.uri={uri}",))):
+        with pytest.raises(ConfigError) as error:
+            emitted(TRIAL, infra, ("quickstart", ("trainer.ranks=2", *overrides)))
+        assert said in str(error.value) and "hidden" not in str(error.value)
+
+
+def test_mlflow_is_where_the_infra_file_says_else_where_the_run_says():
+    run = ("quickstart", ("trainer.ranks=2", "tracking.uri=sqlite:////outputs/mlflow.db"))
+    for infra, uri in (({}, "sqlite:////outputs/mlflow.db"), ({"mlflow_uri": "http://mlflow:5000"}, None)):
+        data = objects(emitted(TRIAL, infra, run))["ConfigMap"]["data"]
+        assert yaml.safe_load(data["config.yaml"]).get("tracking", {}).get("uri") == uri
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
