@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import socket
 import subprocess
 import sys
@@ -54,10 +53,10 @@ class Head:
     def submit(self, name: str, overrides: dict[str, object], variables: dict[str, str]) -> None:
         """Submit `s2l train` with an upload of the checkout."""
         words = [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in overrides.items()]
-        entry = shlex.join([sys.executable, "-m", "s2l_ray", "train", "quickstart", *words])
+        entry = [sys.executable, "-m", "s2l_ray", "train", "quickstart", *words]
         said = self.ray(
             *("job", "submit", "--no-wait", "--submission-id", name, "--working-dir", str(ROOT)),
-            *("--runtime-env-json", json.dumps({"env_vars": variables}), "--", entry),
+            *("--runtime-env-json", json.dumps({"env_vars": variables}), "--", *entry),
         )
         assert f"'{name}' submitted successfully" in said, said
 
