@@ -142,6 +142,11 @@ class ActorGraph:
         fall_asleep(*self._sleepers())
         return self.trainer.update(batch)
 
+    def load(self, directory: str) -> None:
+        """Let the trainer go on from a checkpoint; engines on its devices sleep from here to the next weight sync."""
+        fall_asleep(*self._sleepers())
+        self.trainer.load(directory)
+
     def weight_sync(self, version: int) -> WeightSyncReport:
         """Hand the trainer's weights to the learner engines as `version`."""
         return self.weight_sync_during(version, lambda: None)[0]

@@ -27,6 +27,10 @@ class Learner(EngineActor):
         """See `LearnerEngine.join`."""
         await self._engine.join(invitation)
 
+    async def drain(self) -> None:
+        """See `LearnerEngine.drain`."""
+        await self._engine.drain()
+
     async def weight_sync(self, version: int, update: dict[str, Any]) -> WeightSyncTimes:
         """See `LearnerEngine.weight_sync`."""
         return await self._engine.weight_sync(version, update)

@@ -11,9 +11,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.node_files import APPEARS_WITHIN_S, ModelListing, NodeFiles, Token, token_in
+from s2l_ray.hub.names import Repository
+from s2l_ray.placement.node_files import APPEARS_WITHIN_S, HubModel, ModelListing, NodeFiles, Token, token_in
 from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import Place, Reservation
+from s2l_ray.tasks.compat import model_directory
+from s2l_ray.tasks.sources import hub_source
 
 REMEDY = (
     "The run directory and the models have to be at the same path on every node: put them on a volume that all nodes "
@@ -31,30 +34,41 @@ def check_node_files(config: Config, layout: Layout, reservation: Reservation, r
         run_dir: directory that the actors write to; None if they write to none.
 
     Raises:
-        PlacementError: some node lacks a file or does not answer within cluster.start_timeout_s; all such nodes are
-            named, with what they lack.
+        PlacementError: some node lacks a file, cannot fetch a model from the Hub, or does not answer within
+            cluster.start_timeout_s (and cluster.fetch_timeout_s, where it fetches); all such nodes are named, with what
+            they lack.
         DiskError: the run directory cannot be written to.
     """
     own = ray.get_runtime_context().get_node_id()
     elsewhere = {place.node: place for place in reservation.places if place.node != own}
     if not elsewhere:
         return  # what the driver has checked, all actors see
-    listings = _listings(config)
+    models = _models(config)
+    bound_s = config.cluster.start_timeout_s
+    if any(isinstance(model, HubModel) for model in models.values()):
+        bound_s += config.cluster.fetch_timeout_s
     with ExitStack() as stack:
         token = stack.enter_context(token_in(run_dir)) if run_dir else None
         expected = {
-            node: NodeFiles(token, tuple(listings[key] for key in sorted(keys) if key in listings))
+            node: NodeFiles(token, tuple(models[key] for key in sorted(keys)))
             for node, keys in _models_read(layout, reservation).items()
         }
-        problems = _ask(reservation, elsewhere, expected, token, config.cluster.start_timeout_s)
+        problems = _ask(reservation, elsewhere, expected, token, bound_s)
     if problems:
         raise PlacementError(f"{'; '.join(problems)}. {REMEDY}")
 
 
-def _listings(config: Config) -> dict[str, ModelListing]:
-    """Of the models that are directories here; those that the Hub gives are fetched by each node."""
-    named = {f"models.{key}": Path(getattr(config.models, key)) for key in ("learner", "explorer")}
-    return {key: ModelListing.of(key, path) for key, path in named.items() if path.is_absolute() and path.is_dir()}
+def _models(config: Config) -> dict[str, ModelListing | HubModel]:
+    """The models by key: what their directory holds here, or where each node gets them from."""
+    found: dict[str, ModelListing | HubModel] = {}
+    for key in ("models.learner", "models.explorer"):
+        name = getattr(config.models, key.removeprefix("models."))
+        source = hub_source(key, name)
+        if isinstance(source, Repository):
+            found[key] = HubModel(key, source, config.cluster.fetch_timeout_s)
+        else:
+            found[key] = ModelListing.of(key, model_directory(key, name))
+    return found
 
 
 def _models_read(layout: Layout, reservation: Reservation) -> dict[str, set[str]]:

@@ -19,6 +19,8 @@ from s2l_ray.weights.transfers import TRANSFERS
 
 SETTLE_S = 10.0
 """Seconds in which actors notice that their group broke, and answers arrive."""
+IDLE_S = 0.2
+"""Seconds in which engines that have nothing to finish say so."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class WeightSync:
 
     Engines over gloo form one broadcast group with trainer rank 0, those over nccl another; engines over ipc form none
     (see `weights.transfers`).
-    A group that broke, or whose members changed, is formed anew under a name that was never used. Every wait is
-    bounded by a small multiple of `timeout_s`.
+    A group that broke, or whose members changed, is formed anew under a name that was never used. Engines finish their
+    requests, or stop them, before anything is sent: that wait is bounded by `drain_timeout_s`, every other one by a
+    small multiple of `timeout_s`.
 
     `begin_weight_sync` and `finish_weight_sync` are `weight_sync` in two parts, for a driver that does other work
     between them.
@@ -84,12 +87,14 @@ class WeightSync:
         ranks: `TrainerRank` actors, in rank order.
         specs: what a weight sync carries.
         timeout_s: cluster.weight_sync_timeout_s.
+        drain_timeout_s: cluster.step_timeout_s, which bounds the requests too.
     """
 
-    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float) -> None:
+    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float, drain_timeout_s: float) -> None:
         self._ranks = ranks
         self._specs = specs
         self._timeout_s = timeout_s
+        self._drain_timeout_s = drain_timeout_s
         self._members: list[LearnerMember] = []
         self._lost: list[LearnerMember] = []
         self._standing: set[Transfer] = set()
@@ -97,6 +102,7 @@ class WeightSync:
         self._version = -1
         self._begun = 0.0
         self._attempt: _Attempt | None = None
+        self._draining: dict[int, ray.ObjectRef] = {}
         self._sent: list[SendTimes] = []
         self._received: list[WeightSyncTimes] = []
 
@@ -118,16 +124,19 @@ class WeightSync:
         return self.finish_weight_sync()
 
     def begin_weight_sync(self, version: int) -> None:
-        """Start to deliver the trainer's present weights as `version`, and wait for nothing.
+        """Start to deliver the trainer's present weights as `version`, and wait for nothing that takes time.
 
-        With all members in one group that stands, nothing is left for `finish_weight_sync` but to wait. The rest (a
-        group to form anew, engines of a second kind, ipc) begins there. The members are those of the last `connect`:
-        call no other method in between.
+        With all members in one group that stands, and none with requests to finish, nothing is left for
+        `finish_weight_sync` but to wait. The rest (a long drain, a group to form anew, engines of a second kind, ipc)
+        comes there. The members are those of the last `connect`: call no other method in between.
         """
         self._version, self._begun = version, time.perf_counter()
-        self._sent, self._received = [], []
+        self._sent, self._received, self._attempt = [], [], None
+        grouped = [member for member in self._members if TRANSFERS[member.transfer].grouped]
+        self._draining = {member.number: member.actor.drain.remote() for member in grouped}
         first = next(iter(self._transfers()), None)
-        self._attempt = self._start(first) if first in self._standing and TRANSFERS[first].grouped else None
+        if first in self._standing and TRANSFERS[first].grouped and not _outcomes(self._draining, IDLE_S)[1]:
+            self._attempt = self._start(first)
 
     def finish_weight_sync(self) -> WeightSyncReport:
         """Wait until every member holds the version of `begin_weight_sync`. Raises as `weight_sync` does."""
@@ -165,6 +174,7 @@ class WeightSync:
     def _broadcast_until_held(self, transfer: Transfer) -> None:
         """Broadcast, and after a failure again to those that answer, until all of them hold the version."""
         failures = 0
+        self._wait_for_drains(transfer)
         while self._of(transfer):
             if transfer not in self._standing:
                 self._regroup(transfer)
@@ -183,6 +193,13 @@ class WeightSync:
                     f"the weight sync of version {self._version} failed twice although all engines answer; "
                     f"learner engine {number}: {error}"
                 )
+
+    def _wait_for_drains(self, transfer: Transfer) -> None:
+        """Wait until the members stand still. One that does not, or is gone, is dropped."""
+        waiting = {m.number: self._draining[m.number] for m in self._of(transfer) if m.number in self._draining}
+        if self._drop(transfer, _outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
+            self._attempt = None
+            self._standing.discard(transfer)
 
     def _start(self, transfer: Transfer) -> _Attempt:
         update = update_info(self._specs)
@@ -278,20 +295,31 @@ class WeightSync:
         """Call a method of every member; returns their answers. A member that fails is dropped."""
         calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
         returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
+        self._drop(transfer, failed)
+        return list(returned.values())
+
+    def _drop(self, transfer: Transfer, failed: dict[int, Exception]) -> bool:
+        """Continue without the members that failed; whether there are any."""
         gone = [member for member in self._of(transfer) if member.number in failed]
         self._lost += gone
         self._members = [member for member in self._members if member not in gone]
-        return list(returned.values())
+        return bool(gone)
 
 
-def _outcomes(calls: dict[int, ray.ObjectRef], timeout_s: float) -> tuple[dict[int, Any], dict[int, Exception]]:
-    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all)."""
+def _outcomes(
+    calls: dict[int, ray.ObjectRef], timeout_s: float, key: str = "cluster.weight_sync_timeout_s"
+) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all).
+
+    Args:
+        key: that `timeout_s` is made of.
+    """
     done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
     returned: dict[int, Any] = {}
     failed: dict[int, Exception] = {}
     for number, ref in calls.items():
         if ref not in done:
-            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s (cluster.weight_sync_timeout_s)")
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s ({key})")
             continue
         try:
             returned[number] = ray.get(ref)

@@ -15,7 +15,9 @@ SAMPLED = "s2l-ray"
 """The origin of rollouts that this package sampled; that of others tells where they come from."""
 DATE = "data.date"
 """A field that only exists if the chat template writes a date into the prompts."""
-FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed", "models.dtype")
+BATCH_INVARIANT = "engines.explorer.batch_invariant"
+"""A field that only exists if it is on."""
+FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed", "models.dtype", BATCH_INVARIANT)
 """Fields in which a recording may differ from a run that names it (bank.recording)."""
 
 

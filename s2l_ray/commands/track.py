@@ -16,8 +16,8 @@ Send MLflow what it has not taken of a run: because its server was away, or the
 run was killed. RUN/undelivered.jsonl has it. Nothing is sent twice. A run that
 was killed, which MLflow still shows as running, is shown as KILLED after that.
 
-The server is that of the run, or of MLFLOW_TRACKING_URI where the run has no
-tracking.uri."""
+The server is that of the run; MLFLOW_TRACKING_URI names another, unless the run
+has tracking.uri."""
 
 
 def add_to(commands: Commands) -> None:

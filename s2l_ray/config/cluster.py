@@ -19,7 +19,8 @@ class ClusterConfig(Section):
     step_timeout_s: PositiveFloat = 3600.0
     """Longest time for each phase of a step."""
     weight_sync_timeout_s: PositiveFloat = 120.0
-    """Longest time for a weight sync."""
+    """Longest time for a weight sync, once engines have finished the requests that it waits for; step_timeout_s bounds
+    those."""
     lock_timeout_s: PositiveFloat = 120.0
     """Longest wait for the lock of run_dir, where the process that holds it is on another machine and shows no sign of
     life."""

@@ -21,6 +21,9 @@ class EngineConfig(Section):
     """Size of the KV cache on each device, in GiB; default: what the plan finds room and use for (on CPUs: 0.5)."""
     enforce_eager: bool = False
     """Skip compilation and graph capture: slower sampling, much faster start."""
+    batch_invariant: bool = False
+    """GPUs of compute capability 8.0 or later: vLLM's batch-invariant mode, in which a rollout does not depend on what
+    else is in the batch, so that a run can be repeated to the token. Slower. On CPUs engines are so without it."""
     threads: Positive = 1
     """CPU threads of a CPU engine."""
     cpus: PositiveFloat = 0.5

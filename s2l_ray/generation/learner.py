@@ -102,6 +102,16 @@ class LearnerEngine(SamplingEngine):
             await self._transfer(calls.ABANDON, calls.START, calls.update(update), calls.FINISH)
         return await self._resume(stop, version)
 
+    async def drain(self) -> None:
+        """Invalidate the weights and stop, as the weight sync mode says, ahead of `weight_sync`.
+
+        So that the sender, whose bound counts from its first byte, begins when no member has requests to finish.
+
+        Raises:
+            EngineError, BroadcastError: as `begin_weight_sync`.
+        """
+        await self._stand_still()
+
     async def begin_weight_sync(self) -> None:
         """Invalidate the weights and stop, as the weight sync mode says; the caches of the old weights are dropped.
 

@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, and the list of stages under them."""
-    parser.epilog = "stages:\n" + "\n".join(f"  {stage.name:10} {stage.about}" for stage in STAGES.values())
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="for all stages (default: 10)")
+    parser.epilog = "stages:\n" + "\n".join(f"  {stage.name:11} {stage.about}" for stage in STAGES.values())
+    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="for all stages (default: 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, after every stage")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help="only these, in their order"

@@ -109,7 +109,8 @@ def _compare(check: Check, name: str, ledger: TrainerMemory, usage: TrainerBytes
         rows[moment] = {"ledger_mib": predicted / MIB, "allocated_mib": found / MIB}
         text = f"{name}, {moment}: {found / MIB:.0f} MiB allocated, {predicted / MIB:.0f} by the ledger"
         allowed = BANDS[moment] * predicted + WORK_SPACE * check.cuda
-        check.expect(abs(found - predicted) <= allowed, f"{text} ({(found - predicted) / max(predicted, 1):+.1%})")
+        share = f" ({(found - predicted) / predicted:+.1%})" if predicted else ""
+        check.expect(abs(found - predicted) <= allowed, text + share)
     check.measure(**{name: rows | {"items_mib": {item: size / MIB for item, size in ledger.update.items()}}})
 
 
@@ -150,7 +151,7 @@ def _groups(config: Config) -> list[RolloutGroup]:
 
 
 def _on_cpu(check: Check, name: str, config: Config) -> TrainerBytes:
-    """By torch's profiler. AdamW's states appear in the first update, so the second one's peak counts."""
+    """By torch's profiler."""
     groups = _groups(config)
     gc.collect()
     with metered() as first:

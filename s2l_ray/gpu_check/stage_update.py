@@ -99,7 +99,7 @@ def _compare(check: Check, name: str, case: Case, model: str) -> None:
         runs = [("cuda", "float32"), ("cuda", "bfloat16")]
     for device, dtype in runs:
         found, metrics = _updated(model, case, device, dtype)
-        error = _difference(found, expected)
+        error = difference(found, expected)
         check.measure(**{f"{name}, {dtype}": {"error": error, "metrics": metrics, "reference": reference}})
         check.expect(error <= BOUNDS[dtype], f"{name}, {dtype} on {device}: weights move alike, error {error:.1e}")
         check.expect(metrics["skipped_updates"] == 0, f"{name}, {dtype} on {device}: every step was taken")
@@ -109,10 +109,10 @@ def _updated(model: str, case: Case, device: TorchDevice, dtype: Dtype) -> tuple
     """The change of every weight, and the metrics of the last update."""
     trainer = _trainer(model, case, device, dtype)
     try:
-        before = _master_weights(trainer)
+        before = master_weights(trainer)
         for _ in range(UPDATES):
             metrics = trainer.update(_batches(case.mini_batches))
-        return {name: after - before[name] for name, after in _master_weights(trainer).items()}, metrics
+        return {name: after - before[name] for name, after in master_weights(trainer).items()}, metrics
     finally:
         trainer.close()
 
@@ -135,13 +135,13 @@ def _batches(count: int) -> list[list[RolloutGroup]]:
     return [groups[i::count] for i in range(count)]
 
 
-def _master_weights(trainer: PolicyTrainer) -> Weights:
+def master_weights(trainer: PolicyTrainer) -> Weights:
     """The weights that are trained, whole, in float32, on the CPU."""
     trained = ((name, p) for name, p in trainer.policy.named_parameters() if p.requires_grad)
     return {name: whole(p.detach().to(trainer.device)).float().cpu().clone() for name, p in trained}
 
 
-def _difference(found: Weights, expected: Weights) -> float:
+def difference(found: Weights, expected: Weights) -> float:
     """|found - expected| / |expected| over all weights together."""
     apart = sum(float((found[name] - x).double().square().sum()) for name, x in expected.items())
     return math.sqrt(apart / sum(float(x.double().square().sum()) for x in expected.values()))
@@ -158,13 +158,13 @@ def _repeat_and_resume(check: Check, model: str, device: TorchDevice, directory:
         if saves:
             trainer.save(str(directory))
         trainer.update(_batches(2))
-        ends.append(_master_weights(trainer))
+        ends.append(master_weights(trainer))
         trainer.close()
     check.expect(_same_bits(ends[0], ends[1]), "deterministic updates give the same bits twice")
     trainer = start()
     trainer.load(str(directory))
     trainer.update(_batches(2))
-    check.expect(_same_bits(ends[0], _master_weights(trainer)), "a loaded checkpoint goes on to the same bits")
+    check.expect(_same_bits(ends[0], master_weights(trainer)), "a loaded checkpoint goes on to the same bits")
     trainer.close()
 
 

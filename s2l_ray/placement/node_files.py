@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from s2l_ray.errors import HubError
+from s2l_ray.hub.fetching import fetch_model
+from s2l_ray.hub.names import Repository
 from s2l_ray.machine.disk import writing
 
 APPEARS_WITHIN_S = 15.0
@@ -57,12 +60,31 @@ class ModelListing:
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """A model of the Hub, which a node fetches into its own cache where that is not the driver's."""
+
+    key: str
+    """Key of the configuration that names it."""
+    repository: Repository
+    timeout_s: float
+    """Bound on fetching it."""
+
+    def problem(self) -> str | None:
+        """Fetch what this machine lacks of the model; says why that cannot be done, or None."""
+        try:
+            fetch_model(self.repository, lambda done, total: None, self.timeout_s)
+        except HubError as error:
+            return f"{self.key}: {error}"
+        return None
+
+
+@dataclass(frozen=True)
 class NodeFiles:
     """What one node has to see, as the driver found it on its own."""
 
     token: Token | None = None
     """Proof that the run directory is shared; None where nothing is written to it."""
-    models: tuple[ModelListing, ...] = field(default=())
+    models: tuple[ModelListing | HubModel, ...] = field(default=())
 
     def problems(self, timeout_s: float) -> list[str]:
         """What is wrong on this machine, one line each; [] if it sees everything.

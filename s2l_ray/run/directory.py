@@ -216,7 +216,7 @@ class RunDirectory:
 
     def _forget(self) -> None:
         """Drop what a run that did not finish a single step left for its resumption."""
-        self.remember(mlflow_run_id=None, id=None)
+        self.remember(mlflow_run_id=None, mlflow_uri=None, id=None)
         (self.path / STRAGGLERS).unlink(missing_ok=True)
 
     def _refusal(self, differ: list[str]) -> str:

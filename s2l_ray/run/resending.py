@@ -8,6 +8,7 @@ from s2l_ray.config.loading import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.run.directory import CONFIGURATION, RunDirectory
+from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking.sending import send_undelivered
 
 
@@ -30,10 +31,12 @@ def resend(path: Path) -> str:
     config = load_config(path / CONFIGURATION, {"run_dir": str(path), "resume": "auto"})
     directory = RunDirectory.acquire(config)
     try:
-        run_id = directory.remembered().get("mlflow_run_id")
+        remembered = directory.remembered()
+        run_id = remembered.get("mlflow_run_id")
         if run_id is None:
             raise ConfigError(f"{path} was not tracked (tracking.enabled): there is no MLflow run to send to")
         status: TrackedStatus = "FINISHED" if (path / "summary.json").exists() else "KILLED"
-        return send_undelivered(config.tracking, path, run_id, status)
+        tracking = where_it_was_tracked(config.tracking, remembered.get("mlflow_uri"))
+        return send_undelivered(tracking, path, run_id, status)
     finally:
         directory.close()

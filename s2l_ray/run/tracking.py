@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from s2l_ray.config import Config
+from s2l_ray.config import Config, TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.reporter import Reporter
@@ -52,11 +53,12 @@ class RunTracking:
             TrackingError: the MLflow store cannot be used.
             DataError: run.json is damaged.
         """
-        run_id = directory.remembered().get("mlflow_run_id")
-        tracker = open_tracker(settings.tracking, directory.path, settings.name, run_id)
+        remembered = directory.remembered()
+        config = where_it_was_tracked(settings.tracking, remembered.get("mlflow_uri"))
+        tracker = open_tracker(config, directory.path, settings.name, remembered.get("mlflow_run_id"))
         tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
         try:
-            directory.remember(mlflow_run_id=tracker.run_id)
+            directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri)
             describe(tracker, settings, inputs, bank)
             tracking._extras = extras(settings, directory.path, inputs, tracker)
         except BaseException as error:  # nobody else can end it yet
@@ -115,3 +117,19 @@ class RunTracking:
         """Pass on an evaluation; `when` is "before", "during" or "after"."""
         self.tracker.log_evaluation(record, when)
         self.reporter.evaluation(record, when)
+
+
+def where_it_was_tracked(config: TrackingConfig, known: str | None) -> TrackingConfig:
+    """The configuration with the server that the run found in its environment, where this process has none.
+
+    A sqlite file is looked for beside the run directory, which may have been moved with it. A server whose address has
+    a password, which is not kept, has to be named again.
+
+    Args:
+        config: tracking, of the run's configuration.
+        known: the tracking URI that the run directory remembers.
+    """
+    named = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named or known is None or known.startswith("sqlite") or "***" in known:
+        return config
+    return config.model_copy(update={"uri": known})

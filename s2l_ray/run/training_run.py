@@ -238,7 +238,7 @@ class TrainingRun:
     def _resume_from(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint, and give its weights to the learner's engines."""
         note = self._tracking.reporter.note
-        self.graph.trainer.load(str(checkpoint.trainer))
+        self.graph.load(str(checkpoint.trainer))
         self.records = list(checkpoint.records)
         if not self._evaluation.restore(checkpoint.state):
             note("the checkpoint's evaluations are left out: data.eval or evaluation was another")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import S2LError, TrackingError
+from s2l_ray.machine.ending import is_told
 from s2l_ray.tracking.mlflow_store import (
     CREATION_S,
     bring_artifacts_home,
@@ -37,8 +39,10 @@ T = TypeVar("T")
 
 REQUESTS = 8
 """Requests that opening a run takes at most; each is bounded by tracking.timeout_s."""
-ABANDONED_S = 2.0
+ABANDONED_S = 10.0
 """Seconds for which the end of a process waits for a run that it was opening, to end it."""
+POLL_S = 0.1
+"""Seconds between two looks at whether the process is told to end."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,22 @@ class OpenedRun:
         return {point.step for point in self.client.get_metric_history(self.run_id, metric)} if self.resumed else set()
 
 
-def open_run(config: TrackingConfig, default_store: Path, run_name: str, run_id: str | None) -> OpenedRun:
-    """Start a run, or go on with one, see `tracker.open_tracker`.
+def open_run(config: TrackingConfig, directory: Path, run_name: str, run_id: str | None) -> OpenedRun:
+    """Start the MLflow run of a training run, or go on with it, see `tracker.open_tracker`.
 
     Raises:
         TrackingError: the store cannot be used, or did not answer in time.
     """
-    return _asked(config, default_store, lambda opening: opening.start(run_name, run_id))
+    return _asked(config, directory, lambda opening: opening.start(directory, run_name, run_id))
 
 
-def find_run(config: TrackingConfig, default_store: Path, run_id: str) -> OpenedRun:
-    """The run `run_id` as it is.
+def find_run(config: TrackingConfig, directory: Path, run_id: str) -> OpenedRun:
+    """The MLflow run `run_id` of a training run, as it is.
 
     Raises:
         TrackingError: the store cannot be used, did not answer in time, or has no such run.
     """
-    return _asked(config, default_store, lambda opening: opening.find(run_id))
+    return _asked(config, directory, lambda opening: opening.find(run_id))
 
 
 class _Opening:
@@ -87,37 +91,44 @@ class _Opening:
         self.client = connect(uri, config.timeout_s)
         self._config, self._uri, self._artifacts = config, uri, artifacts
 
-    def start(self, run_name: str, run_id: str | None) -> OpenedRun:
+    def start(self, directory: Path, run_name: str, run_id: str | None) -> OpenedRun:
         if run_id is None and (given := os.environ.get("MLFLOW_RUN_ID")):
-            return self._given(given)
+            return self._given(given, directory)
         experiment_id = find_experiment(self.client, self._config, self._artifacts)
         found = continued_run(self.client, run_id) if run_id else None
         run = found or self.client.create_run(experiment_id, run_name=run_name)
         return self._opened(run, resumed=found is not None)
 
     def find(self, run_id: str) -> OpenedRun:
-        return self._opened(self.client.get_run(run_id), resumed=True)
+        from mlflow.exceptions import MlflowException
 
-    def _given(self, run_id: str) -> OpenedRun:
+        try:
+            return self._opened(self.client.get_run(run_id), resumed=True)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise TrackingError(
+                f"MLflow at {redact(self._uri)} has no run {run_id}; set MLFLOW_TRACKING_URI to where it was logged"
+            ) from None
+
+    def _given(self, run_id: str, directory: Path) -> OpenedRun:
         run = continued_run(self.client, run_id)
         if run is None:
             raise TrackingError(
                 f"MLFLOW_RUN_ID: MLflow at {redact(self._uri)} has no run {run_id}; name one, or unset it"
             )
-        opened = self._opened(run, resumed=True)
-        if opened.steps_with("alpha"):
+        if (other := run.data.params.get("run_dir", str(directory))) != str(directory):
             raise TrackingError(
-                f"MLFLOW_RUN_ID: the MLflow run {run_id} has the steps of another training run; name a new one, or "
-                "unset it (a run that is resumed in its run directory remembers its MLflow run)"
+                f"MLFLOW_RUN_ID: the MLflow run {run_id} is of the training run in {other}; name another, or unset it"
             )
-        return opened
+        return self._opened(run, resumed=True)
 
     def _opened(self, run: Run, resumed: bool) -> OpenedRun:
         return OpenedRun(self.client, self._uri, bring_artifacts_home(self.client, run, self._artifacts), resumed)
 
 
-def _asked(config: TrackingConfig, default_store: Path, ask: Callable[[_Opening], OpenedRun]) -> OpenedRun:
-    uri, artifacts = locate(config.uri, Path(default_store).resolve())
+def _asked(config: TrackingConfig, directory: Path, ask: Callable[[_Opening], OpenedRun]) -> OpenedRun:
+    uri, artifacts = locate(config.uri, directory.parent)
     bound = REQUESTS * config.timeout_s + (CREATION_S if sqlite_file(uri) else 0)
     # Set before MLflow is imported: a training run tells nobody but the user's own server about itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -145,6 +156,7 @@ def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None])
 
     Raises:
         TimeoutError: it took longer.
+        KeyboardInterrupt: the process was told to end.
     """
     future: Future[T] = Future()
     settled = threading.Event()
@@ -162,12 +174,24 @@ def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None])
 
     threading.Thread(target=run, name="mlflow-opening", daemon=True).start()
     try:
-        return future.result(seconds)
-    except BaseException as error:
-        if future.done() and isinstance(error, Exception):
-            raise
+        _wait(future, seconds)
+    except BaseException:
         future.add_done_callback(give_up)
         settled.wait(ABANDONED_S)
-        if isinstance(error, TimeoutError):
-            raise TimeoutError(f"no answer within {seconds:g} s") from None
         raise
+    return future.result()
+
+
+def _wait(future: Future[T], seconds: float) -> None:
+    """Wait for a future, also where signals are held.
+
+    Raises:
+        TimeoutError: it takes longer than `seconds`.
+        KeyboardInterrupt: the process was told to end.
+    """
+    deadline = time.monotonic() + seconds
+    while not wait([future], POLL_S).done:
+        if is_told():
+            raise KeyboardInterrupt
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer within {seconds:g} s")

@@ -31,7 +31,7 @@ def send_undelivered(config: TrackingConfig, directory: Path, run_id: str, statu
     Raises:
         TrackingError: the store cannot be used or has no such run, or did not take everything.
     """
-    opened = find_run(config, directory.parent, run_id)
+    opened = find_run(config, directory, run_id)
     path = directory / UNDELIVERED
     entries = still_missing(opened, read_undelivered(path))
     if opened.run.info.status == "RUNNING" and not any(entry.kind == "status" for entry in entries):

@@ -146,4 +146,4 @@ def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id:
     if not config.enabled:
         return NoTracker()
     directory = Path(directory).resolve()
-    return MlflowTracker(open_run(config, directory.parent, run_name, run_id), directory, config.timeout_s)
+    return MlflowTracker(open_run(config, directory, run_name, run_id), directory, config.timeout_s)

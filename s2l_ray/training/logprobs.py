@@ -74,6 +74,25 @@ def _logit_gradient(
     return d.scatter_add_(1, targets[:, None], grad[:, None])
 
 
+def _by_raw_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    temperature: float,
+    softcap: float | None,
+    targets: Tensor,
+    log_z: Tensor,
+    entropy: Tensor,
+    grad: Tensor,
+    grad_entropy: Tensor | None,
+) -> Tensor:
+    """Gradient by hidden @ weight.T of a chunk, in the compute dtype; nothing else of the chunk's size is left."""
+    logits, squashed = _logits(hidden, weight, temperature, softcap)
+    d = _logit_gradient(logits.sub_(log_z[:, None]), targets, entropy, grad, grad_entropy).div_(temperature)
+    if squashed is not None:
+        d.mul_(1 - squashed * squashed)
+    return d.to(hidden.dtype)
+
+
 class _ChunkedScores(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -101,14 +120,11 @@ class _ChunkedScores(torch.autograd.Function):
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            logits, squashed = _logits(hidden[part], weight, temperature, softcap)
             of_entropy = None if grad_entropy is None else grad_entropy[part]
-            d = _logit_gradient(logits.sub_(log_z[part, None]), targets[part], entropy[part], grad[part], of_entropy)
-            d.div_(temperature)
-            if squashed is not None:
-                d.mul_(1 - squashed * squashed)
-            d = d.to(hidden.dtype)
+            reduced = (targets[part], log_z[part], entropy[part], grad[part], of_entropy)
+            d = _by_raw_logits(hidden[part], weight, temperature, softcap, *reduced)
             grad_hidden[part] = d @ weight
             if grad_weight is not None:
                 grad_weight += d.T @ hidden[part]
+            del d  # before the next chunk's logits
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 
 def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW over what requires gradients. Build it after FSDP: it keeps the shards, not the whole parameters."""
-    return torch.optim.AdamW(
+    """AdamW over what requires gradients. Build it after FSDP: it keeps the shards, not the whole parameters.
+
+    Its states are there from the beginning. AdamW itself makes them in its first step, on a GPU in memory that the
+    update has just freed, and what is left of those blocks could not be given back to the engines any more.
+    """
+    optimizer = torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.learning_rate,
         betas=config.betas,
@@ -24,6 +28,13 @@ def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Adam
         weight_decay=config.weight_decay,
         fused=True,
     )
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
 
 
 def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm.config import WeightTransferConfig
@@ -13,8 +14,10 @@ from s2l_ray.vllm_bridge.worker import backend_name
 
 
 def engine_arguments(settings: VllmSettings) -> Any:
-    """The `AsyncEngineArgs` of vLLM for an engine."""
+    """The `AsyncEngineArgs` of vLLM for an engine. What has no argument goes into this process's environment."""
     engine, transfer = settings.engine, settings.weight_transfer
+    if current_platform.is_cuda():
+        os.environ["VLLM_BATCH_INVARIANT"] = str(int(engine.batch_invariant))  # the processes that compute inherit it
     return AsyncEngineArgs(
         model=settings.model,
         load_format="auto" if settings.load_weights else "dummy",

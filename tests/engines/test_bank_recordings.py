@@ -111,6 +111,7 @@ def test_what_changes_the_fingerprint_and_what_does_not(family: Family, tmp_path
         assert fingerprint_of(configured(family, tmp_path, override)).digest == base.digest, override
     assert fingerprint_of(configured(family, tmp_path, "seed=2", "rollout.explorer_seed=1")).digest == base.digest
     changed = {
+        "engines.explorer.batch_invariant=true": "engines.explorer.batch_invariant: recorded null, this run true",
         "rollout.explorer.temperature=0.7": "rollout.explorer.temperature: recorded 1.0, this run 0.7",
         "rollout.explorer.top_p=0.95": "rollout.explorer.top_p: recorded 1.0, this run 0.95",
         "rollout.explorer.top_k=20": "rollout.explorer.top_k: recorded 0, this run 20",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_the_runner_goes_on_and_writes_after_every_stage(tmp_path: Path, monkeyp
     written: list[int] = []
 
     def ended(stage: Stage, bound: float) -> StageResult:
-        assert bound == pytest.approx(min(stage.seconds, 600), abs=5)
+        assert bound == pytest.approx(min(stage.seconds, 1200), abs=5)
         written.append(len(json.loads(report.read_text())["stages"]) if report.exists() else 0)
         return StageResult(stage.name, "FAIL" if stage.name == "attention" else "PASS")
 
@@ -109,6 +110,22 @@ def test_what_there_is_no_time_for_is_skipped(capsys: pytest.CaptureFixture) -> 
     assert [line for line in lines if line.startswith("SKIP")] == [
         f"SKIP {name} in 0.0 s: the 0.01 minutes are over; give more with --minutes" for name in ("machine", "mfu")
     ]
+
+
+@pytest.mark.parametrize("name", ["engine", "weight_sync", "ranks", "train"])
+def test_stages_that_need_gpus_say_why_they_are_skipped(
+    name: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = importlib.import_module(STAGES[name].module)
+    check.cuda = False
+    with pytest.raises(Skip, match="no CUDA device; .*CPUs|gloo"):
+        stage.run(check)
+    check.cuda = True
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None if package == "vllm" else object())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    reason = "there is 1 GPU, and it takes 2" if name == "ranks" else "not installed: vllm"
+    with pytest.raises(Skip, match=reason):
+        stage.run(check)
 
 
 def test_a_part_that_raises_fails_alone(check: Check) -> None:
@@ -141,7 +158,7 @@ def test_errors_that_are_not_finite_are_wrong() -> None:
     assert not stage_attention.relative_error(nothing, torch.ones(3)) <= 1e9
     assert stage_attention.relative_error(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
     weights = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
-    assert stage_update._difference({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, weights) == pytest.approx(0.1)
+    assert stage_update.difference({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, weights) == pytest.approx(0.1)
 
 
 TINY = {

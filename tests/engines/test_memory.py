@@ -103,7 +103,7 @@ def write_model(directory: Path, sizes: dict[str, Any], family: str, dtype: str)
 
 
 def measure(config: Config, vocabulary: int) -> tuple[AllocatedBytes, AllocatedBytes, AllocatedBytes]:
-    """Of a trainer and its first update (AdamW's states appear in it), of a second update, and of handing out weights
+    """Of a trainer and its first update, of a second update, and of handing out weights
     in buckets."""
     batches = longest_rollouts(config, vocabulary)
     gc.collect()  # what earlier tests left would be counted as released
@@ -155,7 +155,12 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "one micro-batch": (BIG_VOCABULARY, "qwen3", {"trainer__micro_batch_tokens": 8192}),
     "long sequence": (NARROW, "llama", {"trainer__micro_batch_tokens": 100}),
-    "adapters": (WIDE, "qwen3", {"trainer__lora_rank": 8, "models__dtype": "bfloat16"}),
+    # Several chunks of logits to a micro-batch, whose memory beside a frozen head is the peak.
+    "adapters": (
+        BIG_VOCABULARY | {"tie_word_embeddings": True},
+        "qwen3",
+        {"trainer__lora_rank": 8, "models__dtype": "bfloat16"},
+    ),
 }
 
 
@@ -178,17 +183,15 @@ def tensors(ledger: dict[str, int]) -> int:
 
 def eight_billion(ranks: int, **changes: Any) -> TrainerMemory:
     name = "Qwen/Qwen3-8B-Base"
-    config = run_config(
-        name,
-        data__max_prompt_tokens=512,
-        rollout__max_tokens=4096,
-        rollout__prompts_per_step=64,
-        objective__mini_batch_prompts=64,
-        models__dtype="bfloat16",
-        trainer__micro_batch_tokens=8192,
-        **changes,
-    )
-    return trainer_ledger(ModelShape.load(name), config, ranks, cuda=True)
+    values: dict[str, Any] = {
+        "data__max_prompt_tokens": 512,
+        "rollout__max_tokens": 4096,
+        "rollout__prompts_per_step": 64,
+        "objective__mini_batch_prompts": 64,
+        "models__dtype": "bfloat16",
+        "trainer__micro_batch_tokens": 8192,
+    }
+    return trainer_ledger(ModelShape.load(name), run_config(name, **values | changes), ranks, cuda=True)
 
 
 def test_shards_of_eight_gpus_by_hand() -> None:
@@ -204,6 +207,12 @@ def test_shards_of_eight_gpus_by_hand() -> None:
     assert {"gradients", "activations", "logits"}.isdisjoint(ledger.idle)
     assert "transfer_buffers" in ledger.weight_sync
     assert ledger.host == {}
+
+
+def test_micro_batches_are_filled_by_sequences_of_other_lengths() -> None:
+    """Two sequences of 4,608 tokens are too long for 8,192; one of 4,608 and one of 3,584 are not."""
+    mixed, even = (eight_billion(8, rollout__max_tokens=most).update for most in (4096, 3584))
+    assert mixed["activations"] == pytest.approx(even["activations"], rel=0.01)  # other shares of prompts
 
 
 def test_uneven_shards_are_rounded_up() -> None:

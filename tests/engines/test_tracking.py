@@ -7,19 +7,23 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
-from s2l_ray.tracking import mlflow_store, mlflow_tracker
+from s2l_ray.run.tracking import where_it_was_tracked
+from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, redact, why_not
 from s2l_ray.tracking.node_meter import NodeMeter
+from s2l_ray.tracking.opening import _within
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import Entry, Undelivered
 from tests.support.paths import ROOT
@@ -353,15 +357,66 @@ def test_the_environment_names_the_run(store, tmp_path, monkeypatch):
     given = client(store).create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     tracker = opened(store)
+    tracker.log_params({"run_dir": str(store / "run")})
     tracker.log_step(step(1))
     tracker.finish()
     assert tracker.run_id == given and points(store, tracker, "reward") == [(1, 0.25)]
-    with pytest.raises(TrackingError, match="MLFLOW_RUN_ID: .* has the steps of another training run; name a new one"):
-        opened(store)
-    opened(store, given).finish("KILLED")  # the same run, resumed
+    opened(store).finish("KILLED")  # the same directory
+    with pytest.raises(TrackingError, match=f"MLFLOW_RUN_ID: .* of the training run in {store}/run; name another, or"):
+        open_tracker(TrackingConfig(uri=tracker.uri), tmp_path / "another", "a-run")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(TrackingError, match="MLFLOW_RUN_ID: MLflow at .* has no run 0000.*; name one, or unset it"):
         opened(store)
+
+
+def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):
+    tracker = opened(store)
+    settled(tracker)
+    tracker._writer.stop()
+    run = store / "killed"
+    run.mkdir()
+    (run / "config.yaml").write_text("models: {learner: a, explorer: b}\ndata: {train: x}\nrun_dir: /moved\n")
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": tracker.run_id, "mlflow_uri": tracker.uri}))
+    Undelivered(run / "undelivered.jsonl", [Entry("tags", tracker.run_id, {"late": "1"})])
+    assert main(["track", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("sent 1 sets of tags, 1 status to MLflow at sqlite:///")
+    found = client(store).get_run(tracker.run_id)
+    assert (found.info.status, found.data.tags["late"]) == ("KILLED", "1")
+    assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": "0" * 32}))
+    assert main(["track", str(run)]) == 1
+    assert "has no run 00000000000000000000000000000000; set MLFLOW_TRACKING_URI" in capsys.readouterr().err
+    (run / "run.json").unlink()
+    assert main(["track", str(run)]) == 1 and "was not tracked" in capsys.readouterr().err
+    assert main(["track", str(store)]) == 1 and "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_server_that_the_run_had_from_its_environment_is_remembered(monkeypatch):
+    known = "http://mlflow:5000"
+    assert where_it_was_tracked(TrackingConfig(), known).uri == known
+    assert where_it_was_tracked(TrackingConfig(uri="http://key:1"), known).uri == "http://key:1"
+    for unusable in ("sqlite:////moved/mlflow.db", "http://***@mlflow:5000", None):
+        assert where_it_was_tracked(TrackingConfig(), unusable).uri is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:1")
+    assert where_it_was_tracked(TrackingConfig(), known).uri is None
+
+
+def test_a_store_that_hangs_is_given_up_and_what_it_brings_late_is_ended(monkeypatch):
+    late, ended, hold = [], threading.Event(), threading.Event()
+
+    def work() -> str:
+        hold.wait(PATIENCE_S)
+        return "a run"
+
+    monkeypatch.setattr(opening, "ABANDONED_S", 0.05)
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+        _within(0.05, work, lambda run: (late.append(run), ended.set()))
+    hold.set()
+    assert ended.wait(PATIENCE_S) and late == ["a run"]
+    assert _within(PATIENCE_S, lambda: 5, late.append) == 5
+    with pytest.raises(ZeroDivisionError):
+        _within(PATIENCE_S, lambda: 1 // 0, late.append)
+    assert late == ["a run"]
 
 
 def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):

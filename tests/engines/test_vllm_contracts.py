@@ -61,6 +61,28 @@ def test_engine_arguments() -> None:
     assert found.worker_extension_cls == "s2l_ray.vllm_bridge.worker.WorkerExtension"
 
 
+@pytest.mark.parametrize("invariant", [True, False])
+def test_batch_invariant_mode_is_a_variable_of_gpu_engines(invariant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    from s2l_ray.config import EngineConfig
+    from s2l_ray.vllm_bridge.arguments import engine_arguments
+    from s2l_ray.vllm_bridge.settings import VllmSettings
+
+    settings = VllmSettings(
+        model="m", engine=EngineConfig(batch_invariant=invariant), max_model_len=64, dtype="bfloat16",
+        trust_remote_code=False, tensor_parallel=2,
+    )  # fmt: skip
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    engine_arguments(settings)
+    assert not envs.VLLM_BATCH_INVARIANT  # CPUs have no such mode
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda _: True)
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", str(int(not invariant)))  # the key decides
+    engine_arguments(settings)
+    assert invariant == envs.VLLM_BATCH_INVARIANT
+
+
 def test_log_probs_of_the_sampled_distribution_are_a_mode() -> None:
     from typing import get_args
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 TIMEOUT_S = 8.0
 KILLED_S = 60.0
 """Bound of a weight sync whose member is killed: gloo may notice at once, or wait for its bound."""
+DRAIN_S = 30.0
 BF16 = 0.08
 # Cut over two, two and five buckets: a death at the first tensor leaves seven to come.
 SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
@@ -109,6 +111,8 @@ class Receiver:
     def __init__(self) -> None:
         self.fate: tuple[str, str] | None = None
         """Signal that it sends itself, and at which moment: ("KILL", "join"), ("STOP", "receive")."""
+        self.busy_s = 0.0
+        """Seconds that it takes to finish its requests."""
         self.weights: dict[str, torch.Tensor] = {}
         self.version: int | None = None
         self.group: BroadcastGroup | None = None
@@ -118,8 +122,12 @@ class Receiver:
         if self.fate and self.fate[1] == moment:
             os.kill(os.getpid(), getattr(signal, f"SIG{self.fate[0]}"))
 
-    def set_fate(self, fate: tuple[str, str] | None) -> None:
-        self.fate = fate
+    def set_fate(self, fate: tuple[str, str] | None, busy_s: float = 0.0) -> None:
+        self.fate, self.busy_s = fate, busy_s
+
+    def drain(self) -> None:
+        self.meet_fate("drain")
+        time.sleep(self.busy_s)
 
     def check_in(self) -> None:
         self.group = None
@@ -177,7 +185,7 @@ class WeightSyncs:
         self.receivers = self.started[: len(fates)]
         ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
         ray.get(self.rank.begin.remote(timeout_s))
-        self.weight_syncs = WeightSync([self.rank], SPECS, timeout_s)
+        self.weight_syncs = WeightSync([self.rank], SPECS, timeout_s, DRAIN_S)
 
     def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
         gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
@@ -229,6 +237,23 @@ def test_one_dies_between_weight_syncs(it: WeightSyncs):
     assert it.weight_sync(2) == (2,)
     assert it.weight_sync(3) == ()
     assert it.held(0, 1) == [(3, [3.0])] * 2
+
+
+def test_requests_may_take_longer_than_a_weight_sync(it: WeightSyncs):
+    """Nothing is sent before the last member has finished its requests, so that no bound of a broadcast counts them."""
+    it.start(None, None, timeout_s=2.0)
+    it.connect(0, 1)
+    ray.get(it.receivers[1].set_fate.remote(None, busy_s=5.0))
+    assert it.weight_sync(1) == ()
+    assert it.held(0, 1) == [(1, [1.0])] * 2
+
+
+def test_one_dies_over_its_requests(it: WeightSyncs):
+    it.start(None, ("KILL", "drain"))
+    it.connect(0, 1)
+    assert it.weight_sync(1) == (1,)
+    assert it.weight_sync(2) == ()
+    assert it.held(0) == [(2, [2.0])]
 
 
 @pytest.mark.parametrize("how", ["KILL", "STOP"])

@@ -112,6 +112,13 @@ def test_mlflow_has_every_step_once(run: Undisturbed):
     assert [m.step for m in client.get_metric_history(mlflow_run.info.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
     assert [m.value for m in client.get_metric_history(mlflow_run.info.run_id, "G_w")] == [4, 3, 2, 0, 0, 0]
     assert len(mlflow_run.inputs.dataset_inputs) == 2
+    assert {key: mlflow_run.data.tags[key] for key in ("schedule", "T_mix", "G")} == {
+        "schedule": "linear",
+        "T_mix": "4",
+        "G": "4",
+    }
+    models = client.search_logged_models([mlflow_run.info.experiment_id], f"source_run_id = '{mlflow_run.info.run_id}'")
+    assert {model.name for model in models} == {"step-000004", "step-000006", "final"}
     assert {a.path for a in client.list_artifacts(mlflow_run.info.run_id)} >= {"config.yaml", "figures", "summary.json"}
 
 

@@ -6,6 +6,7 @@ import http.client
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], log: Path, port: int, **options) -> Iterator[None]:
-    """A process that listens on a port, with its children, until the block ends."""
+def running(command: list[str], log: Path, port: int, end: signal.Signals, **options) -> Iterator[None]:
+    """A process that listens on a port until the block ends; then its group gets the signal `end`."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
     try:
@@ -38,19 +39,9 @@ def running(command: list[str], log: Path, port: int, **options) -> Iterator[Non
         assert process.poll() is None, log.read_text()
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            _kill_group(process.pid)
-            process.wait()
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, 9)
-    except ProcessLookupError:
-        return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, end)
+        process.wait(PATIENCE_S)
 
 
 def _listens(port: int) -> bool:
@@ -72,7 +63,7 @@ def mlflow_server(directory: Path, backend: str, users: bool = False) -> Iterato
     if users:
         command += ["--app-name", "basic-auth"]
         environment |= {"MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1], "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-a-test"}
-    with running(command, directory / "server.log", port, cwd=directory, env=environment):
+    with running(command, directory / "server.log", port, signal.SIGKILL, cwd=directory, env=environment):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -99,7 +90,7 @@ def postgres() -> Iterator[str]:
         subprocess.run(make, user=user, cwd=directory, check=True, capture_output=True, timeout=PATIENCE_S)
         port = free_port()
         serve = ["postgres", "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
-        with running(serve, directory / "log", port, cwd=directory, user=user):
+        with running(serve, directory / "log", port, signal.SIGINT, cwd=directory, user=user):
             yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
 
 

@@ -29,6 +29,7 @@ def run_config(family: Family, run_dir: Path) -> dict:
         "evaluation.k": [1, 2, 4],
         "engines.learner.count": 1,
         "engines.learner.cpus": 0.5,
+        "tracking.timeout_s": PATIENCE_S,
         "cluster.start_timeout_s": PATIENCE_S,
         "cluster.step_timeout_s": PATIENCE_S,
         "cluster.weight_sync_timeout_s": PATIENCE_S,

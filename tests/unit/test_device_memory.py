@@ -105,8 +105,10 @@ def test_only_a_process_on_a_gpu_has_a_cache(on_gpu: bool, monkeypatch: pytest.M
     calls: list[str] = []
     monkeypatch.setattr(device_memory.torch.cuda, "is_initialized", lambda: on_gpu)
     monkeypatch.setattr(device_memory.torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    clear = "_cuda_clearCublasWorkspaces"  # not in a build for CPUs
+    monkeypatch.setattr(device_memory.torch._C, clear, lambda: calls.append("work spaces"), raising=False)
     device_memory.give_back_cached()
-    assert calls == ["empty_cache"] * on_gpu
+    assert calls == ["work spaces", "empty_cache"] * on_gpu
 
 
 @pytest.mark.parametrize("there", [True, False])

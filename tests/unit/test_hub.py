@@ -17,6 +17,7 @@ from s2l_ray.errors import ConfigError, HubError, ModelError
 from s2l_ray.hub.fetching import cached_model, fetch_file, fetch_model, fetch_split, model_files
 from s2l_ray.hub.names import Repository, dataset_split, model_repository
 from s2l_ray.hub.splits import files_of
+from s2l_ray.placement.node_files import HubModel, NodeFiles
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.tasks.compat import model_directory
@@ -313,6 +314,16 @@ def test_a_file_that_is_not_there(hub: HubServer) -> None:
     with pytest.raises(HubError, match="the model org/bare"):
         fetch_file(model_repository("org/bare"), "config.json")
     assert cached_model(model_repository("org/bare")) is None
+
+
+def test_a_node_with_a_cache_of_its_own_fetches_for_itself(hub: HubServer) -> None:
+    commit = hub.add("models", "org/one", {"config.json": b"{}", "model.safetensors": b"0"})
+    model = HubModel("models.learner", model_repository(f"org/one@{commit}"), 60.0)
+    assert NodeFiles(models=(model,)).problems(0) == []
+    assert cached_model(model.repository) is not None
+    other = HubModel("models.explorer", model_repository("org/none"), 60.0)
+    (problem,) = NodeFiles(models=(model, other)).problems(0)
+    assert problem.startswith("models.explorer: ") and "has no model org/none" in problem
 
 
 # ---- the configuration ----------------------------------------------------------------------------------------------

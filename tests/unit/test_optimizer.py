@@ -11,7 +11,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear
 
 from s2l_ray.config import TrainerConfig
 from s2l_ray.errors import ConfigError
-from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
+from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate, parameter_groups
 from tests.support.training_models import random_model
 
 
@@ -125,3 +125,23 @@ def test_of_a_real_architecture_the_matrices_are_decayed() -> None:
     names = {n for n, _ in model.named_parameters() if n.endswith("proj.weight") or n == "lm_head.weight"}
     assert decayed(model, weight_decay=0.1) == names
     assert any(n.endswith("q_norm.weight") for n, _ in model.named_parameters())
+
+
+def test_states_that_are_there_from_the_beginning_change_nothing() -> None:
+    """Against AdamW that makes them in its first step; all zeros, so that only their place in memory differs."""
+    ours, theirs = (nn.Linear(3, 2) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    config = TrainerConfig(learning_rate=0.1, weight_decay=0.5)
+    optimizers = build_optimizer(ours, config), torch.optim.AdamW(parameter_groups(theirs, config), lr=0.1, fused=True)
+    assert [set(optimizer.state) for optimizer in optimizers] == [set(ours.parameters()), set()]
+    optimizers[1].param_groups[0]["weight_decay"] = 0.5
+    for _ in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            model(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    state = optimizers[0].state[ours.weight]
+    assert {name: value.dtype for name, value in state.items()} == {
+        name: value.dtype for name, value in optimizers[1].state[theirs.weight].items()
+    }

@@ -74,11 +74,11 @@ class _Rank:
         self.longest = config.data.max_prompt_tokens + rollout.max_tokens
         prompts = config.objective.mini_batch_prompts or rollout.prompts_per_step
         of_a_step = math.ceil(prompts * rollout.group_size / ranks)
-        # Rows of at most the budget; a longer sequence is a row of its own (training/packing.py).
-        self.sequences = min(of_a_step, max(1, trainer.micro_batch_tokens // self.longest))
-        self.accumulates = of_a_step > self.sequences
-        self.tokens = self.sequences * self.longest
-        self.responses = self.sequences * rollout.max_tokens
+        # Rows of at most the budget, which sequences of other lengths may fill although the longest do not; a sequence
+        # that is longer is a row of its own (training/packing.py).
+        self.tokens = min(of_a_step * self.longest, max(self.longest, trainer.micro_batch_tokens))
+        self.accumulates = of_a_step * self.longest > self.tokens
+        self.responses = self.tokens * rollout.max_tokens // self.longest
         mode = trainer.gradient_checkpointing
         self.checkpointing = mode == "on" or (mode == "auto" and cuda)
 
@@ -112,7 +112,7 @@ class _Rank:
         return 0 if self.lora else self.shape.vocab * self.shape.hidden
 
     def resident(self) -> Ledger:
-        """Alive from the first update on: float32 weights and AdamW's two states of what is trained."""
+        """Always alive: float32 weights and AdamW's two states of what is trained."""
         frozen = self._shards(self.shape.layer_tensors, self.shape.root_tensors) if self.lora else 0
         return {
             "weights": self.gradients() + self.dtype * frozen,
@@ -172,17 +172,21 @@ def _end_of_forward(rank: _Rank) -> Ledger:
 
 
 def _backward_of_head(rank: _Rank) -> Ledger:
-    """The logits' gradient also in the compute dtype, and the head's gradient, which is summed in float32."""
-    dtype = rank.dtype
+    """The larger of two moments: a chunk's logits in float32, and what becomes of them; the head's gradient after that.
+
+    The logits turn into their gradient, which is copied to the compute dtype. The head's gradient is summed in float32.
+    """
+    dtype, head = rank.dtype, rank.head_gradient
     narrow = 0 if dtype == FLOAT32 else dtype
-    # A product in the compute dtype is added to the sum; CPUs convert it first.
-    of_weight = FLOAT32 + dtype + (FLOAT32 if narrow and not rank.cuda else 0)
     of_logits = 2 * FLOAT32 if rank.config.objective.entropy else FLOAT32 + narrow
+    # A product in the compute dtype is added to the sum; CPUs convert it first.
+    of_product = dtype + (FLOAT32 if narrow and not rank.cuda else 0)
+    chunk = _chunk(rank)
     # The last layer is gathered ahead, if there is something to gather.
     return {
         "gathered": dtype * (rank.shape.root_parameters + rank.layer_parameters * (rank.ranks > 1)),
         "activations": _saved(rank, rank.shape.layers) + _saved_at_end(rank),
-        "logits": of_logits * _chunk(rank) + of_weight * rank.head_gradient,
+        "logits": FLOAT32 * head + max(of_logits * chunk, dtype * chunk + of_product * head),
     }
 
 
@@ -281,11 +285,15 @@ def _sending(rank: _Rank, transfer: Transfer) -> int:
 
 
 def _gathering(rank: _Rank) -> int:
-    """A shard is cast and the tensor gathered (training/weights.py), and adapters are merged into it."""
+    """A tensor is cast and gathered (training/weights.py), while the one before it waits to be copied.
+
+    Beside adapters the weights are in the compute dtype already, and the matrices have adapters merged into them.
+    """
     largest = rank.dtype * rank.shape.largest_tensor
-    cast = 0 if rank.dtype == FLOAT32 else largest // rank.ranks
+    cast = 0 if rank.dtype == FLOAT32 or rank.lora else largest // rank.ranks
     gathered = largest if rank.ranks > 1 else 0
-    merging = 3 * FLOAT32 * max(math.prod(t) for t in rank.shape.linears.values()) if rank.lora else 0
+    matrix = max(math.prod(t) for t in rank.shape.linears.values())
+    merging = (3 * FLOAT32 + rank.dtype) * matrix if rank.lora else 0
     return max(cast + gathered, merging)
 
 
