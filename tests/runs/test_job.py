@@ -131,12 +131,8 @@ def wait_until(condition, what: str) -> None:
 def test_a_job_writes_where_s2l_outputs_says_and_is_stopped_whole_while_engines_start(head: Head, family, tmp_path):
     overrides = {k: v for k, v in run_config(family, tmp_path).items() if k not in ("run_dir", "verifier.kind")}
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "S2L_OUTPUTS": str(tmp_path / "shared")}
+    head.submit("kept", overrides | {"name": "mine", "schedule.steps": 500}, variables)
     head.submit("lost", overrides, {})
-    head.submit("kept", overrides | {"name": "mine"}, variables)
-    wait_until(lambda: "FAILED" in head.ray("job", "status", "lost"), "the first job is refused")
-    refused = head.ray("job", "logs", "lost")
-    assert "error: run_dir: /tmp/" in refused and "is in the session directory of Ray" in refused, refused
-
     log = tmp_path / "shared" / "mine" / "driver.log"
     wait_until(lambda: log.exists() and "starting engines" in log.read_text(), "engines start")
     head.ray("job", "stop", "kept")
@@ -144,5 +140,9 @@ def test_a_job_writes_where_s2l_outputs_says_and_is_stopped_whole_while_engines_
     assert "ended by SIGTERM" in head.ray("job", "logs", "kept") and "stopped by" in log.read_text()
     run_id = json.loads((log.parent / "run.json").read_text())["mlflow_run_id"]
     assert MlflowClient(locate(None, tmp_path / "shared")[0]).get_run(run_id).info.status == "KILLED"
-    wait_until(lambda: head.left() == [[], []], "no actor and no placement group is left")
     assert not processes_with("S2L_OUTPUTS", variables["S2L_OUTPUTS"])
+    wait_until(lambda: head.left() == [[], []], "no actor and no placement group is left")
+
+    wait_until(lambda: "FAILED" in head.ray("job", "status", "lost"), "a job without a lasting place is refused")
+    refused = head.ray("job", "logs", "lost")
+    assert "error: run_dir: /tmp/" in refused and "is in the session directory of Ray" in refused, refused
