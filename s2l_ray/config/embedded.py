@@ -29,10 +29,11 @@ def family_directory(root: Path) -> Path:
     if not (root / FAMILY).is_dir():
         with suppress(PackageNotFoundError):
             package = distribution("s2l-ray")
-            origin = json.loads(package.read_text("direct_url.json") or "{}").get(
-                "url", ""
-            )  # PEP 610: of editable ones
-            places = [Path(str(package.locate_file(FAMILY))), Path(unquote(urlsplit(origin).path)) / FAMILY]
+            # An editable installation says where its source is (PEP 610).
+            origin = urlsplit(json.loads(package.read_text("direct_url.json") or "{}").get("url", ""))
+            places = [Path(str(package.locate_file(FAMILY)))]
+            if origin.scheme == "file":
+                places.append(Path(unquote(origin.path)) / FAMILY)
             return next((place for place in places if place.is_dir()), root / FAMILY)
     return root / FAMILY
 
