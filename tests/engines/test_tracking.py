@@ -17,11 +17,12 @@ import pytest
 from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
+from s2l_ray.redaction import redact
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
 from s2l_ray.tracking.metrics import metric_name, step_metrics
-from s2l_ray.tracking.mlflow_store import how_to_open, redact, why_not
+from s2l_ray.tracking.mlflow_store import how_to_open, why_not
 from s2l_ray.tracking.node_meter import NodeMeter
 from s2l_ray.tracking.opening import _within
 from s2l_ray.tracking.tracker import Tracker, open_tracker
