@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from actors.calls import fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
+from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
@@ -37,6 +39,9 @@ class TrainerRank:
         self._rank = rank
         self._ranks = ranks
         self._host = ray.util.get_node_ip_address()
+        # Else gloo takes the address that the host's name has, which on Debian is 127.0.1.1: no other node reaches it.
+        if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(self._host)):
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
         self._listener: socket.socket | None = None
         self._built: PolicyTrainer | None = None
         self._senders: dict[Transfer, GroupSender] = {}

@@ -67,6 +67,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
     """
+    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))  # hears of the rest's undoing
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
     # same time as this process, stopping actors may not return.
@@ -74,20 +75,19 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         stack.enter_context(ExitStack()) for _ in range(5)
     )
 
-    log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))
     reporter = log
     _refuse_places_that_go_with_ray(config)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
     directory = RunDirectory.acquire(config, reporter.phase)
     unlocking.callback(directory.close)
+    log.open(directory.path)
     mirror = open_mirror(config)
     if mirror:
         fetch(mirror, directory, config, reporter.phase)
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
-    log.open(directory.path)
 
     reporter.phase("starting Ray")
     if connect(config.cluster, reporter.note):
@@ -131,6 +131,9 @@ def _refuse_places_that_go_with_ray(config: Config) -> None:
     refuse_session_directory("run_dir", config.run_path)
     if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
         refuse_session_directory("bank.path", output_path(config.bank.path))
+    mirror = config.checkpoint.mirror
+    if mirror and "://" not in mirror:
+        refuse_session_directory("checkpoint.mirror", output_path(mirror))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

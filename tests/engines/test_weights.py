@@ -24,6 +24,7 @@ from torch.distributed import DistStoreError, PrefixStore, Store
 from torch.multiprocessing.reductions import rebuild_cuda_tensor
 from transformers import AutoModelForCausalLM
 
+from actors.graph import ActorGraph
 from s2l_ray.config import EngineConfig, SamplingConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.generation.engine import EngineSettings
@@ -380,6 +381,23 @@ def test_old_weights_new_weights_and_kv_cache_are_never_held_at_once():
         ("learner", "wake", "weights"),
         ("learner", "wake", "kv_cache"),
     ]
+
+
+def test_engines_sleep_before_the_trainer_loads_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[str, ...]] = []
+
+    class Trainer:
+        def load(self, directory: str) -> None:
+            calls.append(("trainer", "load", directory))
+
+    graph = object.__new__(ActorGraph)
+    graph.trainer = Trainer()
+    roles = ("explorer", "learner")
+    monkeypatch.setattr(
+        graph, "_sleepers", lambda: [lambda *call, role=role: calls.append((role, *call)) for role in roles]
+    )
+    graph.load("checkpoint")
+    assert calls == [("explorer", "sleep"), ("learner", "sleep"), ("trainer", "load", "checkpoint")]
 
 
 # ---- on GPUs ----

@@ -6,7 +6,6 @@ deleted, the head lost, and the end, with the groups of a run that nothing distu
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -187,7 +186,6 @@ def test_a_run_directory_that_the_nodes_do_not_share_is_refused(story: Story):
 
 def test_a_stop_while_the_engines_start_leaves_nothing(story: Story):
     assert story.stopped_while_starting == Left.nothing("KILLED")
-    assert story.trial.records() == [] or story.stopped
 
 
 def test_a_stop_in_the_middle_leaves_nothing_also_with_sigint_ignored(story: Story):
@@ -214,6 +212,4 @@ def test_a_new_cluster_goes_on_where_the_head_was_lost_to_the_groups_of_a_local_
         assert [getattr(r, key) for r in records] == [getattr(r, key) for r in local], key
     assert story.trial.mlflow() == "FINISHED"
     assert (story.trial.outputs / "done").exists()
-    ranks = {os.fspath(p) for p in story.trial.outputs.glob("trial/checkpoints/*/**/*") if p.is_file()}
-    assert ranks  # both ranks' parts are on the one volume: the checkpoint was loaded by other pods
     assert why_unlimited() or sum(pod.out_of_memory for pod in story.clusters[-1].pods) == 0

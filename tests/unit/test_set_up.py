@@ -221,3 +221,17 @@ def test_a_run_is_tagged_with_what_one_searches_for(config: Config, monkeypatch:
         "ray_job_id": "raysubmit_1",
     }
     assert git_commit(tmp_path / "nowhere") is None
+
+
+def test_the_drivers_log_hears_of_what_mlflow_lacks_at_the_end(
+    config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    class Full(NoTracker):
+        def finish(self, status: str = "FINISHED") -> None:
+            raise TrackingError("MLflow did not take the last 3 entries")
+
+    monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Full())
+    with ExitStack() as stack:
+        set_up(config, SilentReporter(), stack)
+    assert "note: MLflow did not take the last 3 entries" in (config.run_path / "driver.log").read_text()
+    assert undone == ORDER

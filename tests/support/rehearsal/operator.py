@@ -40,6 +40,8 @@ WAIT_FOR_GCS = """
         sleep 5
     done
 """
+WITH_A_VALUE = ("log-color", "include-dashboard", "include-log-monitor")
+"""Flags of `ray start` that take true or false."""
 NOT_REHEARSED = ("enableInTreeAutoscaling", "gcsFaultToleranceOptions", "tlsOptions", "historyServerOptions")
 
 
@@ -196,7 +198,7 @@ def _flags(parameters: dict[str, str]) -> str:
     text = ""
     for option in sorted(parameters):
         argument = str(parameters[option])
-        if argument.lower() in ("true", "false") and option not in ("log-color", "include-dashboard"):
+        if argument.lower() in ("true", "false") and option not in WITH_A_VALUE:
             text += f" --{option} " if argument.lower() == "true" else ""
         else:
             text += f" --{option}={argument} "

@@ -25,7 +25,7 @@ from tests.support.rehearsal.pods import Image, Node
 
 TOKEN = "the-token-of-the-rehearsal"
 OUTPUTS = "/outputs"
-STEPS = 20
+STEPS = 14
 OVERRIDES = {
     "name": "trial",
     "data.eval": "null",
@@ -33,7 +33,7 @@ OVERRIDES = {
     "rollout.prompts_per_step": 4,
     "objective.mini_batch_prompts": 4,
     "schedule.steps": STEPS,
-    "schedule.mix_steps": 12,
+    "schedule.mix_steps": 8,
     "checkpoint.every": 1,
     "trainer.ranks": 2,
     "trainer.cpus": 1.5,  # of two on each worker, so that the ranks are on different ones
