@@ -8,7 +8,7 @@ from pathlib import Path
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.run.checkpoints import checkpoints_in
-from s2l_ray.run.mirror import Mirror, answered
+from s2l_ray.run.mirror import SUMMARY, Mirror, answered
 
 
 def next_free(config: Config) -> tuple[Config, str | None]:
@@ -26,14 +26,17 @@ def next_free(config: Config) -> tuple[Config, str | None]:
     first, path, number = config.run_path, config.run_path, 1
     if not _is_finished(config, first):
         return config, None
-    on = f"To train on from its end: {resuming_overrides(first, config)}"
+    where, on = str(first), f"To train on from its end: {resuming_overrides(first, config)}"
+    if not (first / SUMMARY).exists():
+        where = f"{(config.checkpoint.mirror or '').partition('?')[0]}/{first.name}"
+        on = f"To train on from its end, copy that to {first} first"
     if config.run_dir is not None:
-        raise ConfigError(f"{first} already holds a finished run; choose another run_dir. {on}")
+        raise ConfigError(f"{where} already holds a finished run; choose another run_dir. {on}")
     while _is_finished(config, path):
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     here = config.model_copy(update={"run_dir": str(path)})
-    return here, f"{first} holds a finished run; this one is in {path}." + ("" if config.resume != "auto" else f" {on}")
+    return here, f"{where} holds a finished run; this one is in {path}." + ("" if config.resume != "auto" else f" {on}")
 
 
 def resuming_overrides(path: Path, config: Config | None = None) -> str:
@@ -53,6 +56,6 @@ def resuming_overrides(path: Path, config: Config | None = None) -> str:
 def _is_finished(config: Config, path: Path) -> bool:
     """Whether a run directory holds a finished run; or, where it holds none, its mirror does."""
     url = config.checkpoint.mirror
-    if (path / "summary.json").exists() or url is None or (path / "config.yaml").exists():
-        return (path / "summary.json").exists()
+    if (path / SUMMARY).exists() or url is None or (path / "config.yaml").exists():
+        return (path / SUMMARY).exists()
     return answered(url, lambda go_on: Mirror(url, path.name).is_finished())

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from s2l_ray.errors import StorageError
 from s2l_ray.machine.bounded import bounded
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
 from s2l_ray.run.checkpoints import STATE
 
@@ -42,7 +43,7 @@ class Mirror:
     """
 
     def __init__(self, url: str, name: str) -> None:
-        self._storage = Storage(url, KEY)
+        self._storage = Storage(url if "://" in url else str(output_path(url)), KEY)
         self._name = name
 
     def __str__(self) -> str:

@@ -131,6 +131,9 @@ def _refuse_places_that_go_with_ray(config: Config) -> None:
     refuse_session_directory("run_dir", config.run_path)
     if config.bank.mode in ("write", "readwrite") and "://" not in config.bank.path:
         refuse_session_directory("bank.path", output_path(config.bank.path))
+    mirror = config.checkpoint.mirror
+    if mirror and "://" not in mirror:
+        refuse_session_directory("checkpoint.mirror", output_path(mirror))
 
 
 def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:

@@ -147,10 +147,19 @@ class Uploader:
             self._copy_checkpoint(*newest)
         names = reports_in(self._run)
         for name in names if finishing else [name for name in WITH_EACH_CHECKPOINT if name in names]:
-            about = _about(self._run / name)
-            if self._copied.get(name) != about:
-                self._mirror.upload(self._run, [name], self._go_on)
-                self._copied[name] = about
+            self._copy_report(name)
+
+    def _copy_report(self, name: str) -> None:
+        about = _about(self._run / name)
+        if about is None or self._copied.get(name) == about:
+            return
+        try:
+            self._mirror.upload(self._run, [name], self._go_on)
+        except StorageError:
+            if _about(self._run / name) is not None:
+                raise
+            return  # the run has removed it meanwhile
+        self._copied[name] = about
 
     def _newest(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint, if it is not in the mirror."""

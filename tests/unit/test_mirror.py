@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ from s2l_ray.run.finished import next_free
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.uploader import Uploader
 from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
-from tests.support.patience import PATIENCE_S
-from tests.support.run_directories import acquired, config, save, to_resume
+from tests.support.run_directories import RECORD, acquired, config, learner, to_resume
 
 WAIT_S = 120.0
 
@@ -69,12 +69,15 @@ def place(store: Store, tmp_path: Path) -> str:
     return store.uri(f"bucket/{tmp_path.name}")
 
 
-def saved(run: RunDirectory, step: int) -> Path:
+def saved(run: RunDirectory, step: int, keep: int = 2) -> None:
     """A checkpoint with a trainer's state that names its step."""
-    directory = save(run, step)
-    (directory / "trainer" / "__0_0.distcp").write_bytes(bytes([step]) * 1000)
-    (directory / "trainer" / ".metadata").write_text("torch's own")
-    return directory
+    run.log.clear()
+    with run.checkpoint(step, {"step": step, "learner": learner(run)}, keep) as target:
+        target.mkdir()
+        (target / "__0_0.distcp").write_bytes(bytes([step]) * 1000)
+        (target / ".metadata").write_text("torch's own")
+        for number in range(1, step + 1):
+            run.log.append(replace(RECORD, step=number))
 
 
 def files(storage: Storage) -> set[str]:
@@ -82,7 +85,7 @@ def files(storage: Storage) -> set[str]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -189,7 +192,10 @@ def test_a_run_that_is_finished_in_the_mirror_is_not_trained_again(
     (copied.run_path / "summary.json").write_text("{}")
     with Uploader(open_mirror(copied), copied.run_path, 2, WAIT_S, SilentReporter()):
         pass
-    with pytest.raises(ConfigError, match="already holds a finished run"):
+    expected = (
+        f"{open_mirror(copied)} already holds a finished run; choose another run_dir. .* copy that to {tmp_path}/new"
+    )
+    with pytest.raises(ConfigError, match=expected):
         next_free(elsewhere)
 
 
@@ -198,9 +204,10 @@ def test_a_run_that_is_finished_in_the_mirror_is_not_trained_again(
 
 def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied: Config, store: Store):
     mirror, run = open_mirror(copied), RunDirectory.acquire(copied)
-    directory = saved(run, 6)
+    saved(run, 6)
+    directory = run.checkpoints[-1][1]
     for last in ("trainer/__0_0.distcp", "steps.jsonl", "files.json", "state.json"):
-        store.fails = lambda method, path, last=last: method != "GET" and path.endswith(f"step-000006/{last}")
+        store.fails = lambda method, path, last=last: method in ("POST", "PUT") and path.endswith(f"06/{last}")
         with pytest.raises(StorageError, match=f"checkpoint.mirror: {mirror}/checkpoints/step-000006/{last}"):
             mirror.upload_checkpoint(6, directory, go_on, set())
         assert mirror.steps() == [2, 4]
@@ -216,6 +223,12 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
     assert mirror.steps() == [2, 4]
     mirror.upload_checkpoint(6, directory, go_on, set())
     assert mirror.steps() == [2, 4, 6]
+    store.fails = lambda method, path: path.endswith("06/steps.jsonl")
+    with pytest.raises(StorageError, match="steps.jsonl"):
+        mirror.upload_checkpoint(6, directory, go_on, set())  # of a step that is done again
+    assert mirror.steps() == [2, 4]
+    store.fails = lambda method, path: False
+    mirror.upload_checkpoint(6, directory, go_on, set())
     mirror.prune(1)
     assert mirror.steps() == [6] and not any("step-000004" in name for name in mirror._storage.tree(mirror._name))
     run.close()
@@ -280,7 +293,7 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
     def hold(method: str, path: str) -> bool:
         if method != "GET" and "step-000002/trainer/__0" in path:
             reached.set()
-            held.wait(PATIENCE_S)
+            held.wait(WAIT_S)
         return False
 
     store.fails = hold
@@ -288,12 +301,12 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
         run.in_use = lambda: uploader.uploading
         saved(run, 2)
         uploader.update(2)
-        assert reached.wait(PATIENCE_S)
-        save(run, 4, keep=1)
+        assert reached.wait(WAIT_S)
+        saved(run, 4, keep=1)
         assert [step for step, _ in run.checkpoints] == [2, 4]
         held.set()
         eventually(lambda: uploader.uploading is None and {2, 4} <= uploader._uploaded)
-        save(run, 6, keep=1)
+        saved(run, 6, keep=1)
         assert [step for step, _ in run.checkpoints] == [6]
     run.close()
 
@@ -314,7 +327,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for_without_bound(
 ):
     monkeypatch.setattr(mirroring, "ANSWER_S", 0.3)
     let_go = threading.Event()
-    store.fails = lambda method, path: let_go.wait(PATIENCE_S) and False
+    store.fails = lambda method, path: let_go.wait(WAIT_S) and False
     with pytest.raises(StorageError, match="no answer within 0 s; is it reachable from here"):
         open_mirror(mirrored(tmp_path, place(store, tmp_path)))
     let_go.set()
