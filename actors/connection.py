@@ -16,7 +16,7 @@ from actors.private_ray import start_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.temporary import use_short_tmpdir
-from s2l_ray.ray_bridge import on_loopback, without_sigterm_handler
+from s2l_ray.ray_bridge import keeping_sigterm_handler, on_loopback
 
 
 def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = lambda message: None) -> bool:
@@ -31,7 +31,8 @@ def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = 
     """
     if ray.is_initialized():
         return False
-    with _own_termination():
+    own_handler = callable(signal.getsignal(signal.SIGTERM)) and threading.current_thread() is threading.main_thread()
+    with keeping_sigterm_handler() if own_handler else contextlib.nullcontext():
         return _connect(cluster or ClusterConfig(), note)
 
 
@@ -52,23 +53,6 @@ def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
             f"could not join the Ray cluster at {cluster.address} (cluster.address, RAY_ADDRESS): {error}"
         ) from error
     return False
-
-
-@contextlib.contextmanager
-def _own_termination() -> Iterator[None]:
-    """Keep the program's own handler of SIGTERM while Ray starts, and afterwards.
-
-    Ray would install two: one in Python, which exits with status 15, and one in C++, which aborts within 3 s.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    try:
-        with without_sigterm_handler():
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray also sets one in C++
 
 
 @contextlib.contextmanager

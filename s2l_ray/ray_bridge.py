@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -126,13 +127,28 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_sigterm_handler() -> Iterator[None]:
-    """Ray installs no handler of SIGTERM in Python in here. It still installs one in C++: restore yours afterwards."""
-    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+def keeping_sigterm_handler() -> Iterator[None]:
+    """Keep the program's own handler of SIGTERM while it connects to Ray in here. For the main thread.
+
+    Ray would install two: one in Python, which exits with status 15, and one in C++, which aborts within 3 s. The
+    latter is replaced as soon as it is there; a SIGTERM that comes in between is kept for the program's own.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    before = utils.set_sigterm_handler, worker.connect
+
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return before[1](*args, **kwargs)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    utils.set_sigterm_handler, worker.connect = (lambda _: None), connect
     try:
         yield
     finally:
-        utils.set_sigterm_handler = before
+        utils.set_sigterm_handler, worker.connect = before
 
 
 @contextlib.contextmanager

@@ -5,16 +5,40 @@ A path, a part of the embedded family, which the package carries, or what is on 
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from s2l_ray.config.section import AfterValidator, LocalPath
 from s2l_ray.errors import HubError
 from s2l_ray.hub.names import dataset_split, model_repository
 
 PREFIX = "embedded:"
-DIRECTORY = Path(__file__).parents[1] / "miniature" / "family"
+FAMILY = Path("s2l_ray") / "miniature" / "family"
 PARTS = ("small", "large", "train.jsonl", "heldout.jsonl")
+
+
+def family_directory(root: Path) -> Path:
+    """The embedded family of the package in `root`; if that lacks it, the one of the s2l-ray that is installed.
+
+    What `ray job submit --working-dir` uploads lacks it (.rayignore), and comes before what is installed.
+    """
+    if not (root / FAMILY).is_dir():
+        with suppress(PackageNotFoundError):
+            package = distribution("s2l-ray")
+            # An editable installation says where its source is (PEP 610).
+            origin = urlsplit(json.loads(package.read_text("direct_url.json") or "{}").get("url", ""))
+            places = [Path(str(package.locate_file(FAMILY)))]
+            if origin.scheme == "file":
+                places.append(Path(unquote(origin.path)) / FAMILY)
+            return next((place for place in places if place.is_dir()), root / FAMILY)
+    return root / FAMILY
+
+
+DIRECTORY = family_directory(Path(__file__).parents[2])
 
 
 def _expand(text: str) -> str:

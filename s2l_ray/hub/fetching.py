@@ -76,6 +76,7 @@ def fetch_file(repository: Repository, name: str) -> Path:
         HubError: as `fetch_model`; or there is no such file.
     """
     with _explained(repository):
+        _list(repository)  # fails at once where the Hub cannot be asked; a download would try for half a minute
         return _small_file(repository, name)
 
 

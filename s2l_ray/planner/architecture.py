@@ -220,17 +220,19 @@ def _load(name_or_path: str) -> ModelShape:
         return ModelShape.from_config(_read(cached / "config.json"), name_or_path)
     if repository is not None and repository.id in KNOWN_MODELS:
         return ModelShape.from_config(KNOWN_MODELS[repository.id], name_or_path)
-    why = ""
-    if repository is not None:
-        try:
-            return ModelShape.from_config(_read(fetch_file(repository, "config.json")), name_or_path)
-        except HubError as error:
-            why = f" ({error})"
-    close = get_close_matches(name_or_path, KNOWN_MODELS, n=3, cutoff=0.5) or ["Qwen/Qwen3-8B-Base"]
-    raise ModelError(
-        f"{name_or_path} is neither a model directory (no config.json), nor to be had from the Hub{why}, nor known "
-        f"by name, as {', '.join(close)} would be. Name a directory; config.json in it is enough for a plan"
-    )
+    if repository is None:
+        raise ModelError(
+            f"{name_or_path} is no model directory: it has no config.json, which is all that a plan reads of a model. "
+            "Correct the path, or give ORG/NAME of the Hub"
+        )
+    try:
+        return ModelShape.from_config(_read(fetch_file(repository, "config.json")), name_or_path)
+    except HubError as error:
+        close = get_close_matches(repository.id, KNOWN_MODELS, n=3, cutoff=0.5) or ["Qwen/Qwen3-8B-Base"]
+        raise ModelError(
+            f"{name_or_path} is no model directory here (no config.json), and on the Hub: {error}. "
+            f"Known without the Hub: {', '.join(close)}"
+        ) from None
 
 
 def _read(file: Path) -> dict[str, Any]:

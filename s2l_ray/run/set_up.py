@@ -81,13 +81,13 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     config = with_absolute_paths(config)
     directory = RunDirectory.acquire(config, reporter.phase)
     unlocking.callback(directory.close)
+    log.open(directory.path)
     mirror = open_mirror(config)
     if mirror:
         fetch(mirror, directory, config, reporter.phase)
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
-    log.open(directory.path)
 
     reporter.phase("starting Ray")
     if connect(config.cluster, reporter.note):

@@ -49,7 +49,8 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
     try:
         if not path.is_file():
             raise DataError(
-                f"{path} does not exist{left_out_of_upload(path)}; give the path of a .jsonl or .parquet file"
+                f"{path} does not exist{left_out_of_upload(path)}; give the path of a .jsonl or .parquet file, or "
+                "hf://datasets/ORG/NAME of the Hub"
             )
         pointer = git_lfs.is_pointer(path)
     except OSError as error:

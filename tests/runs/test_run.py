@@ -224,7 +224,7 @@ def test_killed_and_resumed_is_the_same_run(run: Undisturbed, family, tmp_path: 
 def test_an_ended_run_leaves_nothing_and_can_go_on(told: signal.Signals, to_group: bool, when: str, family, tmp_path):
     overrides = run_config(family, tmp_path / "run") | {"schedule.steps": 500}
     process = start_cli(overrides, "interrupted", tmp_path, in_background=told == signal.SIGTERM)
-    while ("step 2/" if when == "a step" else "starting engines") not in (line := process.stdout.readline()):
+    while ("step 3/" if when == "a step" else "starting engines") not in (line := process.stdout.readline()):
         assert line, f"it gets to {when}"
     (os.killpg if to_group else os.kill)(process.pid, told)
     output, _ = process.communicate(timeout=PATIENCE_S)

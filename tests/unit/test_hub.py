@@ -272,6 +272,8 @@ def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(url, tmp_path, monkeypatch)
     with pytest.raises(HubError, match="does not answer .*and the model tiny/large is not in the local cache"):
         fetched("tiny/large")
+    with pytest.raises(HubError, match="does not answer"):  # at once, without the retries of a download
+        fetch_file(model_repository("tiny/large"), "config.json")
     with hub_server() as hub:
         use(hub.url, tmp_path, monkeypatch)
         hub.add("models", "tiny/large", files_in(LARGE))
@@ -289,6 +291,8 @@ def test_offline_the_cache_is_used_and_nobody_asked(hub: HubServer, monkeypatch:
     assert fetched("org/one").directory == directory
     with pytest.raises(HubError, match=r"HF_HUB_OFFLINE is set; .*: hf download org/two --revision v1"):
         fetched("org/two@v1")
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        fetch_file(model_repository("org/two"), "config.json")
     assert len(hub.requests) == asked
 
 

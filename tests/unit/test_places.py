@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
+from s2l_ray.config.embedded import family_directory
 from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.machine.places import existing_output, output_path, refuse_session_directory
 from s2l_ray.tasks.compat import model_directory
@@ -103,3 +105,20 @@ def test_the_upload_of_a_checkout_is_small_and_has_the_program(tmp_path: Path):
     assert package.stat().st_size < 5 * 2**20
     for needed in ("s2l_ray/cli.py", "actors/graph.py", "configs/quickstart.yaml", "cluster/inventories"):
         assert (tmp_path / "unpacked" / needed).exists()
+
+
+def test_an_upload_has_the_embedded_family_of_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    upload, site = tmp_path / "upload", tmp_path / "site"
+    (upload / "s2l_ray").mkdir(parents=True)
+    (site / "s2l_ray-0.1.0.dist-info").mkdir(parents=True)
+    (site / "s2l_ray-0.1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: s2l-ray\nVersion: 0.1.0\n")
+    monkeypatch.syspath_prepend(str(site))
+    assert family_directory(upload) == upload / "s2l_ray" / "miniature" / "family"
+    (tmp_path / "check out" / "s2l_ray" / "miniature" / "family").mkdir(parents=True)
+    origin = {"url": (tmp_path / "check out").as_uri(), "dir_info": {"editable": True}}
+    (site / "s2l_ray-0.1.0.dist-info" / "direct_url.json").write_text(json.dumps(origin))
+    assert family_directory(upload) == tmp_path / "check out" / "s2l_ray" / "miniature" / "family"
+    (site / "s2l_ray" / "miniature" / "family").mkdir(parents=True)
+    assert family_directory(upload) == site / "s2l_ray" / "miniature" / "family"
+    (upload / "s2l_ray" / "miniature" / "family").mkdir(parents=True)
+    assert family_directory(upload) == upload / "s2l_ray" / "miniature" / "family"

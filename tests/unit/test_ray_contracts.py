@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,30 @@ def test_ray_for_a_single_machine_is_a_constant_that_ray_reads_when_it_starts() 
 def test_ray_sets_its_handler_of_sigterm_by_this_function() -> None:
     before = utils.set_sigterm_handler
     assert len(parameters(before)) == 1
-    with ray_bridge.without_sigterm_handler():
-        assert utils.set_sigterm_handler is not before
-    assert utils.set_sigterm_handler is before
+    connect = worker.connect
+    with ray_bridge.keeping_sigterm_handler():
+        assert utils.set_sigterm_handler is not before and worker.connect is not connect
+    assert (utils.set_sigterm_handler, worker.connect) == (before, connect)
     assert "set_sigterm_handler(" in inspect.getsource(worker)
+
+
+def test_a_sigterm_while_ray_connects_is_kept_for_this_processs_own_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: got.append("own"))
+
+    def connect() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: got.append("Ray's"))
+        signal.raise_signal(signal.SIGTERM)
+        got.append("connected")
+
+    monkeypatch.setattr(worker, "connect", connect)
+    try:
+        with ray_bridge.keeping_sigterm_handler():
+            worker.connect()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == ["connected", "own"]
+    assert "\n    connect(\n" in inspect.getsource(worker.init), "ray.init calls it by this name"
 
 
 def test_ray_calls_this_function_in_each_process_that_ends_with_this_one() -> None:

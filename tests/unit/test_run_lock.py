@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import re
 import subprocess
 import sys
 import time
@@ -126,7 +127,8 @@ def test_a_lock_that_outlives_its_holder_is_one_error_that_says_which_file_to_re
         with pytest.raises(ConfigError) as caught:
             acquire(path, timeout_s=2)
         message = str(caught.value)
-        assert "is locked by process 41 on pod-7" in message and "no sign of life for 2 s (cluster.lock_" in message
+        assert "is locked by process 41 on pod-7" in message
+        assert re.search(r"no sign of life for \d+ s \(cluster.lock_", message)
         assert f"remove {path} and give the same command again" in message
         path.unlink()
         acquire(path)[0].close()
