@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from s2l_ray.errors import TrackingError
+from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,12 +37,6 @@ ARTIFACTS = "mlartifacts"
 """Directory beside a sqlite file."""
 CREATION_S = 120.0
 """Bound in seconds on waiting for other runs that start at the same time: they open a new store one by one."""
-
-
-def redact(text: str) -> str:
-    """`text` without the user:password@ of URIs and the password=, token= or secret= of their queries."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
-    return re.sub(r"([?&;](?:password|token|secret|pwd)=)[^&;\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def how_to_open(uri: str) -> str:
