@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def _possible(path: str) -> str:
         raise ValueError("is empty; give a path")
     if "\0" in path:
         raise ValueError("a path cannot have a NUL character")
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no home directory of such a user; give the whole path") from None
     encoded = path.encode(errors="surrogatepass")
     if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_FILE_NAME for part in encoded.split(b"/")):
         raise ValueError(f"is too long for a path ({LONGEST_PATH} bytes, {LONGEST_FILE_NAME} between two slashes)")

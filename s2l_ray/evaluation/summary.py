@@ -41,8 +41,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.redaction import redact
 from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs
-from s2l_ray.tracking.mlflow_store import redact
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config

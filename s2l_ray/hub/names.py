@@ -20,6 +20,8 @@ _REVISION = r"(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@:\s]+))?"
 _MODEL = re.compile(_ID + _REVISION)
 _DATASET = re.compile(r"hf://datasets/" + _ID + _REVISION + r"(?:/(?P<path>[^:]+?))?/?(?::(?P<split>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_IMPOSSIBLE = re.compile(r"\.\.|[\x00-\x20\x7f~^:?*\[\\]|^/|/$|//|^\.|/\.")
+"""In the name of a revision, as `git check-ref-format` has it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Repository:
     @property
     def is_pinned(self) -> bool:
         """Whether the revision is a commit, whose files never change."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+        return self.revision is not None and is_commit(self.revision)
 
     def at(self, commit: str) -> Repository:
         """The same repository at a commit."""
@@ -63,11 +65,16 @@ class DatasetSplit:
         return f"{SCHEME}datasets/{self.repository}{path}{split}"
 
 
+def is_commit(text: object) -> bool:
+    """Whether it is the id of a commit, in full."""
+    return isinstance(text, str) and _COMMIT.fullmatch(text) is not None
+
+
 def model_repository(text: str) -> Repository | None:
     """The repository that the value of models.learner or models.explorer names; None if the value is a path.
 
     Raises:
-        HubError: it begins as an address of the Hub does, which is a form for data.
+        HubError: it begins as an address of the Hub does, which is a form for data; or no revision has such a name.
     """
     if text.startswith(SCHEME):
         raise HubError(f"{text} is not the name of a model; write ORG/NAME or ORG/NAME@REVISION, without {SCHEME}")
@@ -91,7 +98,11 @@ def dataset_split(text: str) -> DatasetSplit | None:
 
 
 def _unquoted(revision: str | None) -> str | None:
-    return None if revision is None else unquote(revision)
+    if revision is None:
+        return None
+    if _IMPOSSIBLE.search(name := unquote(revision)):
+        raise HubError(f"{revision!r} is not the name of a branch, tag or commit")
+    return name
 
 
 def _quoted(revision: str) -> str:

@@ -25,10 +25,11 @@ class Watch:
         progress: told at most once a second.
         timeout_s: bound on the whole download in seconds. It is checked whenever bytes arrive; for how long none may
             arrive is huggingface_hub's own bound (HF_HUB_DOWNLOAD_TIMEOUT).
+        alive: called whenever bytes arrive.
     """
 
-    def __init__(self, total: int, progress: Progress, timeout_s: float) -> None:
-        self._total, self._progress = total, progress
+    def __init__(self, total: int, progress: Progress, timeout_s: float, alive: Callable[[], None]) -> None:
+        self._total, self._progress, self._alive = total, progress, alive
         self._deadline, self._told = time.monotonic() + timeout_s, 0.0
         self._lock = threading.Lock()  # files are downloaded in several threads
 
@@ -50,6 +51,7 @@ class Watch:
         return Bar
 
     def _arrived(self, count: int) -> None:
+        self._alive()
         now = time.monotonic()
         if now > self._deadline:
             raise FetchTimeoutError

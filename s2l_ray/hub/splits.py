@@ -6,13 +6,14 @@ files of each split; without them the names of files and directories do.
 
 from __future__ import annotations
 
+import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from typing import Any
 
 import yaml
+from fsspec.utils import glob_translate  # the rules of the Hub's own readers: * stays within a directory, ** does not
 
 from s2l_ray.errors import HubError
 from s2l_ray.hub.names import DatasetSplit
@@ -20,6 +21,8 @@ from s2l_ray.hub.names import DatasetSplit
 README = "README.md"
 ENDINGS = (".jsonl", ".parquet")
 """Types of files that can be read as problems."""
+LONGEST_FRONT_MATTER = 2**20
+"""Characters; of real ones a few thousand."""
 _WORD = r"(?:^|[-_./]){}(?:[-_./]|$)"
 
 
@@ -55,25 +58,28 @@ def _readable(split: DatasetSplit, files: list[str]) -> list[str]:
 # ---- by README.md ---------------------------------------------------------------------------------------------------
 
 
-def _configurations(readme: str) -> dict[str, Any]:
-    """data_files by the name of the configuration; {} if README.md has none."""
-    matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", readme, re.DOTALL)
+def _configurations(readme: str) -> dict[str, dict[str, list[str]]]:
+    """Patterns of file names by split, by the name of the configuration; {} if README.md has none that can be read."""
+    matter = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", readme, re.DOTALL)
+    if matter is None or len(matter[1]) > LONGEST_FRONT_MATTER:
+        return {}
     try:
-        values = yaml.safe_load(matter[1]) if matter else {}
-    except yaml.YAMLError:  # the Hub shows it all the same, and names of files remain
+        values = yaml.safe_load(matter[1])
+    except (yaml.YAMLError, ValueError, RecursionError):  # the Hub shows it all the same, and names of files remain
         return {}
     configs = values.get("configs") if isinstance(values, Mapping) else None
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for config in configs if isinstance(configs, list) else []:
-        if isinstance(config, Mapping) and config.get("data_files"):
-            name = str(config.get("config_name", "default"))
-            found[name] = config["data_files"]
+        if isinstance(config, Mapping) and (splits := _patterns(config.get("data_files"))):
+            found[_word(config.get("config_name")) or "default"] = splits
             if config.get("default"):  # it is known by that name too
-                found["default"] = config["data_files"]
+                found["default"] = splits
     return found
 
 
-def _configured(split: DatasetSplit, configurations: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _configured(
+    split: DatasetSplit, configurations: Mapping[str, dict[str, list[str]]], names: Sequence[str]
+) -> list[str]:
     name = split.path
     if not name:
         if len(configurations) > 1 and "default" not in configurations:
@@ -82,26 +88,37 @@ def _configured(split: DatasetSplit, configurations: Mapping[str, Any], names: S
                 f"{', '.join(configurations)}"
             )
         name = "default" if "default" in configurations else next(iter(configurations))
-    splits = _patterns(configurations[name])
+    splits = configurations[name]
     chosen = _choose(split, list(splits))
-    files = sorted(file for file in names if any(fnmatch(file, pattern) for pattern in splits[chosen]))
+    patterns = [re.compile(glob_translate(pattern)) for pattern in splits[chosen]]
+    files = sorted(file for file in names if any(pattern.match(file) for pattern in patterns))
     if not files:
         raise HubError(f"{split}: its README.md names {', '.join(splits[chosen])}, and the repository has no such file")
     return files
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
-    """Patterns of file names by split. A mere text or list is the training split."""
-    if isinstance(data_files, str):
-        return {"train": [data_files]}
-    if all(isinstance(item, str) for item in data_files):
-        return {"train": list(data_files)}
+    """Patterns of file names by split; {} if it is something else. A mere text or list is the training split."""
+    if isinstance(data_files, Mapping):
+        return _by_split(data_files.items())
+    if isinstance(data_files, list) and any(isinstance(item, Mapping) for item in data_files):
+        items = [item for item in data_files if isinstance(item, Mapping)]
+        return _by_split((item.get("split", "train"), item.get("path")) for item in items)
+    return _by_split([("train", data_files)])
+
+
+def _by_split(items: Iterable[tuple[Any, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for item in data_files:
-        if isinstance(item, Mapping) and item.get("path"):
-            path = item["path"]
-            found[str(item.get("split", "train"))] = [path] if isinstance(path, str) else [str(part) for part in path]
+    for split, paths in items:
+        patterns = [path for path in (paths if isinstance(paths, list) else [paths]) if isinstance(path, str)]
+        if patterns and (name := _word(split)):
+            found[name] = patterns
     return found
+
+
+def _word(value: Any) -> str | None:
+    """A name, which YAML may have read as a number or a date. Anything nested could be of any size as a text."""
+    return str(value) if isinstance(value, str | int | float | datetime.date) else None
 
 
 # ---- by names -------------------------------------------------------------------------------------------------------

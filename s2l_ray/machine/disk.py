@@ -122,7 +122,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} is damaged (it is not a JSON object); {remedy}")

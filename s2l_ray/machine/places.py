@@ -20,16 +20,29 @@ def output_path(path: str | Path) -> Path:
     A relative path is one in the working directory. With S2L_OUTPUTS it is one in that directory instead, which stands
     for `outputs`: `outputs/a` and `a` are both S2L_OUTPUTS/a.
     """
-    path, root = Path(path).expanduser(), os.environ.get(OUTPUTS)
+    path, root = expanded(path), os.environ.get(OUTPUTS, "").strip()
     if path.is_absolute() or not root:
         return path.absolute()
     inside = path.parts[1:] if path.parts[:1] == ("outputs",) else path.parts
-    return Path(root).expanduser().absolute().joinpath(*inside)
+    return expanded(root, OUTPUTS).absolute().joinpath(*inside)
+
+
+def expanded(path: str | Path, key: str = "") -> Path:
+    """The path, with the home directory that `~` or `~user` stands for.
+
+    Raises:
+        ConfigError: there is no such user; `key` names what the path is of.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        where = f"{key}: " if key else ""
+        raise ConfigError(f"{where}{path}: there is no home directory of such a user; give the whole path") from None
 
 
 def existing_output(path: str | Path) -> Path:
     """The absolute path of what a run has written: in the working directory if it is there, else by `output_path`."""
-    here = Path(path).expanduser().absolute()
+    here = expanded(path).absolute()
     return here if here.exists() else output_path(path)
 
 

@@ -8,6 +8,7 @@ step-000020/state.json   everything else; written last, so that a directory with
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,9 +112,10 @@ def read_checkpoint(directory: Path, learner: Mapping[str, Any]) -> Checkpoint:
 
 
 def checkpoints_in(run: Path) -> list[tuple[int, Path]]:
-    """(step, directory) of every whole checkpoint in a run directory, oldest first."""
-    found = (run / "checkpoints").glob(f"step-*/{STATE}")
-    return sorted((int(state.parent.name.removeprefix("step-")), state.parent) for state in found)
+    """(step, directory) of every whole checkpoint in a run directory, oldest first; other names are none of ours."""
+    found = [state.parent for state in (run / "checkpoints").glob(f"step-*/{STATE}")]
+    names = [(directory.name.removeprefix("step-"), directory) for directory in found]
+    return sorted((int(step), directory) for step, directory in names if re.fullmatch("[0-9]+", step))
 
 
 def named_checkpoint(name: str) -> Path:

@@ -27,7 +27,7 @@ from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import load_config
-from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.errors import ConfigError, DataError, S2LError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.rollouts.stragglers import STRAGGLERS
@@ -254,7 +254,14 @@ def pins_of(path: Path) -> dict[str, Pin]:
         DataError: run.json is damaged.
     """
     memory = path / MEMORY
-    return {key: Pin(**pin) for key, pin in _memory(memory).get("hub", {}).items()} if memory.exists() else {}
+    pins = _memory(memory).get("hub", {}) if memory.exists() else {}
+    try:
+        return {key: Pin(str(pin["asked"]), str(pin["pinned"])) for key, pin in pins.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise DataError(
+            f"{memory} is damaged (hub: {pins!r:.80}); restore it, or remove its `hub`: the run then takes the commits "
+            "at which its branches are now"
+        ) from None
 
 
 def _memory(path: Path) -> dict[str, Any]:

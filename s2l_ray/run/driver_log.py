@@ -17,6 +17,7 @@ from s2l_ray.display import RunDisplay
 from s2l_ray.errors import S2LError
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.machine.ending import Ended
+from s2l_ray.redaction import redact
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 
@@ -109,7 +110,7 @@ class _StampedLines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        stamped = "".join(f"{now}  {line}\n" for line in text.splitlines())
+        stamped = "".join(f"{now}  {line}\n" for line in redact(text).splitlines())  # of any library's messages
         if self._kept is not None:
             self._kept.append(stamped)
         else:

@@ -225,9 +225,13 @@ def _flock(descriptor: int) -> bool | None:
 def _read(path: Path) -> Holder | None:
     """The holder that the file names. Opened anew each time: then a network file system asks its server."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    texts = found.id, found.host, found.process, found.since
+    numbers = found.pid, found.beat
+    right = all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
+    return found if right else None
 
 
 def _write(descriptor: int, holder: Holder) -> None:

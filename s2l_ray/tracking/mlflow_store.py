@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from s2l_ray.errors import TrackingError
+from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,12 +37,6 @@ ARTIFACTS = "mlartifacts"
 """Directory beside a sqlite file."""
 CREATION_S = 120.0
 """Bound in seconds on waiting for other runs that start at the same time: they open a new store one by one."""
-
-
-def redact(text: str) -> str:
-    """`text` without the user:password@ of URIs and the password=, token= or secret= of their queries."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
-    return re.sub(r"([?&;](?:password|token|secret|pwd)=)[^&;\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def how_to_open(uri: str) -> str:
@@ -273,7 +268,9 @@ def what_to_do(uri: str, error: BaseException) -> str:
             f"it refuses this user ({refused[0]}). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             f"MLFLOW_TRACKING_TOKEN, to those of a user who may write to the experiment, {ways}"
         )
-    return f"{why}{_remedy(uri, error, why)}, {ways}"
+    if "unsupported URI" in why:
+        return f"its address must begin with http, https, sqlite, postgresql or mysql. Correct it, {ways}"
+    return f"{why.rstrip('.')}{_remedy(uri, error, why)}, {ways}"
 
 
 def _remedy(uri: str, error: BaseException, why: str) -> str:
@@ -287,4 +284,5 @@ def _remedy(uri: str, error: BaseException, why: str) -> str:
 def _cause(error: BaseException) -> str:
     """The innermost reason that requests and urllib3 print in one line, such as "[Errno 111] Connection refused"."""
     reason = first_line(error).rsplit(": ", 1)[-1].rsplit("(Caused by ", 1)[-1].split(". ")[0]
-    return reason.rsplit("('", 1)[-1].strip("\"')")
+    reason = reason.rsplit("('", 1)[-1].strip("\"')")
+    return reason + ")" * (reason.count("(") - reason.count(")"))

@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import EntryKind, Source, TrackedStatus
+from s2l_ray.redaction import redact
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.metrics import evaluation_metrics, metric_name, step_metrics
-from s2l_ray.tracking.mlflow_store import redact, why_not
+from s2l_ray.tracking.mlflow_store import why_not
 from s2l_ray.tracking.opening import OpenedRun
 from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
 from s2l_ray.tracking.writer import Writer

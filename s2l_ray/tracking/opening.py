@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import S2LError, TrackingError
 from s2l_ray.machine.ending import is_told
+from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import (
     CREATION_S,
     bring_artifacts_home,
@@ -26,7 +27,6 @@ from s2l_ray.tracking.mlflow_store import (
     find_experiment,
     locate,
     probe,
-    redact,
     sqlite_file,
     what_to_do,
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import TrackedStatus
+from s2l_ray.redaction import redact
 from s2l_ray.tracking.deliveries import Deliveries
-from s2l_ray.tracking.mlflow_store import redact, why_not
+from s2l_ray.tracking.mlflow_store import why_not
 from s2l_ray.tracking.mlflow_tracker import still_missing
 from s2l_ray.tracking.opening import find_run
 from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered

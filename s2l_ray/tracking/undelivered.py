@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.errors import DiskError
+from s2l_ray.errors import DataError, DiskError
 from s2l_ray.kinds import EntryKind
 from s2l_ray.machine.disk import write_whole, writing
 
@@ -117,19 +117,34 @@ class Undelivered:
 def read_undelivered(path: Path) -> list[Entry]:
     """The entries of a file that were not delivered; [] if there is none.
 
-    The last line may be part of one: the process was killed while it wrote, or the disk was full. It is left out.
+    The last line may be part of one: the process was killed while it wrote, or the disk was full. It is left out, as is
+    whatever else is no entry.
+
+    Raises:
+        DataError: it cannot be read.
     """
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); correct that, or move it away") from None
     entries: dict[int, Entry] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):
+    for line in text.splitlines():
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             row = json.loads(line)
             if "delivered" in row:
                 entries = {number: entry for number, entry in entries.items() if number > row["delivered"]}
-            else:
+            elif _is_entry(row):
                 entries[row["number"]] = Entry(row["kind"], row["run_id"], row["values"])
     return list(entries.values())
+
+
+def _is_entry(row: dict[str, Any]) -> bool:
+    values = row["values"]
+    if not isinstance(row["number"], int) or row["kind"] not in WORDS or not isinstance(values, dict):
+        return False
+    return row["kind"] != "metrics" or (isinstance(values["step"], int) and isinstance(values["metrics"], dict))
 
 
 def in_words(entries: Sequence[Entry]) -> str:

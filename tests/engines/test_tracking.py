@@ -17,11 +17,12 @@ import pytest
 from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
+from s2l_ray.redaction import redact
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
 from s2l_ray.tracking.metrics import metric_name, step_metrics
-from s2l_ray.tracking.mlflow_store import how_to_open, redact, why_not
+from s2l_ray.tracking.mlflow_store import how_to_open, why_not
 from s2l_ray.tracking.node_meter import NodeMeter
 from s2l_ray.tracking.opening import _within
 from s2l_ray.tracking.tracker import Tracker, open_tracker
@@ -330,6 +331,13 @@ def test_a_database_that_does_not_listen_is_not_waited_for(tmp_path):
         open_tracker(config, tmp_path, "run")
 
 
+def test_an_address_of_no_kind_of_store_is_an_error(tmp_path):
+    with pytest.raises(
+        TrackingError, match=r"htp://127.0.0.1:1 cannot be used: its address must begin with http, .*mysql\. Correct"
+    ):
+        open_tracker(TrackingConfig(uri="htp://127.0.0.1:1"), tmp_path, "run")
+
+
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
     with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
@@ -505,6 +513,10 @@ def test_metric_names_are_made_valid(name, valid):
         ("ProtocolError('Connection aborted.', RemoteDisconnected('Remote end closed it'))", "Remote end closed it"),
         ("NewConnectionError(\"Connection(host='h'): Failed: [Errno 111] Refused\")", "[Errno 111] Refused"),
         ("ResponseError('too many 503 error responses')", "too many 503 error responses"),
+        (
+            "NameResolutionError(\"Connection(host='h'): Failed to resolve 'h' ([Errno -2] Not known)\")",
+            "Failed to resolve 'h' ([Errno -2] Not known)",
+        ),
     ],
 )
 def test_why_a_request_failed_is_a_few_words(caused_by: str, said: str):
@@ -519,7 +531,12 @@ def test_why_a_store_failed_is_one_line():
 def test_passwords_are_hidden():
     assert redact("postgresql://me:s3:cr@t@db:5432/x") == "postgresql://***@db:5432/x"
     assert redact("mysql://db/x?password=abc&ssl=1") == "mysql://db/x?password=***&ssl=1"
-    assert redact("https://host/path@2") == "https://host/path@2"
+    for harmless in ("https://host/path@2", "https://host:5000/path@2", "hf://datasets/a/b@main"):
+        assert redact(harmless) == harmless
+    assert redact("postgresql://me:s3/cr@t@db/x and http://a:b@c") == "postgresql://***@db/x and http://***@c"
+    assert redact("https://host/x?access_token=abc&secret_key=d&sig=e&q=1") == (
+        "https://host/x?access_token=***&secret_key=***&sig=***&q=1"
+    )
     assert redact("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
 
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
+from s2l_ray.redaction import redact
 from s2l_ray.tracking import mlflow_store, mlflow_tracker
-from s2l_ray.tracking.mlflow_store import find_experiment, how_to_open, locate, redact, sqlite_file
+from s2l_ray.tracking.mlflow_store import find_experiment, how_to_open, locate, sqlite_file
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S, until

@@ -150,6 +150,7 @@ class Story:
         cluster.submit("finished", entrypoint=f"cd /tmp && {words} && touch {OUTPUTS}/done")
         status = cluster.ended("finished", PATIENCE_S)
         self.say(f"the run has ended: {status}")
+        self.say(f"memory: {', '.join(f'{pod.name} {pod.peak / 1e9:.1f} GB' for pod in cluster.pods)}")
         return status, cluster.log("finished")
 
     def close(self) -> None:

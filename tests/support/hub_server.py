@@ -35,6 +35,8 @@ class HubServer:
     """Pause after each piece of 10,000 bytes of a file."""
     status: int | None = None
     """What every request is answered with."""
+    says: str | None = None
+    """What every request about a repository is answered with, in place of JSON of the Hub."""
     url: str = ""
 
     def add(self, kind: str, name: str, files: dict[str, bytes], branch: str = "main", **settings: object) -> str:
@@ -88,7 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.hub.status is not None:
                 raise _RefusedError(self.hub.status)
-            if path.startswith("api/"):
+            if path.startswith("api/") and self.hub.says is not None:
+                self._send(200, self.hub.says.encode())
+            elif path.startswith("api/"):
                 kind, *parts = path.removeprefix("api/").split("/")
                 self._describe(self._repository(kind, parts), parts)
             else:

@@ -56,6 +56,7 @@ def test_each_line_has_its_time_and_a_resumed_run_adds_to_it(tmp_path: Path):
         (KeyboardInterrupt(), "stopped by a signal"),
         (PlacementError("no placement: too large"), "error: no placement: too large"),
         (ValueError("a bug"), "ValueError: a bug"),
+        (ValueError("no answer of http://me:secret@host"), "ValueError: no answer of http://***@host"),
     ],
 )
 def test_it_says_how_the_run_ended(error: BaseException, last: str, tmp_path: Path):

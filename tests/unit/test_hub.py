@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow
@@ -103,6 +106,8 @@ def test_a_split_is_named_by_address(text: str, id: str, revision: str | None, p
     [
         ("data.train=hf://org/name", "data.train: .*it has the form hf://datasets/ORG/NAME"),
         ("data.eval=hf://datasets/name", "data.eval: .*it has the form hf://datasets/ORG/NAME"),
+        ("models.learner=org/name@..", r"models.learner: '\.\.' is not the name of a branch"),
+        ("data.train=hf://datasets/org/name@a%00b", "data.train: 'a%00b' is not the name of a branch"),
         ("models.learner=hf://org/name", "models.learner: .*write ORG/NAME or ORG/NAME@REVISION"),
     ],
 )
@@ -139,6 +144,10 @@ configs:
 """
 
 
+def configs(data_files: str) -> str:
+    return f"---\nconfigs: [{{config_name: main, data_files: {data_files}}}]\n---\n"
+
+
 @pytest.mark.parametrize(
     ("split", "names", "readme", "files"),
     [
@@ -150,6 +159,9 @@ configs:
         ("/socratic", SUBSETS, CONFIGS, ["socratic/train.parquet"]),
         ("/main:train", SUBSETS, None, ["main/train.parquet"]),
         (":train", SUBSETS, CONFIGS.replace("_name: main", "_name: main\n  default: true"), ["main/train.parquet"]),
+        (":test", ["a.jsonl", "b.jsonl"], configs("{train: a.jsonl, test: b.jsonl}"), ["b.jsonl"]),
+        ("", ["a.jsonl", "old/b.jsonl"], configs("'*.jsonl'"), ["a.jsonl"]),
+        ("", ["a.jsonl", "old/b.jsonl"], configs("'**/*.jsonl'"), ["a.jsonl", "old/b.jsonl"]),
     ],
 )
 def test_a_split_is_found_by_readme_or_by_names(split: str, names: list[str], readme: str | None, files: list[str]):
@@ -175,6 +187,25 @@ def test_a_split_that_is_not_there_is_an_error_that_names_what_is(
 ) -> None:
     with pytest.raises(HubError, match=message):
         files_of(dataset_split("hf://datasets/o/n" + split), names, readme)
+
+
+NESTED = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in pairwise("abcdefghijklmnopqrstuvwxyz")
+)
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        *map(configs, ("5", "true", "[5]", "[{split: train}]", "[{path: 5}]", "{train: {}}")),
+        "---\nconfigs: [{data_files: a.jsonl, config_name: 2024-13-45}]\n---\n",
+        f"---\nx: {'[' * 1000}\n---\n",
+        f"---\n{NESTED}configs: [{{config_name: *z, data_files: {{*y : a.jsonl}}}}]\n---\n",
+        "---" + "\n" * 30_000,
+    ],
+)
+def test_front_matter_that_makes_no_sense_leaves_the_names_of_files(readme: str) -> None:
+    assert files_of(dataset_split("hf://datasets/o/n:train"), ["train.jsonl"], readme) == ["train.jsonl"]
 
 
 # ---- fetching -------------------------------------------------------------------------------------------------------
@@ -264,6 +295,66 @@ def test_a_hub_that_fails_is_one_error(hub: HubServer) -> None:
     hub.status = 500
     with pytest.raises(HubError, match="answers 500 when asked for the model org/one; try again later"):
         fetched("org/one")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        *("<html>sign in</html>", "[]", "null", "{}", '{"id": "org/name", "sha": null}'),
+        '{"id": "org/name", "sha": "../..", "siblings": []}',
+        f'{{"id": "org/name", "sha": "{"a" * 40}", "siblings": [{{"rfilename": 5}}]}}',
+        f'{{"id": "org/name", "sha": "{"a" * 40}", "siblings": [{{"rfilename": "config.json", "size": "big"}}]}}',
+    ],
+)
+def test_an_answer_that_is_not_the_hubs_is_one_error(hub: HubServer, says: str) -> None:
+    hub.says = says
+    with pytest.raises(HubError, match="no answer of a Hub when asked for the model org/name .*check HF_ENDPOINT"):
+        fetched("org/name")
+
+
+@pytest.mark.parametrize("name", ["../../../train.jsonl", "/tmp/train.jsonl"])
+def test_a_file_is_never_written_outside_the_cache(hub: HubServer, name: str) -> None:
+    hub.add("datasets", "org/data", {name: rows("1")})
+    with pytest.raises(HubError, match="the data set org/data: Invalid filename"):
+        fetch_split(dataset_split("hf://datasets/org/data:train"), lambda done, total: None, 60.0)
+
+
+def test_a_repository_without_a_model(hub: HubServer) -> None:
+    hub.add("models", "org/name", {"README.md": b"coming soon"})
+    with pytest.raises(HubError, match="has no files of a model"):
+        fetched("org/name")
+
+
+def test_a_lock_that_a_killed_process_left_is_waited_for_within_the_bound(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("models", "org/name", {"config.json": b"{}"})
+    fetched("org/name")
+    lock = next((tmp_path / "cache" / "hub" / ".locks").rglob("*.lock"))
+    hub.add("models", "org/name", {"config.json": b"{ }"})
+    with lock.with_name(f"{hashlib.sha1(b'{ }').hexdigest()}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(HubError, match="did not arrive .* within 1 s .*remove what is in .*/.locks"):
+            fetched("org/name", 1.0)
+
+
+@pytest.mark.parametrize("commit", ["", "..", "\xff"])
+def test_a_damaged_cache_has_no_snapshot(hub: HubServer, tmp_path: Path, commit: str) -> None:
+    hub.add("models", "org/name", {"config.json": b"{}"})
+    fetched("org/name")
+    [reference] = (tmp_path / "cache" / "hub").glob("models--org--name/refs/main")
+    reference.write_bytes(commit.encode("latin-1"))
+    assert cached_model(model_repository("org/name")) is None
+
+
+def test_a_password_of_the_endpoint_and_a_token_that_is_none_are_not_shown(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url.replace("://", "://user:secret@"))
+    with pytest.raises(HubError, match=r"http://\*\*\*@127") as caught:
+        fetched("org/absent")
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "s\xe9cret")
+    with pytest.raises(HubError, match="HF_TOKEN .* is not a token"):
+        fetched("org/absent")
 
 
 def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,20 @@ def test_outputs_are_in_the_working_directory_or_where_s2l_outputs_says(here: Pa
     assert output_path("/x/a") == Path("/x/a") and output_path("~/a") == Path("~/a").expanduser()
     monkeypatch.setenv("S2L_OUTPUTS", "here")
     assert output_path("outputs/a") == here / "here" / "a"
-    monkeypatch.setenv("S2L_OUTPUTS", "")
-    assert output_path("a") == here / "a"
+    for nothing in ("", " "):
+        monkeypatch.setenv("S2L_OUTPUTS", nothing)
+        assert output_path("a") == here / "a"
+
+
+def test_the_home_of_nobody_is_an_error_that_names_the_key(monkeypatch: pytest.MonkeyPatch, capsys):
+    for key in ("run_dir", "models.learner", "data.train", "checkpoint.mirror"):
+        with pytest.raises(ConfigError, match=f"{key}: ~nobody-here/a: there is no home directory"):
+            load_config("quickstart", [f"{key}=~nobody-here/a"])
+    assert main(["trace", "~nobody-here/a"]) == 1
+    assert "~nobody-here/a: there is no home directory" in capsys.readouterr().err
+    monkeypatch.setenv("S2L_OUTPUTS", "~nobody-here/a")
+    with pytest.raises(ConfigError, match="S2L_OUTPUTS: ~nobody-here/a: there is no home directory"):
+        output_path("a")
 
 
 def test_a_run_its_bank_and_the_commands_that_read_them_agree(here: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from s2l_ray.errors import ConfigError, DataError, DiskError
 from s2l_ray.run.checkpoints import read_checkpoint, writing_checkpoint
-from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.directory import RunDirectory, pins_of
 from s2l_ray.run.finished import next_free
+from s2l_ray.tasks.sources import Pin
 from tests.support.run_directories import CONTENTS, RECORD, acquired, config, learner, save, to_resume
 
 
@@ -101,6 +103,8 @@ def test_checkpoints_count_when_whole_and_the_newest_are_kept(tmp_path: Path):
         save(run, step)
     killed = run.path / "checkpoints" / "step-000008" / "trainer"
     killed.mkdir(parents=True)  # the process was killed before it was whole
+    for name in ("step-000006.bak", "step-000006 (copy)", "step-", "step--6", "step-\N{SUPERSCRIPT TWO}"):
+        shutil.copytree(run.path / "checkpoints" / "step-000006", run.path / "checkpoints" / name)
     assert [step for step, _ in run.checkpoints] == [4, 6]
     assert to_resume(run, config(tmp_path)).step == 6
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
@@ -250,7 +254,20 @@ def test_what_is_remembered_adds_up(tmp_path: Path):
     assert {path.name for path in run.path.iterdir()} == {".lock", "run.json"}
 
 
-DAMAGE = ["", "{", "null", "[1]", '"x"', "\udcff", '{"step": tru']
+DAMAGE = ["", "{", "null", "[1]", '"x"', "\udcff", '{"step": tru', "[" * 100_000]
+
+
+@pytest.mark.parametrize(
+    "pins", [None, [], {"models.learner": None}, {"models.learner": "x"}, {"data.train": {"asked": 1}}]
+)
+def test_damaged_commits_of_the_hub_are_one_clear_message(pins: object, tmp_path: Path):
+    run = acquired(config(tmp_path))
+    run.remember(hub={"data.train": {"asked": "a/b", "pinned": "a/b@c", "later": 1}})
+    assert pins_of(run.path) == {"data.train": Pin("a/b", "a/b@c")}
+    run.remember(hub=pins)
+    run.close()
+    with pytest.raises(DataError, match="run.json is damaged .*remove its `hub`"):
+        pins_of(run.path)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

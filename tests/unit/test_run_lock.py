@@ -89,6 +89,22 @@ def test_a_living_holder_of_this_machine_is_named_at_once_and_a_killed_one_repla
     assert path.read_text() == ""
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b'{"id": "x"}'),
+        *(
+            json.dumps(asdict(Holder.this_process()) | {key: value}).encode()
+            for key, value in (("process", 5), ("process", None), ("process", ["a"]), ("pid", "../1"), ("beat", "x"))
+        ),
+    ],
+)
+def test_a_lock_whose_file_is_damaged_is_taken(path: Path, damage: bytes):
+    path.write_bytes(damage)
+    lock, _ = acquire(path)
+    lock.close()
+
+
 def test_one_that_has_let_go_is_not_waited_for(path: Path, file_system: None):
     for _ in range(2):
         lock, said = acquire(path)

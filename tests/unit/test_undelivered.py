@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from s2l_ray.errors import DataError
 from s2l_ray.tracking import writer as writing
 from s2l_ray.tracking.undelivered import Entry, Undelivered, in_words, read_undelivered
 from s2l_ray.tracking.writer import Refused, Writer
@@ -108,6 +109,28 @@ def test_part_of_a_line_counts_as_not_written(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-20])
     assert read_undelivered(path) == [metrics(1)]
     assert read_undelivered(tmp_path / "none") == []
+    with pytest.raises(DataError, match="cannot be read"):
+        read_undelivered(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *('"delivered"', '{"delivered": null}', "[]", "[" * 100_000),
+        *(
+            json.dumps({"number": 9, "kind": "metrics", "run_id": "r", "values": {"step": 1, "metrics": {}}} | changed)
+            for changed in (
+                *({"kind": "of a later version"}, {"kind": []}, {"number": []}, {"values": None}, {"values": []}),
+                *({"values": {}}, {"values": {"step": [], "metrics": {}}}, {"values": {"step": 1, "metrics": [1]}}),
+            )
+        ),
+    ],
+)
+def test_a_line_that_is_no_entry_spoils_no_other(tmp_path: Path, damage: str):
+    path = tmp_path / "u.jsonl"
+    Undelivered(path, [metrics(1)])
+    path.write_text(damage + "\n" + path.read_text() + damage)
+    assert read_undelivered(path) == [metrics(1)]
 
 
 def test_what_was_put_survives_a_killed_process(tmp_path: Path):

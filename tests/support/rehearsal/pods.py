@@ -277,6 +277,11 @@ class Pod:
         """Processes that a limit of memory has ended."""
         return sum(container.memory.kills for container in self._containers.values())
 
+    @property
+    def peak(self) -> int:
+        """Bytes of memory that its largest container has had at most, cached files included."""
+        return max((container.memory.peak for container in self._containers.values()), default=0)
+
     # ---- acting ----
 
     def exec(self, words: Sequence[str], timeout_s: float = 60.0, **more: str) -> subprocess.CompletedProcess[str]:
