@@ -286,13 +286,11 @@ def test_a_run_that_was_moved_halfway_goes_on_from_its_copy_in_s3(
     assert sorted(run.config.run_path.parent.glob("mlartifacts/**/*")) == old_artifacts
 
 
-def test_more_steps_after_the_end_go_the_way_that_is_named(
-    run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_more_steps_after_the_end_go_the_way_that_is_named(run: Undisturbed, moved: tuple[Path, dict], tmp_path: Path):
     run_dir, overrides = moved
-    assert main(["train", str(QUICKSTART), *words_of(overrides | {"schedule.steps": 7}), "name=more"]) == 1
-    output = "".join(capfd.readouterr())
-    assert "already holds a finished run" in output
+    refused = start_cli(overrides | {"schedule.steps": 7}, "more", tmp_path)
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 1 and "already holds a finished run" in output
     way = dict(word.split("=", 1) for word in shlex.split(output.rpartition("train on from its end: ")[2]))
     assert way.keys() == {"resume", "run_dir", "schedule.steps"}
     # With other held-out problems: what was measured before on the old ones is no measure of the change.
