@@ -188,7 +188,12 @@ def _opened(url: str) -> tuple[fs.FileSystem, str]:
         return _s3(parts.netloc, dict(parse_qsl(parts.query))), unquote(f"{parts.netloc}{parts.path}").rstrip("/")
     if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parts.query:
         url = parts._replace(query="&".join(filter(None, (parts.query, f"retry_limit_seconds={GCS_RETRY_S}")))).geturl()
-    found, root = fs.FileSystem.from_uri(url)
+    try:
+        found, root = fs.FileSystem.from_uri(url)
+    except pa.ArrowInvalid as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise
+        raise ValueError("a URI must begin with s3://, gs://, file:// or fsspec+PROTOCOL://") from None
     return found, root.rstrip("/")
 
 

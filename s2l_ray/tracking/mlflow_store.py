@@ -268,7 +268,9 @@ def what_to_do(uri: str, error: BaseException) -> str:
             f"it refuses this user ({refused[0]}). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             f"MLFLOW_TRACKING_TOKEN, to those of a user who may write to the experiment, {ways}"
         )
-    return f"{why}{_remedy(uri, error, why)}, {ways}"
+    if "unsupported URI" in why:
+        return f"its address must begin with http, https, sqlite, postgresql or mysql. Correct it, {ways}"
+    return f"{why.rstrip('.')}{_remedy(uri, error, why)}, {ways}"
 
 
 def _remedy(uri: str, error: BaseException, why: str) -> str:
@@ -282,4 +284,5 @@ def _remedy(uri: str, error: BaseException, why: str) -> str:
 def _cause(error: BaseException) -> str:
     """The innermost reason that requests and urllib3 print in one line, such as "[Errno 111] Connection refused"."""
     reason = first_line(error).rsplit(": ", 1)[-1].rsplit("(Caused by ", 1)[-1].split(". ")[0]
-    return reason.rsplit("('", 1)[-1].strip("\"')")
+    reason = reason.rsplit("('", 1)[-1].strip("\"')")
+    return reason + ")" * (reason.count("(") - reason.count(")"))

@@ -331,6 +331,13 @@ def test_a_database_that_does_not_listen_is_not_waited_for(tmp_path):
         open_tracker(config, tmp_path, "run")
 
 
+def test_an_address_of_no_kind_of_store_is_an_error(tmp_path):
+    with pytest.raises(
+        TrackingError, match=r"htp://127.0.0.1:1 cannot be used: its address must begin with http, .*mysql\. Correct"
+    ):
+        open_tracker(TrackingConfig(uri="htp://127.0.0.1:1"), tmp_path, "run")
+
+
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
     with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
@@ -506,6 +513,10 @@ def test_metric_names_are_made_valid(name, valid):
         ("ProtocolError('Connection aborted.', RemoteDisconnected('Remote end closed it'))", "Remote end closed it"),
         ("NewConnectionError(\"Connection(host='h'): Failed: [Errno 111] Refused\")", "[Errno 111] Refused"),
         ("ResponseError('too many 503 error responses')", "too many 503 error responses"),
+        (
+            "NameResolutionError(\"Connection(host='h'): Failed to resolve 'h' ([Errno -2] Not known)\")",
+            "Failed to resolve 'h' ([Errno -2] Not known)",
+        ),
     ],
 )
 def test_why_a_request_failed_is_a_few_words(caused_by: str, said: str):

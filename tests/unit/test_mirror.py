@@ -322,6 +322,11 @@ def test_a_wrong_bucket_is_one_error(kind: str, reason: str, tmp_path: Path, req
     assert not any(secret in message for secret in CREDENTIALS.values())
 
 
+def test_a_uri_of_no_kind_of_store_is_one_error():
+    with pytest.raises(StorageError, match="^checkpoint.mirror: s33://bucket/x: a URI must begin with s3://"):
+        Storage("s33://bucket/x", "checkpoint.mirror")
+
+
 def test_a_store_that_does_not_answer_is_not_waited_for_without_bound(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
