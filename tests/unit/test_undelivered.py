@@ -197,7 +197,7 @@ def test_what_is_refused_is_lost_alone_and_counted(tmp_path: Path, server: Serve
     assert delivered(writer)
     assert server.taken == [metrics(12), metrics(14), tag("x")]
     assert writer.refused == [(tag("no"), "no means no"), (metrics(1300), "no means no")]
-    assert in_words([entry for entry, _ in writer.refused]) == "1 sets of tags, 1 steps or evaluations"
+    assert in_words([entry for entry, _ in writer.refused]) == "1 set of tags, 1 step or evaluation"
 
 
 def test_nobody_waits_for_a_server_that_hangs(tmp_path: Path, server: Server):
