@@ -59,6 +59,11 @@ def test_nothing_or_local_is_a_private_ray(address, ray_address, monkeypatch):
     [
         ("http://head:8265", r"jobs API. Submit the run to it \(`ray job submit --address http://head:8265 -- s2l"),
         ("https://head", "jobs API"),
+        (
+            "http://me:hidden@head:8265",
+            r"RAY_ADDRESS=http://\*\*\*@head:8265 is .* --address http://\*\*\*@head:8265 -- s2l",
+        ),
+        ("ray", "is not HOST:PORT"),
         ("ray://head:10001", "client server.*start it on a node of the cluster, or with `ray job submit`"),
         *[
             (text, "is not HOST:PORT")
