@@ -66,8 +66,8 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
             ) from error
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             raise ActorLostError(
-                f"{what} failed: Ray ended one of its processes because the memory of its node was nearly full. Give the "
-                "node more, run less beside it, or lower engines.*.kv_cache_gb and trainer.micro_batch_tokens; the same "
-                f"command resumes from the last checkpoint. {' '.join(str(cause).split())[:LONGEST_REPORT]}"
+                f"{what} failed: Ray ended one of its processes because the memory of its node was nearly full. Give "
+                "the node more, run less beside it, or lower engines.*.kv_cache_gb and trainer.micro_batch_tokens; the "
+                f"same command resumes from the last checkpoint. {' '.join(str(cause).split())[:LONGEST_REPORT]}"
             ) from error
         raise

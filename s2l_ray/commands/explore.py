@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from s2l_ray.bank.exploring import RecordingPlan
     from s2l_ray.commands.arguments import Commands
     from s2l_ray.config import Config
-    from s2l_ray.display import FetchDisplay, TaskDisplay
+    from s2l_ray.display import TaskDisplay
     from s2l_ray.placement.inventory import Inventory
     from s2l_ray.rollouts.records import Prompt, SetReport
 
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.bank.exploring import plan_recording
     from s2l_ray.bank.preparing import training_prompts
     from s2l_ray.config import load_config
-    from s2l_ray.display import TaskDisplay
+    from s2l_ray.display import FetchDisplay, TaskDisplay
     from s2l_ray.machine.places import output_path, refuse_session_directory
     from s2l_ray.placement.dtype import choose_dtype
     from s2l_ray.tasks.sources import fetch_sources

@@ -89,7 +89,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
 
-    reporter.phase("starting Ray")
+    reporter.phase("connecting to Ray")
     if connect(config.cluster, reporter.note):
         ending_ray.callback(end_private_ray)
 
