@@ -65,8 +65,8 @@ def _host_and_port(text: str, given: str) -> str:
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in ("http", "https"):
         raise PlacementError(
-            f"{given} is the address of Ray's jobs API. Submit the run to it (`ray job submit --address {redact(text)} -- s2l "
-            f"train ...`); within the cluster the run gets its address by itself. {OTHERWISE}"
+            f"{given} is the address of Ray's jobs API. Submit the run to it (`ray job submit --address {redact(text)} "
+            f"-- s2l train ...`); within the cluster the run gets its address by itself. {OTHERWISE}"
         )
     if scheme == "ray":
         raise PlacementError(
