@@ -62,7 +62,7 @@ def test_nothing_or_local_is_a_private_ray(address, ray_address, monkeypatch):
         ("https://head", "jobs API"),
         (
             "http://me:hidden@head:8265",
-            r"RAY_ADDRESS=http://\*\*\*@head:8265 is .* --address http://\*\*\*@head:8265 -- s2l",
+            r"=http://\*\*\*@head:8265 is .* --address http://\*\*\*@head:8265 -- s2l",
         ),
         ("ray", "is not HOST:PORT"),
         ("ray://head:10001", "client server.*start it on a node of the cluster, or with `ray job submit`"),
