@@ -338,6 +338,12 @@ def test_an_address_of_no_kind_of_store_is_an_error(tmp_path):
         open_tracker(TrackingConfig(uri="htp://127.0.0.1:1"), tmp_path, "run")
 
 
+def test_a_password_with_a_slash_is_not_shown(tmp_path):
+    with pytest.raises(TrackingError, match=r"store postgresql://\*\*\*@db/x has no number as its port") as caught:
+        open_tracker(TrackingConfig(uri="postgresql://me:hidden/too@db/x"), tmp_path / "run", "mine")
+    assert "hidden" not in str(caught.value)
+
+
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
     with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
