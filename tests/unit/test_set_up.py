@@ -12,7 +12,7 @@ import pytest
 
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import PlacementError, TrackingError
+from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import set_up as setting_up
 from s2l_ray.run.description import git_commit, tags_of
@@ -235,3 +235,11 @@ def test_the_drivers_log_hears_of_what_mlflow_lacks_at_the_end(
         set_up(config, SilentReporter(), stack)
     assert "note: MLflow did not take the last 3 entries" in (config.run_path / "driver.log").read_text()
     assert undone == ORDER
+
+
+def test_a_password_in_tracking_uri_is_refused_before_anything_is_written(config: Config):
+    uri = "postgresql+psycopg2://me:hidden@db/x"
+    tracked = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
+    with ExitStack() as stack, pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI") as caught:
+        set_up(tracked, SilentReporter(), stack)
+    assert "hidden" not in str(caught.value) and not config.run_path.exists()
