@@ -11,7 +11,7 @@ import yaml
 
 from s2l_ray.cluster.infra import Infra
 from s2l_ray.config import Config
-from s2l_ray.config.embedded import DIRECTORY, PREFIX
+from s2l_ray.config.embedded import source_name
 from s2l_ray.config.reference import keys
 from s2l_ray.config.run import directory_name, yaml_of
 from s2l_ray.errors import ConfigError
@@ -81,8 +81,8 @@ def path_in_pod(key: str, path: str, infra: Infra) -> str:
     """
     if "://" in path or path.startswith(f"{FOLDER}/"):
         return path
-    if path.startswith(f"{DIRECTORY}/"):
-        return PREFIX + path.removeprefix(f"{DIRECTORY}/")
+    if (name := source_name(path)) != path:
+        return name
     if path.startswith("outputs/"):
         return f"/{path}"
     if key.startswith("models.") and HUB_ID.fullmatch(path):

@@ -15,7 +15,7 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import set_up as setting_up
-from s2l_ray.run.description import git_commit, tags_of
+from s2l_ray.run.description import describe, git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
@@ -243,3 +243,20 @@ def test_a_password_in_tracking_uri_is_refused_before_anything_is_written(config
     with ExitStack() as stack, pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI") as caught:
         set_up(tracked, SilentReporter(), stack)
     assert "hidden" not in str(caught.value) and not config.run_path.exists()
+
+
+def test_the_embedded_models_are_tagged_by_name_and_data_of_the_hub_by_its_address(config: Config, tmp_path: Path):
+    embedded = load_config("quickstart")
+    assert tags_of(embedded, None)["learner"] == "embedded:large" and tags_of(config, None)["learner"] == "a"
+    told: list[tuple[str, str]] = []
+
+    class Recorder(NoTracker):
+        def log_dataset(self, name: str, source: str, *more: object) -> None:
+            told.append((name, source))
+
+    problems = {
+        use: SimpleNamespace(path=path, problems=[1], digest="0")
+        for use, path in {"train": "hf://datasets/o/n@abc:train", "eval": "x.jsonl"}.items()
+    }
+    describe(Recorder(), config, SimpleNamespace(problems=problems), None)
+    assert told == [("train", "hf://datasets/o/n@abc:train"), ("eval", str(Path("x.jsonl").resolve()))]
