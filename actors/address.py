@@ -13,6 +13,7 @@ import grpc
 
 from s2l_ray import ray_bridge
 from s2l_ray.errors import PlacementError
+from s2l_ray.redaction import redact
 
 ANSWER_S = 10.0
 """Bound on an answer; a cluster that is up answers sooner, also on a loaded machine."""
@@ -45,7 +46,7 @@ def find_cluster(address: str | None, timeout_s: float = ANSWER_S) -> Cluster | 
         text, key = other, "RAY_ADDRESS"
     if text in ("", "local"):
         return None
-    given = f"{key}={text}"
+    given = f"{key}={redact(text)}"
     found = _on_this_machine(given) if text == "auto" else _host_and_port(text, given)
     return _usable(found, given, min(timeout_s, ANSWER_S))
 
@@ -61,11 +62,11 @@ def _on_this_machine(given: str) -> str:
 
 
 def _host_and_port(text: str, given: str) -> str:
-    scheme = text.partition("://")[0]
+    scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in ("http", "https"):
         raise PlacementError(
-            f"{given} is the address of Ray's jobs API. Submit the run to it (`ray job submit --address {text} -- s2l "
-            f"train ...`); within the cluster the run gets its address by itself. {OTHERWISE}"
+            f"{given} is the address of Ray's jobs API. Submit the run to it (`ray job submit --address {redact(text)} "
+            f"-- s2l train ...`); within the cluster the run gets its address by itself. {OTHERWISE}"
         )
     if scheme == "ray":
         raise PlacementError(

@@ -18,6 +18,15 @@ the result is handed on by reference: 2.8 kB per rollout of 256 tokens (`make be
 """
 
 
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
+"""What Ray raises where a process, its node, or a result that only it held is gone."""
+LONGEST_REPORT = 400
+"""Characters of Ray's report of a full memory that are repeated: it goes on with a table of processes."""
 POLL_S = 1.0
 """Seconds between two reports of a wait's progress."""
 
@@ -37,7 +46,7 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
 
     Raises:
         StepTimeoutError: `what` did not finish within `timeout_s` seconds.
-        ActorLostError: an actor that it needs is gone.
+        ActorLostError: an actor that it needs is gone, or was ended because its node had no memory left.
         Exception: whatever the actors raised.
     """
     try:
@@ -50,9 +59,15 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
             cause = cause.cause
         if isinstance(cause, S2LError):
             raise cause from error
-        if isinstance(cause, ray.exceptions.RayActorError):
+        if isinstance(cause, LOST):
             raise ActorLostError(
                 f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
                 "The same command resumes from the last checkpoint."
+            ) from error
+        if isinstance(cause, ray.exceptions.OutOfMemoryError):
+            raise ActorLostError(
+                f"{what} failed: Ray ended one of its processes because the memory of its node was nearly full. Give "
+                "the node more, run less beside it, or lower engines.*.kv_cache_gb and trainer.micro_batch_tokens; the "
+                f"same command resumes from the last checkpoint. {' '.join(str(cause).split())[:LONGEST_REPORT]}"
             ) from error
         raise

@@ -11,7 +11,7 @@ class Reporter(Protocol):
     """Receives what happens in a run. `display.RunDisplay` shows it on a terminal, `SilentReporter` nowhere."""
 
     def phase(self, text: str) -> None:
-        """Long work outside steps begins, such as "starting Ray"."""
+        """Long work outside steps begins, such as "connecting to Ray"."""
 
     def progress(self, done: int, total: int) -> None:
         """Part of the work under way is done: of the last `phase`, or of the last `turn`."""

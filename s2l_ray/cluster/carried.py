@@ -11,11 +11,12 @@ import yaml
 
 from s2l_ray.cluster.infra import Infra
 from s2l_ray.config import Config
-from s2l_ray.config.embedded import DIRECTORY, PREFIX
+from s2l_ray.config.embedded import source_name
 from s2l_ray.config.reference import keys
 from s2l_ray.config.run import directory_name, yaml_of
 from s2l_ray.errors import ConfigError
 from s2l_ray.placement.inventory import Inventory
+from s2l_ray.redaction import has_password
 
 FOLDER = "/etc/s2l-ray"
 CONFIG = "config.yaml"
@@ -53,8 +54,11 @@ def carried_config(config: Config, infra: Infra) -> str:
 
 
 def _check_tracking(where: str, uri: str) -> None:
-    parts = urlsplit(uri)
-    if parts.password:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigError(f"{where} is no URI ({error})") from None
+    if has_password(uri):
         raise ConfigError(f"{where} has a password; give MLFLOW_TRACKING_PASSWORD from a Secret instead (secrets:)")
     if parts.hostname in LOOPBACK:
         raise ConfigError(f"{where}: {parts.hostname} is another machine in every pod; give the server's own name")
@@ -77,8 +81,8 @@ def path_in_pod(key: str, path: str, infra: Infra) -> str:
     """
     if "://" in path or path.startswith(f"{FOLDER}/"):
         return path
-    if path.startswith(f"{DIRECTORY}/"):
-        return PREFIX + path.removeprefix(f"{DIRECTORY}/")
+    if (name := source_name(path)) != path:
+        return name
     if path.startswith("outputs/"):
         return f"/{path}"
     if key.startswith("models.") and HUB_ID.fullmatch(path):

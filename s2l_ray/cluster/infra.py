@@ -14,23 +14,26 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_object_name
-from s2l_ray.config.section import AfterValidator, NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_label_value, is_object_name, is_qualified
+from s2l_ray.config.section import AfterValidator, Section
 from s2l_ray.config.text import section_of, type_of
 from s2l_ray.errors import ConfigError
+from s2l_ray.redaction import has_password
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SECRET_WORDS = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
 """Environment variables whose names say that their values must not stand in a manifest."""
-SECRET_KEY = re.compile(r"[a-z0-9.-]+/[\w.-]+")
+SECRET_KEY = re.compile(r"(?!\.\.?$)[\w.-]+", re.ASCII)
+VARIABLE = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 def _object_name(name: str) -> str:
@@ -51,13 +54,37 @@ def _job_name(name: str) -> str:
     return name
 
 
+def _checked(holds: Callable[[str], bool], what: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not holds(text):
+            raise ValueError(f"{text!r} is no {what} that Kubernetes takes")
+        return text
+
+    return AfterValidator(check)
+
+
+LARGEST_NUMBER = 2**31 - 1
+"""Of Kubernetes' int32."""
+LARGEST_GB = 1e6
+Count = Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
+Gigabytes = Annotated[float, Field(gt=0, le=LARGEST_GB)]
+Key = Annotated[str, _checked(is_qualified, "name of a label, annotation or resource")]
+LabelValue = Annotated[str, _checked(is_label_value, "value of a label")]
+Labels = dict[Key, LabelValue]
+Annotations = dict[Key, str]
+Resource = Annotated[Key, _checked(lambda name: "/" in name, "name of an extended resource (DOMAIN/NAME)")]
+Variable = Annotated[str, _checked(lambda name: bool(VARIABLE.fullmatch(name)), "name of an environment variable")]
+Image = Annotated[str, _checked(lambda name: bool(re.fullmatch(r"\S+", name)), "name of an image")]
+
+
 class Toleration(Section):
     """A taint of nodes that pods tolerate."""
 
-    key: str | None = None
+    key: Key | None = None
     """Of the taint; with `operator: Exists` and no key, every taint."""
     operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
@@ -75,39 +102,39 @@ class Claims(Section):
 class Pods(Section):
     """Pods of one kind: where they may run, and what they have beside the plan's resources."""
 
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Labels = Field(default_factory=dict)
     """Labels that nodes must have."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints of nodes that the pods tolerate."""
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Further annotations of the pods."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     """Further labels of the pods."""
-    extra_resources: dict[str, Positive] = Field(default_factory=dict)
+    extra_resources: dict[Resource, Count] = Field(default_factory=dict)
     """Extended resources, such as `rdma/hca_shared: 1`."""
     priority_class: ObjectName | None = None
     """Name of a PriorityClass."""
     runtime_class: ObjectName | None = None
     """Name of a RuntimeClass, such as `nvidia`."""
-    object_store_gb: Annotated[float, Field(ge=0.1)] | None = None
+    object_store_gb: Annotated[float, Field(ge=0.1, le=LARGEST_GB)] | None = None
     """Ray's object store; default: what prefetched rollouts and two steps take, at most 30% of the memory."""
-    shm_gb: PositiveFloat | None = None
+    shm_gb: Gigabytes | None = None
     """Size of /dev/shm, at least the object store; default: that and 1 GB for each GPU, or 0.25 GB without."""
 
 
 class Head(Pods):
     """The pod of Ray's head. The run's driver is on it, its planned actors are not: Ray counts no CPU there."""
 
-    cpus: Positive = 2
+    cpus: Count = 2
     """CPUs of its container."""
-    memory_gb: Annotated[float, Field(ge=2)] = 8.0
+    memory_gb: Annotated[float, Field(ge=2, le=LARGEST_GB)] = 8.0
     """Memory of its container: Ray's own processes, the driver and what has no planned place, such as verifiers."""
 
 
 class Workers(Pods):
     """All worker pods; `groups` changes single worker groups."""
 
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: Resource = "nvidia.com/gpu"
     """Name of the extended resource that stands for GPUs."""
     groups: dict[str, Pods] = Field(default_factory=dict)
     """Keys that differ for a worker group, by its name, such as gpu-8-h100-80gb."""
@@ -123,11 +150,11 @@ class Workers(Pods):
 class Job(Section):
     """How KubeRay runs the job. Only `--emit rayjob` has it."""
 
-    backoff_limit: NonNegative = 2
+    backoff_limit: CountOrZero = 2
     """How often a failed job is tried again, each time on new pods; it goes on from its last checkpoint."""
-    active_deadline_s: Positive = 7 * 24 * 3600
+    active_deadline_s: Count = 7 * 24 * 3600
     """Longest time for each try; a job that exceeds it is stopped and not tried again."""
-    ttl_s: NonNegative = 600
+    ttl_s: CountOrZero = 600
     """How long the pods of a finished job stay."""
 
 
@@ -138,16 +165,16 @@ class Infra(Section):
     """Name of the RayJob or RayCluster; default: the run's, so written that Kubernetes takes it."""
     namespace: ObjectName | None = None
     """Namespace of all objects; default: that of `kubectl apply`."""
-    image: str | None = None
+    image: Image | None = None
     """Image of every container, with Python, Ray and s2l-ray; default: s2l-ray:VERSION-cuda, or -cpu without GPUs."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[ObjectName, ...] = ()
     """Secrets with which the image is pulled."""
     service_account: ObjectName | None = None
     """Service account of the pods; its token is not mounted."""
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Annotations of the RayJob or RayCluster."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     """Labels of every object."""
     queue: ObjectName | None = None
     """Kueue's LocalQueue that admits the job."""
@@ -156,11 +183,11 @@ class Infra(Section):
     """Secret whose key auth_token is Ray's authentication token."""
     mlflow_uri: str | None = None
     """MLFLOW_TRACKING_URI, in place of the run's tracking.uri; default: that, else a file in /outputs."""
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[Variable, str] = Field(default_factory=dict)
     """Further environment variables of every container."""
-    secrets: dict[str, str] = Field(default_factory=dict)
+    secrets: dict[Variable, str] = Field(default_factory=dict)
     """Environment variables from secrets, written SECRET/KEY: `HF_TOKEN: hugging-face/token`."""
-    stop_grace_s: Positive = 60
+    stop_grace_s: Count = 60
     """How long a run that is stopped, or whose pod is deleted, may take to end."""
     head: Head = Head()
     workers: Workers = Workers()
@@ -168,11 +195,12 @@ class Infra(Section):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Infra:
-        for name in self.environment:
-            if SECRET_WORDS.search(name):
+        for name, value in self.environment.items():
+            if SECRET_WORDS.search(name) or has_password(value):
                 raise ValueError(f"environment.{name} looks like a secret; put it in a Secret and name that in secrets")
         for name, place in self.secrets.items():
-            if not SECRET_KEY.fullmatch(place):
+            secret, _, key = place.partition("/")
+            if not (is_object_name(secret) and SECRET_KEY.fullmatch(key)):
                 raise ValueError(f"secrets.{name} must be SECRET/KEY, the name of a Secret and a key in it")
             if name in self.environment:
                 raise ValueError(f"{name} is in environment and in secrets; keep one of them")
@@ -189,7 +217,7 @@ def load_infra(path: str | Path) -> Infra:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"infra file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"infra file {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"infra file {path} must be a mapping of keys to values")
@@ -201,7 +229,7 @@ def load_infra(path: str | Path) -> Infra:
 
 
 def _explain(error: ErrorDetails) -> str:
-    key = ".".join(map(str, error["loc"]))
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         valid = sorted(_section_at(error["loc"][:-1]).model_fields)
         nearest = difflib.get_close_matches(str(error["loc"][-1]).lower(), valid, n=1, cutoff=0.5)

@@ -7,6 +7,7 @@ import re
 
 LONGEST_NAME = 47
 """Characters of a RayJob's name; the operator adds six for the RayCluster, whose name is part of a host name."""
+_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
 DIGEST = 6
 """Characters of the digest in the name of a run whose own name is too long."""
 
@@ -20,6 +21,17 @@ def is_object_name(text: str) -> bool:
 def is_job_name(text: str) -> bool:
     """Whether a RayJob can have this name (a DNS label, RFC 1035, of at most 47 characters)."""
     return len(text) <= LONGEST_NAME and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", text) is not None
+
+
+def is_qualified(text: str) -> bool:
+    """Whether a label, an annotation or a resource can have this name: [DNS subdomain/]name of at most 63."""
+    prefix, slash, name = text.rpartition("/")
+    return (not slash or is_object_name(prefix)) and len(name) <= 63 and _NAME.fullmatch(name) is not None
+
+
+def is_label_value(text: str) -> bool:
+    """Whether a label can have this value."""
+    return not text or (len(text) <= 63 and _NAME.fullmatch(text) is not None)
 
 
 def job_name(run: str) -> str:

@@ -92,7 +92,7 @@ def environment(infra: Infra) -> list[Object]:
         **({"MLFLOW_TRACKING_URI": infra.mlflow_uri} if infra.mlflow_uri else {}),
         **infra.environment,
     }
-    plain: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
+    plain: list[Object] = [{"name": name, "value": values[name]} for name in values if name not in infra.secrets]
     places = {name: place.split("/") for name, place in infra.secrets.items()}
     return plain + [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

@@ -16,7 +16,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = '"' if "\x85" in text else "|" if "\n" in text else None  # PyYAML writes it as it is, and reads a blank
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
@@ -29,7 +30,15 @@ def to_yaml(document: Mapping[str, Any]) -> str:
 
 
 def commented(text: str, comments: Mapping[str, str]) -> str:
-    """YAML with comments, each above the first line that has its key. Texts in blocks must not have such lines."""
-    for key, comment in comments.items():
-        text = re.sub(rf"^( *)(- )?({key}:)", rf"\1# {comment}\n\1\2\3", text, count=1, flags=re.MULTILINE)
-    return text
+    """YAML with comments, each above the first line that has its key; texts in blocks are left as they are."""
+    left, lines = dict(comments), []
+    block: int | None = None  # indentation of the key whose text the line belongs to
+    for line in text.splitlines(keepends=True):
+        indent = len(line) - len(line.lstrip(" "))
+        if block is None or (line.strip() and indent <= block):
+            found = re.match(r" *(?:- )?(\w+):", line)
+            if found and (comment := left.pop(found[1], None)):
+                lines.append(f"{' ' * indent}# {comment}\n")
+            block = indent if re.search(r": \|[-+\d]*$", line) else None
+        lines.append(line)
+    return "".join(lines)

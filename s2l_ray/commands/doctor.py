@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command
+from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -190,7 +191,7 @@ def _ray() -> Finding:
     return Finding(
         "Ray cluster",
         True,
-        f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS: runs start a private Ray on this machine",
+        f"RAY_ADDRESS={redact(address)}" if address else "no RAY_ADDRESS: runs start a private Ray on this machine",
     )
 
 

@@ -51,6 +51,12 @@ def _expand(text: str) -> str:
     return str(DIRECTORY / part)
 
 
+def source_name(path: str) -> str:
+    """What a configuration may call a path: `embedded:PART` for a part of the embedded family, else the path itself."""
+    place = Path(path)
+    return f"{PREFIX}{place.relative_to(DIRECTORY).as_posix()}" if place.is_relative_to(DIRECTORY) else path
+
+
 def _model(text: str) -> str:
     try:
         model_repository(text)

@@ -18,6 +18,7 @@ from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
+from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -252,5 +253,5 @@ def _one_line(error: Exception) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
+    shown = redact(repr(value))
     return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 3] + "..."

@@ -11,7 +11,8 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Log metrics, the configuration and figures to MLflow. RUN_DIR/steps.jsonl has the metrics either way."""
     uri: str | None = None
-    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory."""
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory. A URI with a
+    password belongs in that variable; here it is refused."""
     experiment: str | None = None
     """Name of the MLflow experiment; default: MLFLOW_EXPERIMENT_NAME, else "s2l-ray". A new run directory whose
     environment has MLFLOW_RUN_ID uses that MLflow run, in its experiment."""

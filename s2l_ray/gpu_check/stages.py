@@ -23,7 +23,7 @@ STAGES = {
         ("attention", "packed attention and its gradient against a reference in float64", 120),
         ("update", "an update on the GPU against float32 on the CPU", 240),
         ("memory", "peak memory against the plan's ledger; what a weight sync leaves", 240),
-        ("engine", "vLLM samples, sleeps and wakes; its log-probs against the trainer's; its rate", 480),
+        ("engine", "vLLM samples, sleeps, wakes; log-probs against the trainer's; rate", 480),
         ("weight_sync", "weights from a trainer to an engine on the same GPU by CUDA IPC", 180),
         ("ranks", "two FSDP ranks against one", 120),
         ("train", "s2l train on the embedded family, in each placement mode that fits", 300),

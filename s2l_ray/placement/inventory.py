@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from s2l_ray.config.section import NonNegative, Positive, PositiveFloat, Section
+from s2l_ray.config.section import PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
@@ -36,6 +36,8 @@ CPU_MEMORY_GB_S = 10.0
 GLOO_GB_S = 0.4
 """Rate between processes of one machine, as a 30 MB broadcast was measured."""
 
+MOST_NODES, MOST_GPUS, MOST_CPUS, MOST_GB = 10_000, 1024, 100_000, 1e6
+"""In a group, and in a node: what is more is a slip, over which a plan would take for ever."""
 OF_GPUS = ("gpu", "gpu_memory_gb", "gpu_tflops", "hbm_gb_s", "pcie_gb_s", "compute_capability")
 """Keys of a node that say something of its GPUs."""
 
@@ -73,8 +75,8 @@ class Efficiency(Section):
 class NodeGroup(Section):
     """Equal nodes."""
 
-    count: Positive = 1
-    gpus: NonNegative
+    count: Annotated[int, Field(gt=0, le=MOST_NODES)] = 1
+    gpus: Annotated[int, Field(ge=0, le=MOST_GPUS)]
     """Per node; 0 for a CPU node."""
     gpu: str | None = None
     """A known name (s2l_ray/placement/gpu_types.py), which fills in what is not given below, or `logical`."""
@@ -92,9 +94,9 @@ class NodeGroup(Section):
     """Rate of each GPU to the host's memory, one way."""
     compute_capability: PositiveFloat | None = None
     """NVIDIA's, such as 7.5; GPUs below 8.0 have no bfloat16. Default: 8.0 or more."""
-    cpus: PositiveFloat | None = None
+    cpus: Annotated[float, Field(gt=0, le=MOST_CPUS)] | None = None
     """Default: 16 per GPU; must be given without GPUs."""
-    memory_gb: PositiveFloat | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=MOST_GB)] | None = None
     """Memory of the host; default: 128 per GPU, without GPUs 4 per CPU."""
 
     @model_validator(mode="after")
@@ -259,7 +261,7 @@ def load_inventory(path: str | Path) -> Inventory:
         raise PlacementError(f"inventory {path} does not exist; {INVENTORIES.hint(path)}") from None
     except OSError as error:
         raise PlacementError(f"inventory {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PlacementError(f"inventory {path} is not valid YAML: {error}") from None
     if ray_object(documents):
         return _parse(nodes_of_manifest(documents, f"inventory {path}"), f"inventory {path}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from s2l_ray.config import Config
+from s2l_ray.config.embedded import source_name
 from s2l_ray.run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def describe(tracker: Tracker, settings: Config, inputs: Inputs, bank: BankSetti
     tracker.log_text(settings.to_yaml(), "config.yaml")
     tracker.set_tags(tags_of(settings, bank))
     for use, problems in inputs.problems.items():
-        source, profile = str(Path(problems.path).resolve()), {"num_rows": len(problems.problems)}
+        source = problems.path if "://" in problems.path else str(Path(problems.path).resolve())
+        profile = {"num_rows": len(problems.problems)}
         tracker.log_dataset(use, source, problems.digest, CONTEXTS[use], profile)
     if bank is not None:
         tracker.log_dataset("bank", bank.path, fingerprint(bank), "explorer rollouts", {"recording": bank.shards})
@@ -37,8 +39,8 @@ def describe(tracker: Tracker, settings: Config, inputs: Inputs, bank: BankSetti
 def tags_of(settings: Config, bank: BankSettings | None) -> dict[str, str]:
     """The tags of a run. One that does not apply, such as the bank's, is left out."""
     tags = {
-        "explorer": settings.models.explorer,
-        "learner": settings.models.learner,
+        "explorer": source_name(settings.models.explorer),
+        "learner": source_name(settings.models.learner),
         "schedule": settings.schedule.kind,
         "T_mix": str(settings.schedule.mix_steps),
         "G": str(settings.rollout.group_size),

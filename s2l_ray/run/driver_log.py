@@ -53,7 +53,8 @@ class DriverLog(Reporter):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, KeyboardInterrupt):  # Ray makes a new one of the signal's own
-            self._file.write(f"stopped by {error.signal.name if isinstance(error, Ended) else 'a signal'}\n")
+            by = error.signal.name if isinstance(error, Ended) else "a signal"
+            self._file.write(f"stopped by {by}; the same command goes on from the last checkpoint\n")
         elif isinstance(error, S2LError):
             self._file.write(f"error: {error}\n")
         elif error is not None:

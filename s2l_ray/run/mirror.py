@@ -133,8 +133,8 @@ class Mirror:
         """
         there = f"{CHECKPOINTS}/{step_name(step)}"
         for name, size in self._json(f"{there}/{FILES}").items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise StorageError(f"{KEY}: {self}/{there}/{FILES} names {name}, which is not within a checkpoint")
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or name == STATE:
+                raise StorageError(f"{KEY}: {self}/{there}/{FILES} names {name}, which is no file of it")
             self._storage.download(self._at(f"{there}/{name}"), directory / name, go_on)
             if (found := (directory / name).stat().st_size) != size:
                 raise StorageError(f"{KEY}: {self}/{there}/{name} has {found} of {size} bytes; remove {self}/{there}")
@@ -154,7 +154,7 @@ class Mirror:
     def _json(self, name: str) -> dict[str, Any]:
         try:
             value = json.loads(self._storage.read(self._at(name)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{KEY}: {self}/{name} is damaged ({error}); remove it") from None
         if not isinstance(value, dict):
             raise StorageError(f"{KEY}: {self}/{name} is damaged (it is not a JSON object); remove it")

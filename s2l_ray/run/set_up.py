@@ -22,6 +22,7 @@ from s2l_ray.placement.live_nodes import nodes_to_plan_for
 from s2l_ray.placement.plan import Layout, Plan
 from s2l_ray.planner.search import make_plan
 from s2l_ray.planner.show.serialise import plan_json
+from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
@@ -77,6 +78,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
 
     reporter = log
     _refuse_places_that_go_with_ray(config)
+    _refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
     directory = RunDirectory.acquire(config, reporter.phase)
@@ -89,7 +91,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
 
-    reporter.phase("starting Ray")
+    reporter.phase("connecting to Ray")
     if connect(config.cluster, reporter.note):
         ending_ray.callback(end_private_ray)
 
@@ -125,6 +127,16 @@ def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporte
     uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
     directory.in_use = lambda: uploader.uploading
     return uploader
+
+
+def _refuse_password(uri: str | None) -> None:
+    """Refuse what would be written to config.yaml, and copied to checkpoint.mirror."""
+    if uri and has_password(uri):
+        raise ConfigError(
+            "tracking.uri has a password, which RUN_DIR/config.yaml would show. Leave the key out and put the URI into "
+            "the environment variable MLFLOW_TRACKING_URI; a server's user and password can also be in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def _refuse_places_that_go_with_ray(config: Config) -> None:

@@ -6,6 +6,7 @@ MLflow is imported inside functions: its import takes seconds.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ FINAL = frozenset(
     }
 )
 """Error codes of answers that stay the same however often the request is repeated."""
+
+
+OF_ONE_REQUEST = (404, 405, 413, 414, 501)
+"""Statuses of answers that may say something of the request, or that the server is not there."""
 
 
 class Deliveries:
@@ -75,7 +80,7 @@ class Deliveries:
             else:
                 self._send[entries[0].kind](entries[0].values)
         except Exception as error:
-            if self._is_final(error):
+            if self._is_final(error) or self._is_of_this_request(error):
                 raise Refused(first_line(error)) from error
             raise
 
@@ -85,6 +90,18 @@ class Deliveries:
         # An answer over HTTP without MLflow's JSON comes from something between, such as a proxy without its server.
         kind = RestException if self._uri.startswith("http") else MlflowException
         return isinstance(error, kind) and error.error_code in FINAL
+
+    def _is_of_this_request(self, error: Exception) -> bool:
+        """Whether something between refuses what is too large, or the server is too old for it, but answers others."""
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        found = re.search(r"failed with error code (\d{3})\b", str(error))
+        if (int(found[1]) if found else status) not in OF_ONE_REQUEST:
+            return False
+        try:
+            self._client.get_run(self._run_id)
+        except Exception:  # so it is no answer of the server's
+            return False
+        return True
 
     def _log_metrics(self, entries: Sequence[Entry]) -> None:
         """values: `metrics` by name, their `step` and `time` in ms. MLflow drops what equals a point that it has."""

@@ -90,7 +90,17 @@ def probe(uri: str, timeout_s: float) -> None:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     elif dialect in DATABASE_PORTS:
-        socket.create_connection((parts.hostname or "", parts.port or DATABASE_PORTS[dialect]), timeout_s).close()
+        socket.create_connection((parts.hostname or "", _port(uri) or DATABASE_PORTS[dialect]), timeout_s).close()
+
+
+def _port(uri: str) -> int | None:
+    try:
+        return urlsplit(uri).port
+    except ValueError:  # its message has part of what may be a password
+        raise TrackingError(
+            f"the MLflow store {redact(uri)} has no number as its port; in a user or password write / as %2F, @ as %40 "
+            "and : as %3A"
+        ) from None
 
 
 def connect(uri: str, timeout_s: float) -> MlflowClient:

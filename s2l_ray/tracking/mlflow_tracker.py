@@ -64,7 +64,10 @@ class MlflowTracker:
 
     @property
     def problem(self) -> str | None:
-        """Why something is not delivered; None when everything is, or is on its way."""
+        """Why something is not delivered, or was refused; None when everything is delivered, or on its way."""
+        if self._writer.problem is None and (refused := self._writer.refused):
+            entry, why = refused[0]
+            return f"MLflow at {self.uri} refused {in_words([entry])}, which it will lack: {why}"
         return self._writer.problem
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -172,7 +175,7 @@ class MlflowTracker:
         """Raise TrackingError with what is pending and what is lost; nothing if there is neither."""
         said = []
         if pending:
-            why = self.problem or f"MLflow at {self.uri} is slow"
+            why = self._writer.problem or f"MLflow at {self.uri} is slow"
             said.append(
                 f"{why}. It has not confirmed {in_words(pending)} of run {self.run_id}, kept in "
                 f"{self._directory / UNDELIVERED}: s2l track {self._directory} sends them, and so does a resume"

@@ -22,19 +22,19 @@ from s2l_ray.machine.disk import write_whole, writing
 
 UNDELIVERED = "undelivered.jsonl"
 """Name of the file in a run directory."""
-WORDS: dict[EntryKind, str] = {
-    "metrics": "steps or evaluations",
-    "params": "sets of parameters",
-    "tags": "sets of tags",
-    "dataset": "inputs",
-    "text": "texts",
-    "file": "files",
-    "model": "models",
-    "model_gone": "models removed",
-    "traces": "sets of traces",
-    "status": "status",
+WORDS: dict[EntryKind, tuple[str, str]] = {
+    "metrics": ("step or evaluation", "steps or evaluations"),
+    "params": ("set of parameters", "sets of parameters"),
+    "tags": ("set of tags", "sets of tags"),
+    "dataset": ("input", "inputs"),
+    "text": ("text", "texts"),
+    "file": ("file", "files"),
+    "model": ("model", "models"),
+    "model_gone": ("removal of a model", "removals of models"),
+    "traces": ("set of traces", "sets of traces"),
+    "status": ("status", "statuses"),
 }
-"""What a user is told that an entry is."""
+"""What a user is told that one entry, and that several are."""
 
 
 @dataclass(frozen=True)
@@ -149,5 +149,5 @@ def _is_entry(row: dict[str, Any]) -> bool:
 
 def in_words(entries: Sequence[Entry]) -> str:
     """How many there are of which kind: "12 steps or evaluations, 2 files"."""
-    counts = Counter(WORDS[entry.kind] for entry in entries)
-    return ", ".join(f"{count} {words}" for words, count in counts.items())
+    counts = Counter(entry.kind for entry in entries)
+    return ", ".join(f"{count} {WORDS[kind][count > 1]}" for kind, count in counts.items())

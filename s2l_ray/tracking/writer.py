@@ -13,6 +13,8 @@ from s2l_ray.tracking.undelivered import Entry, Undelivered
 
 MOST_METRICS = 1000
 """Metrics of one request (MLflow's limit)."""
+ARTIFACTS = ("text", "file")
+"""Kinds of entries that go to the artifact store."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Seconds until a failed delivery is repeated: they double from the first to the last."""
 
@@ -24,9 +26,9 @@ class Refused(Exception):  # it is an answer, not an error of ours
 class Writer:
     """Delivers entries in its own thread, so that nobody else waits for a server.
 
-    An entry that could not be delivered stays first in line and is tried again; one that is refused is lost, and
-    counted. Metrics that follow each other are delivered together, so that a server that is slow or was away is caught
-    up with.
+    An entry that could not be delivered stays first in line and is tried again; an artifact lets the others pass, since
+    only its store may be at fault. One that is refused is lost, and counted. Metrics that follow each other are
+    delivered together, so that a server that is slow or was away is caught up with.
 
     Args:
         undelivered: the file that outlives this process.
@@ -60,11 +62,11 @@ class Writer:
 
     def put(self, entry: Entry) -> None:
         """Put an entry last in line. Returns at once: it is in the file, or, where the disk is full, in memory."""
-        try:
-            self._undelivered.add(entry)
-        except DiskError as error:
-            self.problem = str(error)
-        with self._changed:
+        with self._changed:  # two threads put, and both give an entry its number
+            try:
+                self._undelivered.add(entry)
+            except DiskError as error:
+                self.problem = str(error)
             self._last += 1
             self._queue.append((self._last, entry))
             self._changed.notify_all()
@@ -107,7 +109,7 @@ class Writer:
             if self.problem is None:
                 self._undelivered.sync()
             self.problem = self._explain(error)
-            return False
+            return self._put_behind(*batch[0])
         self._undelivered.delivered(batch[-1][0])
         with self._changed:
             for _ in batch:
@@ -115,6 +117,17 @@ class Writer:
             if not self._queue:
                 self.problem, self._singly = None, False
             self._changed.notify_all()
+        return True
+
+    def _put_behind(self, number: int, entry: Entry) -> bool:
+        """Let the others, if any, pass an artifact that failed: its store may be another than the server."""
+        with self._changed:
+            if entry.kind not in ARTIFACTS or all(waiting.kind in ARTIFACTS for _, waiting in self._queue):
+                return False
+        self.put(entry)
+        self._undelivered.delivered(number)
+        with self._changed:
+            self._queue.popleft()
         return True
 
     def _work(self) -> None:

@@ -167,6 +167,18 @@ def test_steps_wait_for_no_server_whatever_it_does(servers, proxy: Proxy, tmp_pa
     assert (tmp_path / "run" / "undelivered.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("path", ["mlflow-artifacts/artifacts", "logged-models"])
+def test_what_a_proxy_finds_too_large_holds_up_nothing(path: str, servers, proxy: Proxy, tmp_path: Path):
+    tracker = opened(proxy.url, tmp_path)
+    proxy.too_large = path
+    tracker.log_text("x" * 1000, "large.txt") if "artifacts" in path else tracker.log_model("final", 1, {})
+    tracker.log_step(step(1))
+    with pytest.raises(TrackingError, match="refused 1 (text|model), which it will lack .*413"):
+        tracker.finish()
+    assert "refused 1" in str(tracker.problem)
+    assert steps_of(servers["sqlite"], tracker) == [1]
+
+
 def test_a_run_that_is_stopped_is_killed_at_once_and_its_points_are_sent_later(servers, proxy: Proxy, tmp_path: Path):
     tracker = opened(proxy.url, tmp_path / "run")
     proxy.deaf = True

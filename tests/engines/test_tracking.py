@@ -201,7 +201,7 @@ def test_a_file_that_is_gone_is_lost_and_counted_and_holds_up_nothing(store, tmp
     tracker = opened(store)
     tracker.log_artifact(tmp_path / "gone.png")
     tracker.log_step(step(1))
-    with pytest.raises(TrackingError, match=r"refused 1 files, which it will lack \(first: .*gone.png is not there\)"):
+    with pytest.raises(TrackingError, match=r"refused 1 file, which it will lack \(first: .*gone.png is not there\)"):
         tracker.finish()
     assert points(store, tracker, "reward") == [(1, 0.25)]
     assert client(store).get_run(tracker.run_id).info.status == "FINISHED"
@@ -216,7 +216,7 @@ def test_a_metric_that_is_refused_takes_no_other_with_it(store):
             tracker._writer._undelivered.add(entry := Entry("metrics", tracker.run_id, values))
             tracker._writer._last += 1
             tracker._writer._queue.append((tracker._writer._last, entry))
-    with pytest.raises(TrackingError, match="refused 1 steps or evaluations"):
+    with pytest.raises(TrackingError, match="refused 1 step or evaluation"):
         tracker.finish()
     assert points(store, tracker, "a") == [(1, 0.5), (3, 0.5)]
 
@@ -257,7 +257,7 @@ def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
     questions = {"p1": "how large?"}
     for path, number in ((file, 4), (file, 4), (file.with_name("step-000005.jsonl"), 5)):
         tracker.log_traces(path, number, 2, questions)
-    with pytest.raises(TrackingError, match="refused 1 sets of traces"):
+    with pytest.raises(TrackingError, match="refused 1 set of traces"):
         tracker.finish()
 
     from mlflow.tracing.client import TracingClient
@@ -338,6 +338,12 @@ def test_an_address_of_no_kind_of_store_is_an_error(tmp_path):
         open_tracker(TrackingConfig(uri="htp://127.0.0.1:1"), tmp_path, "run")
 
 
+def test_a_password_with_a_slash_is_not_shown(tmp_path):
+    with pytest.raises(TrackingError, match=r"store postgresql://\*\*\*@db/x has no number as its port") as caught:
+        open_tracker(TrackingConfig(uri="postgresql://me:hidden/too@db/x"), tmp_path / "run", "mine")
+    assert "hidden" not in str(caught.value)
+
+
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be read as one" * 20)
     with pytest.raises(TrackingError, match="notes.db.*not a database.*tracking.uri"):
@@ -387,7 +393,7 @@ def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):
     (run / "run.json").write_text(json.dumps({"mlflow_run_id": tracker.run_id, "mlflow_uri": tracker.uri}))
     Undelivered(run / "undelivered.jsonl", [Entry("tags", tracker.run_id, {"late": "1"})])
     assert main(["track", str(run)]) == 0
-    assert capsys.readouterr().out.startswith("sent 1 sets of tags, 1 status to MLflow at sqlite:///")
+    assert capsys.readouterr().out.startswith("sent 1 set of tags, 1 status to MLflow at sqlite:///")
     found = client(store).get_run(tracker.run_id)
     assert (found.info.status, found.data.tags["late"]) == ("KILLED", "1")
     assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out

@@ -31,6 +31,7 @@ from actors.private_ray import end_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.temporary import BELOW, SOCKET_PATH_BYTES, drop_short_names, use_short_tmpdir
+from s2l_ray.redaction import redact
 from tests.support.paths import ROOT
 
 
@@ -59,6 +60,11 @@ def test_nothing_or_local_is_a_private_ray(address, ray_address, monkeypatch):
     [
         ("http://head:8265", r"jobs API. Submit the run to it \(`ray job submit --address http://head:8265 -- s2l"),
         ("https://head", "jobs API"),
+        (
+            "http://me:hidden@head:8265",
+            r"=http://\*\*\*@head:8265 is .* --address http://\*\*\*@head:8265 -- s2l",
+        ),
+        ("ray", "is not HOST:PORT"),
         ("ray://head:10001", "client server.*start it on a node of the cluster, or with `ray job submit`"),
         *[
             (text, "is not HOST:PORT")
@@ -73,7 +79,7 @@ def test_what_is_no_address_of_a_cluster_says_what_to_do(address, message, by_en
     key = "RAY_ADDRESS" if by_environment else "cluster.address"
     with pytest.raises(PlacementError, match=message) as caught:
         find_cluster(None if by_environment else address)
-    assert str(caught.value).startswith(f"{key}={address}")
+    assert str(caught.value).startswith(f"{key}={redact(address)}") and "hidden" not in str(caught.value)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

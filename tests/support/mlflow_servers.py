@@ -105,6 +105,8 @@ class Proxy:
         """Seconds before a request is passed on."""
         self.status: int | None = None
         """Answered in the server's place."""
+        self.too_large = ""
+        """Part of the paths of requests that are answered with 413, in words that are not MLflow's."""
         self.deaf = False
         """Whether requests are taken, and not answered."""
         self.mute = False
@@ -157,6 +159,8 @@ class Proxy:
             request.close_connection = True
             return None
         time.sleep(self.delay_s)
+        if self.too_large and self.too_large in request.path:
+            return self._answer(request, 413, {}, b"<html>Request Entity Too Large</html>")
         if self.status is not None:
             return self._answer(request, self.status, {}, b"not now")
         headers = dict(request.headers.items()) | ({"Host": self.host} if self.host else {"Host": self._upstream})

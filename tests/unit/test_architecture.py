@@ -117,10 +117,11 @@ def test_a_directory_that_transformers_wrote_is_read(tmp_path: Path) -> None:
 
 def test_a_downloaded_model_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = tmp_path / "models--somebody--model"
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "snapshots" / "abc" / "config.json").write_text(json.dumps({"model_type": "llama"} | SMALL))
+    commit = "ab" * 20
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text(json.dumps({"model_type": "llama"} | SMALL))
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
+    (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert ModelShape.load("somebody/model").vocab == 96
 

@@ -52,8 +52,8 @@ def test_each_line_has_its_time_and_a_resumed_run_adds_to_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("error", "last"),
     [
-        (Ended(signal.SIGTERM), "stopped by SIGTERM"),
-        (KeyboardInterrupt(), "stopped by a signal"),
+        (Ended(signal.SIGTERM), "stopped by SIGTERM; the same command goes on from the last checkpoint"),
+        (KeyboardInterrupt(), "stopped by a signal; the same command goes on from the last checkpoint"),
         (PlacementError("no placement: too large"), "error: no placement: too large"),
         (ValueError("a bug"), "ValueError: a bug"),
         (ValueError("no answer of http://me:secret@host"), "ValueError: no answer of http://***@host"),

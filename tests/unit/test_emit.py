@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from s2l_ray.cluster.infra import Infra, load_infra
 from s2l_ray.cluster.manifest import manifest
 from s2l_ray.cluster.names import job_name
 from s2l_ray.cluster.node_groups import by_kind, default_store
+from s2l_ray.cluster.pods import environment
+from s2l_ray.cluster.yaml_text import commented
 from s2l_ray.config import load_config
 from s2l_ray.config.reference import differences
 from s2l_ray.config.shipped import CONFIGURATIONS
@@ -267,6 +270,10 @@ def test_a_path_that_pods_do_not_have_is_refused(path: str):
     ("uri", "said"),
     [
         ("http://me:hidden@mlflow:5000", "has a password; give MLFLOW_TRACKING_PASSWORD"),
+        ("http://token@mlflow:5000", "has a password; give"),
+        ("postgresql://db/x?password=hidden", "has a password; give"),
+        ("postgresql://me:hid/den@db/x", "has a password; give"),
+        ("http://[::1", "is no URI"),
         ("http://localhost:5000", "localhost is another machine in every pod"),
         ("sqlite:////home/me/mlflow.db", "the file is in no claim; give sqlite:////outputs/mlflow.db"),
         ("file:///home/me/mlruns", "the file is in no claim"),
@@ -389,3 +396,48 @@ def test_the_command_prints_the_manifest_without_ray_or_torch(tmp_path: Path):
     text = f"import sys; from s2l_ray.cli import main; main({words}); assert not {{'ray', 'torch'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == emitted(TRIAL)
+
+
+@pytest.mark.parametrize(
+    "text", ["line\nimage: mine\nreplicas: 2\n", "\nspec: |\n  x\n", "a\x85b", "\u2028", "'\"$(X) \t"]
+)
+def test_what_somebody_writes_stays_as_it_is(text: str):
+    found = objects(emitted(TRIAL, {"environment": {"FOO": text}, "annotations": {"x/y": text}}))["RayJob"]
+    assert found["metadata"]["annotations"]["x/y"] == text
+    variables = found["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "FOO", "value": text} in variables
+
+
+def test_comments_stand_beside_keys_also_after_a_block():
+    text = "a: |\n  image: x\n\n  image: y\nb:\n  - image: z\n"
+    assert commented(text, {"image": "c"}) == "a: |\n  image: x\n\n  image: y\nb:\n  # c\n  - image: z\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"environment": {"A B": "x"}}, "environment.A B: 'A B' is no name of an environment variable"),
+        ({"environment": {"HTTP_PROXY": "http://me:pw@proxy"}}, "environment.HTTP_PROXY looks like a secret"),
+        ({"secrets": {"A": "-/key"}}, "secrets.A must be SECRET/KEY"),
+        ({"labels": {"a": "x y"}}, "labels.a: 'x y' is no value of a label"),
+        ({"annotations": {"a b": "x"}}, "annotations.a b: 'a b' is no name of a label, annotation or resource"),
+        ({"image": "a b"}, "image: 'a b' is no name of an image"),
+        ({"workers": {"extra_resources": {"cpu": 3}}}, "extra_resources.cpu: 'cpu' is no name of an extended resource"),
+        ({"workers": {"tolerations": [{"key": "a b"}]}}, "tolerations.0.key: 'a b' is no name"),
+        ({"head": {"memory_gb": float("inf")}}, "head.memory_gb: Input should be less"),
+        ({"workers": {"shm_gb": 1e300}}, "workers.shm_gb: Input should be less"),
+        ({"stop_grace_s": 10**30}, "stop_grace_s: Input should be less"),
+        ("x: 2024-13-45", "is not valid YAML: month must be"),
+        ("[" * 2000, "is not valid YAML: maximum recursion"),
+    ],
+)
+def test_an_infra_file_that_kubernetes_would_refuse_is_refused(values, said: str, tmp_path: Path):
+    path = tmp_path / "infra.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_infra(path)
+
+
+def test_a_variable_from_a_secret_is_there_once():
+    found = environment(Infra.model_validate({"secrets": {"S2L_OUTPUTS": "places/outputs"}}))
+    assert [variable["name"] for variable in found].count("S2L_OUTPUTS") == 1

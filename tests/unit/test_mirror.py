@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_one_clear_message(copied: Config, tmp_path: Pat
         mirror.download_checkpoint(4, target, go_on)
     assert not (target / "state.json").exists()
     mirror._storage.put(mirror._at("checkpoints/step-000004/files.json"), json.dumps({"../../x": 1}).encode())
-    with pytest.raises(StorageError, match="names ../../x, which is not within a checkpoint"):
+    with pytest.raises(StorageError, match="names ../../x, which is no file of it"):
         mirror.download_checkpoint(4, target, go_on)
 
 
@@ -343,3 +343,18 @@ def test_credentials_in_a_uri_are_refused_and_not_shown(tmp_path: Path):
         for key in ("checkpoint.mirror", "bank.path"):
             with pytest.raises(ConfigError, match=f"{key}: has credentials in it; give them in the environment"):
                 config(tmp_path, **{key: url})
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "state.json"])
+def test_a_checkpoint_whose_list_names_other_files_is_refused_and_never_whole(name: str, tmp_path: Path):
+    there = tmp_path / "mirror" / "run" / "checkpoints" / "step-000002"
+    there.mkdir(parents=True)
+    (there / "state.json").write_text("{}")
+    (there / "files.json").write_text(json.dumps({name: 2}))
+    mirror = mirroring.Mirror(str(tmp_path / "mirror"), "run")
+    with pytest.raises(StorageError, match="which is no file of it"):
+        mirror.download_checkpoint(2, tmp_path / "here", lambda: None)
+    assert not (tmp_path / "here" / "state.json").exists()
+    (there / "files.json").write_text("[" * 100_000)
+    with pytest.raises(StorageError, match="files.json is damaged"):
+        mirror.download_checkpoint(2, tmp_path / "here", lambda: None)

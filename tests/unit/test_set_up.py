@@ -12,10 +12,10 @@ import pytest
 
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import PlacementError, TrackingError
+from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import set_up as setting_up
-from s2l_ray.run.description import git_commit, tags_of
+from s2l_ray.run.description import describe, git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import set_up
@@ -235,3 +235,28 @@ def test_the_drivers_log_hears_of_what_mlflow_lacks_at_the_end(
         set_up(config, SilentReporter(), stack)
     assert "note: MLflow did not take the last 3 entries" in (config.run_path / "driver.log").read_text()
     assert undone == ORDER
+
+
+def test_a_password_in_tracking_uri_is_refused_before_anything_is_written(config: Config):
+    uri = "postgresql+psycopg2://me:hidden@db/x"
+    tracked = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
+    with ExitStack() as stack, pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI") as caught:
+        set_up(tracked, SilentReporter(), stack)
+    assert "hidden" not in str(caught.value) and not config.run_path.exists()
+
+
+def test_the_embedded_models_are_tagged_by_name_and_data_of_the_hub_by_its_address(config: Config, tmp_path: Path):
+    embedded = load_config("quickstart")
+    assert tags_of(embedded, None)["learner"] == "embedded:large" and tags_of(config, None)["learner"] == "a"
+    told: list[tuple[str, str]] = []
+
+    class Recorder(NoTracker):
+        def log_dataset(self, name: str, source: str, *more: object) -> None:
+            told.append((name, source))
+
+    problems = {
+        use: SimpleNamespace(path=path, problems=[1], digest="0")
+        for use, path in {"train": "hf://datasets/o/n@abc:train", "eval": "x.jsonl"}.items()
+    }
+    describe(Recorder(), config, SimpleNamespace(problems=problems), None)
+    assert told == [("train", "hf://datasets/o/n@abc:train"), ("eval", str(Path("x.jsonl").resolve()))]

@@ -42,7 +42,7 @@ class Graph:
         self.version = 0
         self.engines = {"explorer": 1, "learner": 1}
         self.explores = True
-        self.trainer = SimpleNamespace(save=self._save, load=self._load, export=lambda path: self._call("export"))
+        self.trainer = SimpleNamespace(save=self._save, export=lambda path: self._call("export"))
 
     def _call(self, name: str, step: int | None = None) -> None:
         self.calls.append(name if step is None else f"{name} {step}")
@@ -52,7 +52,7 @@ class Graph:
         Path(directory).mkdir()
         (Path(directory) / "version").write_text(str(self.version))
 
-    def _load(self, directory: str) -> None:
+    def load(self, directory: str) -> None:
         self._call("load")
         self.version = int((Path(directory) / "version").read_text())
 

@@ -197,7 +197,29 @@ def test_what_is_refused_is_lost_alone_and_counted(tmp_path: Path, server: Serve
     assert delivered(writer)
     assert server.taken == [metrics(12), metrics(14), tag("x")]
     assert writer.refused == [(tag("no"), "no means no"), (metrics(1300), "no means no")]
-    assert in_words([entry for entry, _ in writer.refused]) == "1 sets of tags, 1 steps or evaluations"
+    assert in_words([entry for entry, _ in writer.refused]) == "1 set of tags, 1 step or evaluation"
+
+
+def test_metrics_pass_an_artifact_whose_store_is_down_and_it_comes_later(tmp_path: Path, server: Server):
+    store_is_down = True
+
+    def deliver(entries: Sequence[Entry]) -> None:
+        if store_is_down and entries[0].kind == "file":
+            raise ModuleNotFoundError("boto3")
+        server(entries)
+
+    file, path = Entry("file", "r", {"path": "a", "folder": None}), tmp_path / "u.jsonl"
+    writer = Writer(Undelivered(path), [], deliver, str)
+    writer.start()
+    for entry in (file, metrics(1), tag("a"), metrics(2)):
+        writer.put(entry)
+    until(lambda: writer.pending == [file])
+    assert server.taken == [metrics(1), tag("a"), metrics(2)]
+    assert read_undelivered(path) == [file] and writer.problem == "boto3"
+    store_is_down = False
+    assert writer.wait(time.monotonic() + PATIENCE_S)
+    assert server.taken[-1] == file and path.read_text() == "" and writer.problem is None
+    writer.stop()
 
 
 def test_nobody_waits_for_a_server_that_hangs(tmp_path: Path, server: Server):
