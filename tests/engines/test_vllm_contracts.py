@@ -52,8 +52,8 @@ def test_engine_arguments() -> None:
     from s2l_ray.vllm_bridge.settings import VllmSettings
 
     settings = VllmSettings(
-        model=str(DIRECTORY / "small"), engine=EngineConfig(), max_model_len=64, dtype="float32", trust_remote_code=False,
-        weight_transfer="gloo", tensor_parallel=2, kv_cache_bytes=7,
+        model=str(DIRECTORY / "small"), engine=EngineConfig(), max_model_len=64, dtype="float32",
+        trust_remote_code=False, weight_transfer="gloo", tensor_parallel=2, kv_cache_bytes=7,
     )  # fmt: skip
     found = engine_arguments(settings)  # unknown arguments are a TypeError here
     assert isinstance(found, AsyncEngineArgs)
@@ -72,8 +72,8 @@ def test_batch_invariant_mode_is_a_variable_of_gpu_engines(invariant: bool, monk
     from s2l_ray.vllm_bridge.settings import VllmSettings
 
     settings = VllmSettings(
-        model=str(DIRECTORY / "small"), engine=EngineConfig(batch_invariant=invariant), max_model_len=64, dtype="bfloat16",
-        trust_remote_code=False, tensor_parallel=2,
+        model=str(DIRECTORY / "small"), engine=EngineConfig(batch_invariant=invariant), max_model_len=64,
+        dtype="bfloat16", trust_remote_code=False, tensor_parallel=2,
     )  # fmt: skip
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
     engine_arguments(settings)
