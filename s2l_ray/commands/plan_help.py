@@ -35,8 +35,8 @@ and of engines.explorer and engines.learner: count, tensor_parallel,
 kv_cache_gb. placement.headroom is the share of each GPU's memory that stays
 free.
 
-keys of --json: fits, problems, mode, device, ranks, tensor_parallel, dtype,
-dtype_reason, run_seconds, phases [name, steps, first_step, last_step,
+keys of --json: models, fits, problems, mode, device, ranks, tensor_parallel,
+dtype, dtype_reason, run_seconds, phases [name, steps, first_step, last_step,
 step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus],
 gpus [node, gpu, capacity_bytes, used_bytes, ledger, worst_phase,
 roles {phase: [...]}], bundles, slots, sleep, hand_overs, weight_sync, saving,

@@ -108,13 +108,14 @@ def test_a_command_ends_when_it_is_told_to(told, ignored, status: int, said: str
 
 def test_what_was_ignored_stays_ignored_but_for_sigterm(tmp_path: Path):
     text = """
-import signal
+import signal, time
 from s2l_ray.machine.ending import ends_when_told
 with ends_when_told():
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.raise_signal(number)
     print("ready", flush=True)
-    signal.pause()
+    while True:  # signal.pause() would miss a signal that comes just before it
+        time.sleep(0.05)
 """
     process = program(text, tmp_path, (signal.SIGINT, signal.SIGHUP))
     process.send_signal(signal.SIGHUP)
@@ -131,10 +132,14 @@ from s2l_ray.commands import doctor
 from s2l_ray.machine import ending
 ending.GRACE_S = {grace}
 
+def wait():
+    while True:  # signal.pause() would miss a signal that comes just before it
+        time.sleep(0.05)
+
 def work(arguments):
     try:
         print("ready", flush=True)
-        signal.pause()
+        wait()
     finally:
         print("tidying", flush=True)
         {tidy}
@@ -173,7 +178,7 @@ def test_signals_that_come_together_are_one_and_ctrl_c_after_that_ends_it_at_onc
 
 def test_what_a_finaliser_swallows_is_raised_again(tmp_path: Path):
     """Python only reports what is raised in __del__; the command would go on."""
-    text = TIDIES.format(grace=100, tidy="pass").replace("signal.pause()", "Swallowing(); signal.pause()")
+    text = TIDIES.format(grace=100, tidy="pass").replace("        wait()", "        Swallowing(); wait()")
     process = program(text.replace("def work", SWALLOWING + "def work"), tmp_path)
     assert ended(process) == (143, "tidying\ntidied\n", "ended by SIGTERM\n")
 
@@ -198,7 +203,7 @@ def test_what_must_be_begun_whole_is_begun_whole(tmp_path: Path):
     """Such as an MLflow run, which has to be known to be ended."""
     lines = ["with ending.held():", "print('ready', flush=True)", "sys.stdin.readline()", "print('begun', flush=True)"]
     text = TIDIES.format(grace=100, tidy="pass").replace('print("ready", flush=True)', "pass")
-    process = program(text.replace("signal.pause()", ("\n" + " " * 12).join(lines)), tmp_path)
+    process = program(text.replace("        wait()", " " * 8 + ("\n" + " " * 12).join(lines)), tmp_path)
     for number in (signal.SIGTERM, signal.SIGTERM):
         process.send_signal(number)
     print("on", file=process.stdin, flush=True)
@@ -223,7 +228,7 @@ def test_tidying_up_that_fails_is_an_end_all_the_same(tmp_path: Path):
 
 
 def test_tidying_up_that_never_ends_is_cut_off(tmp_path: Path):
-    process = program(TIDIES.format(grace=0.2, tidy="signal.pause()"), tmp_path)
+    process = program(TIDIES.format(grace=0.2, tidy="wait()"), tmp_path)
     process.send_signal(signal.SIGTERM)
     said = "tidying up took more than 0.2 s; ended without it\n"
     assert ended(process) == (143, "tidying\n", said)

@@ -128,4 +128,4 @@ def test_a_trials_directory(run_dir: str | None, local: bool, expected: str):
     storage = SimpleNamespace(
         storage_filesystem=files, trial_fs_path="/results/sweep/S2LPO_1", trial_dir_name="S2LPO_1"
     )
-    assert with_own_directory(parse_config(values), storage).run_dir == expected
+    assert with_own_directory(parse_config(values), storage).run_dir == str(Path(expected).absolute())
