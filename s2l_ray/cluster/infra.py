@@ -64,7 +64,7 @@ def _checked(holds: Callable[[str], bool], what: str) -> AfterValidator:
 
 
 LARGEST_NUMBER = 2**31 - 1
-"""Of Kubernetes' int32."""
+"""The largest value of Kubernetes' int32 fields."""
 LARGEST_GB = 1e6
 Count = Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
@@ -82,7 +82,7 @@ class Toleration(Section):
     """A taint of nodes that pods tolerate."""
 
     key: Key | None = None
-    """Of the taint; with `operator: Exists` and no key, every taint."""
+    """The taint's key; without one, `operator: Exists` tolerates every taint."""
     operator: Literal["Equal", "Exists"] = "Equal"
     value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None

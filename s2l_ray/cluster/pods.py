@@ -128,7 +128,7 @@ def _volumes(infra: Infra, run: str, shm: int) -> list[Object]:
 
 
 def config_map_name(run: str) -> str:
-    """Of the ConfigMap with what travels with a job."""
+    """The name of the ConfigMap with the configuration and the inventory that travel with a job."""
     return f"{run}-run"
 
 

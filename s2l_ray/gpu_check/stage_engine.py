@@ -32,7 +32,7 @@ from s2l_ray.rollouts.records import RolloutSet
 
 COUNT = 4
 RATED = "Qwen/Qwen3-0.6B"
-"""Whose shape the rates are of."""
+"""The model whose shape is used to measure rates."""
 RATED_PROMPTS, RATED_COUNT, RATED_TOKENS = 64, 4, 256
 LEAST_SECONDS = 150.0
 """An engine that compiles is not started with less left."""

@@ -41,7 +41,7 @@ class Holder:
     """The process that holds a lock, as the lock's file has it."""
 
     id: str
-    """Of the holding, unique."""
+    """Identifies this holding of the lock; no other has it."""
     host: str
     pid: int
     process: str

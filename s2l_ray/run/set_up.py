@@ -69,6 +69,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         S2LError: anything that a user can correct; if possible before an engine is started.
     """
     log = stack.enter_context(DriverLog(reporter, config.schedule.steps, config.name))  # hears of the rest's undoing
+    reporter = log
     # A stack undoes last what it was given first, but the run directory has to be locked before Ray is started. So each
     # gets a stack of its own here, in the order of undoing reversed. MLflow is first to end: where Ray was ended at the
     # same time as this process, stopping actors may not return.
@@ -76,7 +77,6 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         stack.enter_context(ExitStack()) for _ in range(5)
     )
 
-    reporter = log
     _refuse_places_that_go_with_ray(config)
     _refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -102,6 +103,8 @@ def test_a_living_holder_of_this_machine_is_named_at_once_and_a_killed_one_repla
 def test_a_lock_whose_file_is_damaged_is_taken(path: Path, damage: bytes):
     path.write_bytes(damage)
     lock, _ = acquire(path)
+    lock.check()
+    assert json.loads(path.read_text())["pid"] == os.getpid()
     lock.close()
 
 
