@@ -23,7 +23,7 @@ from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.training_run import TrainingRun
-from s2l_ray.tuning.trial import enter_launch_directory, with_own_directory
+from s2l_ray.trials.trial import enter_launch_directory, with_own_directory
 
 
 class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types

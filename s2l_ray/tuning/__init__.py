@@ -1,1 +1,1 @@
-"""Runs as trials of Ray Tune."""
+"""Studies: many runs as trials of Ray Tune, which share one bank of explorer rollouts."""

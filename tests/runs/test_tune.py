@@ -21,7 +21,7 @@ from s2l_ray import S2LPO
 from s2l_ray.config import load_config, parse_config
 from s2l_ray.miniature.build import Family
 from s2l_ray.ray_bridge import on_loopback
-from s2l_ray.tuning.trial import with_own_directory
+from s2l_ray.trials.trial import with_own_directory
 from tests.support.paths import ROOT
 from tests.support.run_settings import run_config
 

@@ -147,5 +147,5 @@ def test_what_a_trial_knows_of_its_storage() -> None:
     names = set(parameters(StorageContext.__init__)) | set(dir(StorageContext))
     source = inspect.getsource(StorageContext)
     for name in ray_bridge.TrialStorage.__annotations__:
-        assert name in names or f"self.{name}" in source, f"tuning/trial.py reads {name} of Tune's StorageContext"
+        assert name in names or f"self.{name}" in source, f"trials/trial.py reads {name} of Tune's StorageContext"
     assert not dataclasses.is_dataclass(StorageContext)

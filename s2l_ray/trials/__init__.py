@@ -1,0 +1,1 @@
+"""What S2LPO needs as a trial of Ray Tune."""
