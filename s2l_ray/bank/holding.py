@@ -35,7 +35,7 @@ def holding(storage: Storage, recording: Recording) -> Holding:
     Raises:
         BankError: a shard cannot be read.
     """
-    distinct = distinct_rollouts(storage, recording, ["tokens", "reward"])
+    distinct = distinct_rollouts(storage, recording.shards, ["tokens", "reward"])
     if distinct is None:
         return Holding(0, 0, 0, 0.0, 0, 0)
     files = storage.files(recording.shards, ".parquet")
@@ -49,7 +49,7 @@ def holding(storage: Storage, recording: Recording) -> Holding:
     )
 
 
-def distinct_rollouts(storage: Storage, recording: Recording, columns: list[str]) -> pa.Table | None:
+def distinct_rollouts(storage: Storage, folder: str, columns: list[str]) -> pa.Table | None:
     """The columns prompt_id, draw and, for each of `columns`, COLUMN_min; a row per rollout, however often recorded.
 
     None if there are no shards.
@@ -57,7 +57,7 @@ def distinct_rollouts(storage: Storage, recording: Recording, columns: list[str]
     Raises:
         BankError: a shard cannot be read.
     """
-    names = [f"{recording.shards}/{name}" for name, _ in storage.files(recording.shards, ".parquet")]
+    names = [f"{folder}/{name}" for name, _ in storage.files(folder, ".parquet")]
     with ThreadPoolExecutor(THREADS) as threads:
         tables = list(threads.map(lambda name: _columns(storage, name, ["prompt_id", "draw", *columns]), names))
     if not tables:

@@ -8,7 +8,6 @@ import numpy as np
 
 from s2l_ray.bank.holding import distinct_rollouts
 from s2l_ray.bank.needed import draws_of
-from s2l_ray.bank.recording import Recording
 from s2l_ray.machine.storage import Storage
 from s2l_ray.rollouts.requests import ExplorerRequest
 
@@ -18,16 +17,16 @@ class RecordedTokens:
 
     Args:
         storage: the bank.
-        recording: one of its recordings.
+        folder: the directory of a recording's shards.
 
     Raises:
         BankError: a shard cannot be read.
     """
 
-    def __init__(self, storage: Storage, recording: Recording) -> None:
+    def __init__(self, storage: Storage, folder: str) -> None:
         self._before: dict[str, np.ndarray] = {}
         """By prompt, int64 [largest draw + 2]: the tokens of all draws before this one."""
-        table = distinct_rollouts(storage, recording, ["tokens"])
+        table = distinct_rollouts(storage, folder, ["tokens"])
         if table is None:
             return
         table = table.sort_by([("prompt_id", "ascending"), ("draw", "ascending")])
