@@ -79,8 +79,7 @@ def plan_requests(config: Config, prompts: Sequence[Prompt], wanted: Sequence[Ex
     """
     if config.bank.recording is not None:
         raise ConfigError(
-            "bank.recording: explorer rollouts are recorded under the fingerprint of this configuration; leave "
-            "bank.recording out"
+            "bank.recording: s2l explore records under the fingerprint of this configuration; leave bank.recording out"
         )
     storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
     recording = create(storage, fingerprint, made_with(config))
