@@ -42,7 +42,7 @@ def trial(about: StudyAbout, number: int, **fields) -> TrialOutcome:
 
 
 def made_up(about: StudyAbout, seed: int = 1, done: bool = True) -> list[TrialOutcome]:
-    """Every trial of a study: learning curves that saturate, a third of them pruned, one failed where there are many."""
+    """Every trial of a study: learning curves that saturate, a third of them pruned, one failed."""
     draw = random.Random(seed)
     outcomes = []
     for number in range(about.trials):
