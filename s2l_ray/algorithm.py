@@ -23,6 +23,7 @@ from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.trials.pointer import Pointer, follow, terms_of
 from s2l_ray.trials.trial import enter_launch_directory, with_own_directory
 
 
@@ -55,11 +56,11 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
 
     def setup(self, config: dict[str, Any]) -> None:
         """Set the run up, in a directory of its own if it is a trial of Tune's."""
-        settings = parse_config(config)
+        settings, terms = parse_config(config), None
         if self._storage:
             enter_launch_directory()
-            settings = with_own_directory(settings, self._storage)
-        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter))
+            settings, terms = with_own_directory(settings, self._storage), terms_of(self._storage)
+        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter, terms))
         self._iteration = self.run.steps_done
 
     def step(self) -> dict[str, Any]:
@@ -68,12 +69,18 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         return {**record.to_json(), "done": self.run.done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write a whole checkpoint into a directory. `save` and Tune call it."""
-        self.run.save(Path(checkpoint_dir))
+        """Write a whole checkpoint into a directory; in a trial, where the run's own is. `save` and Tune call it."""
+        if self._storage:
+            Pointer.to(self.run).write(Path(checkpoint_dir))
+        else:
+            self.run.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Go on from a whole checkpoint, see `TrainingRun.restore`. `restore` and Tune call it."""
-        self.run.restore(Path(checkpoint))
+        """Go on from what `save_checkpoint` wrote, see `TrainingRun.restore` and `trials.pointer.follow`."""
+        if pointer := Pointer.read(Path(checkpoint)):
+            follow(pointer, self.run)
+        else:
+            self.run.restore(Path(checkpoint))
         self._iteration = self.run.steps_done
 
     def mark_pruned(self) -> None:

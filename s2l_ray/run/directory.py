@@ -22,7 +22,7 @@ import datetime
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,14 @@ from s2l_ray.errors import ConfigError, DataError, S2LError, StorageError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.rollouts.stragglers import STRAGGLERS
+from s2l_ray.run.branches import Branches
 from s2l_ray.run.checkpoints import (
     CHECKPOINTS,
     STATE,
     STEPS,
     Checkpoint,
-    checkpoint_name,
     checkpoints_in,
     named_checkpoint,
-    place_of,
     read_checkpoint,
     read_state,
     writing_checkpoint,
@@ -55,7 +54,6 @@ from s2l_ray.run.identity import (
     learner_of,
     trained_with,
 )
-from s2l_ray.run.lineage import Branch, Donor, Lineage
 from s2l_ray.run.lock import RunLock
 from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.step_log import StepLog
@@ -74,11 +72,10 @@ class RunDirectory:
     def __init__(self, path: Path, lock: RunLock, terms: TrialTerms | None = None) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
-        self.lineage = Lineage(path)
+        self.branches = Branches(path, terms is not None)
         self.in_use: Callable[[], str | None] = lambda: None
         """Gives the name of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
-        self.terms = terms
-        """Of the trial of Ray Tune that the run is; None: it is none."""
+        self._terms = terms
         self._lock = lock
 
     @classmethod
@@ -146,7 +143,7 @@ class RunDirectory:
         """
         if self._configuration.exists():
             before, known = _read_configuration(self._configuration), self.remembered().get("contents", {})
-            judge = self.terms.judge if self.terms else all_that_differ
+            judge = self._terms.judge if self._terms else all_that_differ
             if differ := differences(before, config, known, contents, judge):
                 if self.has_begun:
                     raise ConfigError(self._refusal(differ))
@@ -174,10 +171,6 @@ class RunDirectory:
         """(step, directory) of every whole checkpoint, oldest first."""
         return checkpoints_in(self.path)
 
-    def checkpoint_of(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or would be written, in the present branch."""
-        return self.path / CHECKPOINTS / checkpoint_name(step, self.branch)
-
     @contextmanager
     def checkpoint(self, step: int, state: Mapping[str, Any], keep: int) -> Iterator[Path]:
         """Write the checkpoint of a step, see `writing_checkpoint`. Once it is whole, all but the newest are removed.
@@ -192,14 +185,18 @@ class RunDirectory:
             ConfigError: another process has taken the directory over.
         """
         self._lock.check()
-        with writing_checkpoint(self.checkpoint_of(step), self.log, state) as trainer:
+        with writing_checkpoint(self.branches.checkpoint_of(step), self.log, state) as trainer:
             yield trainer
         if too_many := [directory for _, directory in self.checkpoints[:-keep]]:
             self._remove(too_many)
 
+    def pointed(self) -> Set[str]:
+        """See `TrialTerms.pointed`; none of a run that is no trial."""
+        return self._terms.pointed() if self._terms else frozenset()
+
     def _remove(self, checkpoints: list[Path]) -> None:
         try:
-            stay = self.terms.pointed() if self.terms else frozenset()
+            stay = self.pointed()
         except StorageError:
             return  # what Tune may ask for is not known now; they go with the next one
         for old in checkpoints:
@@ -208,18 +205,6 @@ class RunDirectory:
             with writing(old):
                 (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
                 shutil.rmtree(old)
-
-    def newest_of(self, config: Config) -> Path | None:
-        """The newest whole checkpoint that was trained with these settings; None if there is none.
-
-        The settings of a trial of Ray Tune change, and it may be set back to earlier ones: what it did since does not
-        count then. Of another run all checkpoints have the same.
-        """
-        now = trained_with(config)
-        for _, directory in reversed(self.checkpoints):
-            if not changed_settings(read_state(directory).get("settings", {}), now):
-                return directory
-        return None
 
     def to_resume(self, config: Config, contents: Contents) -> Checkpoint | None:
         """The checkpoint that the run resumes from: its own newest, else the one that `resume` names.
@@ -238,7 +223,7 @@ class RunDirectory:
             DataError: it is damaged.
         """
         if self.checkpoints:
-            if (own := self.newest_of(config)) is None:
+            if (own := self.branches.newest_of(config)) is None:
                 self._refuse_other_settings(config)
                 return None
             directory = own
@@ -256,7 +241,7 @@ class RunDirectory:
 
     def _refuse_other_settings(self, config: Config) -> None:
         """Refuse a run whose own checkpoints are all of other settings, unless it is a trial."""
-        if self.terms is None:
+        if self._terms is None:
             newest = self.checkpoints[-1][1]
             changed = changed_settings(read_state(newest)["settings"], trained_with(config))
             words = "; ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
@@ -271,39 +256,6 @@ class RunDirectory:
         for directory in (self.path / CHECKPOINTS).glob("step-*"):
             if not (directory / STATE).exists():
                 shutil.rmtree(directory, ignore_errors=True)
-
-    # ---- the branches of a trial's history --------------------------------------------------------------------------
-
-    @property
-    def branch(self) -> int:
-        """Number of the present branch; 0 of a run that is no trial."""
-        begun = self.lineage.read()
-        return max(begun[-1].number if begun else 0, self._newest_branch)
-
-    @property
-    def _newest_branch(self) -> int:
-        """Largest number of a branch that has a checkpoint."""
-        places = [place_of(directory.name) for _, directory in self.checkpoints[-1:]]
-        return max((place[0] for place in places if place), default=0)
-
-    def begin_branch(self, step: int, donor: Donor, changed: Mapping[str, tuple[Any, Any]]) -> Branch:
-        """Begin a new branch, whose state is that of a checkpoint. The step log of the present one is kept aside.
-
-        Args:
-            step: of the checkpoint.
-            donor: that it is of.
-            changed: settings that have another value from here on.
-
-        Raises:
-            DiskError: the directory cannot be written to.
-            DataError: lineage.jsonl is damaged.
-        """
-        present = self.branch
-        branch = self.lineage.next(step, donor, changed, self._newest_branch)
-        if branch.number > present:
-            self.log.copy_to(self.path / f"steps-branch-{present}.jsonl")
-            self.lineage.add(branch)
-        return branch
 
     @property
     def _configuration(self) -> Path:

@@ -67,8 +67,8 @@ def fetch(mirror: Mirror, directory: RunDirectory, config: Config, say: Callable
 
 
 def _newer(mirror: Mirror, directory: RunDirectory, config: Config) -> str | None:
-    """The mirror's newest checkpoint of these settings (see `RunDirectory.newest_of`), if it is newer than all here."""
-    own, now = directory.newest_of(config), trained_with(config)
+    """The mirror's newest checkpoint of these settings (see `Branches.newest_of`), if it is newer than all here."""
+    own, now = directory.branches.newest_of(config), trained_with(config)
     for name in reversed(mirror.checkpoints()):
         if own is not None and (place_of(name) or (0, 0)) <= (place_of(own.name) or (0, 0)):
             return None

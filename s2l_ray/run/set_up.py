@@ -32,6 +32,7 @@ from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
 
@@ -56,12 +57,13 @@ class RunParts:
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
+def set_up(config: Config, reporter: Reporter, stack: ExitStack, terms: TrialTerms | None = None) -> RunParts:
     """Set a run up.
 
     Args:
         config: of the run.
         reporter: told what is under way.
+        terms: of the trial of Ray Tune that the run is, if it is one.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
 
@@ -81,7 +83,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     _refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
-    directory = RunDirectory.acquire(config, reporter.phase)
+    directory = RunDirectory.acquire(config, reporter.phase, terms)
     unlocking.callback(directory.close)
     log.open(directory.path)
     mirror = open_mirror(config)
@@ -117,14 +119,23 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
     graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
     stopping_actors.callback(graph.close)
-    graph.start(checkpoint.step + 1 if checkpoint else 1)
+    graph.start(_first_step(checkpoint, directory))
     return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+
+
+def _first_step(checkpoint: Checkpoint | None, directory: RunDirectory) -> int:
+    """The step that the run goes on with. A trial that Tune gives another state of has got about as far as its own."""
+    if checkpoint:
+        return checkpoint.step + 1
+    return directory.checkpoints[-1][0] + 1 if directory.checkpoints else 1
 
 
 def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
     """Copies to the mirror from now on; what it is copying stays in the run directory until that is done."""
     checkpoint = settings.checkpoint
-    uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
+    uploader = Uploader(
+        mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter, directory.pointed
+    )
     directory.in_use = lambda: uploader.uploading
     return uploader
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
 from s2l_ray.config import Config
 from s2l_ray.ray_bridge import TrialStorage, driver_directories
+from s2l_ray.trials.storage import storage_url
 
 
 def enter_launch_directory() -> None:
@@ -29,9 +31,17 @@ def with_own_directory(config: Config, storage: TrialStorage) -> Config:
     By default that is the directory of the trial in Tune's storage_path, or, where that is not on a file
     system of this machine, outputs/NAME/TRIAL. With a run_dir it is RUN_DIR/TRIAL. Tune keeps the name
     of a trial that it resumes, so that the run resumes too.
+
+    In a store, the directory of the trial is the mirror of the run, unless checkpoint.mirror is given.
+
+    Raises:
+        ConfigError: Tune's storage is neither on a file system of this machine nor in S3 or GCS.
     """
-    if config.run_dir is None and isinstance(storage.storage_filesystem, LocalFileSystem):
-        own = Path(storage.trial_fs_path)
-    else:
-        own = config.run_path / storage.trial_dir_name
-    return config.model_copy(update={"run_dir": str(own)})
+    local = isinstance(storage.storage_filesystem, LocalFileSystem)
+    if config.run_dir is None and local:
+        return config.model_copy(update={"run_dir": str(storage.trial_fs_path)})
+    update: dict[str, Any] = {"run_dir": str(config.run_path / storage.trial_dir_name)}
+    if not local and config.checkpoint.mirror is None:
+        mirror = storage_url(storage.storage_filesystem, str(Path(storage.trial_fs_path).parent))
+        update["checkpoint"] = config.checkpoint.model_copy(update={"mirror": mirror})
+    return config.model_copy(update=update)

@@ -26,6 +26,7 @@ from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.schedule import GroupSplit
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking.tracker import NoTracker
@@ -114,8 +115,10 @@ def config(tmp_path: Path) -> Config:
 def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
     graph = Graph()
 
-    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack) -> RunParts:
-        directory = RunDirectory.acquire(config)
+    def set_up(
+        config: Config, reporter: SilentReporter, stack: ExitStack, terms: TrialTerms | None = None
+    ) -> RunParts:
+        directory = RunDirectory.acquire(config, terms=terms)
         stack.callback(directory.close)
         directory.adopt(config, CONTENTS)
         return RunParts(
