@@ -192,7 +192,7 @@ def test_what_cannot_be_named_has_no_bound() -> None:
     assert bound(rollout__explorer__temperature={"uniform": [0.5, 1.0]}) is None
     assert bound(rollout__group_size={"randint": [2, 10**6]}) is None
     assert len(bound(rollout__explorer__temperature=[0.5, 1.0])) == 2
-    own = {"schedule__kind": ["linear", "examples.schedule:staircase"]}
+    own = {"schedule__kind": ["linear", "examples.schedule:stairs"]}
     assert bound(**own, schedule__start={"uniform": [0.5, 1.0]}) is None
 
 
