@@ -6,9 +6,8 @@ import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from actors.connection import connect
+from actors.blueprint import RunNeeds
 from actors.graph import ActorGraph
-from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
@@ -31,6 +30,7 @@ from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
@@ -51,17 +51,20 @@ class RunParts:
     """Prompt ids by step: groups known beforehand that a step does not wait for."""
     tracking: RunTracking
     plan: Plan
+    actors: RunActors
     graph: ActorGraph
+    """Of `actors`."""
     uploader: Uploader | None = None
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
+def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActors) -> RunParts:
     """Set a run up.
 
     Args:
         config: of the run.
         reporter: told what is under way.
+        actors: that the run is to use if they fit, and end in any case; those of a run before it, or none yet.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
 
@@ -76,6 +79,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
         stack.enter_context(ExitStack()) for _ in range(5)
     )
+    actors.take()
+    ending_ray.callback(actors.end_ray)
+    stopping_actors.callback(actors.stop)
 
     _refuse_places_that_go_with_ray(config)
     _refuse_password(config.tracking.uri)
@@ -92,9 +98,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     inputs = load_inputs(config)
 
     reporter.phase("connecting to Ray")
-    if connect(config.cluster, reporter.note):
-        ending_ray.callback(end_private_ray)
-
+    actors.connect(config.cluster, reporter.note)
     inventory = nodes_to_plan_for(config, reporter.phase)
     dtype = _choose_dtype(config, inventory, directory, reporter)
     settings = dtype.applied_to(config)
@@ -115,10 +119,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
-    stopping_actors.callback(graph.close)
-    graph.start(checkpoint.step + 1 if checkpoint else 1)
-    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+    needs = RunNeeds(settings, layout, inputs.train, inputs.held_out, inputs.contents, reporter, stragglers, bank)
+    graph = actors.graph_for(needs, checkpoint.step + 1 if checkpoint else 1)
+    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, actors, graph, uploader)
 
 
 def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
