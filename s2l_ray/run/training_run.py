@@ -66,7 +66,6 @@ class TrainingRun:
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             self._actors = parts.actors
-            self._sound = True
             if parts.checkpoint:
                 self._resume_from(parts.checkpoint)
             else:
@@ -89,7 +88,7 @@ class TrainingRun:
         Raises:
             S2LError: the run cannot be ended properly; its actors are ended then.
         """
-        if not self._sound or not self._rests():
+        if self._tracking.failed or not self._rests():
             self._resources.close()
             return RunActors()
         with ExitStack() as on_failure:
@@ -149,13 +148,17 @@ class TrainingRun:
         """
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
-        self._sound = False
+        self._tracking.failed = True  # until it is known to be otherwise
         if not self.done:
             self._train()
         if self.done:
             self._finish()
-        self._sound = True
+        self._tracking.failed = False
         return self.records[-1]
+
+    def pruned(self) -> None:
+        """Take in that Tune's scheduler ends this run, a trial, before its last step. It is to be ended next."""
+        self._tracking.pruned()
 
     def _train(self) -> None:
         """One step: a mixed group per prompt, one update of the learner, the new weights to the learner's engines."""
