@@ -58,15 +58,15 @@ class RunParts:
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActors) -> RunParts:
+def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
     """Set a run up.
 
     Args:
         config: of the run.
         reporter: told what is under way.
-        actors: that the run is to use if they fit, and end in any case; those of a run before it, or none yet.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
+        actors: of a run before this one; those that fit are used, and all of them are undone like the run's own.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -79,6 +79,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActo
     ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
         stack.enter_context(ExitStack()) for _ in range(5)
     )
+    actors = actors or RunActors()
     actors.take()
     ending_ray.callback(actors.end_ray)
     stopping_actors.callback(actors.stop)

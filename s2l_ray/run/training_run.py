@@ -48,7 +48,7 @@ class TrainingRun:
 
     def __init__(self, config: Config, reporter: Reporter, actors: RunActors | None = None) -> None:
         with ExitStack() as stack:
-            parts = set_up(config, reporter, stack, actors or RunActors())
+            parts = set_up(config, reporter, stack, actors)
             self.settings = parts.settings
             """Resolved configuration."""
             self.plan = parts.plan

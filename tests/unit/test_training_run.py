@@ -23,6 +23,7 @@ from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.run import training_run
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
@@ -55,6 +56,12 @@ class Graph:
     def load(self, directory: str) -> None:
         self._call("load")
         self.version = int((Path(directory) / "version").read_text())
+
+    def rest(self) -> None:
+        self._call("rest")
+
+    def close(self) -> None:
+        self._call("close")
 
     def phase_changes_before(self, step: int) -> bool:
         return step == 3
@@ -114,7 +121,11 @@ def config(tmp_path: Path) -> Config:
 def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
     graph = Graph()
 
-    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack) -> RunParts:
+    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
+        actors = actors or RunActors()
+        actors.take()
+        actors._graph = graph
+        stack.callback(actors.stop)
         directory = RunDirectory.acquire(config)
         stack.callback(directory.close)
         directory.adopt(config, CONTENTS)
@@ -127,6 +138,7 @@ def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
             stragglers={},
             tracking=stack.enter_context(RunTracking(NoTracker(), reporter, None)),
             plan=SimpleNamespace(),
+            actors=actors,
             graph=graph,
         )
 
