@@ -23,9 +23,9 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from actors.blueprint import RankProcess
 from actors.connection import connect
 from actors.learner import Learner
-from actors.blueprint import RankProcess
 from actors.trainer import TrainerGroup, TrainerRank
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config

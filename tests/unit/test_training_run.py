@@ -243,7 +243,7 @@ def test_a_run_that_was_stopped_before_its_summary_has_only_its_end_to_do(config
         assert run.done
         assert run.step().step == STEPS
         assert run.summary["weight_versions"] == [0, 1, 2]
-    assert graph.calls == ["load", "restore_schedule 3", "apply_phase 4", "weight_sync 3", "export"]
+    assert graph.calls == ["load", "restore_schedule 3", "apply_phase 4", "weight_sync 3", "export", "close"]
 
 
 def test_save_and_restore_go_through_a_directory_of_the_callers(run: TrainingRun, graph: Graph, tmp_path: Path):
