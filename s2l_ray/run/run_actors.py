@@ -58,7 +58,7 @@ class RunActors:
                 why = str(error)
             else:
                 return True
-        needs.reporter.note(f"the actors are started anew, since these of the run before do not fit: {why}")
+        needs.reporter.note(f"the actors are started anew, since those of the run before do not fit: {why}")
         return False
 
     # ---- owners -----------------------------------------------------------------------------------------------------

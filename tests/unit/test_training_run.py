@@ -15,7 +15,7 @@ import pytest
 from actors.batch import StepBatch
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ConfigError, DiskError, S2LError
+from s2l_ray.errors import ActorLostError, ConfigError, DiskError, S2LError
 from s2l_ray.placement.dtype import DtypeChoice
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.rollouts.records import RolloutSummary
@@ -267,4 +267,52 @@ def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
     (config.run_path / "checkpoints" / "step-000002" / "trainer" / "version").unlink()
     with pytest.raises(FileNotFoundError):
         TrainingRun(config, SilentReporter())
+    RunDirectory.acquire(config).close()
+
+
+# ---- actors that outlive a run ------------------------------------------------------------------------------------
+
+
+def test_a_run_hands_its_actors_over_whole_and_the_next_one_ends_them(config: Config, graph: Graph, tmp_path: Path):
+    first = TrainingRun(config, SilentReporter())
+    first.step()
+    actors = first.hand_over()
+    assert graph.calls[-1] == "rest"
+    RunDirectory.acquire(config).close()  # nobody holds it
+    graph.calls.clear()
+    other = config.model_copy(update={"run_dir": str(tmp_path / "other")})
+    with TrainingRun(other, SilentReporter(), actors) as second, first:  # the first has nothing left to end
+        second.step()
+    assert graph.calls == ["weight_sync 0", "collect 1", "update 1", "weight_sync 1", "begin_collect 2", "close"]
+
+
+def test_actors_of_a_run_that_failed_or_of_which_one_is_gone_are_ended_with_it(
+    config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    def gone() -> None:
+        raise ActorLostError("the scheduler is gone")
+
+    for name in ("collect", "rest"):
+        run = TrainingRun(config, SilentReporter())
+        with monkeypatch.context() as broken:
+            broken.setattr(graph, name, lambda *args: gone())
+            if name == "collect":
+                with pytest.raises(ActorLostError):
+                    run.step()
+            actors = run.hand_over()
+        assert graph.calls[-1] == "close" and actors._graph is None
+        RunDirectory.acquire(config).close()
+
+
+def test_a_run_that_cannot_be_ended_properly_leaves_no_actors(
+    config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    def full(self: object, status: str = "FINISHED", brief: bool = False) -> None:
+        raise DiskError("No space left on device")
+
+    run = TrainingRun(config, SilentReporter())
+    monkeypatch.setattr(NoTracker, "finish", full)
+    with pytest.raises(DiskError):
+        run.hand_over()
+    assert graph.calls[-1] == "close"
     RunDirectory.acquire(config).close()
