@@ -5,15 +5,16 @@ What a reset run computes is held against the undisturbed run, whose actors were
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import ray
+from mlflow import MlflowClient
 
 from s2l_ray import S2LPO, load_config
 from s2l_ray.config import Config
 from s2l_ray.errors import ModelError
-from s2l_ray.machine.storage import Storage
 from s2l_ray.miniature.build import Family
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.directory import RunDirectory
@@ -91,6 +92,11 @@ def actors_of(algo: S2LPO) -> list[object]:
     return [*graph.trainer.ranks, *graph._verifiers, *(engine.actor for engine in graph._of("explorer"))] + [
         engine.actor for engine in graph._of("learner")
     ]
+
+
+def status_of(run_dir: Path) -> str:
+    run_id = json.loads((run_dir / "run.json").read_text())["mlflow_run_id"]
+    return MlflowClient(locate(None, run_dir.parent)[0]).get_run(run_id).info.status
 
 
 def told_by(algo: S2LPO) -> tuple[str, dict[str, float]]:
