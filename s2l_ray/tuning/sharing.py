@@ -20,6 +20,9 @@ from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.places import output_path, refuse_session_directory
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.slicing import slice_of
 from s2l_ray.run.exploration import Recorded, nodes, record
 from s2l_ray.tuning.needs import Need, needs_of
 from s2l_ray.tuning.recordings import TrialsRecording, recordings_of
@@ -108,7 +111,7 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
     call records the rest.
 
     Args:
-        configs: of the trials; bank.mode does not matter.
+        configs: of the trials, with the placement that they will have; bank.mode does not matter.
         display: shows the progress, with an ETA.
         of_trials: whether `configs` are those of the trials, one each; otherwise they need together at least what the
             trials will need (see `upper_bound`).
@@ -119,18 +122,31 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
         S2LError: models, data or Ray cannot be used, or recording failed.
     """
     _refuse_what_is_not_one_bank(configs)
-    with nodes(configs[0], display.say) as inventory:
-        groups = recordings_of(needs := needs_of(configs, inventory, display))
+    with nodes(_without_slice(configs[0]), display.say) as cluster:
+        of_trial = slice_of(cluster, configs[0].placement)
+        groups = recordings_of(needs := needs_of(configs, of_trial, display))
+        recorders = cluster if _compute_alike(configs[0], cluster, of_trial) else of_trial
         done = Recorded(sum(group.plan.rollouts for group in groups))
         _say_what_is_needed(groups, done.of, display)
         try:
             for group in groups:
                 if group.plan.requests:
-                    record(group.config, group.plan, group.prompts, inventory, done, display)
+                    record(group.config, group.plan, group.prompts, recorders, done, display)
         except KeyboardInterrupt:
             display.say(f"stopped after {done.rollouts} of {done.of} explorer rollouts, which the bank keeps")
             raise
     return _shared(configs[0].bank.path, groups, needs if of_trials else [], done)
+
+
+def _without_slice(config: Config) -> Config:
+    """Recording has the whole cluster: no trial runs beside it."""
+    placement = config.placement.model_copy(update={"nodes": None, "cpus": None})
+    return config.model_copy(update={"placement": placement})
+
+
+def _compute_alike(config: Config, cluster: Inventory, of_trial: Inventory) -> bool:
+    """Whether the whole cluster can record in the type in which trials compute on their part of it."""
+    return choose_dtype(config, cluster).dtype == choose_dtype(config, of_trial).dtype
 
 
 def _refuse_what_is_not_one_bank(configs: Sequence[Config]) -> None:
