@@ -6,21 +6,17 @@ import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from actors.connection import connect
+from actors.blueprint import RunNeeds
 from actors.graph import ActorGraph
-from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
-from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.errors import ConfigError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.machine.ending import held
 from s2l_ray.machine.places import output_path, refuse_session_directory
-from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
-from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.live_nodes import nodes_to_plan_for
-from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.planner.search import make_plan
+from s2l_ray.placement.dtype import DtypeChoice
+from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
@@ -31,6 +27,8 @@ from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
+from s2l_ray.run.planning import plan_run
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.run.uploader import Uploader
@@ -52,20 +50,29 @@ class RunParts:
     """Prompt ids by step: groups known beforehand that a step does not wait for."""
     tracking: RunTracking
     plan: Plan
+    actors: RunActors
     graph: ActorGraph
+    """Of `actors`."""
     uploader: Uploader | None = None
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack, terms: TrialTerms | None = None) -> RunParts:
+def set_up(
+    config: Config,
+    reporter: Reporter,
+    stack: ExitStack,
+    actors: RunActors | None = None,
+    terms: TrialTerms | None = None,
+) -> RunParts:
     """Set a run up.
 
     Args:
         config: of the run.
         reporter: told what is under way.
-        terms: of the trial of Ray Tune that the run is, if it is one.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
+        actors: of a run before this one; those that fit are used, and all of them are undone like the run's own.
+        terms: of the trial of Ray Tune that the run is, if it is one.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -78,6 +85,10 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, terms: TrialTer
     ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
         stack.enter_context(ExitStack()) for _ in range(5)
     )
+    actors = actors or RunActors()
+    actors.take()
+    ending_ray.callback(actors.end_ray)
+    stopping_actors.callback(actors.stop)
 
     _refuse_places_that_go_with_ray(config)
     _refuse_password(config.tracking.uri)
@@ -94,12 +105,9 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, terms: TrialTer
     inputs = load_inputs(config)
 
     reporter.phase("connecting to Ray")
-    if connect(config.cluster, reporter.note):
-        ending_ray.callback(end_private_ray)
-
-    inventory = nodes_to_plan_for(config, reporter.phase)
-    dtype = _choose_dtype(config, inventory, directory, reporter)
-    settings = dtype.applied_to(config)
+    actors.connect(config.cluster, reporter.note)
+    planned = plan_run(config, reporter, directory.dtype)
+    settings = planned.settings
     directory.adopt(settings, inputs.contents)
     directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
     checkpoint = directory.to_resume(settings, inputs.contents)
@@ -111,16 +119,27 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, terms: TrialTer
         importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
     with held():
         tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
-    reporter.phase("planning")
-    plan, layout = _make_plan(settings, inventory, dtype)
-    write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
+    write_whole(directory.path / "plan.json", plan_json(planned.plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
-    stopping_actors.callback(graph.close)
-    graph.start(_first_step(checkpoint, directory))
-    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+    needs = RunNeeds(
+        settings, planned.layout, inputs.train, inputs.held_out, inputs.contents, reporter, stragglers, bank
+    )
+    graph = actors.graph_for(needs, _first_step(checkpoint, directory))
+    return RunParts(
+        settings,
+        planned.dtype,
+        inputs,
+        directory,
+        checkpoint,
+        stragglers,
+        tracking,
+        planned.plan,
+        actors,
+        graph,
+        uploader,
+    )
 
 
 def _first_step(checkpoint: Checkpoint | None, directory: RunDirectory) -> int:
@@ -157,27 +176,3 @@ def _refuse_places_that_go_with_ray(config: Config) -> None:
     mirror = config.checkpoint.mirror
     if mirror and "://" not in mirror:
         refuse_session_directory("checkpoint.mirror", output_path(mirror))
-
-
-def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:
-    """The type that models are computed in on these nodes; a run keeps the one that it began with."""
-    dtype = choose_dtype(config, inventory, begun_with=directory.dtype)
-    reporter.note(f"computing in {dtype.describe()}")
-    if dtype.advice:
-        reporter.note(dtype.advice)
-    return dtype
-
-
-def _make_plan(settings: Config, inventory: Inventory, dtype: DtypeChoice) -> tuple[Plan, Layout]:
-    """The placement of the run's actors.
-
-    Raises:
-        ConfigError: the configuration asks for a plan that can be made, but not run.
-        PlacementError: nothing fits.
-    """
-    if settings.placement.tensor_parallel_across_nodes:
-        raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
-    plan = make_plan(settings, inventory, dtype=dtype)
-    if plan.layout is None:
-        raise PlacementError("no placement: " + "; ".join(plan.problems))
-    return plan, plan.layout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.cli import main
 from s2l_ray.config import Config
+from s2l_ray.display import TaskDisplay
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.miniature.build import Family
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollouts.records import RolloutSet
 from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.run.exploration import nodes
+from s2l_ray.tuning.sharing import share, with_bank
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
@@ -85,15 +90,15 @@ async def _all(engine: SamplingEngine, requests: list[ExplorerRequest]) -> list[
 
 
 def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explored: Config, run: Undisturbed) -> None:
-    live = {result["step"]: result for result in run.results}
+    live = {record["step"]: record for record in run.records}
     algo = S2LPO(explored)
     try:
         assert {slot.role for phase in algo.plan.layout.phases for slot in phase.slots} == {"trainer", "learner"}
         for step, banked in enumerate((32, 24, 16, 0, 0, 0), 1):
             result = algo.train()
-            assert result["pipeline"]["banked_rollouts"] == banked
-            assert result["digest"] == live[step]["digest"], f"step {step}"
-            assert result["engines"] == {"explorer": 0, "learner": 1}
+            assert result["pipeline/banked_rollouts"] == banked
+            assert (result["engines/explorer"], result["engines/learner"]) == (0, 1)
+            assert algo.run.records[-1].digest == live[step]["digest"], f"step {step}"
     finally:
         algo.stop()
 
@@ -125,11 +130,51 @@ def test_half_a_bank_is_read_and_the_other_half_recorded(
         results = [algo.train() for _ in range(config.schedule.steps)]
     finally:
         algo.stop()
-    assert [result["digest"] for result in results] == [result["digest"] for result in run.results]
-    assert [result["pipeline"]["banked_rollouts"] for result in results] == [32, 24, 0, 0, 0, 0]
+    assert [record.digest for record in algo.run.records] == [record["digest"] for record in run.records]
+    assert [result["pipeline/banked_rollouts"] for result in results] == [32, 24, 0, 0, 0, 0]
     reads = config.model_copy(update={"bank": config.bank.model_copy(update={"mode": "read"})})
     now = RolloutBank(prepare(reads, train), prompts)  # which refuses a bank that lacks something
     assert len(now) == len(whole)
     for request in needed:
         for ours, theirs in zip(now.read(request)[0].rollouts, whole.read(request)[0].rollouts, strict=True):
             assert np.array_equal(ours.token_ids, theirs.token_ids) and ours.verdict == theirs.verdict
+
+
+class StoppedDisplay(TaskDisplay):
+    """Ctrl-C once this many rollouts are recorded."""
+
+    after = 20
+
+    def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        super().update(stage, done, total, detail)
+        if stage == "recorded" and done >= self.after:
+            raise KeyboardInterrupt
+
+
+def test_trials_share_what_was_recorded_and_an_interrupted_recording_goes_on(
+    explored: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8 prompts a step: G = 4 has 32, 24, 16 rollouts, which the bank has; G = 6, abrupt over two steps, 48 and 48."""
+    shutil.copytree(explored.bank.path, tmp_path / "bank")
+    own = explored.model_copy(update={"bank": explored.bank.model_copy(update={"path": str(tmp_path / "bank")})})
+    longer = own.model_copy(
+        update={
+            "rollout": own.rollout.model_copy(update={"group_size": 6}),
+            "schedule": own.schedule.model_copy(update={"kind": "abrupt", "mix_steps": 2}),
+        }
+    )
+    trials = [own, longer, own.model_copy(update={"schedule": own.schedule.model_copy(update={"kind": "off"})})]
+    with nodes(own, print):  # one Ray for both
+        with pytest.raises(KeyboardInterrupt):
+            share(trials, StoppedDisplay())
+        shared = share(trials, TaskDisplay())
+    said = capsys.readouterr().out
+    assert "recording 40 explorer rollouts for all trials; 72 are in the bank already" in said
+    stopped = int(re.search(r"stopped after (\d+) of 40 explorer rollouts, which the bank keeps", said)[1])
+    assert shared.rollouts == 112 and shared.sampled <= 40 - stopped <= 20
+    for trial in trials:
+        prepare(with_bank(trial, "read"), training_prompts(trial))
+    alone = [sum(tokens) for tokens in shared.separate]
+    assert alone[2] == 0 and max(alone) < shared.tokens < sum(alone) == shared.separate_tokens()
+    assert shared.separate[0][3:] == (0, 0, 0) and shared.separate[1][2:] == (0, 0, 0, 0)
+    assert shared.ratio == shared.tokens / sum(alone)

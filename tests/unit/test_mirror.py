@@ -311,7 +311,9 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
         saved(run, 4, keep=1)
         assert [step for step, _ in run.checkpoints] == [2, 4]
         held.set()
-        eventually(lambda: uploader.uploading is None and {checkpoint_name(2), checkpoint_name(4)} <= uploader._uploaded)
+        eventually(
+            lambda: uploader.uploading is None and {checkpoint_name(2), checkpoint_name(4)} <= uploader._uploaded
+        )
         saved(run, 6, keep=1)
         assert [step for step, _ in run.checkpoints] == [6]
     run.close()
