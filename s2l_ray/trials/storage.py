@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from pyarrow import fs
@@ -20,21 +19,14 @@ def storage_url(files: fs.FileSystem, path: str) -> str:
     """
     if isinstance(files, fs.LocalFileSystem):
         return path
-    given = _arguments(files)
-    options = {key: given[key] for key in ("scheme", "endpoint_override") if given.get(key)}
+    if not isinstance(files, (fs.S3FileSystem, fs.GcsFileSystem)):
+        raise ConfigError(
+            f"Tune's storage_path is in a file system of the kind {files.type_name}; give a directory, s3://... or gs://..."
+        )
+    (given,) = files.__reduce__()[1]  # what it was made with, which only pickling tells
+    options = {key: given[key] for key in ("scheme", "endpoint_override") if given[key]}
     if isinstance(files, fs.S3FileSystem):
         return f"s3://{quote(path)}?{urlencode(options | {'region': files.region})}"
-    if isinstance(files, fs.GcsFileSystem):
-        user = "anonymous@" if given.get("anonymous") else ""
-        if limit := given.get("retry_time_limit"):
-            options["retry_limit_seconds"] = f"{limit.total_seconds():g}"
-        return f"gs://{user}{quote(path)}" + (f"?{urlencode(options)}" if options else "")
-    raise ConfigError(
-        f"storage_path of Tune is a file system of the kind {files.type_name}; give a directory, s3://... or gs://..."
-    )
-
-
-def _arguments(files: fs.FileSystem) -> dict[str, Any]:
-    """What a file system was made with. Only pickling tells that."""
-    (arguments,) = files.__reduce__()[1]
-    return arguments if isinstance(arguments, dict) else {}
+    if limit := given["retry_time_limit"]:
+        options["retry_limit_seconds"] = f"{limit.total_seconds():g}"
+    return f"gs://{'anonymous@' if given['anonymous'] else ''}{quote(path)}?{urlencode(options)}"
