@@ -76,6 +76,13 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         self.run.restore(Path(checkpoint))
         self._iteration = self.run.steps_done
 
+    def mark_pruned(self) -> None:
+        """Take in that the scheduler ends this trial before its last step.
+
+        The driver of a study calls it before Tune calls `stop`, which cannot tell that from an end by the user.
+        """
+        self.run.pruned()
+
     def cleanup(self) -> None:
         """End the run, whatever is under way. `stop` calls it."""
         self._resources.__exit__(*sys.exc_info())

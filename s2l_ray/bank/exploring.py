@@ -1,4 +1,4 @@
-"""What `s2l explore` has to record: the explorer rollouts that are asked for and that the bank lacks."""
+"""What there is to record ahead of runs: the explorer rollouts that they need and that the bank lacks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RecordingPlan:
 
 
 def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None = None) -> RecordingPlan:
-    """Find out which rollouts there are to record. The recording is created if it does not exist.
+    """Find out which rollouts there are to record for one configuration.
 
     Args:
         config: models.dtype is not `auto` any more.
@@ -55,6 +55,25 @@ def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None
 
     Raises:
         ConfigError: bank.recording is given, or the schedule never lets the explorer sample.
+        BankError, ModelError: see `plan_requests`.
+    """
+    ids = [prompt.id for prompt in train]
+    wanted = every_request(config, ids, rollouts) if rollouts else needed_requests(config, ids)
+    if not wanted:
+        raise ConfigError("schedule: the explorer never samples with this configuration; --rollouts N records anyway")
+    return plan_requests(config, train, wanted)
+
+
+def plan_requests(config: Config, prompts: Sequence[Prompt], wanted: Sequence[ExplorerRequest]) -> RecordingPlan:
+    """Find out which of these requests the bank lacks. The recording is created if it does not exist.
+
+    Args:
+        config: its fingerprint is the recording's; models.dtype is not `auto` any more.
+        prompts: those that the requests name, and maybe others.
+        wanted: no rollout is in two of them.
+
+    Raises:
+        ConfigError: bank.recording is given.
         BankError: the bank cannot be read or written, or one of the prompts was recorded with other tokens.
         ModelError: the explorer cannot be used.
     """
@@ -62,13 +81,9 @@ def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None
         raise ConfigError(
             "bank.recording: s2l explore records under the fingerprint of this configuration; leave bank.recording out"
         )
-    ids = [prompt.id for prompt in train]
-    wanted = every_request(config, ids, rollouts) if rollouts else needed_requests(config, ids)
-    if not wanted:
-        raise ConfigError("schedule: the explorer never samples with this configuration; --rollouts N records anyway")
     storage, fingerprint = bank_storage(config.bank.path), fingerprint_of(config)
     recording = create(storage, fingerprint, made_with(config))
     settings = settings_of(storage, recording, reads=True)
-    missing = RolloutBank(settings, {prompt.id: prompt for prompt in train}).missing(wanted)
+    missing = RolloutBank(settings, {prompt.id: prompt for prompt in prompts}).missing(wanted)
     recorded = sum(request.count for request in wanted) - sum(request.count for request in missing)
     return RecordingPlan(settings, f"{storage.url}/{recording.name}", missing, recorded)

@@ -13,8 +13,6 @@ from s2l_ray.bank.index import THREADS
 from s2l_ray.bank.recording import Recording
 from s2l_ray.machine.storage import Storage
 
-COLUMNS = ["prompt_id", "draw", "tokens", "reward"]
-
 
 @dataclass(frozen=True)
 class Holding:
@@ -37,13 +35,10 @@ def holding(storage: Storage, recording: Recording) -> Holding:
     Raises:
         BankError: a shard cannot be read.
     """
-    files = storage.files(recording.shards, ".parquet")
-    with ThreadPoolExecutor(THREADS) as threads:
-        tables = list(threads.map(lambda file: _columns(storage, f"{recording.shards}/{file[0]}"), files))
-    if not tables:
+    distinct = distinct_rollouts(storage, recording.shards, ["tokens", "reward"])
+    if distinct is None:
         return Holding(0, 0, 0, 0.0, 0, 0)
-    whole = pa.concat_tables(tables).unify_dictionaries()
-    distinct = whole.group_by(["prompt_id", "draw"]).aggregate([("tokens", "min"), ("reward", "min")])
+    files = storage.files(recording.shards, ".parquet")
     return Holding(
         prompts=len(distinct["prompt_id"].unique()),
         rollouts=len(distinct),
@@ -54,6 +49,23 @@ def holding(storage: Storage, recording: Recording) -> Holding:
     )
 
 
-def _columns(storage: Storage, path: str) -> pa.Table:
+def distinct_rollouts(storage: Storage, folder: str, columns: list[str]) -> pa.Table | None:
+    """The columns prompt_id, draw and, for each of `columns`, COLUMN_min; a row per rollout, however often recorded.
+
+    None if there are no shards.
+
+    Raises:
+        BankError: a shard cannot be read.
+    """
+    names = [f"{folder}/{name}" for name, _ in storage.files(folder, ".parquet")]
+    with ThreadPoolExecutor(THREADS) as threads:
+        tables = list(threads.map(lambda name: _columns(storage, name, ["prompt_id", "draw", *columns]), names))
+    if not tables:
+        return None
+    whole = pa.concat_tables(tables).unify_dictionaries()
+    return whole.group_by(["prompt_id", "draw"]).aggregate([(column, "min") for column in columns])
+
+
+def _columns(storage: Storage, path: str, columns: list[str]) -> pa.Table:
     with storage.open(path) as file:
-        return pq.ParquetFile(file, read_dictionary=["prompt_id"], pre_buffer=True).read(columns=COLUMNS)
+        return pq.ParquetFile(file, read_dictionary=["prompt_id"], pre_buffer=True).read(columns=columns)

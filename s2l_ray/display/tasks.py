@@ -60,8 +60,10 @@ class TaskDisplay:
         self._progress.update(self._bars[stage], completed=done, total=total, detail=detail)
 
     def _line(self, stage: str, done: int, total: int, detail: str) -> None:
-        """Print a line at each tenth of a stage. The time left is estimated from the pace since its first line."""
-        start, first = self._begun.setdefault(stage, (self._clock(), done))
+        """Print a line at each tenth of a stage. The time left is estimated from the pace since it (last) began."""
+        if stage not in self._begun or done <= self._begun[stage][1]:
+            self._begun[stage] = (self._clock(), done)
+        start, first = self._begun[stage]
         tenth = 10 * done // max(total, 1)
         if tenth != self._tenths.get(stage):
             self._tenths[stage] = tenth

@@ -20,6 +20,9 @@ from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.notices import notices
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 
+TRIAL_STATUS = "s2l.trial_status"
+"""Tag of an MLflow run: "pruned" where the scheduler of a study ended it."""
+
 if TYPE_CHECKING:
     from s2l_ray.bank.rollout_bank import BankSettings
 
@@ -38,6 +41,9 @@ class RunTracking:
         self.reporter = reporter
         self.finished = False
         """Whether the run has got to its end; set by the run."""
+        self.failed = False
+        """Whether its last step raised an error; set by the run. Who ends the run may not see that, such as Tune."""
+        self._pruned = False
         self._logprob_gap_alarm = logprob_gap_alarm
         self._problem: str | None = None
         self._checkpoints: set[str] = set()
@@ -76,12 +82,21 @@ class RunTracking:
 
         What MLflow did not take becomes a note: it must not hide an error on the way out, and results are on disk.
         """
-        stopped = error is None or isinstance(error, KeyboardInterrupt)
-        status: TrackedStatus = "FINISHED" if self.finished else "KILLED" if stopped else "FAILED"
+        stopped = (error is None and not self.failed) or isinstance(error, KeyboardInterrupt)
+        ended_well = self.finished or (self._pruned and stopped)
+        status: TrackedStatus = "FINISHED" if ended_well else "KILLED" if stopped else "FAILED"
         try:
-            self.tracker.finish(status)
+            self.tracker.finish(status, brief=self._pruned)
         except TrackingError as undelivered:
             self.reporter.note(str(undelivered))
+
+    def pruned(self) -> None:
+        """Take in that a scheduler has ended the run before its last step, since others do better.
+
+        The MLflow run is then FINISHED, with a tag that says so: nothing went wrong.
+        """
+        self._pruned = True
+        self.tracker.set_tags({TRIAL_STATUS: "pruned"})
 
     def step(self, records: Sequence[StepRecord]) -> None:
         """Pass on a step that has ended, and say what is notable about it.

@@ -117,11 +117,17 @@ class TrainingRun:
         """
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
+        self._tracking.failed = True  # until it is known to be otherwise
         if not self.done:
             self._train()
         if self.done:
             self._finish()
+        self._tracking.failed = False
         return self.records[-1]
+
+    def pruned(self) -> None:
+        """Take in that Tune's scheduler ends this run, a trial, before its last step. It is to be ended next."""
+        self._tracking.pruned()
 
     def _train(self) -> None:
         """One step: a mixed group per prompt, one update of the learner, the new weights to the learner's engines."""

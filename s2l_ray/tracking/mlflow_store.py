@@ -14,10 +14,10 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from s2l_ray.errors import TrackingError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from s2l_ray.config import TrackingConfig
+
+T = TypeVar("T")
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 DEFAULT_EXPERIMENT = "s2l-ray"
@@ -153,20 +155,18 @@ def _alone(file: Path) -> Iterator[None]:
         yield
 
 
-def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | None) -> str:
-    """Id of the experiment, created if needed. The request is repeated until the server answers or time is up.
+def first_answer(client: MlflowClient, config: TrackingConfig, ask: Callable[[], T]) -> T:
+    """What the first request of a run returns. It is repeated until the server answers or time is up.
 
     Raises:
-        TrackingError: the server does not answer in time, or the experiment is deleted.
+        TrackingError: the server does not answer in time.
     """
     from mlflow.exceptions import MlflowException, RestException
 
-    name = config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     deadline = time.monotonic() + config.timeout_s
     while True:
         try:
-            experiment = client.get_experiment_by_name(name)
-            break
+            return ask()
         except MlflowException as error:
             if isinstance(error, RestException) or error.error_code in UNWELCOME:
                 raise  # an answer, though not a welcome one
@@ -177,6 +177,23 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
                     "tracking.timeout_s, or set tracking.enabled=false"
                 ) from None
             time.sleep(0.5)
+
+
+def named_experiment(config: TrackingConfig) -> str | None:
+    """The experiment that the configuration or the environment names."""
+    return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+
+
+def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str | None) -> str:
+    """Id of the experiment, created if needed.
+
+    Raises:
+        TrackingError: the server does not answer in time, or the experiment is deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = named_experiment(config) or DEFAULT_EXPERIMENT
+    experiment = first_answer(client, config, lambda: client.get_experiment_by_name(name))
     if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
@@ -192,8 +209,8 @@ def find_experiment(client: MlflowClient, config: TrackingConfig, artifacts: str
     return str(experiment.experiment_id)
 
 
-def continued_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run `run_id`, set to running again; None if the store has no such run."""
+def run_or_none(client: MlflowClient, run_id: str) -> Run | None:
+    """The run `run_id`; None if the store has no such run, or has deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -202,9 +219,14 @@ def continued_run(client: MlflowClient, run_id: str) -> Run | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    if run.info.lifecycle_stage == "deleted":
-        return None
-    client.update_run(run_id, status="RUNNING")
+    return None if run.info.lifecycle_stage == "deleted" else run
+
+
+def continued_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run `run_id`, set to running again; None if the store has no such run."""
+    run = run_or_none(client, run_id)
+    if run is not None:
+        client.update_run(run_id, status="RUNNING")
     return run
 
 

@@ -27,7 +27,7 @@ MAX_TAG = 5000
 MAX_DIGEST = 36
 """Characters of a data set's digest (MLflow's limit)."""
 STOP_S = 2.0
-"""Bound in seconds on the end of a run that is stopped: its actors are still to end, and those who stopped it wait."""
+"""Bound in seconds on the end of a run that is stopped or pruned: its actors are still to end, and somebody waits."""
 STATUS_S = 2.0
 """Seconds that are kept for the status at the end of a run."""
 
@@ -133,7 +133,7 @@ class MlflowTracker:
         """Take a model out again that is not on disk any more."""
         self._put("model_gone", {"name": name})
 
-    def finish(self, status: TrackedStatus = "FINISHED") -> None:
+    def finish(self, status: TrackedStatus = "FINISHED", brief: bool = False) -> None:
         """Deliver what is left, as far as time allows, and end the run.
 
         A run that finished gets its status last, when all is delivered, or when its time is nearly up. One that was
@@ -142,7 +142,7 @@ class MlflowTracker:
         Raises:
             TrackingError: not everything was delivered; it says how much, why, and what sends it.
         """
-        bound = min(self._timeout_s, STOP_S) if status == "KILLED" else self._timeout_s
+        bound = min(self._timeout_s, STOP_S) if brief or status == "KILLED" else self._timeout_s
         deadline = time.monotonic() + bound
         ended = Entry("status", self._run, {"status": status, "time": _now()})
         self._writer.put(ended)

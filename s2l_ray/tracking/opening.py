@@ -25,8 +25,11 @@ from s2l_ray.tracking.mlflow_store import (
     connect,
     continued_run,
     find_experiment,
+    first_answer,
     locate,
+    named_experiment,
     probe,
+    run_or_none,
     sqlite_file,
     what_to_do,
 )
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-REQUESTS = 8
+PARENT = "mlflow.parentRunId"
+"""Tag of a run that MLflow shows under another."""
+REQUESTS = 10
 """Requests that opening a run takes at most; each is bounded by tracking.timeout_s."""
 ABANDONED_S = 10.0
 """Seconds for which the end of a process waits for a run that it was opening, to end it."""
@@ -92,12 +97,36 @@ class _Opening:
         self._config, self._uri, self._artifacts = config, uri, artifacts
 
     def start(self, directory: Path, run_name: str, run_id: str | None) -> OpenedRun:
-        if run_id is None and (given := os.environ.get("MLFLOW_RUN_ID")):
+        parent_run = self._config.parent_run
+        if run_id is None and parent_run is None and (given := os.environ.get("MLFLOW_RUN_ID")):
             return self._given(given, directory)
-        experiment_id = find_experiment(self.client, self._config, self._artifacts)
-        found = continued_run(self.client, run_id) if run_id else None
-        run = found or self.client.create_run(experiment_id, run_name=run_name)
-        return self._opened(run, resumed=found is not None)
+        found = first_answer(self.client, self._config, lambda: continued_run(self.client, run_id)) if run_id else None
+        if found is not None:
+            if parent_run is not None and parent_run != found.data.tags.get(PARENT):
+                self._parent(parent_run)
+                self.client.set_tag(found.info.run_id, PARENT, parent_run)
+            return self._opened(found, resumed=True)
+        if parent_run is None:
+            experiment_id, tags = find_experiment(self.client, self._config, self._artifacts), {}
+        else:
+            experiment_id, tags = self._experiment_beside(self._parent(parent_run)), {PARENT: parent_run}
+        return self._opened(self.client.create_run(experiment_id, run_name=run_name, tags=tags), resumed=False)
+
+    def _parent(self, run_id: str) -> Run:
+        """The run that tracking.parent_run names."""
+        run = first_answer(self.client, self._config, lambda: run_or_none(self.client, run_id))
+        if run is None:
+            raise TrackingError(
+                f"tracking.parent_run: MLflow at {redact(self._uri)} has no run {run_id}; give the id of a run that it "
+                "has, or leave the key out"
+            )
+        return run
+
+    def _experiment_beside(self, parent: Run) -> str:
+        """The parent's experiment, since MLflow shows runs as nested within one only, unless another is named."""
+        if named_experiment(self._config):
+            return find_experiment(self.client, self._config, self._artifacts)
+        return str(parent.info.experiment_id)
 
     def find(self, run_id: str) -> OpenedRun:
         from mlflow.exceptions import MlflowException

@@ -78,8 +78,12 @@ class Tracker(Protocol):
     def forget_model(self, name: str) -> None:
         """Take a model out again that is not on disk any more."""
 
-    def finish(self, status: TrackedStatus = "FINISHED") -> None:
+    def finish(self, status: TrackedStatus = "FINISHED", brief: bool = False) -> None:
         """Deliver what is left and end the run.
+
+        Args:
+            status: how it ended.
+            brief: whether somebody waits for the end, as for that of a run that was stopped.
 
         Raises:
             TrackingError: something could not be delivered.
@@ -125,7 +129,7 @@ class NoTracker(Tracker):
     def forget_model(self, name: str) -> None:
         """Do nothing."""
 
-    def finish(self, status: TrackedStatus = "FINISHED") -> None:
+    def finish(self, status: TrackedStatus = "FINISHED", brief: bool = False) -> None:
         """Do nothing."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from s2l_ray.kinds import TrialStatus
@@ -27,6 +27,10 @@ class Exploit:
     """Name of the trial that it was given from."""
     changed: Mapping[str, tuple[Any, Any]]
     """Dotted key -> (this trial's value before, and now), for the values that differ."""
+
+    def is_in(self, exploits: Sequence[Exploit]) -> bool:
+        """Whether the last of `exploits` is this one."""
+        return bool(exploits) and (exploits[-1].donor, exploits[-1].step) == (self.donor, self.step)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class TrialOutcome:
     failures: int = 0
     """How often it failed, those after which it was tried again included."""
     exploits: tuple[Exploit, ...] = ()
+
+    @property
+    def has_done_all(self) -> bool:
+        """Whether all of its steps are done."""
+        return self.step >= self.steps
+
+    @property
+    def directory_name(self) -> str:
+        """The last part of its run directory."""
+        return PurePosixPath(self.directory).name
 
     @property
     def is_over(self) -> bool:

@@ -18,8 +18,9 @@ from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.redaction import redact
+from s2l_ray.reporter import SilentReporter
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
-from s2l_ray.run.tracking import where_it_was_tracked
+from s2l_ray.run.tracking import RunTracking, where_it_was_tracked
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, why_not
@@ -381,6 +382,70 @@ def test_the_environment_names_the_run(store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(TrackingError, match="MLFLOW_RUN_ID: MLflow at .* has no run 0000.*; name one, or unset it"):
         opened(store)
+
+
+def test_a_run_is_nested_under_the_parent_that_is_named(store, monkeypatch):
+    study = open_tracker(TrackingConfig(timeout_s=PATIENCE_S, experiment="studies"), store / "study", "study")
+    nested = TrackingConfig(timeout_s=PATIENCE_S, parent_run=study.run_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", str(study.run_id))  # is the study's: not to be used for its trials
+    tracker = open_tracker(nested, store / "trial", "study_00000")
+    tracker.finish()
+    run = client(store).get_run(tracker.run_id)
+    assert tracker.run_id != study.run_id and run.data.tags["mlflow.parentRunId"] == study.run_id
+    assert run.info.experiment_id == client(store).get_run(study.run_id).info.experiment_id
+    again = open_tracker(nested, store / "trial", "study_00000", tracker.run_id)
+    again.finish()
+    study.finish()
+    assert again.run_id == tracker.run_id
+
+    elsewhere = nested.model_copy(update={"experiment": "elsewhere"})
+    named = open_tracker(elsewhere, store / "named", "a-run")
+    named.finish()
+    mlflow = client(store)
+    assert mlflow.get_run(named.run_id).info.experiment_id == mlflow.get_experiment_by_name("elsewhere").experiment_id
+
+
+def test_a_run_that_was_there_before_its_parent_is_nested_when_it_resumes(store):
+    tracker = opened(store)
+    tracker.finish()
+    study = opened(store)
+    study.finish()
+    config = TrackingConfig(timeout_s=PATIENCE_S, parent_run=study.run_id)
+    open_tracker(config, store / "run", "a-run", tracker.run_id).finish()
+    assert client(store).get_run(tracker.run_id).data.tags["mlflow.parentRunId"] == study.run_id
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_parent_that_is_not_there_is_refused(store, deleted: bool):
+    parent = "0" * 32
+    if deleted:
+        tracker = opened(store)
+        tracker.finish()
+        client(store).delete_run(parent := str(tracker.run_id))
+    with pytest.raises(TrackingError, match=rf"tracking.parent_run: MLflow at .* has no run {parent}; give the id"):
+        open_tracker(TrackingConfig(timeout_s=PATIENCE_S, parent_run=parent), store / "trial", "trial")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "status"),
+    [
+        ("pruned", None, "FINISHED"),
+        ("stopped", None, "KILLED"),
+        ("stopped", KeyboardInterrupt(), "KILLED"),
+        ("failed", None, "FAILED"),  # Tune ends a trial in a call that does not see the error of the last one
+        ("failed", KeyboardInterrupt(), "KILLED"),
+        ("finished", None, "FINISHED"),
+    ],
+)
+def test_how_a_run_ended_is_its_status(store, how: str, error: BaseException | None, status: str):
+    tracking = RunTracking(opened(store), SilentReporter(), None)
+    if how == "pruned":
+        tracking.pruned()
+    tracking.failed, tracking.finished = how == "failed", how == "finished"
+    tracking.__exit__(type(error) if error else None, error, None)
+    run = client(store).get_run(tracking.tracker.run_id)
+    tag = "pruned" if how == "pruned" else None
+    assert (run.info.status, run.data.tags.get("s2l.trial_status")) == (status, tag)
 
 
 def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):

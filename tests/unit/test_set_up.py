@@ -46,7 +46,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done.append("actors")
 
     class Recorded(NoTracker):
-        def finish(self, status: str = "FINISHED") -> None:
+        def finish(self, status: str = "FINISHED", brief: bool = False) -> None:
             done.append(f"MLflow {status}")
 
     def close(run: RunDirectory) -> None:
@@ -172,7 +172,7 @@ def test_what_mlflow_did_not_take_is_a_note_and_hides_no_error():
             notes.append(text)
 
     class Full(NoTracker):
-        def finish(self, status: str = "FINISHED") -> None:
+        def finish(self, status: str = "FINISHED", brief: bool = False) -> None:
             raise TrackingError("MLflow did not take the last 3 entries")
 
     with pytest.raises(ValueError, match="a bug"), RunTracking(Full(), Noting(), None):
@@ -227,7 +227,7 @@ def test_the_drivers_log_hears_of_what_mlflow_lacks_at_the_end(
     config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     class Full(NoTracker):
-        def finish(self, status: str = "FINISHED") -> None:
+        def finish(self, status: str = "FINISHED", brief: bool = False) -> None:
             raise TrackingError("MLflow did not take the last 3 entries")
 
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Full())

@@ -1,0 +1,224 @@
+"""One bank for all trials of a study: what they need of the explorer is recorded once, before the first one starts.
+
+The explorer is frozen, so what it samples depends on neither the schedule nor what a trial learns. Trials whose
+explorer rollouts have the same fingerprint share a recording; others have recordings side by side in one bank.
+
+    base = with_one_explorer_seed(base, space.keys)     before the trials' configurations are made
+    shared = share(configs, display)                    records what the bank lacks
+    config = with_bank(config, "read")                  of each trial: it starts no explorer engine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from s2l_ray.bank.exploring import RecordingPlan, plan_requests
+from s2l_ray.bank.fingerprint import prompt_digest
+from s2l_ray.bank.storage import bank_storage
+from s2l_ray.bank.tokens import RecordedTokens
+from s2l_ray.bank.union import union_of
+from s2l_ray.config import Config
+from s2l_ray.display import TaskDisplay
+from s2l_ray.errors import BankError, ConfigError
+from s2l_ray.machine.places import output_path, refuse_session_directory
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.run.exploration import Recorded, nodes, record
+from s2l_ray.tuning.needs import Need, needs_of
+
+EXPLORER_SEED = "rollout.explorer_seed"
+
+
+@dataclass(frozen=True)
+class SharedBank:
+    """The bank of a study, and what it spares."""
+
+    path: str
+    """bank.path: an absolute path or a URI."""
+    recordings: tuple[str, ...]
+    """Names of the recordings that trials read; none if no trial lets the explorer sample."""
+    rollouts: int
+    """Number of distinct rollouts that trials may read."""
+    tokens: int
+    """Number of tokens in them."""
+    sampled: int
+    """Number of those rollouts that were recorded for this study; the bank had the others."""
+    sampled_tokens: int
+    """Number of tokens in those that were recorded for this study."""
+    separate: tuple[tuple[int, ...], ...]
+    """Per trial, the explorer tokens that it would have sampled without a bank at each of its steps. With an adaptive
+    schedule or rollout.refill_rounds: the most that it could have sampled. Empty if the trials are not known yet."""
+
+    def separate_tokens(self, steps: Sequence[int] | None = None) -> int:
+        """The explorer tokens that as many separate runs would have sampled.
+
+        Args:
+            steps: per trial, the steps that it got to; default: all of them.
+        """
+        ends = steps or [len(tokens) for tokens in self.separate]
+        return sum(sum(tokens[:end]) for tokens, end in zip(self.separate, ends, strict=True))
+
+    @property
+    def ratio(self) -> float | None:
+        """Tokens of the bank per token that separate runs would have sampled; None if that is not known or none."""
+        separate = self.separate_tokens()
+        return self.tokens / separate if separate else None
+
+    def describe(self) -> str:
+        """One line for people."""
+        if not self.recordings:
+            return "the explorer samples in no trial: there is nothing to share"
+        count = len(self.recordings)
+        text = (
+            f"trials share {count} recording{'s' if count > 1 else ''} in {self.path}: {self.rollouts} explorer "
+            f"rollouts, {self.tokens} tokens; {self.sampled} of them were recorded now"
+        )
+        if self.ratio is None:
+            return text
+        return (
+            f"{text}. {len(self.separate)} separate runs would sample {self.separate_tokens()} tokens: the bank has "
+            f"{self.ratio:.2f} of that"
+        )
+
+
+def with_one_explorer_seed(base: Config, varied: Collection[str]) -> Config:
+    """What trials' configurations are made from, so that trials which differ in `seed` have the same explorer rollouts.
+
+    Args:
+        base: the configuration without what is varied.
+        varied: the keys of the search space. If rollout.explorer_seed is among them, nothing is changed.
+    """
+    if EXPLORER_SEED in varied or base.rollout.explorer_seed is not None:
+        return base
+    return base.model_copy(update={"rollout": base.rollout.model_copy(update={"explorer_seed": base.explorer_seed})})
+
+
+def with_bank(config: Config, mode: Literal["read", "readwrite"]) -> Config:
+    """A trial's configuration with the study's bank.
+
+    Args:
+        mode: `read` after `share`: no explorer engine; `readwrite` where it is not known before what trials need.
+    """
+    return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode})})
+
+
+def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = True) -> SharedBank:
+    """Record what the trials of a study need of their explorers and the bank lacks; the engines are gone afterwards.
+
+    It connects to Ray unless that has been done. When it is interrupted, what has been recorded stays, and the next
+    call records the rest.
+
+    Args:
+        configs: of the trials; bank.mode does not matter.
+        display: shows the progress, with an ETA.
+        of_trials: whether `configs` are those of the trials, one each; otherwise they need together at least what the
+            trials will need (see `upper_bound`).
+
+    Raises:
+        ConfigError: bank.recording is given, or bank.path differs.
+        BankError: the bank cannot be read or written, or prompts with equal ids differ between trials.
+        S2LError: models, data or Ray cannot be used, or recording failed.
+    """
+    _refuse_what_is_not_one_bank(configs)
+    with nodes(configs[0], display.say) as inventory:
+        groups = _groups(needs := needs_of(configs, inventory, display))
+        done = Recorded(sum(group.plan.rollouts for group in groups))
+        _say_what_is_needed(groups, done.of, display)
+        try:
+            for group in groups:
+                if group.plan.requests:
+                    record(group.config, group.plan, group.prompts, inventory, done, display)
+        except KeyboardInterrupt:
+            display.say(f"stopped after {done.rollouts} of {done.of} explorer rollouts, which the bank keeps")
+            raise
+    return _shared(configs[0].bank.path, groups, needs if of_trials else [], done)
+
+
+def _refuse_what_is_not_one_bank(configs: Sequence[Config]) -> None:
+    paths = list(dict.fromkeys(config.bank.path for config in configs))
+    if len(paths) > 1:
+        raise ConfigError(
+            f"bank.path: the trials of a study share one bank; these are {len(paths)}: {', '.join(paths)}"
+        )
+    if any(config.bank.recording is not None for config in configs):
+        raise ConfigError(
+            "bank.recording: the trials of a study read what is recorded for it; leave bank.recording out, or set "
+            "share_bank: false in the study's file and bank.mode=read"
+        )
+    if "://" not in paths[0]:
+        refuse_session_directory("bank.path", output_path(paths[0]))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Trials whose explorer rollouts have one fingerprint."""
+
+    config: Config
+    """Of one of them."""
+    prompts: list[Prompt]
+    """Those of all of them."""
+    requests: list[ExplorerRequest]
+    """What they need together."""
+    plan: RecordingPlan
+
+
+def _groups(needs: Sequence[Need]) -> list[_Group]:
+    by_fingerprint: dict[str, list[Need]] = {}
+    for need in needs:
+        if need.requests:
+            by_fingerprint.setdefault(need.explored.fingerprint.digest, []).append(need)
+    return [_group(list(members)) for members in by_fingerprint.values()]
+
+
+def _group(members: Sequence[Need]) -> _Group:
+    config = members[0].explored.config
+    prompts: dict[str, Prompt] = {}
+    for explored in {id(need.explored): need.explored for need in members}.values():
+        for prompt in explored.prompts:
+            known = prompts.setdefault(prompt.id, prompt)
+            if known is not prompt and prompt_digest(known) != prompt_digest(prompt):
+                raise BankError(
+                    f"data.train: prompt {prompt.id} has other tokens, another question or another answer in one trial "
+                    "than in another, so they cannot share a recording; give the prompts of the two files different ids"
+                )
+    requests = union_of({id(need.requests): need.requests for need in members}.values())
+    everything = list(prompts.values())
+    return _Group(config, everything, requests, plan_requests(config, everything, requests))
+
+
+def _say_what_is_needed(groups: Sequence[_Group], rollouts: int, display: TaskDisplay) -> None:
+    there = sum(group.plan.recorded for group in groups)
+    if not groups:
+        display.say("the explorer samples in no trial")
+    elif not rollouts:
+        display.say(f"all {there} explorer rollouts that the trials need are in the bank")
+    else:
+        beside = f"; {there} are in the bank already" if there else ""
+        display.say(f"recording {rollouts} explorer rollouts for all trials{beside}")
+
+
+def _shared(path: str, groups: Sequence[_Group], needs: Sequence[Need], done: Recorded) -> SharedBank:
+    storage = bank_storage(path)
+    names = [group.plan.path.rsplit("/", 1)[-1] for group in groups]
+    tokens = {
+        name: RecordedTokens(storage, group.plan.settings.shards) for name, group in zip(names, groups, strict=True)
+    }
+    return SharedBank(
+        path=storage.url,
+        recordings=tuple(names),
+        rollouts=sum(request.count for group in groups for request in group.requests),
+        tokens=sum(tokens[name].of(group.requests) for name, group in zip(names, groups, strict=True)),
+        sampled=done.rollouts,
+        sampled_tokens=done.tokens,
+        separate=tuple(_by_step(need, tokens) for need in needs),
+    )
+
+
+def _by_step(need: Need, recordings: dict[str, RecordedTokens]) -> tuple[int, ...]:
+    """The explorer tokens that a trial reads at each of its steps."""
+    found = [0] * need.steps
+    for request in need.requests:
+        found[request.step - 1] += recordings[need.explored.fingerprint.digest].of([request])
+    return tuple(found)
