@@ -97,7 +97,7 @@ def _adapter(key: str) -> TypeAdapter[Any]:
     section, _, name = key.rpartition(".")
     owner = section_of(type_at(section)) if section else Config
     field = (owner or Config).model_fields[name]
-    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     return TypeAdapter(kind, config=ConfigDict(coerce_numbers_to_str=True))
 
 

@@ -73,10 +73,10 @@ class Suggested:
         from optuna.trial import TrialState, create_trial
 
         value = (trial.last_result or {}).get(self._metric)
-        known = isinstance(value, int | float) and math.isfinite(value)
+        known = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
         return create_trial(
-            state=TrialState.COMPLETE if known else TrialState.FAIL,
-            value=float(value) if known else None,
+            state=TrialState.FAIL if known is None else TrialState.COMPLETE,
+            value=known,
             params={key: _parameter(self._space.domains[key], trial.evaluated_params[key]) for key in self._space.keys},
             distributions=self._distributions,
         )

@@ -155,7 +155,7 @@ def explored(values: Values, space: Space, base: Config, resample: float, genera
     Args:
         values: of the donor.
         space: the domains; numbers stay within their bounds.
-        base: the configuration that values have to go with; where they do not after `TRIES` draws, the donor's are kept.
+        base: the configuration that values have to go with; where they do not in `TRIES` draws, the donor's stay.
         resample: probability that a value is drawn anew.
         generator: of the draws.
     """

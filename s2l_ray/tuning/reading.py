@@ -50,7 +50,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
         raise ConfigError(f"study file {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"study file {file} must be a mapping of keys to values")
-    return parse_study(_overridden(values or {}, overrides), f"study file {file}")
+    return parse_study(overridden({"name": file.stem, **(values or {})}, overrides), f"study file {file}")
 
 
 def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
@@ -67,7 +67,12 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
         raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
 
 
-def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of a study's file with others, given as `key=value`.
+
+    Raises:
+        ConfigError: an override is malformed.
+    """
     values = dict(values)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -80,7 +85,8 @@ def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
             raise ConfigError(
                 f"override {OVERRIDE}{override}: the value is not valid YAML: {' '.join(str(error).split())}"
             ) from None
-        values[section] = {**(values.get(section) or {}), rest: value} if rest else value
+        inner = values.get(section)
+        values[section] = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value
     return values
 
 

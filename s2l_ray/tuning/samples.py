@@ -51,15 +51,22 @@ class StudyConfigs:
     given: Callable[[Values], Config]
 
     @classmethod
-    def read(cls, config: str, overrides: Sequence[str], file: StudyFile) -> StudyConfigs:
+    def read(
+        cls, config: str, overrides: Sequence[str], file: StudyFile, resolve: Callable[[Config], Values]
+    ) -> StudyConfigs:
         """Read CONFIG with the study's values and overrides, the latter with precedence.
+
+        Args:
+            resolve: what was read -> values that replace some of it, such as absolute paths; not of varied keys.
 
         Raises:
             ConfigError: a file, key or value is impossible.
         """
         space = Space(checked_space(file))
         refuse_overrides([*file.config, *(word.partition("=")[0] for word in overrides)], file)
-        layers = (dict(file.config), list(overrides))
+        given = (dict(file.config), list(overrides))
+        resolved = resolve(load_config(config, *given))
+        layers = (*given, {key: value for key, value in resolved.items() if key not in file.space})
         return cls(load_config(config, *layers), space, lambda values: load_config(config, *layers, values))
 
     @classmethod

@@ -30,29 +30,32 @@ def with_defaults(file: StudyFile, base: Config) -> StudyFile:
     section = file.scheduler
     if section.kind == "none":
         return file
-    every = base.evaluation.every or None
-    if section.kind == "asha":
-        steps = {"grace": section.grace or every, "reduction_factor": section.reduction_factor or REDUCTION}
-    else:
-        resample = RESAMPLE if section.resample is None else section.resample
-        steps = {"interval": section.interval or every, "quantile": section.quantile or QUANTILE, "resample": resample}
     key = "grace" if section.kind == "asha" else "interval"
-    first = steps[key]
-    if first is None:
+    first = getattr(section, key) or base.evaluation.every
+    if not first:
         raise ConfigError(
             f"scheduler.kind: {section.kind} compares trials while they run; set evaluation.every in the study's "
-            f"config, or scheduler.{key}"
+            f"config, or scheduler.{key} where the metric is measured at every step"
         )
+    _check_comparisons(f"scheduler.{key}", first, file.metric, base)
+    if section.kind == "asha":
+        defaults: dict[str, float] = {"reduction_factor": section.reduction_factor or REDUCTION}
+    else:
+        resample = RESAMPLE if section.resample is None else section.resample
+        defaults = {"quantile": section.quantile or QUANTILE, "resample": resample}
+    return file.model_copy(update={"scheduler": section.model_copy(update={key: first, **defaults})})
+
+
+def _check_comparisons(key: str, first: int, metric: str, base: Config) -> None:
     if first >= base.schedule.steps:
-        raise ConfigError(f"scheduler.{key} ({first}) must be less than schedule.steps ({base.schedule.steps})")
-    if not is_measured_at(file.metric, int(first), base):
+        raise ConfigError(f"{key} ({first}) must be less than schedule.steps ({base.schedule.steps})")
+    if not is_measured_at(metric, first, base):
         every = base.evaluation.every
-        now = f"which is {every}" if every else "which is 0: only before and after the run"
+        now = f"every {every} steps (evaluation.every)" if every else "only before and after a run (evaluation.every: 0)"
         raise ConfigError(
-            f"scheduler.{key}: trials are compared every {first} steps, but {file.metric} is measured every "
-            f"evaluation.every steps, {now}. Set evaluation.every in the study's config to {first} or a divisor of it"
+            f"{key}: trials are compared every {first} steps, but {metric} is measured {now}. Set evaluation.every in "
+            f"the study's config to {first} or a divisor of it"
         )
-    return file.model_copy(update={"scheduler": section.model_copy(update=steps)})
 
 
 def rungs_of(section: SchedulerSection, steps: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from s2l_ray.errors import StorageError
 from s2l_ray.machine.ending import is_told
 from s2l_ray.tuning.searching import StudyTrial, StudyTrials
 
@@ -20,14 +21,23 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
     Args:
         search: told of the trials that there are.
         scheduler: whose state is kept with the study's, since Tune does not.
+        resumes: whether Tune has to find trials of before.
     """
 
-    def __init__(self, search: StudyTrials, scheduler: TrialScheduler) -> None:
-        self._search, self._scheduler = search, scheduler
+    def __init__(self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool) -> None:
+        self._search, self._scheduler, self._resumes = search, scheduler, resumes
         self._ended = False
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        """Before Tune asks for new trials."""
+        """Before Tune asks for new trials.
+
+        Raises:
+            StorageError: Tune could not read its state of before. It would begin all trials anew.
+        """
+        if self._resumes and not trials:
+            raise StorageError(
+                "Ray Tune cannot read its own state of the study (experiment_state-*.json); the reason is in tune.log"
+            )
         self._search.trials = trials
         for trial in trials:
             trial.__class__ = StudyTrial  # Tune makes plain ones of those that it restores
