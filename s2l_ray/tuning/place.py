@@ -21,7 +21,7 @@ TUNES = "experiment_state-"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class StudyState:
     """What a study is, as it was given, and how far it is. JSON values."""
 
