@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         return _dry_run(files[0], files[1], overrides)
-    result = resume_study(arguments.resume, overrides) if arguments.resume else run_study(*files, overrides)
+    result = resume_study(arguments.resume, overrides) if arguments.resume else run_study(files[0], files[1], overrides)
     from s2l_ray.machine.console import CommandConsole
 
     CommandConsole().print(result.table)
@@ -101,9 +101,9 @@ def _dry_run(config: str, study: str, overrides: list[str]) -> int:
 
 
 def _print_keys() -> int:
+    from s2l_ray.commands.config import print_keys
     from s2l_ray.config.reference import keys_of
     from s2l_ray.tuning.study_file import StudyFile
 
-    for key in keys_of(StudyFile):
-        print(key)
+    print_keys(keys_of(StudyFile))
     return 0

@@ -1,7 +1,7 @@
 """Running a study: Ray, the trials' plans, the shared bank, Tune's loop, and the report.
 
-    result = run_study("quickstart", "tune_schedule", ["trials=4"])
-    result = resume_study("outputs/tune_schedule")
+result = run_study("quickstart", "tune_schedule", ["trials=4"])
+result = resume_study("outputs/tune_schedule")
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import RenderableType
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
-from s2l_ray.config import Config, TrackingConfig
+from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import TrackedStatus

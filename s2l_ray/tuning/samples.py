@@ -41,8 +41,8 @@ class StudyConfigs:
     """The configurations of a study's trials.
 
     Args:
-        base: what is not varied.
-        space: what is.
+        base: a configuration with some of the space's values; what is not varied is as in all trials.
+        space: what is varied.
         given: values by dotted key -> the configuration, as if they were overrides of CONFIG.
     """
 
@@ -65,9 +65,10 @@ class StudyConfigs:
         space = Space(checked_space(file))
         refuse_overrides([*file.config, *(word.partition("=")[0] for word in overrides)], file)
         given = (dict(file.config), list(overrides))
-        resolved = resolve(load_config(config, *given))
+        some = _possible_values(space, file.seed, lambda values: load_config(config, *given, values))
+        resolved = resolve(load_config(config, *given, some))
         layers = (*given, {key: value for key, value in resolved.items() if key not in file.space})
-        return cls(load_config(config, *layers), space, lambda values: load_config(config, *layers, values))
+        return cls(load_config(config, *layers, some), space, lambda values: load_config(config, *layers, values))
 
     @classmethod
     def of(cls, base: Config, file: StudyFile) -> StudyConfigs:
@@ -89,6 +90,25 @@ class StudyConfigs:
             return Sample(number, values, self.given(values))
         except S2LError as error:
             raise ConfigError(f"trial {number} ({written(values)}) is impossible: {error}") from None
+
+
+def _possible_values(space: Space, seed: int, configure: Callable[[Values], Config]) -> Values:
+    """Values with which the configuration is possible: what is fixed may not be so with the values of CONFIG.
+
+    Raises:
+        ConfigError: there are none among the first draws and corners; the reason is that of the first draw.
+    """
+    count = len(space.combinations)
+    candidates = [*space.draw(count * -(-DRAWS // count), seed), *islice(space.corners(), MOST_CORNERS)]
+    first: ConfigError | None = None
+    for values in candidates:
+        try:
+            configure(values)
+        except ConfigError as error:
+            first = first or error
+        else:
+            return values
+    raise first or ConfigError("space: empty")
 
 
 def with_values(config: Config, values: Values) -> Config:

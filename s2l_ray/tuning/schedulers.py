@@ -51,7 +51,9 @@ def _check_comparisons(key: str, first: int, metric: str, base: Config) -> None:
         raise ConfigError(f"{key} ({first}) must be less than schedule.steps ({base.schedule.steps})")
     if not is_measured_at(metric, first, base):
         every = base.evaluation.every
-        now = f"every {every} steps (evaluation.every)" if every else "only before and after a run (evaluation.every: 0)"
+        now = (
+            f"every {every} steps (evaluation.every)" if every else "only before and after a run (evaluation.every: 0)"
+        )
         raise ConfigError(
             f"{key}: trials are compared every {first} steps, but {metric} is measured {now}. Set evaluation.every in "
             f"the study's config to {first} or a divisor of it"
