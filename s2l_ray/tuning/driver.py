@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -20,7 +21,7 @@ from actors.private_ray import end_private_ray
 from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.errors import ConfigError, S2LError
-from s2l_ray.kinds import TrackedStatus
+from s2l_ray.kinds import BankMode, TrackedStatus
 from s2l_ray.machine.places import refuse_session_directory
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -40,10 +41,10 @@ from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
-from s2l_ray.tuning.samples import refusal
+from s2l_ray.tuning.samples import nested_with, refusal, with_values
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
-from s2l_ray.tuning.sharing import share, with_bank
+from s2l_ray.tuning.sharing import share
 from s2l_ray.tuning.slices import described, number_at_once, sliced
 from s2l_ray.tuning.space import Values, written
 from s2l_ray.tuning.study_file import StudyFile
@@ -133,7 +134,8 @@ class _Ready:
     about: StudyAbout
     at_once: int
     parent: ParentRun
-    bank_mode: str | None
+    bank_mode: BankMode | None
+    """Of the trials; None: as the configuration says."""
     began: float
     """`time.monotonic()` of this start."""
 
@@ -185,12 +187,12 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
     prepared.place.write(prepared.state)
 
 
-def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> str:
+def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
     """Record what the trials need of the explorers; the trials' bank.mode."""
     if prepared.drawn:
         configs: list[Config] | None = [sample.config for sample in prepared.samples]
     else:
-        configs = upper_bound(prepared.base, prepared.space, lambda values: prepared.config_of(0, values))
+        configs = upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite"
@@ -277,14 +279,13 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
     )
 
 
-def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) -> Config:
-    """The whole configuration of a trial, with what the study gives it."""
-    config = sliced(prepared.config_of(number, values), prepared.file)
-    if ready.bank_mode == "off":
-        config = config.model_copy(update={"bank": config.bank.model_copy(update={"mode": "off"})})
-    elif ready.bank_mode in ("read", "readwrite"):
-        config = with_bank(config, "read" if ready.bank_mode == "read" else "readwrite")
-    return config.model_copy(update={"name": ready.about.name, "tracking": ready.parent.tracking})
+def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) -> dict[str, Any]:
+    """The whole configuration of a trial, with what the study gives it; not checked."""
+    base = sliced(prepared.base, prepared.file)
+    if ready.bank_mode is not None:
+        base = base.model_copy(update={"bank": base.bank.model_copy(update={"mode": ready.bank_mode})})
+    base = base.model_copy(update={"name": ready.about.name, "tracking": ready.parent.tracking})
+    return nested_with(base.model_dump(mode="json"), prepared.settings_of(number, values))
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------

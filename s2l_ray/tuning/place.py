@@ -160,7 +160,7 @@ def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -
         ConfigError: it names what differs.
     """
     problems = [*_differences("", before.study, now.study, FREE_OF_STUDY)]
-    problems += _differences("", before.config, now.config, FREE_OF_CONFIG)
+    problems += _differences("", before.config, now.config, (*FREE_OF_CONFIG, *before.study["space"]))
     if problems:
         raise ConfigError(
             f"{place} holds an unfinished study with other settings; give it the same ones, or another name "
@@ -170,7 +170,7 @@ def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -
 
 FREE_OF_STUDY = ("storage", "max_failures", "name")
 FREE_OF_CONFIG = ("cluster", "tracking", "checkpoint", "run_dir")
-"""What may differ when a study goes on."""
+"""What may differ when a study goes on, beside the values of the keys that it varies."""
 
 
 def _differences(prefix: str, before: Any, now: Any, free: tuple[str, ...]) -> list[str]:

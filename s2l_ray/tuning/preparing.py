@@ -50,13 +50,9 @@ class PreparedStudy:
         """The most steps of a trial."""
         return max(sample.config.schedule.steps for sample in self.samples)
 
-    def config_of(self, number: int, values: Values) -> Config:
-        """The configuration of a trial.
-
-        Raises:
-            ConfigError: values cannot go together.
-        """
-        return with_values(self.base, self.state.trials[number - 1] if self.state.trials else values)
+    def settings_of(self, number: int, values: Values) -> Values:
+        """All values in which a trial's configuration differs from the base, by dotted key."""
+        return self.state.trials[number - 1] if self.state.trials else values
 
 
 def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: FetchWatcher) -> PreparedStudy:
@@ -83,7 +79,7 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
 
     configs = StudyConfigs.read(config, overrides, file, resolve)
     check_metric(file.metric, configs.base)
-    file = with_defaults(file, configs.base)
+    file = with_defaults(file.model_copy(update={"space": dict(configs.space.domains)}), configs.base)
     samples = _samples(configs, file)
     trials = [settings_of(sample, configs.base) for sample in samples] if file.search == "random" else None
     now = StudyState(config, configs.base.model_dump(mode="json"), file.model_dump(mode="json"), trials, pins)

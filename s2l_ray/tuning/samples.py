@@ -19,7 +19,7 @@ from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
 from s2l_ray.tuning.study_file import StudyFile
 
-MOST_CORNERS, DRAWS = 64, 32
+MOST_CORNERS, DRAWS = 32, 16
 """Where values are suggested while the study runs: how many corners of the space, and how many draws from it, are
 checked before."""
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment, Trial
-from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
 from ray.tune.search import SearchAlgorithm
 
 from s2l_ray import errors
-from s2l_ray.config import Config
 from s2l_ray.tuning.space import Values
 
 NOT_MENDED = ("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError")
 """Errors that the same trial would have again."""
 RAISED = re.compile(r"^(?:s2l_ray\.errors\.)?(\w+Error): ", re.MULTILINE)
+
+
+OF_TRIALS = ("checkpoint_config", "trial_name_creator", "trial_dirname_creator", "max_failures", "storage")
+"""Settings of an experiment that are those of each trial."""
 
 
 class Source(Protocol):
@@ -44,11 +47,8 @@ class Drawn:
         return self.values[number - 1]
 
 
-class Configured(Protocol):
-    """Makes a trial's configuration of its values."""
-
-    def __call__(self, number: int, values: Values) -> Config:
-        """Raises ConfigError if they cannot go together."""
+Configured = Callable[[int, Values], dict[str, Any]]
+"""Makes the nested configuration of a trial, which may be impossible, of its number and values."""
 
 
 class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
@@ -70,7 +70,6 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         self._name, self._total, self._source, self._configured = name, total, source, configured
         self._at_once = at_once
         self._spec: dict[str, Any] = {}
-        self._parser = _make_parser()
 
     @property
     def total_samples(self) -> int:
@@ -94,12 +93,13 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
             return None
         number = 1 + len(self.trials)
         values = self._source.next(number, self.trials)
-        config = self._configured(number, values)
-        return _create_trial_from_spec(
-            {**self._spec, "config": config.model_dump(mode="json")},
-            self._parser,
+        spec = {name: value for name, value in self._spec.items() if name in OF_TRIALS}
+        return StudyTrial(
+            self._spec["run"],
+            config=self._configured(number, values),
             evaluated_params=values,
             trial_id=trial_id(number),
+            **spec,
         )
 
 
@@ -109,7 +109,21 @@ def trial_id(number: int) -> str:
 
 
 class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
-    """A trial that is not tried again where it would fail in the same way."""
+    """A trial that is not tried again where it would fail in the same way, and fails at once where it is impossible."""
+
+    def create_placement_group_factory(self) -> None:
+        """Plan the trial. Tune calls this when it takes the trial in."""
+        try:
+            super().create_placement_group_factory()
+        except errors.S2LError as error:  # of values that Optuna has suggested; drawn ones are checked before
+            self.fail(error)
+
+    def fail(self, error: errors.S2LError) -> None:
+        """Make it a trial that has failed for good before it began."""
+        self.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])  # never asked for
+        self.init_local_path()
+        self.handle_error(error)
+        self.set_status(Trial.ERROR)
 
     def handle_error(self, exc: BaseException | None = None) -> None:
         """Take note of a failure; if it would happen again, it is the last one."""
