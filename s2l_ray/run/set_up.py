@@ -6,9 +6,8 @@ import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from actors.connection import connect
+from actors.blueprint import RunNeeds
 from actors.graph import ActorGraph
-from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
@@ -29,7 +28,9 @@ from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.planning import plan_run
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
 
@@ -49,12 +50,20 @@ class RunParts:
     """Prompt ids by step: groups known beforehand that a step does not wait for."""
     tracking: RunTracking
     plan: Plan
+    actors: RunActors
     graph: ActorGraph
+    """Of `actors`."""
     uploader: Uploader | None = None
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
+def set_up(
+    config: Config,
+    reporter: Reporter,
+    stack: ExitStack,
+    actors: RunActors | None = None,
+    terms: TrialTerms | None = None,
+) -> RunParts:
     """Set a run up.
 
     Args:
@@ -62,6 +71,8 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         reporter: told what is under way.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
+        actors: of a run before this one; those that fit are used, and all of them are undone like the run's own.
+        terms: of the trial of Ray Tune that the run is, if it is one.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -74,12 +85,16 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
         stack.enter_context(ExitStack()) for _ in range(5)
     )
+    actors = actors or RunActors()
+    actors.take()
+    ending_ray.callback(actors.end_ray)
+    stopping_actors.callback(actors.stop)
 
     _refuse_places_that_go_with_ray(config)
     _refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
-    directory = RunDirectory.acquire(config, reporter.phase)
+    directory = RunDirectory.acquire(config, reporter.phase, terms)
     unlocking.callback(directory.close)
     log.open(directory.path)
     mirror = open_mirror(config)
@@ -90,9 +105,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     inputs = load_inputs(config)
 
     reporter.phase("connecting to Ray")
-    if connect(config.cluster, reporter.note):
-        ending_ray.callback(end_private_ray)
-
+    actors.connect(config.cluster, reporter.note)
     planned = plan_run(config, reporter, directory.dtype)
     settings = planned.settings
     directory.adopt(settings, inputs.contents)
@@ -110,18 +123,38 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(settings, planned.layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
-    stopping_actors.callback(graph.close)
-    graph.start(checkpoint.step + 1 if checkpoint else 1)
-    return RunParts(
-        settings, planned.dtype, inputs, directory, checkpoint, stragglers, tracking, planned.plan, graph, uploader
+    needs = RunNeeds(
+        settings, planned.layout, inputs.train, inputs.held_out, inputs.contents, reporter, stragglers, bank
     )
+    graph = actors.graph_for(needs, _first_step(checkpoint, directory))
+    return RunParts(
+        settings,
+        planned.dtype,
+        inputs,
+        directory,
+        checkpoint,
+        stragglers,
+        tracking,
+        planned.plan,
+        actors,
+        graph,
+        uploader,
+    )
+
+
+def _first_step(checkpoint: Checkpoint | None, directory: RunDirectory) -> int:
+    """The step that the run goes on with. A trial that Tune gives another state of has got about as far as its own."""
+    if checkpoint:
+        return checkpoint.step + 1
+    return directory.checkpoints[-1][0] + 1 if directory.checkpoints else 1
 
 
 def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
     """Copies to the mirror from now on; what it is copying stays in the run directory until that is done."""
     checkpoint = settings.checkpoint
-    uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
+    uploader = Uploader(
+        mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter, directory.pointed
+    )
     directory.in_use = lambda: uploader.uploading
     return uploader
 
