@@ -237,12 +237,11 @@ def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
 def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     """Run the trials; whatever happens then, report what they have done."""
     display = StudyDisplay(ready.about)
-    observer = StudyObserver(ready.about, ready.parent.heard, display.heard)
+    parent = ready.parent
+    observer = StudyObserver(ready.about, parent.heard, display.heard, parent.problems(display.note))
     status: TrackedStatus = "FAILED"
     try:
         with display:
-            if ready.parent.problem:
-                display.note(ready.parent.problem)
             _loop(prepared, ready, observer).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
