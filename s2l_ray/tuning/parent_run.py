@@ -91,10 +91,6 @@ class ParentRun:
         """Why something is not delivered, in a line; None when everything is, or is on its way."""
         return self._tracker.problem
 
-    def show(self, outcomes: Sequence[TrialOutcome]) -> None:
-        """Take in how trials stand before anything happens, in a study that is resumed."""
-        self._outcomes |= {outcome.name: outcome for outcome in outcomes}
-
     def heard(self, event: TrialEvent, outcome: TrialOutcome) -> None:
         """A listener of `StudyObserver`: log the table when a trial ends or changes, and the best value so far."""
         self._outcomes[outcome.name] = outcome

@@ -109,7 +109,7 @@ def test_a_study_that_is_resumed_goes_on_in_its_run(store: Path):
     assert parent.finish("KILLED", first[:1], StudyFacts(1.0), []) is None
     assert client(store).get_run(parent.run_id).info.status == "KILLED"
     again = ParentRun.open(CONFIG, about, parent.run_id, parent.uri)
-    again.show(first[:1])
+    again.heard("restored", first[0])
     again.heard("ended", first[2])
     assert again.run_id == parent.run_id
     assert again.finish("FINISHED", first, StudyFacts(2.0), []) is None
