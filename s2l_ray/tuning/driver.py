@@ -272,7 +272,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        observer=observer,
+        callbacks=[observer],
         max_failures=file.max_failures,
         at_once=ready.at_once,
         shares_actors=is_pbt,
