@@ -190,9 +190,10 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
 def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
     """Record what the trials need of the explorers; the trials' bank.mode."""
     if prepared.drawn:
-        configs: list[Config] | None = [sample.config for sample in prepared.samples]
+        configs: list[Config] | None = [sliced(sample.config, prepared.file) for sample in prepared.samples]
     else:
-        configs = upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
+        base = sliced(prepared.base, prepared.file)
+        configs = upper_bound(base, prepared.space, lambda values: with_values(base, values))
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite"
