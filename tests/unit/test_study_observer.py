@@ -127,6 +127,9 @@ def test_a_trial_that_the_user_stopped_is_not_pruned_and_one_that_never_began_wa
 def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_path):
     heard, (donor, taker) = Heard(), (tune_trial(tmp_path, 0), tune_trial(tmp_path, 1))
     observer, trials = StudyObserver(about, heard), [donor, taker]
+    taker.status = Trial.PAUSED  # as our population does with a trial that has to wait for its turn
+    observer.on_step_begin(0, trials)
+    assert observer.outcomes[1].status == "waiting" and heard == []
     for trial, value in ((donor, 0.4), (taker, 0.1)):
         observer.on_trial_start(0, trials, trial)
         directory = f"/runs/{trial}"
