@@ -32,7 +32,7 @@ from s2l_ray.run.lock import RunLock
 from s2l_ray.run.planning import plan_run
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.bound import upper_bound
-from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
@@ -64,7 +64,7 @@ class StudyResult:
     @property
     def table(self) -> RenderableType:
         """The results for a terminal, from the best trial to the worst."""
-        return final_study_table(self.about, self.outcomes, self.facts)
+        return FinalTable(self.about, self.outcomes, self.facts)
 
     @property
     def first_error(self) -> str | None:
@@ -193,8 +193,8 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     began = time.monotonic()
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
-    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id)
-    _remember(prepared, mlflow_run_id=parent.run_id)
+    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
+    _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
     bank_mode = _shared_bank(prepared, display) if prepared.file.share_bank else None
     return _Ready(about, at_once, parent, bank_mode, began)
 
@@ -209,9 +209,10 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
 def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
     """Record what the trials need of the explorers; the trials' bank.mode."""
     if prepared.drawn:
-        configs: list[Config] | None = [sample.config for sample in prepared.samples]
+        configs: list[Config] | None = [sliced(sample.config, prepared.file) for sample in prepared.samples]
     else:
-        configs = upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
+        base = sliced(prepared.base, prepared.file)
+        configs = upper_bound(base, prepared.space, lambda values: with_values(base, values))
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite"
@@ -256,12 +257,11 @@ def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
 def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     """Run the trials; whatever happens then, report what they have done."""
     display = StudyDisplay(ready.about)
-    observer = StudyObserver(ready.about, ready.parent.heard, display.heard)
+    parent = ready.parent
+    observer = StudyObserver(ready.about, parent.heard, display.heard, parent.problems(display.note))
     status: TrackedStatus = "FAILED"
     try:
         with display:
-            if ready.parent.problem:
-                display.note(ready.parent.problem)
             _loop(prepared, ready, observer).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
@@ -313,9 +313,7 @@ def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) 
 def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
     place, outcomes = prepared.place, observer.outcomes
     seconds = prepared.state.seconds + time.monotonic() - ready.began
-    facts = StudyFacts(
-        seconds, prepared.state.bank, ready.parent.run_id, ready.parent.tracking.uri if ready.parent.run_id else None
-    )
+    facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
         files = write_report(ready.about, outcomes, facts, prepared.base)

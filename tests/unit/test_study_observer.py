@@ -145,9 +145,9 @@ def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_pat
     assert observer.outcomes[1].values == {"schedule.mix_steps": 2, "trainer.learning_rate": 1.2e-4}
     assert [event for event, *_ in heard].count("exploited") == 1
     # After kill -9 of the driver the trials are read again, and the exploit is not counted twice.
-    again = StudyObserver(about)
+    again = StudyObserver(about, heard := Heard())
     again.set_state(json.loads(json.dumps(observer.get_state())))
-    assert again.outcomes == observer.outcomes
+    assert again.outcomes == observer.outcomes and heard == [("restored", "paused", 2), ("restored", "paused", 2)]
     taker.set_config(dict(taker.config))
     again.on_step_begin(0, trials)
     assert again.outcomes[1].exploits == (expected,)
@@ -195,6 +195,12 @@ def wrapped(error: Exception) -> RayTaskError:
             "The actor died because of an error raised in its creation task, \x1b[36mray::S2LPO.__init__()\x1b[39m\n"
             '  File "/x.py", line 3, in setup\n    raise ConfigError(text)\ns2l_ray.errors.ConfigError: a: b is wrong',
             "a: b is wrong",
+        ),
+        (
+            "\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\nKeyError: 'c'\n\nDuring handling of the above exception, "
+            "another exception occurred:\n\n\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\n"
+            "s2l_ray.errors.DataError: x.jsonl:3 has no c:\nadd it",
+            "x.jsonl:3 has no c:\nadd it",
         ),
         (
             "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tpid: 12\n",
