@@ -197,7 +197,7 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
         "step": step,
         "seconds": outcome.seconds + result.get("time_this_iter_s", 0.0),
         "directory": result.get("run_dir") or outcome.directory,
-        "mlflow_run_id": result.get("mlflow_run_id") or outcome.mlflow_run_id,
+        "mlflow_run_id": result.get("mlflow_run_id"),
         "error": None,
     }
     if metric is None or not math.isfinite(metric):
