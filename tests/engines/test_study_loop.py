@@ -68,7 +68,9 @@ def study(
         return nested_with(base, values)
 
     unfinished = len(rates) if section.kind == "pbt" else at_once
-    search = StudyTrials("quick", len(rates), Drawn([{RATE: rate} for rate in rates]), configured, unfinished)
+    is_pbt = section.kind == "pbt"
+    values: list[Values] = [{RATE: rate} for rate in rates]
+    search = StudyTrials("quick", len(rates), Drawn(values), configured, unfinished, keeps_actors=is_pbt)
     Loop(
         name="quick",
         place=StudyPlace(str(directory)),
@@ -77,7 +79,7 @@ def study(
         callbacks=[observer, *([stop] if stop else [])],
         max_failures=1,
         at_once=at_once,
-        shares_actors=section.kind == "pbt",
+        shares_actors=is_pbt,
         trainable=Quick,
     ).run()
     return observer.outcomes
@@ -119,6 +121,7 @@ def test_pbt_gives_the_worst_trial_the_best_ones_state_and_values_within_bounds(
     assert exploits and all(exploit.step in (2, 4) for _, exploit in exploits)
     assert exploits[0][1].donor == "quick_00004" and exploits[0][0] == "quick_00001"
     assert all(7.2 <= found[0].values[RATE] <= 9.0 for _ in exploits)  # 9 * 0.8, or 9 * 1.2 within the bounds
+    assert len({file.read_text() for file in (tmp_path / "logs").rglob("[0-9]*")}) == 2  # processes: two at once
     repeated = study(tmp_path / "again", [1, 2, 3, 9], section)
     assert [one.values for one in repeated] == [one.values for one in found]
 

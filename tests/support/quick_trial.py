@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Quick(Trainable):
         self.log = Path(config["run_dir"], self.trial_name)
         self.log.mkdir(parents=True, exist_ok=True)
         self.began = len(list(self.log.iterdir()))
-        (self.log / str(self.began)).touch()
+        (self.log / str(self.began)).write_text(str(os.getpid()))
         if self.rate == 6:
             raise ConfigError("trainer.learning_rate: 6 is impossible")
 

@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
 from s2l_ray.errors import ActorLostError, ConfigError
@@ -41,6 +42,7 @@ class Controller:
 
     def __init__(self, trials: list[StudyTrial]) -> None:
         self.trials = trials
+        self._actor_cache = _ObjectCache()
 
     def get_trials(self) -> list[StudyTrial]:
         return self.trials
