@@ -154,6 +154,7 @@ def test_values_that_cannot_go_together_are_not_explored() -> None:
 
 def test_trials_are_numbered_and_no_more_than_may_run_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s2l_ray.tuning.searching.StudyTrial", partial(StudyTrial, stub=True))
+    monkeypatch.setattr(StudyTrial, "init_local_path", lambda self: None)  # there is no directory
     search = StudyTrials("s", 3, Drawn([{RATE: value} for value in (1, 2, 3)]), lambda number, values: values, 2)
     search._spec = {"run": "S2LPO", "max_failures": 4}
     found = [search.next_trial()]
