@@ -10,27 +10,31 @@ In a Tuner relative paths start where the Tuner was started, and every trial has
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Trainable
+from ray.tune import PlacementGroupFactory, Trainable
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import parse_config
+from s2l_ray.errors import S2LError
 from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.training_run import TrainingRun
-from s2l_ray.trials.trial import enter_launch_directory, with_own_directory
+from s2l_ray.trials.resources import trial_resources
+from s2l_ray.trials.results import trial_result
+from s2l_ray.trials.trial import as_trial, launch_directory
 
 
 class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
     """Trains the learner with groups that a frozen small explorer shares, by Algorithm 1 of arXiv 2605.30789.
 
-    `train` does one step and returns its record, with `done`. `save` and `restore` write and read checkpoints, `stop`
-    frees everything.
+    `train` does one step and returns its metrics by MLflow's names, with `step` and `done`; `run.records[-1]` is the
+    whole record. `save` and `restore` write and read checkpoints, `stop` frees everything.
 
     Args:
         config: a `Config`, or (from Tune) the same as a nested dictionary.
@@ -53,19 +57,39 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
 
     # ---- Trainable --------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """The bundles of the trial's plan. Tune calls it before the trial starts; see `trial_resources`."""
+        return trial_resources(config)
+
     def setup(self, config: dict[str, Any]) -> None:
-        """Set the run up, in a directory of its own if it is a trial of Tune's."""
-        settings = parse_config(config)
-        if self._storage:
-            enter_launch_directory()
-            settings = with_own_directory(settings, self._storage)
-        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter))
+        """Set the run up, with a name and a directory of its own if it is a trial of Tune's."""
+        try:
+            if self._storage:
+                os.chdir(launch_directory())
+            settings = parse_config(config)
+            if self._storage:
+                settings = as_trial(settings, self._storage, self.trial_name)
+            self.run = self._resources.enter_context(TrainingRun(settings, self._reporter))
+        except S2LError as error:
+            raise self._said(error) from None
         self._iteration = self.run.steps_done
 
     def step(self) -> dict[str, Any]:
-        """One step of Algorithm 1, see `TrainingRun.step`. `train` calls it."""
-        record = self.run.step()
-        return {**record.to_json(), "done": self.run.done}
+        """One step of Algorithm 1, see `TrainingRun.step`. `train` calls it and adds what Tune does.
+
+        Returns:
+            Flat numbers and texts, see `trial_result`.
+        """
+        try:
+            self.run.step()
+        except S2LError as error:
+            raise self._said(error) from None
+        return trial_result(self.run)
+
+    def _said(self, error: S2LError) -> S2LError:
+        """The error as Tune shows it: of a trial's it prints the traceback, in which the message would be lost."""
+        return error.with_traceback(None) if self._storage else error
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write a whole checkpoint into a directory. `save` and Tune call it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 from ray._common.network_utils import build_address, is_localhost, parse_address
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import node, ray_constants, services, state, utils, worker
+from ray._private import node, ray_constants, services, utils, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2 as messages
@@ -208,11 +208,6 @@ def log_directory() -> Path:
 def error_log() -> Path:
     """The file that takes this worker process's standard error."""
     return Path(worker.global_worker.get_err_file_path())
-
-
-def is_dead(actor_id: str) -> bool:
-    """Whether the actor of this id (hex) has died."""
-    return bool(state.actors(actor_id).get("State") == "DEAD")
 
 
 def driver_directories() -> list[str]:

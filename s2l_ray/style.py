@@ -39,6 +39,8 @@ ACTIVITY_COLOURS = {
     "other": "#E3E3E3",
 }
 """Activity of an actor (name of a span) or part of a step -> colour, in the order they are shown."""
+SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E7C", "#8C6D31")
+"""Of what has no colour of its own, in this order; the first six are told apart with any colour vision (Okabe-Ito)."""
 INK, MUTED, RULE, IDLE = "#222222", "#6b6b6b", "#dddddd", "#f1f1f1"
 STYLE: dict[Any, Any] = {
     "font.size": 11,

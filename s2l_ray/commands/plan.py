@@ -132,16 +132,17 @@ def _warn_of_idle_nodes(plan: Plan, inventory: Inventory) -> None:
 
 def _inventory(config: Config, arguments: argparse.Namespace) -> Inventory:
     from s2l_ray.placement.inventory import load_inventory
+    from s2l_ray.placement.slicing import slice_of
 
     if arguments.live:
-        return _live_inventory(config)
+        return slice_of(_live_inventory(config), config.placement)
     path = arguments.inventory or config.placement.inventory
     if path is None:
         raise PlacementError(
             "which nodes? Give --inventory FILE (s2l plan --help has the format), --live for those of a running Ray, "
             "or placement.inventory=FILE"
         )
-    return load_inventory(path)
+    return slice_of(load_inventory(path), config.placement)
 
 
 def _live_inventory(config: Config) -> Inventory:

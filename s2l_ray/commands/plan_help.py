@@ -33,7 +33,7 @@ what can be fixed instead of planned: placement.mode and
 placement.hand_over (`s2l config placement` has their values), trainer.ranks,
 and of engines.explorer and engines.learner: count, tensor_parallel,
 kv_cache_gb. placement.headroom is the share of each GPU's memory that stays
-free.
+free. placement.nodes and placement.cpus plan for a part of the nodes.
 
 keys of --json: models, fits, problems, mode, device, ranks, tensor_parallel,
 dtype, dtype_reason, run_seconds, phases [name, steps, first_step, last_step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from s2l_ray.config.section import Field, LocalPath, Section, YamlWord
+from s2l_ray.config.section import Field, LocalPath, Positive, PositiveFloat, Section, YamlWord, model_validator
 from s2l_ray.kinds import Device, PlacementModeName, Switch
 
 
@@ -28,7 +28,21 @@ class PlacementConfig(Section):
     inventory: LocalPath | None = None
     """YAML file that describes the nodes (see `s2l plan --help`), for clusters whose nodes do not exist yet
     (autoscaling); default: the nodes that Ray has."""
+    nodes: Positive | None = None
+    """Plan for this many nodes that are alike, not for all: of the kind with the most GPUs, then the most CPUs, of
+    which there are so many. Runs that share a cluster, such as the trials of a study, each have a part of it so."""
+    cpus: PositiveFloat | None = None
+    """Plan for this many CPUs of one node, with the same share of its memory, and for no GPUs: runs that share a
+    node each have a part of it so. Not with `nodes`."""
     headroom: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     """Share of each GPU's memory that plans leave free, against fragmentation and what the ledger does not know."""
     tensor_parallel_across_nodes: bool = False
     """Let `s2l plan` consider tensor-parallel groups that cross nodes. Such a plan can be looked at, not run."""
+
+    @model_validator(mode="after")
+    def _one_slice(self) -> PlacementConfig:
+        if self.cpus is not None and self.nodes is not None:
+            raise ValueError("nodes and cpus are both given; cpus are those of one node, so leave one of the two out")
+        if self.cpus is not None and self.device == "gpu":
+            raise ValueError("cpus plans for no GPUs, but device is gpu; leave one of the two out")
+        return self

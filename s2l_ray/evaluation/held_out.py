@@ -31,6 +31,12 @@ class Evaluations:
     during: list[EvaluationRecord] = field(default_factory=list)
     """The learner in between (evaluation.every)."""
 
+    @property
+    def newest(self) -> EvaluationRecord | None:
+        """The learner's of the latest step."""
+        learners = [record for record in (self.before, *self.during, self.after) if record is not None]
+        return max(learners, key=lambda record: record.step, default=None)
+
     def to_json(self) -> dict[str, Any]:
         """The records as JSON values, for the state of a checkpoint."""
         once = {when: record.to_json() for when in ONCE if (record := getattr(self, when)) is not None}

@@ -96,7 +96,7 @@ def build_summary(
             "model": str(Path(model).resolve()) if model else None,
             "dtype": {"dtype": dtype.dtype, "reason": dtype.reason} if dtype else None,
             "config": _redacted(config.model_dump(mode="json")),
-            "versions": {name: _version(candidates) for name, candidates in PACKAGES.items()},
+            "versions": versions(),
             "machine": machine if machine is not None else describe_machine(),
         }
     )
@@ -110,6 +110,11 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
         DiskError: see `write_whole`.
     """
     write_whole(Path(path), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str | None]:
+    """The installed versions of the packages that compute, None for those that are absent."""
+    return {name: _version(candidates) for name, candidates in PACKAGES.items()}
 
 
 def describe_machine() -> dict[str, Any]:

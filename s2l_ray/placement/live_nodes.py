@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from s2l_ray.errors import PlacementError
 from s2l_ray.placement.fixed_nodes import differences
 from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
 from s2l_ray.placement.inventory import GB, Inventory, load_inventory
+from s2l_ray.placement.slicing import slice_of
 
 PROBE_TIMEOUT_S = 300.0
 """For a process to start on every node or bundle, beside other work."""
@@ -25,20 +27,21 @@ POLL_S = 0.5
 
 
 def nodes_to_plan_for(config: Config, on_wait: Callable[[str], None] = lambda message: None) -> Inventory:
-    """The nodes of placement.inventory, else those that Ray has.
+    """The nodes of placement.inventory, else those that Ray has; of them the part that placement.nodes or .cpus names.
 
     Args:
         on_wait: told every 30 s that planned nodes are being waited for.
 
     Raises:
-        PlacementError: the inventory cannot be read, or its nodes are `fixed` and Ray has others.
+        PlacementError: the inventory cannot be read, its nodes are `fixed` and Ray has others, or there is less than
+            placement.nodes or placement.cpus asks for.
     """
     if config.placement.inventory is None:
-        return live_inventory()
+        return slice_of(live_inventory(), config.placement)
     planned = load_inventory(config.placement.inventory)
     if planned.fixed:
         _wait_for_nodes(planned, config.cluster.start_timeout_s, on_wait)
-    return planned
+    return slice_of(planned, config.placement)
 
 
 def _wait_for_nodes(planned: Inventory, timeout_s: float, on_wait: Callable[[str], None]) -> None:
@@ -89,7 +92,9 @@ def _useful_nodes() -> list[dict[str, Any]]:
     return useful or alive
 
 
+@cache
 def _gpu_model(node: str) -> dict[str, Any]:
+    """What `NodeGroup` says of GPUs, by the node's id. Remembered: a study plans every trial."""
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
         found = ray.get(_ask_nvidia_smi.options(scheduling_strategy=strategy).remote(), timeout=PROBE_TIMEOUT_S)

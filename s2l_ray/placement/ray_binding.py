@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import (
     PlacementGroup,
-    get_placement_group,
+    get_current_placement_group,
     placement_group,
     placement_group_table,
     remove_placement_group,
@@ -26,8 +26,9 @@ from s2l_ray.errors import PlacementError
 from s2l_ray.placement.live_nodes import PROBE_TIMEOUT_S, REPORT_EVERY_S, address_of
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Slot
-from s2l_ray.ray_bridge import is_dead
 
+RAY_UNIT = 1e-4
+"""Ray's smallest amount of a resource."""
 REMOVAL_S = 2.0
 """Bound on giving up a group that could not be had."""
 
@@ -50,11 +51,14 @@ class Reservation:
     Args:
         group: created.
         places: for every planned bundle, in the plan's order, where it is.
+        given: the group is that of the process that the run is in, such as a trial of Tune's; whoever made it removes
+            it.
     """
 
-    def __init__(self, group: PlacementGroup, places: Sequence[Place]) -> None:
+    def __init__(self, group: PlacementGroup, places: Sequence[Place], given: bool = False) -> None:
         self.group = group
         self.places = tuple(places)
+        self._given = given
 
     def options(self, slot: Slot, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
         """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
@@ -75,8 +79,9 @@ class Reservation:
         }
 
     def release(self) -> None:
-        """Give everything back; kills what still runs there."""
-        remove_placement_group(self.group)
+        """Give a group of the run's own back; kills what still runs there."""
+        if not self._given:
+            remove_placement_group(self.group)
 
 
 def reserve(
@@ -85,7 +90,7 @@ def reserve(
     on_wait: Callable[[str], None] = lambda message: None,
     may_grow: bool = False,
 ) -> Reservation:
-    """Reserve every bundle at once and find out where each is.
+    """Reserve every bundle at once and find out where each is. A process in a placement group has them reserved there.
 
     Bundles of equal resources are put in physical order (node address, GPU number), as the plan counts them, so that
     neighbouring ranks are neighbours.
@@ -96,13 +101,16 @@ def reserve(
         may_grow: an autoscaler may add nodes, so that what is impossible now is waited for as well.
 
     Raises:
-        PlacementError: the cluster's nodes cannot hold the bundles (unless `may_grow`), or not within `timeout_s` s.
+        PlacementError: the cluster's nodes cannot hold the bundles (unless `may_grow`), or not within `timeout_s` s;
+            or the placement group of this process has others.
     """
     asked = [bundle.resources for bundle in bundles]
-    _reap()
+    if given := get_current_placement_group():
+        _check_given(given.bundle_specs, asked)
+        return Reservation(given, _in_physical_order(bundles, _locate(given, asked)), given=True)
     if not may_grow:
-        check_nodes(asked, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    group = placement_group(asked, strategy="PACK", name=_name(ray.get_runtime_context().get_actor_id()))
+        check_cluster(asked)
+    group = placement_group(asked, strategy="PACK")
     try:
         _wait(group, asked, timeout_s, on_wait, may_grow)
         return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
@@ -114,19 +122,29 @@ def reserve(
         raise
 
 
-def _name(actor: str | None) -> str:
-    """A group made within an actor (a Tune trial) outlives it; the name tells the next one whose it was."""
-    return f"s2l-ray/{actor}" if actor else ""
+def check_cluster(bundles: Sequence[Resources]) -> None:
+    """Fail at once when the nodes that Ray has cannot hold the bundles.
+
+    Raises:
+        PlacementError: see `check_nodes`.
+    """
+    check_nodes(bundles, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
-def _reap() -> None:
-    """Remove the groups of actors that are dead."""
-    for group in placement_group_table().values():
-        owner = group["name"].removeprefix("s2l-ray/")
-        if group["state"] == "REMOVED" or owner == group["name"]:
-            continue
-        if is_dead(owner):
-            remove_placement_group(get_placement_group(group["name"]))
+def _check_given(has: Sequence[Resources], asked: Sequence[Resources]) -> None:
+    """Refuse the placement group of this process unless it has exactly the bundles of the plan, in their order."""
+    names = {name for bundle in (*has, *asked) for name in bundle}
+    if len(has) == len(asked) and all(
+        abs(there.get(name, 0.0) - wanted.get(name, 0.0)) < RAY_UNIT
+        for there, wanted in zip(has, asked, strict=True)
+        for name in names
+    ):
+        return
+    raise PlacementError(
+        f"the run is in a placement group of {describe(has)}, and its plan has {describe(asked)}. Under Tune leave "
+        "tune.with_resources out, since S2LPO asks for what its plan needs; where the cluster's nodes have changed "
+        "since the trial was planned, restore the study, or describe its nodes in placement.inventory"
+    )
 
 
 def _wait(

@@ -12,15 +12,12 @@ from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
-from s2l_ray.errors import ConfigError, PlacementError
+from s2l_ray.errors import ConfigError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.machine.ending import held
 from s2l_ray.machine.places import output_path, refuse_session_directory
-from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
-from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.live_nodes import nodes_to_plan_for
-from s2l_ray.placement.plan import Layout, Plan
-from s2l_ray.planner.search import make_plan
+from s2l_ray.placement.dtype import DtypeChoice
+from s2l_ray.placement.plan import Plan
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
@@ -31,6 +28,7 @@ from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
+from s2l_ray.run.planning import plan_run
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
@@ -95,9 +93,8 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     if connect(config.cluster, reporter.note):
         ending_ray.callback(end_private_ray)
 
-    inventory = nodes_to_plan_for(config, reporter.phase)
-    dtype = _choose_dtype(config, inventory, directory, reporter)
-    settings = dtype.applied_to(config)
+    planned = plan_run(config, reporter, directory.dtype)
+    settings = planned.settings
     directory.adopt(settings, inputs.contents)
     directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
     checkpoint = directory.to_resume(settings, inputs.contents)
@@ -109,16 +106,16 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
     with held():
         tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
-    reporter.phase("planning")
-    plan, layout = _make_plan(settings, inventory, dtype)
-    write_whole(directory.path / "plan.json", plan_json(plan, settings.models))
+    write_whole(directory.path / "plan.json", plan_json(planned.plan, settings.models))
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(settings, layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
+    graph = ActorGraph(settings, planned.layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
     stopping_actors.callback(graph.close)
     graph.start(checkpoint.step + 1 if checkpoint else 1)
-    return RunParts(settings, dtype, inputs, directory, checkpoint, stragglers, tracking, plan, graph, uploader)
+    return RunParts(
+        settings, planned.dtype, inputs, directory, checkpoint, stragglers, tracking, planned.plan, graph, uploader
+    )
 
 
 def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
@@ -146,27 +143,3 @@ def _refuse_places_that_go_with_ray(config: Config) -> None:
     mirror = config.checkpoint.mirror
     if mirror and "://" not in mirror:
         refuse_session_directory("checkpoint.mirror", output_path(mirror))
-
-
-def _choose_dtype(config: Config, inventory: Inventory, directory: RunDirectory, reporter: Reporter) -> DtypeChoice:
-    """The type that models are computed in on these nodes; a run keeps the one that it began with."""
-    dtype = choose_dtype(config, inventory, begun_with=directory.dtype)
-    reporter.note(f"computing in {dtype.describe()}")
-    if dtype.advice:
-        reporter.note(dtype.advice)
-    return dtype
-
-
-def _make_plan(settings: Config, inventory: Inventory, dtype: DtypeChoice) -> tuple[Plan, Layout]:
-    """The placement of the run's actors.
-
-    Raises:
-        ConfigError: the configuration asks for a plan that can be made, but not run.
-        PlacementError: nothing fits.
-    """
-    if settings.placement.tensor_parallel_across_nodes:
-        raise ConfigError("placement.tensor_parallel_across_nodes is for s2l plan; such a plan cannot be run")
-    plan = make_plan(settings, inventory, dtype=dtype)
-    if plan.layout is None:
-        raise PlacementError("no placement: " + "; ".join(plan.problems))
-    return plan, plan.layout

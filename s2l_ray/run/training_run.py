@@ -90,6 +90,16 @@ class TrainingRun:
         return self.steps_done >= self.settings.schedule.steps
 
     @property
+    def newest_evaluation(self) -> EvaluationRecord | None:
+        """The learner's newest evaluation that belongs to the run; None before the first one, or without data.eval."""
+        return self._evaluation.records.newest
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """None without MLflow (tracking.enabled)."""
+        return self._tracking.tracker.run_id
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What the run was and did, as `evaluation.summary` documents it.
 

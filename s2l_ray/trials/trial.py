@@ -1,4 +1,4 @@
-"""A run as a trial of Ray Tune: what its relative paths are relative to, and its run directory."""
+"""A run as a trial of Ray Tune: what its relative paths are relative to, its name and its run directory."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from s2l_ray.config import Config
 from s2l_ray.ray_bridge import TrialStorage, driver_directories
 
 
-def enter_launch_directory() -> None:
-    """Change to the directory in which the Tuner was started, so that relative paths mean the same in the trial.
+def launch_directory() -> Path:
+    """The directory in which the Tuner was started, from which the relative paths of its trials begin.
 
     Tune puts every trial into a working directory of its own, and a Ray process begins where its node was started.
     """
     # The last of the driver's directories is where it called ray.init; a job with a runtime_env working_dir has none.
     for directory in (*driver_directories()[-1:], os.environ.get("TUNE_ORIG_WORKING_DIR", ".")):
         if Path(directory).is_dir():
-            os.chdir(directory)
-            return
+            return Path(directory)
+    return Path()
 
 
-def with_own_directory(config: Config, storage: TrialStorage) -> Config:
-    """The configuration of a trial, with a run directory that it shares with no other trial.
+def as_trial(config: Config, storage: TrialStorage, name: str) -> Config:
+    """The configuration of a trial: it has the trial's name, and a run directory that it shares with no other trial.
 
     By default that is the directory of the trial in Tune's storage_path, or, where that is not on a file
     system of this machine, outputs/NAME/TRIAL. With a run_dir it is RUN_DIR/TRIAL. Tune keeps the name
     of a trial that it resumes, so that the run resumes too.
+
+    Args:
+        config: the same for all trials, but for what Tune varies.
+        storage: of the trial.
+        name: of the trial, which MLflow then shows.
     """
     if config.run_dir is None and isinstance(storage.storage_filesystem, LocalFileSystem):
         own = Path(storage.trial_fs_path)
     else:
         own = config.run_path / storage.trial_dir_name
-    return config.model_copy(update={"run_dir": str(own)})
+    return config.model_copy(update={"name": name, "run_dir": str(own)})

@@ -131,6 +131,19 @@ def best_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> TrialOutcome
     return first if first is not None and first.metric is not None else None
 
 
+def overlapping(best: TrialOutcome, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """The other trials that finished and whose intervals have values in common with that of `best`.
+
+    That intervals overlap does not prove that two trials are equal; that they do not shows a difference which is more
+    than the choice of held-out problems explains.
+    """
+    if best.interval is None:
+        return []
+    low, high = best.interval
+    others = [o for o in outcomes if o.name != best.name and o.status == "finished" and o.interval is not None]
+    return [o for o in others if o.interval is not None and o.interval[0] <= high and low <= o.interval[1]]
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested configuration by dotted key."""
     found: dict[str, Any] = {}

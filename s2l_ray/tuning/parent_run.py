@@ -1,44 +1,196 @@
-"""The MLflow run of a study, under which those of its trials are nested."""
+"""The MLflow run of a study, under which those of its trials are nested.
+
+Who writes what: the process of a trial writes its own MLflow run, and how that ended; the driver tells it before its
+end if it was pruned (`S2LPO.mark_pruned`). The driver alone writes to this run. When all trials are over, it ends the
+runs that MLflow still believes to go on: their processes were killed, and nobody writes to them any more.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from s2l_ray.config import TrackingConfig
-from s2l_ray.kinds import TrackedStatus
+from s2l_ray.errors import TrackingError
+from s2l_ray.kinds import TrackedStatus, TrialEvent, TrialStatus
+from s2l_ray.redaction import redact
+from s2l_ray.run.description import git_commit, ray_job_id
+from s2l_ray.run.tracking import where_it_was_tracked
+from s2l_ray.tracking.mlflow_store import locate, why_not
+from s2l_ray.tracking.nested import end_nested
+from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
 from s2l_ray.tuning.about import StudyAbout
-from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, ranked
+
+TABLE = "trials.json"
+"""Artifact: the trials as a table that MLflow's pages show."""
+ENDINGS: dict[TrialStatus, TrackedStatus] = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+"""How the MLflow run of a trial is to end; others are KILLED."""
 
 
 class ParentRun:
-    """The MLflow run of a study. Nothing but `finish` waits for a server."""
+    """The MLflow run of a study. Nothing but `finish` waits for a server.
 
-    run_id: str | None
-    """MLflow's id, for the study's state; None if nothing is tracked."""
-    tracking: TrackingConfig
-    """What the trials are to track with: the same store and experiment, and this run as tracking.parent_run."""
+    Args:
+        config: tracking, of the configuration that the study varies.
+        about: the study.
+        tracker: of the study's run.
+    """
+
+    def __init__(self, config: TrackingConfig, about: StudyAbout, tracker: Tracker) -> None:
+        self.run_id = tracker.run_id
+        """MLflow's id, for the study's state; None if nothing is tracked."""
+        self.uri = tracker.uri
+        """Tracking URI without passwords, for the study's state."""
+        self.tracking = config.model_copy(update={"uri": _for_trials(config, about), "parent_run": self.run_id})
+        """What the trials are to track with: the same store and experiment, under this run."""
+        self._config, self._about, self._tracker = config, about, tracker
+        self._outcomes: dict[str, TrialOutcome] = {}
 
     @classmethod
-    def open(cls, config: TrackingConfig, about: StudyAbout, run_id: str | None = None) -> ParentRun:
+    def open(
+        cls, config: TrackingConfig, about: StudyAbout, run_id: str | None = None, uri: str | None = None
+    ) -> ParentRun:
         """Start the study's run, or go on with the one that the study's state remembers.
+
+        Args:
+            config: tracking, of the configuration that the study varies.
+            about: the study. Beside its directory is the default store; in it is what MLflow has not taken yet.
+            run_id: of the run to go on with.
+            uri: of the store that has it, as the study's state remembers it.
 
         Raises:
             TrackingError: the store cannot be used, or does not answer in time (tracking.timeout_s).
+            DiskError: the directory cannot be written to.
         """
-        raise NotImplementedError
+        config = where_it_was_tracked(config, uri)
+        tracker = open_tracker(config, about.directory, about.name, run_id)
+        tracker.log_params({"study": about.study, "config": about.config, "run_dir": str(about.directory.resolve())})
+        tags = {
+            "s2l.study": about.name,
+            "metric": about.metric,
+            "search": about.search,
+            "scheduler": about.scheduler,
+            "mlflow.source.name": "s2l-ray",
+            "mlflow.source.type": "JOB",
+            "mlflow.source.git.commit": git_commit(Path.cwd()),
+            "ray_job_id": ray_job_id(),
+            "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),
+        }
+        tracker.set_tags({key: value for key, value in tags.items() if value is not None})
+        return cls(config, about, tracker)
 
     @property
     def problem(self) -> str | None:
         """Why something is not delivered, in a line; None when everything is, or is on its way."""
-        raise NotImplementedError
+        return self._tracker.problem
 
-    def heard(self, event: str, outcome: TrialOutcome) -> None:
-        """A listener of `StudyObserver`: what has changed is logged."""
-        raise NotImplementedError
+    def show(self, outcomes: Sequence[TrialOutcome]) -> None:
+        """Take in how trials stand before anything happens, in a study that is resumed."""
+        self._outcomes |= {outcome.name: outcome for outcome in outcomes}
+
+    def heard(self, event: TrialEvent, outcome: TrialOutcome) -> None:
+        """A listener of `StudyObserver`: log the table when a trial ends or changes, and the best value so far."""
+        self._outcomes[outcome.name] = outcome
+        if event in ("ended", "exploited", "failed"):
+            self._log(list(self._outcomes.values()))
 
     def finish(
         self, status: TrackedStatus, outcomes: Sequence[TrialOutcome], facts: StudyFacts, files: Sequence[Path]
     ) -> str | None:
-        """Log the table, the best trial and files, and end the run; bounded. What MLflow did not take, in words."""
-        raise NotImplementedError
+        """Log the table, the best trial and files, and end the run; the wait for a server is bounded.
+
+        Args:
+            status: FINISHED: all trials are over; KILLED: the study was stopped; FAILED.
+            outcomes: of all of its trials.
+            facts: what it cost.
+            files: what was written, see `report.write_report`.
+
+        Returns:
+            What MLflow did not take, and what sends it; None if it has everything.
+        """
+        at = self._log(outcomes)
+        numbers = {f"bank/{key}": value for key, value in facts.bank.items()} | {"study/seconds": facts.seconds}
+        self._tracker.log_metrics({key: float(v) for key, v in numbers.items() if _is_number(v)}, at)
+        best = best_of(self._about, outcomes)
+        if best is not None:
+            self._log_best(best, at)
+        for path in files:
+            self._tracker.log_artifact(path, "figures" if path.suffix == ".png" else None)
+        said = []
+        try:
+            self._tracker.finish(status)
+            self._end_trials(outcomes)
+        except TrackingError as undelivered:
+            said.append(str(undelivered))
+        lacking = [outcome.directory for outcome in outcomes if _is_undelivered(Path(outcome.directory))]
+        if lacking:
+            said.append(f"MLflow lacks part of {len(lacking)} trials; s2l track sends it: {' '.join(lacking)}")
+        return "\n".join(said) or None
+
+    def _log(self, outcomes: Sequence[TrialOutcome]) -> int:
+        """Log how the trials stand; the step at which it was logged: how many trials are over."""
+        over = sum(outcome.is_over for outcome in outcomes)
+        self._tracker.log_text(json.dumps(table_of(self._about, outcomes)), TABLE)
+        best = best_of(self._about, outcomes)
+        if best is not None and best.metric is not None:
+            self._tracker.log_metrics({f"best/{self._about.metric}": best.metric}, over)
+        return over
+
+    def _log_best(self, best: TrialOutcome, at: int) -> None:
+        """The best trial's values: numbers as metrics, to compare studies by, and all of them as tags."""
+        numbers = {f"best/{key}": float(value) for key, value in best.values.items() if _is_number(value)}
+        if best.interval is not None:
+            metric = self._about.metric
+            numbers |= {f"best/{metric}_low": best.interval[0], f"best/{metric}_high": best.interval[1]}
+        self._tracker.log_metrics(numbers, at)
+        tags = {f"best/{key}": v if isinstance(v, str) else json.dumps(v) for key, v in best.values.items()}
+        self._tracker.set_tags(tags | {"best_trial": best.name, "best_trial_run": best.mlflow_run_id or ""})
+
+    def _end_trials(self, outcomes: Sequence[TrialOutcome]) -> None:
+        if self.run_id is None:
+            return
+        endings = {outcome.name: ENDINGS.get(outcome.status, "KILLED") for outcome in outcomes}
+        try:
+            end_nested(self._config, self._about.directory, self.run_id, endings)
+        except TrackingError:
+            raise
+        except Exception as error:  # a store raises the errors of its own libraries
+            raise TrackingError(
+                f"MLflow at {self.uri}: {why_not(error)}. It may show trials that were killed as running"
+            ) from None
+
+
+def table_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
+    """The trials, best first, as the table that `mlflow.load_table` reads."""
+    columns = ["trial", *about.keys, about.metric, "low", "high", "at_step", "steps_done", "status", "seconds"]
+    data = []
+    for outcome in ranked(about, outcomes):
+        low, high = outcome.interval or (None, None)
+        row: Sequence[Any] = (
+            *(outcome.name, *(outcome.values.get(key) for key in about.keys), outcome.metric, low, high),
+            *(outcome.metric_step, outcome.step, outcome.status, round(outcome.seconds, 1), outcome.mlflow_run_id),
+        )
+        data.append(list(row))
+    return {"columns": [*columns, "run_id"], "data": data}
+
+
+def _for_trials(config: TrackingConfig, about: StudyAbout) -> str | None:
+    """The tracking URI for trials, whose directories are elsewhere; one with a password stays in the environment."""
+    if not config.enabled:
+        return config.uri
+    uri, _ = locate(config.uri, about.directory.resolve().parent)
+    return uri if redact(uri) == uri else config.uri
+
+
+def _is_undelivered(directory: Path) -> bool:
+    """Whether a trial whose directory is on this machine has something that MLflow has not taken."""
+    file = directory / UNDELIVERED
+    return file.is_file() and bool(read_undelivered(file))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,15 +1,27 @@
-"""The results of a study: `tune.json`, `best.yaml`, the figure, and the final table."""
+"""The results of a study as files: `tune.json`, `best.yaml` and the figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from rich.console import RenderableType
+from typing import Any
 
 from s2l_ray.config import Config
+from s2l_ray.config.embedded import source_name
+from s2l_ray.config.loading import parse_config
+from s2l_ray.config.run import yaml_of
+from s2l_ray.evaluation.summary import describe_machine, versions
+from s2l_ray.machine.disk import write_whole
+from s2l_ray.redaction import redact
+from s2l_ray.results import finite
 from s2l_ray.tuning.about import StudyAbout
-from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.figure import draw_study
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
+from s2l_ray.tuning.wording import metric_label, metric_text
+
+FORMAT = 1
+"""Version of tune.json."""
 
 
 def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, base: Config) -> list[Path]:
@@ -20,7 +32,7 @@ def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: Stu
         outcomes: of all of its trials.
         facts: what it cost.
         base: the configuration that the study varies, with the study's fixed overrides and without what only the study
-            sets: placement of a slice, run directory, parent run, mode of the bank.
+            sets: placement of a slice, run directory, parent run, mode and path of the bank.
 
     Returns:
         The files that were written.
@@ -28,9 +40,82 @@ def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: Stu
     Raises:
         DiskError: they cannot be written.
     """
-    raise NotImplementedError
+    files = study_files(about.directory)
+    write_whole(files["table"], json.dumps(report(about, outcomes, facts), indent=2, allow_nan=False) + "\n")
+    written: list[Path] = [files["table"]]
+    best = best_of(about, outcomes)
+    if best is not None:
+        write_whole(files["best"], best_yaml(about, best, base))
+        written.append(files["best"])
+    if draw_study(about, outcomes, files["figure"]) is not None:
+        written.append(files["figure"])
+    return written
 
 
-def final_study_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts) -> RenderableType:
-    """The trials from best to worst, whether the best one's lead is more than chance, and where the files are."""
-    raise NotImplementedError
+def report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts) -> dict[str, Any]:
+    """The content of tune.json, as docs/reference/tune-json.md documents it."""
+    best = best_of(about, outcomes)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "name": about.name,
+        "config": about.config,
+        "study": _redacted(about.study),
+        "seed": about.seed,
+        "metric": about.metric,
+        "mode": about.mode,
+        "confidence": about.confidence if about.is_pass_at_k else None,
+        "keys": list(about.keys),
+        "search": about.search,
+        "scheduler": about.scheduler,
+        "rungs": list(about.rungs),
+        "at_once": about.at_once,
+        "directory": redact(about.place),
+        "seconds": facts.seconds,
+        "bank": dict(facts.bank),
+        "mlflow_run_id": facts.mlflow_run_id,
+        "mlflow_uri": redact(facts.mlflow_uri) if facts.mlflow_uri else None,
+        "best": None
+        if best is None
+        else {"name": best.name, "overlapping": [other.name for other in overlapping(best, outcomes)]},
+        "trials": [outcome.to_json() for outcome in ranked(about, outcomes)],
+        "versions": versions(),
+        "machine": describe_machine(),
+    }
+    checked: dict[str, Any] = finite(content)
+    return checked
+
+
+def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:
+    """The best trial's configuration as a file for `s2l train`: the base with the trial's values."""
+    values = base.model_dump(mode="json")
+    for key, value in best.values.items():
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    values |= {"name": f"{about.name}-best", "run_dir": None}
+    measured = f"{metric_label(about)} {metric_text(about, best.metric, best.interval)} after step {best.metric_step}"
+    lines = [f"# Trial {best.name} of the study {about.name}, its best by {about.metric}: {measured}."]
+    if best.exploits:
+        steps = ", ".join(str(exploit.step) for exploit in best.exploits)
+        lines.append(
+            f"# Population based training changed its values after step {steps}: these are the last ones. A run "
+            "that has them from its first step is another run."
+        )
+    return "\n".join(lines) + "\n" + yaml_of(_portable(parse_config(values).model_dump(mode="json")))
+
+
+def _portable(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with parts of the embedded family by name: another machine has them in another place."""
+    for section, keys in (("models", ("learner", "explorer")), ("data", ("train", "eval"))):
+        values[section] |= {key: source_name(values[section][key]) for key in keys if values[section][key]}
+    return values
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value

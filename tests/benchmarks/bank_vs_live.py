@@ -75,9 +75,11 @@ def _train(family: Family, folder: Path, mode: str) -> _Run:
     algo = S2LPO(load_config(QUICKSTART, settings))
     start_s = time.monotonic() - begin
     try:
-        done = _Run([algo.train() for _ in range(STEPS)], start_s)
+        for _ in range(STEPS):
+            algo.train()
     finally:
         algo.stop()
+    done = _Run([record.to_json() for record in algo.run.records], start_s)
     print(f"bank {mode}: start {start_s:.1f} s, step {done.step_s:.3f} s")
     return done
 

@@ -234,7 +234,8 @@ def ours(config: Config) -> Curve:
     wall, cpu, records = [], [], []
     try:
         for _ in range(config.schedule.steps):
-            records.append(algo.train())
+            algo.train()
+            records.append(algo.run.records[-1].to_json())
             wall.append(time.perf_counter())
             cpu.append(processor_time())
     finally:

@@ -156,9 +156,11 @@ def our_steps(config: Any) -> tuple[float, list[dict[str, float]]]:
     algo = S2LPO(config)
     start = time.perf_counter() - begin
     try:
-        records = [algo.train() for _ in range(OUR_STEPS)]
+        for _ in range(OUR_STEPS):
+            algo.train()
     finally:
         algo.stop()
+    records = [record.to_json() for record in algo.run.records]
     kept = records[WARM_UP:-1]
     return start, [record["parts"] | {"total": record["seconds"]["total"]} for record in kept]
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 import ray
 import yaml
+from ray.air.execution.resources.placement_group import PlacementGroupAcquiredResources
 from ray.cluster_utils import Cluster
-from ray.util.placement_group import placement_group_table
+from ray.tune import PlacementGroupFactory
+from ray.util.placement_group import placement_group_table, remove_placement_group
 
 from actors.node_meters import NodeMeters
 from s2l_ray.cluster import pre_stop
@@ -178,11 +180,8 @@ def test_live_inventory_is_what_ray_has(cluster):
 
 
 def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, tmp_path):
-    memory = [group.memory_gb for group in live_inventory().nodes]
-    rows = [
-        {"gpus": gpus, "gpu": "logical", "cpus": 4, "memory_gb": memory_gb}
-        for gpus, memory_gb in zip([4, 2, 2], memory, strict=True)
-    ]
+    there = sorted(live_inventory().nodes, key=lambda node: -node.gpus)
+    rows = [{"gpus": node.gpus, "gpu": "logical", "cpus": 4, "memory_gb": node.memory_gb} for node in there]
 
     def planned_for(*nodes: dict[str, object]) -> int:
         file = tmp_path / "inventory.yaml"
@@ -221,29 +220,33 @@ def test_the_hook_of_a_worker_pod_sees_actors_at_work_and_at_rest(cluster):
     assert pre_stop.wait_until_none(lambda: [pid for pid in pre_stop.actors() if pid == process], PATIENCE_S) == 0
 
 
-def test_the_group_of_a_dead_actor_does_not_stay(cluster):
-    """Ray keeps what an actor reserved until its job ends; a Tune trial that is killed must not block the next one."""
+def test_a_process_in_a_placement_group_has_its_bundles_there_and_leaves_the_group_to_whoever_made_it(cluster):
+    """As a trial of Tune's has, whose first, empty bundle is none of the group's."""
 
     @ray.remote(num_cpus=0)
     class Trial:
-        def hold(self) -> str:
-            self.reservation = reserve([PlannedBundle(0, (0, 1, 2, 3), {"GPU": 4})], PATIENCE_S)
-            return self.reservation.group.id.hex()
+        def hold(self, *bundles: PlannedBundle) -> list[tuple[int, str, tuple[str, ...]]]:
+            reservation = reserve(bundles, PATIENCE_S)
+            reservation.release()
+            return [(place.index, place.node, place.gpus) for place in reservation.places]
 
-        def let_go(self) -> None:
-            self.reservation.release()
-
-    trials = [Trial.remote()]
-    groups = [ray.get(trials[0].hold.remote(), timeout=PATIENCE_S)]
-    ray.kill(trials[0])
-    trials.append(Trial.remote())
-    groups.append(ray.get(trials[1].hold.remote(), timeout=PATIENCE_S))
-    states = [placement_group_table()[group]["state"] for group in groups]
-    assert states == ["REMOVED", "CREATED"]  # and that of the living one stays
-    reserve([PlannedBundle(0, (0, 1), {"GPU": 2})], PATIENCE_S).release()
-    assert placement_group_table()[groups[1]]["state"] == "CREATED"
-    ray.get(trials[1].let_go.remote(), timeout=PATIENCE_S)
-    ray.kill(trials[1])
+    planned = [PlannedBundle(0, (0, 1), {"GPU": 2, "CPU": 0.3333}), PlannedBundle(1, (), {"CPU": 2})]
+    request = PlacementGroupFactory([{}, *(bundle.resources for bundle in planned)])
+    group = request.to_placement_group()
+    ray.get(group.ready(), timeout=PATIENCE_S)
+    (trial,) = PlacementGroupAcquiredResources(request, group).annotate_remote_entities([Trial])
+    actor = trial.remote()
+    try:
+        found = ray.get(actor.hold.remote(*planned), timeout=PATIENCE_S)
+        nodes = placement_group_table(group)["bundles_to_node_id"]
+        assert [(index, node) for index, node, _ in found] == [(0, nodes[0]), (1, nodes[1])]
+        assert len(found[0][2]) == 2 and found[1][2] == ()
+        assert placement_group_table(group)["state"] == "CREATED"
+        with pytest.raises(PlacementError, match=r"group of 2 bundles \(2\.3333 CPU, 2 GPU\), .* 1 bundles \(1 CPU\)"):
+            ray.get(actor.hold.remote(PlannedBundle(0, (), {"CPU": 1})), timeout=PATIENCE_S)
+    finally:
+        ray.kill(actor)
+        remove_placement_group(group)
 
 
 def test_check_nodes_by_hand():

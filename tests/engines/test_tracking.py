@@ -446,8 +446,6 @@ def test_how_a_run_ended_is_its_status(store, how: str, error: BaseException | N
     run = client(store).get_run(tracking.tracker.run_id)
     tag = "pruned" if how == "pruned" else None
     assert (run.info.status, run.data.tags.get("s2l.trial_status")) == (status, tag)
-        "pruned" if how == "pruned" else None
-    )
 
 
 def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):

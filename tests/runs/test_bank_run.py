@@ -85,15 +85,15 @@ async def _all(engine: SamplingEngine, requests: list[ExplorerRequest]) -> list[
 
 
 def test_training_from_the_bank_has_the_same_groups_and_no_explorer_engine(explored: Config, run: Undisturbed) -> None:
-    live = {result["step"]: result for result in run.results}
+    live = {record["step"]: record for record in run.records}
     algo = S2LPO(explored)
     try:
         assert {slot.role for phase in algo.plan.layout.phases for slot in phase.slots} == {"trainer", "learner"}
         for step, banked in enumerate((32, 24, 16, 0, 0, 0), 1):
             result = algo.train()
-            assert result["pipeline"]["banked_rollouts"] == banked
-            assert result["digest"] == live[step]["digest"], f"step {step}"
-            assert result["engines"] == {"explorer": 0, "learner": 1}
+            assert result["pipeline/banked_rollouts"] == banked
+            assert (result["engines/explorer"], result["engines/learner"]) == (0, 1)
+            assert algo.run.records[-1].digest == live[step]["digest"], f"step {step}"
     finally:
         algo.stop()
 
@@ -125,8 +125,8 @@ def test_half_a_bank_is_read_and_the_other_half_recorded(
         results = [algo.train() for _ in range(config.schedule.steps)]
     finally:
         algo.stop()
-    assert [result["digest"] for result in results] == [result["digest"] for result in run.results]
-    assert [result["pipeline"]["banked_rollouts"] for result in results] == [32, 24, 0, 0, 0, 0]
+    assert [record.digest for record in algo.run.records] == [record["digest"] for record in run.records]
+    assert [result["pipeline/banked_rollouts"] for result in results] == [32, 24, 0, 0, 0, 0]
     reads = config.model_copy(update={"bank": config.bank.model_copy(update={"mode": "read"})})
     now = RolloutBank(prepare(reads, train), prompts)  # which refuses a bank that lacks something
     assert len(now) == len(whole)

@@ -31,10 +31,10 @@ class Notes(SilentReporter):
 
 
 def trained(algo: S2LPO) -> list[dict]:
-    results = [algo.train()]
-    while not results[-1]["done"]:
-        results.append(algo.train())
-    return results
+    """The records of all steps, as JSON values."""
+    while not algo.train()["done"]:
+        pass
+    return [record.to_json() for record in algo.run.records]
 
 
 def wait_for_gpus(count: int) -> None:
@@ -80,7 +80,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     assert [r["engines"]["explorer"] for r in results] == explorers
     assert [r["engines"]["learner"] for r in results] == learners
     for key in ("digest", "prompts", "explorer_per_group", "weight_version", "reward"):
-        assert [r[key] for r in results] == [r[key] for r in run.results], key
+        assert [r[key] for r in results] == [r[key] for r in run.records], key
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["evaluation"]["after"]["correct"] == run.summary["evaluation"]["after"]["correct"]
     moved = [(h["step"], h["engines_after"]) for h in summary["hand_overs"]]

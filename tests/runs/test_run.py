@@ -57,15 +57,15 @@ BF16 = 0.08
 
 def test_groups_follow_algorithm_1(run: Undisturbed):
     # G = 4, T_mix = 4: alpha = 1, 2/3, 1/3, 0, so G_w = 4, 3, 2, 0, 0, 0.
-    assert [r["explorer_per_group"] for r in run.results] == [4, 3, 2, 0, 0, 0]
-    for result in run.results:
+    assert [r["explorer_per_group"] for r in run.records] == [4, 3, 2, 0, 0, 0]
+    for result in run.records:
         counts = {source: stats["rollouts"] for source, stats in result["sources"].items()}
         assert counts == {"explorer": 8 * result["explorer_per_group"], "learner": 8 * result["learner_per_group"]}
         assert len(set(result["prompts"])) == 8
 
 
 def test_learner_rollouts_come_from_the_weights_of_the_step_before(run: Undisturbed):
-    assert [r["weight_version"] for r in run.results] == [0, 1, 2, 3, 4, 5]
+    assert [r["weight_version"] for r in run.records] == [0, 1, 2, 3, 4, 5]
     assert [r["training_iteration"] for r in run.results] == [1, 2, 3, 4, 5, 6]
 
 
@@ -76,12 +76,12 @@ def test_after_every_weight_sync_the_engine_has_the_trainers_weights(run: Undist
 
 
 def test_engine_and_trainer_logprobs_agree_every_step(run: Undisturbed):
-    gaps = [r["trainer"]["logprob_gap/learner"] for r in run.results if r["learner_per_group"]]
+    gaps = [r["trainer"]["logprob_gap/learner"] for r in run.records if r["learner_per_group"]]
     assert len(gaps) == 5 and max(gaps) < BF16 / 2
 
 
 def test_rewards_are_the_verifiers(run: Undisturbed):
-    for result in run.results:
+    for result in run.records:
         for stats in result["sources"].values():
             if stats["rollouts"]:
                 assert stats["reward"] == stats["verdicts"]["right"] / stats["rollouts"]
@@ -199,8 +199,8 @@ def test_killed_interrupted_and_moved_with_its_copy_in_s3_alone_it_is_the_same_r
 
     steps, numbers = steps_of(run_dir), list(range(1, saved + 5))
     assert [s["step"] for s in steps] == numbers
-    assert [s["prompts"] for s in steps[:6]] == [r["prompts"] for r in run.results]
-    assert [s["digest"] for s in steps[:6]] == [r["digest"] for r in run.results]  # the same rollouts, to the token
+    assert [s["prompts"] for s in steps[:6]] == [r["prompts"] for r in run.records]
+    assert [s["digest"] for s in steps[:6]] == [r["digest"] for r in run.records]  # the same rollouts, to the token
     spans = read_trace(run_dir / "trace.json")
     assert [span.step for span in spans if span.name == "step"] == numbers
 
@@ -296,9 +296,9 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
     # Ranks leave their process group and their broadcast groups before they are killed.
     assert [(tmp_path / f"closed-{rank}").read_text() for rank in (0, 1)] == ["False []"] * 2
     # Step 1 is all explorer: the same groups as with one of everything, to the token, and the same loss.
-    assert results[0]["digest"] == run.results[0]["digest"]
+    assert algo.run.records[0].digest == run.records[0]["digest"]
     for key in ("loss", "grad_norm"):
-        assert results[0]["trainer"][key] == pytest.approx(run.results[0]["trainer"][key], rel=0.05, abs=1e-3)
+        assert results[0][f"trainer/{key}"] == pytest.approx(run.records[0]["trainer"][key], rel=0.05, abs=1e-3)
     assert len(scores) == 2
     for score in scores:
         np.testing.assert_allclose(score, reference(tmp_path / "exported", text), atol=BF16)

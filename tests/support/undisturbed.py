@@ -28,6 +28,8 @@ class Undisturbed:
     config: Config
     results: list[dict[str, Any]] = field(default_factory=list)
     """Of `S2LPO.train`."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Of its steps, as JSON values."""
     gaps: list[tuple[float, float]] = field(default_factory=list)
     """After every weight sync: how far the engine is from transformers, and from itself before."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -44,6 +46,7 @@ def undisturbed_run(family: Family, folder: Path) -> Undisturbed:
         previous = None
         while not run.results or not run.results[-1]["done"]:
             run.results.append(algo.train())
+            run.records.append(algo.run.records[-1].to_json())
             # After every weight sync: the engine's log-probs of a fixed text against transformers on the trainer's
             # weights.
             algo.run.graph.trainer.export(str(folder / "exported"))

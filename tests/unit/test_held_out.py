@@ -6,6 +6,8 @@ import pytest
 
 from s2l_ray.config import parse_config
 from s2l_ray.evaluation.held_out import Evaluations, measure
+from s2l_ray.kinds import Source
+from s2l_ray.results import EvaluationRecord
 from s2l_ray.rollouts.records import RolloutSummary
 
 CONFIG = parse_config(
@@ -44,3 +46,14 @@ def test_a_checkpoint_keeps_what_was_evaluated():
     later = measure(CONFIG, ["a", "b", "c"], rows(), step=7, source="learner", weight_version=7, seconds=2.0)
     for found in (Evaluations(), Evaluations(before=record, during=[later]), Evaluations(record, record, later)):
         assert Evaluations.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_the_newest_evaluation_is_the_learners_of_the_latest_step():
+    def at(step: int, source: Source = "learner") -> EvaluationRecord:
+        return measure(CONFIG, ["a", "b", "c"], rows(), step=step, source=source, weight_version=step, seconds=1.0)
+
+    assert Evaluations().newest is None and Evaluations(explorer=at(9, "explorer")).newest is None
+    assert Evaluations(before=at(0)).newest == at(0)
+    assert Evaluations(before=at(0), during=[at(2), at(4)]).newest == at(4)
+    # A run that got to its end at step 4 and goes on to more of them: what was the last is one in between.
+    assert Evaluations(before=at(0), during=[at(2), at(6)], after=at(4)).newest == at(6)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray._private import node, ray_constants, services, state, utils, worker
+from ray._private import node, ray_constants, services, utils, worker
 
 from s2l_ray import ray_bridge
 
@@ -138,7 +138,6 @@ def test_logs_are_below_the_newest_session() -> None:
 def test_what_a_worker_knows_of_its_process_and_job() -> None:
     assert callable(worker.global_worker.get_err_file_path)
     assert "py_driver_sys_path" in inspect.getsource(worker)
-    assert len(parameters(state.actors)) >= 1
 
 
 def test_what_a_trial_knows_of_its_storage() -> None:

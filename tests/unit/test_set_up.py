@@ -14,6 +14,7 @@ from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
+from s2l_ray.run import planning
 from s2l_ray.run import set_up as setting_up
 from s2l_ray.run.description import describe, git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
@@ -61,10 +62,10 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(setting_up, "load_inputs", lambda config: inputs)
     monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
     monkeypatch.setattr(setting_up, "end_private_ray", lambda: done.append("Ray"))
-    monkeypatch.setattr(setting_up, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
+    monkeypatch.setattr(planning, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
-    monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
+    monkeypatch.setattr(planning, "make_plan", lambda config, inventory, dtype: plan)
     monkeypatch.setattr(setting_up, "plan_json", lambda plan, models: "{}")
     monkeypatch.setattr(setting_up, "ActorGraph", Graph)
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Recorded())
@@ -132,10 +133,10 @@ def test_a_run_that_got_to_its_end_is_finished_whatever_stops_it_then(config: Co
 
 def test_what_was_set_up_before_an_error_is_undone(config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch):
     plan = SimpleNamespace(layout=None, problems=("too large",))
-    monkeypatch.setattr(setting_up, "make_plan", lambda config, inventory, dtype: plan)
+    monkeypatch.setattr(planning, "make_plan", lambda config, inventory, dtype: plan)
     with pytest.raises(PlacementError, match="no placement: too large"), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
-    assert undone == ["MLflow FAILED", "lock", "Ray"]
+    assert undone == ["lock", "Ray"] and not (config.run_path / "config.yaml").exists()
     RunDirectory.acquire(config).close()  # nobody holds it
 
 

@@ -1,0 +1,84 @@
+"""Values, measurements and events of trials as short texts, for tables and lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s2l_ray.display.text import percent
+from s2l_ray.kinds import TrialEvent, TrialStatus
+from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.outcomes import TrialOutcome
+
+STATUS_STYLES: dict[TrialStatus, str] = {
+    "waiting": "dim",
+    "running": "bold",
+    "paused": "",
+    "finished": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "stopped": "dim",
+}
+"""Status -> its style on the terminal."""
+
+
+def short_name(about: StudyAbout, name: str) -> str:
+    """The name of a trial without that of its study, which is above the table: NAME_00003 is 00003."""
+    return name.removeprefix(f"{about.name}_") or name
+
+
+def metric_label(about: StudyAbout) -> str:
+    """The metric as a column is headed: "pass@1 %" for eval/learner/pass_at_1, else the last part of its name."""
+    last = about.metric.rpartition("/")[2]
+    return f"pass@{last.removeprefix('pass_at_')} %" if about.is_pass_at_k else last
+
+
+def value_text(value: Any) -> str:
+    """A value of a key: numbers with as many digits as are useful."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, float):
+        small = 0 < abs(value) < 1e-3
+        return re.sub(r"\.?0*e([+-])0", r"e\1", f"{value:.2e}") if small else f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(value_text, value))
+    return str(value)
+
+
+def metric_text(about: StudyAbout, value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A value of the metric: in percent where it is pass@k, with its interval if that is given."""
+    if value is None:
+        return ""
+    if not about.is_pass_at_k:
+        return f"{value:.4g}"
+    return percent(value, interval) if interval else f"{100 * value:.1f}"
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Values by key, in a line."""
+    return " ".join(f"{key}={value_text(value)}" for key, value in values.items())
+
+
+def event_text(about: StudyAbout, event: TrialEvent, outcome: TrialOutcome) -> str:
+    """An event as a line, without the trial's name."""
+    at = f"step {outcome.step}/{outcome.steps}"
+    measured = (
+        f"{metric_label(about)} {metric_text(about, outcome.metric, outcome.interval)} (step {outcome.metric_step})"
+        if outcome.metric is not None
+        else ""
+    )
+    if event == "started":
+        return f"starts: {values_text(outcome.values)}" if not outcome.step else f"goes on after {at}"
+    if event == "paused":
+        return f"paused after {at}"
+    if event == "exploited":
+        exploit = outcome.exploits[-1]
+        changes = ", ".join(f"{k} {value_text(a)} -> {value_text(b)}" for k, (a, b) in exploit.changed.items())
+        return f"takes over {exploit.donor} after step {exploit.step}: {changes or 'no value changed'}"
+    if event == "failed":
+        return f"failed after {at}, is tried again (failure {outcome.failures}): {outcome.error}"
+    if event == "ended" and outcome.status == "failed":
+        return f"failed after {at}: {outcome.error}"
+    said = {"finished": "finished", "pruned": f"pruned after {at}", "stopped": f"stopped after {at}"}
+    return "  ".join(filter(None, [said[outcome.status] if event == "ended" else at, measured]))
