@@ -43,6 +43,12 @@ class Bank:
         """Open the recording."""
         self._opened = RolloutBank(self._settings, self._prompts)
 
+    def reopen(self, settings: BankSettings) -> None:
+        """Write what is still held, and open the recording of another run, with what others have added to it."""
+        self.close()
+        self._settings = settings
+        self.ready()
+
     @property
     def _bank(self) -> RolloutBank:
         if self._opened is None:

@@ -68,6 +68,10 @@ class EngineActor:
         """See `SamplingEngine.wake`."""
         await self._engine.wake(memory)
 
+    async def renew(self) -> None:
+        """See `SamplingEngine.renew`."""
+        await self._engine.renew()
+
     async def close(self) -> None:
         """Stop the engine, if it started."""
         await self._closing.aclose()

@@ -5,26 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
 
 from actors.batch import StepBatch
+from actors.blueprint import Blueprint, RunNeeds
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
 from actors.node_files import check_node_files
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
-from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
 from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
-from s2l_ray.placement.plan import Layout
 from s2l_ray.placement.ray_binding import reserve
-from s2l_ray.reporter import Reporter
-from s2l_ray.rollouts.records import Prompt, RolloutSummary
+from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
 T = TypeVar("T")
@@ -37,41 +36,30 @@ ANSWER_S = 60.0
 class ActorGraph:
     """Explorer engines, learner engines, verifier pool, scheduler and trainer ranks, exchanging object refs.
 
-    `start` it once, and `close` it also where that failed.
+    `start` it once, and `close` it also where that failed. Between the two it can serve several runs, one after the
+    other: `rest` after one, and `reconfigure` for the next if nothing keeps it from that (`differences`).
 
     Args:
-        config: of the run.
-        layout: the actors' slots in every phase.
-        train, held_out: rendered prompts, by id, distinct between the two.
-        reporter: receives what is being started, the progress of long waits, and engines that were lost.
-        stragglers: prompts that steps leave out, as far as they are known beforehand, by step.
-        bank: the recording of explorer rollouts, or None.
+        needs: of the run.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        layout: Layout,
-        train: list[Prompt],
-        held_out: list[Prompt],
-        reporter: Reporter,
-        stragglers: dict[int, list[str]],
-        bank: BankSettings | None,
-    ) -> None:
-        self._config = config
-        self._stragglers = stragglers
-        self._bank = bank
-        self._collecting: dict[int, ray.ObjectRef] = {}
-        self._layout = layout
-        self._reporter = reporter
+    def __init__(self, needs: RunNeeds) -> None:
         self._engines: dict[Key, PlacedEngine] = {}
         self._arriving: dict[Key, PlacedEngine] = {}
         self._lost: set[Key] = set()
+        self._scheduler: Any = None
+        self._bank: Any = None
+        self._contents: dict[str, str] = {}
+        self._started = ExitStack()
+        self._serve(needs)
+
+    def _serve(self, needs: RunNeeds) -> None:
+        self._needs = needs
+        self._config, self._layout, self._reporter = needs.config, needs.layout, needs.reporter
+        self._contents |= needs.contents
+        self._collecting: dict[int, ray.ObjectRef] = {}
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
-        self._train = [prompt.id for prompt in train]
-        self._prompts = {prompt.id: prompt for prompt in [*train, *held_out]}
-        self._started = ExitStack()
 
     def start(self, first_step: int) -> None:
         """Reserve resources and start every actor.
@@ -82,27 +70,85 @@ class ActorGraph:
         Raises:
             PlacementError: the cluster cannot hold the layout, or an actor does not start in time.
         """
-        cluster, phase = self._config.cluster, self._reporter.phase
+        config, phase = self._config, self._reporter.phase
         phase("reserving resources")
-        may_grow = self._config.placement.inventory is not None
-        reservation = reserve(self._layout.bundles, cluster.start_timeout_s, phase, may_grow)
-        self._launcher = launcher = ActorLauncher(self._config, self._layout, reservation, self._prompts)
+        may_grow = config.placement.inventory is not None
+        self._reservation = reserve(self._layout.bundles, config.cluster.start_timeout_s, phase, may_grow)
+        self._launcher = launcher = ActorLauncher(config, self._layout, self._reservation, self._needs.prompts)
         self._started.callback(launcher.close)
-        check_node_files(self._config, self._layout, reservation, self._config.run_path)
+        check_node_files(config, self._layout, self._reservation, config.run_path)
         phase("starting engines, verifiers and trainer")
         slots = self._layout.phase_at(first_step)
         ranks = [launcher.launch_rank(slot, len(slots.trainers)) for slot in slots.trainers]
         self._engines = {(slot.role, slot.index): launcher.launch_engine(slot) for slot in slots.engines}
-        verifiers = launcher.launch_verifiers()
-        bank = launcher.launch_bank(self._bank) if self._bank else None
-        self.trainer = TrainerGroup(ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s)
-        self.trainer.begin_build()
-        engines = list(self._engines.values())
-        launcher.wait_ready(engines, verifiers, bank, self._reporter.progress)
+        self._verifiers = launcher.launch_verifiers()
+        self._bank = launcher.launch_bank(self._needs.bank) if self._needs.bank else None
+        self.trainer = TrainerGroup(ranks, config.cluster.step_timeout_s, config.cluster.weight_sync_timeout_s)
+        self.trainer.begin_build(config)
+        launcher.wait_ready(list(self._engines.values()), self._verifiers, self._bank, self._reporter.progress)
         self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = launcher.launch_scheduler(self._train, engines, verifiers, len(ranks), self._stragglers, bank)
+        self._start_scheduler()
+
+    def _start_scheduler(self) -> None:
+        self._scheduler = self._launcher.launch_scheduler(
+            self._needs, list(self._engines.values()), self._verifiers, len(self.trainer.ranks), self._bank
+        )
+
+    # ---- from one run to the next -----------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """A run is over: cancel its requests. The actors stay, with nothing to do.
+
+        Raises:
+            ActorLostError: the scheduler is gone.
+        """
+        self._collecting.clear()
+        self._call(self._scheduler.close.remote(), "cancelling requests")
+
+    def differences(self, needs: RunNeeds, first_step: int) -> list[str]:
+        """What keeps the actors that are there from serving another run, from `first_step` on; empty: nothing."""
+        lost = [f"{role} engine {index} was lost" for role, index in sorted(self._lost)]
+        engines = {engine.slot: engine.settings for engine in self._engines.values()}
+        there = replace(Blueprint.of(self._needs, []), engines=engines, contents=self._contents)
+        return lost + there.differences(Blueprint.of(needs, needs.layout.phase_at(first_step).engines))
+
+    def reconfigure(self, needs: RunNeeds) -> None:
+        """Serve another run, to which there are no `differences`, after `rest`, as actors that have just started do.
+
+        Engines that start meanwhile are given up. The learner's engines hold no weights until a weight sync.
+
+        Raises:
+            ConfigError: the trainer cannot compute what the run asks for.
+            PlacementError: a node does not see the run directory.
+            ActorLostError: an actor is gone.
+        """
+        self._serve(needs)
+        self._reporter.phase("reconfiguring engines, verifiers and trainer")
+        self._launcher.serve(self._config, self._layout)
+        for key in list(self._arriving):
+            self._launcher.stop(self._arriving.pop(key).actor)
+        check_node_files(self._config, self._layout, self._reservation, self._config.run_path)
+        fall_asleep(*self._sleepers())
+        self.trainer.begin_rebuild(self._config)
+        holders = [engine.actor for engine in self._engines.values()] + self._verifiers
+        renewing = [holder.renew.remote() for holder in holders]
+        self._reopen_bank(needs.bank)
+        self._launcher.stop(self._scheduler)
+        self._start_scheduler()
+        self._call(renewing, "renewing engines and verifiers")
+        self.trainer.finish_rebuild()
+
+    def _reopen_bank(self, settings: BankSettings | None) -> None:
+        if self._bank is not None and settings is not None:
+            self._call(self._bank.reopen.remote(settings), "opening the bank")
+        elif self._bank is not None:
+            self._launcher.stop(self._bank)
+            self._bank = None
+        elif settings is not None:
+            self._bank = self._launcher.launch_bank(settings)
+            self._launcher.wait_ready([], [], self._bank)
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
 
@@ -216,7 +262,7 @@ class ActorGraph:
         engine = self._engines.pop(key, None)
         if engine is not None:
             self._call(self._scheduler.retire.remote(*key), f"retiring {engine.name}")
-        self._launcher.stop(engine or self._arriving.pop(key))
+        self._launcher.stop((engine or self._arriving.pop(key)).actor)
 
     def _wait_for_arrivals(self) -> list[Key]:
         """The starting engines that are ready, after the wait that placement.hand_over_wait_s allows."""
@@ -259,7 +305,7 @@ class ActorGraph:
         engine = engine or self._arriving.pop(key)
         self._lost.add(key)
         self._reporter.note(f"continuing without {engine.name}: {why}")
-        self._launcher.stop(engine)
+        self._launcher.stop(engine.actor)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
@@ -273,7 +319,7 @@ class ActorGraph:
         def of(source: Source) -> Call:
             def call(method: str, *args: Any) -> None:
                 # Looked up at every call: the weight sync may have lost one.
-                engines = [engine for engine in self._of(source) if self._launcher.sleeps(engine.slot)]
+                engines = [engine for engine in self._of(source) if engine.settings.sleep]
                 calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
                 self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())
 

@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from actors.bank import Bank, bank_options
+from actors.blueprint import RankProcess, RunNeeds, engine_settings
 from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
@@ -45,6 +45,7 @@ class PlacedEngine:
     """An engine actor on its slot."""
 
     slot: EngineSlot
+    settings: EngineSettings
     actor: Any
     ready: ray.ObjectRef
     deadline: float
@@ -78,8 +79,7 @@ class ActorLauncher:
     """
 
     def __init__(self, config: Config, layout: Layout, reservation: Reservation, prompts: dict[str, Prompt]) -> None:
-        self._config = config
-        self._layout = layout
+        self.serve(config, layout)
         self._reservation = reservation
         self._prompts = ray.put(prompts)
         self._actors: list[Any] = []
@@ -88,53 +88,29 @@ class ActorLauncher:
         self._ranks: list[Any] = []
         self._closed = False
 
-    def sleeps(self, slot: EngineSlot) -> bool:
-        """Whether an engine sleeps while the trainer works."""
-        return self._layout.sleep and self._layout.shares_gpus_with_trainer(slot)
+    def serve(self, config: Config, layout: Layout) -> None:
+        """Launch what another run needs from here on, on the same bundles and with the same prompts."""
+        self._config, self._layout = config, layout
 
     def launch_rank(self, slot: TrainerSlot, ranks: int) -> Any:
         """Start one of `ranks` trainer ranks."""
-        trainer = self._config.trainer
+        process = RankProcess.of(self._config, slot.index, ranks)
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
-        env = {"OMP_NUM_THREADS": str(trainer.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
-        options = self._reservation.options(slot, trainer.cpus, env)
-        rank = self._spawn(TrainerRank, options, self._config, slot.index, ranks)
+        env = {"OMP_NUM_THREADS": str(process.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
+        rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
         self._ranks.append(rank)
         return rank
 
     def launch_engine(self, slot: EngineSlot) -> PlacedEngine:
         """Begin to start an engine; `PlacedEngine.ready` is done once it answers."""
-        settings = self._engine_settings(slot)
+        settings = engine_settings(self._config, self._layout, slot)
         options = self._reservation.options(
             slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
         )
         kind = {"explorer": Explorer, "learner": Learner}[slot.role]
         actor = self._spawn_holder(kind, options, settings, self._prompts)
         deadline = time.monotonic() + self._config.cluster.start_timeout_s
-        return PlacedEngine(slot, actor, self._ready[actor], deadline)
-
-    def _engine_settings(self, slot: EngineSlot) -> EngineSettings:
-        config, source = self._config, slot.role
-        return EngineSettings(
-            model=getattr(config.models, source),
-            model_name=Path(getattr(config.models, source)).name,
-            source=source,
-            engine=getattr(config.engines, source),
-            sampling={"train": getattr(config.rollout, source), "eval": config.evaluation.sampling},
-            max_tokens=config.rollout.max_tokens,
-            max_model_len=config.max_model_len(source),
-            dtype=config.models.compute_dtype,
-            trust_remote_code=config.models.trust_remote_code,
-            weight_transfer=slot.transfer,
-            load_weights=source == "explorer",
-            tensor_parallel=slot.tensor_parallel,
-            kv_cache_bytes=slot.kv_cache_bytes,
-            sleep=self.sleeps(slot),
-            weight_sync_mode=config.rollout.weight_sync_mode,
-            max_staleness=config.rollout.max_staleness,
-            weight_sync_timeout_s=config.cluster.weight_sync_timeout_s,
-            own_process=True,
-        )
+        return PlacedEngine(slot, settings, actor, self._ready[actor], deadline)
 
     def launch_verifiers(self) -> list[Any]:
         """Begin to start the pool of verifiers."""
@@ -147,21 +123,9 @@ class ActorLauncher:
         return self._spawn_holder(Bank, bank_options(settings), settings, self._prompts)
 
     def launch_scheduler(
-        self,
-        train: Sequence[str],
-        engines: Sequence[PlacedEngine],
-        verifiers: list[Any],
-        ranks: int,
-        stragglers: dict[int, list[str]],
-        bank: Any | None,
+        self, needs: RunNeeds, engines: Sequence[PlacedEngine], verifiers: list[Any], ranks: int, bank: Any | None
     ) -> Any:
-        """Start the scheduler over engines and verifiers that are ready.
-
-        Args:
-            train: prompt ids in file order.
-            stragglers: prompts that steps are known to leave out, see `PipelineLimits`.
-            bank: actor, or None.
-        """
+        """Start the scheduler of a run over engines, verifiers and bank (None: there is none) that are ready."""
         config = self._config
         pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
         for engine in engines:
@@ -169,9 +133,9 @@ class ActorLauncher:
         return self._spawn(
             Scheduler,
             {},
-            step_planner(config, train),
+            step_planner(config, [prompt.id for prompt in needs.train]),
             steps=config.schedule.steps,
-            pipeline=self._pipeline(engines, stragglers),
+            pipeline=self._pipeline(engines, needs.stragglers),
             refill_rounds=config.rollout.refill_rounds,
             ranks=ranks,
             mini_batch_prompts=config.objective.mini_batch_prompts or config.rollout.prompts_per_step,
@@ -185,7 +149,7 @@ class ActorLauncher:
 
     def _pipeline(self, engines: Sequence[PlacedEngine], stragglers: dict[int, list[str]]) -> PipelineLimits:
         rollout, samplers = self._config.rollout, self._config.engines
-        explorers_sleep = any(self.sleeps(engine.slot) for engine in engines if engine.slot.role == "explorer")
+        explorers_sleep = any(engine.settings.sleep for engine in engines if engine.slot.role == "explorer")
         return PipelineLimits(
             prefetch_steps=0 if explorers_sleep else rollout.prefetch_steps,
             prefetch_bytes=int(rollout.prefetch_gb * 2**30),
@@ -229,12 +193,13 @@ class ActorLauncher:
             names = sorted(starting[ref] for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
 
-    def stop(self, engine: PlacedEngine) -> None:
-        """Stop one engine and free its devices."""
-        _finish(self._begin_close([engine.actor]), CLOSE_S)
-        ray.kill(engine.actor)
-        self._actors.remove(engine.actor)
-        del self._ready[engine.actor]
+    def stop(self, actor: Any) -> None:
+        """Stop one actor and free its devices."""
+        if actor in self._ready:
+            _finish(self._begin_close([actor]), CLOSE_S)
+            del self._ready[actor]
+        ray.kill(actor)
+        self._actors.remove(actor)
 
     def close(self) -> None:
         """Stop every actor and give the resources back. Does nothing when called again."""

@@ -162,6 +162,14 @@ class Scheduler:
         for step, compared in observed.items():
             self._planner.schedule.observe(step, *compared)
 
+    async def close(self) -> None:
+        """Cancel every request, also inside the engines. Nothing is asked of this scheduler afterwards."""
+        batches = [*self._batches.values(), *self._awaited]
+        for batch in batches:
+            batch.cancel()
+        tasks = [task for batch in batches for task in batch.tasks.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def evaluate(self, prompt_ids: list[str], source: Source, samples: int) -> list[RolloutSummary]:
         """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
         batch = RequestBatch()

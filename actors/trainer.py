@@ -11,6 +11,7 @@ import ray
 import transformers
 
 from actors.batch import GroupRefs, StepBatch
+from actors.blueprint import RankProcess
 from actors.calls import fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
@@ -31,13 +32,14 @@ class TrainerRank:
     """Fetches its share of a step's groups by reference, updates, and sends weights.
 
     Args:
-        rank: of `ranks`.
+        process: what stays the same in all runs that this actor serves.
     """
 
-    def __init__(self, config: Config, rank: int, ranks: int) -> None:
-        self._config = config
-        self._rank = rank
-        self._ranks = ranks
+    _config: Config
+
+    def __init__(self, process: RankProcess) -> None:
+        self._process = process
+        self._rank = process.rank
         self._host = ray.util.get_node_ip_address()
         # Else gloo takes the address that the host's name has, which on Debian is 127.0.1.1: no other node reaches it.
         if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(self._host)):
@@ -54,25 +56,32 @@ class TrainerRank:
         self._listener = listen(self._host)
         return self._host, self._listener.getsockname()[1]
 
-    def build(self, address: tuple[str, int]) -> list[WeightSpec]:
-        """Join the other ranks and load the model. Returns what a weight sync carries."""
-        config = self._config
+    def build(self, config: Config, address: tuple[str, int]) -> list[WeightSpec]:
+        """Join the other ranks and load the model. Returns what a weight sync carries.
+
+        Args:
+            config: of the run.
+            address: where the ranks meet.
+        """
+        self._config = config
+        process = self._process
         self._built = PolicyTrainer(
             str(model_directory("models.learner", config.models.learner)),
-            trainer=config.trainer,
-            objective=config.objective,
             dtype=config.models.compute_dtype,
-            temperature=config.rollout.learner.temperature,
-            total_steps=config.optimizer_steps,
-            max_tokens=config.rollout.max_tokens,
-            rank=self._rank,
-            world_size=self._ranks,
-            store=open_store(*address, config.cluster.step_timeout_s, self._listener),
-            timeout_s=config.cluster.step_timeout_s,
+            rank=process.rank,
+            world_size=process.ranks,
+            store=open_store(*address, process.step_timeout_s, self._listener),
+            timeout_s=process.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,
-            seed=config.seed,
+            **_training(config),
         )
         self._specs = [WeightSpec(*row) for row in self._built.weight_specs()]
+        return self._specs
+
+    def rebuild(self, config: Config) -> list[WeightSpec]:
+        """Serve another run of the same model from here on, as after `build`. The ranks stay joined."""
+        self._config = config
+        self._trainer.rebuild(**_training(config))
         return self._specs
 
     @property
@@ -103,7 +112,7 @@ class TrainerRank:
         return Span(f"trainer {self._rank}", name, step, start, end)
 
     def _fetch(self, group: GroupRefs) -> RolloutGroup:
-        parts = ray.get(group.parts, timeout=self._config.cluster.step_timeout_s)
+        parts = ray.get(group.parts, timeout=self._process.step_timeout_s)
         return RolloutGroup.merge(parts, self._config.rollout.group_size)
 
     def listen_for_receivers(self, transfer: Transfer) -> tuple[str, int]:
@@ -134,7 +143,7 @@ class TrainerRank:
 
     def _sender(self, transfer: Transfer) -> GroupSender:
         if transfer not in self._senders:
-            timeout_s = self._config.cluster.weight_sync_timeout_s
+            timeout_s = self._process.weight_sync_timeout_s
             self._senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs, self._rank, self._host, timeout_s)
         return self._senders[transfer]
 
@@ -158,6 +167,18 @@ class TrainerRank:
             self._built.close()
 
 
+def _training(config: Config) -> dict[str, Any]:
+    """What `PolicyTrainer` and its `rebuild` take from a run's configuration."""
+    return {
+        "trainer": config.trainer,
+        "objective": config.objective,
+        "temperature": config.rollout.learner.temperature,
+        "total_steps": config.optimizer_steps,
+        "max_tokens": config.rollout.max_tokens,
+        "seed": config.seed,
+    }
+
+
 class TrainerGroup:
     """The driver's handle: every method runs on all ranks, since each may hold collectives.
 
@@ -171,20 +192,28 @@ class TrainerGroup:
         self._timeout_s = timeout_s
         self._weight_sync_timeout_s = weight_sync_timeout_s
 
-    def build(self) -> None:
+    def build(self, config: Config) -> None:
         """Join the ranks and load the model."""
-        self.begin_build()
+        self.begin_build(config)
         self.finish_build()
 
-    def begin_build(self) -> None:
+    def begin_build(self, config: Config) -> None:
         """Let the ranks join and load the model, without waiting: engines start at the same time."""
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
-        self._building = [rank.build.remote(address) for rank in self.ranks]
+        self._building = [rank.build.remote(config, address) for rank in self.ranks]
 
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
         self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s, self._timeout_s)
+
+    def begin_rebuild(self, config: Config) -> None:
+        """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
+        self._building = [rank.rebuild.remote(config) for rank in self.ranks]
+
+    def finish_rebuild(self) -> None:
+        """Wait for what `begin_rebuild` began."""
+        self._get(self._building, "building the trainer")
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """Metrics of the update, and when every rank did what."""

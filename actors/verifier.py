@@ -18,13 +18,18 @@ class Verifier:
     """Every answer is checked under a time limit that is enforced from outside the checking process."""
 
     def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt]) -> None:
+        self._kind = kind
         self._process = VerifierProcess(kind, timeout_s)
-        self._probation = Probation(kind)
         self._prompts = prompts
+        self.renew()
 
     def ready(self) -> None:
         """Returns once the checking process can check; raises what keeps it from starting."""
         self._process.start()
+
+    def renew(self) -> None:
+        """Watch for another run, from its first answer on, whether the verifier works at all."""
+        self._probation = Probation(self._kind)
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
     def verify(self, rollouts: RolloutSet) -> tuple[RolloutSet, SetReport]:

@@ -24,6 +24,7 @@ from s2l_ray.errors import S2LError
 from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.trials.resources import trial_resources
 from s2l_ray.trials.results import trial_result
@@ -65,14 +66,42 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
     def setup(self, config: dict[str, Any]) -> None:
         """Set the run up, with a name and a directory of its own if it is a trial of Tune's."""
         try:
-            if self._storage:
-                os.chdir(launch_directory())
-            settings = parse_config(config)
-            if self._storage:
-                settings = as_trial(settings, self._storage, self.trial_name)
-            self.run = self._resources.enter_context(TrainingRun(settings, self._reporter))
+            self._begin(self._settings_of(config))
         except S2LError as error:
             raise self._said(error) from None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the run and begin another one, of this trial or of one that Tune gives this actor to.
+
+        Engines, verifiers and trainer ranks stay where the other run would start the same ones; what was trained does
+        not. `restore` comes next, or the first step. Always true: where it fails, nothing is left running.
+
+        Raises:
+            S2LError: as for a new S2LPO. If the configuration is not valid, the run goes on.
+        """
+        try:
+            settings = self._settings_of(new_config)
+            actors = self.run.hand_over()
+            self._resources = ExitStack()
+            self._begin(settings, actors)
+        except S2LError as error:
+            raise self._said(error) from None
+        return True
+
+    def reset(self, new_config: dict[str, Any], storage: Any = None) -> bool:
+        """See `Trainable.reset`, which calls `reset_config`. A run that resumes in its directory counts on."""
+        done = bool(super().reset(new_config, storage))
+        self._iteration = self.run.steps_done
+        return done
+
+    def _settings_of(self, config: dict[str, Any]) -> Config:
+        if self._storage:
+            os.chdir(launch_directory())
+        settings = parse_config(config)
+        return as_trial(settings, self._storage, self.trial_name) if self._storage else settings
+
+    def _begin(self, settings: Config, actors: RunActors | None = None) -> None:
+        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter, actors))
         self._iteration = self.run.steps_done
 
     def step(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from s2l_ray.config import SamplingConfig
 
 MEMORY: tuple[EngineMemory, ...] = ("weights", "kv_cache")
+SETTLED_S = 0.01
+"""Seconds between two looks at whether requests are left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,14 @@ class SamplingEngine:
         if memory in self._asleep:
             await self._vllm.wake(memory)
             self._asleep.remove(memory)
+
+    async def renew(self) -> None:
+        """Be as an engine that has just started is, for another run, once all requests of the old one are done.
+
+        They were cancelled, or the caller bounds the wait.
+        """
+        while self._vllm.unfinished_requests:
+            await asyncio.sleep(SETTLED_S)
 
     async def close(self) -> None:
         """Stop the engine and its processes. Call it in the loop that used the engine."""

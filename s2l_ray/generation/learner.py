@@ -146,6 +146,19 @@ class LearnerEngine(SamplingEngine):
         await super().sleep()
         self.version = self._stop = None
 
+    async def renew(self) -> None:
+        """As `SamplingEngine.renew`; the weights are invalid afterwards, so that no version of the old run is used.
+
+        The next weight sync drops the caches of the old weights, as every weight sync does.
+
+        Raises:
+            EngineError: the engine stands still since a weight sync that failed.
+        """
+        if self._stop is not None:
+            raise EngineError("the engine stands still since a weight sync that failed")
+        self.version = None
+        await super().renew()
+
     async def sample(self, request: SampleRequest) -> RolloutSet:
         """As `SamplingEngine.sample`.
 

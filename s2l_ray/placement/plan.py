@@ -123,6 +123,10 @@ class Layout:
             for trainer in self.phases[0].trainers
         )
 
+    def sleeps(self, slot: EngineSlot) -> bool:
+        """Whether an engine sleeps while the trainer works."""
+        return self.sleep and self.shares_gpus_with_trainer(slot)
+
 
 @dataclass(frozen=True)
 class DeviceLoad:

@@ -84,7 +84,9 @@ class RunLock:
         self._beating.start()
 
     @classmethod
-    def acquire(cls, path: Path, timeout_s: float, on_wait: Callable[[str], None]) -> RunLock:
+    def acquire(
+        cls, path: Path, timeout_s: float, on_wait: Callable[[str], None], holder_ends: bool = False
+    ) -> RunLock:
         """Lock a file, which is made if it is not there.
 
         A holder that shows signs of life is an error. One that does not is waited for: it may be dead.
@@ -93,12 +95,13 @@ class RunLock:
             path: of the file.
             timeout_s: bound on that wait.
             on_wait: told at once and then every 30 s who is waited for.
+            holder_ends: whoever holds it is ending, and is waited for as well.
 
         Raises:
             ConfigError: another process holds the lock; the message says which, since when, and what to do.
             DiskError: the file cannot be written.
         """
-        waiting = _Waiting(path, timeout_s, on_wait)
+        waiting = _Waiting(path, timeout_s, on_wait, holder_ends)
         while True:
             with writing(path):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -147,8 +150,8 @@ class RunLock:
 class _Waiting:
     """One attempt to get a lock, over several looks at its file."""
 
-    def __init__(self, path: Path, timeout_s: float, on_wait: Callable[[str], None]) -> None:
-        self._path, self._timeout_s, self._on_wait = path, timeout_s, on_wait
+    def __init__(self, path: Path, timeout_s: float, on_wait: Callable[[str], None], holder_ends: bool) -> None:
+        self._path, self._timeout_s, self._on_wait, self._holder_ends = path, timeout_s, on_wait, holder_ends
         self._begin = self._seen_at = time.monotonic()
         self._reported = -REPORT_EVERY_S
         self._seen: Holder | None = None
@@ -164,13 +167,14 @@ class _Waiting:
         holder = _read(self._path)
         # A lock of this machine's processes is free as soon as they end, so that what the file still says is old.
         ours = locked is True and holder is not None and holder.is_visible
-        if holder is not None and not ours and self._lives(holder):
+        lives = holder is not None and not ours and self._lives(holder)
+        if lives and not self._holder_ends:
             raise ConfigError(
                 f"another process is writing to {self._path.parent}: {holder}; wait for it, or choose another run_dir"
             )
-        if locked is not False and (holder is None or self._is_dead(holder)):
+        if locked is not False and not lives and (holder is None or self._is_dead(holder)):
             return self._claim(descriptor, confirm=locked is None)
-        self._wait_for(holder)
+        self._wait_for(holder, lives)
         return None
 
     def _claim(self, descriptor: int, confirm: bool) -> Holder | None:
@@ -190,15 +194,22 @@ class _Waiting:
         if before is None or before.id != holder.id:
             self._seen_at = time.monotonic()
             return False
-        return holder.beat != before.beat
+        if holder.beat != before.beat:
+            self._seen_at = time.monotonic()
+            return True
+        return False
 
     def _is_dead(self, holder: Holder) -> bool:
         return holder.is_visible or time.monotonic() - self._seen_at > SILENT_S
 
-    def _wait_for(self, holder: Holder | None) -> None:
+    def _wait_for(self, holder: Holder | None, lives: bool) -> None:
         waited = time.monotonic() - self._begin
         by = str(holder) if holder else "a process that left no name"
         if waited > self._timeout_s:
+            if lives:
+                raise ConfigError(
+                    f"{self._path.parent} is in use by {by}, which has not ended within {waited:.0f} s; end it"
+                )
             raise ConfigError(
                 f"{self._path.parent} is locked by {by}, which has shown no sign of life for {waited:.0f} s "
                 f"(cluster.lock_timeout_s). If it is dead, its file system has not noticed: remove {self._path} and "
@@ -206,7 +217,8 @@ class _Waiting:
             )
         if waited - self._reported >= REPORT_EVERY_S:
             self._reported = waited
-            self._on_wait(f"waiting for the lock of {self._path.parent}, held by {by}, to see whether it lives")
+            to = "until it has ended" if self._holder_ends else "to see whether it lives"
+            self._on_wait(f"waiting for the lock of {self._path.parent}, held by {by}, {to}")
 
 
 def _flock(descriptor: int) -> bool | None:

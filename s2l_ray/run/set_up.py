@@ -6,9 +6,8 @@ import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from actors.connection import connect
+from actors.blueprint import RunNeeds
 from actors.graph import ActorGraph
-from actors.private_ray import end_private_ray
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
@@ -29,6 +28,7 @@ from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.planning import plan_run
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
@@ -49,12 +49,14 @@ class RunParts:
     """Prompt ids by step: groups known beforehand that a step does not wait for."""
     tracking: RunTracking
     plan: Plan
+    actors: RunActors
     graph: ActorGraph
+    """Of `actors`."""
     uploader: Uploader | None = None
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
+def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
     """Set a run up.
 
     Args:
@@ -62,6 +64,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
         reporter: told what is under way.
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
+        actors: of a run before this one; those that fit are used, and all of them are undone like the run's own.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -74,6 +77,10 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     ending_ray, unlocking, uploading, stopping_actors, ending_mlflow = (
         stack.enter_context(ExitStack()) for _ in range(5)
     )
+    actors = actors or RunActors()
+    actors.take()
+    ending_ray.callback(actors.end_ray)
+    stopping_actors.callback(actors.stop)
 
     _refuse_places_that_go_with_ray(config)
     _refuse_password(config.tracking.uri)
@@ -90,9 +97,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     inputs = load_inputs(config)
 
     reporter.phase("connecting to Ray")
-    if connect(config.cluster, reporter.note):
-        ending_ray.callback(end_private_ray)
-
+    actors.connect(config.cluster, reporter.note)
     planned = plan_run(config, reporter, directory.dtype)
     settings = planned.settings
     directory.adopt(settings, inputs.contents)
@@ -110,11 +115,22 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack) -> RunParts:
     tracking.tracker.log_artifact(directory.path / "plan.json")
 
     uploader = uploading.enter_context(_uploader(settings, mirror, directory, reporter)) if mirror else None
-    graph = ActorGraph(settings, planned.layout, inputs.train, inputs.held_out, reporter, stragglers, bank)
-    stopping_actors.callback(graph.close)
-    graph.start(checkpoint.step + 1 if checkpoint else 1)
+    needs = RunNeeds(
+        settings, planned.layout, inputs.train, inputs.held_out, inputs.contents, reporter, stragglers, bank
+    )
+    graph = actors.graph_for(needs, checkpoint.step + 1 if checkpoint else 1)
     return RunParts(
-        settings, planned.dtype, inputs, directory, checkpoint, stragglers, tracking, planned.plan, graph, uploader
+        settings,
+        planned.dtype,
+        inputs,
+        directory,
+        checkpoint,
+        stragglers,
+        tracking,
+        planned.plan,
+        actors,
+        graph,
+        uploader,
     )
 
 

@@ -19,6 +19,7 @@ from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers
 from s2l_ray.run.checkpoints import STEPS, Checkpoint, read_checkpoint, writing_checkpoint
 from s2l_ray.run.evaluation import RunEvaluation
 from s2l_ray.run.identity import learner_of
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.timing import StepClock
@@ -39,14 +40,15 @@ class TrainingRun:
     Args:
         config: of the run.
         reporter: told what happens.
+        actors: of a run before this one (`hand_over`), which are used where they fit; default: none.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started. Nothing is left running.
     """
 
-    def __init__(self, config: Config, reporter: Reporter) -> None:
+    def __init__(self, config: Config, reporter: Reporter, actors: RunActors | None = None) -> None:
         with ExitStack() as stack:
-            parts = set_up(config, reporter, stack)
+            parts = set_up(config, reporter, stack, actors)
             self.settings = parts.settings
             """Resolved configuration."""
             self.plan = parts.plan
@@ -63,6 +65,7 @@ class TrainingRun:
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
+            self._actors = parts.actors
             if parts.checkpoint:
                 self._resume_from(parts.checkpoint)
             else:
@@ -76,6 +79,34 @@ class TrainingRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._resources.__exit__(kind, error, trace)
+
+    def hand_over(self) -> RunActors:
+        """End the run, but not its actors: they are for the next run of this process, which ends them.
+
+        Those of a run in which a step failed are ended with it, and there are none to take over.
+
+        Raises:
+            S2LError: the run cannot be ended properly; its actors are ended then.
+        """
+        if self._tracking.failed or not self._rests():
+            self._resources.close()
+            return RunActors()
+        with ExitStack() as on_failure:
+            self._actors.keep()
+            on_failure.callback(self._actors.end_ray)
+            on_failure.callback(self._actors.stop)
+            on_failure.callback(self._actors.take)
+            self._resources.close()
+            on_failure.pop_all()
+        return self._actors
+
+    def _rests(self) -> bool:
+        """Cancel requests that are under way. Whether the actors are all there to do so."""
+        try:
+            self.graph.rest()
+        except S2LError:
+            return False
+        return True
 
     # ---- where the run is -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -81,27 +82,69 @@ class PolicyTrainer:
         trust_remote_code: bool = False,
         seed: int = 0,
     ):
-        check_lr_schedule(trainer, total_steps)
-        self._overlong = overlong_buffer(objective, max_tokens)
-        _check_functions(objective)
+        self._configure(trainer, objective, temperature, total_steps, max_tokens)
         if trainer.deterministic:
             compute_deterministically()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(trainer.threads)
         self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
-        self.trainer, self.objective = trainer, objective
         self.dtype = getattr(torch, dtype)
-        self.temperature, self.trust_remote_code = temperature, trust_remote_code
-        self.optimizer_steps, self.total_steps = 0, total_steps
+        self.trust_remote_code = trust_remote_code
         self.mesh, self.device = start_process_group(
             device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
         )
-        seed_generators(seed + rank)
+        self._build(seed)
+
+    def rebuild(
+        self,
+        *,
+        trainer: TrainerConfig,
+        objective: ObjectiveConfig,
+        temperature: float,
+        total_steps: int | None = None,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Begin anew on the base model, in the same process group, as a trainer that is constructed like this.
+
+        Collective. The arguments mean what they do for the constructor; nothing of the training until here stays.
+
+        Raises:
+            ModelError, ConfigError: as the constructor.
+            RuntimeError: trainer.deterministic was another, which a process cannot change.
+        """
+        if trainer.deterministic != self.trainer.deterministic:
+            raise RuntimeError("trainer.deterministic is settled when a process starts")
+        self._configure(trainer, objective, temperature, total_steps, max_tokens)
+        del self.policy, self.reference, self.parameters, self.optimizer
+        gc.collect()  # FSDP's modules and hooks refer to each other
+        give_back_cached()
+        self._build(seed)
+
+    def _configure(
+        self,
+        trainer: TrainerConfig,
+        objective: ObjectiveConfig,
+        temperature: float,
+        total_steps: int | None,
+        max_tokens: int | None,
+    ) -> None:
+        check_lr_schedule(trainer, total_steps)
+        self._overlong = overlong_buffer(objective, max_tokens)
+        _check_functions(objective)
+        self.trainer, self.objective = trainer, objective
+        self.temperature, self.total_steps = temperature, total_steps
+
+    def _build(self, seed: int) -> None:
+        """The policy and its optimizer at their beginning, and the generators seeded."""
+        trainer = self.trainer
+        torch.set_num_threads(trainer.threads)
+        self.optimizer_steps = 0
+        seed_generators(seed + self.rank)
         self.policy = self._load_policy(adapter_seed=seed)
         checkpointing = trainer.gradient_checkpointing
-        if checkpointing == "on" or (checkpointing == "auto" and device == "cuda"):
+        if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.reference = self._load_policy(frozen=True) if objective.kl > 0 else None
+        self.reference = self._load_policy(frozen=True) if self.objective.kl > 0 else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
         self.clock = UpdateClock(self.device)

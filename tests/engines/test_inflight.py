@@ -180,6 +180,24 @@ def test_a_request_during_a_weight_sync_starts_under_the_new_version(learner: Sy
     check_logprobs(learner, rollouts)
 
 
+def test_for_another_run_the_engine_is_idle_and_serves_no_old_version(learner: SyncingLearner):
+    held = learner.engine.version
+
+    async def sample() -> list[RolloutSet]:
+        tasks = learner.sample_all(held)
+        await learner.progress()
+        await learner.engine.renew()  # as long as requests run; here nobody has cancelled them
+        assert learner.engine._vllm.unfinished_requests == 0 and learner.engine.version is None
+        late = asyncio.create_task(learner.engine.sample(LearnerRequest(1, "1 2 7 12 : 24 >", 2, 1, held)))
+        await asyncio.sleep(0)
+        assert not late.done() and learner.engine._vllm.unfinished_requests == 0
+        await learner.weight_sync_beside_others(learner.renew())
+        return [*await asyncio.gather(*tasks), await late]
+
+    *_, late = learner.call(sample())
+    check_logprobs(learner, late.rollouts)
+
+
 def test_a_version_that_does_not_come_is_waited_for_no_longer_than_the_bound(learner: SyncingLearner):
     settings, held = learner.engine.settings, learner.engine.version
     learner.engine.settings = dataclasses.replace(settings, weight_sync_timeout_s=0.01)

@@ -540,3 +540,35 @@ def test_an_updates_parts_in_order(model_dirs: dict[str, str]) -> None:
     penalised = make_trainer(model_dirs["qwen3"], goal=objective(kl=0.1, kl_in="reward"))
     penalised.update([random_groups(2)])
     assert [part.name for part in penalised.parts] == ["prepare", "reference", "prepare", *stepped]
+
+
+def test_a_rebuilt_trainer_is_bit_for_bit_one_that_was_constructed_so(model_dirs: dict[str, str]):
+    """After updates of another objective, with adapters and a reference that the first has not."""
+    lora = trainer_config(lora_rank=2, learning_rate=3e-3, lr_schedule="linear", weight_decay=0.1)
+    goal = objective(kl=0.2, overlong_buffer_tokens=4)
+    settings: dict[str, Any] = {"total_steps": 9, "max_tokens": 10, "seed": 5, "temperature": 1.1}
+
+    def train(trainer: PolicyTrainer) -> tuple[list[dict[str, float]], dict[str, torch.Tensor], float]:
+        metrics = [trainer.update([random_groups(3, seed=step)]) for step in range(2)]
+        drawn = torch.rand(()).item() + random.random() + np.random.rand()
+        return metrics, weights_of(trainer), drawn
+
+    trainer = make_trainer(model_dirs["qwen3"], seed=1, goal=objective(loss="gspo"))
+    train(trainer)
+    trainer.rebuild(trainer=lora, objective=goal, **settings)
+    again = train(trainer)
+    trainer.close()
+    fresh = train(make_trainer(model_dirs["qwen3"], config=lora, goal=goal, **settings))
+    assert again[0] == fresh[0] and again[2] == fresh[2]
+    assert again[1].keys() == fresh[1].keys()
+    assert all(torch.equal(again[1][name], fresh[1][name]) for name in fresh[1])
+
+
+def test_a_trainer_is_not_rebuilt_with_what_it_cannot_have(model_dirs: dict[str, str]):
+    trainer = make_trainer(model_dirs["llama"])
+    before = weights_of(trainer)
+    with pytest.raises(RuntimeError, match=r"trainer\.deterministic is settled"):
+        trainer.rebuild(trainer=trainer_config(deterministic=True), objective=objective(), temperature=1.0)
+    with pytest.raises(ConfigError, match="needs total_steps"):
+        trainer.rebuild(trainer=trainer_config(lr_schedule="cosine"), objective=objective(), temperature=1.0)
+    assert all(torch.equal(before[name], weight) for name, weight in weights_of(trainer).items())

@@ -23,6 +23,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from actors.blueprint import RankProcess
 from actors.connection import connect
 from actors.learner import Learner
 from actors.trainer import TrainerGroup, TrainerRank
@@ -359,9 +360,10 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.weight_sync_timeout_s": 20}
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
-    rank = TrainerRank.options(num_cpus=0, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}).remote(config, 0, 1)
+    on_loopback = {"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}
+    rank = TrainerRank.options(num_cpus=0, runtime_env=on_loopback).remote(RankProcess.of(config, 0, 1))
     trainer = TrainerGroup([rank], PATIENCE_S, 20)
-    trainer.build()
+    trainer.build(config)
     ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
     assert synced(trainer, 0).lost == ()

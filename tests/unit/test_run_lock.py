@@ -90,6 +90,28 @@ def test_a_living_holder_of_this_machine_is_named_at_once_and_a_killed_one_repla
     assert path.read_text() == ""
 
 
+def test_a_holder_that_is_ending_is_waited_for(path: Path, file_system: None):
+    """Tune starts a trial in another process while the one before it still ends."""
+    process, said = started(path), []
+
+    def end(message: str) -> None:
+        said.append(message)
+        process.kill()
+        process.wait(PATIENCE_S)
+
+    RunLock.acquire(path, PATIENCE_S, end, holder_ends=True).close()
+    assert len(said) == 1 and f"held by process {process.pid} on" in said[0] and "until it has ended" in said[0]
+
+
+def test_a_holder_that_does_not_end_is_an_error_that_says_so(path: Path, file_system: None):
+    process = started(path)
+    with pytest.raises(ConfigError, match=rf"is in use by process {process.pid} on .* not ended within \d+ s; end it"):
+        RunLock.acquire(path, 0.3, print, holder_ends=True)
+    assert json.loads(path.read_text())["pid"] == process.pid
+    process.kill()
+    process.wait(PATIENCE_S)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -14,7 +14,7 @@ from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
-from s2l_ray.run import planning
+from s2l_ray.run import planning, run_actors
 from s2l_ray.run import set_up as setting_up
 from s2l_ray.run.description import describe, git_commit, tags_of
 from s2l_ray.run.directory import RunDirectory
@@ -60,14 +60,14 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     inputs = Inputs({}, [], [], CONTENTS)
     plan = SimpleNamespace(layout=object(), problems=())
     monkeypatch.setattr(setting_up, "load_inputs", lambda config: inputs)
-    monkeypatch.setattr(setting_up, "connect", lambda cluster, note: True)
-    monkeypatch.setattr(setting_up, "end_private_ray", lambda: done.append("Ray"))
+    monkeypatch.setattr(run_actors, "connect", lambda cluster, note: True)
+    monkeypatch.setattr(run_actors, "end_private_ray", lambda: done.append("Ray"))
     monkeypatch.setattr(planning, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(planning, "make_plan", lambda config, inventory, dtype: plan)
     monkeypatch.setattr(setting_up, "plan_json", lambda plan, models: "{}")
-    monkeypatch.setattr(setting_up, "ActorGraph", Graph)
+    monkeypatch.setattr(run_actors, "ActorGraph", Graph)
     monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", lambda *args: Recorded())
     monkeypatch.setattr(RunDirectory, "close", close)
     monkeypatch.setattr(Uploader, "close", copied)
@@ -85,7 +85,7 @@ def test_mlflow_ends_first_then_actors_then_the_lock_then_a_private_ray(config: 
 
 
 def test_a_ray_that_others_started_is_left_alone(config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(setting_up, "connect", lambda cluster, note: False)
+    monkeypatch.setattr(run_actors, "connect", lambda cluster, note: False)
     with ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", "actors", "lock"]
@@ -147,7 +147,7 @@ def test_actors_are_stopped_and_the_rest_undone_where_one_fails(
         undone.append("actors")
         raise RuntimeError("an actor hangs")
 
-    monkeypatch.setattr(setting_up.ActorGraph, "close", fail)
+    monkeypatch.setattr(run_actors.ActorGraph, "close", fail)
     with pytest.raises(RuntimeError, match="an actor hangs"), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", *ORDER]
@@ -159,7 +159,7 @@ def test_actors_that_were_still_starting_are_stopped_after_mlflow(
     def start(graph: object, first_step: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(setting_up.ActorGraph, "start", start)
+    monkeypatch.setattr(run_actors.ActorGraph, "start", start)
     with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
         set_up(config, SilentReporter(), stack)
     assert undone == ["MLflow KILLED", *ORDER]

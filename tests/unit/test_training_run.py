@@ -15,7 +15,7 @@ import pytest
 from actors.batch import StepBatch
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ConfigError, DiskError, S2LError
+from s2l_ray.errors import ActorLostError, ConfigError, DiskError, S2LError
 from s2l_ray.placement.dtype import DtypeChoice
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.rollouts.records import RolloutSummary
@@ -23,6 +23,7 @@ from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.run import training_run
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.inputs import Inputs
+from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
@@ -55,6 +56,12 @@ class Graph:
     def load(self, directory: str) -> None:
         self._call("load")
         self.version = int((Path(directory) / "version").read_text())
+
+    def rest(self) -> None:
+        self._call("rest")
+
+    def close(self) -> None:
+        self._call("close")
 
     def phase_changes_before(self, step: int) -> bool:
         return step == 3
@@ -114,7 +121,11 @@ def config(tmp_path: Path) -> Config:
 def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
     graph = Graph()
 
-    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack) -> RunParts:
+    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
+        actors = actors or RunActors()
+        actors.take()
+        actors._graph = graph
+        stack.callback(actors.stop)
         directory = RunDirectory.acquire(config)
         stack.callback(directory.close)
         directory.adopt(config, CONTENTS)
@@ -127,6 +138,7 @@ def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
             stragglers={},
             tracking=stack.enter_context(RunTracking(NoTracker(), reporter, None)),
             plan=SimpleNamespace(),
+            actors=actors,
             graph=graph,
         )
 
@@ -231,7 +243,7 @@ def test_a_run_that_was_stopped_before_its_summary_has_only_its_end_to_do(config
         assert run.done
         assert run.step().step == STEPS
         assert run.summary["weight_versions"] == [0, 1, 2]
-    assert graph.calls == ["load", "restore_schedule 3", "apply_phase 4", "weight_sync 3", "export"]
+    assert graph.calls == ["load", "restore_schedule 3", "apply_phase 4", "weight_sync 3", "export", "close"]
 
 
 def test_save_and_restore_go_through_a_directory_of_the_callers(run: TrainingRun, graph: Graph, tmp_path: Path):
@@ -255,4 +267,52 @@ def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
     (config.run_path / "checkpoints" / "step-000002" / "trainer" / "version").unlink()
     with pytest.raises(FileNotFoundError):
         TrainingRun(config, SilentReporter())
+    RunDirectory.acquire(config).close()
+
+
+# ---- actors that outlive a run ------------------------------------------------------------------------------------
+
+
+def test_a_run_hands_its_actors_over_whole_and_the_next_one_ends_them(config: Config, graph: Graph, tmp_path: Path):
+    first = TrainingRun(config, SilentReporter())
+    first.step()
+    actors = first.hand_over()
+    assert graph.calls[-1] == "rest"
+    RunDirectory.acquire(config).close()  # nobody holds it
+    graph.calls.clear()
+    other = config.model_copy(update={"run_dir": str(tmp_path / "other")})
+    with TrainingRun(other, SilentReporter(), actors) as second, first:  # the first has nothing left to end
+        second.step()
+    assert graph.calls == ["weight_sync 0", "collect 1", "update 1", "weight_sync 1", "begin_collect 2", "close"]
+
+
+def test_actors_of_a_run_that_failed_or_of_which_one_is_gone_are_ended_with_it(
+    config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    def gone() -> None:
+        raise ActorLostError("the scheduler is gone")
+
+    for name in ("collect", "rest"):
+        run = TrainingRun(config, SilentReporter())
+        with monkeypatch.context() as broken:
+            broken.setattr(graph, name, lambda *args: gone())
+            if name == "collect":
+                with pytest.raises(ActorLostError):
+                    run.step()
+            actors = run.hand_over()
+        assert graph.calls[-1] == "close" and actors._graph is None
+        RunDirectory.acquire(config).close()
+
+
+def test_a_run_that_cannot_be_ended_properly_leaves_no_actors(
+    config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    def full(self: object, status: str = "FINISHED", brief: bool = False) -> None:
+        raise DiskError("No space left on device")
+
+    run = TrainingRun(config, SilentReporter())
+    monkeypatch.setattr(NoTracker, "finish", full)
+    with pytest.raises(DiskError):
+        run.hand_over()
+    assert graph.calls[-1] == "close"
     RunDirectory.acquire(config).close()
