@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from s2l_ray.miniature.build import Family
+from s2l_ray.timing import read_trace
 from tests.support.hub_server import hub_server
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
@@ -67,3 +68,5 @@ def test_a_run_from_the_hub_that_is_told_to_end_leaves_nothing_and_is_resumed_at
         assert f"resumed after step {done}" in output_of(process)
         assert f"learner: tiny/large@{large}" in (tmp_path / "run" / "config.yaml").read_text()
         assert hub.downloads() == fetched
+        spans = read_trace(tmp_path / "run" / "trace.json")
+        assert [span.step for span in spans if span.name == "step"] == list(range(1, done + 2))
