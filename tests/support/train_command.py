@@ -1,4 +1,4 @@
-"""`s2l train` in a process of its own, as a user starts it, and what it leaves behind."""
+"""`s2l train` and other commands in processes of their own, as a user starts them, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from s2l_ray.run.checkpoints import checkpoints_in
 from s2l_ray.tracking.mlflow_store import locate
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -33,15 +34,23 @@ def words_of(overrides: Mapping[str, Any]) -> list[str]:
 def start_train(
     overrides: Mapping[str, Any], folder: Path, in_background: bool = False, **environment: str
 ) -> subprocess.Popen[str]:
-    """Start `s2l train quickstart` in a process group of its own, as a terminal would, or a script with `&`.
+    """Start `s2l train quickstart`, as `start_s2l` does."""
+    return start_s2l(["train", "quickstart", *words_of(overrides)], folder, in_background, **environment)
+
+
+def start_s2l(
+    words: Sequence[str], folder: Path, in_background: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, as a terminal would, or a script with `&`.
 
     Args:
+        words: after `s2l`.
         folder: by which `processes_of` finds its processes.
         in_background: a script's background jobs have SIGINT ignored, and children inherit that; a terminal's do not.
         environment: further variables.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "s2l_ray", "train", "quickstart", *words_of(overrides)],
+        [sys.executable, "-m", "s2l_ray", *words],
         cwd=ROOT,
         env=os.environ | environment | {MARK: str(folder)},
         stdout=subprocess.PIPE,
@@ -68,7 +77,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every live process that descends from a run of `start_train`."""
+    """Every live process that descends from what `start_s2l` has started."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -94,8 +103,7 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 
 def newest_checkpoint(run_dir: Path) -> int:
     """Step of the newest checkpoint that is whole; 0 where there is none."""
-    whole = (run_dir / "checkpoints").glob("step-*/state.json")
-    return max((int(state.parent.name.removeprefix("step-")) for state in whole), default=0)
+    return max((step for step, _ in checkpoints_in(run_dir)), default=0)
 
 
 def mlflow_of(run_dir: Path) -> tuple[MlflowClient, Run]:
