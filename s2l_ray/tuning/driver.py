@@ -31,7 +31,7 @@ from s2l_ray.run.lock import RunLock
 from s2l_ray.run.planning import plan_run
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.bound import upper_bound
-from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
@@ -63,7 +63,7 @@ class StudyResult:
     @property
     def table(self) -> RenderableType:
         """The results for a terminal, from the best trial to the worst."""
-        return final_study_table(self.about, self.outcomes, self.facts)
+        return FinalTable(self.about, self.outcomes, self.facts)
 
     @property
     def first_error(self) -> str | None:
@@ -174,8 +174,8 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     began = time.monotonic()
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
-    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id)
-    _remember(prepared, mlflow_run_id=parent.run_id)
+    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
+    _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
     bank_mode = _shared_bank(prepared, display) if prepared.file.share_bank else None
     return _Ready(about, at_once, parent, bank_mode, began)
 
@@ -272,7 +272,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        observer=observer,
+        callbacks=[observer],
         max_failures=file.max_failures,
         at_once=ready.at_once,
         shares_actors=is_pbt,
@@ -294,9 +294,7 @@ def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) 
 def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
     place, outcomes = prepared.place, observer.outcomes
     seconds = prepared.state.seconds + time.monotonic() - ready.began
-    facts = StudyFacts(
-        seconds, prepared.state.bank, ready.parent.run_id, ready.parent.tracking.uri if ready.parent.run_id else None
-    )
+    facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
         files = write_report(ready.about, outcomes, facts, prepared.base)

@@ -99,6 +99,8 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over the outcomes that `get_state` gave."""
         self._outcomes = {key: TrialOutcome.from_json(row) for key, row in state["outcomes"].items()}
+        for outcome in self._outcomes.values():
+            self._tell("restored", outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listeners": (), "_configs": {}}
@@ -166,7 +168,9 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
         return outcome
 
     def _change(self, event: TrialEvent, trial: Trial, **fields: Any) -> None:
-        outcome = self._set(trial, **fields)
+        self._tell(event, self._set(trial, **fields))
+
+    def _tell(self, event: TrialEvent, outcome: TrialOutcome) -> None:
         for listener in self._listeners:
             listener(event, outcome)
 

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ray import tune
@@ -39,11 +39,12 @@ class Loop:
     place: StudyPlace
     search: StudyTrials
     scheduler: TrialScheduler
-    observer: Callback
+    callbacks: Sequence[Callback]
     max_failures: int
     at_once: int
     shares_actors: bool
     """Whether a trial's actor is given to the next one (pbt), with its engines."""
+    trainable: type[tune.Trainable] = S2LPO
 
     def run(self) -> None:
         """Run all trials, or those that are left; returns when they are over, or a signal has ended the loop.
@@ -55,7 +56,7 @@ class Loop:
         filesystem, path = self.place.for_tune
         experiment = Experiment(
             name=self.place.name,
-            run=S2LPO,
+            run=self.trainable,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=POINTERS if self.shares_actors else None),
@@ -71,7 +72,7 @@ class Loop:
                 experiment,
                 search_alg=self.search,
                 scheduler=self.scheduler,
-                callbacks=[steward, self.observer],
+                callbacks=[steward, *self.callbacks],
                 resume_config=ResumeConfig() if resumes else None,
                 reuse_actors=self.shares_actors,
                 raise_on_failed_trial=False,
