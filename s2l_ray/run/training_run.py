@@ -267,6 +267,14 @@ class TrainingRun:
         tracker.log_artifact(path / "summary.json")
         self._summary, self._tracking.finished = summary, True
 
+    def deliver(self) -> None:
+        """Copy a run that is done to its mirror, all of it, before it is ended. Does nothing where there is none.
+
+        It waits for at most checkpoint.mirror_timeout_s, and notes what is not copied.
+        """
+        if self._uploader:
+            self._uploader.close(self.settings.checkpoint.mirror_timeout_s)
+
     # ---- on request -------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> EvaluationRecord:

@@ -106,7 +106,8 @@ class Uploader:
         """
         self._begin()
         with self._wake:
-            if self._wake.wait_for(lambda: name in self._uploaded, self._timeout_s):
+            self._wake.wait_for(lambda: name in self._uploaded or self._cut_off, self._timeout_s)
+            if name in self._uploaded:
                 return
         raise StorageError(
             f"{KEY}: {name} is not in {self._mirror} after {self._timeout_s:g} s ({self._problem or 'it is slow'}); it "
@@ -114,11 +115,13 @@ class Uploader:
         )
 
     def close(self, timeout_s: float) -> None:
-        """Copy what is left, all reports included, and say what is there and what is not.
+        """Copy what is left, all reports included, and say what is there and what is not. Nothing when called again.
 
         Args:
             timeout_s: bound on it.
         """
+        if self._cut_off:
+            return
         self._reporter.phase(f"copying to {self._mirror}")
         self._begin(finishing=True)
         self._thread.join(timeout_s)

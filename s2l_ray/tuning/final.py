@@ -71,8 +71,9 @@ def _lead(about: StudyAbout, best: TrialOutcome, finished: Sequence[TrialOutcome
     level = f"{about.confidence:.0%} interval"
     others, rest = overlapping(best, finished), len(finished) - 1
     if others:
-        which = second if rest == 1 else f"{len(others)} of the {rest} others that finished"
-        return f"The {level} of {name} overlaps with that of {which}: its lead may be chance."
+        some = f"all {rest}" if len(others) == rest else f"{len(others)} of the {rest}"
+        which = f"that of {second}" if rest == 1 else f"those of {some} others that finished"
+        return f"The {level} of {name} overlaps with {which}: its lead may be chance."
     return (
         f"The {level} of {name} is beyond that of {second} and of all others that finished: its lead is more than the "
         "choice of the held-out problems explains."

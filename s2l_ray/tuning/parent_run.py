@@ -8,7 +8,7 @@ runs that MLflow still believes to go on: their processes were killed, and nobod
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
 from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.observer import Listener
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, ranked
 
 TABLE = "trials.json"
@@ -96,6 +97,21 @@ class ParentRun:
         self._outcomes[outcome.name] = outcome
         if event in ("ended", "exploited", "failed"):
             self._log(list(self._outcomes.values()))
+
+    def problems(self, note: Callable[[str], None]) -> Listener:
+        """A listener of `StudyObserver` that says when MLflow stops taking what is logged, and when it takes it again.
+
+        Args:
+            note: shows a line.
+        """
+        said: list[str | None] = [None]
+
+        def heard(event: TrialEvent, outcome: TrialOutcome) -> None:
+            if self.problem != said[-1]:
+                said.append(self.problem)
+                note(self.problem or "MLflow answers again; everything was delivered")
+
+        return heard
 
     def finish(
         self, status: TrackedStatus, outcomes: Sequence[TrialOutcome], facts: StudyFacts, files: Sequence[Path]

@@ -94,13 +94,15 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         number = 1 + len(self.trials)
         values = self._source.next(number, self.trials)
         spec = {name: value for name, value in self._spec.items() if name in OF_TRIALS}
-        return StudyTrial(
+        trial = StudyTrial(
             self._spec["run"],
             config=self._configured(number, values),
             evaluated_params=values,
             trial_id=trial_id(number),
             **spec,
         )
+        trial.init_local_path()  # Tune names the directory only when it starts the trial, which pbt may delay
+        return trial
 
 
 def trial_id(number: int) -> str:

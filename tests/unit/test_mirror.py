@@ -288,6 +288,11 @@ def test_what_is_not_copied_in_time_is_said(store: Store, tmp_path: Path):
         eventually(lambda: uploader._failures > 0)
     words = f"not copied to {mirror} within 0.5 s: checkpoint step-000002, config.yaml, run.json and 1 more ("
     assert reporter.notes[-1].startswith(words) and f"; all of it is in {run.path}; failed" in reporter.notes[-1]
+    begin, notes = time.monotonic(), len(reporter.notes)
+    uploader.close(WAIT_S)
+    with pytest.raises(StorageError, match="step-000002 is not in"):
+        uploader.wait(checkpoint_name(2))  # nobody copies any more
+    assert len(reporter.notes) == notes and time.monotonic() - begin < WAIT_S
     run.close()
 
 

@@ -197,6 +197,12 @@ def wrapped(error: Exception) -> RayTaskError:
             "a: b is wrong",
         ),
         (
+            "\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\nKeyError: 'c'\n\nDuring handling of the above exception, "
+            "another exception occurred:\n\n\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\n"
+            "s2l_ray.errors.DataError: x.jsonl:3 has no c:\nadd it",
+            "x.jsonl:3 has no c:\nadd it",
+        ),
+        (
             "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tpid: 12\n",
             "The actor died unexpectedly before finishing this task.",
         ),
