@@ -284,7 +284,12 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
     total = ready.about.trials
     unfinished = total if is_pbt else ready.at_once  # pbt needs all of them: it pauses those that have to wait
     search = StudyTrials(
-        ready.about.name, total, source, lambda number, values: _trial(prepared, ready, number, values), unfinished
+        ready.about.name,
+        total,
+        source,
+        lambda number, values: _trial(prepared, ready, number, values),
+        unfinished,
+        keeps_actors=is_pbt,
     )
     return Loop(
         name=ready.about.name,
@@ -328,4 +333,4 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
 
 def resume_command(place: StudyPlace) -> str:
     """The command that goes on with a study."""
-    return shlex.join(["s2l", "tune", "--resume", str(place)])
+    return shlex.join(["s2l", "tune", "--resume", place.storage.url])
