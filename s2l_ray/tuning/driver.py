@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
+from s2l_ray.machine.disk import writing
 from s2l_ray.machine.places import refuse_session_directory
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -120,11 +121,29 @@ def _run(prepared: PreparedStudy) -> StudyResult:
     with ExitStack() as stack:
         if place.is_local:
             refuse_session_directory("storage", place.directory)
-        lock = RunLock.acquire(place.directory / LOCK, prepared.base.cluster.lock_timeout_s, print)
-        stack.callback(lock.close)
+        stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
         with TaskDisplay() as display:
             ready = _ready(prepared, display, stack)
         return _tuned(prepared, ready)
+
+
+def _locked(place: StudyPlace, timeout_s: float) -> Callable[[], None]:
+    """Lock the study's directory on this machine; what unlocks it, and removes a directory that has got nothing."""
+    with writing(place.directory):
+        place.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = RunLock.acquire(place.directory / LOCK, timeout_s, print)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("choose another run_dir", "choose another name")) from None
+
+    def unlock() -> None:
+        lock.close()
+        if [file.name for file in place.directory.iterdir()] == [LOCK]:
+            with suppress(OSError):
+                (place.directory / LOCK).unlink()
+                place.directory.rmdir()
+
+    return unlock
 
 
 @dataclass
@@ -265,7 +284,12 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
     total = ready.about.trials
     unfinished = total if is_pbt else ready.at_once  # pbt needs all of them: it pauses those that have to wait
     search = StudyTrials(
-        ready.about.name, total, source, lambda number, values: _trial(prepared, ready, number, values), unfinished
+        ready.about.name,
+        total,
+        source,
+        lambda number, values: _trial(prepared, ready, number, values),
+        unfinished,
+        keeps_actors=is_pbt,
     )
     return Loop(
         name=ready.about.name,
@@ -309,4 +333,4 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
 
 def resume_command(place: StudyPlace) -> str:
     """The command that goes on with a study."""
-    return shlex.join(["s2l", "tune", "--resume", str(place)])
+    return shlex.join(["s2l", "tune", "--resume", place.storage.url])

@@ -124,6 +124,7 @@ def _environment(at_once: int) -> Iterator[None]:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # some metrics are not measured in the first steps
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the table, without tracebacks
         "TUNE_MAX_PENDING_TRIALS_PG": str(at_once),
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a heading even where it is to be silent
         "TUNE_DISABLE_SIGINT_HANDLER": "1" if is_watching() else "0",
     }
     before = {name: os.environ.get(name) for name in settings}

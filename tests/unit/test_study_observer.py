@@ -127,6 +127,9 @@ def test_a_trial_that_the_user_stopped_is_not_pruned_and_one_that_never_began_wa
 def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_path):
     heard, (donor, taker) = Heard(), (tune_trial(tmp_path, 0), tune_trial(tmp_path, 1))
     observer, trials = StudyObserver(about, heard), [donor, taker]
+    taker.status = Trial.PAUSED  # as our population does with a trial that has to wait for its turn
+    observer.on_step_begin(0, trials)
+    assert observer.outcomes[1].status == "waiting" and heard == []
     for trial, value in ((donor, 0.4), (taker, 0.1)):
         observer.on_trial_start(0, trials, trial)
         directory = f"/runs/{trial}"
@@ -195,6 +198,12 @@ def wrapped(error: Exception) -> RayTaskError:
             "The actor died because of an error raised in its creation task, \x1b[36mray::S2LPO.__init__()\x1b[39m\n"
             '  File "/x.py", line 3, in setup\n    raise ConfigError(text)\ns2l_ray.errors.ConfigError: a: b is wrong',
             "a: b is wrong",
+        ),
+        (
+            "\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\nKeyError: 'c'\n\nDuring handling of the above exception, "
+            "another exception occurred:\n\n\x1b[36mray::S2LPO.train()\x1b[39m (pid=1)\n"
+            "s2l_ray.errors.DataError: x.jsonl:3 has no c:\nadd it",
+            "x.jsonl:3 has no c:\nadd it",
         ),
         (
             "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tpid: 12\n",

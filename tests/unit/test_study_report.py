@@ -115,7 +115,7 @@ def test_the_live_table_fits_the_terminal_with_all_keys(trials: int, width: int,
     assert len(lines) < height and all(len(line) <= width for line in lines)
     text = "\n".join(lines)
     assert "…" not in text and "+1" not in text and "learning" in text and "negatives" in text
-    assert "waiting" in text and "running" in text
+    assert "waiting" in text and "running" in text and "time" in text
 
 
 def test_keys_that_do_not_fit_are_counted():

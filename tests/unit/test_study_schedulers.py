@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
 from s2l_ray.errors import ActorLostError, ConfigError
@@ -41,6 +42,7 @@ class Controller:
 
     def __init__(self, trials: list[StudyTrial]) -> None:
         self.trials = trials
+        self._actor_cache = _ObjectCache()
 
     def get_trials(self) -> list[StudyTrial]:
         return self.trials
@@ -152,6 +154,7 @@ def test_values_that_cannot_go_together_are_not_explored() -> None:
 
 def test_trials_are_numbered_and_no_more_than_may_run_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s2l_ray.tuning.searching.StudyTrial", partial(StudyTrial, stub=True))
+    monkeypatch.setattr(StudyTrial, "init_local_path", lambda self: None)  # there is no directory
     search = StudyTrials("s", 3, Drawn([{RATE: value} for value in (1, 2, 3)]), lambda number, values: values, 2)
     search._spec = {"run": "S2LPO", "max_failures": 4}
     found = [search.next_trial()]
