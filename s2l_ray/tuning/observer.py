@@ -159,7 +159,7 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
                 name=str(trial),
                 values=values_of(self.about, trial),
                 steps=steps,
-                directory=trial.path or "",
+                directory=trial.path if trial.storage.trial_dir_name else "",
             )
             self._configs[trial.trial_id] = trial.config
         return self._outcomes[trial.trial_id]
