@@ -146,9 +146,10 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
             self._change("ended", trial, status=done)
         elif trial.status == Trial.ERROR:
             self._change("ended", trial, status="failed", error=why_failed(trial), failures=trial.num_failures)
-        elif trial.status == Trial.PAUSED and outcome.status != "paused":
-            self._change("paused", trial, status="paused")
-        elif trial.status == Trial.PENDING and outcome.status != "waiting":
+        elif trial.status == Trial.PAUSED and outcome.step:
+            if outcome.status != "paused":
+                self._change("paused", trial, status="paused")
+        elif trial.status != Trial.RUNNING and outcome.status != "waiting":  # pbt pauses also what has not begun
             self._set(trial, status="waiting")
 
     def _of(self, trial: Trial) -> TrialOutcome:
@@ -158,7 +159,7 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
                 name=str(trial),
                 values=values_of(self.about, trial),
                 steps=steps,
-                directory=trial.path or "",
+                directory=trial.path if trial.storage.trial_dir_name else "",
             )
             self._configs[trial.trial_id] = trial.config
         return self._outcomes[trial.trial_id]
@@ -196,7 +197,7 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
         "step": step,
         "seconds": outcome.seconds + result.get("time_this_iter_s", 0.0),
         "directory": result.get("run_dir") or outcome.directory,
-        "mlflow_run_id": result.get("mlflow_run_id") or outcome.mlflow_run_id,
+        "mlflow_run_id": result.get("mlflow_run_id"),
         "error": None,
     }
     if metric is None or not math.isfinite(metric):
