@@ -16,6 +16,7 @@ from actors.blueprint import Blueprint, RunNeeds
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
 from actors.node_files import check_node_files
+from actors.scheduler_settings import SchedulerSettings
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -47,7 +48,6 @@ class ActorGraph:
         self._engines: dict[Key, PlacedEngine] = {}
         self._arriving: dict[Key, PlacedEngine] = {}
         self._lost: set[Key] = set()
-        self._scheduler: Any = None
         self._bank: Any = None
         self._contents: dict[str, str] = {}
         self._started = ExitStack()
@@ -89,11 +89,12 @@ class ActorGraph:
         self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._start_scheduler()
+        self._scheduler = launcher.launch_scheduler(self._scheduling())
 
-    def _start_scheduler(self) -> None:
-        self._scheduler = self._launcher.launch_scheduler(
-            self._needs, list(self._engines.values()), self._verifiers, len(self.trainer.ranks), self._bank
+    def _scheduling(self) -> SchedulerSettings:
+        ranks = len(self.trainer.ranks)
+        return self._launcher.scheduler_settings(
+            self._needs, list(self._engines.values()), self._verifiers, ranks, self._bank
         )
 
     # ---- from one run to the next -----------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ class ActorGraph:
             ActorLostError: the scheduler is gone.
         """
         self._collecting.clear()
-        self._call(self._scheduler.close.remote(), "cancelling requests")
+        self._call(self._scheduler.rest.remote(), "cancelling requests")
 
     def differences(self, needs: RunNeeds, first_step: int) -> list[str]:
         """What keeps the actors that are there from serving another run, from `first_step` on; empty: nothing."""
@@ -135,9 +136,8 @@ class ActorGraph:
         holders = [engine.actor for engine in self._engines.values()] + self._verifiers
         renewing = [holder.renew.remote() for holder in holders]
         self._reopen_bank(needs.bank)
-        self._launcher.stop(self._scheduler)
-        self._start_scheduler()
-        self._call(renewing, "renewing engines and verifiers")
+        renewing.append(self._scheduler.begin.remote(self._scheduling()))
+        self._call(renewing, "renewing engines, verifiers and scheduler")
         self.trainer.finish_rebuild()
 
     def _reopen_bank(self, settings: BankSettings | None) -> None:
