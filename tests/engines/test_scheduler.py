@@ -340,8 +340,8 @@ def test_for_another_run_nothing_of_the_old_one_is_left(start, verifiers):
     for call in under_way:
         with pytest.raises(ray.exceptions.RayError):
             ray.get(call, timeout=PATIENCE_S)
-    asked, stopped = fetch(learner.log.remote(), PATIENCE_S, "log")
-    wait_until(lambda: len(fetch(learner.log.remote(), PATIENCE_S, "log")[1]) == len(asked), "they are cancelled")
+    sent, _ = fetch(learner.log.remote(), PATIENCE_S, "log")
+    wait_until(lambda: len(fetch(learner.log.remote(), PATIENCE_S, "log")[1]) == len(sent), "they are cancelled")
     fetch(learner.release.remote(), PATIENCE_S, "let go")
 
     other = Schedule("constant", G, 1, Fraction(1, 2))
