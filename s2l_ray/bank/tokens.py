@@ -29,9 +29,10 @@ class RecordedTokens:
         table = distinct_rollouts(storage, folder, ["tokens"])
         if table is None:
             return
-        table = table.sort_by([("prompt_id", "ascending"), ("draw", "ascending")])
         ids = table["prompt_id"].cast("string").to_numpy()
         draws, tokens = (table[name].to_numpy() for name in ("draw", "tokens_min"))
+        order = np.lexsort((draws, ids))
+        ids, draws, tokens = ids[order], draws[order], tokens[order]
         names, starts = np.unique(ids, return_index=True)
         for name, first, end in zip(names, starts, [*starts[1:], len(ids)], strict=True):
             of_draw = np.zeros(int(draws[end - 1]) + 1, np.int64)

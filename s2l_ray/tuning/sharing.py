@@ -14,19 +14,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from s2l_ray.bank.exploring import RecordingPlan, plan_requests
-from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.bank.storage import bank_storage
 from s2l_ray.bank.tokens import RecordedTokens
-from s2l_ray.bank.union import union_of
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
-from s2l_ray.errors import BankError, ConfigError
+from s2l_ray.errors import ConfigError
 from s2l_ray.machine.places import output_path, refuse_session_directory
-from s2l_ray.rollouts.records import Prompt
-from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.placement.dtype import choose_dtype
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.slicing import slice_of
 from s2l_ray.run.exploration import Recorded, nodes, record
 from s2l_ray.tuning.needs import Need, needs_of
+from s2l_ray.tuning.recordings import TrialsRecording, recordings_of
 
 EXPLORER_SEED = "rollout.explorer_seed"
 
@@ -96,12 +95,13 @@ def with_one_explorer_seed(base: Config, varied: Collection[str]) -> Config:
 
 
 def with_bank(config: Config, mode: Literal["read", "readwrite"]) -> Config:
-    """A trial's configuration with the study's bank.
+    """A trial's configuration with the study's bank, whose path is then absolute.
 
     Args:
         mode: `read` after `share`: no explorer engine; `readwrite` where it is not known before what trials need.
     """
-    return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode})})
+    path = config.bank.path if "://" in config.bank.path else str(output_path(config.bank.path))
+    return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode, "path": path})})
 
 
 def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = True) -> SharedBank:
@@ -111,7 +111,7 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
     call records the rest.
 
     Args:
-        configs: of the trials; bank.mode does not matter.
+        configs: of the trials, with the placement that they will have; bank.mode does not matter.
         display: shows the progress, with an ETA.
         of_trials: whether `configs` are those of the trials, one each; otherwise they need together at least what the
             trials will need (see `upper_bound`).
@@ -122,18 +122,31 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
         S2LError: models, data or Ray cannot be used, or recording failed.
     """
     _refuse_what_is_not_one_bank(configs)
-    with nodes(configs[0], display.say) as inventory:
-        groups = _groups(needs := needs_of(configs, inventory, display))
+    with nodes(_without_slice(configs[0]), display.say) as cluster:
+        of_trial = slice_of(cluster, configs[0].placement)
+        groups = recordings_of(needs := needs_of(configs, of_trial, display))
+        recorders = cluster if _compute_alike(configs[0], cluster, of_trial) else of_trial
         done = Recorded(sum(group.plan.rollouts for group in groups))
         _say_what_is_needed(groups, done.of, display)
         try:
             for group in groups:
                 if group.plan.requests:
-                    record(group.config, group.plan, group.prompts, inventory, done, display)
+                    record(group.config, group.plan, group.prompts, recorders, done, display)
         except KeyboardInterrupt:
             display.say(f"stopped after {done.rollouts} of {done.of} explorer rollouts, which the bank keeps")
             raise
     return _shared(configs[0].bank.path, groups, needs if of_trials else [], done)
+
+
+def _without_slice(config: Config) -> Config:
+    """Recording has the whole cluster: no trial runs beside it."""
+    placement = config.placement.model_copy(update={"nodes": None, "cpus": None})
+    return config.model_copy(update={"placement": placement})
+
+
+def _compute_alike(config: Config, cluster: Inventory, of_trial: Inventory) -> bool:
+    """Whether the whole cluster can record in the type in which trials compute on their part of it."""
+    return choose_dtype(config, cluster).dtype == choose_dtype(config, of_trial).dtype
 
 
 def _refuse_what_is_not_one_bank(configs: Sequence[Config]) -> None:
@@ -151,44 +164,7 @@ def _refuse_what_is_not_one_bank(configs: Sequence[Config]) -> None:
         refuse_session_directory("bank.path", output_path(paths[0]))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Trials whose explorer rollouts have one fingerprint."""
-
-    config: Config
-    """Of one of them."""
-    prompts: list[Prompt]
-    """Those of all of them."""
-    requests: list[ExplorerRequest]
-    """What they need together."""
-    plan: RecordingPlan
-
-
-def _groups(needs: Sequence[Need]) -> list[_Group]:
-    by_fingerprint: dict[str, list[Need]] = {}
-    for need in needs:
-        if need.requests:
-            by_fingerprint.setdefault(need.explored.fingerprint.digest, []).append(need)
-    return [_group(list(members)) for members in by_fingerprint.values()]
-
-
-def _group(members: Sequence[Need]) -> _Group:
-    config = members[0].explored.config
-    prompts: dict[str, Prompt] = {}
-    for explored in {id(need.explored): need.explored for need in members}.values():
-        for prompt in explored.prompts:
-            known = prompts.setdefault(prompt.id, prompt)
-            if known is not prompt and prompt_digest(known) != prompt_digest(prompt):
-                raise BankError(
-                    f"data.train: prompt {prompt.id} has other tokens, another question or another answer in one trial "
-                    "than in another, so they cannot share a recording; give the prompts of the two files different ids"
-                )
-    requests = union_of({id(need.requests): need.requests for need in members}.values())
-    everything = list(prompts.values())
-    return _Group(config, everything, requests, plan_requests(config, everything, requests))
-
-
-def _say_what_is_needed(groups: Sequence[_Group], rollouts: int, display: TaskDisplay) -> None:
+def _say_what_is_needed(groups: Sequence[TrialsRecording], rollouts: int, display: TaskDisplay) -> None:
     there = sum(group.plan.recorded for group in groups)
     if not groups:
         display.say("the explorer samples in no trial")
@@ -199,17 +175,14 @@ def _say_what_is_needed(groups: Sequence[_Group], rollouts: int, display: TaskDi
         display.say(f"recording {rollouts} explorer rollouts for all trials{beside}")
 
 
-def _shared(path: str, groups: Sequence[_Group], needs: Sequence[Need], done: Recorded) -> SharedBank:
+def _shared(path: str, groups: Sequence[TrialsRecording], needs: Sequence[Need], done: Recorded) -> SharedBank:
     storage = bank_storage(path)
-    names = [group.plan.path.rsplit("/", 1)[-1] for group in groups]
-    tokens = {
-        name: RecordedTokens(storage, group.plan.settings.shards) for name, group in zip(names, groups, strict=True)
-    }
+    tokens = {group.name: RecordedTokens(storage, group.plan.settings.shards) for group in groups}
     return SharedBank(
         path=storage.url,
-        recordings=tuple(names),
+        recordings=tuple(tokens),
         rollouts=sum(request.count for group in groups for request in group.requests),
-        tokens=sum(tokens[name].of(group.requests) for name, group in zip(names, groups, strict=True)),
+        tokens=sum(tokens[group.name].of(group.requests) for group in groups),
         sampled=done.rollouts,
         sampled_tokens=done.tokens,
         separate=tuple(_by_step(need, tokens) for need in needs),

@@ -23,13 +23,13 @@ from s2l_ray.bank.recording import create, matching, recordings
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.bank.storage import bank_storage
 from s2l_ray.cli import main
-from s2l_ray.config import Config, load_config
+from s2l_ray.config import Config
 from s2l_ray.errors import BankError, ConfigError
 from s2l_ray.miniature.build import Family
-from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
+from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.schedule import Schedule
-from tests.support.undisturbed import QUICKSTART
+from tests.support.recorded import configured, fill
 
 
 @pytest.fixture(autouse=True)
@@ -39,54 +39,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "s2l-ray" / "file-digests"
 
 
-def configured(family: Family, folder: Path, *overrides: str) -> Config:
-    """A run of 3 steps with 4 prompts and G = 4, of which the explorer has 4, 2 and 0."""
-    return load_config(
-        QUICKSTART,
-        [
-            f"models.learner={family.large}",
-            f"models.explorer={family.small}",
-            f"data.train={family.train}",
-            f"bank.path={folder / 'bank'}",
-            "models.dtype=bfloat16",
-            "rollout.group_size=4",
-            "rollout.prompts_per_step=4",
-            "objective.mini_batch_prompts=4",
-            "schedule.steps=3",
-            "schedule.mix_steps=3",
-            *overrides,
-        ],
-    )
-
-
 def planned(config: Config, rollouts: int | None = None) -> RecordingPlan:
     return plan_recording(config, training_prompts(config), rollouts)
-
-
-def fill(config: Config, requests: list[ExplorerRequest]) -> RolloutBank:
-    """Record one-token rollouts for these requests under the configuration's fingerprint."""
-    from s2l_ray.bank.contents import made_with
-    from s2l_ray.bank.preparing import settings_of
-
-    storage = bank_storage(config.bank.path)
-    recording = create(storage, fingerprint_of(config), made_with(config))
-    bank = RolloutBank(
-        settings_of(storage, recording, reads=True), {prompt.id: prompt for prompt in training_prompts(config)}
-    )
-    for asked in requests:
-        bank.record(asked, answers(asked))
-    bank.close()
-    return bank
-
-
-def answers(asked: ExplorerRequest) -> RolloutSet:
-    token, logprob = np.array([7], np.int32), np.array([-1.0], np.float32)
-    verdict = Verdict("wrong", 0.0)
-    rollouts = [
-        Rollout(asked.prompt_id, "explorer", "small", 0, index, token, logprob, "7", "stop", verdict)
-        for index in range(asked.count)
-    ]
-    return RolloutSet(asked.prompt_id, np.array([1], np.int32), rollouts)
 
 
 # ---- fingerprints ---------------------------------------------------------------------------------------------------

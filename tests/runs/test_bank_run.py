@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ from s2l_ray.bank.preparing import prepare, training_prompts
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.cli import main
 from s2l_ray.config import Config
+from s2l_ray.display import TaskDisplay
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.miniature.build import Family
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollouts.records import RolloutSet
 from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.run.exploration import nodes
+from s2l_ray.tuning.sharing import share, with_bank
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
@@ -133,3 +138,43 @@ def test_half_a_bank_is_read_and_the_other_half_recorded(
     for request in needed:
         for ours, theirs in zip(now.read(request)[0].rollouts, whole.read(request)[0].rollouts, strict=True):
             assert np.array_equal(ours.token_ids, theirs.token_ids) and ours.verdict == theirs.verdict
+
+
+class StoppedDisplay(TaskDisplay):
+    """Ctrl-C once this many rollouts are recorded."""
+
+    after = 20
+
+    def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        super().update(stage, done, total, detail)
+        if stage == "recorded" and done >= self.after:
+            raise KeyboardInterrupt
+
+
+def test_trials_share_what_was_recorded_and_an_interrupted_recording_goes_on(
+    explored: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8 prompts a step: G = 4 has 32, 24, 16 rollouts, which the bank has; G = 6, abrupt over two steps, 48 and 48."""
+    shutil.copytree(explored.bank.path, tmp_path / "bank")
+    own = explored.model_copy(update={"bank": explored.bank.model_copy(update={"path": str(tmp_path / "bank")})})
+    longer = own.model_copy(
+        update={
+            "rollout": own.rollout.model_copy(update={"group_size": 6}),
+            "schedule": own.schedule.model_copy(update={"kind": "abrupt", "mix_steps": 2}),
+        }
+    )
+    trials = [own, longer, own.model_copy(update={"schedule": own.schedule.model_copy(update={"kind": "off"})})]
+    with nodes(own, print):  # one Ray for both
+        with pytest.raises(KeyboardInterrupt):
+            share(trials, StoppedDisplay())
+        shared = share(trials, TaskDisplay())
+    said = capsys.readouterr().out
+    assert "recording 40 explorer rollouts for all trials; 72 are in the bank already" in said
+    stopped = int(re.search(r"stopped after (\d+) of 40 explorer rollouts, which the bank keeps", said)[1])
+    assert shared.rollouts == 112 and shared.sampled <= 40 - stopped <= 20
+    for trial in trials:
+        prepare(with_bank(trial, "read"), training_prompts(trial))
+    alone = [sum(tokens) for tokens in shared.separate]
+    assert alone[2] == 0 and max(alone) < shared.tokens < sum(alone) == shared.separate_tokens()
+    assert shared.separate[0][3:] == (0, 0, 0) and shared.separate[1][2:] == (0, 0, 0, 0)
+    assert shared.ratio == shared.tokens / sum(alone)

@@ -1,0 +1,64 @@
+"""The recordings that the trials of a study read, one for each fingerprint, and what they need of each together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2l_ray.bank.exploring import RecordingPlan, plan_requests
+from s2l_ray.bank.fingerprint import prompt_digest
+from s2l_ray.bank.union import union_of
+from s2l_ray.config import Config
+from s2l_ray.errors import BankError
+from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.tuning.needs import Need
+
+
+@dataclass(frozen=True)
+class TrialsRecording:
+    """A recording, and what trials read of it together."""
+
+    config: Config
+    """Of one of them."""
+    prompts: list[Prompt]
+    """Those of all of them."""
+    requests: list[ExplorerRequest]
+    """What they need together."""
+    plan: RecordingPlan
+    """What the bank lacks of that."""
+
+    @property
+    def name(self) -> str:
+        """The recording's name: the fingerprint's digest."""
+        return self.plan.path.rsplit("/", 1)[-1]
+
+
+def recordings_of(needs: Sequence[Need]) -> list[TrialsRecording]:
+    """The recordings that trials with these needs read. One that does not exist is created.
+
+    Raises:
+        BankError: the bank cannot be read or written, or prompts with equal ids differ between trials or from what was
+            recorded.
+    """
+    by_fingerprint: dict[str, list[Need]] = {}
+    for need in needs:
+        if need.requests:
+            by_fingerprint.setdefault(need.explored.fingerprint.digest, []).append(need)
+    return [_recording(list(members)) for members in by_fingerprint.values()]
+
+
+def _recording(members: Sequence[Need]) -> TrialsRecording:
+    config = members[0].explored.config
+    prompts: dict[str, Prompt] = {}
+    for explored in {id(need.explored): need.explored for need in members}.values():
+        for prompt in explored.prompts:
+            known = prompts.setdefault(prompt.id, prompt)
+            if known is not prompt and prompt_digest(known) != prompt_digest(prompt):
+                raise BankError(
+                    f"data.train: prompt {prompt.id} has other tokens, another question or another answer in one trial "
+                    "than in another, so they cannot share a recording; give the prompts of the two files different ids"
+                )
+    requests = union_of({id(need.requests): need.requests for need in members}.values())
+    everything = list(prompts.values())
+    return TrialsRecording(config, everything, requests, plan_requests(config, everything, requests))
