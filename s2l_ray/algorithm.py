@@ -26,6 +26,7 @@ from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.trials.pointer import Pointer, follow, terms_of
 from s2l_ray.trials.resources import trial_resources
 from s2l_ray.trials.results import trial_result
 from s2l_ray.trials.trial import as_trial, launch_directory
@@ -101,7 +102,8 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         return as_trial(settings, self._storage, self.trial_name) if self._storage else settings
 
     def _begin(self, settings: Config, actors: RunActors | None = None) -> None:
-        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter, actors))
+        terms = terms_of(self._storage) if self._storage else None
+        self.run = self._resources.enter_context(TrainingRun(settings, self._reporter, actors, terms))
         self._iteration = self.run.steps_done
 
     def step(self) -> dict[str, Any]:
@@ -121,12 +123,18 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         return error.with_traceback(None) if self._storage else error
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write a whole checkpoint into a directory. `save` and Tune call it."""
-        self.run.save(Path(checkpoint_dir))
+        """Write a whole checkpoint into a directory; in a trial, where the run's own is. `save` and Tune call it."""
+        if self._storage:
+            Pointer.to(self.run).write(Path(checkpoint_dir))
+        else:
+            self.run.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Go on from a whole checkpoint, see `TrainingRun.restore`. `restore` and Tune call it."""
-        self.run.restore(Path(checkpoint))
+        """Go on from what `save_checkpoint` wrote, see `TrainingRun.restore` and `trials.pointer.follow`."""
+        if pointer := Pointer.read(Path(checkpoint)):
+            follow(pointer, self.run)
+        else:
+            self.run.restore(Path(checkpoint))
         self._iteration = self.run.steps_done
 
     def mark_pruned(self) -> None:

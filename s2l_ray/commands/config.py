@@ -51,21 +51,27 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the keys, or the differences."""
     from s2l_ray.config.reference import differences, keys
-    from s2l_ray.machine.console import CommandConsole
 
     if arguments.diff:
         first, second = (_config_of(place) for place in arguments.diff)
         for row in _rows(differences(first, second)):
             print(row)
         return 0
+    print_keys(keys(arguments.prefix))
+    return 0
+
+
+def print_keys(keys: Sequence[Key]) -> None:
+    """Print keys with what they mean."""
+    from s2l_ray.machine.console import CommandConsole
+
     console = CommandConsole()
-    for number, key in enumerate(keys(arguments.prefix)):
+    for number, key in enumerate(keys):
         if number:
             console.print()
         console.print(_heading(key), soft_wrap=True)
         for line in _text_lines(key.text, console.width):
             console.print(line, soft_wrap=True)
-    return 0
 
 
 def _config_of(place: str) -> Config:

@@ -36,14 +36,15 @@ class ConfigFile(Config):
     """Files that are read before this one: paths relative to it, or names of shipped configurations."""
 
 
-def load_config(path: str | Path, overrides: list[str] | dict[str, Any] | None = None) -> Config:
+def load_config(path: str | Path, *overrides: list[str] | dict[str, Any] | None) -> Config:
     """Read a YAML configuration.
 
     Args:
         path: the file, or the name of a shipped configuration (see `shipped.ShippedFiles.find`). What its `extends:`
             names (one or a list, relative to the file) is read first.
-        overrides: dotted `key=value` strings, or a (nested or dotted) dictionary. The text for a text key is taken as
-            it is given, `${...}` included, but `key=null` is none where the key can be none. Other values are YAML.
+        overrides: dotted `key=value` strings, or a (nested or dotted) dictionary; of several the last one has
+            precedence. The text for a text key is taken as it is given, `${...}` included, but `key=null` is none where
+            the key can be none. Other values are YAML.
 
     Raises:
         ConfigError: a file is missing or malformed, a key is unknown (the nearest valid one is named), a value has the
@@ -58,16 +59,15 @@ def load_incomplete(path: str | Path) -> Config:
     Raises:
         ConfigError: as `load_config`.
     """
-    return _load(path, None, incomplete=True)
+    return _load(path, (), incomplete=True)
 
 
-def _load(path: str | Path, overrides: list[str] | dict[str, Any] | None, *, incomplete: bool) -> Config:
+def _load(path: str | Path, overrides: Sequence[list[str] | dict[str, Any] | None], *, incomplete: bool) -> Config:
     merged = _read(CONFIGURATIONS.find(path), ())
-    layers = overrides.items() if isinstance(overrides, dict) else [_split(item) for item in overrides or []]
-    with_values = _from_python if isinstance(overrides, dict) else _from_word
+    layers = [layer for given in overrides for layer in _layers(given)]
     try:
-        for key, value in layers:  # one by one: a later one changes what it names, and nothing beside it
-            merged = _merged(merged, _spelled_out(with_values(key, value)))
+        for layer in layers:  # one by one: a later one changes what it names, and nothing beside it
+            merged = _merged(merged, _spelled_out(layer))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=not incomplete)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
@@ -149,6 +149,12 @@ def _spelled_out(layer: dict[str, Any]) -> dict[str, Any]:
 # ---- overrides ------------------------------------------------------------------------------------------------------
 
 
+def _layers(overrides: list[str] | dict[str, Any] | None) -> list[dict[str, Any]]:
+    if isinstance(overrides, dict):
+        return [_from_python(key, value) for key, value in overrides.items()]
+    return [_from_word(*_split(item)) for item in overrides or []]
+
+
 def _split(item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if not key or not equals:
@@ -158,7 +164,7 @@ def _split(item: str) -> tuple[str, str]:
 
 def _from_word(key: str, value: str) -> dict[str, Any]:
     """The layer of keys that an override `key=value` adds."""
-    key_type = _type_at(key)
+    key_type = type_at(key)
     if is_text(key_type):
         return _nested(key, None if value == "null" and can_be_none(key_type) else literal(value))
     try:
@@ -169,10 +175,10 @@ def _from_word(key: str, value: str) -> dict[str, Any]:
 
 
 def _from_python(key: str, value: Any) -> dict[str, Any]:
-    return _nested(key, from_python(value, _type_at(key)))
+    return _nested(key, from_python(value, type_at(key)))
 
 
-def _type_at(key: str) -> Any:
+def type_at(key: str) -> Any:
     """The type of the value of a dotted key.
 
     Raises:

@@ -53,7 +53,7 @@ def keys(prefix: str = "") -> list[Key]:
     Raises:
         ConfigError: there is no such key or section; the nearest ones are named.
     """
-    every = list(_walk(Config, Config.model_json_schema(), "", None))
+    every = keys_of(Config)
     found = [key for key in every if not prefix or key.name == prefix or key.name.startswith(f"{prefix}.")]
     if not found:
         for old, new in RENAMED.items():
@@ -65,6 +65,12 @@ def keys(prefix: str = "") -> list[Key]:
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`s2l config` lists all keys"
         raise ConfigError(f"{prefix}: there is no such key or section; {hint}")
     return found
+
+
+def keys_of(model: type[BaseModel]) -> list[Key]:
+    """The keys of a file that a model describes, with those of its sections."""
+    schema = model.model_json_schema()
+    return list(_walk(model, schema.get("$defs", {}) | {model.__name__: schema}, "", None))
 
 
 class Difference(NamedTuple):
@@ -94,19 +100,20 @@ def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _walk(model: type[BaseModel], schema: dict[str, Any], prefix: str, defaults: BaseModel | None) -> Iterator[Key]:
+def _walk(model: type[BaseModel], schemas: dict[str, Any], prefix: str, defaults: BaseModel | None) -> Iterator[Key]:
     """The keys of a model and of the sections in it.
 
     Args:
-        schema: JSON schema of the whole configuration.
+        schemas: JSON schema of the model and of each section, by the names of their classes.
         defaults: the section's value where nobody gives one; None where it must be given.
     """
-    properties = schema["properties"] if model is Config else schema["$defs"][model.__name__]["properties"]
+    properties = schemas[model.__name__]["properties"]
     for name, field in model.model_fields.items():
         required = field.is_required() if defaults is None else False
-        default = None if required else getattr(defaults, name) if defaults is not None else field.get_default()
+        default = getattr(defaults, name) if defaults is not None else field.get_default(call_default_factory=True)
+        default = None if required else default
         if section := section_of(field.annotation):
-            yield from _walk(section, schema, f"{prefix}{name}.", default)
+            yield from _walk(section, schemas, f"{prefix}{name}.", default)
             continue
         shown = None if required else as_yaml(default)
         registry = REGISTRIES.get(f"{prefix}{name}")
@@ -132,8 +139,8 @@ def _type(schema: dict[str, Any]) -> str:
     if values := schema.get("enum", [schema["const"]] if "const" in schema else []):
         return " | ".join(map(str, values))
     match schema["type"]:
-        case "boolean":
-            return "true | false"
+        case "object" | "boolean" as kind:
+            return {"object": "mapping", "boolean": "true | false"}[kind]
         case "string":
             return {"path": "path", "date": "date"}.get(schema.get("format", ""), "text")
         case "array":

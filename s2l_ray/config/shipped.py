@@ -1,4 +1,4 @@
-"""The configurations and inventories that s2l-ray ships, and how a file is found that may be one of them.
+"""The configurations, studies and inventories that s2l-ray ships, and how a file is found that may be one of them.
 
 In the repository they are the top-level folders configs/ and cluster/inventories/. setup.py puts them into the wheel,
 so that `s2l train quickstart` works wherever the package is installed.
@@ -13,6 +13,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 SUFFIX = ".yaml"
+STUDY = "tune_"
+"""How the name of a study's file begins."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class ShippedFiles:
     """In s2l_ray/shipped/, where the package was installed from a wheel."""
     source: str
     """In the repository, where the package is imported from there."""
+    studies: bool = False
+    """Which of the folder's files are meant: studies, whose names begin with tune_, or the others."""
 
     def paths(self) -> dict[str, Path]:
         """The path of each file, by name, sorted."""
         installed = PACKAGE / "shipped" / self.folder
         folder = installed if installed.is_dir() else PACKAGE.parent / self.source
-        files = sorted(folder.rglob(f"*{SUFFIX}"))
+        files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if file.name.startswith(STUDY) == self.studies)
         return {file.relative_to(folder).as_posix().removesuffix(SUFFIX): file for file in files}
 
     def find(self, name: str | Path, directory: Path = Path(), but: Path | None = None) -> Path:
@@ -58,4 +62,5 @@ class ShippedFiles:
 
 
 CONFIGURATIONS = ShippedFiles("configs", "configs")
+STUDIES = ShippedFiles("configs", "configs", studies=True)
 INVENTORIES = ShippedFiles("inventories", "cluster/inventories")

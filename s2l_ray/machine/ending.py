@@ -91,6 +91,11 @@ def held() -> Iterator[None]:
             raise ending.told
 
 
+def is_watching() -> bool:
+    """Whether signals tell a command to end, see `ends_when_told`."""
+    return _Ending.current is not None
+
+
 def is_told() -> bool:
     """Whether a signal has told the command to end, be it `held` as yet."""
     return _Ending.current is not None and _Ending.current.told is not None

@@ -54,6 +54,11 @@ class Storage:
         """Whether it is a directory of this machine, perhaps on a mounted file system."""
         return isinstance(self._fs, fs.LocalFileSystem)
 
+    @property
+    def opened(self) -> tuple[fs.FileSystem, str]:
+        """The file system, and the path of the root in it, for libraries that take pyarrow's."""
+        return self._fs, self._root
+
     def directories(self, path: str = "") -> list[str]:
         """The names of the directories in `path`, sorted; none if `path` does not exist."""
         return [info.base_name for info in self._list(path) if info.type == fs.FileType.Directory]

@@ -3,6 +3,9 @@
 step-000020/trainer/     the trainer's own state: sharded model, optimizer, random number generators
 step-000020/steps.jsonl  the step log up to and including the step
 step-000020/state.json   everything else; written last, so that a directory without it is not a checkpoint
+
+Those of a later branch of a trial's history (see `lineage`) are named step-000020-branch-1. Branches, and within one
+its steps, are the order from old to new.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from s2l_ray.machine.places import existing_output
 from s2l_ray.results import StepRecord
 from s2l_ray.step_log import StepLog
 
+CHECKPOINTS = "checkpoints"
 TRAINER = "trainer"
 STATE = "state.json"
 STEPS = "steps.jsonl"
+NAME = re.compile("step-([0-9]+)(?:-branch-([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Checkpoint:
     directory: Path
     step: int
     """The last step that it includes."""
+    branch: int
+    """Number of the branch of a trial's history that it belongs to; 0: the first one."""
     state: dict[str, Any]
     """Contents of state.json."""
     records: list[StepRecord]
@@ -108,14 +115,26 @@ def read_checkpoint(directory: Path, learner: Mapping[str, Any]) -> Checkpoint:
         raise DataError(
             f"{directory / STEPS} is damaged (it has {len(records)} of {state['step']} steps); {_remedy(directory)}"
         )
-    return Checkpoint(directory, state["step"], state, records)
+    branch, _ = place_of(directory.name) or (0, 0)
+    return Checkpoint(directory, state["step"], branch, state, records)
+
+
+def checkpoint_name(step: int, branch: int = 0) -> str:
+    """Name of a checkpoint's directory."""
+    return f"step-{step:06d}" + (f"-branch-{branch}" if branch else "")
+
+
+def place_of(name: str) -> tuple[int, int] | None:
+    """(branch, step) of a checkpoint by its directory's name: larger is newer. None: no checkpoint has this name."""
+    found = NAME.fullmatch(name)
+    return None if found is None else (int(found[2] or 0), int(found[1]))
 
 
 def checkpoints_in(run: Path) -> list[tuple[int, Path]]:
     """(step, directory) of every whole checkpoint in a run directory, oldest first; other names are none of ours."""
-    found = [state.parent for state in (run / "checkpoints").glob(f"step-*/{STATE}")]
-    names = [(directory.name.removeprefix("step-"), directory) for directory in found]
-    return sorted((int(step), directory) for step, directory in names if re.fullmatch("[0-9]+", step))
+    found = [state.parent for state in (run / CHECKPOINTS).glob(f"step-*/{STATE}")]
+    placed = sorted((place, directory) for directory in found if (place := place_of(directory.name)) is not None)
+    return [(step, directory) for (_, step), directory in placed]
 
 
 def named_checkpoint(name: str) -> Path:

@@ -4,6 +4,8 @@ config.yaml             resolved configuration
 run.json                what outlives a crash before the first checkpoint: ids of the run, digests of models and data
 plan.json               the placement of the run's actors
 steps.jsonl             one record per step
+lineage.jsonl           of a trial of Ray Tune: whose states it was given, see `lineage`
+steps-branch-0.jsonl    of a trial: the steps that it had when it was given another trial's state
 driver.log              what the screen said
 trace.json              who did what when, for https://ui.perfetto.dev
 checkpoints/step-000020 checkpoints, see `checkpoints`
@@ -20,18 +22,20 @@ import datetime
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import load_config
-from s2l_ray.errors import ConfigError, DataError, S2LError
+from s2l_ray.errors import ConfigError, DataError, S2LError, StorageError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.rollouts.stragglers import STRAGGLERS
+from s2l_ray.run.branches import Branches
 from s2l_ray.run.checkpoints import (
+    CHECKPOINTS,
     STATE,
     STEPS,
     Checkpoint,
@@ -42,33 +46,51 @@ from s2l_ray.run.checkpoints import (
     writing_checkpoint,
 )
 from s2l_ray.run.finished import resuming_overrides
-from s2l_ray.run.identity import Contents, differences, learner_of
+from s2l_ray.run.identity import (
+    Contents,
+    all_that_differ,
+    changed_settings,
+    differences,
+    learner_of,
+    trained_with,
+)
 from s2l_ray.run.lock import RunLock
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.sources import Pin
 
 CONFIGURATION = "config.yaml"
 MEMORY = "run.json"
 LOCK = ".lock"
+DONATED = ".donated"
+"""A checkpoint of another run, for as long as it takes to load it."""
 
 
 class RunDirectory:
     """Holds the directory's lock from `acquire` to `close`, so that two runs never write to one directory."""
 
-    def __init__(self, path: Path, lock: RunLock) -> None:
+    def __init__(self, path: Path, lock: RunLock, terms: TrialTerms | None = None) -> None:
         self.path = path
         self.log = StepLog(path / STEPS)
-        self.in_use: Callable[[], int | None] = lambda: None
-        """Gives the step of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
+        self.branches = Branches(path, terms is not None)
+        self.in_use: Callable[[], str | None] = lambda: None
+        """Gives the name of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
+        self._terms = terms
         self._lock = lock
 
     @classmethod
-    def acquire(cls, config: Config, on_wait: Callable[[str], None] = lambda message: None) -> RunDirectory:
+    def acquire(
+        cls,
+        config: Config,
+        on_wait: Callable[[str], None] = lambda message: None,
+        terms: TrialTerms | None = None,
+    ) -> RunDirectory:
         """Lock the directory of a run, and remove what an interrupted save left in it.
 
         Args:
             config: of the run.
             on_wait: told who holds the lock, if that has to be waited for; see `RunLock.acquire`.
+            terms: of the trial of Ray Tune that the run is, if it is one.
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
@@ -78,7 +100,7 @@ class RunDirectory:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = RunLock.acquire(path / LOCK, config.cluster.lock_timeout_s, on_wait)
-        run = cls(path, lock)
+        run = cls(path, lock, terms)
         if config.resume == "never" and run._configuration.exists():
             run.close()
             raise ConfigError(f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto")
@@ -116,11 +138,13 @@ class RunDirectory:
 
         Raises:
             ConfigError: the directory holds steps of a run with another configuration, or with other contents of its
-                files (the differences are named); or its configuration cannot be read.
+                files (the differences are named; a trial may differ as its terms say); or its configuration cannot be
+                read.
         """
         if self._configuration.exists():
-            before = _read_configuration(self._configuration)
-            if differ := differences(before, config, self.remembered().get("contents", {}), contents):
+            before, known = _read_configuration(self._configuration), self.remembered().get("contents", {})
+            judge = self._terms.judge if self._terms else all_that_differ
+            if differ := differences(before, config, known, contents, judge):
                 if self.has_begun:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
@@ -154,18 +178,30 @@ class RunDirectory:
         Args:
             step: after which it is taken.
             state: contents of state.json.
-            keep: how many checkpoints stay.
+            keep: how many checkpoints stay, beside those that Tune may still ask for.
 
         Raises:
             DiskError: it cannot be written.
             ConfigError: another process has taken the directory over.
         """
         self._lock.check()
-        with writing_checkpoint(self.path / "checkpoints" / f"step-{step:06d}", self.log, state) as trainer:
+        with writing_checkpoint(self.branches.checkpoint_of(step), self.log, state) as trainer:
             yield trainer
-        for number, old in self.checkpoints[:-keep]:
-            if number == self.in_use():
-                continue  # it goes with the next one
+        if too_many := [directory for _, directory in self.checkpoints[:-keep]]:
+            self._remove(too_many)
+
+    def pointed(self) -> Set[str]:
+        """See `TrialTerms.pointed`; none of a run that is no trial."""
+        return self._terms.pointed() if self._terms else frozenset()
+
+    def _remove(self, checkpoints: list[Path]) -> None:
+        try:
+            stay = self.pointed()
+        except StorageError:
+            return  # what Tune may ask for is not known now; they go with the next one
+        for old in checkpoints:
+            if old.name in stay or old.name == self.in_use():
+                continue
             with writing(old):
                 (old / STATE).unlink()  # first, so that a half-deleted directory is not a checkpoint
                 shutil.rmtree(old)
@@ -178,7 +214,8 @@ class RunDirectory:
             contents: what the files that it names hold now.
 
         Returns:
-            None if the run begins at its first step.
+            None if the run begins at its first step. A trial of Ray Tune whose settings have changed since all of its
+            checkpoints does that, too; Tune then says what to load.
 
         Raises:
             ConfigError: `resume` names no whole checkpoint, and no directory of a run that has one; or the checkpoint
@@ -186,7 +223,10 @@ class RunDirectory:
             DataError: it is damaged.
         """
         if self.checkpoints:
-            directory = self.checkpoints[-1][1]
+            if (own := self.branches.newest_of(config)) is None:
+                self._refuse_other_settings(config)
+                return None
+            directory = own
         elif config.resume in ("auto", "never"):
             return None
         else:
@@ -199,9 +239,21 @@ class RunDirectory:
             )
         return found
 
+    def _refuse_other_settings(self, config: Config) -> None:
+        """Refuse a run whose own checkpoints are all of other settings, unless it is a trial."""
+        if self._terms is None:
+            newest = self.checkpoints[-1][1]
+            changed = changed_settings(read_state(newest)["settings"], trained_with(config))
+            words = "; ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
+            raise ConfigError(
+                f"{newest} was trained with other settings ({words}): Ray Tune had just changed them when the trial "
+                f"ended. Let Tune restore the trial, or train on as things are now: {resuming_overrides(self.path)}"
+            )
+
     def _drop_unfinished(self) -> None:
-        """Remove what a run that ended while it saved left behind: it takes space and is not a checkpoint."""
-        for directory in (self.path / "checkpoints").glob("step-*"):
+        """Remove what a run that ended while it saved or loaded left: it takes space and is not a checkpoint."""
+        shutil.rmtree(self.path / DONATED, ignore_errors=True)
+        for directory in (self.path / CHECKPOINTS).glob("step-*"):
             if not (directory / STATE).exists():
                 shutil.rmtree(directory, ignore_errors=True)
 

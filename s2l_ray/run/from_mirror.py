@@ -7,8 +7,11 @@ from collections.abc import Callable
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.stragglers import STRAGGLERS
+from s2l_ray.run.checkpoints import CHECKPOINTS, place_of
 from s2l_ray.run.directory import CONFIGURATION, MEMORY, RunDirectory
-from s2l_ray.run.mirror import CHECKPOINTS, KEY, Mirror, answered, step_name
+from s2l_ray.run.identity import changed_settings, trained_with
+from s2l_ray.run.lineage import LINEAGE
+from s2l_ray.run.mirror import KEY, Mirror, answered
 
 
 def open_mirror(config: Config) -> Mirror | None:
@@ -39,7 +42,7 @@ def fetch(mirror: Mirror, directory: RunDirectory, config: Config, say: Callable
         StorageError: it cannot be read.
         DiskError: the directory cannot be written to.
     """
-    there, steps = answered(str(mirror), lambda go_on: (mirror.read_json(MEMORY), mirror.steps()))
+    there = answered(str(mirror), lambda go_on: mirror.read_json(MEMORY))
     if not there:
         return
     if config.resume == "never":
@@ -55,12 +58,23 @@ def fetch(mirror: Mirror, directory: RunDirectory, config: Config, say: Callable
     else:
         names = (MEMORY, STRAGGLERS, CONFIGURATION)  # the last one is what makes it a run's directory
         answered(str(mirror), lambda go_on: mirror.download(names, directory.path, go_on))
-    own = directory.checkpoints[-1][0] if directory.checkpoints else 0
-    if steps and steps[-1] > own:
-        newest = steps[-1]
-        say(f"fetching the checkpoint of step {newest} from {mirror}")
-        target = directory.path / CHECKPOINTS / step_name(newest)
+    newest = answered(str(mirror), lambda go_on: _newer(mirror, directory, config))
+    if newest is not None:
+        say(f"fetching checkpoint {newest} from {mirror}")
+        target = directory.path / CHECKPOINTS / newest
+        answered(str(mirror), lambda go_on: mirror.download((LINEAGE,), directory.path, go_on))
         answered(str(mirror), lambda go_on: mirror.download_checkpoint(newest, target, go_on))
+
+
+def _newer(mirror: Mirror, directory: RunDirectory, config: Config) -> str | None:
+    """The mirror's newest checkpoint of these settings (see `Branches.newest_of`), if it is newer than all here."""
+    own, now = directory.branches.newest_of(config), trained_with(config)
+    for name in reversed(mirror.checkpoints()):
+        if own is not None and (place_of(name) or (0, 0)) <= (place_of(own.name) or (0, 0)):
+            return None
+        if not changed_settings(mirror.state_of(name).get("settings", {}), now):
+            return name
+    return None
 
 
 def _checked(mirror: Mirror) -> Mirror:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,22 @@ def contents_of(
     return found
 
 
-def differences(before: Config, now: Config, contents_before: Contents, contents_now: Contents) -> list[str]:
+Settings = Mapping[str, Any]
+"""Values by dotted key."""
+Judge = Callable[[Settings, Settings], list[str]]
+"""Given the values of some keys at two starts, it says of those that must not differ and do what is wrong, one line
+each."""
+
+
+def all_that_differ(before: Settings, now: Settings) -> list[str]:
+    """The judge of a run that is no trial of Ray Tune: no key may differ. Lines such as "seed was 1, now 2"."""
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
+
+
+def differences(
+    before: Config, now: Config, contents_before: Contents, contents_now: Contents, judge: Judge = all_that_differ
+) -> list[str]:
     """The differences between two starts, one line each: "seed was 1, now 2". None: they are the same run.
 
     Args:
@@ -75,20 +90,34 @@ def differences(before: Config, now: Config, contents_before: Contents, contents
         contents_before: contents of its files at the first start, as far as they are known. A file whose contents are
             not known is compared by its path.
         contents_now: contents of its files at the second start.
+        judge: of settings that are not free to change for every run.
     """
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    known = contents_before.keys() & contents_now.keys()
+    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
+    known, free = contents_before.keys() & contents_now.keys(), _free_to_change(before, now)
+    compared = {key for key in old | new if key not in known and not _is_within(key, free)}
+    of_settings = judge(
+        {k: v for k, v in old.items() if k in compared}, {k: v for k, v in new.items() if k in compared}
+    )
+    # The source of another function than before, where that may be another one, differs as it should.
     changed = [key for key in sorted(known) if contents_before[key] != contents_now[key]]
     of_contents = [
-        f"{_with_path(key, new.get(key))} was {contents_before[key]}, now {contents_now[key]}" for key in changed
-    ]
-    free = _free_to_change(before, now)
-    of_settings = [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted(old | new)
-        if key not in known and old.get(key) != new.get(key) and not _is_within(key, free)
+        f"{_with_path(key, new.get(key))} was {contents_before[key]}, now {contents_now[key]}"
+        for key in changed
+        if not key.endswith(" source") or old.get(named := key.removesuffix(" source")) == new.get(named)
     ]
     return of_settings + of_contents
+
+
+def trained_with(config: Config) -> dict[str, Any]:
+    """The settings of trainer and objective on which the weights depend, by dotted key."""
+    values = flat(config.model_dump(mode="json", include={"trainer", "objective"}))
+    return {key: value for key, value in values.items() if not _is_within(key, FREE_TO_CHANGE)}
+
+
+def changed_settings(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value before, value now) of what differs. A key that only one of them has is of another version."""
+    common = sorted(before.keys() & now.keys())
+    return {key: (before[key], now[key]) for key in common if before[key] != now[key]}
 
 
 def learner_of(config: Config, contents: Contents) -> dict[str, Any]:
@@ -128,8 +157,9 @@ def _digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

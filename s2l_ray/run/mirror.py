@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -20,10 +20,9 @@ from s2l_ray.machine.bounded import bounded
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
-from s2l_ray.run.checkpoints import STATE
+from s2l_ray.run.checkpoints import CHECKPOINTS, STATE, place_of
 
 FILES = "files.json"
-CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 KEY = "checkpoint.mirror"
 ANSWER_S = 90.0
@@ -67,22 +66,25 @@ class Mirror:
         """A file that holds a JSON object; {} if it is not there."""
         return self._json(name) if self._storage.exists(self._at(name)) else {}
 
-    def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, ascending."""
-        return sorted(step for step, files in self._checkpoints().items() if STATE in files and FILES in files)
+    def checkpoints(self) -> list[str]:
+        """The names of the whole checkpoints, oldest first."""
+        return [name for name, files in self._checkpoints() if STATE in files and FILES in files]
+
+    def state_of(self, name: str) -> dict[str, Any]:
+        """The state.json of a whole checkpoint."""
+        return self._json(f"{CHECKPOINTS}/{name}/{STATE}")
 
     # ---- to the store -----------------------------------------------------------------------------------------------
 
-    def upload_checkpoint(self, step: int, directory: Path, go_on: Callable[[], None], done: set[str]) -> None:
+    def upload_checkpoint(self, directory: Path, go_on: Callable[[], None], done: set[str]) -> None:
         """Copy a whole checkpoint.
 
         Args:
-            step: that it is of.
             directory: that holds it.
             go_on: called for every part; what it raises ends the copy.
             done: names of the files that an earlier attempt copied, which are not copied again; added to.
         """
-        there = f"{CHECKPOINTS}/{step_name(step)}"
+        there = f"{CHECKPOINTS}/{directory.name}"
         self._storage.remove(self._at(f"{there}/{STATE}"))
         sizes = {name: path.stat().st_size for name, path in _files(directory) if name != STATE}
         for name in sorted(sizes.keys() - done):
@@ -96,16 +98,18 @@ class Mirror:
         go_on()
         self._storage.put(self._at(f"{there}/{STATE}"), (directory / STATE).read_bytes())
 
-    def prune(self, keep: int) -> None:
+    def prune(self, keep: int, stay: Set[str] = frozenset()) -> None:
         """Remove all checkpoints but the newest, and what interrupted copies left before these.
 
         Args:
             keep: how many whole ones stay.
+            stay: names of further ones that stay.
         """
-        newest = self.steps()[-keep:]
-        for step in sorted(self._checkpoints()):
-            if newest and step < newest[-1] and step not in newest:
-                path = self._at(f"{CHECKPOINTS}/{step_name(step)}")
+        newest = self.checkpoints()[-keep:]
+        names = [name for name, _ in self._checkpoints()]
+        for name in names[: names.index(newest[-1])] if newest else []:
+            if name not in newest and name not in stay:
+                path = self._at(f"{CHECKPOINTS}/{name}")
                 self._storage.remove(f"{path}/{STATE}")
                 self._storage.remove_tree(path)
 
@@ -124,32 +128,32 @@ class Mirror:
                 go_on()
                 write_whole(directory / name, text)
 
-    def download_checkpoint(self, step: int, directory: Path, go_on: Callable[[], None]) -> None:
-        """Copy a whole checkpoint into `directory`: whole once this returns, else without its state.json.
+    def download_checkpoint(self, name: str, directory: Path, go_on: Callable[[], None]) -> None:
+        """Copy a whole checkpoint, by its name, into `directory`: whole once this returns, else without its state.json.
 
         Raises:
             StorageError: it is damaged.
             DiskError: it cannot be written here.
         """
-        there = f"{CHECKPOINTS}/{step_name(step)}"
-        for name, size in self._json(f"{there}/{FILES}").items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or name == STATE:
-                raise StorageError(f"{KEY}: {self}/{there}/{FILES} names {name}, which is no file of it")
-            self._storage.download(self._at(f"{there}/{name}"), directory / name, go_on)
-            if (found := (directory / name).stat().st_size) != size:
-                raise StorageError(f"{KEY}: {self}/{there}/{name} has {found} of {size} bytes; remove {self}/{there}")
+        there = f"{CHECKPOINTS}/{name}"
+        for file, size in self._json(f"{there}/{FILES}").items():
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or file == STATE:
+                raise StorageError(f"{KEY}: {self}/{there}/{FILES} names {file}, which is no file of it")
+            self._storage.download(self._at(f"{there}/{file}"), directory / file, go_on)
+            if (found := (directory / file).stat().st_size) != size:
+                raise StorageError(f"{KEY}: {self}/{there}/{file} has {found} of {size} bytes; remove {self}/{there}")
         write_whole(directory / STATE, json.dumps(self._json(f"{there}/{STATE}"), indent=2) + "\n")
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
-    def _checkpoints(self) -> dict[int, set[str]]:
-        """Names of the files of every checkpoint, whole or not, by step."""
-        found: dict[int, set[str]] = {}
+    def _checkpoints(self) -> list[tuple[str, set[str]]]:
+        """(name, names of its files) of every checkpoint, whole or not, oldest first."""
+        found: dict[str, set[str]] = {}
         for path in self._storage.tree(self._at(CHECKPOINTS)):
             folder, _, name = path.partition("/")
-            if (number := folder.removeprefix("step-")).isdecimal():
-                found.setdefault(int(number), set()).add(name)
-        return found
+            if place_of(folder) is not None:
+                found.setdefault(folder, set()).add(name)
+        return sorted(found.items(), key=lambda item: place_of(item[0]) or (0, 0))
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -162,11 +166,6 @@ class Mirror:
 
     def _at(self, name: str) -> str:
         return f"{self._name}/{name}"
-
-
-def step_name(step: int) -> str:
-    """Name of a checkpoint's directory."""
-    return f"step-{step:06d}"
 
 
 def reports_in(run: Path) -> list[str]:

@@ -30,6 +30,7 @@ from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.planning import plan_run
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.tracking import RunTracking
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.tasks.sources import fetch_sources
 
@@ -56,7 +57,13 @@ class RunParts:
     """Copies checkpoints and reports to checkpoint.mirror."""
 
 
-def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
+def set_up(
+    config: Config,
+    reporter: Reporter,
+    stack: ExitStack,
+    actors: RunActors | None = None,
+    terms: TrialTerms | None = None,
+) -> RunParts:
     """Set a run up.
 
     Args:
@@ -65,6 +72,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActo
         stack: takes what has to be undone, also if this raises. It ends the MLflow run, stops the actors, copies
             what is left to the mirror, unlocks the run directory and ends a private Ray, in this order.
         actors: of a run before this one; those that fit are used, and all of them are undone like the run's own.
+        terms: of the trial of Ray Tune that the run is, if it is one.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started.
@@ -86,7 +94,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActo
     _refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
-    directory = RunDirectory.acquire(config, reporter.phase)
+    directory = RunDirectory.acquire(config, reporter.phase, terms)
     unlocking.callback(directory.close)
     log.open(directory.path)
     mirror = open_mirror(config)
@@ -118,7 +126,7 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActo
     needs = RunNeeds(
         settings, planned.layout, inputs.train, inputs.held_out, inputs.contents, reporter, stragglers, bank
     )
-    graph = actors.graph_for(needs, checkpoint.step + 1 if checkpoint else 1)
+    graph = actors.graph_for(needs, _first_step(checkpoint, directory))
     return RunParts(
         settings,
         planned.dtype,
@@ -134,10 +142,19 @@ def set_up(config: Config, reporter: Reporter, stack: ExitStack, actors: RunActo
     )
 
 
+def _first_step(checkpoint: Checkpoint | None, directory: RunDirectory) -> int:
+    """The step that the run goes on with. A trial that Tune gives another state of has got about as far as its own."""
+    if checkpoint:
+        return checkpoint.step + 1
+    return directory.checkpoints[-1][0] + 1 if directory.checkpoints else 1
+
+
 def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporter: Reporter) -> Uploader:
     """Copies to the mirror from now on; what it is copying stays in the run directory until that is done."""
     checkpoint = settings.checkpoint
-    uploader = Uploader(mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter)
+    uploader = Uploader(
+        mirror, directory.path, checkpoint.keep, checkpoint.mirror_timeout_s, reporter, directory.pointed
+    )
     directory.in_use = lambda: uploader.uploading
     return uploader
 

@@ -17,6 +17,7 @@ from s2l_ray.run.description import describe
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.extras import AfterStep, extras
 from s2l_ray.run.inputs import Inputs
+from s2l_ray.run.lineage import Branch
 from s2l_ray.run.notices import notices
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 
@@ -127,6 +128,12 @@ class RunTracking:
     def final_model(self, path: Path, step: int) -> None:
         """Pass on where the trained learner is, after the last step."""
         self.tracker.log_model("final", step, {"path": str(path), "kind": "Hugging Face"})
+
+    def branched(self, branch: Branch) -> None:
+        """Pass on that a branch of a trial's history begins. The points that MLflow has stay; new ones are added."""
+        self.tracker.repeat_after(branch.step)
+        self.tracker.set_tags({f"lineage/{branch.number}": branch.describe()})
+        self.reporter.note(f"branch {branch.number} of this trial begins with {branch.describe()}")
 
     def evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Pass on an evaluation; `when` is "before", "during" or "after"."""

@@ -16,12 +16,14 @@ from s2l_ray.evaluation.summary import build_summary, write_summary
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers
-from s2l_ray.run.checkpoints import STEPS, Checkpoint, read_checkpoint, writing_checkpoint
+from s2l_ray.run.checkpoints import STATE, STEPS, Checkpoint, read_checkpoint, writing_checkpoint
 from s2l_ray.run.evaluation import RunEvaluation
-from s2l_ray.run.identity import learner_of
+from s2l_ray.run.identity import changed_settings, learner_of, trained_with
+from s2l_ray.run.lineage import Donor
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.step_record import StepOutcome, step_numbers, step_record
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.timing import StepClock
 from s2l_ray.timing.time_sheet import TimeSheet
 from s2l_ray.timing.trace import TraceFile
@@ -41,14 +43,21 @@ class TrainingRun:
         config: of the run.
         reporter: told what happens.
         actors: of a run before this one (`hand_over`), which are used where they fit; default: none.
+        terms: of the trial of Ray Tune that the run is, if it is one.
 
     Raises:
         S2LError: anything that a user can correct; if possible before an engine is started. Nothing is left running.
     """
 
-    def __init__(self, config: Config, reporter: Reporter, actors: RunActors | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reporter: Reporter,
+        actors: RunActors | None = None,
+        terms: TrialTerms | None = None,
+    ) -> None:
         with ExitStack() as stack:
-            parts = set_up(config, reporter, stack, actors)
+            parts = set_up(config, reporter, stack, actors, terms)
             self.settings = parts.settings
             """Resolved configuration."""
             self.plan = parts.plan
@@ -66,6 +75,7 @@ class TrainingRun:
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             self._actors = parts.actors
+            self._directory.branches.goes_on_from(parts.checkpoint)
             if parts.checkpoint:
                 self._resume_from(parts.checkpoint)
             else:
@@ -109,6 +119,16 @@ class TrainingRun:
         return True
 
     # ---- where the run is -------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Of the run in this run directory, whatever machine and process it goes on in."""
+        return str(self._directory.remembered()["id"])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(branch of the run's history, steps done): see `run.lineage`."""
+        return self._directory.branches.in_branch, self.steps_done
 
     @property
     def steps_done(self) -> int:
@@ -156,6 +176,7 @@ class TrainingRun:
         Raises:
             S2LError: the run is over, or an actor failed.
         """
+        self._settle()
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
         self._tracking.failed = True  # until it is known to be otherwise
@@ -216,7 +237,7 @@ class TrainingRun:
         if target is not None:
             self._tracking.models(self._directory.checkpoints)
         if self._uploader:
-            self._uploader.update(step if target is not None else None)
+            self._uploader.update(target.parent.name if target is not None else None)
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""
@@ -272,15 +293,77 @@ class TrainingRun:
             ConfigError: the directory is not a whole checkpoint, or one of another learner.
             DataError: it is damaged.
         """
-        self._resume_from(read_checkpoint(directory.resolve(), self._learner))
+        checkpoint = read_checkpoint(directory.resolve(), self._learner)
+        self._directory.branches.goes_on_from(checkpoint)
+        self._resume_from(checkpoint)
+
+    def checkpoint(self) -> Path:
+        """Make sure that the run's own checkpoint of the last step is whole, and in its mirror if it has one.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            DiskError: it cannot be written.
+            StorageError: it is not in the mirror within checkpoint.mirror_timeout_s.
+        """
+        self._settle()
+        own = self._directory.branches.checkpoint_of(self.steps_done)
+        made = not (own / STATE).exists()
+        if made:
+            keep = self.settings.checkpoint.keep
+            with self._directory.checkpoint(self.steps_done, self._state(self.steps_done), keep) as target:
+                self.graph.trainer.save(str(target))
+            self._tracking.models(self._directory.checkpoints)
+        if self._uploader:
+            self._uploader.update(own.name if made else None)
+            self._uploader.wait(own.name)
+        return own
+
+    def take_over(self, directory: Path, donor: Donor) -> None:
+        """Go on from a checkpoint, as a trial whose state Tune replaces.
+
+        Weights, optimizer, random states and step are the checkpoint's, the settings stay this run's. Unless it is a
+        checkpoint of this run with the same settings, a new branch of the run's history begins.
+
+        Args:
+            directory: that holds the checkpoint.
+            donor: whose it is.
+
+        Raises:
+            ConfigError: the directory is not a whole checkpoint, or one of another learner.
+            DataError: it is damaged.
+        """
+        checkpoint, branches = read_checkpoint(directory.resolve(), self._learner), self._directory.branches
+        changed = changed_settings(checkpoint.state.get("settings", {}), trained_with(self.settings))
+        if donor.run == self.id and not changed:
+            branches.goes_on_from(checkpoint)
+            self._resume_from(checkpoint)
+        else:
+            branch = branches.begin(checkpoint.step, donor, changed)
+            self._resume_from(checkpoint)
+            self._tracking.branched(branch)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Begin at the first step: what the directory has of an earlier attempt is dropped."""
+        """Begin at the first step."""
+        if not self._directory.checkpoints:  # else it is a trial, and Tune says next which state it is to have
+            self._drop_earlier()
+        self.graph.weight_sync(0)
+
+    def _drop_earlier(self) -> None:
+        """Drop what the directory has of an earlier attempt at the first step."""
         self._directory.log.clear()
         self._times.resume_after(0)
-        self.graph.weight_sync(0)
+
+    def _settle(self) -> None:
+        """See `Branches.settle`."""
+        if branch := self._directory.branches.settle(self.id):
+            self._tracking.branched(branch)
+            if branch.step == 0:
+                self._drop_earlier()
+                self.graph.apply_phase(1)
 
     def _resume_from(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint, and give its weights to the learner's engines."""
@@ -314,5 +397,6 @@ class TrainingRun:
             "step": step,
             **self._evaluation.state(),
             "learner": self._learner,
+            "settings": trained_with(self.settings),
             "date": date.isoformat() if date else None,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,9 +11,10 @@ from typing import Self
 from s2l_ray.errors import StorageError
 from s2l_ray.reporter import Reporter
 from s2l_ray.run.checkpoints import STEPS, checkpoints_in
-from s2l_ray.run.mirror import Mirror, reports_in
+from s2l_ray.run.lineage import LINEAGE
+from s2l_ray.run.mirror import KEY, Mirror, reports_in
 
-WITH_EACH_CHECKPOINT = ("config.yaml", "run.json", "plan.json", "stragglers.jsonl", STEPS)
+WITH_EACH_CHECKPOINT = ("config.yaml", "run.json", "plan.json", "stragglers.jsonl", LINEAGE, STEPS)
 """Small files that are copied again after each checkpoint."""
 RETRY_S = (2.0, 60.0)
 """Seconds until the first attempt after one that failed; doubled each time, up to the second number."""
@@ -39,19 +41,28 @@ class Uploader:
         timeout_s: bound on the wait at the end. Where a signal ended the run, it is STOPPED_S.
         reporter: told, by the methods that the run calls, when the store fails, and at the end what is copied and
             what is not.
+        stay: gives the names of further checkpoints that stay in the mirror; called in the thread.
     """
 
-    def __init__(self, mirror: Mirror, run: Path, keep: int, timeout_s: float, reporter: Reporter) -> None:
-        self._mirror, self._run, self._keep = mirror, run, keep
+    def __init__(
+        self,
+        mirror: Mirror,
+        run: Path,
+        keep: int,
+        timeout_s: float,
+        reporter: Reporter,
+        stay: Callable[[], Set[str]] = frozenset,
+    ) -> None:
+        self._mirror, self._run, self._keep, self._stay = mirror, run, keep, stay
         self._timeout_s, self._reporter = timeout_s, reporter
         self._told = False
-        self.uploading: int | None = None
-        """Step of the checkpoint that is being copied, which has to stay until it is."""
+        self.uploading: str | None = None
+        """Name of the checkpoint that is being copied, which has to stay until it is."""
         self._problem: str | None = None  # why the last attempt failed; None if it did not
-        self._made: set[int] = set()
-        self._uploaded: set[int] = set()
+        self._made: set[str] = set()
+        self._uploaded: set[str] = set()
         self._failures = 0
-        self._begun: tuple[int, set[str]] = (0, set())  # checkpoint that was begun, and its files that are copied
+        self._begun: tuple[str, set[str]] = ("", set())  # checkpoint that was begun, and its files that are copied
         self._copied: dict[str, tuple[int, int] | None] = {}  # report -> what `_about` said of it when it was copied
         self._cut_off = False
         self._wake = threading.Condition()
@@ -68,19 +79,39 @@ class Uploader:
     ) -> None:
         self.close(STOPPED_S if isinstance(error, KeyboardInterrupt) else self._timeout_s)
 
-    def update(self, step: int | None = None) -> None:
+    def update(self, name: str | None = None) -> None:
         """After a step: copy what is new, soon, and say if the store fails now or answers again. Returns at once.
 
         Args:
-            step: if its checkpoint has been written; None: nothing is to be copied.
+            name: of its checkpoint, if one has been written; None: nothing is to be copied.
         """
-        if step is not None:
-            self._made.add(step)
+        if name is not None:
+            with self._wake:
+                self._made.add(name)
+                self._uploaded.discard(name)
             self._begin()
         problem = self._problem
         if self._told != (problem is not None):
             self._told = problem is not None
             self._reporter.note(f"{problem}; it is tried again" if problem else f"{self._mirror} answers again")
+
+    def wait(self, name: str) -> None:
+        """Wait until the newest checkpoint is in the mirror.
+
+        Args:
+            name: of it.
+
+        Raises:
+            StorageError: it is not there within checkpoint.mirror_timeout_s. It is still tried.
+        """
+        self._begin()
+        with self._wake:
+            if self._wake.wait_for(lambda: name in self._uploaded, self._timeout_s):
+                return
+        raise StorageError(
+            f"{KEY}: {name} is not in {self._mirror} after {self._timeout_s:g} s ({self._problem or 'it is slow'}); it "
+            f"is whole in {self._run}, from where the run resumes. Mend the store, or raise checkpoint.mirror_timeout_s"
+        )
 
     def close(self, timeout_s: float) -> None:
         """Copy what is left, all reports included, and say what is there and what is not.
@@ -100,9 +131,9 @@ class Uploader:
             self._wake.notify_all()
 
     def _closing_words(self, timeout_s: float) -> str:
-        lacking = [f"the checkpoint of step {newest[0]}"] if (newest := self._newest()) else []
+        lacking = [f"checkpoint {newest.name}"] if (newest := self._newest()) else []
         lacking += [name for name in reports_in(self._run) if self._copied.get(name) != _about(self._run / name)]
-        left_out = sorted(self._made - self._uploaded - ({newest[0]} if newest else set()))
+        left_out = sorted(self._made - self._uploaded - ({newest.name} if newest else set()))
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             reason = f" ({self._problem})" if self._problem else ""
@@ -144,7 +175,7 @@ class Uploader:
     def _copy(self, finishing: bool) -> None:
         """Bring the mirror up to date."""
         while newest := self._newest():
-            self._copy_checkpoint(*newest)
+            self._copy_checkpoint(newest)
         names = reports_in(self._run)
         for name in names if finishing else [name for name in WITH_EACH_CHECKPOINT if name in names]:
             self._copy_report(name)
@@ -161,22 +192,25 @@ class Uploader:
             return  # the run has removed it meanwhile
         self._copied[name] = about
 
-    def _newest(self) -> tuple[int, Path] | None:
+    def _newest(self) -> Path | None:
         """The newest whole checkpoint, if it is not in the mirror."""
         there = checkpoints_in(self._run)[-1:]
-        return there[0] if there and there[0][0] not in self._uploaded else None
+        return there[0][1] if there and there[0][1].name not in self._uploaded else None
 
-    def _copy_checkpoint(self, step: int, directory: Path) -> None:
-        self.uploading = step
+    def _copy_checkpoint(self, directory: Path) -> None:
+        self.uploading = name = directory.name
         try:
-            if step in self._made or step not in self._mirror.steps():  # else it is one that was there at the start
-                if self._begun[0] != step:
-                    self._begun = (step, set())
-                self._mirror.upload_checkpoint(step, directory, self._go_on, self._begun[1])
+            # What was there at the start need not be copied again.
+            if name in self._made or name not in self._mirror.checkpoints():
+                if self._begun[0] != name:
+                    self._begun = (name, set())
+                self._mirror.upload_checkpoint(directory, self._go_on, self._begun[1])
         finally:
             self.uploading = None
-        self._uploaded.add(step)
-        self._mirror.prune(self._keep)
+        with self._wake:
+            self._uploaded.add(name)
+            self._wake.notify_all()
+        self._mirror.prune(self._keep, self._stay())
 
     def _go_on(self) -> None:
         if self._cut_off:

@@ -85,6 +85,11 @@ class MlflowTracker:
         self.log_metrics(step_metrics(record), record.step)
         return True
 
+    def repeat_after(self, step: int) -> None:
+        """Steps and evaluations after `step` get further points, beside those that they have."""
+        for logged in (self._steps, *self._evaluations.values()):
+            logged -= {number for number in logged if number > step}
+
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """pass@k with its interval at step `record.step`, as `eval/<model>/pass_at_<k>`; also tagged with `when`."""
         if record.step in self._evaluations[record.model]:

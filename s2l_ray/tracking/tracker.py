@@ -43,6 +43,9 @@ class Tracker(Protocol):
     def log_step(self, record: StepRecord) -> bool:
         """Log the metrics of a step; whether they were new."""
 
+    def repeat_after(self, step: int) -> None:
+        """Later steps are done again, by a trial that was given another state: they get further points."""
+
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Log the metrics of an evaluation; `when` is "before", "during" or "after"."""
 
@@ -101,6 +104,9 @@ class NoTracker(Tracker):
     def log_step(self, record: StepRecord) -> bool:
         """Do nothing."""
         return False
+
+    def repeat_after(self, step: int) -> None:
+        """Do nothing."""
 
     def log_evaluation(self, record: EvaluationRecord, when: str) -> None:
         """Do nothing."""

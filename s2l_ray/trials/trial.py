@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
 from s2l_ray.config import Config
 from s2l_ray.ray_bridge import TrialStorage, driver_directories
+from s2l_ray.trials.storage import storage_url
 
 
 def launch_directory() -> Path:
@@ -30,13 +32,20 @@ def as_trial(config: Config, storage: TrialStorage, name: str) -> Config:
     system of this machine, outputs/NAME/TRIAL. With a run_dir it is RUN_DIR/TRIAL. Tune keeps the name
     of a trial that it resumes, so that the run resumes too.
 
+    In a store, the directory of the trial is the mirror of the run, unless checkpoint.mirror is given.
+
     Args:
         config: the same for all trials, but for what Tune varies.
         storage: of the trial.
         name: of the trial, which MLflow then shows.
+
+    Raises:
+        ConfigError: Tune's storage is neither on a file system of this machine nor in S3 or GCS.
     """
-    if config.run_dir is None and isinstance(storage.storage_filesystem, LocalFileSystem):
-        own = Path(storage.trial_fs_path)
-    else:
-        own = config.run_path / storage.trial_dir_name
-    return config.model_copy(update={"name": name, "run_dir": str(own)})
+    local = isinstance(storage.storage_filesystem, LocalFileSystem)
+    own = Path(storage.trial_fs_path) if config.run_dir is None and local else config.run_path / storage.trial_dir_name
+    update: dict[str, Any] = {"name": name, "run_dir": str(own)}
+    if not local and config.checkpoint.mirror is None:
+        mirror = storage_url(storage.storage_filesystem, str(Path(storage.trial_fs_path).parent))
+        update["checkpoint"] = config.checkpoint.model_copy(update={"mirror": mirror})
+    return config.model_copy(update=update)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from s2l_ray.config.section import Field, Section, model_validator
 
 DomainKind = Literal["choice", "grid", "uniform", "loguniform", "randint"]
+DIGITS = 4
+"""Significant digits of numbers that are drawn."""
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -81,13 +83,13 @@ class Domain(Section):
         if self.randint:
             return generator.randint(*self.randint)
         if self.uniform:
-            return generator.uniform(*self.uniform)
+            return self.within(generator.uniform(*self.uniform))
         low, high = self.bounds or (1.0, 1.0)
         return self.within(math.exp(generator.uniform(math.log(low), math.log(high))))
 
     def within(self, value: Any) -> Any:
-        """The number itself, or the bound that is nearest to it; an integer where only integers are possible."""
+        """The number itself, rounded to what people read, or the bound that is nearest to it."""
         if self.bounds is None:
             return value
         low, high = self.bounds
-        return min(max(round(value) if self.randint else value, low), high)
+        return min(max(round(value) if self.randint else float(f"{value:.{DIGITS}g}"), low), high)

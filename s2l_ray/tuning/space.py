@@ -34,8 +34,9 @@ class Space:
     def draw(self, trials: int, seed: int) -> list[Values]:
         """The values of each trial.
 
-        Each combination of the grids is there equally often, in the order of the file. Whatever else is drawn for the
-        n-th trial depends on n, the key and the seed only: a key that is added leaves the others' values as they are.
+        The grids' combinations are gone through in the order of the file, with the same drawn values for all other
+        keys; then with the next ones. The n-th drawn value of a key depends on n, the key and the seed only: a key that
+        is added leaves the others' values as they are.
 
         Args:
             trials: how many; a multiple of the number of combinations.
@@ -43,11 +44,11 @@ class Space:
         """
         combinations = self.combinations
         streams = {key: self._stream(key, seed) for key, domain in self.domains.items() if not domain.grid}
-        drawn = [
-            {key: next(stream) for key, stream in streams.items()} | combinations[number % len(combinations)]
-            for number in range(trials)
-        ]
-        return [{key: values[key] for key in self.domains} for values in drawn]
+        found = []
+        for _ in range(trials // len(combinations)):
+            drawn = {key: next(stream) for key, stream in streams.items()}
+            found += [drawn | combination for combination in combinations]
+        return [{key: values[key] for key in self.domains} for values in found]
 
     def corners(self) -> Iterator[Values]:
         """Every combination of the choices' values and of the ranges' bounds."""

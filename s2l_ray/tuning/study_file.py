@@ -54,8 +54,9 @@ class SchedulerSection(Section):
 class StudyFile(Section):
     """All keys of a study."""
 
-    name: str = "study"
-    """Name of the study: its directory in `storage`, and the beginning of its trials' names."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")] = "study"
+    """Name of the study: its directory in `storage`, and the beginning of its trials' names. Default: that of the
+    file."""
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     """The values that trials may have, by dotted key of the configuration: a list to choose from, {grid: [...]},
     {uniform: [a, b]}, {loguniform: [a, b]} or {randint: [a, b]}."""

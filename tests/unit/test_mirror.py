@@ -17,9 +17,11 @@ from s2l_ray.machine.storage import Storage
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import mirror as mirroring
 from s2l_ray.run import uploader as uploading
+from s2l_ray.run.checkpoints import checkpoint_name, place_of
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.finished import next_free
 from s2l_ray.run.from_mirror import fetch, open_mirror
+from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.uploader import Uploader
 from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
 from tests.support.run_directories import RECORD, acquired, config, learner, to_resume
@@ -91,6 +93,10 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def steps_in(mirror: Mirror) -> list[int]:
+    return [place_of(name)[1] for name in mirror.checkpoints()]
+
+
 def go_on() -> None:
     pass
 
@@ -112,8 +118,8 @@ def test_an_empty_run_directory_resumes_from_the_mirror(anywhere: str, tmp_path:
     with Uploader(mirror, run.path, 2, WAIT_S, reporter) as uploader:
         for step in (2, 4, 6):
             saved(run, step)
-            uploader.update(step)
-            eventually(lambda step=step: mirror.steps()[-1:] == [step])
+            uploader.update(checkpoint_name(step))
+            eventually(lambda step=step: steps_in(mirror)[-1:] == [step])
         (run.path / "rollouts").mkdir()
         (run.path / "rollouts" / "step-000001.jsonl").write_text("{}\n")
     run.close()
@@ -122,7 +128,7 @@ def test_an_empty_run_directory_resumes_from_the_mirror(anywhere: str, tmp_path:
     names = {"trainer/__0_0.distcp", "trainer/.metadata", "steps.jsonl", "state.json", "files.json"}
     of_checkpoints = {f"run/checkpoints/step-00000{step}/{name}" for step in (4, 6) for name in names}
     reports = {"run/config.yaml", "run/run.json", "run/steps.jsonl", "run/rollouts/step-000001.jsonl"}
-    assert there == of_checkpoints | reports and mirror.steps() == [4, 6]
+    assert there == of_checkpoints | reports and steps_in(mirror) == [4, 6]
 
     elsewhere = mirrored(tmp_path, anywhere, run_dir=str(tmp_path / "new" / "run"))
     fresh = RunDirectory.acquire(elsewhere)
@@ -148,8 +154,8 @@ def copied(store: Store, tmp_path: Path) -> Config:
     with Uploader(open_mirror(settings), run.path, 2, WAIT_S, SilentReporter()) as uploader:
         for step in (2, 4):
             saved(run, step)
-            uploader.update(step)
-            eventually(lambda step=step: step in uploader._uploaded)
+            uploader.update(checkpoint_name(step))
+            eventually(lambda step=step: checkpoint_name(step) in uploader._uploaded)
     run.close()
     return settings
 
@@ -164,7 +170,7 @@ def test_the_newest_of_both_is_resumed_from(copied: Config, store: Store):
         (directory / "state.json").unlink()
     said: list[str] = []
     fetch(mirror, run, copied, said.append)
-    assert run.checkpoints[-1][0] == 4 and said == [f"fetching the checkpoint of step 4 from {mirror}"]
+    assert run.checkpoints[-1][0] == 4 and said == [f"fetching checkpoint step-000004 from {mirror}"]
 
 
 def test_a_mirror_that_holds_another_run_is_refused(copied: Config, tmp_path: Path):
@@ -209,8 +215,8 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
     for last in ("trainer/__0_0.distcp", "steps.jsonl", "files.json", "state.json"):
         store.fails = lambda method, path, last=last: method in ("POST", "PUT") and path.endswith(f"06/{last}")
         with pytest.raises(StorageError, match=f"checkpoint.mirror: {mirror}/checkpoints/step-000006/{last}"):
-            mirror.upload_checkpoint(6, directory, go_on, set())
-        assert mirror.steps() == [2, 4]
+            mirror.upload_checkpoint(directory, go_on, set())
+        assert steps_in(mirror) == [2, 4]
     store.fails = lambda method, path: False
     parts = iter([None])
 
@@ -219,18 +225,18 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        mirror.upload_checkpoint(6, directory, interrupted, set())
-    assert mirror.steps() == [2, 4]
-    mirror.upload_checkpoint(6, directory, go_on, set())
-    assert mirror.steps() == [2, 4, 6]
+        mirror.upload_checkpoint(directory, interrupted, set())
+    assert steps_in(mirror) == [2, 4]
+    mirror.upload_checkpoint(directory, go_on, set())
+    assert steps_in(mirror) == [2, 4, 6]
     store.fails = lambda method, path: path.endswith("06/steps.jsonl")
     with pytest.raises(StorageError, match="steps.jsonl"):
-        mirror.upload_checkpoint(6, directory, go_on, set())  # of a step that is done again
-    assert mirror.steps() == [2, 4]
+        mirror.upload_checkpoint(directory, go_on, set())  # of a step that is done again
+    assert steps_in(mirror) == [2, 4]
     store.fails = lambda method, path: False
-    mirror.upload_checkpoint(6, directory, go_on, set())
+    mirror.upload_checkpoint(directory, go_on, set())
     mirror.prune(1)
-    assert mirror.steps() == [6] and not any("step-000004" in name for name in mirror._storage.tree(mirror._name))
+    assert steps_in(mirror) == [6] and not any("step-000004" in name for name in mirror._storage.tree(mirror._name))
     run.close()
 
 
@@ -240,11 +246,11 @@ def test_a_damaged_checkpoint_is_one_clear_message(copied: Config, tmp_path: Pat
     mirror._storage.put(shard, b"cut off")
     target = tmp_path / "new" / "step-000004"
     with pytest.raises(StorageError, match=r"__0_0.distcp has 7 of 1000 bytes; remove .*/checkpoints/step-000004"):
-        mirror.download_checkpoint(4, target, go_on)
+        mirror.download_checkpoint(checkpoint_name(4), target, go_on)
     assert not (target / "state.json").exists()
     mirror._storage.put(mirror._at("checkpoints/step-000004/files.json"), json.dumps({"../../x": 1}).encode())
     with pytest.raises(StorageError, match="names ../../x, which is no file of it"):
-        mirror.download_checkpoint(4, target, go_on)
+        mirror.download_checkpoint(checkpoint_name(4), target, go_on)
 
 
 def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_later(store: Store, tmp_path: Path):
@@ -255,13 +261,13 @@ def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_lat
         store.fails = lambda method, path: True
         for step in (2, 4):
             saved(run, step)
-            uploader.update(step)
+            uploader.update(checkpoint_name(step))
             eventually(lambda: uploader._failures > 0)
         uploader.update()
         assert len(reporter.notes) == 1 and reporter.notes[0].endswith("; it is tried again")
         assert reporter.notes[0].startswith(f"checkpoint.mirror: {mirror}/checkpoints/step-00000")
         store.fails = lambda method, path: False
-        eventually(lambda: mirror.steps() == [4])
+        eventually(lambda: steps_in(mirror) == [4])
         eventually(lambda: uploader._problem is None)
         uploader.update()
         assert reporter.notes[1] == f"{mirror} answers again"
@@ -278,9 +284,9 @@ def test_what_is_not_copied_in_time_is_said(store: Store, tmp_path: Path):
     saved(run, 2)
     store.fails = lambda method, path: True
     with uploader:
-        uploader.update(2)
+        uploader.update(checkpoint_name(2))
         eventually(lambda: uploader._failures > 0)
-    words = f"not copied to {mirror} within 0.5 s: the checkpoint of step 2, config.yaml, run.json and 1 more ("
+    words = f"not copied to {mirror} within 0.5 s: checkpoint step-000002, config.yaml, run.json and 1 more ("
     assert reporter.notes[-1].startswith(words) and f"; all of it is in {run.path}; failed" in reporter.notes[-1]
     run.close()
 
@@ -300,12 +306,14 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
     with Uploader(mirror, run.path, 1, WAIT_S, SilentReporter()) as uploader:
         run.in_use = lambda: uploader.uploading
         saved(run, 2)
-        uploader.update(2)
+        uploader.update(checkpoint_name(2))
         assert reached.wait(WAIT_S)
         saved(run, 4, keep=1)
         assert [step for step, _ in run.checkpoints] == [2, 4]
         held.set()
-        eventually(lambda: uploader.uploading is None and {2, 4} <= uploader._uploaded)
+        eventually(
+            lambda: uploader.uploading is None and {checkpoint_name(2), checkpoint_name(4)} <= uploader._uploaded
+        )
         saved(run, 6, keep=1)
         assert [step for step, _ in run.checkpoints] == [6]
     run.close()
@@ -353,8 +361,8 @@ def test_a_checkpoint_whose_list_names_other_files_is_refused_and_never_whole(na
     (there / "files.json").write_text(json.dumps({name: 2}))
     mirror = mirroring.Mirror(str(tmp_path / "mirror"), "run")
     with pytest.raises(StorageError, match="which is no file of it"):
-        mirror.download_checkpoint(2, tmp_path / "here", lambda: None)
+        mirror.download_checkpoint(checkpoint_name(2), tmp_path / "here", lambda: None)
     assert not (tmp_path / "here" / "state.json").exists()
     (there / "files.json").write_text("[" * 100_000)
     with pytest.raises(StorageError, match="files.json is damaged"):
-        mirror.download_checkpoint(2, tmp_path / "here", lambda: None)
+        mirror.download_checkpoint(checkpoint_name(2), tmp_path / "here", lambda: None)

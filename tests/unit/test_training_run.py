@@ -27,6 +27,7 @@ from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.schedule import GroupSplit
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking.tracker import NoTracker
@@ -121,12 +122,18 @@ def config(tmp_path: Path) -> Config:
 def graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
     graph = Graph()
 
-    def set_up(config: Config, reporter: SilentReporter, stack: ExitStack, actors: RunActors | None = None) -> RunParts:
+    def set_up(
+        config: Config,
+        reporter: SilentReporter,
+        stack: ExitStack,
+        actors: RunActors | None = None,
+        terms: TrialTerms | None = None,
+    ) -> RunParts:
         actors = actors or RunActors()
         actors.take()
         actors._graph = graph
         stack.callback(actors.stop)
-        directory = RunDirectory.acquire(config)
+        directory = RunDirectory.acquire(config, terms=terms)
         stack.callback(directory.close)
         directory.adopt(config, CONTENTS)
         return RunParts(

@@ -8,32 +8,59 @@ from types import SimpleNamespace
 import pyarrow.fs
 import pytest
 
+from s2l_ray.config import Config
 from s2l_ray.config.loading import parse_config
+from s2l_ray.errors import ConfigError
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.trials.results import trial_result
 from s2l_ray.trials.trial import as_trial
 from tests.support.step_records import evaluation, step
 
 
+def told(run_dir: str | None, storage_path: str, **given: object) -> Config:
+    """The configuration of a trial, of a Tuner with this storage."""
+    values = {"name": "mine", "run_dir": run_dir, "models": {"learner": "l", "explorer": "e"}, "data": {"train": "t"}}
+    files, path = pyarrow.fs.FileSystem.from_uri(storage_path)
+    storage = SimpleNamespace(storage_filesystem=files, trial_fs_path=f"{path}/sweep/S2LPO_1", trial_dir_name="S2LPO_1")
+    return as_trial(parse_config({**values, **given}), storage, "S2LPO_7")
+
+
+S3 = "s3://bucket/my%20results?scheme=http&endpoint_override=127.0.0.1%3A9&region=us-east-2"
+GCS = "gs://anonymous@bucket/results?scheme=http&endpoint_override=127.0.0.1%3A9&retry_limit_seconds=2"
+
+
 @pytest.mark.parametrize(
-    ("run_dir", "local", "expected"),
+    ("run_dir", "storage_path", "expected"),
     [
-        (None, True, "/results/sweep/S2LPO_1"),
-        (None, False, "outputs/mine/S2LPO_1"),
-        ("sweep", True, "sweep/S2LPO_1"),
-        ("/sweep", False, "/sweep/S2LPO_1"),
+        (None, "/results", "/results/sweep/S2LPO_1"),
+        (None, S3, "outputs/mine/S2LPO_1"),
+        ("sweep", "/results", "sweep/S2LPO_1"),
+        ("/sweep", S3, "/sweep/S2LPO_1"),
     ],
 )
 def test_a_trial_has_its_own_name_and_a_directory_that_it_shares_with_no_other(
-    run_dir: str | None, local: bool, expected: str
+    run_dir: str | None, storage_path: str, expected: str
 ):
-    values = {"name": "mine", "run_dir": run_dir, "models": {"learner": "l", "explorer": "e"}, "data": {"train": "t"}}
-    files = pyarrow.fs.LocalFileSystem() if local else pyarrow.fs.SubTreeFileSystem("/", pyarrow.fs.LocalFileSystem())
-    storage = SimpleNamespace(
-        storage_filesystem=files, trial_fs_path="/results/sweep/S2LPO_1", trial_dir_name="S2LPO_1"
-    )
-    trial = as_trial(parse_config(values), storage, "S2LPO_7")
+    trial = told(run_dir, storage_path)
     assert (trial.run_dir, trial.name) == (str(Path(expected).absolute()), "S2LPO_7")
+
+
+def test_the_mirror_of_a_trial_is_its_directory_in_tunes_storage_where_that_is_a_store():
+    assert told(None, "/results").checkpoint.mirror is None
+    for uri in (S3, GCS):
+        mirror = told(None, uri).checkpoint.mirror
+        assert mirror is not None
+        files, path = pyarrow.fs.FileSystem.from_uri(mirror)
+        asked, root = pyarrow.fs.FileSystem.from_uri(uri)
+        assert path == f"{root}/sweep" and files == asked  # so that the mirror of run directory S2LPO_1 is the trial's
+    assert told(None, S3, checkpoint={"mirror": "elsewhere"}).checkpoint.mirror == "elsewhere"
+    uri = "s3://KEY:SECRET@bucket/results?region=us-east-2"
+    assert told(None, uri).checkpoint.mirror == "s3://bucket/results/sweep?scheme=https&region=us-east-2"
+
+
+def test_storage_of_another_kind_is_refused():
+    with pytest.raises(ConfigError, match="of the kind mock; give a directory, s3://"):
+        told(None, "mock://results")
 
 
 def result(steps: int, newest: EvaluationRecord | None) -> dict:

@@ -1,0 +1,314 @@
+"""Running a study: Ray, the trials' plans, the shared bank, Tune's loop, and the report.
+
+result = run_study("quickstart", "tune_schedule", ["trials=4"])
+result = resume_study("outputs/tune_schedule")
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from actors.connection import connect
+from actors.private_ray import end_private_ray
+from s2l_ray.config import Config
+from s2l_ray.display import FetchDisplay, TaskDisplay
+from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.kinds import BankMode, TrackedStatus
+from s2l_ray.machine.places import refuse_session_directory
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.live_nodes import nodes_to_plan_for
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.run.directory import LOCK
+from s2l_ray.run.lock import RunLock
+from s2l_ray.run.planning import plan_run
+from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.bound import upper_bound
+from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.live import StudyDisplay
+from s2l_ray.tuning.observer import StudyObserver
+from s2l_ray.tuning.optuna_source import Suggested
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.parent_run import ParentRun
+from s2l_ray.tuning.place import StudyPlace
+from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
+from s2l_ray.tuning.reading import load_study, split_overrides
+from s2l_ray.tuning.report import write_report
+from s2l_ray.tuning.samples import nested_with, refusal, with_values
+from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
+from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
+from s2l_ray.tuning.sharing import share
+from s2l_ray.tuning.slices import described, number_at_once, sliced
+from s2l_ray.tuning.space import Values, written
+from s2l_ray.tuning.study_file import StudyFile
+from s2l_ray.tuning.tune_loop import Loop
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to."""
+
+    about: StudyAbout
+    outcomes: list[TrialOutcome]
+    """Of all trials that were begun."""
+    facts: StudyFacts
+
+    @property
+    def table(self) -> RenderableType:
+        """The results for a terminal, from the best trial to the worst."""
+        return final_study_table(self.about, self.outcomes, self.facts)
+
+    @property
+    def first_error(self) -> str | None:
+        """Why no trial got to an end: the message of the first one; None if one did."""
+        failed = [outcome for outcome in self.outcomes if outcome.status == "failed"]
+        return failed[0].error if failed and len(failed) == len(self.outcomes) else None
+
+
+def run_study(config: str, study: str | StudyFile, overrides: Sequence[str] = ()) -> StudyResult:
+    """Run a study, or go on with the unfinished one that the same call has begun. What `s2l tune` does.
+
+    Args:
+        config: a configuration: a file, or the name of one that s2l-ray ships.
+        study: a study's file or the name of one that s2l-ray ships; or its content.
+        overrides: `key=value` of the configuration, and `tune.key=value` of the study's file.
+
+    Raises:
+        S2LError: anything that a user can correct; if possible before anything is started.
+    """
+    with TaskDisplay() as display:
+        prepared = _prepared(config, study, overrides, display)
+    return _run(prepared)
+
+
+def resume_study(directory: str, overrides: Sequence[str] = ()) -> StudyResult:
+    """Go on with an unfinished study: the same trials, each from its last checkpoint. What `s2l tune --resume` does.
+
+    Args:
+        directory: of the study, or its URI in an object store.
+        overrides: of keys without influence on results, such as `cluster.address=auto` or `tune.max_failures=3`.
+
+    Raises:
+        S2LError: there is no study or it is finished; or as `run_study`.
+    """
+    return _run(prepare_again(StudyPlace.existing(directory), overrides))
+
+
+def _prepared(config: str, study: str | StudyFile, overrides: Sequence[str], display: TaskDisplay) -> PreparedStudy:
+    of_config, of_study = split_overrides(overrides)
+    if isinstance(study, StudyFile):
+        if of_study:
+            raise ConfigError(f"override tune.{of_study[0]}: the study is given as it is; change it there")
+        file = study
+    else:
+        file = load_study(study, of_study)
+    return prepare(config, file, of_config, FetchDisplay(display))
+
+
+# ---- one start of a study -------------------------------------------------------------------------------------------
+
+
+def _run(prepared: PreparedStudy) -> StudyResult:
+    place = prepared.place
+    with ExitStack() as stack:
+        if place.is_local:
+            refuse_session_directory("storage", place.directory)
+        lock = RunLock.acquire(place.directory / LOCK, prepared.base.cluster.lock_timeout_s, print)
+        stack.callback(lock.close)
+        with TaskDisplay() as display:
+            ready = _ready(prepared, display, stack)
+        return _tuned(prepared, ready)
+
+
+@dataclass
+class _Ready:
+    """A study whose trials can begin."""
+
+    about: StudyAbout
+    at_once: int
+    parent: ParentRun
+    bank_mode: BankMode | None
+    """Of the trials; None: as the configuration says."""
+    began: float
+    """`time.monotonic()` of this start."""
+
+
+def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, Inventory]:
+    """Plan every trial for its part of the cluster; how many run at once, and the whole cluster.
+
+    Raises:
+        ConfigError: trials cannot be placed; it names them, their values and the reasons.
+        PlacementError: the cluster has less than one trial's part.
+    """
+    inventory = nodes_to_plan_for(prepared.base, display.say)
+    trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
+    at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
+    problems: list[str] = []
+    for done, sample in enumerate(prepared.samples, 1):
+        try:
+            plan_run(sliced(sample.config, prepared.file), SilentReporter())
+        except S2LError as error:
+            which = f"trial {sample.number} ({written(sample.values)})" if prepared.drawn else written(sample.values)
+            problems.append(f"{which}: {error}")
+        display.update("trials planned", done, len(prepared.samples))
+    if problems:
+        raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
+    display.say(described(at_once, trials, inventory, prepared.file))
+    return at_once, inventory
+
+
+def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _Ready:
+    """Connect to Ray, plan every trial, open MLflow and record the bank. Nothing is written before all are possible."""
+    if prepared.resumed:
+        display.say(f"going on with the study in {prepared.place}")
+    if connect(prepared.base.cluster, display.say):
+        stack.callback(end_private_ray)
+    at_once, _ = planned_trials(prepared, display)
+    began = time.monotonic()
+    prepared.place.write(prepared.state)
+    about = _about(prepared, at_once)
+    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id)
+    _remember(prepared, mlflow_run_id=parent.run_id)
+    bank_mode = _shared_bank(prepared, display) if prepared.file.share_bank else None
+    return _Ready(about, at_once, parent, bank_mode, began)
+
+
+def _remember(prepared: PreparedStudy, **changes: object) -> None:
+    """Change the study's state, here and where it is kept."""
+    for name, value in changes.items():
+        setattr(prepared.state, name, value)
+    prepared.place.write(prepared.state)
+
+
+def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
+    """Record what the trials need of the explorers; the trials' bank.mode."""
+    if prepared.drawn:
+        configs: list[Config] | None = [sample.config for sample in prepared.samples]
+    else:
+        configs = upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
+    if not configs:
+        display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
+        return "readwrite"
+    bank = share(configs, display, of_trials=prepared.drawn)
+    display.say(bank.describe())
+    before = prepared.state.bank
+    numbers = asdict(bank) | {
+        "separate": [list(tokens) for tokens in bank.separate],
+        "recordings": list(bank.recordings),
+        "sampled": bank.sampled + before.get("sampled", 0),
+        "sampled_tokens": bank.sampled_tokens + before.get("sampled_tokens", 0),
+        "ratio": bank.ratio,
+    }
+    _remember(prepared, bank=numbers)
+    return "read" if bank.recordings else "off"
+
+
+def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
+    file, place = prepared.file, prepared.place
+    is_grid = all(domain.grid for domain in prepared.space.domains.values())
+    return StudyAbout(
+        name=place.name,
+        keys=prepared.space.keys,
+        trials=len(prepared.samples) if prepared.drawn else file.trials or 1,
+        steps=prepared.steps,
+        directory=place.directory,
+        place=str(place),
+        metric=file.metric,
+        mode=file.mode,
+        at_once=at_once,
+        search="grid" if is_grid else file.search,
+        scheduler=file.scheduler.kind,
+        rungs=rungs_of(file.scheduler, prepared.steps),
+        reduction=float(file.scheduler.reduction_factor or 1),
+        seed=file.seed,
+        confidence=prepared.base.evaluation.confidence,
+        study=prepared.state.study,
+        config=prepared.state.configuration,
+    )
+
+
+def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
+    """Run the trials; whatever happens then, report what they have done."""
+    display = StudyDisplay(ready.about)
+    observer = StudyObserver(ready.about, ready.parent.heard, display.heard)
+    status: TrackedStatus = "FAILED"
+    try:
+        with display:
+            if ready.parent.problem:
+                display.note(ready.parent.problem)
+            _loop(prepared, ready, observer).run()
+        if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
+            raise KeyboardInterrupt
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        result = _reported(prepared, ready, observer, status)
+    return result
+
+
+def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Loop:
+    file, is_pbt = prepared.file, prepared.file.scheduler.kind == "pbt"
+    source: Source
+    if prepared.drawn:
+        source = Drawn([sample.values for sample in prepared.samples])
+    else:
+        source = Suggested(prepared.space, file.metric, file.mode, file.seed)
+    total = ready.about.trials
+    unfinished = total if is_pbt else ready.at_once  # pbt needs all of them: it pauses those that have to wait
+    search = StudyTrials(
+        ready.about.name, total, source, lambda number, values: _trial(prepared, ready, number, values), unfinished
+    )
+    return Loop(
+        name=ready.about.name,
+        place=prepared.place,
+        search=search,
+        scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
+        observer=observer,
+        max_failures=file.max_failures,
+        at_once=ready.at_once,
+        shares_actors=is_pbt,
+    )
+
+
+def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) -> dict[str, Any]:
+    """The whole configuration of a trial, with what the study gives it; not checked."""
+    base = sliced(prepared.base, prepared.file)
+    if ready.bank_mode is not None:
+        base = base.model_copy(update={"bank": base.bank.model_copy(update={"mode": ready.bank_mode})})
+    base = base.model_copy(update={"name": ready.about.name, "tracking": ready.parent.tracking})
+    return nested_with(base.model_dump(mode="json"), prepared.settings_of(number, values))
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
+    place, outcomes = prepared.place, observer.outcomes
+    seconds = prepared.state.seconds + time.monotonic() - ready.began
+    facts = StudyFacts(
+        seconds, prepared.state.bank, ready.parent.run_id, ready.parent.tracking.uri if ready.parent.run_id else None
+    )
+    files: list[Path] = []
+    if outcomes:
+        files = write_report(ready.about, outcomes, facts, prepared.base)
+    said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
+    _remember(prepared, seconds=seconds, finished=status == "FINISHED")
+    for problem in filter(None, said):
+        print(f"note: {problem}")
+    if status != "FINISHED":
+        print(f"what the trials have done is kept; go on with: {resume_command(place)}")
+    return StudyResult(ready.about, outcomes, facts)
+
+
+def resume_command(place: StudyPlace) -> str:
+    """The command that goes on with a study."""
+    return shlex.join(["s2l", "tune", "--resume", str(place)])

@@ -1,0 +1,112 @@
+"""Which keys of the configuration a study may vary, and whether values can be theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from s2l_ray.config import Config
+from s2l_ray.config.loading import type_at
+from s2l_ray.config.reference import as_yaml
+from s2l_ray.config.text import section_of
+from s2l_ray.errors import ConfigError
+from s2l_ray.trials.changeable import CHANGEABLE
+from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.study_file import StudyFile
+
+OF_THE_STUDY = {
+    "name": "trials have the names NAME_00001, NAME_00002, ... of the study",
+    "run_dir": "each trial's directory is in the study's",
+    "resume": "trials begin at step 1, and resume from their own checkpoints",
+    "evaluation": "trials that are measured in different ways cannot be compared",
+    "data.eval": "trials that are measured in different ways cannot be compared",
+    "checkpoint": "it has no influence on what a trial learns",
+    "tracking": "it has no influence on what a trial learns",
+    "cluster": "all trials are on one cluster",
+    "placement.nodes": "nodes_per_trial and cpus_per_trial say what each trial gets",
+    "placement.cpus": "nodes_per_trial and cpus_per_trial say what each trial gets",
+    "placement.inventory": "all trials are on one cluster",
+    "bank": "the trials of a study share one bank",
+}
+"""Keys and sections that cannot be varied, and why."""
+
+
+def checked_space(file: StudyFile) -> dict[str, Domain]:
+    """The domains of a study with each value as the configuration has it (`off`, which YAML reads as false).
+
+    Raises:
+        ConfigError: a key is unknown or cannot be varied, or a value cannot be its value.
+    """
+    problems: list[str] = []
+    found: dict[str, Domain] = {}
+    for key, domain in file.space.items():
+        try:
+            found[key] = _checked(key, domain)
+        except ConfigError as error:
+            problems.append(str(error))
+    if file.scheduler.kind == "pbt" and (fixed := [key for key in found if key not in CHANGEABLE]):
+        problems.append(
+            f"with scheduler.kind: pbt the keys of the space are changed while a trial runs, which is impossible for "
+            f"{', '.join(fixed)}. Possible are {', '.join(sorted(CHANGEABLE))}"
+        )
+    if problems:
+        raise ConfigError("space: " + "\n  ".join(problems))
+    return found
+
+
+def _checked(key: str, domain: Domain) -> Domain:
+    for fixed, reason in OF_THE_STUDY.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            raise ConfigError(f"{key} cannot be varied: {reason}")
+    try:
+        kind = type_at(key)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("override ")) from None
+    if section_of(kind):
+        raise ConfigError(f"{key} is a section; vary the keys in it")
+    if domain.values:
+        return Domain.model_validate({domain.kind: [_value(key, value) for value in domain.values]})
+    for bound in domain.bounds or ():
+        _value(key, bound)
+    if domain.kind != "randint" and _is_integer(key):
+        raise ConfigError(f"{key} is an integer; use randint: [a, b]")
+    return domain
+
+
+def _value(key: str, value: Any) -> Any:
+    """The value as the configuration has it, as a JSON value."""
+    adapter = _adapter(key)
+    try:
+        return adapter.dump_python(adapter.validate_python(value), mode="json")
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{key}: {message} (got {as_yaml(value)})") from None
+
+
+def _is_integer(key: str) -> bool:
+    try:
+        _adapter(key).validate_python(1.5)
+    except ValidationError as error:
+        return error.errors()[0]["type"] == "int_from_float"
+    return False
+
+
+def _adapter(key: str) -> TypeAdapter[Any]:
+    section, _, name = key.rpartition(".")
+    owner = section_of(type_at(section)) if section else Config
+    field = (owner or Config).model_fields[name]
+    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return TypeAdapter(kind, config=ConfigDict(coerce_numbers_to_str=True))
+
+
+def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:
+    """Refuse a key that is varied and is also given a fixed value.
+
+    Raises:
+        ConfigError: it names the key.
+    """
+    for key in keys:
+        if key in file.space:
+            raise ConfigError(f"{key} is in the study's space and is also given a value; leave one of them out")

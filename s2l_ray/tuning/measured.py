@@ -1,0 +1,40 @@
+"""The metric that trials are compared by: whether there is such a metric, and when it is measured."""
+
+from __future__ import annotations
+
+import re
+
+from s2l_ray.config import Config
+from s2l_ray.errors import ConfigError
+
+EVALUATION = "eval/learner/"
+OF_EVALUATIONS = ("reward", "response_tokens")
+"""Beside pass_at_K."""
+
+
+def check_metric(metric: str, base: Config) -> None:
+    """Refuse a metric that trials with this configuration do not have.
+
+    Raises:
+        ConfigError: it is unknown, or evaluations do not measure it.
+    """
+    if not metric.startswith("eval/"):
+        if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", metric):
+            raise ConfigError(f"metric: {metric} is no metric; docs/reference/metrics.md lists them")
+        return
+    name = metric.removeprefix(EVALUATION)
+    if name == metric:
+        raise ConfigError(f"metric: {metric} is not measured of trials; evaluations of the learner are {EVALUATION}...")
+    if base.data.eval is None:
+        raise ConfigError(f"metric: {metric} needs held-out problems; give data.eval, or another metric such as reward")
+    known = [*(f"pass_at_{k}" for k in base.evaluation.k), *OF_EVALUATIONS]
+    if name not in known:
+        raise ConfigError(f"metric: {metric} is not measured; with evaluation.k as it is there are {', '.join(known)}")
+
+
+def is_measured_at(metric: str, step: int, base: Config) -> bool:
+    """Whether the metric is measured at a step within the run and at its multiples."""
+    if not metric.startswith("eval/"):
+        return True
+    every = base.evaluation.every
+    return bool(every) and step % every == 0

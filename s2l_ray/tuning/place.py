@@ -1,0 +1,186 @@
+"""Where a study is: its directory or its place in an object store, and what it remembers there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow.fs import FileSystem
+
+from s2l_ray.config.run import directory_name
+from s2l_ray.errors import ConfigError, StorageError
+from s2l_ray.machine.places import existing_output, output_path
+from s2l_ray.machine.storage import Storage
+from s2l_ray.tuning.space import Values
+
+STATE = "study.yaml"
+TUNES = "experiment_state-"
+"""How the files of Tune's own state begin."""
+FORMAT = 1
+
+
+@dataclass
+class StudyState:
+    """What a study is, as it was given, and how far it is. JSON values."""
+
+    configuration: str
+    """CONFIG, as it was given."""
+    config: dict[str, Any]
+    """What is not varied, whole, with absolute paths."""
+    study: dict[str, Any]
+    """The study's file, with every default."""
+    trials: list[Values] | None
+    """Per trial, every value in which its configuration differs; None where values are suggested while it runs."""
+    pins: dict[str, list[str]] = field(default_factory=dict)
+    """Per key what was asked for on the Hub, and the same with a commit."""
+    finished: bool = False
+    seconds: float = 0.0
+    """For how long it ran, all starts together."""
+    mlflow_run_id: str | None = None
+    bank: dict[str, Any] = field(default_factory=dict)
+    """Numbers about the shared bank."""
+    format: int = FORMAT
+
+
+class StudyPlace:
+    """A study's directory, or its place in an object store.
+
+    Args:
+        url: the directory or URI.
+        key: what gives it, for messages.
+
+    Raises:
+        StorageError: the store cannot be used.
+    """
+
+    def __init__(self, url: str, key: str = "storage") -> None:
+        self.storage = Storage(url, key)
+        plain = str(self.storage)
+        self.name = plain.rpartition("/")[2]
+        self.is_local = self.storage.is_local
+        self.directory = Path(plain.removeprefix("file://")) if self.is_local else output_path("outputs") / self.name
+        """On this machine: what is shown and drawn is written here, and copied to a store."""
+
+    def __str__(self) -> str:
+        return str(self.storage)
+
+    @classmethod
+    def of(cls, storage: str, name: str) -> StudyPlace:
+        """The place of a study with this name."""
+        if "://" not in storage:
+            return cls(str(output_path(storage) / directory_name(name)))
+        return cls(within(storage, directory_name(name)))
+
+    @classmethod
+    def existing(cls, given: str) -> StudyPlace:
+        """The place that `--resume` names.
+
+        Raises:
+            ConfigError: there is no study.
+        """
+        place = cls(given if "://" in given else str(existing_output(given)), "--resume")
+        if place.read() is None:
+            raise ConfigError(f"{place} holds no study: there is no {STATE} in it")
+        return place
+
+    @property
+    def for_tune(self) -> tuple[FileSystem, str]:
+        """What Tune needs: the file system, and the path of the directory that the study's is in."""
+        filesystem, path = self.storage.opened
+        return filesystem, path.rpartition("/")[0]
+
+    @property
+    def has_tunes_state(self) -> bool:
+        """Whether Tune has written its state at least once."""
+        return any(name.startswith(TUNES) for name, _ in self.storage.files("", ".json"))
+
+    def read(self) -> StudyState | None:
+        """The study's state; None if there is none.
+
+        Raises:
+            ConfigError: it is damaged, or of another version of s2l-ray.
+        """
+        if not self.storage.exists(STATE):
+            return None
+        try:
+            values = yaml.safe_load(self.storage.read(STATE))
+            state = StudyState(**values)
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self}/{STATE} is damaged or of another version of s2l-ray: {error}") from None
+        if state.format != FORMAT:
+            raise ConfigError(f"{self}/{STATE} is of another version of s2l-ray")
+        return state
+
+    def write(self, state: StudyState) -> None:
+        """Remember the state, whole or not at all."""
+        text = yaml.safe_dump(asdict(state), sort_keys=False, allow_unicode=True)
+        self.storage.put(STATE, text.encode())
+
+    def upload(self, files: list[Path]) -> str | None:
+        """Copy files of `directory` to the store; why it was not possible, or None. A local study has them already."""
+        if self.is_local:
+            return None
+        try:
+            for file in files:
+                self.storage.put(file.relative_to(self.directory).as_posix(), file.read_bytes())
+        except (OSError, StorageError) as error:
+            return f"{self.directory} could not be copied to {self}: {error}"
+        return None
+
+
+def within(url: str, name: str) -> str:
+    """The URI of something in the directory that a URI names; its options stay behind the path."""
+    path, mark, options = url.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def next_free(storage: str, name: str) -> tuple[StudyPlace, StudyState | None]:
+    """The first of NAME, NAME-2, ... that does not hold a finished study, and the state of an unfinished one.
+
+    Raises:
+        ConfigError: a run is there.
+    """
+    number = 1
+    while True:
+        place = StudyPlace.of(storage, name if number == 1 else f"{name}-{number}")
+        state = place.read()
+        if state is None and place.storage.exists("config.yaml"):
+            raise ConfigError(f"{place} is the directory of a run; give the study another name (tune.name=...)")
+        if state is None or not state.finished:
+            return place, state
+        number += 1
+
+
+def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -> None:
+    """Refuse to go on with a study as if it were another one.
+
+    Raises:
+        ConfigError: it names what differs.
+    """
+    problems = [*_differences("", before.study, now.study, FREE_OF_STUDY)]
+    problems += _differences("", before.config, now.config, (*FREE_OF_CONFIG, *before.study["space"]))
+    if problems:
+        raise ConfigError(
+            f"{place} holds an unfinished study with other settings; give it the same ones, or another name "
+            "(tune.name=...). They differ in\n  " + "\n  ".join(problems)
+        )
+
+
+FREE_OF_STUDY = ("storage", "max_failures", "name")
+FREE_OF_CONFIG = ("cluster", "tracking", "checkpoint", "run_dir")
+"""What may differ when a study goes on, beside the values of the keys that it varies."""
+
+
+def _differences(prefix: str, before: Any, now: Any, free: tuple[str, ...]) -> list[str]:
+    if prefix in free:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            problem
+            for key in keys
+            for problem in _differences(f"{prefix}.{key}" if prefix else key, before.get(key), now.get(key), free)
+        ]
+    return [] if before == now else [f"{prefix}: {before!r} before, {now!r} now"]

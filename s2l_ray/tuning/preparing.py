@@ -1,0 +1,170 @@
+"""A study before Ray is asked: its files are read, its trials drawn and checked, and an unfinished one is found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s2l_ray.bank.date import dated
+from s2l_ray.config import BankConfig, Config, load_config
+from s2l_ray.config.extension_points import check_extensions
+from s2l_ray.config.loading import parse_config
+from s2l_ray.errors import ConfigError
+from s2l_ray.machine.places import output_path
+from s2l_ray.tasks.sources import SOURCES, FetchWatcher, Pin, fetch_sources
+from s2l_ray.tuning.measured import check_metric
+from s2l_ray.tuning.optuna_source import check_optuna
+from s2l_ray.tuning.outcomes import flat
+from s2l_ray.tuning.place import StudyPlace, StudyState, next_free, refuse_differences, within
+from s2l_ray.tuning.reading import overridden, parse_study, split_overrides
+from s2l_ray.tuning.samples import Sample, StudyConfigs, drawn_samples, probes, settings_of, with_values
+from s2l_ray.tuning.schedulers import with_defaults
+from s2l_ray.tuning.space import Space, Values
+from s2l_ray.tuning.study_file import StudyFile
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study that can be run, as far as that is known without Ray."""
+
+    place: StudyPlace
+    state: StudyState
+    file: StudyFile
+    """With every default."""
+    base: Config
+    """What is not varied."""
+    space: Space
+    samples: list[Sample]
+    """The trials; where values are suggested while the study runs, samples from all over the space."""
+    resumed: bool
+
+    @property
+    def drawn(self) -> bool:
+        """Whether `samples` are the trials."""
+        return self.state.trials is not None
+
+    @property
+    def steps(self) -> int:
+        """The most steps of a trial."""
+        return max(sample.config.schedule.steps for sample in self.samples)
+
+    def settings_of(self, number: int, values: Values) -> Values:
+        """All values in which a trial's configuration differs from the base, by dotted key."""
+        return self.state.trials[number - 1] if self.state.trials else values
+
+
+def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: FetchWatcher) -> PreparedStudy:
+    """A new study, or the unfinished one that the same command has begun.
+
+    Args:
+        config: CONFIG.
+        file: TUNE.yaml.
+        overrides: `key=value` of the configuration.
+        watcher: told of downloads.
+
+    Raises:
+        ConfigError: a key or value is impossible; or an unfinished study has the same name and other settings.
+        S2LError: a model or data set cannot be fetched, or the storage cannot be used.
+    """
+    place, before = next_free(file.storage, file.name)
+    pins: dict[str, list[str]] = {}
+
+    def resolve(read: Config) -> Values:
+        known = {key: Pin(*pin) for key, pin in before.pins.items()} if before else {}
+        found, fetched = fetch_sources(read, watcher, known)
+        pins.update({key: [pin.asked, pin.pinned] for key, pin in fetched.items()})
+        return _resolved(found, file, before)
+
+    configs = StudyConfigs.read(config, overrides, file, resolve)
+    check_metric(file.metric, configs.base)
+    file = with_defaults(file.model_copy(update={"space": dict(configs.space.domains)}), configs.base)
+    samples = _samples(configs, file)
+    trials = [settings_of(sample, configs.base) for sample in samples] if file.search == "random" else None
+    now = StudyState(config, configs.base.model_dump(mode="json"), file.model_dump(mode="json"), trials, pins)
+    if before is not None:
+        refuse_differences(place, before, now)
+        now = _going_on(before, now)
+    return PreparedStudy(place, now, file, configs.base, configs.space, samples, before is not None)
+
+
+def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
+    """A study that is to be resumed from what it remembers of itself.
+
+    Args:
+        place: of the study.
+        overrides: of keys that have no influence on results, such as `cluster.address=auto` or `tune.max_failures=3`.
+
+    Raises:
+        ConfigError: it is finished, or an override changes it.
+    """
+    before = place.read()
+    if before is None or before.finished:
+        raise ConfigError(f"{place}: this study is finished; its results are in {place.directory}/tune.json")
+    of_config, of_study = split_overrides(overrides)
+    base = _overridden(parse_config(before.config, str(place)), of_config)
+    file = with_defaults(parse_study(overridden(before.study, of_study), str(place)), base)
+    now = StudyState(
+        before.configuration, base.model_dump(mode="json"), file.model_dump(mode="json"), before.trials, before.pins
+    )
+    refuse_differences(place, before, now)
+    configs = StudyConfigs.of(base, file)
+    if before.trials is None:
+        samples = _samples(configs, file)
+    else:
+        samples = [
+            Sample(number, {key: values[key] for key in configs.keys}, with_values(base, values))
+            for number, values in enumerate(before.trials, 1)
+        ]
+    return PreparedStudy(place, _going_on(before, now), file, base, configs.space, samples, True)
+
+
+def _samples(configs: StudyConfigs, file: StudyFile) -> list[Sample]:
+    if file.search == "optuna":
+        check_optuna()
+    samples = probes(configs, file) if file.search == "optuna" else drawn_samples(configs, file)
+    for sample in samples:
+        check_extensions(sample.config)
+    return samples
+
+
+def _going_on(before: StudyState, now: StudyState) -> StudyState:
+    return replace(now, seconds=before.seconds, mlflow_run_id=before.mlflow_run_id, bank=before.bank)
+
+
+def _overridden(base: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with overrides, read as those of a file."""
+    if not overrides:
+        return base
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(base.to_yaml())
+        file.flush()
+        return load_config(file.name, list(overrides))
+
+
+def _resolved(config: Config, file: StudyFile, before: StudyState | None) -> Values:
+    """What trials must have alike, wherever and whenever they run: absolute paths, commits, a date.
+
+    Args:
+        config: with commits.
+        file: of the study.
+        before: the state of the study that is resumed, whose date stays.
+    """
+    values = flat(config.model_dump(mode="json"))
+    found = {
+        key: str(Path(values[key]).resolve()) if Path(values[key]).exists() else values[key]
+        for key in SOURCES
+        if values[key] is not None
+    }
+    path = config.bank.path
+    if path == BankConfig().path and "://" in file.storage:
+        path = within(file.storage, "bank")  # so that the store is all that nodes share
+    config = config.model_copy(update={"bank": config.bank.model_copy(update={"path": path})})
+    found["bank.path"] = path if "://" in path else str(output_path(path))
+    day = before.config["data"]["date"] if before else dated(config, bank=file.share_bank).data.date
+    if day is not None:
+        found["data.date"] = str(day)
+    if file.share_bank and "seed" in file.space and config.rollout.explorer_seed is None:
+        found["rollout.explorer_seed"] = config.explorer_seed  # one bank for all seeds of the learner
+    return found | {"run_dir": None, "resume": "auto"}

@@ -1,0 +1,109 @@
+"""Reading the file of a study, with errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from s2l_ray.config.loading import NOT_YAML
+from s2l_ray.config.shipped import STUDIES
+from s2l_ray.config.text import read_yaml, section_of, type_of
+from s2l_ray.errors import ConfigError
+from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.study_file import StudyFile
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+OVERRIDE = "tune."
+"""How an override begins that changes a key of the study's file."""
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the configuration, and those of the study's file, which begin with `tune.`, without that."""
+    of_study = [word.removeprefix(OVERRIDE) for word in overrides if word.startswith(OVERRIDE)]
+    return [word for word in overrides if not word.startswith(OVERRIDE)], of_study
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
+    """Read the file of a study.
+
+    Args:
+        path: the file, or the name of a study that s2l-ray ships.
+        overrides: `key=value` with keys of the file, such as `trials=4` or `space.seed=[1, 2]`.
+
+    Raises:
+        ConfigError: it is missing or malformed, a key is unknown (the nearest is named) or a value impossible.
+    """
+    file = STUDIES.find(path)
+    try:
+        values = read_yaml(file.read_bytes(), StudyFile)
+    except FileNotFoundError:
+        raise ConfigError(f"study file {file} does not exist; {STUDIES.hint(path)}") from None
+    except OSError as error:
+        raise ConfigError(f"study file {file} cannot be read: {error.strerror}") from None
+    except NOT_YAML as error:
+        raise ConfigError(f"study file {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"study file {file} must be a mapping of keys to values")
+    return parse_study(overridden({"name": file.stem, **(values or {})}, overrides), f"study file {file}")
+
+
+def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
+    """Validate a plain dictionary; `where` names it in error messages.
+
+    Raises:
+        ConfigError: a key is unknown or a value impossible.
+    """
+    try:
+        return StudyFile.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        separator = " " if len(problems) == 1 else "\n  "
+        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+
+
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of a study's file with others, given as `key=value`.
+
+    Raises:
+        ConfigError: an override is malformed.
+    """
+    values = dict(values)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"override {OVERRIDE}{override}: write it as {OVERRIDE}key=value")
+        section, _, rest = key.partition(".")
+        try:
+            value = read_yaml(text, type_of(StudyFile, section) if not rest else None)
+        except NOT_YAML as error:
+            raise ConfigError(
+                f"override {OVERRIDE}{override}: the value is not valid YAML: {' '.join(str(error).split())}"
+            ) from None
+        inner = values.get(section)
+        values[section] = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value
+    return values
+
+
+def _explain(error: ErrorDetails) -> str:
+    location = [str(part) for part in error["loc"]]
+    if error["type"] == "missing":
+        return f"{'.'.join(location)}: missing; give it a value"
+    if error["type"] == "extra_forbidden":
+        valid = sorted(_section_at(location[:-1]).model_fields)
+        nearest = difflib.get_close_matches(location[-1].lower(), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
+        return f"{'.'.join(location)}: unknown key; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(location)}: {message}" if location else message
+
+
+def _section_at(location: Sequence[str]) -> type[StudyFile] | Any:
+    if location[:1] == ["space"]:
+        return Domain
+    return section_of(type_of(StudyFile, location[0])) if location else StudyFile

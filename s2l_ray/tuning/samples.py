@@ -1,0 +1,206 @@
+"""The trials of a study before they run: their values, their configurations, and whether they are possible."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from s2l_ray.config import Config, load_config
+from s2l_ray.config.loading import parse_config
+from s2l_ray.config.reference import differences
+from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.tuning.keys import checked_space, refuse_overrides
+from s2l_ray.tuning.outcomes import flat
+from s2l_ray.tuning.space import Space, Values, written
+from s2l_ray.tuning.study_file import StudyFile
+
+MOST_CORNERS, DRAWS = 32, 16
+"""Where values are suggested while the study runs: how many corners of the space, and how many draws from it, are
+checked before."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One trial that can be run."""
+
+    number: int
+    """From 1."""
+    values: Values
+    """The values of the space's keys."""
+    config: Config
+    """The whole configuration."""
+
+
+@dataclass(frozen=True)
+class StudyConfigs:
+    """The configurations of a study's trials.
+
+    Args:
+        base: a configuration with some of the space's values; what is not varied is as in all trials.
+        space: what is varied.
+        given: values by dotted key -> the configuration, as if they were overrides of CONFIG.
+    """
+
+    base: Config
+    space: Space
+    given: Callable[[Values], Config]
+
+    @classmethod
+    def read(
+        cls, config: str, overrides: Sequence[str], file: StudyFile, resolve: Callable[[Config], Values]
+    ) -> StudyConfigs:
+        """Read CONFIG with the study's values and overrides, the latter with precedence.
+
+        Args:
+            resolve: what was read -> values that replace some of it, such as absolute paths; not of varied keys.
+
+        Raises:
+            ConfigError: a file, key or value is impossible.
+        """
+        space = Space(checked_space(file))
+        refuse_overrides([*file.config, *(word.partition("=")[0] for word in overrides)], file)
+        given = (dict(file.config), list(overrides))
+        some = _possible_values(space, file.seed, lambda values: load_config(config, *given, values))
+        resolved = resolve(load_config(config, *given, some))
+        layers = (*given, {key: value for key, value in resolved.items() if key not in file.space})
+        return cls(load_config(config, *layers, some), space, lambda values: load_config(config, *layers, values))
+
+    @classmethod
+    def of(cls, base: Config, file: StudyFile) -> StudyConfigs:
+        """Those of a configuration that has been read already, as by a study that is resumed."""
+        return cls(base, Space(checked_space(file)), lambda values: with_values(base, values))
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys that are varied."""
+        return self.space.keys
+
+    def sample(self, number: int, values: Values) -> Sample:
+        """One trial.
+
+        Raises:
+            ConfigError: the values cannot go together; it names the trial, its values and the reason.
+        """
+        try:
+            return Sample(number, values, self.given(values))
+        except S2LError as error:
+            raise ConfigError(f"trial {number} ({written(values)}) is impossible: {error}") from None
+
+
+def _possible_values(space: Space, seed: int, configure: Callable[[Values], Config]) -> Values:
+    """Values with which the configuration is possible: what is fixed may not be so with the values of CONFIG.
+
+    Raises:
+        ConfigError: there are none among the first draws and corners; the reason is that of the first draw.
+    """
+    count = len(space.combinations)
+    candidates = [*space.draw(count * -(-DRAWS // count), seed), *islice(space.corners(), MOST_CORNERS)]
+    first: ConfigError | None = None
+    for values in candidates:
+        try:
+            configure(values)
+        except ConfigError as error:
+            first = first or error
+        else:
+            return values
+    raise first or ConfigError("space: empty")
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """The configuration with other values, by dotted key.
+
+    Raises:
+        ConfigError: they cannot go together.
+    """
+    return parse_config(nested_with(config.model_dump(mode="json"), values))
+
+
+def nested_with(config: dict[str, Any], values: Values) -> dict[str, Any]:
+    """A nested configuration with other values, by dotted key; the given one is left as it is."""
+    changed = copy.deepcopy(config)
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = changed
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return changed
+
+
+def number_of_trials(file: StudyFile, space: Space) -> int:
+    """How many trials the study has.
+
+    Raises:
+        ConfigError: `trials` is missing, or does not go with the grids.
+    """
+    combinations = len(space.combinations)
+    is_grid = any(domain.grid for domain in space.domains.values())
+    if file.search == "optuna" and is_grid:
+        raise ConfigError("search: optuna chooses values by itself; write a list in place of each grid")
+    if file.trials is None and not is_grid:
+        raise ConfigError("trials: missing; say how many trials the study has")
+    trials = file.trials or combinations
+    if trials % combinations:
+        raise ConfigError(f"trials ({trials}) must be a multiple of {combinations}, the combinations of the grids")
+    if file.scheduler.kind == "pbt" and trials < 2:
+        raise ConfigError("scheduler.kind: pbt needs at least 2 trials")
+    return trials
+
+
+def drawn_samples(configs: StudyConfigs, file: StudyFile) -> list[Sample]:
+    """The trials of a random search.
+
+    Raises:
+        ConfigError: values cannot go together; every such trial is named.
+    """
+    trials = number_of_trials(file, configs.space)
+    return _all_possible(configs, configs.space.draw(trials, file.seed), of=trials)
+
+
+def probes(configs: StudyConfigs, file: StudyFile) -> list[Sample]:
+    """Samples over the whole space, where the trials' values are not known before: corners, then draws.
+
+    Raises:
+        ConfigError: values cannot go together.
+    """
+    number_of_trials(file, configs.space)
+    corners = list(islice(configs.space.corners(), 10**5))
+    if len(corners) > MOST_CORNERS:
+        corners = random.Random(file.seed).sample(corners, MOST_CORNERS)
+    return _all_possible(configs, [*corners, *configs.space.draw(DRAWS, file.seed)], of=None)
+
+
+def _all_possible(configs: StudyConfigs, drawn: Iterable[Values], of: int | None) -> list[Sample]:
+    samples, problems = [], []
+    for number, values in enumerate(drawn, 1):
+        try:
+            samples.append(configs.sample(number, values))
+        except ConfigError as error:
+            problems.append(str(error) if of else str(error).replace(f"trial {number} (", "a trial with (", 1))
+    if problems:
+        raise ConfigError(refusal(problems, of))
+    return samples
+
+
+def refusal(problems: Sequence[str], of: int | None, most: int = 5) -> str:
+    """What is said of impossible trials: the first ones, and how many there are."""
+    count = f"{len(problems)} of {of} trials cannot be run" if of else "the space has values that cannot be run"
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return f"{count}; change the space, or what is fixed, so that all values go together" + "".join(
+        f"\n  {problem}" for problem in [*problems[:most], *more]
+    )
+
+
+def settings_of(sample: Sample, base: Config) -> Values:
+    """Every value in which the trial differs from the base, by dotted key, as JSON values.
+
+    These are the values of the space, and what the configuration interpolates from them.
+    """
+    values = flat(sample.config.model_dump(mode="json"))
+    changed = [difference.name for difference in differences(base, sample.config)]
+    return {key: values[key] for key in dict.fromkeys([*sample.values, *changed])}

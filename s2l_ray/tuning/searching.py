@@ -1,0 +1,140 @@
+"""Where the trials of a study come from: Tune's search algorithm, with samples that are drawn or suggested."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.tune import PlacementGroupFactory
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.search import SearchAlgorithm
+
+from s2l_ray import errors
+from s2l_ray.tuning.space import Values
+
+NOT_MENDED = ("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError")
+"""Errors that the same trial would have again."""
+RAISED = re.compile(r"^(?:s2l_ray\.errors\.)?(\w+Error): ", re.MULTILINE)
+
+
+OF_TRIALS = ("checkpoint_config", "trial_name_creator", "trial_dirname_creator", "max_failures", "storage")
+"""Settings of an experiment that are those of each trial."""
+
+
+class Source(Protocol):
+    """Values for trials, one after the other."""
+
+    def next(self, number: int, trials: Sequence[Trial]) -> Values:
+        """The values of the trial with this number.
+
+        Args:
+            number: from 1.
+            trials: those before it, with their results so far.
+        """
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Values that are known before the study starts."""
+
+    values: Sequence[Values]
+
+    def next(self, number: int, trials: Sequence[Trial]) -> Values:
+        """The values of the trial with this number."""
+        return self.values[number - 1]
+
+
+Configured = Callable[[int, Values], dict[str, Any]]
+"""Makes the nested configuration of a trial, which may be impossible, of its number and values."""
+
+
+class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
+    """Gives Tune the trials of a study, each with its number as id.
+
+    It keeps no state: what is still to be done follows from the trials that there are, also after a restore.
+
+    Args:
+        name: of the study.
+        total: number of trials.
+        source: their values.
+        configured: their configurations.
+        at_once: how many unfinished trials there may be.
+    """
+
+    def __init__(self, name: str, total: int, source: Source, configured: Configured, at_once: int) -> None:
+        self.trials: Sequence[Trial] = ()
+        """All trials that there are. `Steward` keeps it up to date."""
+        self._name, self._total, self._source, self._configured = name, total, source, configured
+        self._at_once = at_once
+        self._spec: dict[str, Any] = {}
+
+    @property
+    def total_samples(self) -> int:
+        """Number of trials."""
+        return self._total
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Tune calls this for a new study only; see `adopt`."""
+
+    def adopt(self, experiment: Experiment) -> None:
+        """Take the settings of an experiment for all trials that are still to come."""
+        self._spec = experiment.spec
+
+    def is_finished(self) -> bool:
+        """Whether all trials have been given to Tune."""
+        return self._finished or len(self.trials) >= self._total
+
+    def next_trial(self) -> Trial | None:
+        """The next trial, if one more may run."""
+        if self.is_finished() or sum(not trial.is_finished() for trial in self.trials) >= self._at_once:
+            return None
+        number = 1 + len(self.trials)
+        values = self._source.next(number, self.trials)
+        spec = {name: value for name, value in self._spec.items() if name in OF_TRIALS}
+        return StudyTrial(
+            self._spec["run"],
+            config=self._configured(number, values),
+            evaluated_params=values,
+            trial_id=trial_id(number),
+            **spec,
+        )
+
+
+def trial_id(number: int) -> str:
+    """Tune's id of a trial, such as 00003."""
+    return f"{number:05d}"
+
+
+class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
+    """A trial that is not tried again where it would fail in the same way, and fails at once where it is impossible."""
+
+    def create_placement_group_factory(self) -> None:
+        """Plan the trial. Tune calls this when it takes the trial in."""
+        try:
+            super().create_placement_group_factory()
+        except errors.S2LError as error:  # of values that Optuna has suggested; drawn ones are checked before
+            self.fail(error)
+
+    def fail(self, error: errors.S2LError) -> None:
+        """Make it a trial that has failed for good before it began."""
+        self.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])  # never asked for
+        self.init_local_path()
+        self.handle_error(error)
+        self.set_status(Trial.ERROR)
+
+    def handle_error(self, exc: BaseException | None = None) -> None:
+        """Take note of a failure; if it would happen again, it is the last one."""
+        super().handle_error(exc)
+        if exc is not None and is_not_mended(exc):
+            self.max_failures = 0
+
+
+def is_not_mended(error: BaseException) -> bool:
+    """Whether a trial that raised this in a Ray actor would do so again."""
+    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, errors.S2LError):
+        return type(error.cause).__name__ in NOT_MENDED
+    raised = RAISED.findall(str(error))  # of an error in the actor's constructor Ray keeps the text only
+    return bool(raised) and raised[-1] in NOT_MENDED

@@ -1,0 +1,55 @@
+"""What a study does in Tune's loop: it keeps the scheduler's state, and ends the loop when it is told to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from s2l_ray.errors import StorageError
+from s2l_ray.machine.ending import is_told
+from s2l_ray.tuning.searching import StudyTrial, StudyTrials
+
+
+class Steward(Callback):  # type: ignore[misc]  # Ray has no types
+    """A callback of Tune.
+
+    Args:
+        search: told of the trials that there are.
+        scheduler: whose state is kept with the study's, since Tune does not.
+        resumes: whether Tune has to find trials of before.
+    """
+
+    def __init__(self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool) -> None:
+        self._search, self._scheduler, self._resumes = search, scheduler, resumes
+        self._ended = False
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
+        """Before Tune asks for new trials.
+
+        Raises:
+            StorageError: Tune could not read its state of before. It would begin all trials anew.
+        """
+        if self._resumes and not trials:
+            raise StorageError(
+                "Ray Tune cannot read its own state of the study (experiment_state-*.json); the reason is in tune.log"
+            )
+        self._search.trials = trials
+        for trial in trials:
+            trial.__class__ = StudyTrial  # Tune makes plain ones of those that it restores
+        if is_told() and not self._ended:
+            self._ended = True
+            signal.raise_signal(signal.SIGUSR1)  # Tune's way to be told: it ends the loop and saves its state
+
+    def get_state(self) -> dict[str, Any] | None:
+        """The scheduler's state, if it has one."""
+        return self._scheduler.get_state() if hasattr(self._scheduler, "get_state") else None
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Give the scheduler its state back, before Tune adds the trials."""
+        if hasattr(self._scheduler, "set_state"):
+            self._scheduler.set_state(state)

@@ -1,0 +1,219 @@
+"""The file of a study and its space: what is refused, what is drawn, and what is checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.keys import checked_space
+from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
+from s2l_ray.tuning.reading import load_study, parse_study, split_overrides
+from s2l_ray.tuning.space import Space
+
+STUDY = """\
+trials: 4
+space:
+  schedule.kind: [linear, off]
+  trainer.learning_rate: {loguniform: [5e-5, 5e-4]}
+config: {evaluation.every: 20}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "small.yaml"
+    file.write_text(STUDY)
+    return str(file)
+
+
+def prepared(study: str, *overrides: str) -> PreparedStudy:
+    of_config, of_study = split_overrides(overrides)
+    return prepare("quickstart", load_study(study, of_study), of_config, SilentReporter())
+
+
+def space_of(**space: Any) -> dict[str, Domain]:
+    return checked_space(parse_study({"space": {key.replace("__", "."): value for key, value in space.items()}}))
+
+
+def test_a_study_is_named_after_its_file_and_overrides_change_its_keys(study: str) -> None:
+    file = load_study(study, ["trials=3", "scheduler.kind=asha", "space.seed=[1, 2]"])
+    assert (file.name, file.trials, file.scheduler.kind, file.space["seed"].choice) == ("small", 3, "asha", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trail=3", "trail: unknown key; did you mean 'trials'?"),
+        ("space.seed={rand: [1, 2]}", "space.seed.rand: unknown key; did you mean 'randint'?"),
+        ("space.seed=3", "space.seed: give a list of values, or one of choice, grid, uniform"),
+        ("space.seed={uniform: [2, 1]}", "space.seed: uniform needs two numbers, the smaller one first"),
+        ("space.seed={loguniform: [0, 1]}", "space.seed: loguniform needs numbers above 0"),
+        ("space.seed=[1, 1]", "space.seed: choice has a value twice"),
+        ("space.seed={grid: [1], uniform: [1, 2]}", "space.seed: give exactly one of"),
+        ("scheduler.gracee=1", "scheduler.gracee: unknown key; did you mean 'grace'?"),
+        ("scheduler.grace=1", "scheduler: grace is for kind: asha, not none"),
+        ("name=a/b", "name: String should match pattern"),
+        ("nodes_per_trial=1", ""),
+    ],
+)
+def test_a_wrong_key_or_value_of_the_file_is_named(study: str, override: str, message: str) -> None:
+    if not message:
+        with pytest.raises(ConfigError, match="give nodes_per_trial or cpus_per_trial, not both"):
+            load_study(study, [override, "cpus_per_trial=1"])
+        return
+    with pytest.raises(ConfigError) as refused:
+        load_study(study, [override])
+    assert message in str(refused.value)
+
+
+def test_a_file_that_is_not_there_says_what_could_be_meant() -> None:
+    with pytest.raises(ConfigError, match="study file nowhere does not exist; s2l-ray ships"):
+        load_study("nowhere")
+
+
+def test_values_are_those_of_the_configuration() -> None:
+    assert space_of(schedule__kind=["linear", False])["schedule.kind"].choice == ("linear", "off")
+    assert space_of(trainer__betas=[[0.9, 0.99], [0.8, 0.9]])["trainer.betas"].choice == ([0.9, 0.99], [0.8, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("key", "domain", "message"),
+    [
+        ("trainer__learnin_rate", [1], "trainer.learnin_rate: unknown key; did you mean 'learning_rate'?"),
+        ("trainer", [1], "trainer is a section; vary the keys in it"),
+        ("schedule__mix_steps", {"uniform": [1, 9]}, "schedule.mix_steps is an integer; use randint"),
+        ("schedule__mix_steps", {"randint": [0, 9]}, "schedule.mix_steps: Input should be greater than 0 (got 0)"),
+        ("rollout__group_size", [4, "x"], "rollout.group_size: Input should be a valid integer"),
+        ("schedule__kind", ["cosin"], "schedule.kind: must be one of linear"),
+        ("name", ["a"], "name cannot be varied"),
+        ("evaluation__samples", [1], "evaluation.samples cannot be varied"),
+        ("bank__path", ["a"], "bank.path cannot be varied"),
+    ],
+)
+def test_a_key_or_value_of_the_space_is_checked_like_an_override(key: str, domain: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        space_of(**{key: domain})
+    assert message in str(refused.value)
+
+
+def test_draws_depend_on_key_seed_and_place_alone() -> None:
+    space = space_of(trainer__learning_rate={"loguniform": [5e-5, 5e-4]}, rollout__group_size={"randint": [4, 6]})
+    first = Space(space).draw(50, seed=1)
+    alone = Space({"rollout.group_size": space["rollout.group_size"]}).draw(50, seed=1)
+    assert [values["rollout.group_size"] for values in first] == [values["rollout.group_size"] for values in alone]
+    assert {values["rollout.group_size"] for values in first} == {4, 5, 6}
+    assert all(5e-5 <= values["trainer.learning_rate"] <= 5e-4 for values in first)
+    assert first != Space(space).draw(50, seed=2)
+    below = sum(values["trainer.learning_rate"] < 1.58e-4 for values in first)  # sqrt(5e-5 * 5e-4): half of the draws
+    assert 15 <= below <= 35
+
+
+def test_every_combination_of_the_grids_has_the_same_draws() -> None:
+    space = Space(
+        space_of(seed={"grid": [1, 2]}, schedule__kind={"grid": ["linear", "off"]}, rollout__group_size=[4, 8, 16])
+    )
+    drawn = space.draw(8, seed=1)
+    assert [(v["seed"], v["schedule.kind"]) for v in drawn] == [
+        (1, "linear"),
+        (1, "off"),
+        (2, "linear"),
+        (2, "off"),
+    ] * 2
+    assert len({v["rollout.group_size"] for v in drawn[:4]}) == len({v["rollout.group_size"] for v in drawn[4:]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune.trials=null"], "trials: missing; say how many trials the study has"),
+        (["tune.space.seed={grid: [1, 2, 3]}"], "trials (4) must be a multiple of 3"),
+        (["trainer.learning_rate=1"], "trainer.learning_rate is in the study's space and is also given a value"),
+        (["data.eval=null"], "metric: eval/learner/pass_at_1 needs held-out problems"),
+        (["tune.metric=eval/learner/pass_at_3"], "there are pass_at_1, pass_at_2, pass_at_4, pass_at_8, reward"),
+        (["tune.metric=eval/explorer/reward"], "is not measured of trials"),
+        (["tune.scheduler={kind: asha, grace: 30}"], "trials are compared every 30 steps, but eval/learner/pass_at_1"),
+        (["tune.scheduler={kind: asha, grace: 120}"], "scheduler.grace (120) must be less than schedule.steps (120)"),
+        (["tune.scheduler={kind: asha}", "evaluation.every=0"], "set evaluation.every in the study's config"),
+        (["tune.scheduler={kind: pbt}"], "impossible for schedule.kind. Possible are objective."),
+        (["tune.search=optuna", "tune.space.seed={grid: [1, 2]}"], "search: optuna chooses values by itself"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(study: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        prepared(study, *overrides)
+    assert message in str(refused.value)
+
+
+def test_an_impossible_trial_is_refused_with_its_number_values_and_reason(study: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        prepared(study, "tune.space.schedule.mix_steps={grid: [40, 121]}")
+    message = str(refused.value)
+    assert message.startswith("2 of 4 trials cannot be run")
+    assert (
+        "trial 2 (schedule.kind=off, trainer.learning_rate=0.0004037, schedule.mix_steps=121) is impossible" in message
+    )
+    assert "mix_steps (T_mix = 121) must not exceed steps (T = 120)" in message
+
+
+def test_corners_of_the_space_are_checked_where_values_are_suggested_later(study: str) -> None:
+    with pytest.raises(ConfigError, match=r"the space has values that cannot be run.*\n.*mix_steps=121") as refused:
+        prepared(study, "tune.search=optuna", "tune.space.schedule.mix_steps={randint: [40, 121]}")
+    assert "a trial with (" in str(refused.value)
+
+
+def test_what_is_fixed_need_not_go_with_values_that_are_replaced(study: str) -> None:
+    ready = prepared(study, "tune.space.schedule.mix_steps=[2, 4]", "schedule.steps=4", "evaluation.every=2")
+    assert {sample.config.schedule.mix_steps for sample in ready.samples} <= {2, 4}
+
+
+def test_seeds_of_learners_share_the_explorers_rollouts(study: str) -> None:
+    ready = prepared(study, "tune.space.seed={grid: [7, 8]}")
+    assert {(s.config.seed, s.config.explorer_seed) for s in ready.samples} == {(7, 7), (8, 7)}
+
+
+def test_the_same_command_goes_on_with_an_unfinished_study_and_begins_another_after_a_finished_one(study: str) -> None:
+    first = prepared(study)
+    first.place.write(first.state)
+    again = prepared(study)
+    assert again.resumed and [s.config for s in again.samples] == [s.config for s in first.samples]
+    first.state.finished = True
+    first.place.write(first.state)
+    assert prepared(study).place.name == "small-2"
+
+
+def test_an_unfinished_study_is_not_gone_on_with_as_another_one(study: str) -> None:
+    first = prepared(study)
+    first.place.write(first.state)
+    with pytest.raises(ConfigError) as refused:
+        prepared(study, "trainer.eps=1e-6", "tune.space.schedule.kind=[linear]", "tune.max_failures=9")
+    message = str(refused.value)
+    assert "trainer.eps: 1e-08 before, 1e-06 now" in message
+    assert "space.schedule.kind.choice: ['linear', 'off'] before, ['linear'] now" in message
+    assert "max_failures" not in message
+
+
+def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
+    first = prepared(study)
+    first.place.write(first.state)
+    again = prepare_again(first.place, ["cluster.address=auto", "tune.max_failures=9"])
+    assert (again.base.cluster.address, again.file.max_failures, again.resumed) == ("auto", 9, True)
+    assert [s.values for s in again.samples] == [s.values for s in first.samples]
+    with pytest.raises(ConfigError, match=r"trainer.eps: 1e-08 before, 1e-06 now"):
+        prepare_again(first.place, ["trainer.eps=1e-6"])
+    first.state.finished = True
+    first.place.write(first.state)
+    with pytest.raises(ConfigError, match="this study is finished"):
+        prepare_again(first.place, [])
+
+
+def test_the_directory_of_a_run_is_not_made_that_of_a_study(study: str, tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "small").mkdir(parents=True)
+    (tmp_path / "outputs" / "small" / "config.yaml").write_text("name: small\n")
+    with pytest.raises(ConfigError, match="is the directory of a run; give the study another name"):
+        prepared(study)
