@@ -84,12 +84,19 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         self._spec = experiment.spec
 
     def is_finished(self) -> bool:
-        """Whether all trials have been given to Tune."""
-        return self._finished or len(self.trials) >= self._total
+        """Whether all trials have been given to Tune, and are over.
+
+        Not before: once a search is finished, Tune ends the actors of paused trials instead of giving them to others.
+        """
+        return self._finished or (self._all_given and all(trial.is_finished() for trial in self.trials))
+
+    @property
+    def _all_given(self) -> bool:
+        return len(self.trials) >= self._total
 
     def next_trial(self) -> Trial | None:
         """The next trial, if one more may run."""
-        if self.is_finished() or sum(not trial.is_finished() for trial in self.trials) >= self._at_once:
+        if self._finished or self._all_given or sum(not trial.is_finished() for trial in self.trials) >= self._at_once:
             return None
         number = 1 + len(self.trials)
         values = self._source.next(number, self.trials)
