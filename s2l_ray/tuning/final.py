@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import duration
+from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import how_to_open
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
@@ -95,7 +96,7 @@ def _places(about: StudyAbout, order: Sequence[TrialOutcome], facts: StudyFacts)
         rows += [("figure", str(files["figure"])), ("best trial", best.directory)]
         rows += [("its config", f"s2l train {files['best']}")]
     if facts.mlflow_uri:
-        rows += [("MLflow", how_to_open(facts.mlflow_uri)), ("", f"run {facts.mlflow_run_id}")]
+        rows += [("MLflow", how_to_open(redact(facts.mlflow_uri))), ("", f"run {facts.mlflow_run_id}")]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")  # paths and commands are copied: never cut

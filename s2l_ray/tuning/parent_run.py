@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import TrackingConfig
-from s2l_ray.errors import TrackingError
+from s2l_ray.errors import DiskError, TrackingError
 from s2l_ray.kinds import TrackedStatus, TrialEvent, TrialStatus
+from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.run.description import git_commit, ray_job_id
 from s2l_ray.run.tracking import where_it_was_tracked
@@ -26,7 +28,7 @@ from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, ranked
 
 TABLE = "trials.json"
-"""Artifact: the trials as a table that MLflow's pages show."""
+"""File in the study's directory, and artifact: the trials as a table that MLflow's pages show."""
 ENDINGS: dict[TrialStatus, TrackedStatus] = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 """How the MLflow run of a trial is to end; others are KILLED."""
 
@@ -49,6 +51,7 @@ class ParentRun:
         """What the trials are to track with: the same store and experiment, under this run."""
         self._config, self._about, self._tracker = config, about, tracker
         self._outcomes: dict[str, TrialOutcome] = {}
+        self._last: tuple[int, float] | None = None
 
     @classmethod
     def open(
@@ -134,9 +137,15 @@ class ParentRun:
     def _log(self, outcomes: Sequence[TrialOutcome]) -> int:
         """Log how the trials stand; the step at which it was logged: how many trials are over."""
         over = sum(outcome.is_over for outcome in outcomes)
-        self._tracker.log_text(json.dumps(table_of(self._about, outcomes)), TABLE)
+        # A file is sent as it is then: a table that a server was away for cannot take the place of a later one.
+        if self.run_id is not None:
+            path = self._about.directory / TABLE
+            with suppress(DiskError):  # the report, which comes at the end, says so
+                write_whole(path, json.dumps(table_of(self._about, outcomes)))
+                self._tracker.log_artifact(path)
         best = best_of(self._about, outcomes)
-        if best is not None and best.metric is not None:
+        if best is not None and best.metric is not None and (over, best.metric) != self._last:
+            self._last = over, best.metric
             self._tracker.log_metrics({f"best/{self._about.metric}": best.metric}, over)
         return over
 

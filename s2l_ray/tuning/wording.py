@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,8 +38,9 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, float):
-        small = 0 < abs(value) < 1e-3
-        return re.sub(r"\.?0*e([+-])0", r"e\1", f"{value:.2e}") if small else f"{value:.3g}"
+        text = f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
+        digits, e, exponent = text.partition("e")
+        return f"{float(digits):g}e{int(exponent):+d}" if e else text
     if isinstance(value, list | tuple):
         return ",".join(map(value_text, value))
     return str(value)

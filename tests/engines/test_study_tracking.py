@@ -1,0 +1,154 @@
+"""The MLflow run of a study, with real runs of trials nested below it, in a real store."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.cli import main
+from s2l_ray.config import TrackingConfig
+from s2l_ray.tracking import mlflow_tracker
+from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.undelivered import read_undelivered
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.parent_run import ParentRun
+from s2l_ray.tuning.report import write_report
+from tests.support.patience import PATIENCE_S
+from tests.support.shared import built_once, shared_directory
+from tests.support.studies import made_up, study, with_exploits
+
+CONFIG = TrackingConfig(timeout_s=PATIENCE_S)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory, monkeypatch) -> Path:
+    """A directory with a store that has no runs yet: making one takes seconds."""
+    for name in ("TRACKING_URI", "EXPERIMENT_NAME", "RUN_ID"):
+        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
+    monkeypatch.setattr(mlflow_tracker, "STOP_S", PATIENCE_S)
+
+    def build(fresh: Path) -> Path:
+        from s2l_ray.tracking.mlflow_store import connect
+
+        connect(f"sqlite:///{fresh}/mlflow.db", PATIENCE_S)
+        return fresh / "mlflow.db"
+
+    made = built_once(shared_directory(tmp_path_factory) / "empty-mlflow-store", build)
+    shutil.copy(made, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def client(store: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
+
+
+def trial_of(parent: ParentRun, outcome: TrialOutcome) -> Tracker:
+    """The MLflow run of a trial, as its process opens it."""
+    return open_tracker(parent.tracking, Path(outcome.directory), outcome.name)
+
+
+def test_a_study_from_start_to_end(store: Path, capsys, monkeypatch):
+    about = study(store / "tune_schedule", trials=6, study={"trials": 6, "space": {"schedule.mix_steps": [10, 20]}})
+    outcomes = with_exploits(about, made_up(about))  # 1 and 4 pruned, 5 failed, the others finished
+    parent = ParentRun.open(CONFIG, about)
+    trackers = {outcome.name: trial_of(parent, outcome) for outcome in outcomes}
+    outcomes = [replace(outcome, mlflow_run_id=trackers[outcome.name].run_id) for outcome in outcomes]
+    for outcome in outcomes:
+        parent.heard("ended", outcome)
+    for name in ("tune_schedule_00000", "tune_schedule_00002"):
+        trackers[name].finish()  # the processes of the others are killed before they can
+    for tracker in trackers.values():
+        tracker._writer.stop()
+    facts = StudyFacts(61.0, {"tokens": 100, "path": "bank"}, parent.run_id, parent.uri)
+    files = write_report(about, outcomes, facts, _base())
+    assert parent.finish("FINISHED", outcomes, facts, files) is None
+
+    run = client(store).get_run(parent.run_id)
+    assert run.info.status == "FINISHED" and run.info.run_name == "tune_schedule"
+    assert run.data.params["study.space.schedule.mix_steps"] == "[10, 20]"
+    best = max((o for o in outcomes if o.status == "finished"), key=lambda o: o.metric)
+    assert run.data.tags["best_trial"] == best.name and run.data.tags["best_trial_run"] == best.mlflow_run_id
+    assert run.data.metrics["best/eval/learner/pass_at_1"] == best.metric
+    assert run.data.metrics["best/schedule.mix_steps"] == best.values["schedule.mix_steps"]
+    assert (
+        run.data.metrics["bank/tokens"] == 100 and run.data.tags["best/schedule.kind"] == best.values["schedule.kind"]
+    )
+    nested = client(store).search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", order_by=["attributes.run_name"]
+    )
+    statuses = {found.info.run_name[-1]: found.info.status for found in nested}
+    assert statuses == {"5": "FAILED"} | dict.fromkeys("01234", "FINISHED")
+    artifacts = {artifact.path for artifact in client(store).list_artifacts(parent.run_id)}
+    assert artifacts == {"trials.json", "tune.json", "best.yaml", "figures"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    table = client(store).load_table(run.info.experiment_id, "trials.json", [parent.run_id])
+    assert table["trial"].iloc[0] == best.name and len(table) == 6
+    figure = client(store).download_artifacts(parent.run_id, "figures/study.png")
+    assert Path(figure).read_bytes() == files[2].read_bytes()
+    assert main(["track", str(about.directory)]) == 0
+    assert f"has everything of run {parent.run_id}" in capsys.readouterr().out
+
+
+def _base():
+    from s2l_ray.config import load_config
+
+    return load_config("quickstart")
+
+
+def test_a_study_that_is_resumed_goes_on_in_its_run(store: Path):
+    about = study(store / "s", trials=4)
+    parent = ParentRun.open(CONFIG, about)
+    first = made_up(about)
+    parent.heard("ended", first[0])
+    assert parent.finish("KILLED", first[:1], StudyFacts(1.0), []) is None
+    assert client(store).get_run(parent.run_id).info.status == "KILLED"
+    again = ParentRun.open(CONFIG, about, parent.run_id, parent.uri)
+    again.show(first[:1])
+    again.heard("ended", first[2])
+    assert again.run_id == parent.run_id
+    assert again.finish("FINISHED", first, StudyFacts(2.0), []) is None
+    history = client(store).get_metric_history(parent.run_id, "best/eval/learner/pass_at_1")
+    assert [point.step for point in history] == [1, 2, 4]
+    assert client(store).get_run(parent.run_id).info.status == "FINISHED"
+
+
+def test_trials_track_where_the_study_does_and_no_password_is_in_their_configuration(store: Path, monkeypatch):
+    about = study(store / "s", trials=1)
+    parent = ParentRun.open(CONFIG, about)
+    parent.finish("KILLED", [], StudyFacts(1.0), [])
+    assert parent.tracking.uri == f"sqlite:///{store}/mlflow.db" and parent.tracking.parent_run == parent.run_id
+    off = ParentRun.open(CONFIG.model_copy(update={"enabled": False}), about)
+    assert (off.run_id, off.tracking.uri, off.tracking.parent_run, off.problem) == (None, None, None, None)
+    assert off.finish("FINISHED", made_up(about), StudyFacts(1.0), []) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow:5000")
+    secret = ParentRun(CONFIG, about, off._tracker)
+    assert secret.tracking.uri is None
+
+
+def test_a_server_that_goes_away_is_said_and_what_it_lacks_is_kept(store: Path, monkeypatch):
+    about = study(store / "s", trials=4)
+    parent = ParentRun.open(CONFIG, about)
+    outcomes = made_up(about)
+    trial = trial_of(parent, outcomes[0])
+    trial._writer.stop()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+    def refuse(*args: object) -> None:
+        raise ConnectionRefusedError(f"{gone} refused")
+
+    monkeypatch.setattr("s2l_ray.tracking.deliveries.probe", refuse)
+    monkeypatch.setattr(parent._tracker, "_timeout_s", 0.5)
+    for outcome in outcomes:
+        parent.heard("ended", outcome)
+    said = parent.finish("FINISHED", outcomes, StudyFacts(1.0), [])
+    assert said is not None and "refused" in said and f"s2l track {about.directory}" in said
+    left = read_undelivered(about.directory / "undelivered.jsonl")
+    assert {"metrics", "file", "status"} <= {entry.kind for entry in left}

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from s2l_ray.config import load_config
+from s2l_ray.tuning.about import asha_rungs
+from s2l_ray.tuning.axes import colours, horizontal
+from s2l_ray.tuning.figure import _apart, study_figure
+from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.live import StudyDisplay
+from s2l_ray.tuning.outcomes import Exploit, StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
+from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
+from s2l_ray.tuning.report import write_report
+from s2l_ray.tuning.wording import event_text, value_text
+from tests.support.studies import KEYS, made_up, study, trial, with_exploits
+
+FACTS = StudyFacts(seconds=61.0, bank={"tokens": 100}, mlflow_run_id="abc", mlflow_uri="http://me:secret@mlflow:5000")
+
+
+def measured(about, number: int, value: float | None, status: str = "finished", half: float = 0.02) -> TrialOutcome:
+    step = about.steps if status == "finished" else 30
+    if value is None:
+        return trial(about, number, status=status, step=step)
+    history = ((step, value),)
+    interval = (value - half, value + half)
+    return trial(
+        about, number, status=status, step=step, metric=value, metric_step=step, history=history, interval=interval
+    )
+
+
+def printed(renderable: RenderableType, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def numbers(outcomes) -> list[str]:
+    return [outcome.name[-1] for outcome in outcomes]
+
+
+def test_a_pruned_trial_ranks_below_those_that_finished_whatever_its_value():
+    about = study(trials=5)
+    outcomes = [
+        measured(about, 0, 0.2),
+        measured(about, 1, 0.9, "pruned"),
+        measured(about, 2, None, "failed"),
+        measured(about, 3, 0.3),
+        measured(about, 4, 0.3),
+    ]
+    assert numbers(ranked(about, outcomes)) == ["3", "4", "0", "1", "2"]
+    assert best_of(about, outcomes).name == "tune_schedule_00003"
+    assert numbers(ranked(replace(about, mode="min"), outcomes)) == ["0", "3", "4", "1", "2"]
+    assert best_of(about, outcomes[2:3]) is None
+
+
+def test_intervals_that_touch_overlap_and_pruned_trials_are_not_compared():
+    about = study(trials=4)
+    best, near, far = measured(about, 0, 0.5), measured(about, 1, 0.46), measured(about, 2, 0.4)
+    assert numbers(overlapping(best, [best, near, far, measured(about, 3, 0.5, "pruned")])) == ["1"]
+
+
+def test_what_is_left_under_asha_by_hand():
+    about = study(trials=3, steps=120, rungs=asha_rungs(30, 2, 120), reduction=2)
+    assert about.rungs == (30, 60)
+    # From step 10: 20 steps to the first rung, then 30 with chance 1/2, then 60 with chance 1/4.
+    running = trial(about, 0, status="running", step=10)
+    assert steps_left(replace(about, trials=1), [running]) == StepsLeft(20 + 15 + 15, 110)
+    past = trial(about, 0, status="running", step=30)
+    assert steps_left(replace(about, trials=1), [past]) == StepsLeft(30 + 30, 90)
+    # One is over, one runs, one is still to come: 30 + 15 + 15 of 120.
+    assert steps_left(about, [measured(about, 1, 0.2, "pruned"), past]) == StepsLeft(60 + 60, 90 + 120)
+    plain = replace(about, rungs=(), reduction=1.0)
+    assert steps_left(plain, [running]) == StepsLeft(110 + 240, 110 + 240)
+    pace = Pace(began=100.0, steps=10)
+    assert pace.eta(about, [past], now=120.0) == (2.0 * (60 + 2 * 60), 2.0 * (90 + 240))
+    assert Pace(began=100.0).eta(about, [past], now=120.0) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.000204, "2.04e-4"), (1e-4, "1e-4"), (0.5, "0.5"), (0.0, "0"), (16, "16"), (True, "true"), (None, "none"),
+     ([0.9, 0.99], "0.9,0.99"), ("linear", "linear"), (1234567.0, "1.23e+6")],
+)  # fmt: skip
+def test_values_are_short(value, text):
+    assert value_text(value) == text
+
+
+def test_events_in_words():
+    about = study(trials=1)
+    outcome = replace(measured(about, 0, 0.25, "running"), values={"schedule.mix_steps": 20})
+    assert event_text(about, "step", outcome) == "step 30/120  pass@1 % 25.0 [23.0, 27.0] (step 30)"
+    assert event_text(about, "started", trial(about, 0, values={"a.b": 1e-4})) == "starts: a.b=1e-4"
+    exploit = Exploit(30, 30, "tune_schedule_00001", {"trainer.learning_rate": (1e-4, 2e-4)})
+    said = event_text(about, "exploited", replace(outcome, exploits=(exploit,)))
+    assert said == "takes over tune_schedule_00001 after step 30: trainer.learning_rate 1e-4 -> 2e-4"
+    failed = replace(outcome, status="failed", error="no disk")
+    assert event_text(about, "ended", failed) == "failed after step 30/120: no disk"
+
+
+@pytest.mark.parametrize("trials", [8, 64])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_the_live_table_fits_the_terminal_with_all_keys(trials: int, width: int, height: int):
+    about = study(trials=trials)
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True)
+    display = StudyDisplay(about, console)
+    display.show(made_up(about, done=False))
+    lines = printed(display.view(), width).splitlines()
+    assert len(lines) < height and all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert "…" not in text and "+1" not in text and "learning" in text and "negatives" in text
+    assert "waiting" in text and "running" in text
+
+
+def test_keys_that_do_not_fit_are_counted():
+    about = study(trials=4)
+    text = printed(final_study_table(about, made_up(about), FACTS, 60), 60)
+    assert "+3" in text and "mix" in text and "learning" not in text and "explorer" not in text
+
+
+def test_without_a_terminal_an_event_is_a_line():
+    about, console = study(trials=2), Console(width=80, file=io.StringIO())
+    clock = iter([0.0, *[60.0] * 20])
+    with StudyDisplay(about, console, lambda: next(clock)) as display:
+        display.heard("started", trial(about, 0, values={"schedule.mix_steps": 20}))
+        running = replace(measured(about, 0, 0.25, "running"), step=30)
+        display.heard("step", running)
+        display.heard("step", replace(running, step=31))  # neither a new measurement nor another tenth
+        display.heard("ended", replace(running, status="pruned"))
+        display.note("MLflow is away")
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "00000  starts: schedule.mix_steps=20"
+    # One step took 60 s. 60 are to be expected of 90 of this trial, and 60 of 120 of the other.
+    assert lines[1] == (
+        "00000  step 30/120  pass@1 % 25.0 [23.0, 27.0] (step 30)  elapsed 1m00s, ETA 2h00m (at most 3h30m, if asha "
+        "prunes nothing more)"
+    )
+    assert lines[2].startswith("00000  pruned after step 30/120  pass@1 % 25.0") and lines[3] == "note: MLflow is away"
+    assert len(lines) == 4
+
+
+def test_the_final_table_says_when_a_lead_may_be_chance():
+    about = study(trials=3)
+    close = [measured(about, 0, 0.30), measured(about, 1, 0.29), measured(about, 2, 0.10)]
+    text = " ".join(printed(final_study_table(about, close, FACTS, 200), 200).split())
+    assert "interval of 00000 overlaps with that of 1 of the 2 others that finished: its lead may be chance." in text
+    apart = [measured(about, 0, 0.40), measured(about, 1, 0.29), measured(about, 2, 0.10, "pruned")]
+    text = " ".join(printed(final_study_table(about, apart, FACTS, 200), 200).split())
+    assert "00000 is beyond that of 00001 and of all others that finished: its lead is more than" in text
+    assert "Pruned trials were measured after fewer steps" in text and "secret" not in text
+    none = printed(final_study_table(about, [measured(about, 0, None, "failed")], FACTS, 200), 200)
+    assert "No trial has a value of eval/learner/pass_at_1" in none
+
+
+def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_path: Path):
+    about = study(tmp_path / "s", trials=8)
+    outcomes = with_exploits(about, made_up(about))
+    base = load_config("quickstart", {"bank.mode": "off", "run_dir": "outputs/x"})
+    files = write_report(about, outcomes, FACTS, base)
+    assert files == list(study_files(about.directory).values()) and all(file.is_file() for file in files)
+    row = json.loads(files[0].read_text())
+    assert [TrialOutcome.from_json(one) for one in row["trials"]] == ranked(about, outcomes)
+    best = ranked(about, outcomes)[0]
+    assert row["best"]["name"] == best.name and row["mlflow_uri"] == "http://***@mlflow:5000"
+    assert row["versions"]["ray"] and row["seed"] == 7 and row["bank"] == {"tokens": 100}
+    config = load_config(files[1])
+    assert config.schedule.mix_steps == best.values["schedule.mix_steps"]
+    assert config.trainer.learning_rate == best.values["trainer.learning_rate"]
+    expected = base.model_dump() | {"name": "tune_schedule-best", "run_dir": None}
+    for key in KEYS:
+        section, name = key.split(".")
+        expected[section] |= {name: best.values[key]}
+    assert config.model_dump() == expected
+    assert "embedded:large" in files[1].read_text() and files[1].read_text().startswith(f"# Trial {best.name} of ")
+
+
+def test_a_study_without_a_measurement_has_a_table_alone(tmp_path: Path):
+    about = study(tmp_path, trials=1)
+    files = write_report(about, [measured(about, 0, None, "failed")], FACTS, load_config("quickstart"))
+    assert [file.name for file in files] == ["tune.json"]
+
+
+def test_which_key_the_figure_shows():
+    about = study(trials=8)
+    outcomes = made_up(about)
+    assert horizontal(about.keys, outcomes).key == "schedule.mix_steps"
+    assert colours(about.keys, outcomes, horizontal(about.keys, outcomes))[0] == "schedule.kind"
+    rates = horizontal(("objective.explorer_negatives", "trainer.learning_rate"), outcomes)
+    assert (rates.key, rates.is_log, rates.categories) == ("trainer.learning_rate", True, ())
+    kinds = horizontal(("schedule.kind",), outcomes)
+    assert (
+        kinds.categories == tuple(sorted({o.values["schedule.kind"] for o in outcomes})) and kinds.place("cosine") > 0
+    )
+    # Nothing varies: a study of one trial.
+    assert colours(about.keys, outcomes[:1], horizontal(about.keys, outcomes[:1])) == (None, {})
+
+
+def test_the_figure_marks_pruned_trials_and_exploits():
+    about = study(trials=8)
+    outcomes = with_exploits(about, made_up(about))
+    figure = study_figure(about, outcomes)
+    _, steps = figure.axes
+    dashed = [line for line in steps.lines if line.get_linestyle() == "--"]
+    assert len(dashed) == sum(outcome.status != "finished" for outcome in outcomes)
+    assert sum(line.get_marker() == "^" for line in steps.lines) == 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "schedule.kind:" and labels[-1] == "exploit" and "pruned" in labels
+
+
+def test_names_beside_lines_are_moved_apart():
+    assert _apart([1.0, 1.5, 5.0], 1.0) == pytest.approx([1 - 0.5 / 3, 2 - 0.5 / 3, 5 - 0.5 / 3])
