@@ -122,9 +122,9 @@ class MemoryBank:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
 
 
-def start_with(verifiers, **changes):
+def start_with(verifiers, *args, **changes):
     explorer, learner = Engine.remote(), Engine.remote()
-    return Scheduler.remote(settings_with(verifiers, explorer, learner, **changes)), explorer, learner
+    return Scheduler.remote(settings_with(verifiers, explorer, learner, *args, **changes)), explorer, learner
 
 
 def settings_with(
