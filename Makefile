@@ -49,10 +49,11 @@ check: setup-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy & types=$$!; S2L_QUICK_TESTS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/unit; tests=$$?; wait $$types && exit $$tests
 
-# With ARGS only the tests that they choose.
+# With ARGS only the tests that they choose. Tests wait now and then for what they started; types need a core meanwhile.
 test: setup-dev
-	@[ -n "$(ARGS)" ] || { $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy; }
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@[ -n "$(ARGS)" ] || { $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .; }
+	@types=; [ -n "$(ARGS)" ] || { $(VENV)/bin/mypy & types=$$!; }; \
+		$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS); tests=$$?; wait $$types && exit $$tests
 
 bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)

@@ -20,12 +20,12 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import parse_config
-from s2l_ray.errors import S2LError
 from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import Reporter, SilentReporter
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.training_run import TrainingRun
+from s2l_ray.trials.messages import plainly
 from s2l_ray.trials.pointer import Pointer, follow, terms_of
 from s2l_ray.trials.resources import trial_resources
 from s2l_ray.trials.results import trial_result
@@ -64,13 +64,12 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         """The bundles of the trial's plan. Tune calls it before the trial starts; see `trial_resources`."""
         return trial_resources(config)
 
+    @plainly
     def setup(self, config: dict[str, Any]) -> None:
         """Set the run up, with a name and a directory of its own if it is a trial of Tune's."""
-        try:
-            self._begin(self._settings_of(config))
-        except S2LError as error:
-            raise self._said(error) from None
+        self._begin(self._settings_of(config))
 
+    @plainly
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the run and begin another one, of this trial or of one that Tune gives this actor to.
 
@@ -80,13 +79,10 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         Raises:
             S2LError: as for a new S2LPO. If the configuration is not valid, the run goes on.
         """
-        try:
-            settings = self._settings_of(new_config)
-            actors = self.run.hand_over()
-            self._resources = ExitStack()
-            self._begin(settings, actors)
-        except S2LError as error:
-            raise self._said(error) from None
+        settings = self._settings_of(new_config)
+        actors = self.run.hand_over()
+        self._resources = ExitStack()
+        self._begin(settings, actors)
         return True
 
     def reset(self, new_config: dict[str, Any], storage: Any = None) -> bool:
@@ -106,22 +102,19 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         self.run = self._resources.enter_context(TrainingRun(settings, self._reporter, actors, terms))
         self._iteration = self.run.steps_done
 
+    @plainly
     def step(self) -> dict[str, Any]:
         """One step of Algorithm 1, see `TrainingRun.step`. `train` calls it and adds what Tune does.
 
         Returns:
             Flat numbers and texts, see `trial_result`.
         """
-        try:
-            self.run.step()
-        except S2LError as error:
-            raise self._said(error) from None
+        self.run.step()
+        if self._storage and self.run.done:
+            self.run.deliver()  # now: when the last trial is over, Tune kills what has not ended within seconds
         return trial_result(self.run)
 
-    def _said(self, error: S2LError) -> S2LError:
-        """The error as Tune shows it: of a trial's it prints the traceback, in which the message would be lost."""
-        return error.with_traceback(None) if self._storage else error
-
+    @plainly
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write a whole checkpoint into a directory; in a trial, where the run's own is. `save` and Tune call it."""
         if self._storage:
@@ -129,6 +122,7 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         else:
             self.run.save(Path(checkpoint_dir))
 
+    @plainly
     def load_checkpoint(self, checkpoint: str) -> None:
         """Go on from what `save_checkpoint` wrote, see `TrainingRun.restore` and `trials.pointer.follow`."""
         if pointer := Pointer.read(Path(checkpoint)):

@@ -57,8 +57,8 @@ EntryKind = Literal["metrics", "params", "tags", "dataset", "text", "file", "mod
 TrialStatus = Literal["waiting", "running", "paused", "finished", "pruned", "failed", "stopped"]
 """How a trial of a study stands. finished: it did all of its steps; pruned: the scheduler ended it before that;
 failed: it raised an error, and is not tried again; stopped: the study was ended before it was done."""
-TrialEvent = Literal["started", "step", "paused", "exploited", "failed", "ended"]
-"""What happened to a trial of a study. failed: it is tried again."""
+TrialEvent = Literal["restored", "started", "step", "paused", "exploited", "failed", "ended"]
+"""What happened to a trial of a study. restored: it was there when the study was resumed; failed: it is tried again."""
 MetricMode = Literal["max", "min"]
 """Whether the best value of a study's metric is the largest or the smallest."""
 CheckStatus = Literal["PASS", "FAIL", "SKIP"]

@@ -267,6 +267,11 @@ class TrainingRun:
         tracker.log_artifact(path / "summary.json")
         self._summary, self._tracking.finished = summary, True
 
+    def deliver(self) -> None:
+        """Wait until all that a run has written is in its mirror, if it has one, for checkpoint.mirror_timeout_s."""
+        if self._uploader:
+            self._uploader.settle()
+
     # ---- on request -------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> EvaluationRecord:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
+from s2l_ray.machine.disk import writing
 from s2l_ray.machine.places import refuse_session_directory
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
@@ -31,7 +32,7 @@ from s2l_ray.run.lock import RunLock
 from s2l_ray.run.planning import plan_run
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.bound import upper_bound
-from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
@@ -63,7 +64,7 @@ class StudyResult:
     @property
     def table(self) -> RenderableType:
         """The results for a terminal, from the best trial to the worst."""
-        return final_study_table(self.about, self.outcomes, self.facts)
+        return FinalTable(self.about, self.outcomes, self.facts)
 
     @property
     def first_error(self) -> str | None:
@@ -120,11 +121,29 @@ def _run(prepared: PreparedStudy) -> StudyResult:
     with ExitStack() as stack:
         if place.is_local:
             refuse_session_directory("storage", place.directory)
-        lock = RunLock.acquire(place.directory / LOCK, prepared.base.cluster.lock_timeout_s, print)
-        stack.callback(lock.close)
+        stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
         with TaskDisplay() as display:
             ready = _ready(prepared, display, stack)
         return _tuned(prepared, ready)
+
+
+def _locked(place: StudyPlace, timeout_s: float) -> Callable[[], None]:
+    """Lock the study's directory on this machine; what unlocks it, and removes a directory that has got nothing."""
+    with writing(place.directory):
+        place.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = RunLock.acquire(place.directory / LOCK, timeout_s, print)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("choose another run_dir", "choose another name")) from None
+
+    def unlock() -> None:
+        lock.close()
+        if [file.name for file in place.directory.iterdir()] == [LOCK]:
+            with suppress(OSError):
+                (place.directory / LOCK).unlink()
+                place.directory.rmdir()
+
+    return unlock
 
 
 @dataclass
@@ -174,8 +193,8 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     began = time.monotonic()
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
-    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id)
-    _remember(prepared, mlflow_run_id=parent.run_id)
+    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
+    _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
     bank_mode = _shared_bank(prepared, display) if prepared.file.share_bank else None
     return _Ready(about, at_once, parent, bank_mode, began)
 
@@ -190,9 +209,10 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
 def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
     """Record what the trials need of the explorers; the trials' bank.mode."""
     if prepared.drawn:
-        configs: list[Config] | None = [sample.config for sample in prepared.samples]
+        configs: list[Config] | None = [sliced(sample.config, prepared.file) for sample in prepared.samples]
     else:
-        configs = upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
+        base = sliced(prepared.base, prepared.file)
+        configs = upper_bound(base, prepared.space, lambda values: with_values(base, values))
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite"
@@ -237,12 +257,11 @@ def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
 def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     """Run the trials; whatever happens then, report what they have done."""
     display = StudyDisplay(ready.about)
-    observer = StudyObserver(ready.about, ready.parent.heard, display.heard)
+    parent = ready.parent
+    observer = StudyObserver(ready.about, parent.heard, display.heard, parent.problems(display.note))
     status: TrackedStatus = "FAILED"
     try:
         with display:
-            if ready.parent.problem:
-                display.note(ready.parent.problem)
             _loop(prepared, ready, observer).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
@@ -265,14 +284,19 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
     total = ready.about.trials
     unfinished = total if is_pbt else ready.at_once  # pbt needs all of them: it pauses those that have to wait
     search = StudyTrials(
-        ready.about.name, total, source, lambda number, values: _trial(prepared, ready, number, values), unfinished
+        ready.about.name,
+        total,
+        source,
+        lambda number, values: _trial(prepared, ready, number, values),
+        unfinished,
+        keeps_actors=is_pbt,
     )
     return Loop(
         name=ready.about.name,
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        observer=observer,
+        callbacks=[observer],
         max_failures=file.max_failures,
         at_once=ready.at_once,
         shares_actors=is_pbt,
@@ -294,9 +318,7 @@ def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) 
 def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
     place, outcomes = prepared.place, observer.outcomes
     seconds = prepared.state.seconds + time.monotonic() - ready.began
-    facts = StudyFacts(
-        seconds, prepared.state.bank, ready.parent.run_id, ready.parent.tracking.uri if ready.parent.run_id else None
-    )
+    facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
         files = write_report(ready.about, outcomes, facts, prepared.base)
@@ -311,4 +333,4 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
 
 def resume_command(place: StudyPlace) -> str:
     """The command that goes on with a study."""
-    return shlex.join(["s2l", "tune", "--resume", str(place)])
+    return shlex.join(["s2l", "tune", "--resume", place.storage.url])

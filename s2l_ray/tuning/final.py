@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,28 +20,29 @@ from s2l_ray.tuning.table import trial_table
 from s2l_ray.tuning.wording import event_text, short_name
 
 
-def final_study_table(
-    about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, width: int = 80
-) -> RenderableType:
+@dataclass(frozen=True)
+class FinalTable:
     """The trials from best to worst, whether the best one's lead is more than chance, and where the files are.
 
-    Args:
-        about: the study.
-        outcomes: of all of its trials.
-        facts: what it cost.
-        width: of the terminal, in characters.
+    It takes the width of the console that it is printed on.
     """
-    order = ranked(about, outcomes)
-    said = [*_verdict(about, order), *_failures(about, order), *_exploits(about, order)]
-    return Group(
-        Text(""),
-        Text(f"{about.name}: {len(order)} trials in {duration(facts.seconds)}, best first", style="bold"),
-        trial_table(about, order, width),
-        Text(""),
-        *(Text(line) for line in said),
-        Text(""),
-        _places(about, order, facts),
-    )
+
+    about: StudyAbout
+    outcomes: Sequence[TrialOutcome]
+    """Of all trials."""
+    facts: StudyFacts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        about, facts = self.about, self.facts
+        order = ranked(about, self.outcomes)
+        yield Text("")
+        yield Text(f"{about.name}: {len(order)} trials in {duration(facts.seconds)}, best first", style="bold")
+        yield trial_table(about, order, options.max_width)
+        yield Text("")
+        said = (*_verdict(about, order), *_failures(about, order), *_exploits(order), *_bank(order, facts))
+        yield from (Text(sentence) for sentence in said)
+        yield Text("")
+        yield _places(about, order, facts)
 
 
 def _verdict(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]:
@@ -69,8 +71,9 @@ def _lead(about: StudyAbout, best: TrialOutcome, finished: Sequence[TrialOutcome
     level = f"{about.confidence:.0%} interval"
     others, rest = overlapping(best, finished), len(finished) - 1
     if others:
-        which = second if rest == 1 else f"{len(others)} of the {rest} others that finished"
-        return f"The {level} of {name} overlaps with that of {which}: its lead may be chance."
+        some = f"all {rest}" if len(others) == rest else f"{len(others)} of the {rest}"
+        which = f"that of {second}" if rest == 1 else f"those of {some} others that finished"
+        return f"The {level} of {name} overlaps with {which}: its lead may be chance."
     return (
         f"The {level} of {name} is beyond that of {second} and of all others that finished: its lead is more than the "
         "choice of the held-out problems explains."
@@ -83,10 +86,25 @@ def _failures(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]
             yield f"{short_name(about, outcome.name)} {event_text(about, 'ended', outcome)}"
 
 
-def _exploits(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]:
+def _exploits(order: Sequence[TrialOutcome]) -> Iterator[str]:
     count = sum(len(outcome.exploits) for outcome in order)
     if count:
         yield f"Population based training made {count} exploit{'s' if count > 1 else ''}; tune.json has each of them."
+
+
+def _bank(order: Sequence[TrialOutcome], facts: StudyFacts) -> Iterator[str]:
+    """What the shared bank spared, by the steps that trials did: those that were pruned would not have sampled all."""
+    separate = facts.bank.get("separate", ())
+    if len(separate) != len(order):
+        return
+    by_number = sorted(order, key=lambda outcome: outcome.name)
+    alone = sum(sum(tokens[: outcome.step]) for tokens, outcome in zip(separate, by_number, strict=True))
+    if alone:
+        shared = facts.bank["tokens"]
+        yield (
+            f"The bank has {shared} explorer tokens. Without it the trials would have sampled {alone} in these steps: "
+            f"it is {shared / alone:.2f} of that."
+        )
 
 
 def _places(about: StudyAbout, order: Sequence[TrialOutcome], facts: StudyFacts) -> RenderableType:

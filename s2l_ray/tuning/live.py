@@ -63,15 +63,11 @@ class StudyDisplay:
             self._live.stop()
             self._live = None
 
-    def show(self, outcomes: list[TrialOutcome]) -> None:
-        """Take in how trials stand before anything happens: all of them, in a study that is resumed."""
-        self._outcomes |= {outcome.name: outcome for outcome in outcomes}
-
     def heard(self, event: TrialEvent, outcome: TrialOutcome) -> None:
         """A listener of `StudyObserver`: show the event."""
         self._outcomes[outcome.name] = outcome
         self._pace.steps += event == "step"
-        if event != "step" or self._is_worth_a_line(outcome):
+        if event != "restored" and (event != "step" or self._is_worth_a_line(outcome)):
             name, text = short_name(self.about, outcome.name), event_text(self.about, event, outcome)
             more = f"  {self._left()}" if event in ("step", "ended") else ""
             self._say(f"{name}  {text}{more}")

@@ -99,6 +99,8 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over the outcomes that `get_state` gave."""
         self._outcomes = {key: TrialOutcome.from_json(row) for key, row in state["outcomes"].items()}
+        for outcome in self._outcomes.values():
+            self._tell("restored", outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listeners": (), "_configs": {}}
@@ -144,9 +146,10 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
             self._change("ended", trial, status=done)
         elif trial.status == Trial.ERROR:
             self._change("ended", trial, status="failed", error=why_failed(trial), failures=trial.num_failures)
-        elif trial.status == Trial.PAUSED and outcome.status != "paused":
-            self._change("paused", trial, status="paused")
-        elif trial.status == Trial.PENDING and outcome.status != "waiting":
+        elif trial.status == Trial.PAUSED and outcome.step:
+            if outcome.status != "paused":
+                self._change("paused", trial, status="paused")
+        elif trial.status != Trial.RUNNING and outcome.status != "waiting":  # pbt pauses also what has not begun
             self._set(trial, status="waiting")
 
     def _of(self, trial: Trial) -> TrialOutcome:
@@ -156,7 +159,7 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
                 name=str(trial),
                 values=values_of(self.about, trial),
                 steps=steps,
-                directory=trial.path or "",
+                directory=trial.path if trial.storage.trial_dir_name else "",
             )
             self._configs[trial.trial_id] = trial.config
         return self._outcomes[trial.trial_id]
@@ -166,7 +169,9 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
         return outcome
 
     def _change(self, event: TrialEvent, trial: Trial, **fields: Any) -> None:
-        outcome = self._set(trial, **fields)
+        self._tell(event, self._set(trial, **fields))
+
+    def _tell(self, event: TrialEvent, outcome: TrialOutcome) -> None:
         for listener in self._listeners:
             listener(event, outcome)
 
@@ -192,7 +197,7 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
         "step": step,
         "seconds": outcome.seconds + result.get("time_this_iter_s", 0.0),
         "directory": result.get("run_dir") or outcome.directory,
-        "mlflow_run_id": result.get("mlflow_run_id") or outcome.mlflow_run_id,
+        "mlflow_run_id": result.get("mlflow_run_id"),
         "error": None,
     }
     if metric is None or not math.isfinite(metric):

@@ -8,7 +8,7 @@ runs that MLflow still believes to go on: their processes were killed, and nobod
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
 from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.observer import Listener
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, ranked
 
 TABLE = "trials.json"
@@ -91,15 +92,26 @@ class ParentRun:
         """Why something is not delivered, in a line; None when everything is, or is on its way."""
         return self._tracker.problem
 
-    def show(self, outcomes: Sequence[TrialOutcome]) -> None:
-        """Take in how trials stand before anything happens, in a study that is resumed."""
-        self._outcomes |= {outcome.name: outcome for outcome in outcomes}
-
     def heard(self, event: TrialEvent, outcome: TrialOutcome) -> None:
         """A listener of `StudyObserver`: log the table when a trial ends or changes, and the best value so far."""
         self._outcomes[outcome.name] = outcome
         if event in ("ended", "exploited", "failed"):
             self._log(list(self._outcomes.values()))
+
+    def problems(self, note: Callable[[str], None]) -> Listener:
+        """A listener of `StudyObserver` that says when MLflow stops taking what is logged, and when it takes it again.
+
+        Args:
+            note: shows a line.
+        """
+        said: list[str | None] = [None]
+
+        def heard(event: TrialEvent, outcome: TrialOutcome) -> None:
+            if self.problem != said[-1]:
+                said.append(self.problem)
+                note(self.problem or "MLflow answers again; everything was delivered")
+
+        return heard
 
     def finish(
         self, status: TrackedStatus, outcomes: Sequence[TrialOutcome], facts: StudyFacts, files: Sequence[Path]
@@ -129,7 +141,7 @@ class ParentRun:
             self._end_trials(outcomes)
         except TrackingError as undelivered:
             said.append(str(undelivered))
-        lacking = [outcome.directory for outcome in outcomes if _is_undelivered(Path(outcome.directory))]
+        lacking = [outcome.directory for outcome in outcomes if self.run_id and _is_lacking(outcome)]
         if lacking:
             said.append(f"MLflow lacks part of {len(lacking)} trials; s2l track sends it: {' '.join(lacking)}")
         return "\n".join(said) or None
@@ -195,10 +207,10 @@ def _for_trials(config: TrackingConfig, about: StudyAbout) -> str | None:
     return uri if redact(uri) == uri else config.uri
 
 
-def _is_undelivered(directory: Path) -> bool:
-    """Whether a trial whose directory is on this machine has something that MLflow has not taken."""
-    file = directory / UNDELIVERED
-    return file.is_file() and bool(read_undelivered(file))
+def _is_lacking(outcome: TrialOutcome) -> bool:
+    """Whether a trial was not tracked, or its directory, if on this machine, has something MLflow has not taken."""
+    file = Path(outcome.directory) / UNDELIVERED
+    return (outcome.step > 0 and outcome.mlflow_run_id is None) or (file.is_file() and bool(read_undelivered(file)))
 
 
 def _is_number(value: Any) -> bool:

@@ -39,6 +39,8 @@ class StudyState:
     seconds: float = 0.0
     """For how long it ran, all starts together."""
     mlflow_run_id: str | None = None
+    mlflow_uri: str | None = None
+    """Where that is, without passwords: the next start may not have the server in its environment."""
     bank: dict[str, Any] = field(default_factory=dict)
     """Numbers about the shared bank."""
     format: int = FORMAT

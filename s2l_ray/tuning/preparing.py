@@ -130,7 +130,9 @@ def _samples(configs: StudyConfigs, file: StudyFile) -> list[Sample]:
 
 
 def _going_on(before: StudyState, now: StudyState) -> StudyState:
-    return replace(now, seconds=before.seconds, mlflow_run_id=before.mlflow_run_id, bank=before.bank)
+    return replace(
+        now, seconds=before.seconds, mlflow_run_id=before.mlflow_run_id, mlflow_uri=before.mlflow_uri, bank=before.bank
+    )
 
 
 def _overridden(base: Config, overrides: Sequence[str]) -> Config:

@@ -3,14 +3,13 @@
 The explorer is frozen, so what it samples depends on neither the schedule nor what a trial learns. Trials whose
 explorer rollouts have the same fingerprint share a recording; others have recordings side by side in one bank.
 
-    base = with_one_explorer_seed(base, space.keys)     before the trials' configurations are made
-    shared = share(configs, display)                    records what the bank lacks
-    config = with_bank(config, "read")                  of each trial: it starts no explorer engine
+    shared = share(configs, display)       records what the bank lacks
+    config = with_bank(config, "read")     of each trial: it starts no explorer engine
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +25,6 @@ from s2l_ray.placement.slicing import slice_of
 from s2l_ray.run.exploration import Recorded, nodes, record
 from s2l_ray.tuning.needs import Need, needs_of
 from s2l_ray.tuning.recordings import TrialsRecording, recordings_of
-
-EXPLORER_SEED = "rollout.explorer_seed"
 
 
 @dataclass(frozen=True)
@@ -80,18 +77,6 @@ class SharedBank:
             f"{text}. {len(self.separate)} separate runs would sample {self.separate_tokens()} tokens: the bank has "
             f"{self.ratio:.2f} of that"
         )
-
-
-def with_one_explorer_seed(base: Config, varied: Collection[str]) -> Config:
-    """What trials' configurations are made from, so that trials which differ in `seed` have the same explorer rollouts.
-
-    Args:
-        base: the configuration without what is varied.
-        varied: the keys of the search space. If rollout.explorer_seed is among them, nothing is changed.
-    """
-    if EXPLORER_SEED in varied or base.rollout.explorer_seed is not None:
-        return base
-    return base.model_copy(update={"rollout": base.rollout.model_copy(update={"explorer_seed": base.explorer_seed})})
 
 
 def with_bank(config: Config, mode: Literal["read", "readwrite"]) -> Config:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ray import tune
@@ -39,11 +39,12 @@ class Loop:
     place: StudyPlace
     search: StudyTrials
     scheduler: TrialScheduler
-    observer: Callback
+    callbacks: Sequence[Callback]
     max_failures: int
     at_once: int
     shares_actors: bool
     """Whether a trial's actor is given to the next one (pbt), with its engines."""
+    trainable: type[tune.Trainable] = S2LPO
 
     def run(self) -> None:
         """Run all trials, or those that are left; returns when they are over, or a signal has ended the loop.
@@ -55,7 +56,7 @@ class Loop:
         filesystem, path = self.place.for_tune
         experiment = Experiment(
             name=self.place.name,
-            run=S2LPO,
+            run=self.trainable,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=POINTERS if self.shares_actors else None),
@@ -71,7 +72,7 @@ class Loop:
                 experiment,
                 search_alg=self.search,
                 scheduler=self.scheduler,
-                callbacks=[steward, self.observer],
+                callbacks=[steward, *self.callbacks],
                 resume_config=ResumeConfig() if resumes else None,
                 reuse_actors=self.shares_actors,
                 raise_on_failed_trial=False,
@@ -123,6 +124,7 @@ def _environment(at_once: int) -> Iterator[None]:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # some metrics are not measured in the first steps
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the table, without tracebacks
         "TUNE_MAX_PENDING_TRIALS_PG": str(at_once),
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a heading even where it is to be silent
         "TUNE_DISABLE_SIGINT_HANDLER": "1" if is_watching() else "0",
     }
     before = {name: os.environ.get(name) for name in settings}

@@ -61,7 +61,7 @@ def values_text(values: Mapping[str, Any]) -> str:
 
 
 def event_text(about: StudyAbout, event: TrialEvent, outcome: TrialOutcome) -> str:
-    """An event as a line, without the trial's name."""
+    """An event as a line, without the trial's name; "restored" has none."""
     at = f"step {outcome.step}/{outcome.steps}"
     measured = (
         f"{metric_label(about)} {metric_text(about, outcome.metric, outcome.interval)} (step {outcome.metric_step})"

@@ -17,7 +17,7 @@ from s2l_ray.tracking.undelivered import read_undelivered
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.parent_run import ParentRun
 from s2l_ray.tuning.report import write_report
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, until
 from tests.support.shared import built_once, shared_directory
 from tests.support.studies import made_up, study, with_exploits
 
@@ -109,7 +109,7 @@ def test_a_study_that_is_resumed_goes_on_in_its_run(store: Path):
     assert parent.finish("KILLED", first[:1], StudyFacts(1.0), []) is None
     assert client(store).get_run(parent.run_id).info.status == "KILLED"
     again = ParentRun.open(CONFIG, about, parent.run_id, parent.uri)
-    again.show(first[:1])
+    again.heard("restored", first[0])
     again.heard("ended", first[2])
     assert again.run_id == parent.run_id
     assert again.finish("FINISHED", first, StudyFacts(2.0), []) is None
@@ -146,8 +146,14 @@ def test_a_server_that_goes_away_is_said_and_what_it_lacks_is_kept(store: Path, 
 
     monkeypatch.setattr("s2l_ray.tracking.deliveries.probe", refuse)
     monkeypatch.setattr(parent._tracker, "_timeout_s", 0.5)
+    notes: list[str] = []
+    problems = parent.problems(notes.append)
     for outcome in outcomes:
         parent.heard("ended", outcome)
+    until(lambda: parent.problem is not None)
+    problems("step", outcomes[0])
+    problems("step", outcomes[0])
+    assert len(notes) == 1 and "refused" in notes[0]
     said = parent.finish("FINISHED", outcomes, StudyFacts(1.0), [])
     assert said is not None and "refused" in said and f"s2l track {about.directory}" in said
     left = read_undelivered(about.directory / "undelivered.jsonl")

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.errors import ConfigError, GroupError, ModelError
 from s2l_ray.rollouts.records import RolloutGroup, Verdict
+from s2l_ray.training.process_group import whole
 from s2l_ray.training.trainer import PolicyTrainer
 from tests.support.training_models import (
     GRADIENT_READABLE,
@@ -423,6 +424,41 @@ def test_a_checkpoint_loads_with_another_weight_decay(model_dirs: dict[str, str]
     back.load(str(tmp_path / "one"))
     assert back.update([random_groups(3, seed=5)]) == metrics
     assert_same_weights(weights_of(back), weights, atol=0)
+
+
+def test_after_an_exploit_the_state_is_the_donors_bit_for_bit_and_the_settings_are_its_own(
+    model_dirs: dict[str, str], tmp_path: Path
+) -> None:
+    """A trainer that trained with other settings, and is rebuilt with new ones, as population-based training does."""
+
+    def moments(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
+        names = {parameter: name for name, parameter in trainer.policy.named_parameters()}
+        states = {names[parameter]: state for parameter, state in trainer.optimizer.state.items()}
+        return {f"{name}.{key}": whole(value).clone() for name, of in states.items() for key, value in of.items()}
+
+    donor = make_trainer(model_dirs["llama"], config=trainer_config(learning_rate=1e-2), goal=objective(kl=0.1), seed=1)
+    donor.update([random_groups(3), random_groups(2, seed=1)])
+    donor.save(str(tmp_path))
+    weights, state, drawn = weights_of(donor), moments(donor), (torch.rand(3), np.random.rand(3), random.random())
+    donor.close()
+
+    trainer = make_trainer(
+        model_dirs["llama"], config=trainer_config(learning_rate=0.1), goal=objective(kl=0.3), seed=2
+    )
+    trainer.update([random_groups(3, seed=7)])
+    own = {"learning_rate": 3e-2, "warmup_steps": 6, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1}
+    settings = {"trainer": trainer_config(**own), "objective": objective(kl=0.2, entropy=0.01), "temperature": 1.0}
+    trainer.rebuild(**settings, seed=2)
+    trainer.load(str(tmp_path))
+    assert trainer.optimizer_steps == 2
+    for got, expected in ((weights_of(trainer), weights), (moments(trainer), state)):
+        assert got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in got)
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert np.array_equal(np.random.rand(3), drawn[1]) and random.random() == drawn[2]
+    kept = [(g["betas"], g["eps"], g["weight_decay"]) for g in trainer.optimizer.param_groups]
+    assert kept == [((0.8, 0.9), 1e-6, 0.1), ((0.8, 0.9), 1e-6, 0.0)]
+    # Its third optimizer step, the first with its own settings: half of the warm-up.
+    assert trainer.update([random_groups(1)])["learning_rate"] == pytest.approx(3e-2 * 3 / 6)
 
 
 def test_loading_what_is_no_checkpoint_is_an_error(model_dirs: dict[str, str], tmp_path: Path) -> None:

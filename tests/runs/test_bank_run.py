@@ -25,14 +25,19 @@ from s2l_ray.rollouts.records import RolloutSet
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.exploration import nodes
 from s2l_ray.tuning.sharing import share, with_bank
+from tests.support.learner_engine import OWN_PROCESS
 from tests.support.run_settings import run_config
+from tests.support.shared import built_once, shared_directory
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
 
 @pytest.fixture(scope="module")
 def explored(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """`s2l explore` of the run that `run` is, and a configuration that reads it."""
-    folder = tmp_path_factory.mktemp("explored")
+    return built_once(shared_directory(tmp_path_factory) / "explored", lambda fresh: explore(family, fresh))
+
+
+def explore(family: Family, folder: Path) -> Config:
     settings = run_config(family, folder / "run") | {"bank.path": str(folder / "bank")}
     (folder / "config.yaml").write_text(load_config(QUICKSTART, settings).to_yaml())
     assert main(["explore", str(folder / "config.yaml")]) == 0
@@ -40,6 +45,9 @@ def explored(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Config
     return choose_dtype(reads, Inventory.of([{"gpus": 0, "cpus": 2}])).applied_to(reads)
 
 
+@pytest.mark.skipif(
+    not OWN_PROCESS, reason="runs in the pytest that test_in_process.py starts: it has an engine inside"
+)
 def test_what_is_read_is_what_an_engine_samples(explored: Config) -> None:
     """Asked for in other portions than it was recorded in: draws 1 to 3, where 0 to 3 were sampled together."""
     train = training_prompts(explored)
@@ -72,6 +80,7 @@ def sample(config: Config, prompts: dict, requests: list[ExplorerRequest]) -> li
         dtype=config.models.dtype,
         trust_remote_code=False,
         kv_cache_bytes=10**8,
+        own_process=True,
     )
     with asyncio.Runner() as runner:
         engine = runner.run(_started(settings, prompts))

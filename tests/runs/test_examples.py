@@ -1,4 +1,8 @@
-"""The example of the Python interface, as a user runs it, with every extension of examples/ at once."""
+"""The example of the Python interface, as a user runs it, with every extension of examples/ at once.
+
+Its learner engines work while the trainer does, weight syncs catch them in flight, and the last groups of a step are
+not waited for.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,20 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from s2l_ray.miniature.build import Family
+from s2l_ray.rollouts.stragglers import read_stragglers
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
+from tests.support.train_command import steps_of
 
-STEPS = 4
+STEPS = 6
 OWN = {
     "verifier.kind": "verifier:partial_credit",
     "schedule.kind": "schedule:stairs",
@@ -24,19 +34,35 @@ OWN = {
 }
 
 
-def test_python_api_with_every_extension(family: Family, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Ran:
+    """What the example printed, and its run directory."""
+
+    shown: list[str]
+    run_dir: Path
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        return steps_of(self.run_dir)
+
+
+@pytest.fixture(scope="module")
+def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The modules are in the working directory alone, where the driver and every actor have to find them."""
-    run_dir, project = tmp_path / "run", tmp_path / "project"
+    folder = tmp_path_factory.mktemp("example")
+    run_dir, project = folder / "run", folder / "project"
     shutil.copytree(ROOT / "examples", project / "mine", ignore=shutil.ignore_patterns("__pycache__"))
     settings = run_config(family, run_dir) | {
         "schedule.steps": STEPS,
         "schedule.mix_steps": 4,
+        "rollout.max_staleness": 2,
+        "rollout.weight_sync_mode": "in_flight",
+        "rollout.straggler_groups": 2,
         "cluster.address": "local",
     }
     settings |= {key: f"mine.{function}" for key, function in OWN.items()}
-    command = [sys.executable, "mine/python_api.py", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(
-        command,
+        [sys.executable, "mine/python_api.py", *(f"{key}={value}" for key, value in settings.items())],
         cwd=project,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -44,12 +70,28 @@ def test_python_api_with_every_extension(family: Family, tmp_path: Path) -> None
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    shown = done.stdout.splitlines()
-    assert [line for line in shown if line.startswith("step ")][-1].startswith(f"step {STEPS}: reward ")
-    assert any(line.startswith("pass@1 before ") for line in shown)
-    rows = [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+    return Ran(done.stdout.splitlines(), run_dir)
+
+
+def test_python_api_with_every_extension(ran: Ran) -> None:
+    assert [line for line in ran.shown if line.startswith("step ")][-1].startswith(f"step {STEPS}: reward ")
+    assert any(line.startswith("pass@1 before ") for line in ran.shown)
     # G = 4 in stairs of one step each: 4, 3, 2 and 1 of the explorer's
-    assert [row["explorer_per_group"] for row in rows] == [4, 3, 2, 1]
-    assert all(source["verdicts"]["failed"] == 0 for row in rows for source in row["sources"].values())
-    contents = json.loads((run_dir / "run.json").read_text())["contents"]
+    assert [row["explorer_per_group"] for row in ran.steps] == [4, 3, 2, 1, 0, 0]
+    assert all(source["verdicts"]["failed"] == 0 for row in ran.steps for source in row["sources"].values())
+    contents = json.loads((ran.run_dir / "run.json").read_text())["contents"]
     assert {"verifier source", *(f"{key} source" for key in OWN if key != "verifier.kind")} <= set(contents)
+
+
+def test_learners_are_as_stale_as_allowed_and_stragglers_are_left_out(ran: Ran) -> None:
+    stragglers = read_stragglers(ran.run_dir / "stragglers.jsonl")
+    for step, row in enumerate(ran.steps, 1):
+        assert row["groups"] == 8
+        assert row["weight_version"] == step - 1
+        assert len(stragglers[step]) == 2 and not set(stragglers[step]) & set(row["prompts"])
+        assert row["pipeline"]["stale_dropped"] == 0
+        if row["learner_per_group"]:
+            # Asked for two steps before, if there were two: never older, and seldom newer.
+            assert row["pipeline"]["staleness_max"] <= min(2, step - 1)
+        assert sum(row["parts"].values()) == pytest.approx(row["seconds"]["total"], abs=1e-4)
+    assert max(row["pipeline"].get("staleness_max", 0) for row in ran.steps) > 0

@@ -316,6 +316,7 @@ def engine(model: Path, tensor_parallel: int) -> ray.actor.ActorHandle:
         weight_transfer="gloo",
         load_weights=False,
         tensor_parallel=tensor_parallel,
+        own_process=True,
     )
     environment = engine_environment(settings.engine)
     bundle = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.1}]), placement_group_bundle_index=0)

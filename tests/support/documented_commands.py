@@ -12,6 +12,7 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.config.reference import keys
 from s2l_ray.config.text import section_of
 from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.tuning.reading import load_study, split_overrides
 from tests.support.paths import ROOT
 
 SECTIONS = {name for name, field in Config.model_fields.items() if section_of(field.annotation)}
@@ -33,7 +34,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     if config is not None:
         if READERS_OWN.fullmatch(config):
             config = "quickstart"
-        load_config(ROOT / config if config.endswith(".yaml") else config, arguments.overrides)
+        of_config, of_study = split_overrides(arguments.overrides)
+        load_config(ROOT / config if config.endswith(".yaml") else config, of_config)
+        study = getattr(arguments, "study", None)
+        if study is not None and not READERS_OWN.fullmatch(study):
+            load_study(study, of_study)
     inventory = getattr(arguments, "inventory", None)
     if inventory is not None and not READERS_OWN.fullmatch(inventory):
         load_inventory(ROOT / inventory if inventory.endswith(".yaml") else inventory)

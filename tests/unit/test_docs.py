@@ -20,6 +20,8 @@ from s2l_ray.cluster.infra import Infra, load_infra
 from s2l_ray.config import load_config
 from s2l_ray.config.reference import keys
 from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.tuning.keys import checked_space
+from s2l_ray.tuning.reading import load_study
 from tests.benchmarks.runner import names
 from tests.support.documented_commands import (
     SECTIONS,
@@ -197,6 +199,9 @@ def test_yaml_is_what_the_program_reads(block: Block, tmp_path: Path):
     if "nodes" in values:
         file.write_text(block.text)
         assert load_inventory(file).nodes
+    elif "space" in values:
+        file.write_text(block.text)
+        assert checked_space(load_study(file))
     elif "claims" in values:
         file.write_text(block.text)
         assert set(values) == set(Infra.model_fields) and load_infra(file)

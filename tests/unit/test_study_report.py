@@ -12,7 +12,7 @@ from s2l_ray.config import load_config
 from s2l_ray.tuning.about import asha_rungs
 from s2l_ray.tuning.axes import colours, horizontal
 from s2l_ray.tuning.figure import _apart, study_figure
-from s2l_ray.tuning.final import final_study_table
+from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.outcomes import Exploit, StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
 from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
@@ -109,17 +109,18 @@ def test_the_live_table_fits_the_terminal_with_all_keys(trials: int, width: int,
     about = study(trials=trials)
     console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True)
     display = StudyDisplay(about, console)
-    display.show(made_up(about, done=False))
+    for outcome in made_up(about, done=False):
+        display.heard("restored", outcome)
     lines = printed(display.view(), width).splitlines()
     assert len(lines) < height and all(len(line) <= width for line in lines)
     text = "\n".join(lines)
     assert "…" not in text and "+1" not in text and "learning" in text and "negatives" in text
-    assert "waiting" in text and "running" in text
+    assert "waiting" in text and "running" in text and "time" in text
 
 
 def test_keys_that_do_not_fit_are_counted():
     about = study(trials=4)
-    text = printed(final_study_table(about, made_up(about), FACTS, 60), 60)
+    text = printed(FinalTable(about, made_up(about), FACTS), 60)
     assert "+3" in text and "mix" in text and "learning" not in text and "explorer" not in text
 
 
@@ -147,14 +148,23 @@ def test_without_a_terminal_an_event_is_a_line():
 def test_the_final_table_says_when_a_lead_may_be_chance():
     about = study(trials=3)
     close = [measured(about, 0, 0.30), measured(about, 1, 0.29), measured(about, 2, 0.10)]
-    text = " ".join(printed(final_study_table(about, close, FACTS, 200), 200).split())
-    assert "interval of 00000 overlaps with that of 1 of the 2 others that finished: its lead may be chance." in text
+    text = " ".join(printed(FinalTable(about, close, FACTS), 200).split())
+    assert "interval of 00000 overlaps with those of 1 of the 2 others that finished: its lead may be chance." in text
     apart = [measured(about, 0, 0.40), measured(about, 1, 0.29), measured(about, 2, 0.10, "pruned")]
-    text = " ".join(printed(final_study_table(about, apart, FACTS, 200), 200).split())
+    text = " ".join(printed(FinalTable(about, apart, FACTS), 200).split())
     assert "00000 is beyond that of 00001 and of all others that finished: its lead is more than" in text
     assert "Pruned trials were measured after fewer steps" in text and "secret" not in text
-    none = printed(final_study_table(about, [measured(about, 0, None, "failed")], FACTS, 200), 200)
+    none = printed(FinalTable(about, [measured(about, 0, None, "failed")], FACTS), 200)
     assert "No trial has a value of eval/learner/pass_at_1" in none
+
+
+def test_what_the_bank_spared_is_of_the_steps_that_were_done():
+    about = study(trials=2, steps=3)
+    outcomes = [replace(measured(about, 0, 0.4), step=3), replace(measured(about, 1, 0.2, "pruned"), step=1)]
+    bank = {"tokens": 30, "separate": [[20, 20, 10], [50, 90, 90]]}  # 50 + 50 in the steps that they did
+    text = " ".join(printed(FinalTable(about, outcomes, replace(FACTS, bank=bank)), 200).split())
+    assert "The bank has 30 explorer tokens. Without it the trials would have sampled 100 in these steps" in text
+    assert "it is 0.30 of that" in text
 
 
 def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_path: Path):

@@ -10,8 +10,9 @@ import pytest
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import parse_config
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DiskError
 from s2l_ray.results import EvaluationRecord
+from s2l_ray.trials.messages import plainly
 from s2l_ray.trials.results import trial_result
 from s2l_ray.trials.trial import as_trial
 from tests.support.step_records import evaluation, step
@@ -90,3 +91,22 @@ def test_the_newest_evaluation_is_repeated_with_the_step_that_it_is_of():
         told = result(steps, evaluation("learner", 2))
         assert (told["step"], told["eval/learner/step"], told["eval/learner/pass_at_1"]) == (steps, 2, 0.2)
     assert told["eval/learner/pass_at_1_low"] == 0.1 and told["eval/learner/pass_at_8_high"] == 0.6
+
+
+class Trainable:
+    def __init__(self, storage: object) -> None:
+        self._storage = storage
+
+    @plainly
+    def step(self) -> None:
+        self._deeper()
+
+    def _deeper(self) -> None:
+        raise DiskError("free some space")
+
+
+@pytest.mark.parametrize(("storage", "frames"), [(None, ["plain", "step", "_deeper"]), ("/results", ["plain"])])
+def test_the_errors_of_a_trial_are_their_messages_and_others_keep_their_traceback(storage: object, frames: list[str]):
+    with pytest.raises(DiskError, match="free some space") as caught:
+        Trainable(storage).step()
+    assert [entry.name for entry in caught.traceback][1:] == frames

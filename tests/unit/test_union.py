@@ -17,7 +17,7 @@ from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.tuning.bound import upper_bound
 from s2l_ray.tuning.domain import Domain
-from s2l_ray.tuning.sharing import SharedBank, with_bank, with_one_explorer_seed
+from s2l_ray.tuning.sharing import SharedBank, with_bank
 from s2l_ray.tuning.space import Space
 
 PROMPTS = ["a", "b", "c", "d"]
@@ -213,9 +213,7 @@ def test_no_trial_needs_more_than_the_bound() -> None:
         seed=[1, 2],
         trainer__learning_rate={"loguniform": [1e-5, 1e-3]},
     )
-    pinned = with_one_explorer_seed(configured(), space.keys)
-    assert pinned.explorer_seed == configured().seed
-    found = set(draws(union_of([need(c) for c in upper_bound(pinned, space, configure)])))
+    found = set(draws(union_of([need(c) for c in upper_bound(configured(), space, configure)])))
     generator = random.Random(0)
     for _ in range(50):
         values = {key: domain.draw(generator) for key, domain in space.domains.items()}
@@ -223,14 +221,6 @@ def test_no_trial_needs_more_than_the_bound() -> None:
 
 
 # ---- a study's configuration and numbers ----------------------------------------------------------------------------
-
-
-def test_trials_with_different_seeds_share_an_explorer_seed_unless_it_is_varied() -> None:
-    base = configured(seed=7)
-    assert with_one_explorer_seed(base, ["seed"]).model_copy(update={"seed": 9}).explorer_seed == 7
-    assert with_one_explorer_seed(base, ["seed", "rollout.explorer_seed"]) == base
-    own = configured(seed=7, rollout={"explorer_seed": 3})
-    assert with_one_explorer_seed(own, ["seed"]) == own
 
 
 def test_a_trial_reads_the_bank_by_its_absolute_path(tmp_path, monkeypatch) -> None:

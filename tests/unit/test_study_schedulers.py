@@ -1,0 +1,211 @@
+"""Where the trials of a study come from, who goes on, and what survives the driver: Tune's own classes, without Ray."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils.object_cache import _ObjectCache
+
+from s2l_ray.config import load_config
+from s2l_ray.errors import ActorLostError, ConfigError
+from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.optuna_source import Suggested
+from s2l_ray.tuning.population import Population, PopulationSettings, explored
+from s2l_ray.tuning.schedulers import Halving, rungs_of
+from s2l_ray.tuning.searching import Drawn, StudyTrial, StudyTrials, is_not_mended
+from s2l_ray.tuning.space import Space
+from s2l_ray.tuning.study_file import SchedulerSection
+
+METRIC = "eval/learner/pass_at_1"
+RATE = "trainer.learning_rate"
+LOSS = "objective.explorer_negatives"
+
+
+def trial(number: int, status: str = Trial.RUNNING, **values: Any) -> StudyTrial:
+    made = StudyTrial("S2LPO", config={"trainer": {"learning_rate": 1e-4}}, trial_id=f"{number:05d}", stub=True)
+    made.evaluated_params = values
+    made.status = status
+    return made
+
+
+class Controller:
+    """The part of Tune's controller that schedulers ask; a pause is done at once."""
+
+    search_alg = None
+
+    def __init__(self, trials: list[StudyTrial]) -> None:
+        self.trials = trials
+        self._actor_cache = _ObjectCache()
+
+    def get_trials(self) -> list[StudyTrial]:
+        return self.trials
+
+    def get_live_trials(self) -> set[StudyTrial]:
+        return {trial for trial in self.trials if trial.status != Trial.TERMINATED}  # failed ones too, as in Tune
+
+
+# ---- asha -----------------------------------------------------------------------------------------------------------
+
+
+def test_rungs_are_below_the_last_step() -> None:
+    assert rungs_of(SchedulerSection(kind="asha", grace=10, reduction_factor=2), 80) == (10, 20, 40)
+    assert rungs_of(SchedulerSection(), 80) == ()
+
+
+def test_halving_remembers_its_rungs_after_a_restore() -> None:
+    trials = [trial(number) for number in (1, 2, 3)]
+
+    def decided(scheduler: Halving, one: StudyTrial, value: float) -> str:
+        return str(scheduler.on_trial_result(Controller(trials), one, {"step": 10, METRIC: value}))
+
+    first = Halving(METRIC, "max", 10, 2, 80)
+    for one in trials:
+        first.on_trial_add(Controller(trials), one)
+    assert decided(first, trials[0], 0.5) == decided(first, trials[1], 0.9) == TrialScheduler.CONTINUE
+    restored, forgetful = Halving(METRIC, "max", 10, 2, 80), Halving(METRIC, "max", 10, 2, 80)
+    restored.set_state(first.get_state())
+    for scheduler, decision in ((restored, TrialScheduler.STOP), (forgetful, TrialScheduler.CONTINUE)):
+        scheduler.on_trial_add(Controller(trials), trials[2])
+        assert decided(scheduler, trials[2], 0.6) == decision  # below the median of 0.5 and 0.9
+        scheduler.on_trial_complete(Controller(trials), trials[0], {"step": 80, METRIC: 0.5})  # not added since
+
+
+# ---- pbt ------------------------------------------------------------------------------------------------------------
+
+
+def population(at_once: int = 2) -> Population:
+    space = Space({RATE: Domain(loguniform=(5e-5, 5e-4))})
+    return Population(PopulationSettings(METRIC, "max", 10, 0.25, 0.25, 1, at_once), space, load_config("quickstart"))
+
+
+def test_only_as_many_trials_run_as_there_is_room_for() -> None:
+    trials = [trial(number, Trial.PENDING) for number in (1, 2, 3)]
+    scheduler, controller = population(at_once=2), Controller(trials)
+    for one in trials:
+        scheduler.on_trial_add(controller, one)
+    assert [one.status for one in trials] == [Trial.PAUSED] * 3
+    begun = []
+    for _ in range(3):
+        if chosen := scheduler.choose_trial_to_run(controller):
+            chosen.status = Trial.RUNNING
+            begun.append(chosen.trial_id)
+    assert begun == ["00001", "00002"]
+
+
+def test_a_trial_that_failed_for_good_is_not_waited_for() -> None:
+    trials = [trial(number, Trial.PENDING) for number in (1, 2)]
+    scheduler, controller = population(), Controller(trials)
+    for one in trials:
+        scheduler.on_trial_add(controller, one)
+    trials[0].status = Trial.RUNNING
+    assert scheduler.on_trial_result(controller, trials[0], {"step": 10, METRIC: 0.5}) == TrialScheduler.PAUSE
+    trials[0].status, trials[1].status = Trial.PAUSED, Trial.ERROR
+    assert scheduler.choose_trial_to_run(controller) is trials[0]
+    trials[0].status = Trial.RUNNING
+    assert scheduler.on_trial_result(controller, trials[0], {"step": 11, METRIC: 0.5}) == TrialScheduler.CONTINUE
+
+
+def test_a_population_goes_on_after_a_restore_where_it_was() -> None:
+    trials = [trial(1, Trial.RUNNING), trial(2, Trial.RUNNING)]
+    first, controller = population(), Controller(trials)
+    for one in trials:
+        first.on_trial_add(controller, one)
+    first.on_trial_result(controller, trials[0], {"step": 10, METRIC: 0.5})
+    restored = population()
+    restored.set_state(first.get_state())
+    for one in trials:
+        restored.on_trial_add(controller, one)
+    assert restored.get_state() == first.get_state()
+    assert restored.on_trial_result(controller, trials[1], {"step": 9, METRIC: 0.4}) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_changed_values_stay_in_the_space(seed: int) -> None:
+    space = Space({RATE: Domain(uniform=(1e-4, 1.1e-4)), LOSS: Domain(choice=(0.0, 0.5, 1.0))})
+    values = {RATE: 1.1e-4, LOSS: 0.5}
+    base = load_config("quickstart")
+    new = explored(values, space, base, 0.25, random.Random(seed))
+    assert 1e-4 <= new[RATE] <= 1.1e-4 and new[LOSS] in (0.0, 0.5, 1.0)
+    assert new == explored(values, space, base, 0.25, random.Random(seed))
+    assert explored(values, space, base, 0.0, random.Random(seed))[LOSS] in (0.0, 1.0)  # the neighbours
+
+
+def test_values_that_cannot_go_together_are_not_explored() -> None:
+    space = Space({"trainer.warmup_steps": Domain(choice=(1, 2))})
+    base = load_config("quickstart", {"trainer.lr_schedule": "linear"})
+    impossible = Space({"objective.pass_k": Domain(choice=(8, 9))})  # must be less than the group's size, 8
+    assert explored({"trainer.warmup_steps": 1}, space, base, 0.0, random.Random(1)) in (
+        {"trainer.warmup_steps": 1},
+        {"trainer.warmup_steps": 2},
+    )
+    kept = {"objective.pass_k": 4}
+    assert explored(kept, impossible, base, 0.5, random.Random(1)) == kept
+
+
+# ---- trials ---------------------------------------------------------------------------------------------------------
+
+
+def test_trials_are_numbered_and_no_more_than_may_run_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s2l_ray.tuning.searching.StudyTrial", partial(StudyTrial, stub=True))
+    monkeypatch.setattr(StudyTrial, "init_local_path", lambda self: None)  # there is no directory
+    search = StudyTrials("s", 3, Drawn([{RATE: value} for value in (1, 2, 3)]), lambda number, values: values, 2)
+    search._spec = {"run": "S2LPO", "max_failures": 4}
+    found = [search.next_trial()]
+    search.trials = found
+    found.append(search.next_trial())
+    assert [(one.trial_id, one.evaluated_params, one.max_failures) for one in found] == [
+        ("00001", {RATE: 1}, 4),
+        ("00002", {RATE: 2}, 4),
+    ]
+    assert search.next_trial() is None and not search.is_finished()
+    found[0].status = Trial.TERMINATED
+    found.append(search.next_trial())
+    assert found[2].trial_id == "00003" and search.is_finished()
+
+
+def raised_in_actor(error: Exception) -> RayTaskError:
+    return RayTaskError(
+        "train", f"Traceback:\n  File x\n{type(error).__module__}.{type(error).__name__}: {error}", error
+    )
+
+
+def test_an_error_that_would_come_again_is_not_tried_again() -> None:
+    assert is_not_mended(raised_in_actor(ConfigError("data.train: is empty")))
+    assert is_not_mended(ActorDiedError(raised_in_actor(ConfigError("data.train: is empty"))))
+    assert not is_not_mended(raised_in_actor(ActorLostError("a node went away")))
+    assert not is_not_mended(raised_in_actor(ValueError("ConfigError: no")))
+    assert not is_not_mended(ActorDiedError())
+
+
+def test_a_trial_fails_at_once_or_after_its_tries() -> None:
+    lost, wrong = trial(1), trial(2)
+    for one, error in ((lost, ActorLostError("x")), (wrong, ConfigError("x"))):
+        one.max_failures, one.storage = 2, SimpleNamespace(trial_driver_staging_path=None)
+        one.handle_error(raised_in_actor(error))
+    assert lost.should_recover() and not wrong.should_recover()
+
+
+# ---- Optuna ---------------------------------------------------------------------------------------------------------
+
+
+def test_suggestions_depend_on_the_seed_and_the_results_alone() -> None:
+    pytest.importorskip("optuna")
+    space = Space({RATE: Domain(loguniform=(1e-5, 1e-3)), "trainer.betas": Domain(choice=([0.9, 0.99], [0.9, 0.95]))})
+    source, trials = Suggested(space, METRIC, "max", 1), []
+    for number in range(1, 20):
+        values = source.next(number, trials)
+        trials.append(trial(number))
+        trials[-1].evaluated_params = values
+        trials[-1].run_metadata.last_result = {METRIC: values[RATE]}
+    restored = Suggested(space, METRIC, "max", 1)
+    assert restored.next(12, trials[:11]) == trials[11].evaluated_params
+    assert Suggested(space, METRIC, "max", 2).next(1, []) != trials[0].evaluated_params
+    rates = [one.evaluated_params[RATE] for one in trials]
+    assert sum(rates[10:]) / 9 > 2 * sum(rates[:5]) / 5  # it has learnt that more is better
