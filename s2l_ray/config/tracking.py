@@ -18,7 +18,8 @@ class TrackingConfig(Section):
     environment has MLFLOW_RUN_ID uses that MLflow run, in its experiment."""
     parent_run: str | None = None
     """Id of the MLflow run under which this run is shown, in whose experiment it then is unless another is named. It
-    has to be in the store. A study sets it for its trials. With it MLFLOW_RUN_ID is not used."""
+    has to be in the store; if that does not answer, the run goes on untracked. A study sets this key for its trials.
+    With it MLFLOW_RUN_ID is not used."""
     timeout_s: PositiveFloat = 10.0
     """How long the MLflow server may take to answer a request, and the bound on waiting for it at the end of the run.
     Steps never wait for it. What it has not taken by then is kept in RUN_DIR/undelivered.jsonl, see `s2l track`."""

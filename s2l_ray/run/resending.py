@@ -8,6 +8,7 @@ from s2l_ray.config.loading import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.run.directory import CONFIGURATION, RunDirectory
+from s2l_ray.run.late_tracking import log_late, steps_lacking
 from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking.sending import send_undelivered
 
@@ -33,10 +34,14 @@ def resend(path: Path) -> str:
     try:
         remembered = directory.remembered()
         run_id = remembered.get("mlflow_run_id")
-        if run_id is None:
+        tracking = where_it_was_tracked(config.tracking, remembered.get("mlflow_uri"))
+        late = tracking.enabled and tracking.parent_run is not None
+        if run_id is None and not late:
             raise ConfigError(f"{path} was not tracked (tracking.enabled): there is no MLflow run to send to")
         status: TrackedStatus = "FINISHED" if (path / "summary.json").exists() else "KILLED"
-        tracking = where_it_was_tracked(config.tracking, remembered.get("mlflow_uri"))
-        return send_undelivered(tracking, path, run_id, status)
+        said = send_undelivered(tracking, path, run_id, status) if run_id else None
+        if late and steps_lacking(directory, tracking, run_id):
+            said = log_late(directory, config, tracking, run_id, status)
+        return said or f"MLflow has no run of {path}, in which no step was done"
     finally:
         directory.close()

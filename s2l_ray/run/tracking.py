@@ -19,7 +19,8 @@ from s2l_ray.run.extras import AfterStep, extras
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.lineage import Branch
 from s2l_ray.run.notices import notices
-from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.opening import NoParentError
+from s2l_ray.tracking.tracker import NoTracker, Tracker, open_tracker
 
 TRIAL_STATUS = "s2l.trial_status"
 """Tag of an MLflow run: "pruned" where the scheduler of a study ended it."""
@@ -56,13 +57,22 @@ class RunTracking:
     ) -> RunTracking:
         """Start an MLflow run, or continue the one that the directory remembers, and log what the run is made of.
 
+        A run that is nested under another goes on without MLflow if the store, which its parent has been in, does not
+        answer now: many such runs start one after the other, and a server that is away is to stop none of them.
+
         Raises:
             TrackingError: the MLflow store cannot be used.
             DataError: run.json is damaged.
         """
         remembered = directory.remembered()
         config = where_it_was_tracked(settings.tracking, remembered.get("mlflow_uri"))
-        tracker = open_tracker(config, directory.path, settings.name, remembered.get("mlflow_run_id"))
+        try:
+            tracker = open_tracker(config, directory.path, settings.name, remembered.get("mlflow_run_id"))
+        except TrackingError as error:
+            if config.parent_run is None or isinstance(error, NoParentError):
+                raise
+            reporter.note(f"not tracked for now: {error}. s2l track {directory.path} logs this run when it is over")
+            return cls(NoTracker(), reporter, settings.objective.logprob_gap_alarm)
         tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
         try:
             directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri)

@@ -268,12 +268,9 @@ class TrainingRun:
         self._summary, self._tracking.finished = summary, True
 
     def deliver(self) -> None:
-        """Copy a run that is done to its mirror, all of it, before it is ended. Does nothing where there is none.
-
-        It waits for at most checkpoint.mirror_timeout_s, and notes what is not copied.
-        """
+        """Wait until all that a run has written is in its mirror, if it has one, for checkpoint.mirror_timeout_s."""
         if self._uploader:
-            self._uploader.close(self.settings.checkpoint.mirror_timeout_s)
+            self._uploader.settle()
 
     # ---- on request -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.run.checkpoints import STEPS, checkpoints_in
 from s2l_ray.run.lineage import LINEAGE
 from s2l_ray.run.mirror import KEY, Mirror, reports_in
+from s2l_ray.tracking.undelivered import UNDELIVERED
 
 WITH_EACH_CHECKPOINT = ("config.yaml", "run.json", "plan.json", "stragglers.jsonl", LINEAGE, STEPS)
 """Small files that are copied again after each checkpoint."""
@@ -66,7 +67,7 @@ class Uploader:
         self._copied: dict[str, tuple[int, int] | None] = {}  # report -> what `_about` said of it when it was copied
         self._cut_off = False
         self._wake = threading.Condition()
-        self._due = self._finishing = False
+        self._due = self._settling = self._finishing = False
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
@@ -106,22 +107,30 @@ class Uploader:
         """
         self._begin()
         with self._wake:
-            self._wake.wait_for(lambda: name in self._uploaded or self._cut_off, self._timeout_s)
-            if name in self._uploaded:
+            if self._wake.wait_for(lambda: name in self._uploaded, self._timeout_s):
                 return
         raise StorageError(
             f"{KEY}: {name} is not in {self._mirror} after {self._timeout_s:g} s ({self._problem or 'it is slow'}); it "
             f"is whole in {self._run}, from where the run resumes. Mend the store, or raise checkpoint.mirror_timeout_s"
         )
 
+    def settle(self) -> None:
+        """Wait until the reports are in the mirror too, or checkpoint.mirror_timeout_s has gone by.
+
+        What MLflow has not confirmed yet is left out: it is to be in the mirror only if the run ends with it.
+        """
+        with self._wake:
+            self._settling = True
+        self._begin()
+        with self._wake:
+            self._wake.wait_for(lambda: not self._settling, self._timeout_s)
+
     def close(self, timeout_s: float) -> None:
-        """Copy what is left, all reports included, and say what is there and what is not. Nothing when called again.
+        """Copy what is left, all reports included, and say what is there and what is not.
 
         Args:
             timeout_s: bound on it.
         """
-        if self._cut_off:
-            return
         self._reporter.phase(f"copying to {self._mirror}")
         self._begin(finishing=True)
         self._thread.join(timeout_s)
@@ -155,9 +164,9 @@ class Uploader:
         while not self._cut_off:
             with self._wake:
                 self._wake.wait_for(lambda: self._due)
-                self._due, finishing = False, self._finishing
+                self._due, settling, finishing = False, self._settling, self._finishing
             try:
-                self._copy(finishing)
+                self._copy(settling, finishing)
             except _Ended:
                 return
             except (StorageError, OSError) as error:  # OSError: a file that was about to be copied has gone
@@ -166,6 +175,10 @@ class Uploader:
                 delay = min(2 * delay, RETRY_S[1])
                 continue
             self._problem, delay = None, RETRY_S[0]
+            if settling:
+                with self._wake:
+                    self._settling = False
+                    self._wake.notify_all()
             if finishing:
                 return
 
@@ -175,12 +188,14 @@ class Uploader:
             self._wake.wait_for(lambda: self._finishing > finishing, seconds)
             self._due = True
 
-    def _copy(self, finishing: bool) -> None:
+    def _copy(self, settling: bool, finishing: bool) -> None:
         """Bring the mirror up to date."""
         while newest := self._newest():
             self._copy_checkpoint(newest)
         names = reports_in(self._run)
-        for name in names if finishing else [name for name in WITH_EACH_CHECKPOINT if name in names]:
+        if not finishing:
+            names = [name for name in names if (settling and name != UNDELIVERED) or name in WITH_EACH_CHECKPOINT]
+        for name in names:
             self._copy_report(name)
 
     def _copy_report(self, name: str) -> None:

@@ -50,6 +50,10 @@ POLL_S = 0.1
 """Seconds between two looks at whether the process is told to end."""
 
 
+class NoParentError(TrackingError):
+    """The store has no run of the id that tracking.parent_run gives."""
+
+
 @dataclass(frozen=True)
 class OpenedRun:
     """An MLflow run, ready for entries."""
@@ -116,7 +120,7 @@ class _Opening:
         """The run that tracking.parent_run names."""
         run = first_answer(self.client, self._config, lambda: run_or_none(self.client, run_id))
         if run is None:
-            raise TrackingError(
+            raise NoParentError(
                 f"tracking.parent_run: MLflow at {redact(self._uri)} has no run {run_id}; give the id of a run that it "
                 "has, or leave the key out"
             )

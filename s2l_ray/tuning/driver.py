@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from rich.console import RenderableType
 
 from actors.connection import connect
@@ -42,6 +43,7 @@ from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
+from s2l_ray.tuning.room import Room
 from s2l_ray.tuning.samples import nested_with, refusal, with_values
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
@@ -262,7 +264,8 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     status: TrackedStatus = "FAILED"
     try:
         with display:
-            _loop(prepared, ready, observer).run()
+            room = Room(prepared.base.cluster.start_timeout_s, display.note)
+            _loop(prepared, ready, [observer, room]).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
         status = "FINISHED"
@@ -274,7 +277,7 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     return result
 
 
-def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Loop:
+def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback]) -> Loop:
     file, is_pbt = prepared.file, prepared.file.scheduler.kind == "pbt"
     source: Source
     if prepared.drawn:
@@ -284,14 +287,19 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver) -> Lo
     total = ready.about.trials
     unfinished = total if is_pbt else ready.at_once  # pbt needs all of them: it pauses those that have to wait
     search = StudyTrials(
-        ready.about.name, total, source, lambda number, values: _trial(prepared, ready, number, values), unfinished
+        ready.about.name,
+        total,
+        source,
+        lambda number, values: _trial(prepared, ready, number, values),
+        unfinished,
+        keeps_actors=is_pbt,
     )
     return Loop(
         name=ready.about.name,
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        callbacks=[observer],
+        callbacks=callbacks,
         max_failures=file.max_failures,
         at_once=ready.at_once,
         shares_actors=is_pbt,
@@ -328,4 +336,4 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
 
 def resume_command(place: StudyPlace) -> str:
     """The command that goes on with a study."""
-    return shlex.join(["s2l", "tune", "--resume", str(place)])
+    return shlex.join(["s2l", "tune", "--resume", place.storage.url])

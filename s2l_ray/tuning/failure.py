@@ -29,7 +29,7 @@ def message_of(text: str) -> str:
 
 def why_failed(trial: Any) -> str | None:
     """Why a trial of Tune's failed last, from the file that Tune's driver keeps of it; None without such a file."""
-    if trial.error_file is None:
+    if not trial.storage.trial_dir_name or trial.error_file is None:
         return None
     try:
         return message_of(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))

@@ -59,6 +59,7 @@ class TrialOutcome:
     directory: str = ""
     """Its run directory: a path, or a URL where the storage is an object store."""
     mlflow_run_id: str | None = None
+    """None: it is not tracked, or its last start did not reach the server; `s2l track` logs it then."""
     error: str | None = None
     """Why it failed, in one message."""
     failures: int = 0

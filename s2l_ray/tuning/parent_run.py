@@ -141,7 +141,7 @@ class ParentRun:
             self._end_trials(outcomes)
         except TrackingError as undelivered:
             said.append(str(undelivered))
-        lacking = [outcome.directory for outcome in outcomes if _is_undelivered(Path(outcome.directory))]
+        lacking = [outcome.directory for outcome in outcomes if self.run_id and _is_lacking(outcome)]
         if lacking:
             said.append(f"MLflow lacks part of {len(lacking)} trials; s2l track sends it: {' '.join(lacking)}")
         return "\n".join(said) or None
@@ -207,10 +207,10 @@ def _for_trials(config: TrackingConfig, about: StudyAbout) -> str | None:
     return uri if redact(uri) == uri else config.uri
 
 
-def _is_undelivered(directory: Path) -> bool:
-    """Whether a trial whose directory is on this machine has something that MLflow has not taken."""
-    file = directory / UNDELIVERED
-    return file.is_file() and bool(read_undelivered(file))
+def _is_lacking(outcome: TrialOutcome) -> bool:
+    """Whether a trial was not tracked, or its directory, if on this machine, has something MLflow has not taken."""
+    file = Path(outcome.directory) / UNDELIVERED
+    return (outcome.step > 0 and outcome.mlflow_run_id is None) or (file.is_file() and bool(read_undelivered(file)))
 
 
 def _is_number(value: Any) -> bool:

@@ -84,6 +84,9 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
         super().on_trial_add(tune_controller, trial)
         for key, value in self._remembered.pop(trial.trial_id, {}).items():
             setattr(self._trial_state[trial], key, value)
+        if len(self._trial_state) == 1:
+            # Tune keeps one actor of paused trials for those that come next; this study needs all that run at once.
+            tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=self._settings.at_once)
         if trial.status == Trial.PENDING:
             trial.set_status(Trial.PAUSED)  # `choose_trial_to_run` starts as many as may run at once
 

@@ -62,13 +62,17 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         source: their values.
         configured: their configurations.
         at_once: how many unfinished trials there may be.
+        keeps_actors: Tune ends the actor of a trial that pauses once the search is finished; then it is not finished
+            before all trials are.
     """
 
-    def __init__(self, name: str, total: int, source: Source, configured: Configured, at_once: int) -> None:
+    def __init__(
+        self, name: str, total: int, source: Source, configured: Configured, at_once: int, *, keeps_actors: bool = False
+    ) -> None:
         self.trials: Sequence[Trial] = ()
         """All trials that there are. `Steward` keeps it up to date."""
         self._name, self._total, self._source, self._configured = name, total, source, configured
-        self._at_once = at_once
+        self._at_once, self._keeps_actors = at_once, keeps_actors
         self._spec: dict[str, Any] = {}
 
     @property
@@ -85,11 +89,17 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
 
     def is_finished(self) -> bool:
         """Whether all trials have been given to Tune."""
-        return self._finished or len(self.trials) >= self._total
+        if self._keeps_actors and not all(trial.is_finished() for trial in self.trials):
+            return False
+        return self._finished or self._has_given_all
+
+    @property
+    def _has_given_all(self) -> bool:
+        return len(self.trials) >= self._total
 
     def next_trial(self) -> Trial | None:
         """The next trial, if one more may run."""
-        if self.is_finished() or sum(not trial.is_finished() for trial in self.trials) >= self._at_once:
+        if self._has_given_all or sum(not trial.is_finished() for trial in self.trials) >= self._at_once:
             return None
         number = 1 + len(self.trials)
         values = self._source.next(number, self.trials)

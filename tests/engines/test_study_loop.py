@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,11 @@ from typing import Any
 
 import pytest
 import ray
-from ray.tune import Callback, PlacementGroupFactory, Trainable
+from ray.tune import Callback
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.config import load_config
-from s2l_ray.errors import ActorLostError, ConfigError
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.observer import StudyObserver
@@ -28,51 +26,12 @@ from s2l_ray.tuning.searching import Drawn, StudyTrials
 from s2l_ray.tuning.space import Space, Values
 from s2l_ray.tuning.study_file import SchedulerSection, StudyFile
 from s2l_ray.tuning.tune_loop import Loop
+from tests.support.patience import until
+from tests.support.quick_trial import STEPS, Quick
 
-RATE, STEPS = "trainer.learning_rate", 6
+RATE = "trainer.learning_rate"
 BASE = load_config("quickstart", {"schedule.steps": STEPS, "schedule.mix_steps": 2, "evaluation.every": 2})
 SPACE = Space({RATE: Domain(uniform=(1.0, 9.0))})
-
-
-class Quick(Trainable):
-    """A trial whose metric is its learning rate times its step. 4 fails for good, 5 once, 6 where it is set up."""
-
-    @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory([{}, {"CPU": 0.1}])
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.rate, self.done = config["trainer"]["learning_rate"], 0
-        self.log = Path(config["run_dir"], self.trial_name)
-        self.log.mkdir(parents=True, exist_ok=True)
-        self.began = len(list(self.log.iterdir()))
-        (self.log / str(self.began)).touch()
-        if self.rate == 6:
-            raise ConfigError("trainer.learning_rate: 6 is impossible")
-
-    def step(self) -> dict[str, Any]:
-        if self.rate == 4 and self.done == 2:
-            raise ConfigError("data.train: row 3 is empty")
-        if self.rate == 5 and self.done == 2 and not self.began:
-            raise ActorLostError("a node went away")
-        self.done += 1
-        value = self.rate * self.done
-        return {
-            "step": self.done,
-            "eval/learner/pass_at_1": value,
-            "done": self.done == STEPS,
-            "run_dir": str(self.log),
-        }
-
-    def save_checkpoint(self, directory: str) -> None:
-        Path(directory, "state.json").write_text(json.dumps([self.done, self.rate]))
-
-    def load_checkpoint(self, directory: str) -> None:
-        self.done = json.loads(Path(directory, "state.json").read_text())[0]
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
-        return True
 
 
 class Stopped(Callback):
@@ -109,7 +68,9 @@ def study(
         return nested_with(base, values)
 
     unfinished = len(rates) if section.kind == "pbt" else at_once
-    search = StudyTrials("quick", len(rates), Drawn([{RATE: rate} for rate in rates]), configured, unfinished)
+    is_pbt = section.kind == "pbt"
+    values: list[Values] = [{RATE: rate} for rate in rates]
+    search = StudyTrials("quick", len(rates), Drawn(values), configured, unfinished, keeps_actors=is_pbt)
     Loop(
         name="quick",
         place=StudyPlace(str(directory)),
@@ -118,7 +79,7 @@ def study(
         callbacks=[observer, *([stop] if stop else [])],
         max_failures=1,
         at_once=at_once,
-        shares_actors=section.kind == "pbt",
+        shares_actors=is_pbt,
         trainable=Quick,
     ).run()
     return observer.outcomes
@@ -160,6 +121,7 @@ def test_pbt_gives_the_worst_trial_the_best_ones_state_and_values_within_bounds(
     assert exploits and all(exploit.step in (2, 4) for _, exploit in exploits)
     assert exploits[0][1].donor == "quick_00004" and exploits[0][0] == "quick_00001"
     assert all(7.2 <= found[0].values[RATE] <= 9.0 for _ in exploits)  # 9 * 0.8, or 9 * 1.2 within the bounds
+    assert len({file.read_text() for file in (tmp_path / "logs").rglob("[0-9]*")}) == 2  # processes: two at once
     repeated = study(tmp_path / "again", [1, 2, 3, 9], section)
     assert [one.values for one in repeated] == [one.values for one in found]
 
@@ -171,5 +133,5 @@ def test_a_population_goes_on_without_a_trial_that_fails_for_good(own_ray: None,
 
 
 def test_nothing_of_a_study_is_left(own_ray: None) -> None:
-    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+    until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
     assert "TUNE_MAX_PENDING_TRIALS_PG" not in os.environ

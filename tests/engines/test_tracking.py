@@ -21,6 +21,7 @@ from s2l_ray.redaction import redact
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.run.tracking import RunTracking, where_it_was_tracked
+from s2l_ray.step_log import StepLog
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, why_not
@@ -468,6 +469,33 @@ def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):
     (run / "run.json").unlink()
     assert main(["track", str(run)]) == 1 and "was not tracked" in capsys.readouterr().err
     assert main(["track", str(store)]) == 1 and "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_nested_run_that_began_without_its_server_is_logged_later(store, monkeypatch, capsys):
+    study = opened(store)
+    study.finish()
+    run = store / "untracked"
+    run.mkdir()
+    keys = f"name: s_00001\nmodels: {{learner: a, explorer: b}}\ndata: {{train: x}}\nrun_dir: {run}\n"
+    (run / "config.yaml").write_text(keys + f"tracking: {{parent_run: {study.run_id}}}\n")
+    log = StepLog(run / "steps.jsonl")
+    log.append(step(1))
+    log.append(step(2))
+    assert main(["track", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("logged 2 steps to MLflow at sqlite:///")
+    run_id = json.loads((run / "run.json").read_text())["mlflow_run_id"]
+    found = client(store).get_run(run_id)
+    assert (found.info.run_name, found.info.status) == ("s_00001", "KILLED")
+    assert found.data.tags["mlflow.parentRunId"] == study.run_id
+    assert [m.step for m in client(store).get_metric_history(run_id, "reward")] == [1, 2]
+    # It was resumed while the server was away, and got to its end.
+    log.append(step(3))
+    evaluations = {"before": evaluation(0).to_json(), "explorer": None, "after": evaluation(3).to_json(), "during": []}
+    (run / "summary.json").write_text(json.dumps({"evaluation": evaluations}))
+    assert main(["track", str(run)]) == 0 and "logged 1 step to" in capsys.readouterr().out
+    assert client(store).get_run(run_id).info.status == "FINISHED"
+    assert [m.step for m in client(store).get_metric_history(run_id, "eval/learner/pass_at_1")] == [0, 3]
+    assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
 
 
 def test_a_server_that_the_run_had_from_its_environment_is_remembered(monkeypatch):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -100,6 +101,26 @@ def test_copies_to_the_mirror_are_waited_for_when_the_actors_have_gone_and_short
         set_up(config.model_copy(update={"checkpoint": checkpoint}), SilentReporter(), stack)
         raise error
     assert undone[1:] == ["actors", f"copied within {seconds} s", "lock", "Ray"]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_server_that_is_away_stops_no_run_that_is_nested_under_another(
+    nested: bool, config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    def away(*args: object) -> NoReturn:
+        raise TrackingError("no answer from MLflow")
+
+    class Notes(SilentReporter):
+        def note(self, text: str) -> None:
+            undone.append(text)
+
+    monkeypatch.setattr("s2l_ray.run.tracking.open_tracker", away)
+    tracking = config.tracking.model_copy(update={"parent_run": "0" * 32 if nested else None})
+    begun = config.model_copy(update={"tracking": tracking})
+    with nullcontext() if nested else pytest.raises(TrackingError), ExitStack() as stack:
+        assert set_up(begun, Notes(), stack).tracking.tracker.run_id is None
+    said = f"not tracked for now: no answer from MLflow. s2l track {config.run_dir} logs this run when it is over"
+    assert (said in undone) == nested
 
 
 @pytest.mark.parametrize(

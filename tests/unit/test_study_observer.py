@@ -30,9 +30,9 @@ def about(tmp_path: Path, monkeypatch):
     return study(tmp_path / "s", trials=2, keys=KEYS, name="s")
 
 
-def tune_trial(directory: Path, number: int) -> Trial:
-    """A trial as Tune's driver makes it, without an actor."""
-    storage = StorageContext(storage_path=str(directory), experiment_dir_name="s", trial_dir_name=f"s_{number:05d}")
+def tune_trial(directory: Path, number: int, to_start: bool = True) -> Trial:
+    """A trial as Tune's driver makes it, without an actor; with a directory once it is to start."""
+    storage = StorageContext(storage_path=str(directory), experiment_dir_name="s")
     trial = Trial(
         "S2LPO",
         config=copy.deepcopy(CONFIG),
@@ -41,7 +41,8 @@ def tune_trial(directory: Path, number: int) -> Trial:
         trial_name_creator=lambda _: f"s_{number:05d}",
         trial_dirname_creator=lambda _: f"s_{number:05d}",
     )
-    trial.init_local_path()
+    if to_start:
+        trial.init_local_path()
     return trial
 
 
@@ -64,10 +65,11 @@ class Heard(list):
 
 
 def test_a_trial_from_start_to_end(about, tmp_path):
-    heard, trial = Heard(), tune_trial(tmp_path, 0)
+    heard, trial = Heard(), tune_trial(tmp_path, 0, to_start=False)
     observer = StudyObserver(about, heard)
     observer.on_step_begin(0, [trial])
     (waiting,) = observer.outcomes
+    trial.init_local_path()
     assert (waiting.name, waiting.status, waiting.steps, waiting.metric) == ("s_00000", "waiting", 4, None)
     assert waiting.values == {"schedule.mix_steps": 2, "trainer.learning_rate": 1e-4}
     observer.on_trial_start(0, [trial], trial)
@@ -127,6 +129,9 @@ def test_a_trial_that_the_user_stopped_is_not_pruned_and_one_that_never_began_wa
 def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_path):
     heard, (donor, taker) = Heard(), (tune_trial(tmp_path, 0), tune_trial(tmp_path, 1))
     observer, trials = StudyObserver(about, heard), [donor, taker]
+    taker.status = Trial.PAUSED  # as our population does with a trial that has to wait for its turn
+    observer.on_step_begin(0, trials)
+    assert observer.outcomes[1].status == "waiting" and heard == []
     for trial, value in ((donor, 0.4), (taker, 0.1)):
         observer.on_trial_start(0, trials, trial)
         directory = f"/runs/{trial}"

@@ -1,0 +1,67 @@
+"""Where a study is kept: a directory, or an object store that is all that its machines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.errors import ConfigError
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.tuning.place import StudyPlace, within
+from s2l_ray.tuning.preparing import prepare, prepare_again
+from s2l_ray.tuning.reading import parse_study
+from tests.support.object_stores import Store, s3
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with s3() as started:
+        yield started
+
+
+def test_a_name_goes_before_the_options_of_a_uri() -> None:
+    assert within("s3://bucket/a/?region=x", "study") == "s3://bucket/a/study?region=x"
+    assert within("gs://bucket", "study") == "gs://bucket/study"
+
+
+def test_a_study_in_a_store_is_found_again_by_another_machine(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = store.uri("bucket/studies")
+    file = parse_study({"name": "s", "trials": 2, "space": {"trainer.learning_rate": [1e-4, 2e-4]}, "storage": uri})
+    first = prepare("quickstart", file, [], SilentReporter())
+    assert (first.base.bank.path, first.place.is_local) == (within(uri, "bank"), False)
+    assert str(first.place) == "s3://bucket/studies/s" and first.place.directory == tmp_path / "outputs" / "s"
+    first.place.write(first.state)
+    assert not first.place.has_tunes_state
+
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    place = StudyPlace.existing(within(uri, "s"))
+    again = prepare_again(place, [])
+    assert [sample.config for sample in again.samples] == [sample.config for sample in first.samples]
+    filesystem, path = place.for_tune
+    assert path == "bucket/studies"
+    with filesystem.open_output_stream(f"{path}/s/experiment_state-1.json") as stream:
+        stream.write(b"{}")
+    assert place.has_tunes_state
+
+    place.directory.mkdir(parents=True)
+    (place.directory / "tune.json").write_text("{}")
+    assert place.upload([place.directory / "tune.json"]) is None
+    assert place.storage.read("tune.json") == b"{}"
+    store.fails = lambda method, path: method == "PUT"
+    assert "could not be copied to s3://bucket/studies/s" in (place.upload([place.directory / "tune.json"]) or "")
+    store.fails = lambda method, path: False
+
+
+def test_a_directory_without_a_study_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no study: there is no study.yaml in it"):
+        StudyPlace.existing(str(tmp_path))
+    (tmp_path / "study.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"study.yaml is damaged or of another version"):
+        StudyPlace.existing(str(tmp_path))
