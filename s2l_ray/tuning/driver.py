@@ -47,7 +47,7 @@ from s2l_ray.tuning.room import Room
 from s2l_ray.tuning.samples import nested_with, refusal, with_values
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
-from s2l_ray.tuning.sharing import share
+from s2l_ray.tuning.sharing import share, with_bank
 from s2l_ray.tuning.slices import described, number_at_once, sliced
 from s2l_ray.tuning.space import Values, written
 from s2l_ray.tuning.study_file import StudyFile
@@ -172,9 +172,11 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, 
     trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
     at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
     problems: list[str] = []
+    reads = prepared.file.share_bank and bool(_explored(prepared))  # then no trial has an explorer engine
     for done, sample in enumerate(prepared.samples, 1):
+        config = sliced(sample.config, prepared.file)
         try:
-            plan_run(sliced(sample.config, prepared.file), SilentReporter())
+            plan_run(with_bank(config, "read") if reads else config, SilentReporter())
         except S2LError as error:
             which = f"trial {sample.number} ({written(sample.values)})" if prepared.drawn else written(sample.values)
             problems.append(f"{which}: {error}")
@@ -208,13 +210,16 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
     prepared.place.write(prepared.state)
 
 
+def _explored(prepared: PreparedStudy) -> list[Config] | None:
+    """Configurations that need together what the trials need of the explorer; None if that is not known before."""
+    if prepared.drawn:
+        return [sample.config for sample in prepared.samples]
+    return upper_bound(prepared.base, prepared.space, lambda values: with_values(prepared.base, values))
+
+
 def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
     """Record what the trials need of the explorers; the trials' bank.mode."""
-    if prepared.drawn:
-        configs: list[Config] | None = [sliced(sample.config, prepared.file) for sample in prepared.samples]
-    else:
-        base = sliced(prepared.base, prepared.file)
-        configs = upper_bound(base, prepared.space, lambda values: with_values(base, values))
+    configs = _explored(prepared)
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite"
