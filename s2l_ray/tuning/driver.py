@@ -44,12 +44,12 @@ from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.room import Room
-from s2l_ray.tuning.samples import nested_with, refusal, with_values
+from s2l_ray.tuning.samples import named, nested_with, refusal, with_values
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
 from s2l_ray.tuning.sharing import share, with_bank
 from s2l_ray.tuning.slices import described, number_at_once, sliced
-from s2l_ray.tuning.space import Values, written
+from s2l_ray.tuning.space import Values
 from s2l_ray.tuning.study_file import StudyFile
 from s2l_ray.tuning.tune_loop import Loop
 
@@ -171,15 +171,14 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, 
     inventory = nodes_to_plan_for(prepared.base, display.say)
     trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
     at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     reads = prepared.file.share_bank and bool(_explored(prepared))  # then no trial has an explorer engine
     for done, sample in enumerate(prepared.samples, 1):
         config = sliced(sample.config, prepared.file)
         try:
             plan_run(with_bank(config, "read") if reads else config, SilentReporter())
         except S2LError as error:
-            which = f"trial {sample.number} ({written(sample.values)})" if prepared.drawn else written(sample.values)
-            problems.append(f"{which}: {error}")
+            problems.append((named(sample.number if prepared.drawn else None, sample.values), str(error)))
         display.update("trials planned", done, len(prepared.samples))
     if problems:
         raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
