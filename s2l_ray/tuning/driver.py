@@ -173,8 +173,9 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, 
     problems: list[str] = []
     mode = planned_mode(prepared)
     for done, sample in enumerate(prepared.samples, 1):
+        config = sliced(sample.config, prepared.file)
         try:
-            plan_run(with_bank(sliced(sample.config, prepared.file), mode), SilentReporter())
+            plan_run(with_bank(config, mode), SilentReporter())
         except S2LError as error:
             which = f"trial {sample.number} ({written(sample.values)})" if prepared.drawn else written(sample.values)
             problems.append(f"{which}: {error}")
