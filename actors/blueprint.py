@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Blueprint:
     engines: Mapping[EngineSlot, EngineSettings]
     verifiers: VerifierConfig
     contents: Mapping[str, str]
-    """`RunNeeds.contents`."""
+    """`RunNeeds.contents`; the source of a user's function is that of one with this name."""
 
     @classmethod
     def of(cls, needs: RunNeeds, engines: Iterable[EngineSlot]) -> Blueprint:
@@ -125,7 +126,7 @@ class Blueprint:
             {slot: RankProcess.of(config, slot.index, len(trainers)) for slot in trainers},
             {slot: engine_settings(config, layout, slot) for slot in engines},
             config.verifier,
-            needs.contents,
+            {_described(key, config): contents for key, contents in needs.contents.items()},
         )
 
     def differences(self, other: Blueprint) -> list[str]:
@@ -147,6 +148,12 @@ class Blueprint:
             name = f"{engine.role} engine {engine.index}"
             parts |= {f"{name}: slot": engine, **_parts(name, settings)}
         return parts
+
+
+def _described(key: str, config: Config) -> str:
+    """Such as "models.learner", and "objective.loss source (mine:loss)"."""
+    function = key.removesuffix(" source")
+    return key if function == key else f"{key} ({attrgetter(function)(config)})"
 
 
 def _parts(name: str, values: Any) -> dict[str, Any]:

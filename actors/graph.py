@@ -16,12 +16,14 @@ from actors.blueprint import Blueprint, RunNeeds
 from actors.calls import fetch, watch
 from actors.launcher import ActorLauncher, PlacedEngine
 from actors.node_files import check_node_files
+from actors.scheduler_settings import SchedulerSettings
 from actors.trainer import TrainerGroup
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.errors import S2LError
 from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
+from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
@@ -47,7 +49,6 @@ class ActorGraph:
         self._engines: dict[Key, PlacedEngine] = {}
         self._arriving: dict[Key, PlacedEngine] = {}
         self._lost: set[Key] = set()
-        self._scheduler: Any = None
         self._bank: Any = None
         self._contents: dict[str, str] = {}
         self._started = ExitStack()
@@ -56,7 +57,7 @@ class ActorGraph:
     def _serve(self, needs: RunNeeds) -> None:
         self._needs = needs
         self._config, self._layout, self._reporter = needs.config, needs.layout, needs.reporter
-        self._contents |= needs.contents
+        self._contents |= Blueprint.of(needs, []).contents
         self._collecting: dict[int, ray.ObjectRef] = {}
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
@@ -89,11 +90,12 @@ class ActorGraph:
         self.trainer.finish_build()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._start_scheduler()
+        self._scheduler = launcher.launch_scheduler(self._scheduling())
 
-    def _start_scheduler(self) -> None:
-        self._scheduler = self._launcher.launch_scheduler(
-            self._needs, list(self._engines.values()), self._verifiers, len(self.trainer.ranks), self._bank
+    def _scheduling(self) -> SchedulerSettings:
+        ranks = len(self.trainer.ranks)
+        return self._launcher.scheduler_settings(
+            self._needs, list(self._engines.values()), self._verifiers, ranks, self._bank
         )
 
     # ---- from one run to the next -----------------------------------------------------------------------------------
@@ -105,50 +107,59 @@ class ActorGraph:
             ActorLostError: the scheduler is gone.
         """
         self._collecting.clear()
-        self._call(self._scheduler.close.remote(), "cancelling requests")
+        self._call(self._scheduler.rest.remote(), "cancelling requests")
 
     def differences(self, needs: RunNeeds, first_step: int) -> list[str]:
-        """What keeps the actors that are there from serving another run, from `first_step` on; empty: nothing."""
-        lost = [f"{role} engine {index} was lost" for role, index in sorted(self._lost)]
-        engines = {engine.slot: engine.settings for engine in self._engines.values()}
-        there = replace(Blueprint.of(self._needs, []), engines=engines, contents=self._contents)
-        return lost + there.differences(Blueprint.of(needs, needs.layout.phase_at(first_step).engines))
+        """What keeps the actors that are there from serving another run, from `first_step` on; empty: nothing.
 
-    def reconfigure(self, needs: RunNeeds) -> None:
+        Engines that only one of the runs has at this step are none: `reconfigure` stops and starts them.
+        """
+        slots = _by_key(needs.layout, first_step)
+        stay = {key: engine for key, engine in self._engines.items() if key in slots}
+        engines = {engine.slot: engine.settings for engine in stay.values()}
+        there = replace(Blueprint.of(self._needs, []), engines=engines, contents=self._contents)
+        return there.differences(Blueprint.of(needs, [slots[key] for key in stay]))
+
+    def reconfigure(self, needs: RunNeeds, first_step: int) -> None:
         """Serve another run, to which there are no `differences`, after `rest`, as actors that have just started do.
 
-        Engines that start meanwhile are given up. The learner's engines hold no weights until a weight sync.
+        The learner's engines hold no weights until a weight sync.
 
         Raises:
             ConfigError: the trainer cannot compute what the run asks for.
-            PlacementError: a node does not see the run directory.
+            PlacementError: a node does not see the run directory, or an engine does not start in time.
             ActorLostError: an actor is gone.
         """
         self._serve(needs)
+        config, launcher = self._config, self._launcher
         self._reporter.phase("reconfiguring engines, verifiers and trainer")
-        self._launcher.serve(self._config, self._layout)
-        for key in list(self._arriving):
-            self._launcher.stop(self._arriving.pop(key).actor)
-        check_node_files(self._config, self._layout, self._reservation, self._config.run_path)
+        launcher.serve(config, self._layout)
+        check_node_files(config, self._layout, self._reservation, config.run_path)
+        slots, before = _by_key(self._layout, first_step), set(self._engines)
+        for engine in [self._engines.pop(key) for key in before - slots.keys()] + list(self._arriving.values()):
+            launcher.stop(engine.actor)
+        self._arriving.clear()
+        self._lost.clear()
         fall_asleep(*self._sleepers())
-        self.trainer.begin_rebuild(self._config)
-        holders = [engine.actor for engine in self._engines.values()] + self._verifiers
-        renewing = [holder.renew.remote() for holder in holders]
-        self._reopen_bank(needs.bank)
-        self._launcher.stop(self._scheduler)
-        self._start_scheduler()
-        self._call(renewing, "renewing engines and verifiers")
+        self.trainer.begin_rebuild(config)
+        stay = [engine.actor for engine in self._engines.values()] + self._verifiers
+        renewing = [actor.renew.remote() for actor in stay] + self._reopen_bank(needs.bank)
+        self._engines |= {key: launcher.launch_engine(slot) for key, slot in slots.items() if key not in self._engines}
+        launcher.wait_ready(list(self._engines.values()), self._verifiers, self._bank, self._reporter.progress)
+        renewing.append(self._scheduler.begin.remote(self._scheduling()))
+        self._call(renewing, "renewing engines, verifiers and scheduler")
         self.trainer.finish_rebuild()
+        if any(role == "learner" for role, _ in before ^ slots.keys()):
+            self._connect()
 
-    def _reopen_bank(self, settings: BankSettings | None) -> None:
+    def _reopen_bank(self, settings: BankSettings | None) -> list[ray.ObjectRef]:
+        """Have the bank's actor of another run, if it has one. Returns what has to be waited for."""
         if self._bank is not None and settings is not None:
-            self._call(self._bank.reopen.remote(settings), "opening the bank")
-        elif self._bank is not None:
+            return [self._bank.reopen.remote(settings)]
+        if self._bank is not None:
             self._launcher.stop(self._bank)
-            self._bank = None
-        elif settings is not None:
-            self._bank = self._launcher.launch_bank(settings)
-            self._launcher.wait_ready([], [], self._bank)
+        self._bank = self._launcher.launch_bank(settings) if settings else None
+        return []
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
 
@@ -239,7 +250,7 @@ class ActorGraph:
 
     def phase_changes_before(self, step: int) -> bool:
         """Whether `apply_phase` has something to do before `step`."""
-        wanted = {(slot.role, slot.index) for slot in self._layout.phase_at(step).engines} - self._lost
+        wanted = _by_key(self._layout, step).keys() - self._lost
         return bool(self._arriving) or wanted != self._engines.keys()
 
     def apply_phase(self, step: int) -> None:
@@ -248,7 +259,7 @@ class ActorGraph:
         Called between two steps. A learner engine that joins receives the current weights by broadcast, never from
         disk. An engine that does not start is given up with a note, and the run continues without it.
         """
-        wanted = {(slot.role, slot.index): slot for slot in self._layout.phase_at(step).engines}
+        wanted = _by_key(self._layout, step)
         for key in [key for key in (*self._engines, *self._arriving) if key not in wanted]:
             self._stop(key)
         for key, slot in wanted.items():
@@ -347,3 +358,8 @@ class ActorGraph:
     def _bound(self) -> float:
         # The scheduler bounds its own waits; the margin lets its message arrive before ours.
         return 2 * self._config.cluster.step_timeout_s + 30
+
+
+def _by_key(layout: Layout, step: int) -> dict[Key, EngineSlot]:
+    """The slots of the engines that a step has."""
+    return {(slot.role, slot.index): slot for slot in layout.phase_at(step).engines}

@@ -16,7 +16,8 @@ from actors.calls import TOKENS_ASIDE, fetch, watch
 from actors.explorer import Explorer
 from actors.learner import Learner
 from actors.private_ray import while_it_lives
-from actors.scheduler import PipelineLimits, Scheduler
+from actors.scheduler import Scheduler
+from actors.scheduler_settings import PipelineLimits, SchedulerSettings
 from actors.trainer import TrainerRank
 from actors.verifier import Verifier
 from actors.weight_sync import LearnerMember
@@ -122,17 +123,19 @@ class ActorLauncher:
         """Begin to start the bank's actor."""
         return self._spawn_holder(Bank, bank_options(settings), settings, self._prompts)
 
-    def launch_scheduler(
+    def launch_scheduler(self, settings: SchedulerSettings) -> Any:
+        """Start the scheduler over engines, verifiers and bank that are ready."""
+        return self._spawn(Scheduler, {}, settings)
+
+    def scheduler_settings(
         self, needs: RunNeeds, engines: Sequence[PlacedEngine], verifiers: list[Any], ranks: int, bank: Any | None
-    ) -> Any:
-        """Start the scheduler of a run over engines, verifiers and bank (None: there is none) that are ready."""
+    ) -> SchedulerSettings:
+        """What the scheduler is given for a run with these actors."""
         config = self._config
         pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
         for engine in engines:
             pools[engine.slot.role][engine.slot.index] = engine.actor
-        return self._spawn(
-            Scheduler,
-            {},
+        return SchedulerSettings(
             step_planner(config, [prompt.id for prompt in needs.train]),
             steps=config.schedule.steps,
             pipeline=self._pipeline(engines, needs.stragglers),

@@ -60,6 +60,11 @@ class RequestBatch:
         for task in self.tasks.values():
             task.cancel()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all of its requests are, one way or another."""
+        return all(task.done() for task in self.tasks.values())
+
     def _note_end(self, _: asyncio.Task[ScoredSet]) -> None:
         self._end = time.monotonic()
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +18,7 @@ import ray
 from actors.batch import Group, StepBatch, assign
 from actors.dispatcher import Dispatcher
 from actors.request_batch import RequestBatch, ScoredSet, wait_for
+from actors.scheduler_settings import SchedulerSettings
 from s2l_ray.errors import GroupError
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.dispatch import WorkerPool
@@ -26,7 +26,6 @@ from s2l_ray.rollouts.prefetch import Prefetch
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.rollouts.requests import EvaluationRequest, ExplorerRequest, LearnerRequest
 from s2l_ray.rollouts.step_planner import (
-    StepPlanner,
     check_group,
     solved_by_explorer_only,
     staleness,
@@ -34,68 +33,32 @@ from s2l_ray.rollouts.step_planner import (
 )
 
 
-@dataclass(frozen=True)
-class PipelineLimits:
-    """How far requests run ahead of the trainer.
-
-    Args:
-        prefetch_steps, prefetch_bytes: bounds on what the explorer samples for coming steps.
-        bytes_per_rollout: the most that one rollout takes in the object store.
-        max_staleness: versions that the learner's rollouts may be old when they are trained on.
-        capacity: rollouts outstanding at one engine, by source.
-        stragglers: prompts that a step is known to leave out, by step.
-    """
-
-    prefetch_steps: int
-    prefetch_bytes: int
-    bytes_per_rollout: int
-    max_staleness: int
-    capacity: dict[Source, int]
-    stragglers: dict[int, list[str]]
-
-
 @ray.remote(num_cpus=0, max_restarts=0)
 class Scheduler:
     """Owns the pools of engines and verifiers. There is one in a run.
 
     Args:
-        planner: requests of every step.
-        steps: T; nothing is sampled ahead of the last step.
-        pipeline: bounds on what is sampled ahead.
-        refill_rounds: how often groups without variance are replaced in one step.
-        ranks: trainer ranks to balance groups over.
-        mini_batch_prompts: groups per optimizer step.
-        timeout_s: bound on every wait.
-        engines: actors by source and number.
-        bank: actor that holds recorded explorer rollouts, or None.
-        reads: whether rollouts that the bank holds are used instead of sampling them.
-        records: whether what the explorer samples is recorded in the bank.
+        settings: of the run.
     """
 
-    def __init__(
-        self,
-        planner: StepPlanner,
-        steps: int,
-        pipeline: PipelineLimits,
-        refill_rounds: int,
-        ranks: int,
-        mini_batch_prompts: int,
-        timeout_s: float,
-        engines: dict[Source, dict[int, Any]],
-        verifiers: list[Any],
-        bank: Any | None = None,
-        reads: bool = False,
-        records: bool = False,
-    ) -> None:
-        self._planner = planner
-        self._steps = steps
-        self._pipeline = pipeline
-        self._refill_rounds = refill_rounds
-        self._ranks = ranks
-        self._mini_batch_prompts = mini_batch_prompts
-        self._timeout_s = timeout_s
-        self._engines = {source: WorkerPool(members, pipeline.capacity[source]) for source, members in engines.items()}
-        self._dispatcher = Dispatcher(self._engines, verifiers, bank, reads, records, timeout_s)
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self._calls = 0
+        self._begin(settings)
+
+    def _begin(self, settings: SchedulerSettings) -> None:
+        self._planner = settings.planner
+        self._steps = settings.steps
+        self._pipeline = pipeline = settings.pipeline
+        self._refill_rounds = settings.refill_rounds
+        self._ranks = settings.ranks
+        self._mini_batch_prompts = settings.mini_batch_prompts
+        self._timeout_s = settings.timeout_s
+        self._engines = {
+            source: WorkerPool(members, pipeline.capacity[source]) for source, members in settings.engines.items()
+        }
+        self._dispatcher = Dispatcher(
+            self._engines, settings.verifiers, settings.bank, settings.reads, settings.records, settings.timeout_s
+        )
         self._awaited: list[RequestBatch] = []
         self._forget()
 
@@ -122,6 +85,10 @@ class Scheduler:
             GroupError: a group is not exactly G rollouts of its prompt.
             StepTimeoutError: not everything came back in time; the message counts what is missing by source.
         """
+        with self._under_way():
+            return await self._collect(step)
+
+    async def _collect(self, step: int) -> StepBatch:
         for coming in range(step, min(step + self._pipeline.max_staleness, self._steps) + 1):
             self._request_learner(coming)
         self._start_explorer(self._prefetched.begin(step))
@@ -162,13 +129,19 @@ class Scheduler:
         for step, compared in observed.items():
             self._planner.schedule.observe(step, *compared)
 
-    async def close(self) -> None:
-        """Cancel every request, also inside the engines. Nothing is asked of this scheduler afterwards."""
-        batches = [*self._batches.values(), *self._awaited]
-        for batch in batches:
-            batch.cancel()
-        tasks = [task for batch in batches for task in batch.tasks.values()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def rest(self) -> None:
+        """A run is over: cancel every request, also inside the engines, and let go of what waited for them."""
+        while batches := [batch for batch in (*self._batches.values(), *self._awaited) if not batch.is_done]:
+            for batch in batches:
+                batch.cancel()
+            await asyncio.gather(*[task for batch in batches for task in batch.tasks.values()], return_exceptions=True)
+        while self._calls:
+            await asyncio.sleep(0)
+
+    async def begin(self, settings: SchedulerSettings) -> None:
+        """Serve another run, after `rest`: as a scheduler that is new does."""
+        await self.rest()
+        self._begin(settings)
 
     async def evaluate(self, prompt_ids: list[str], source: Source, samples: int) -> list[RolloutSummary]:
         """`samples` rollouts of every prompt with the evaluation settings; the same seeds at every call."""
@@ -176,13 +149,23 @@ class Scheduler:
         for prompt_id in prompt_ids:
             request = EvaluationRequest(prompt_id, source, samples, self._planner.seed)
             batch.add(prompt_id, self._dispatcher.roll_out(request, batch))
-        parts = await self._finish(EvaluationRequest.step, {source: batch})
+        with self._under_way():
+            parts = await self._finish(EvaluationRequest.step, {source: batch})
         return [row for part in parts for row in part.rows]
 
     async def progress(self) -> tuple[int, int]:
         """How many of the requests that a step or an evaluation waits for now are answered, and how many there are."""
         tasks = [task for batch in self._awaited for task in batch.tasks.values()]
         return sum(task.done() for task in tasks), len(tasks)
+
+    @contextlib.contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """A call in here waits for requests."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
     # ---- engines ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """MkDocs hooks: pages of the reference that are generated from the code when the site is built.
 
 - reference/configuration.md from the configuration's pydantic models, through `s2l_ray.config.reference`;
+- reference/study.md from the model of a study's file, in the same way;
 - reference/command-line.md from the parser of the `s2l` command.
 """
 
@@ -20,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["COLUMNS"] = "88"  # the width at which argparse wraps its help
 
 from s2l_ray.cli import _parser
-from s2l_ray.config.reference import Key, keys
+from s2l_ray.config.reference import Key, keys, keys_of
+from s2l_ray.tuning.study_file import StudyFile
 
 CONFIGURATION = """\
 # Configuration
@@ -30,6 +32,13 @@ Every key, generated from the models in `s2l_ray/config/`. A key is given in a Y
 
 A key's type decides how its value is read. Text is taken as it is typed: `name=007` is the text "007". Where a key can
 be none, `null` says so. In a file, `${...}` is interpolated and `extends: other.yaml` names files that are read first.
+
+"""
+STUDY = """\
+# Study file
+
+Every key of a study's file, generated from `s2l_ray/tuning/study_file.py`; `s2l tune --keys` prints the same text in a
+terminal. [Studies](../guides/studies.md) has an example. On the command line `tune.key=value` replaces a value.
 
 """
 COMMAND_LINE = """\
@@ -44,6 +53,7 @@ or after options; the [configuration reference](configuration.md) has every key.
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     files.append(File.generated(config, "reference/configuration.md", content=configuration_page()))
+    files.append(File.generated(config, "reference/study.md", content=study_page()))
     files.append(File.generated(config, "reference/command-line.md", content=command_line_page()))
     return files
 
@@ -55,6 +65,11 @@ def configuration_page() -> str:
         blocks.append(f"## {section or 'Top level'}\n\n")
         blocks += [_key(key) for key in members]
     return "".join(blocks)
+
+
+def study_page() -> str:
+    """Markdown: the keys of a study's file."""
+    return STUDY + "".join(_key(key) for key in keys_of(StudyFile))
 
 
 def _section_order(key: Key) -> int:

@@ -11,10 +11,11 @@ class CheckpointConfig(Section):
     every: Positive = 20
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
-    """Number of checkpoints that are kept, the newest ones."""
+    """Number of checkpoints that are kept, the newest ones. A trial of Ray Tune keeps what Tune may ask for, too."""
     mirror: Place | None = None
     """Where checkpoints are copied to as well, in the background, and all reports when the run ends: s3://...,
     gs://..., fsspec+PROTOCOL://... or a directory. Each run has there a directory with the name of its run directory. A
-    run whose run directory is empty resumes from there. Credentials come from the environment."""
+    run whose run directory is empty resumes from there. Credentials come from the environment. A trial of Ray Tune has
+    it in Tune's storage by default, where that is in S3 or GCS."""
     mirror_timeout_s: PositiveFloat = 600.0
-    """Longest wait at the end of a run for what is not in the mirror yet."""
+    """Longest wait for what is not in the mirror yet, at the end of a run, and when Ray Tune asks for a checkpoint."""

@@ -90,7 +90,7 @@ class RunDirectory:
         Args:
             config: of the run.
             on_wait: told who holds the lock, if that has to be waited for; see `RunLock.acquire`.
-            terms: of the trial of Ray Tune that the run is, if it is one.
+            terms: of the trial of Ray Tune that the run is, if it is one. Whoever holds its lock is ending then.
 
         Raises:
             ConfigError: another process is writing to it; or `resume: never` and it holds a run.
@@ -99,7 +99,10 @@ class RunDirectory:
         path = config.run_path
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        lock = RunLock.acquire(path / LOCK, config.cluster.lock_timeout_s, on_wait)
+        timeout_s, is_trial = config.cluster.lock_timeout_s, terms is not None
+        if is_trial:  # the actor that had the trial before may still copy what is left to the mirror
+            timeout_s += config.checkpoint.mirror_timeout_s
+        lock = RunLock.acquire(path / LOCK, timeout_s, on_wait, holder_ends=is_trial)
         run = cls(path, lock, terms)
         if config.resume == "never" and run._configuration.exists():
             run.close()

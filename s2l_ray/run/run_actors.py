@@ -53,7 +53,7 @@ class RunActors:
         why = ", ".join(differ[:NAMED]) + (f" and {len(differ) - NAMED} more" if len(differ) > NAMED else "")
         if not differ:
             try:
-                graph.reconfigure(needs)
+                graph.reconfigure(needs, first_step)
             except GONE as error:
                 why = str(error)
             else:

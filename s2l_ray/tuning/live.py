@@ -71,6 +71,8 @@ class StudyDisplay:
             name, text = short_name(self.about, outcome.name), event_text(self.about, event, outcome)
             more = f"  {self._left()}" if event in ("step", "ended") else ""
             self._say(f"{name}  {text}{more}")
+            if event == "failed" or outcome.status == "failed":
+                self.notes = (*self.notes, f"{name} {text}")[-NOTES:]
 
     def note(self, text: str) -> None:
         """Show something else: a server does not answer, files are somewhere."""

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from s2l_ray.kinds import TrialEvent, TrialStatus
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.failure import why_failed
-from s2l_ray.tuning.outcomes import Exploit, TrialOutcome, flat
+from s2l_ray.tuning.outcomes import Exploit, TrialOutcome
 
 Listener = Callable[[TrialEvent, TrialOutcome], None]
 """Told of an event and of the trial after it."""
@@ -154,7 +154,7 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
 
     def _of(self, trial: Trial) -> TrialOutcome:
         if trial.trial_id not in self._outcomes:
-            steps = flat(trial.config).get("schedule.steps", self.about.steps)
+            steps = _at(trial.config, "schedule.steps") or self.about.steps
             self._outcomes[trial.trial_id] = TrialOutcome(
                 name=str(trial),
                 values=values_of(self.about, trial),
@@ -178,8 +178,14 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
 
 def values_of(about: StudyAbout, trial: Trial) -> dict[str, Any]:
     """The values of a trial for the keys that its study varies, as JSON values."""
-    config = flat(trial.config)
-    return {key: _plain(config.get(key)) for key in about.keys}
+    return {key: _plain(_at(trial.config, key)) for key in about.keys}
+
+
+def _at(config: Any, key: str) -> Any:
+    """What a nested configuration has for a dotted key: a value, or a section; None if there is no such key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
 
 
 def step_of(result: Mapping[str, Any]) -> int:

@@ -82,7 +82,9 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
     file = with_defaults(file.model_copy(update={"space": dict(configs.space.domains)}), configs.base)
     samples = _samples(configs, file)
     trials = [settings_of(sample, configs.base) for sample in samples] if file.search == "random" else None
-    now = StudyState(config, configs.base.model_dump(mode="json"), file.model_dump(mode="json"), trials, pins)
+    now = StudyState(
+        config, configs.base.model_dump(mode="json"), file.model_dump(mode="json", exclude_none=True), trials, pins
+    )
     if before is not None:
         refuse_differences(place, before, now)
         now = _going_on(before, now)
@@ -106,7 +108,11 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
     base = _overridden(parse_config(before.config, str(place)), of_config)
     file = with_defaults(parse_study(overridden(before.study, of_study), str(place)), base)
     now = StudyState(
-        before.configuration, base.model_dump(mode="json"), file.model_dump(mode="json"), before.trials, before.pins
+        before.configuration,
+        base.model_dump(mode="json"),
+        file.model_dump(mode="json", exclude_none=True),
+        before.trials,
+        before.pins,
     )
     refuse_differences(place, before, now)
     configs = StudyConfigs.of(base, file)

@@ -9,7 +9,6 @@ from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.embedded import source_name
-from s2l_ray.config.loading import parse_config
 from s2l_ray.config.run import yaml_of
 from s2l_ray.evaluation.summary import describe_machine, versions
 from s2l_ray.machine.disk import write_whole
@@ -18,6 +17,7 @@ from s2l_ray.results import finite
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.figure import draw_study
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
+from s2l_ray.tuning.samples import with_values
 from s2l_ray.tuning.wording import metric_label, metric_text
 
 FORMAT = 1
@@ -87,14 +87,7 @@ def report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFact
 
 def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:
     """The best trial's configuration as a file for `s2l train`: the base with the trial's values."""
-    values = base.model_dump(mode="json")
-    for key, value in best.values.items():
-        *sections, last = key.split(".")
-        section = values
-        for name in sections:
-            section = section[name]
-        section[last] = value
-    values |= {"name": f"{about.name}-best", "run_dir": None}
+    config = with_values(base, {**best.values, "name": f"{about.name}-best", "run_dir": None})
     measured = f"{metric_label(about)} {metric_text(about, best.metric, best.interval)} after step {best.metric_step}"
     lines = [f"# Trial {best.name} of the study {about.name}, its best by {about.metric}: {measured}."]
     if best.exploits:
@@ -103,7 +96,7 @@ def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:
             f"# Population based training changed its values after step {steps}: these are the last ones. A run "
             "that has them from its first step is another run."
         )
-    return "\n".join(lines) + "\n" + yaml_of(_portable(parse_config(values).model_dump(mode="json")))
+    return "\n".join(lines) + "\n" + yaml_of(_portable(config.model_dump(mode="json")))
 
 
 def _portable(values: dict[str, Any]) -> dict[str, Any]:

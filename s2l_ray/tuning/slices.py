@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from s2l_ray.config import Config, PlacementConfig
+from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, NodeSpec
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.tuning.study_file import StudyFile
@@ -27,7 +28,11 @@ def number_at_once(inventory: Inventory, placement: PlacementConfig, trials: int
     Raises:
         PlacementError: the cluster has less than one trial's part.
     """
-    part = slice_of(inventory, placement)
+    try:
+        part = slice_of(inventory, placement)
+    except PlacementError as error:
+        words = str(error).replace("placement.nodes", "nodes_per_trial").replace("placement.cpus", "cpus_per_trial")
+        raise PlacementError(words) from None
     if placement.nodes is None and placement.cpus is None:
         return 1
     kind = part.nodes[0].spec()

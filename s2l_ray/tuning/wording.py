@@ -41,6 +41,8 @@ def value_text(value: Any) -> str:
         text = f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
         digits, e, exponent = text.partition("e")
         return f"{float(digits):g}e{int(exponent):+d}" if e else text
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={value_text(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ",".join(map(value_text, value))
     return str(value)

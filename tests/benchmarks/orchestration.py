@@ -126,7 +126,8 @@ class House:
         import ray
 
         from actors.calls import TOKENS_ASIDE
-        from actors.scheduler import PipelineLimits, Scheduler
+        from actors.scheduler import Scheduler
+        from actors.scheduler_settings import PipelineLimits, SchedulerSettings
         from actors.verifier import Verifier
         from s2l_ray.rollouts.step_planner import StepPlanner
         from s2l_ray.schedule import Schedule
@@ -139,7 +140,9 @@ class House:
         engines = {source: {0: engine.remote(source, shared, solutions)} for source in ("explorer", "learner")}
         verifiers = [Verifier.remote(kind, 5.0, shared) for _ in range(2)]
         pipeline = PipelineLimits(1, 2**30, TOKENS * 16, 0, {"explorer": 512, "learner": 512}, {})
-        self._scheduler = Scheduler.remote(planner, steps, pipeline, 0, 1, 32, TIMEOUT_S, engines, verifiers)
+        self._scheduler = Scheduler.remote(
+            SchedulerSettings(planner, steps, pipeline, 0, 1, 32, TIMEOUT_S, engines, verifiers)
+        )
         self._rank = ray.remote(num_cpus=0)(StandInRank).remote()
         self._step = 0
         self._expected = prompts_per_step * GROUP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import ray
 
 from actors.calls import fetch
 from actors.connection import connect
-from actors.scheduler import PipelineLimits, Scheduler
+from actors.scheduler import Scheduler
+from actors.scheduler_settings import PipelineLimits, SchedulerSettings
 from actors.verifier import Verifier
 from s2l_ray.errors import GroupError, StepTimeoutError
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
@@ -120,7 +122,14 @@ class MemoryBank:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
 
 
-def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=PATIENCE_S, steps=6, **pipeline):
+def start_with(verifiers, *args, **changes):
+    explorer, learner = Engine.remote(), Engine.remote()
+    return Scheduler.remote(settings_with(verifiers, explorer, learner, *args, **changes)), explorer, learner
+
+
+def settings_with(
+    verifiers, explorer, learner, schedule=None, bank=None, mode="readwrite", timeout_s=PATIENCE_S, steps=6, **pipeline
+):
     settings = {
         "prefetch_steps": 1,
         "prefetch_bytes": 10**9,
@@ -131,8 +140,7 @@ def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=
     } | pipeline
     extra = settings.pop("extra", 0)
     schedule = schedule or Schedule("linear", G, 5)
-    explorer, learner = Engine.remote(), Engine.remote()
-    scheduler = Scheduler.remote(
+    return SchedulerSettings(
         StepPlanner(list(PROMPTS), schedule, PER_STEP, 1, 1, extra),
         steps=steps,
         pipeline=PipelineLimits(**settings),
@@ -146,7 +154,6 @@ def start_with(verifiers, schedule=None, bank=None, mode="readwrite", timeout_s=
         reads=bank is not None and mode in ("read", "readwrite"),
         records=bank is not None and mode in ("write", "readwrite"),
     )
-    return scheduler, explorer, learner
 
 
 def release(scheduler, version):
@@ -321,6 +328,30 @@ def test_a_run_that_goes_back_asks_again(start):
     release(scheduler, 1)
     batch = collect(scheduler, 2)
     assert {row.weight_version for row in batch.summaries} == {1}
+
+
+def test_for_another_run_nothing_of_the_old_one_is_left(start, verifiers):
+    scheduler, explorer, learner = start(max_staleness=2)
+    fetch(learner.hold.remote(list(PROMPTS)), PATIENCE_S, "hold")
+    release(scheduler, 5)
+    under_way = [scheduler.collect.remote(2), scheduler.evaluate.remote(["p3"], "learner", 2)]
+    wait_until(lambda: 2 in steps_of(learner), "requests of the old run")
+    fetch(scheduler.rest.remote(), PATIENCE_S, "rest")
+    for call in under_way:
+        with pytest.raises(ray.exceptions.RayError):
+            ray.get(call, timeout=PATIENCE_S)
+    sent, _ = fetch(learner.log.remote(), PATIENCE_S, "log")
+    wait_until(lambda: len(fetch(learner.log.remote(), PATIENCE_S, "log")[1]) == len(sent), "they are cancelled")
+    fetch(learner.release.remote(), PATIENCE_S, "let go")
+
+    other = Schedule("constant", G, 1, Fraction(1, 2))
+    fetch(scheduler.begin.remote(settings_with(verifiers, explorer, learner, other)), PATIENCE_S, "begin")
+    release(scheduler, 0)
+    batch = collect(scheduler, 1)
+    fresh, *_ = start(schedule=other)
+    release(fresh, 0)
+    assert batch.summaries == collect(fresh, 1).summaries
+    assert {row.weight_version for row in batch.summaries} == {0} and batch.work and not batch.stale_dropped
 
 
 def test_a_verifier_that_raises_on_all_of_its_first_answers_is_an_error():

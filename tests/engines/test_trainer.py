@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -591,7 +592,9 @@ def test_a_rebuilt_trainer_is_bit_for_bit_one_that_was_constructed_so(model_dirs
 
     trainer = make_trainer(model_dirs["qwen3"], seed=1, goal=objective(loss="gspo"))
     train(trainer)
+    old = weakref.ref(trainer.policy), weakref.ref(trainer.optimizer)
     trainer.rebuild(trainer=lora, objective=goal, **settings)
+    assert [reference() for reference in old] == [None, None]  # their memory is free for the new ones
     again = train(trainer)
     trainer.close()
     fresh = train(make_trainer(model_dirs["qwen3"], config=lora, goal=goal, **settings))

@@ -47,8 +47,8 @@ class Notes(SilentReporter):
 
 
 def test_a_reset_run_is_a_fresh_one_to_the_token_and_the_bit(run: Undisturbed, family: Family, tmp_path: Path):
-    def config(name: str, **overrides: object) -> Config:
-        return load_config(QUICKSTART, run_config(family, tmp_path / name) | overrides)
+    def config(directory: str, **overrides: object) -> Config:
+        return load_config(QUICKSTART, run_config(family, tmp_path / directory) | overrides)
 
     def reset(settings: Config) -> None:
         before = actors_of(algo)
@@ -82,7 +82,7 @@ def test_a_reset_run_is_a_fresh_one_to_the_token_and_the_bit(run: Undisturbed, f
         with pytest.raises(ModelError, match=r"models\.learner"):
             algo.reset(config("nowhere", **{"models.learner": "/nowhere"}).model_dump(mode="json"))
         assert not ray.is_initialized() and status_of(tmp_path / "exploit") == "FINISHED"
-        assert not (tmp_path / "nowhere").exists()
+        RunDirectory.acquire(config("nowhere")).close()
     finally:
         algo.stop()
 

@@ -118,8 +118,8 @@ class Graph:
     def differences(self, needs: RunNeeds, first_step: int) -> list[str]:
         return Graph.there
 
-    def reconfigure(self, needs: RunNeeds) -> None:
-        self.calls.append("reconfigure")
+    def reconfigure(self, needs: RunNeeds, first_step: int) -> None:
+        self.calls.append(f"reconfigure {first_step}")
         if Graph.fails:
             raise Graph.fails
 
@@ -165,14 +165,14 @@ def test_actors_serve_the_next_run_and_are_ended_by_it(ended: list[str]):
     actors.stop()
     actors.end_ray()
     actors.stop()
-    assert [graph.calls for graph in Graph.made] == [["start 1", "reconfigure", "close"]] and ended == ["Ray"]
+    assert [graph.calls for graph in Graph.made] == [["start 1", "reconfigure 3", "close"]] and ended == ["Ray"]
 
 
 @pytest.mark.parametrize(
     ("there", "fails", "calls", "why"),
     [
         (["a", "b", "c", "d"], None, [], "a, b, c and 1 more"),
-        ([], ActorLostError("its node is gone"), ["reconfigure"], "its node is gone"),
+        ([], ActorLostError("its node is gone"), ["reconfigure 4"], "its node is gone"),
     ],
 )
 def test_actors_that_do_not_fit_or_are_gone_are_started_anew(

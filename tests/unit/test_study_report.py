@@ -118,6 +118,13 @@ def test_the_live_table_fits_the_terminal_with_all_keys(trials: int, width: int,
     assert "waiting" in text and "running" in text and "time" in text
 
 
+def test_the_live_view_says_why_a_trial_failed():
+    about = study(trials=1)
+    display = StudyDisplay(about, Console(width=80, height=24, file=io.StringIO(), force_terminal=True))
+    display.heard("ended", replace(measured(about, 0, None, "failed"), error="models.learner: there is no x"))
+    assert "note: 00000 failed after step 30/120: models.learner: there is no x" in printed(display.view(), 80)
+
+
 def test_keys_that_do_not_fit_are_counted():
     about = study(trials=4)
     text = printed(FinalTable(about, made_up(about), FACTS), 60)

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
-from s2l_ray.errors import ActorLostError, ConfigError
+from s2l_ray.errors import ActorLostError, ConfigError, PlacementError
+from s2l_ray.tuning import room
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.optuna_source import Suggested
 from s2l_ray.tuning.population import Population, PopulationSettings, explored
@@ -94,7 +96,7 @@ def test_only_as_many_trials_run_as_there_is_room_for() -> None:
     begun = []
     for _ in range(3):
         if chosen := scheduler.choose_trial_to_run(controller):
-            chosen.status = Trial.RUNNING
+            chosen.status = Trial.PENDING  # as Tune has it while the actor starts
             begun.append(chosen.trial_id)
     assert begun == ["00001", "00002"]
 
@@ -209,3 +211,33 @@ def test_suggestions_depend_on_the_seed_and_the_results_alone() -> None:
     assert Suggested(space, METRIC, "max", 2).next(1, []) != trials[0].evaluated_params
     rates = [one.evaluated_params[RATE] for one in trials]
     assert sum(rates[10:]) / 9 > 2 * sum(rates[:5]) / 5  # it has learnt that more is better
+
+
+# ---- room -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: dict[str, Any] = {"other": {"state": "CREATED", "bundles": {0: {"CPU": 2.0}}}}
+    monkeypatch.setattr(room, "placement_group_table", lambda: groups)
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.5})
+    now, notes = [0.0], []
+    watch = room.Room(300.0, notes.append, lambda: now[0])
+    waiting = trial(1, Trial.PENDING)
+    waiting.placement_group_factory = PlacementGroupFactory([{}, {"CPU": 1}, {"CPU": 0.25}])
+
+    def after(seconds: float) -> None:
+        now[0] += seconds
+        watch.on_step_end(1, [waiting])
+
+    for _ in range(9):
+        after(11)
+    assert notes == ["waited 66 of 300 s for 2 bundles (1.25 CPU); free now: 0.5 CPU"]
+    groups["own"] = {"state": "CREATED", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 0.25}}}
+    after(400)  # its engines start
+    del groups["own"]
+    waiting.status = Trial.RUNNING
+    after(400)
+    waiting.status = Trial.PENDING
+    after(200)
+    with pytest.raises(PlacementError, match=r"waited 301 s for room for a trial \(2 bundles \(1.25 CPU\)\); free now"):
+        after(101)

@@ -36,7 +36,10 @@ def test_as_many_trials_run_as_the_cluster_has_parts(placement: dict[str, float]
 
 
 def test_a_part_larger_than_the_cluster_is_refused_with_what_there_is() -> None:
-    with pytest.raises(PlacementError, match=r"6 nodes that are alike: the cluster has 5 nodes of 8 x H100-80GB"):
+    with pytest.raises(
+        PlacementError,
+        match=r"^nodes_per_trial is 6, but .* alike: the cluster has 5 nodes of 8 x H100-80GB",
+    ):
         number_at_once(CLUSTER, PlacementConfig(nodes=6), 8)
 
 
