@@ -50,5 +50,11 @@ def plan_run(config: Config, reporter: Reporter, begun_with: Dtype | None = None
     settings = dtype.applied_to(config)
     plan = make_plan(settings, inventory, dtype=dtype)
     if plan.layout is None:
-        raise PlacementError("no placement: " + "; ".join(plan.problems))
+        raise PlacementError("no placement: " + "; ".join((*plan.problems, *_slice(config))))
     return PlannedRun(settings, dtype, plan, plan.layout)
+
+
+def _slice(config: Config) -> list[str]:
+    """The keys that let the run be planned for a part of the cluster, which may be too small."""
+    keys = {"nodes": config.placement.nodes, "cpus": config.placement.cpus}
+    return [f"it was planned for placement.{key}={value:g} alone" for key, value in keys.items() if value is not None]

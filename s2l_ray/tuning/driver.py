@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from rich.console import RenderableType
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
-from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
@@ -32,7 +31,6 @@ from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
 from s2l_ray.run.planning import plan_run
 from s2l_ray.tuning.about import StudyAbout
-from s2l_ray.tuning.bound import upper_bound
 from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
@@ -44,12 +42,13 @@ from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.room import Room
-from s2l_ray.tuning.samples import nested_with, refusal, with_values
+from s2l_ray.tuning.samples import named, nested_with, refusal
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
-from s2l_ray.tuning.sharing import share
+from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import described, number_at_once, sliced
-from s2l_ray.tuning.space import Values, written
+from s2l_ray.tuning.space import Values
+from s2l_ray.tuning.study_bank import planned_mode, record_bank
 from s2l_ray.tuning.study_file import StudyFile
 from s2l_ray.tuning.tune_loop import Loop
 
@@ -171,13 +170,14 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, 
     inventory = nodes_to_plan_for(prepared.base, display.say)
     trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
     at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
+    mode = planned_mode(prepared)
     for done, sample in enumerate(prepared.samples, 1):
+        config = sliced(sample.config, prepared.file)
         try:
-            plan_run(sliced(sample.config, prepared.file), SilentReporter())
+            plan_run(with_bank(config, mode), SilentReporter())
         except S2LError as error:
-            which = f"trial {sample.number} ({written(sample.values)})" if prepared.drawn else written(sample.values)
-            problems.append(f"{which}: {error}")
+            problems.append((named(sample.number if prepared.drawn else None, sample.values), str(error)))
         display.update("trials planned", done, len(prepared.samples))
     if problems:
         raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
@@ -197,7 +197,10 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     about = _about(prepared, at_once)
     parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
     _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
-    bank_mode = _shared_bank(prepared, display) if prepared.file.share_bank else None
+    bank_mode = None
+    if prepared.file.share_bank:
+        bank_mode, numbers = record_bank(prepared, display)
+        _remember(prepared, bank=numbers)
     return _Ready(about, at_once, parent, bank_mode, began)
 
 
@@ -206,30 +209,6 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
     for name, value in changes.items():
         setattr(prepared.state, name, value)
     prepared.place.write(prepared.state)
-
-
-def _shared_bank(prepared: PreparedStudy, display: TaskDisplay) -> BankMode:
-    """Record what the trials need of the explorers; the trials' bank.mode."""
-    if prepared.drawn:
-        configs: list[Config] | None = [sliced(sample.config, prepared.file) for sample in prepared.samples]
-    else:
-        base = sliced(prepared.base, prepared.file)
-        configs = upper_bound(base, prepared.space, lambda values: with_values(base, values))
-    if not configs:
-        display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
-        return "readwrite"
-    bank = share(configs, display, of_trials=prepared.drawn)
-    display.say(bank.describe())
-    before = prepared.state.bank
-    numbers = asdict(bank) | {
-        "separate": [list(tokens) for tokens in bank.separate],
-        "recordings": list(bank.recordings),
-        "sampled": bank.sampled + before.get("sampled", 0),
-        "sampled_tokens": bank.sampled_tokens + before.get("sampled_tokens", 0),
-        "ratio": bank.ratio,
-    }
-    _remember(prepared, bank=numbers)
-    return "read" if bank.recordings else "off"
 
 
 def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
@@ -308,9 +287,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback])
 
 def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) -> dict[str, Any]:
     """The whole configuration of a trial, with what the study gives it; not checked."""
-    base = sliced(prepared.base, prepared.file)
-    if ready.bank_mode is not None:
-        base = base.model_copy(update={"bank": base.bank.model_copy(update={"mode": ready.bank_mode})})
+    base = with_bank(sliced(prepared.base, prepared.file), ready.bank_mode)
     base = base.model_copy(update={"name": ready.about.name, "tracking": ready.parent.tracking})
     return nested_with(base.model_dump(mode="json"), prepared.settings_of(number, values))
 

@@ -93,14 +93,17 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
     # ---- who runs ---------------------------------------------------------------------------------------------------
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The trial that is furthest behind, if one more may run."""
+        """Of those that are paused, the trial that is furthest behind, if one more may run.
+
+        Tune's own choice can be one whose actor is about to start: then no other trial begins before it is up.
+        """
         trials = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
         if sum(trial.status != Trial.PAUSED for trial in trials) >= self._settings.at_once:
             return None
         if trials and all(self._waits(trial) for trial in trials):
             self._go_on_unchanged(trials)
-        chosen: Trial | None = super().choose_trial_to_run(tune_controller)
-        return chosen
+        paused = [trial for trial in trials if trial.status == Trial.PAUSED and not self._waits(trial)]
+        return min(paused, key=lambda trial: self._trial_state[trial].last_train_time, default=None)
 
     def _waits(self, trial: Trial) -> bool:
         return bool(

@@ -13,7 +13,7 @@ from typing import Any
 from s2l_ray.config import Config, load_config
 from s2l_ray.config.loading import parse_config
 from s2l_ray.config.reference import differences
-from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.errors import ConfigError
 from s2l_ray.tuning.keys import checked_space, refuse_overrides
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
@@ -79,17 +79,6 @@ class StudyConfigs:
     def keys(self) -> tuple[str, ...]:
         """The dotted keys that are varied."""
         return self.space.keys
-
-    def sample(self, number: int, values: Values) -> Sample:
-        """One trial.
-
-        Raises:
-            ConfigError: the values cannot go together; it names the trial, its values and the reason.
-        """
-        try:
-            return Sample(number, values, self.given(values))
-        except S2LError as error:
-            raise ConfigError(f"trial {number} ({written(values)}) is impossible: {error}") from None
 
 
 def _possible_values(space: Space, seed: int, configure: Callable[[Values], Config]) -> Values:
@@ -179,20 +168,38 @@ def _all_possible(configs: StudyConfigs, drawn: Iterable[Values], of: int | None
     samples, problems = [], []
     for number, values in enumerate(drawn, 1):
         try:
-            samples.append(configs.sample(number, values))
+            samples.append(Sample(number, values, configs.given(values)))
         except ConfigError as error:
-            problems.append(str(error) if of else str(error).replace(f"trial {number} (", "a trial with (", 1))
+            problems.append((named(number if of else None, values), str(error)))
     if problems:
         raise ConfigError(refusal(problems, of))
     return samples
 
 
-def refusal(problems: Sequence[str], of: int | None, most: int = 5) -> str:
-    """What is said of impossible trials: the first ones, and how many there are."""
+def named(number: int | None, values: Values) -> str:
+    """A trial in a message: its number, if it has one, and its values."""
+    return f"{'a trial' if number is None else f'trial {number}'} with {written(values)}"
+
+
+def refusal(problems: Sequence[tuple[str, str]], of: int | None, most: int = 5) -> str:
+    """What is said of impossible trials: how many there are, and each reason with the first trial that has it.
+
+    Args:
+        problems: (trial, reason).
+        of: number of trials; None where they are not known yet.
+        most: how many reasons are given.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for trial, reason in problems:
+        by_reason.setdefault(reason, []).append(trial)
+    lines = [
+        f"{trials[0]}{f' and {len(trials) - 1} more' if len(trials) > 1 else ''}: {reason}"
+        for reason, trials in by_reason.items()
+    ]
+    left_out = [f"{len(lines) - most} more reasons"] if len(lines) > most else []
     count = f"{len(problems)} of {of} trials cannot be run" if of else "the space has values that cannot be run"
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
     return f"{count}; change the space, or what is fixed, so that all values go together" + "".join(
-        f"\n  {problem}" for problem in [*problems[:most], *more]
+        f"\n  {line}" for line in [*lines[:most], *left_out]
     )
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from s2l_ray.bank.storage import bank_storage
 from s2l_ray.bank.tokens import RecordedTokens
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
 from s2l_ray.errors import ConfigError
+from s2l_ray.kinds import BankMode
 from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
@@ -79,14 +79,15 @@ class SharedBank:
         )
 
 
-def with_bank(config: Config, mode: Literal["read", "readwrite"]) -> Config:
-    """A trial's configuration with the study's bank, whose path is then absolute.
+def with_bank(config: Config, mode: BankMode | None) -> Config:
+    """A trial's configuration with the study's bank; as it is where `mode` is None.
 
     Args:
         mode: `read` after `share`: no explorer engine; `readwrite` where it is not known before what trials need.
     """
-    path = config.bank.path if "://" in config.bank.path else str(output_path(config.bank.path))
-    return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode, "path": path})})
+    if mode is None:
+        return config
+    return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode})})
 
 
 def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = True) -> SharedBank:

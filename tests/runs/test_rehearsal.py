@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from s2l_ray.cli import main
 from s2l_ray.results import StepRecord
 from s2l_ray.step_log import StepLog
 from tests.support.patience import PATIENCE_S
@@ -21,7 +22,7 @@ from tests.support.rehearsal.cluster import RehearsedCluster
 from tests.support.rehearsal.left import Left
 from tests.support.rehearsal.memory import why_unlimited
 from tests.support.rehearsal.network import why_impossible
-from tests.support.rehearsal.trial import OUTPUTS, STEPS, Trial, s2l
+from tests.support.rehearsal.trial import OUTPUTS, STEPS, Trial
 
 if reason := why_impossible():
     pytest.skip(reason, allow_module_level=True)
@@ -57,7 +58,7 @@ class Story:
         path.write_text(self.trial.config())
         fewer = ["trainer.cpus=0.5", "engines.explorer.cpus=0.25", "engines.learner.cpus=0.25"]
         elsewhere = [f"run_dir={run}", "placement.inventory=null", "cluster.address=local", "tracking.enabled=false"]
-        s2l("train", str(path), *fewer, *elsewhere)
+        assert main(["train", str(path), *fewer, *elsewhere]) == 0
         self.say("the local run is done")
         return list(StepLog(run / "steps.jsonl").read())
 

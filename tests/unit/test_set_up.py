@@ -155,8 +155,10 @@ def test_a_run_that_got_to_its_end_is_finished_whatever_stops_it_then(config: Co
 def test_what_was_set_up_before_an_error_is_undone(config: Config, undone: list[str], monkeypatch: pytest.MonkeyPatch):
     plan = SimpleNamespace(layout=None, problems=("too large",))
     monkeypatch.setattr(planning, "make_plan", lambda config, inventory, dtype: plan)
-    with pytest.raises(PlacementError, match="no placement: too large"), ExitStack() as stack:
-        set_up(config, SilentReporter(), stack)
+    sliced = config.model_copy(update={"placement": config.placement.model_copy(update={"cpus": 0.5})})
+    said = "no placement: too large; it was planned for placement.cpus=0.5 alone"
+    with pytest.raises(PlacementError, match=said), ExitStack() as stack:
+        set_up(sliced, SilentReporter(), stack)
     assert undone == ["lock", "Ray"] and not (config.run_path / "config.yaml").exists()
     RunDirectory.acquire(config).close()  # nobody holds it
 

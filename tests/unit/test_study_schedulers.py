@@ -96,7 +96,7 @@ def test_only_as_many_trials_run_as_there_is_room_for() -> None:
     begun = []
     for _ in range(3):
         if chosen := scheduler.choose_trial_to_run(controller):
-            chosen.status = Trial.RUNNING
+            chosen.status = Trial.PENDING  # as Tune has it while the actor starts
             begun.append(chosen.trial_id)
     assert begun == ["00001", "00002"]
 

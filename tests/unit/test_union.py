@@ -223,12 +223,9 @@ def test_no_trial_needs_more_than_the_bound() -> None:
 # ---- a study's configuration and numbers ----------------------------------------------------------------------------
 
 
-def test_a_trial_reads_the_bank_by_its_absolute_path(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path))
-    bank = with_bank(configured(), "read").bank
-    assert (bank.mode, bank.path) == ("read", str(tmp_path / "bank"))
-    remote = configured(bank=BASE.bank.model_copy(update={"path": "s3://bucket/bank"}))
-    assert with_bank(remote, "readwrite").bank.path == "s3://bucket/bank"
+def test_a_trials_bank() -> None:
+    assert with_bank(configured(), "read").bank == BASE.bank.model_copy(update={"mode": "read"})
+    assert with_bank(configured(), None) == configured()
 
 
 def test_tokens_that_separate_runs_would_have_sampled() -> None:
