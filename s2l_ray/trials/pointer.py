@@ -20,7 +20,8 @@ from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
 from s2l_ray.ray_bridge import TrialStorage
 from s2l_ray.run.checkpoints import CHECKPOINTS, STATE, place_of
-from s2l_ray.run.directory import DONATED, MEMORY
+from s2l_ray.run.directory import DONATED
+from s2l_ray.run.earlier import MEMORY
 from s2l_ray.run.lineage import Donor
 from s2l_ray.run.mirror import Mirror, answered
 from s2l_ray.run.training_run import TrainingRun
