@@ -54,10 +54,10 @@ class Pointer:
             DiskError: it cannot be written.
             StorageError: it is not in the mirror within checkpoint.mirror_timeout_s. It is in the run directory.
         """
-        own, mirror = run.checkpoint(), run.settings.checkpoint.mirror
+        own, mirror = run.state.checkpoint(), run.settings.checkpoint.mirror
         if mirror and "://" not in mirror:
             mirror = str(output_path(mirror))
-        return cls(run.id, str(run.settings.run_path), mirror, own.name)
+        return cls(run.state.id, str(run.settings.run_path), mirror, own.name)
 
     @classmethod
     def read(cls, directory: Path) -> Pointer | None:
@@ -100,13 +100,13 @@ def follow(pointer: Pointer, run: TrainingRun) -> None:
         DataError: it is damaged.
         StorageError: its mirror cannot be read.
     """
-    own = pointer.run == run.id
-    if own and pointer.place <= run.place:
+    own = pointer.run == run.state.id
+    if own and pointer.place <= run.state.place:
         return
     path = run.settings.run_path
     into = path / CHECKPOINTS / pointer.checkpoint if own else path / DONATED
     try:
-        run.take_over(_found(pointer, path, into), Donor(pointer.run, pointer.directory, pointer.checkpoint))
+        run.state.take_over(_found(pointer, path, into), Donor(pointer.run, pointer.directory, pointer.checkpoint))
     finally:
         if not own:
             shutil.rmtree(into, ignore_errors=True)
