@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
+from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.reporter import SilentReporter
+from s2l_ray.tracking.metrics import step_metrics
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import checked_space
+from s2l_ray.tuning.measured import check_metric
 from s2l_ray.tuning.place import STATE, StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, parse_study, split_overrides
 from s2l_ray.tuning.space import Space
+from tests.support.step_records import step
 
 STUDY = """\
 trials: 4
@@ -147,6 +151,8 @@ def test_every_combination_of_the_grids_has_the_same_draws() -> None:
         (["data.eval=null"], "metric: eval/learner/pass_at_1 needs held-out problems"),
         (["tune.metric=eval/learner/pass_at_3"], "there are pass_at_1, pass_at_2, pass_at_4, pass_at_8, reward"),
         (["tune.metric=eval/explorer/reward"], "is not measured of trials"),
+        (["tune.metric=rewards"], "metric: 'rewards' is no metric of a step; did you mean 'reward'?"),
+        (["tune.metric=trainer"], "metric: 'trainer' is no metric of a step; docs/reference/metrics.md lists them"),
         (["tune.scheduler={kind: asha, grace: 30}"], "trials are compared every 30 steps, but eval/learner/pass_at_1"),
         (["tune.scheduler={kind: asha, grace: 120}"], "scheduler.grace (120) must be less than schedule.steps (120)"),
         (["tune.scheduler={kind: asha}", "evaluation.every=0"], "set evaluation.every in the study's config"),
@@ -167,6 +173,12 @@ def test_what_does_not_go_together_is_refused(study: str, overrides: list[str], 
     with pytest.raises(ConfigError) as refused:
         prepared(study, *overrides)
     assert message in str(refused.value)
+
+
+def test_every_metric_of_a_step_can_be_that_of_a_study() -> None:
+    base = load_config("quickstart")
+    for metric in step_metrics(step(1, parts={"sampling": 1.0}, busy={"learner": 0.5}, engines={"learner": 1})):
+        check_metric(metric, base)
 
 
 def test_an_impossible_trial_is_refused_with_its_number_values_and_reason(study: str) -> None:
