@@ -84,6 +84,7 @@ class Loop:
         """Keep what Tune says of itself in the study's directory, and off the screen."""
         said = io.StringIO()
         handler = logging.StreamHandler(said)
+        handler.addFilter(lambda record: not record.name.startswith("ray.tune.analysis"))  # it misses Tune's own files
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
         before = [(logger, logger.level, logger.propagate) for logger in loggers]
