@@ -120,15 +120,15 @@ class S2LPO(Trainable):  # type: ignore[misc]  # Ray has no types
         if self._storage:
             Pointer.to(self.run).write(Path(checkpoint_dir))
         else:
-            self.run.save(Path(checkpoint_dir))
+            self.run.state.save(Path(checkpoint_dir))
 
     @plainly
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Go on from what `save_checkpoint` wrote, see `TrainingRun.restore` and `trials.pointer.follow`."""
+        """Go on from what `save_checkpoint` wrote, see `RunState.restore` and `trials.pointer.follow`."""
         if pointer := Pointer.read(Path(checkpoint)):
             follow(pointer, self.run)
         else:
-            self.run.restore(Path(checkpoint))
+            self.run.state.restore(Path(checkpoint))
         self._iteration = self.run.steps_done
 
     def mark_pruned(self) -> None:

@@ -18,7 +18,6 @@ summary.json, figures/  at the end
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
 import uuid
@@ -28,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import Config
-from s2l_ray.config.loading import load_config
-from s2l_ray.errors import ConfigError, DataError, S2LError, StorageError
+from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.kinds import Dtype
-from s2l_ray.machine.disk import read_json, write_whole, writing
+from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.branches import Branches
 from s2l_ray.run.checkpoints import (
@@ -45,6 +43,7 @@ from s2l_ray.run.checkpoints import (
     read_state,
     writing_checkpoint,
 )
+from s2l_ray.run.earlier import CONFIGURATION, MEMORY, read_configuration, read_memory
 from s2l_ray.run.finished import resuming_overrides
 from s2l_ray.run.identity import (
     Contents,
@@ -57,10 +56,7 @@ from s2l_ray.run.identity import (
 from s2l_ray.run.lock import RunLock
 from s2l_ray.run.trial_terms import TrialTerms
 from s2l_ray.step_log import StepLog
-from s2l_ray.tasks.sources import Pin
 
-CONFIGURATION = "config.yaml"
-MEMORY = "run.json"
 LOCK = ".lock"
 DONATED = ".donated"
 """A checkpoint of another run, for as long as it takes to load it."""
@@ -129,7 +125,7 @@ class RunDirectory:
         """
         if not self._configuration.exists():
             return None
-        dtype = _read_configuration(self._configuration).models.dtype
+        dtype = read_configuration(self._configuration).models.dtype
         return None if dtype == "auto" else dtype
 
     def adopt(self, config: Config, contents: Contents) -> None:
@@ -145,7 +141,7 @@ class RunDirectory:
                 read.
         """
         if self._configuration.exists():
-            before, known = _read_configuration(self._configuration), self.remembered().get("contents", {})
+            before, known = read_configuration(self._configuration), self.remembered().get("contents", {})
             judge = self._terms.judge if self._terms else all_that_differ
             if differ := differences(before, config, known, contents, judge):
                 if self.has_begun:
@@ -165,7 +161,7 @@ class RunDirectory:
             DataError: it is damaged.
         """
         path = self.path / MEMORY
-        return _memory(path) if path.exists() else {}
+        return read_memory(path) if path.exists() else {}
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -284,50 +280,3 @@ class RunDirectory:
             overrides = resuming_overrides(self.path)
             text += f". To train on from this run's last checkpoint as things are now: {overrides}"
         return text
-
-
-def begun_on(config: Config) -> datetime.date | None:
-    """data.date of the run that a run with this configuration resumes; None if it resumes none, or that has none.
-
-    Raises:
-        ConfigError: `resume` names no whole checkpoint, or the directory's config.yaml cannot be read.
-        DataError: the checkpoint is damaged.
-    """
-    before = config.run_path / CONFIGURATION
-    if before.exists():
-        return _read_configuration(before).data.date
-    if config.resume in ("auto", "never"):
-        return None
-    date = read_state(named_checkpoint(config.resume)).get("date")
-    return datetime.date.fromisoformat(date) if date else None
-
-
-def pins_of(path: Path) -> dict[str, Pin]:
-    """What the run that a directory holds took from the Hub, by key; {} if it holds none.
-
-    Raises:
-        DataError: run.json is damaged.
-    """
-    memory = path / MEMORY
-    pins = _memory(memory).get("hub", {}) if memory.exists() else {}
-    try:
-        return {key: Pin(str(pin["asked"]), str(pin["pinned"])) for key, pin in pins.items()}
-    except (AttributeError, KeyError, TypeError):
-        raise DataError(
-            f"{memory} is damaged (hub: {pins!r:.80}); restore it, or remove its `hub`: the run then takes the commits "
-            "at which its branches are now"
-        ) from None
-
-
-def _memory(path: Path) -> dict[str, Any]:
-    return read_json(path, "remove it: the run then continues in a new MLflow run")
-
-
-def _read_configuration(path: Path) -> Config:
-    try:
-        return load_config(path)
-    except S2LError as error:
-        raise ConfigError(
-            f"the configuration of the run that {path.parent} holds cannot be read; restore the file, or choose "
-            f"another run_dir: {error}"
-        ) from None

@@ -8,7 +8,8 @@ from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.checkpoints import CHECKPOINTS, place_of
-from s2l_ray.run.directory import CONFIGURATION, MEMORY, RunDirectory
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.earlier import CONFIGURATION, MEMORY
 from s2l_ray.run.identity import changed_settings, trained_with
 from s2l_ray.run.lineage import LINEAGE
 from s2l_ray.run.mirror import KEY, Mirror, answered

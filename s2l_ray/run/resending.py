@@ -7,7 +7,8 @@ from pathlib import Path
 from s2l_ray.config.loading import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import TrackedStatus
-from s2l_ray.run.directory import CONFIGURATION, RunDirectory
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.earlier import CONFIGURATION
 from s2l_ray.run.late_tracking import log_late, steps_lacking
 from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking.sending import send_undelivered

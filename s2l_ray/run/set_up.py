@@ -22,8 +22,9 @@ from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
-from s2l_ray.run.directory import RunDirectory, begun_on, pins_of
+from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.driver_log import DriverLog
+from s2l_ray.run.earlier import begun_on, pins_of
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs, load_inputs, with_absolute_paths
 from s2l_ray.run.mirror import Mirror

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,11 +15,9 @@ from s2l_ray.evaluation.summary import build_summary, write_summary
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers
-from s2l_ray.run.checkpoints import STATE, STEPS, Checkpoint, read_checkpoint, writing_checkpoint
 from s2l_ray.run.evaluation import RunEvaluation
-from s2l_ray.run.identity import changed_settings, learner_of, trained_with
-from s2l_ray.run.lineage import Donor
 from s2l_ray.run.run_actors import RunActors
+from s2l_ray.run.run_state import RunState
 from s2l_ray.run.set_up import set_up
 from s2l_ray.run.step_record import StepOutcome, step_numbers, step_record
 from s2l_ray.run.trial_terms import TrialTerms
@@ -63,23 +60,17 @@ class TrainingRun:
             self.plan = parts.plan
             self.graph = parts.graph
             """The run's actors."""
-            self.records: list[StepRecord] = []
-            """One for each step that is done."""
             self._dtype = parts.dtype
             self._directory = parts.directory
             self._stragglers = parts.stragglers
             self._tracking = parts.tracking
             self._uploader = parts.uploader
-            self._learner = learner_of(parts.settings, parts.inputs.contents)
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             self._actors = parts.actors
-            self._directory.branches.goes_on_from(parts.checkpoint)
-            if parts.checkpoint:
-                self._resume_from(parts.checkpoint)
-            else:
-                self._begin()
+            self.state = RunState(parts, self._evaluation, self._times)
+            """Saved and loaded; it begins, or goes on, where the run directory says."""
             self._resources = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -121,14 +112,9 @@ class TrainingRun:
     # ---- where the run is -------------------------------------------------------------------------------------------
 
     @property
-    def id(self) -> str:
-        """Of the run in this run directory, whatever machine and process it goes on in."""
-        return str(self._directory.remembered()["id"])
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """(branch of the run's history, steps done): see `run.lineage`."""
-        return self._directory.branches.in_branch, self.steps_done
+    def records(self) -> list[StepRecord]:
+        """One for each step that is done."""
+        return self.state.records
 
     @property
     def steps_done(self) -> int:
@@ -176,7 +162,7 @@ class TrainingRun:
         Raises:
             S2LError: the run is over, or an actor failed.
         """
-        self._settle()
+        self.state.settle()
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
         self._tracking.failed = True  # until it is known to be otherwise
@@ -226,7 +212,7 @@ class TrainingRun:
         if self._evaluation.is_due(step):
             with clock.phase("evaluate"):
                 self._evaluation.during_training(step)
-        with self._checkpoint_if_due(step) as target:  # whole when the step is recorded
+        with self.state.checkpoint_if_due(step) as target:  # whole when the step is recorded
             if target is not None:
                 with clock.phase("checkpoint"):
                     self.graph.trainer.save(str(target))
@@ -281,127 +267,3 @@ class TrainingRun:
             S2LError: there are no held-out problems (data.eval).
         """
         return self._evaluation.measure(["learner"], self.steps_done)["learner"]
-
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint of the last step into a directory.
-
-        Raises:
-            DiskError: it cannot be written.
-        """
-        with writing_checkpoint(directory, self._directory.log, self._state(self.steps_done)) as target:
-            self.graph.trainer.save(str(target))
-
-    def restore(self, directory: Path) -> None:
-        """Go on from a checkpoint, of this run or of another one.
-
-        Raises:
-            ConfigError: the directory is not a whole checkpoint, or one of another learner.
-            DataError: it is damaged.
-        """
-        checkpoint = read_checkpoint(directory.resolve(), self._learner)
-        self._directory.branches.goes_on_from(checkpoint)
-        self._resume_from(checkpoint)
-
-    def checkpoint(self) -> Path:
-        """Make sure that the run's own checkpoint of the last step is whole, and in its mirror if it has one.
-
-        Returns:
-            Its directory.
-
-        Raises:
-            DiskError: it cannot be written.
-            StorageError: it is not in the mirror within checkpoint.mirror_timeout_s.
-        """
-        self._settle()
-        own = self._directory.branches.checkpoint_of(self.steps_done)
-        made = not (own / STATE).exists()
-        if made:
-            keep = self.settings.checkpoint.keep
-            with self._directory.checkpoint(self.steps_done, self._state(self.steps_done), keep) as target:
-                self.graph.trainer.save(str(target))
-            self._tracking.models(self._directory.checkpoints)
-        if self._uploader:
-            self._uploader.update(own.name if made else None)
-            self._uploader.wait(own.name)
-        return own
-
-    def take_over(self, directory: Path, donor: Donor) -> None:
-        """Go on from a checkpoint, as a trial whose state Tune replaces.
-
-        Weights, optimizer, random states and step are the checkpoint's, the settings stay this run's. Unless it is a
-        checkpoint of this run with the same settings, a new branch of the run's history begins.
-
-        Args:
-            directory: that holds the checkpoint.
-            donor: whose it is.
-
-        Raises:
-            ConfigError: the directory is not a whole checkpoint, or one of another learner.
-            DataError: it is damaged.
-        """
-        checkpoint, branches = read_checkpoint(directory.resolve(), self._learner), self._directory.branches
-        changed = changed_settings(checkpoint.state.get("settings", {}), trained_with(self.settings))
-        if donor.run == self.id and not changed:
-            branches.goes_on_from(checkpoint)
-            self._resume_from(checkpoint)
-        else:
-            branch = branches.begin(checkpoint.step, donor, changed)
-            self._resume_from(checkpoint)
-            self._tracking.branched(branch)
-
-    # ---- checkpoints ------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Begin at the first step."""
-        if not self._directory.checkpoints:  # else it is a trial, and Tune says next which state it is to have
-            self._drop_earlier()
-        self.graph.weight_sync(0)
-
-    def _drop_earlier(self) -> None:
-        """Drop what the directory has of an earlier attempt at the first step."""
-        self._directory.log.clear()
-        self._times.resume_after(0)
-
-    def _settle(self) -> None:
-        """See `Branches.settle`."""
-        if branch := self._directory.branches.settle(self.id):
-            self._tracking.branched(branch)
-            if branch.step == 0:
-                self._drop_earlier()
-                self.graph.apply_phase(1)
-
-    def _resume_from(self, checkpoint: Checkpoint) -> None:
-        """Take the state of a checkpoint, and give its weights to the learner's engines."""
-        note = self._tracking.reporter.note
-        self.graph.load(str(checkpoint.trainer))
-        self.records = list(checkpoint.records)
-        if not self._evaluation.restore(checkpoint.state):
-            note("the checkpoint's evaluations are left out: data.eval or evaluation was another")
-        self._directory.log.restore(checkpoint.directory / STEPS)
-        self._times.resume_after(checkpoint.step)
-        self.graph.restore_schedule({record.step: record.explorer_only for record in self.records})
-        self.graph.apply_phase(checkpoint.step + 1)
-        # Checkpoints hold no weights of engines: whatever they held before is replaced at once.
-        self.graph.weight_sync(checkpoint.step)
-        note(f"resumed after step {checkpoint.step} from {checkpoint.directory}")
-
-    def _checkpoint_if_due(self, step: int) -> AbstractContextManager[Path | None]:
-        """A block around the end of a step that writes its checkpoint, if one is due; see `RunDirectory.checkpoint`."""
-        settings = self.settings.checkpoint
-        if step % settings.every and step < self.settings.schedule.steps:
-            return nullcontext()
-        return self._directory.checkpoint(step, self._state(step), settings.keep)
-
-    def _state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps that is neither the trainer's nor in the step log.
-
-        Prompts, schedule and seeds of a step are functions of its number.
-        """
-        date = self.settings.data.date
-        return {
-            "step": step,
-            **self._evaluation.state(),
-            "learner": self._learner,
-            "settings": trained_with(self.settings),
-            "date": date.isoformat() if date else None,
-        }

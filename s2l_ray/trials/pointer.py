@@ -20,7 +20,8 @@ from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
 from s2l_ray.ray_bridge import TrialStorage
 from s2l_ray.run.checkpoints import CHECKPOINTS, STATE, place_of
-from s2l_ray.run.directory import DONATED, MEMORY
+from s2l_ray.run.directory import DONATED
+from s2l_ray.run.earlier import MEMORY
 from s2l_ray.run.lineage import Donor
 from s2l_ray.run.mirror import Mirror, answered
 from s2l_ray.run.training_run import TrainingRun
@@ -54,10 +55,10 @@ class Pointer:
             DiskError: it cannot be written.
             StorageError: it is not in the mirror within checkpoint.mirror_timeout_s. It is in the run directory.
         """
-        own, mirror = run.checkpoint(), run.settings.checkpoint.mirror
+        own, mirror = run.state.checkpoint(), run.settings.checkpoint.mirror
         if mirror and "://" not in mirror:
             mirror = str(output_path(mirror))
-        return cls(run.id, str(run.settings.run_path), mirror, own.name)
+        return cls(run.state.id, str(run.settings.run_path), mirror, own.name)
 
     @classmethod
     def read(cls, directory: Path) -> Pointer | None:
@@ -100,13 +101,13 @@ def follow(pointer: Pointer, run: TrainingRun) -> None:
         DataError: it is damaged.
         StorageError: its mirror cannot be read.
     """
-    own = pointer.run == run.id
-    if own and pointer.place <= run.place:
+    own = pointer.run == run.state.id
+    if own and pointer.place <= run.state.place:
         return
     path = run.settings.run_path
     into = path / CHECKPOINTS / pointer.checkpoint if own else path / DONATED
     try:
-        run.take_over(_found(pointer, path, into), Donor(pointer.run, pointer.directory, pointer.checkpoint))
+        run.state.take_over(_found(pointer, path, into), Donor(pointer.run, pointer.directory, pointer.checkpoint))
     finally:
         if not own:
             shutil.rmtree(into, ignore_errors=True)

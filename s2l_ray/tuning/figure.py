@@ -182,7 +182,7 @@ def _label(axes: Axes, axis: Axis, outcomes: Sequence[TrialOutcome]) -> None:
         axes.set_xticks(values, labels=[value_text(value) for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
     elif axis.is_log:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=range(1, 10) if values[-1] < 5 * values[0] else (1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: value_text(float(value))))
         axes.xaxis.set_minor_locator(NullLocator())
     else:

@@ -210,7 +210,9 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
         return fields
     at = int(result.get("eval/learner/step", step)) if about.metric.startswith("eval/learner/") else step
     low, high = result.get(f"{about.metric}_low"), result.get(f"{about.metric}_high")
-    history = {**dict(outcome.history), at: float(metric)}
+    history = dict(outcome.history)
+    if not (at in history and outcome.exploits and at <= outcome.exploits[-1].step):  # else it is the donor's
+        history[at] = float(metric)
     return fields | {
         "metric": float(metric),
         "metric_step": at,

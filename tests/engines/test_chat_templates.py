@@ -19,7 +19,8 @@ from s2l_ray.config import Config, DataConfig, load_config
 from s2l_ray.errors import BankError, ConfigError, DataError, ModelError
 from s2l_ray.miniature.build import Family
 from s2l_ray.run.checkpoints import writing_checkpoint
-from s2l_ray.run.directory import RunDirectory, begun_on
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.earlier import begun_on
 from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.data import Problem
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts

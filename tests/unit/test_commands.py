@@ -35,6 +35,7 @@ def test_the_commands():
     names = [words[0] for words in EVERY if len(words) == 1]
     assert names == [
         "train",
+        "tune",
         "plan",
         "explore",
         "bank",
@@ -92,7 +93,7 @@ def test_config_explains_keys(capsys: pytest.CaptureFixture):
         "    Steps between checkpoints; the last step is always saved.",
         "",
         "checkpoint.keep   integer > 0   default 2",
-        "    Number of checkpoints that are kept, the newest ones.",
+        "    Number of checkpoints that are kept, the newest ones. A trial of Ray Tune",
     ]
     assert cli.main(["config", "models.learner"]) == 0
     assert capsys.readouterr().out.startswith("models.learner   path   must be given\n    The large model")

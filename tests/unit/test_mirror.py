@@ -261,8 +261,9 @@ def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_lat
         store.fails = lambda method, path: True
         for step in (2, 4):
             saved(run, step)
+            failures = uploader._failures
             uploader.update(checkpoint_name(step))
-            eventually(lambda: uploader._failures > 0)
+            eventually(lambda failures=failures: uploader._failures > failures)  # the next attempt is with this one
         uploader.update()
         assert len(reporter.notes) == 1 and reporter.notes[0].endswith("; it is tried again")
         assert reporter.notes[0].startswith(f"checkpoint.mirror: {mirror}/checkpoints/step-00000")

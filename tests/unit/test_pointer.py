@@ -19,7 +19,7 @@ from s2l_ray.run import training_run
 from s2l_ray.run import uploader as uploading
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.from_mirror import open_mirror
-from s2l_ray.run.lineage import Lineage
+from s2l_ray.run.lineage import Donor, Lineage
 from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.step_log import StepLog
 from s2l_ray.trials.pointer import POINTER, Pointer, follow, terms_of
@@ -115,7 +115,7 @@ def test_what_tune_keeps_is_a_pointer_to_the_runs_own_checkpoint_of_the_step(a: 
         saved = a.save(run)
         assert [path.name for path in saved.iterdir()] == [POINTER]
         pointer = Pointer.read(saved)
-        assert pointer == Pointer(run.id, a.path, None, "step-000001")
+        assert pointer == Pointer(run.state.id, a.path, None, "step-000001")
         assert (run.settings.run_path / "checkpoints" / "step-000001" / "trainer" / "version").read_text() == "1"
         train(run, a, 1)
         before = a.graph.calls.count("save")
@@ -133,10 +133,10 @@ def test_a_run_that_was_killed_is_not_set_back_by_an_older_pointer(a: Trial):
         saved = a.save(run)
         train(run, a, 2)  # of which the second has a checkpoint, and the third has none
     with a.run() as run:
-        assert (run.place, a.graph.weights) == ((0, 2), "study_00000 2 at 1e-06")
+        assert (run.state.place, a.graph.weights) == ((0, 2), "study_00000 2 at 1e-06")
         loads = a.graph.calls.count("load")
         restore(run, saved)
-        assert (run.place, a.graph.calls.count("load")) == ((0, 2), loads)
+        assert (run.state.place, a.graph.calls.count("load")) == ((0, 2), loads)
         train(run, a, 2)
         assert not (run.settings.run_path / "lineage.jsonl").exists()
 
@@ -167,16 +167,16 @@ def test_an_exploit_takes_the_donors_state_and_keeps_its_own_settings(a: Trial, 
     with a.run(steps=4) as donor:
         saved = a.save(donor)
     with b.run(steps=2, **{RATE: 1e-3}) as run:
-        own = run.id
+        own = run.state.id
         b.save(run)
     with b.run(**{RATE: 2e-3}) as run:
-        assert (run.place, run.id) == ((0, 0), own)  # none of its own checkpoints is of these settings
+        assert (run.state.place, run.state.id) == ((0, 0), own)  # none of its own checkpoints is of these settings
         restore(run, saved)
-        assert (run.place, b.graph.weights, b.graph.version) == ((1, 4), "study_00000 4 at 1e-06", 4)
+        assert (run.state.place, b.graph.weights, b.graph.version) == ((1, 4), "study_00000 4 at 1e-06", 4)
         path = run.settings.run_path
         (branch,) = Lineage(path).read()
         assert (branch.number, branch.step, branch.changed) == (1, 4, {RATE: (1e-06, 2e-3)})
-        assert (branch.donor.run, branch.donor.directory, branch.donor.checkpoint) == (donor.id, a.path, "step-000004")
+        assert branch.donor == Donor(donor.state.id, a.path, "step-000004")
         assert branch.describe() == f"step 4 of study_00000; {RATE} 1e-06 -> 0.002"
         assert load_config(path / "config.yaml").trainer.learning_rate == 2e-3
         # The steps are the donor's, those that it had itself are kept aside.
@@ -185,9 +185,9 @@ def test_an_exploit_takes_the_donors_state_and_keeps_its_own_settings(a: Trial, 
         train(run, b, 2)
         assert checkpoints(run) == ["step-000002", "step-000006-branch-1"]  # the first is named by a pointer
     with b.run(**{RATE: 2e-3}) as run:
-        assert (run.place, b.graph.weights) == ((1, 6), "study_00001 6 at 0.002")
+        assert (run.state.place, b.graph.weights) == ((1, 6), "study_00001 6 at 0.002")
         restore(run, saved)  # again, by a driver that was killed
-        assert run.place == (2, 4)
+        assert run.state.place == (2, 4)
 
 
 def test_an_exploit_that_was_interrupted_is_the_same_one_when_tune_repeats_it(a: Trial, b: Trial):
@@ -198,7 +198,7 @@ def test_an_exploit_that_was_interrupted_is_the_same_one_when_tune_repeats_it(a:
     for _ in range(2):  # killed before its first checkpoint
         with b.run(**{RATE: 2e-3}) as run:
             restore(run, saved)
-            assert run.place == (1, 4)
+            assert run.state.place == (1, 4)
             train(run, b, 1)
     assert len(Lineage(run.settings.run_path).read()) == 1
     kept = StepLog(run.settings.run_path / "steps-branch-0.jsonl").read()
@@ -215,22 +215,22 @@ def test_an_exploit_that_tune_does_not_know_of_after_a_kill_is_undone(a: Trial, 
         train(run, b, 2)
     with b.run(**{RATE: 1e-3}) as run:  # its settings and its pointer from before
         restore(run, own)
-        assert (run.place, b.graph.weights) == ((0, 2), "study_00001 2 at 0.001")
+        assert (run.state.place, b.graph.weights) == ((0, 2), "study_00001 2 at 0.001")
         train(run, b, 2)
-        assert run.place == (2, 4)
+        assert run.state.place == (2, 4)
         assert checkpoints(run) == ["step-000002", "step-000004-branch-2"]
-        assert [branch.donor.run == run.id for branch in Lineage(run.settings.run_path).read()] == [False, True]
+        assert [branch.donor.run == run.state.id for branch in Lineage(run.settings.run_path).read()] == [False, True]
 
 
 def test_other_settings_for_its_own_state_begin_a_branch(a: Trial):
     with a.run(steps=3) as run:
         saved = a.save(run)
     with a.run(**{RATE: 2e-3}) as run:
-        assert run.place == (0, 0)
+        assert run.state.place == (0, 0)
         restore(run, saved)
-        assert (run.place, a.graph.weights) == ((1, 3), "study_00000 3 at 1e-06")
+        assert (run.state.place, a.graph.weights) == ((1, 3), "study_00000 3 at 1e-06")
         (branch,) = Lineage(run.settings.run_path).read()
-        assert (branch.donor.run, branch.changed) == (run.id, {RATE: (1e-06, 2e-3)})
+        assert (branch.donor.run, branch.changed) == (run.state.id, {RATE: (1e-06, 2e-3)})
 
 
 def test_a_trial_that_tune_begins_anew_with_other_settings_begins_at_the_first_step(a: Trial):
@@ -242,7 +242,7 @@ def test_a_trial_that_tune_begins_anew_with_other_settings_begins_at_the_first_s
         train(run, a, 1)
         assert [record.step for record in StepLog(path / "steps.jsonl").read()] == [1]
         assert len(StepLog(path / "steps-branch-0.jsonl").read()) == 3
-        assert run.place == (1, 1)
+        assert run.state.place == (1, 1)
 
 
 def test_only_what_an_exploit_may_change_differs_and_only_in_a_trial(a: Trial):
@@ -297,17 +297,17 @@ def test_only_the_store_need_be_shared(store: Store, tmp_path: Path, monkeypatch
         pass
     with b.run(**{RATE: 2e-3}) as run:
         restore(run, second)
-        assert (run.place, b.graph.weights) == ((1, 3), "study_00000 3 at 1e-06")
+        assert (run.state.place, b.graph.weights) == ((1, 3), "study_00000 3 at 1e-06")
         assert not (run.settings.run_path / ".donated").exists()
         train(run, b, 1)
         b.save(run)
     shutil.rmtree(run.settings.run_path)
     with b.run(**{RATE: 2e-3}) as run:  # on another node
-        assert (run.place, b.graph.weights) == ((1, 4), "study_00001 4 at 0.002")
+        assert (run.state.place, b.graph.weights) == ((1, 4), "study_00001 4 at 0.002")
         assert len(Lineage(run.settings.run_path).read()) == 1
     with a.run() as run:
         restore(run, first)
-        assert run.place == (0, 3)
+        assert run.state.place == (0, 3)
 
 
 def test_a_store_that_fails_is_one_clear_error_and_the_checkpoint_is_whole_on_disk(

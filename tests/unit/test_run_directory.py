@@ -9,7 +9,8 @@ import pytest
 
 from s2l_ray.errors import ConfigError, DataError, DiskError
 from s2l_ray.run.checkpoints import read_checkpoint, writing_checkpoint
-from s2l_ray.run.directory import RunDirectory, pins_of
+from s2l_ray.run.directory import RunDirectory
+from s2l_ray.run.earlier import pins_of
 from s2l_ray.run.finished import next_free
 from s2l_ray.tasks.sources import Pin
 from tests.support.run_directories import CONTENTS, RECORD, acquired, config, learner, save, to_resume

@@ -149,10 +149,13 @@ def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_pat
     assert observer.outcomes[1].exploits == (expected,)
     assert observer.outcomes[1].values == {"schedule.mix_steps": 2, "trainer.learning_rate": 1.2e-4}
     assert [event for event, *_ in heard].count("exploited") == 1
+    taker.status = Trial.RUNNING
+    observer.on_trial_result(0, trials, taker, result(3, 0.4, at=2, run_dir="/runs/s_00001"))  # measured of the donor
+    assert observer.outcomes[1].metric == 0.4 and observer.outcomes[1].history == ((2, 0.1),)
     # After kill -9 of the driver the trials are read again, and the exploit is not counted twice.
     again = StudyObserver(about, heard := Heard())
     again.set_state(json.loads(json.dumps(observer.get_state())))
-    assert again.outcomes == observer.outcomes and heard == [("restored", "paused", 2), ("restored", "paused", 2)]
+    assert again.outcomes == observer.outcomes and heard == [("restored", "paused", 2), ("restored", "running", 3)]
     taker.set_config(dict(taker.config))
     again.on_step_begin(0, trials)
     assert again.outcomes[1].exploits == (expected,)

@@ -141,14 +141,14 @@ def test_a_run_that_was_stopped_before_its_summary_has_only_its_end_to_do(config
 
 def test_save_and_restore_go_through_a_directory_of_the_callers(run: TrainingRun, graph: Graph, tmp_path: Path):
     run.step()
-    run.save(tmp_path / "saved")
+    run.state.save(tmp_path / "saved")
     run.step()
     graph.calls.clear()
-    run.restore(tmp_path / "saved")
+    run.state.restore(tmp_path / "saved")
     assert graph.calls == ["load", "restore_schedule 1", "apply_phase 2", "weight_sync 1"]
     assert run.steps_done == 1 and run.step().step == 2
     with pytest.raises(ConfigError, match="is not a whole checkpoint"):
-        run.restore(tmp_path / "nothing")
+        run.state.restore(tmp_path / "nothing")
     with pytest.raises(S2LError, match=r"nothing to evaluate on; set data\.eval"):
         run.evaluate()
 
