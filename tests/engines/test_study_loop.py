@@ -79,7 +79,7 @@ def study(
         callbacks=[observer, *([stop] if stop else [])],
         max_failures=1,
         at_once=at_once,
-        shares_actors=is_pbt,
+        exploits=is_pbt,
         trainable=Quick,
     ).run()
     return observer.outcomes
