@@ -148,7 +148,24 @@ class RunDirectory:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
         write_whole(self._configuration, config.to_yaml())
-        self.remember(contents=dict(contents), id=self.remembered().get("id") or uuid.uuid4().hex)
+        self.remember(
+            contents=dict(contents),
+            id=self.remembered().get("id") or uuid.uuid4().hex,
+            mirror=(config.checkpoint.mirror or "").partition("?")[0],
+        )
+
+    def refuse_other_mirror(self, config: Config) -> None:
+        """Refuse a trial that would go on with what a trial of another study, in another store, has left here.
+
+        Raises:
+            ConfigError: it would.
+        """
+        before, now = self.remembered().get("mirror"), (config.checkpoint.mirror or "").partition("?")[0]
+        if self._terms and self.has_begun and before not in (None, "", now):
+            raise ConfigError(
+                f"{self.path} holds a trial whose mirror is {before}, and this one's is {now}; choose another name, or "
+                f"remove {self.path}"
+            )
 
     def remember(self, **values: Any) -> None:
         """Merge values into run.json."""

@@ -45,6 +45,7 @@ def fetch(mirror: Mirror, directory: RunDirectory, config: Config, say: Callable
     """
     there = answered(str(mirror), lambda go_on: mirror.read_json(MEMORY))
     if not there:
+        directory.refuse_other_mirror(config)
         return
     if config.resume == "never":
         raise ConfigError(

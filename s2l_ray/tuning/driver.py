@@ -281,7 +281,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback])
         callbacks=callbacks,
         max_failures=file.max_failures,
         at_once=ready.at_once,
-        shares_actors=is_pbt,
+        exploits=is_pbt,
     )
 
 

@@ -47,20 +47,15 @@ class SharedBank:
     """Per trial, the explorer tokens that it would have sampled without a bank at each of its steps. With an adaptive
     schedule or rollout.refill_rounds: the most that it could have sampled. Empty if the trials are not known yet."""
 
-    def separate_tokens(self, steps: Sequence[int] | None = None) -> int:
-        """The explorer tokens that as many separate runs would have sampled.
-
-        Args:
-            steps: per trial, the steps that it got to; default: all of them.
-        """
-        ends = steps or [len(tokens) for tokens in self.separate]
-        return sum(sum(tokens[:end]) for tokens, end in zip(self.separate, ends, strict=True))
+    @property
+    def separate_tokens(self) -> int:
+        """The explorer tokens that as many separate runs would have sampled."""
+        return sum(map(sum, self.separate))
 
     @property
     def ratio(self) -> float | None:
         """Tokens of the bank per token that separate runs would have sampled; None if that is not known or none."""
-        separate = self.separate_tokens()
-        return self.tokens / separate if separate else None
+        return self.tokens / self.separate_tokens if self.separate_tokens else None
 
     def describe(self) -> str:
         """One line for people."""
@@ -74,7 +69,7 @@ class SharedBank:
         if self.ratio is None:
             return text
         return (
-            f"{text}. {len(self.separate)} separate runs would sample {self.separate_tokens()} tokens: the bank has "
+            f"{text}. {len(self.separate)} separate runs would sample {self.separate_tokens} tokens: the bank has "
             f"{self.ratio:.2f} of that"
         )
 

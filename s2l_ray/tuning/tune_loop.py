@@ -42,8 +42,8 @@ class Loop:
     callbacks: Sequence[Callback]
     max_failures: int
     at_once: int
-    shares_actors: bool
-    """Whether a trial's actor is given to the next one (pbt), with its engines."""
+    exploits: bool
+    """Whether trials go on from others' checkpoints (pbt)."""
     trainable: type[tune.Trainable] = S2LPO
 
     def run(self) -> None:
@@ -59,7 +59,7 @@ class Loop:
             run=self.trainable,
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=POINTERS if self.shares_actors else None),
+            checkpoint_config=CheckpointConfig(num_to_keep=POINTERS if self.exploits else None),
             trial_name_creator=TrialNames(self.name),
             trial_dirname_creator=TrialNames(self.name),
             max_failures=self.max_failures,
@@ -74,7 +74,7 @@ class Loop:
                 scheduler=self.scheduler,
                 callbacks=[steward, *self.callbacks],
                 resume_config=ResumeConfig() if resumes else None,
-                reuse_actors=self.shares_actors,
+                reuse_actors=True,  # the next trial gets the engines of the one before, see S2LPO.reset_config
                 raise_on_failed_trial=False,
                 verbose=0,
             )
@@ -84,6 +84,7 @@ class Loop:
         """Keep what Tune says of itself in the study's directory, and off the screen."""
         said = io.StringIO()
         handler = logging.StreamHandler(said)
+        handler.addFilter(lambda record: not record.name.startswith("ray.tune.analysis"))  # it misses Tune's own files
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
         before = [(logger, logger.level, logger.propagate) for logger in loggers]

@@ -184,6 +184,6 @@ def test_trials_share_what_was_recorded_and_an_interrupted_recording_goes_on(
     for trial in trials:
         prepare(with_bank(trial, "read"), training_prompts(trial))
     alone = [sum(tokens) for tokens in shared.separate]
-    assert alone[2] == 0 and max(alone) < shared.tokens < sum(alone) == shared.separate_tokens()
+    assert alone[2] == 0 and max(alone) < shared.tokens < sum(alone) == shared.separate_tokens
     assert shared.separate[0][3:] == (0, 0, 0) and shared.separate[1][2:] == (0, 0, 0, 0)
     assert shared.ratio == shared.tokens / sum(alone)

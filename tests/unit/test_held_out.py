@@ -55,5 +55,6 @@ def test_the_newest_evaluation_is_the_learners_of_the_latest_step():
     assert Evaluations().newest is None and Evaluations(explorer=at(9, "explorer")).newest is None
     assert Evaluations(before=at(0)).newest == at(0)
     assert Evaluations(before=at(0), during=[at(2), at(4)]).newest == at(4)
+    assert Evaluations(before=at(0), during=[at(2)], after=at(4)).newest == at(4)
     # A run that got to its end at step 4 and goes on to more of them: what was the last is one in between.
     assert Evaluations(before=at(0), during=[at(2), at(6)], after=at(4)).newest == at(6)

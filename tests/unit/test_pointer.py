@@ -310,6 +310,25 @@ def test_only_the_store_need_be_shared(store: Store, tmp_path: Path, monkeypatch
         assert run.state.place == (0, 3)
 
 
+def test_a_study_in_another_store_does_not_go_on_with_what_one_has_left_on_a_node(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = (store.uri(f"bucket/{tmp_path.name}/{name}") for name in ("first", "second"))
+    a = Trial("study_00000", tmp_path, monkeypatch, first)
+    with a.run(steps=2):
+        pass
+    with a.run() as run:
+        assert run.state.place == (0, 2)
+    other = Trial("study_00000", tmp_path, monkeypatch, second)
+    with (
+        pytest.raises(
+            ConfigError, match=r"whose mirror is s3://bucket/.*/first/study, .* this one's is s3://.*/second"
+        ),
+        other.run(),
+    ):
+        pass
+
+
 def test_a_store_that_fails_is_one_clear_error_and_the_checkpoint_is_whole_on_disk(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
