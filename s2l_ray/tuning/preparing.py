@@ -13,6 +13,7 @@ from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.config.loading import parse_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.places import output_path
+from s2l_ray.run.set_up import refuse_password
 from s2l_ray.tasks.sources import SOURCES, FetchWatcher, Pin, fetch_sources
 from s2l_ray.tuning.keys import refuse_overrides
 from s2l_ray.tuning.measured import check_metric
@@ -87,6 +88,7 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
         return _resolved(found, file, before)
 
     configs = StudyConfigs.read(config, overrides, file, resolve)
+    refuse_password(configs.base.tracking.uri)
     check_metric(file.metric, configs.base)
     file = with_defaults(file.model_copy(update={"space": dict(configs.space.domains)}), configs.base)
     samples = _samples(configs, file)
@@ -115,6 +117,7 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
         raise ConfigError(f"{place}: this study is finished; its results are in {place.directory}/tune.json")
     of_config, of_study = split_overrides(overrides)
     base = _overridden(parse_config(before.config, str(place)), of_config)
+    refuse_password(base.tracking.uri)
     file = with_defaults(parse_study(overridden(before.study, of_study), str(place)), base)
     now = StudyState(
         before.configuration,

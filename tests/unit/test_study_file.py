@@ -163,6 +163,7 @@ def test_every_combination_of_the_grids_has_the_same_draws() -> None:
         ),
         (["tune.trials=100000"], "trials: 100000 are more than a study may have (10000)"),
         (["tune.space.seed={grid: [1, 2]}", *GRIDS, "tune.trials=null"], "are more than a study may have"),
+        (["tracking.uri=http://me:secret@127.0.0.1:5000"], "tracking.uri has a password"),
         (["run_dir=elsewhere"], "run_dir cannot be given to the trials of a study: they are in the directory of"),
         (["placement.cpus=1"], "placement.cpus cannot be given to the trials of a study: use tune.cpus_per_trial"),
         (["tune.config={name: other}"], "name cannot be given to the trials of a study"),
