@@ -173,7 +173,7 @@ class ActorLauncher:
         """Wait until all of them answer.
 
         Args:
-            progress: called every second with how many answer, and how many there are.
+            progress: called every second with how many answer, and how many there are; at the end with all of them.
 
         Raises:
             PlacementError: some do not within cluster.start_timeout_s.
@@ -195,6 +195,7 @@ class ActorLauncher:
         if late:
             names = sorted(starting[ref] for ref in late)
             raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+        progress(len(starting), len(starting))
 
     def stop(self, actor: Any) -> None:
         """Stop one actor and free its devices."""

@@ -54,10 +54,11 @@ TrackedStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words."""
 EntryKind = Literal["metrics", "params", "tags", "dataset", "text", "file", "model", "model_gone", "traces", "status"]
 """What MLflow is told of a run."""
-TrialStatus = Literal["waiting", "running", "paused", "finished", "pruned", "failed", "stopped"]
-"""How a trial of a study stands. finished: it did all of its steps; pruned: the scheduler ended it before that;
-failed: it raised an error, and is not tried again; stopped: the study was ended before it was done."""
-TrialEvent = Literal["restored", "started", "step", "paused", "exploited", "failed", "ended"]
+TrialStatus = Literal["waiting", "starting", "running", "paused", "finished", "pruned", "failed", "stopped"]
+"""How a trial of a study stands. starting: its engines and its trainer are being started; finished: it did all of its
+steps; pruned: the scheduler ended it before that; failed: it raised an error, and is not tried again; stopped: the
+study was ended before it was done."""
+TrialEvent = Literal["restored", "starting", "started", "step", "paused", "exploited", "failed", "ended"]
 """What happened to a trial of a study. restored: it was there when the study was resumed; failed: it is tried again."""
 MetricMode = Literal["max", "min"]
 """Whether the best value of a study's metric is the largest or the smallest."""

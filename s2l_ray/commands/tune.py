@@ -19,7 +19,7 @@ EPILOG = """\
 examples:
   s2l tune quickstart tune_schedule
   s2l tune quickstart study.yaml schedule.steps=40 tune.trials=4
-  s2l tune quickstart study.yaml --dry-run   the trials, and what each would get
+  s2l tune quickstart study.yaml --dry-run   the trials and the plan of each
   s2l tune --resume outputs/study            after it was stopped
 
 study file (YAML):
@@ -61,7 +61,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the files")
     parser.add_argument("--resume", metavar="DIR", help="go on with the study in this directory, or at this URI")
-    parser.add_argument("--dry-run", action="store_true", help="draw, check and plan the trials, and start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="draw, check, plan and print the trials, and run none")
     parser.add_argument("--keys", action="store_true", help="print the keys of a study's file, and nothing else")
 
 

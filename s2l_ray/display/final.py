@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.display.text import percent
+from s2l_ray.display.text import percent, with_short_paths
 from s2l_ray.style import SOURCE_COLOURS
 from s2l_ray.tracking.mlflow_store import how_to_open
 
@@ -69,10 +69,5 @@ def _places(summary: dict[str, Any]) -> RenderableType:
     table.add_column(overflow="fold")  # paths and commands are copied: never cut
     for label, place in rows:
         if place:
-            table.add_row(label, Text(_short(place)))
+            table.add_row(label, Text(with_short_paths(place)))
     return Padding(table, (0, 0, 1, 0))
-
-
-def _short(place: str) -> str:
-    """`place` relative to the working directory, if it is below it: easier to copy."""
-    return place.replace(f"{Path.cwd()}/", "")

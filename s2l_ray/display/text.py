@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -54,6 +55,11 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def with_short_paths(text: str) -> str:
+    """Text whose paths below the working directory are relative to it: shorter, and easier to copy."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
 def print_line(console: Console, line: str) -> None:
-    """Print text as it is: brackets are no markup, and long lines are not wrapped."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    """Print text as it is: brackets are no markup. Long lines are wrapped at words on a terminal, and only there."""
+    console.print(line, soft_wrap=not is_live(console), markup=False, highlight=False, emoji=False)

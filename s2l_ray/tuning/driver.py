@@ -20,12 +20,15 @@ from rich.console import RenderableType
 from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.display import FetchDisplay, TaskDisplay
+from s2l_ray.display.text import print_line, with_short_paths
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
+from s2l_ray.machine.console import CommandConsole
 from s2l_ray.machine.disk import writing
 from s2l_ray.machine.places import refuse_session_directory
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
+from s2l_ray.placement.plan import Plan
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
@@ -160,8 +163,20 @@ class _Ready:
     """`time.monotonic()` of this start."""
 
 
-def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, Inventory]:
-    """Plan every trial for its part of the cluster; how many run at once, and the whole cluster.
+@dataclass(frozen=True)
+class PlannedTrials:
+    """Trials that can be placed."""
+
+    at_once: int
+    """How many run at the same time."""
+    inventory: Inventory
+    """The whole cluster."""
+    plans: list[Plan]
+    """Of each of the study's samples, on its part of the cluster."""
+
+
+def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> PlannedTrials:
+    """Plan every trial for its part of the cluster.
 
     Raises:
         ConfigError: trials cannot be placed; it names them, their values and the reasons.
@@ -171,27 +186,28 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> tuple[int, 
     trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
     at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
     problems: list[tuple[str, str]] = []
+    plans: list[Plan] = []
     mode = planned_mode(prepared)
     for done, sample in enumerate(prepared.samples, 1):
         config = sliced(sample.config, prepared.file)
         try:
-            plan_run(with_bank(config, mode), SilentReporter())
+            plans.append(plan_run(with_bank(config, mode), SilentReporter()).plan)
         except S2LError as error:
             problems.append((named(sample.number if prepared.drawn else None, sample.values), str(error)))
         display.update("trials planned", done, len(prepared.samples))
     if problems:
         raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
     display.say(described(at_once, trials, inventory, prepared.file))
-    return at_once, inventory
+    return PlannedTrials(at_once, inventory, plans)
 
 
 def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _Ready:
     """Connect to Ray, plan every trial, open MLflow and record the bank. Nothing is written before all are possible."""
     if prepared.resumed:
-        display.say(f"going on with the study in {prepared.place}")
+        display.say(f"going on with the study in {with_short_paths(str(prepared.place))}")
     if connect(prepared.base.cluster, display.say):
         stack.callback(end_private_ray)
-    at_once, _ = planned_trials(prepared, display)
+    at_once = planned_trials(prepared, display).at_once
     began = time.monotonic()
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
@@ -237,7 +253,7 @@ def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
 
 def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     """Run the trials; whatever happens then, report what they have done."""
-    display = StudyDisplay(ready.about)
+    display = StudyDisplay(ready.about, spent=_seconds(prepared, ready))
     parent = ready.parent
     observer = StudyObserver(ready.about, parent.heard, display.heard, parent.problems(display.note))
     status: TrackedStatus = "FAILED"
@@ -297,20 +313,26 @@ def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) 
 
 def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
     place, outcomes = prepared.place, observer.outcomes
-    seconds = prepared.state.seconds + time.monotonic() - ready.began
+    seconds = _seconds(prepared, ready)
     facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
         files = write_report(ready.about, outcomes, facts, prepared.base)
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
     _remember(prepared, seconds=seconds, finished=status == "FINISHED")
+    console = CommandConsole()
     for problem in filter(None, said):
-        print(f"note: {problem}")
+        print_line(console, f"note: {with_short_paths(problem)}")
     if status != "FINISHED":
-        print(f"what the trials have done is kept; go on with: {resume_command(place)}")
+        print_line(console, f"what the trials have done is kept; go on with\n  {resume_command(place)}")
     return StudyResult(ready.about, outcomes, facts)
 
 
 def resume_command(place: StudyPlace) -> str:
-    """The command that goes on with a study."""
-    return shlex.join(["s2l", "tune", "--resume", place.storage.url])
+    """The command that goes on with a study, from the working directory."""
+    return shlex.join(["s2l", "tune", "--resume", with_short_paths(place.storage.url)])
+
+
+def _seconds(prepared: PreparedStudy, ready: _Ready) -> float:
+    """For how long the study has run, all starts together."""
+    return prepared.state.seconds + time.monotonic() - ready.began

@@ -120,16 +120,20 @@ def _draw_steps(axes: Axes, about: StudyAbout, outcomes: Sequence[TrialOutcome],
 
 
 def _name_lines(axes: Axes, about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> None:
-    """The names of trials beside the ends of their lines, moved apart where these are close."""
+    """The names of trials beside the ends of their lines, moved apart where these are close.
+
+    Where others go on, they are lower: a line that goes on from there is seldom worse.
+    """
     low, high = axes.get_ylim()
     ends: dict[int, list[TrialOutcome]] = defaultdict(list)
     for outcome in sorted(outcomes, key=lambda outcome: outcome.history[-1][1]):
         ends[outcome.history[-1][0]].append(outcome)
     for step, there in ends.items():
+        aside = (8, 0 if step == max(ends) else -9)
         heights = _apart([_shown(about, o.history[-1][1]) for o in there], NAME_HEIGHT * (high - low))
         for outcome, height in zip(there, heights, strict=True):
             axes.annotate(
-                short_name(about, outcome.name), (step, height), xytext=(8, 0), textcoords="offset points",
+                short_name(about, outcome.name), (step, height), xytext=aside, textcoords="offset points",
                 va="center", fontsize=9, color=INK, zorder=6, bbox=BEHIND,
             )  # fmt: skip
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from s2l_ray.display.text import duration
+from s2l_ray.display.text import duration, with_short_paths
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import how_to_open
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
 from s2l_ray.tuning.table import trial_table
-from s2l_ray.tuning.wording import event_text, short_name
+from s2l_ray.tuning.wording import before_text, event_text, short_name
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class FinalTable:
         yield Text(f"{about.name}: {len(order)} trials in {duration(facts.seconds)}, best first", style="bold")
         yield trial_table(about, order, options.max_width)
         yield Text("")
+        if before := before_text(about, order):
+            yield Text(before)
         said = (*_verdict(about, order), *_failures(about, order), *_exploits(order), *_bank(order, facts))
         yield from (Text(sentence) for sentence in said)
         yield Text("")
@@ -93,7 +94,10 @@ def _exploits(order: Sequence[TrialOutcome]) -> Iterator[str]:
 
 
 def _bank(order: Sequence[TrialOutcome], facts: StudyFacts) -> Iterator[str]:
-    """What the shared bank spared, by the steps that trials did: those that were pruned would not have sampled all."""
+    """What the shared bank spared, by the steps that trials did: those that were pruned would not have sampled all.
+
+    Before the trials ran, the study said it of all of their steps (`SharedBank.ratio`).
+    """
     separate = facts.bank.get("separate", ())
     if len(separate) != len(order):
         return
@@ -101,9 +105,11 @@ def _bank(order: Sequence[TrialOutcome], facts: StudyFacts) -> Iterator[str]:
     alone = sum(sum(tokens[: outcome.step]) for tokens, outcome in zip(separate, by_number, strict=True))
     if alone:
         shared = facts.bank["tokens"]
+        planned = sum(map(sum, separate))
+        other = f" Of all steps of all trials, pruned or not, it would be {shared / planned:.2f}."
         yield (
-            f"The bank has {shared} explorer tokens. Without it the trials would have sampled {alone} in these steps: "
-            f"it is {shared / alone:.2f} of that."
+            f"The bank has {shared} explorer tokens. Without it the trials would have sampled {alone} in the steps "
+            f"that they did: it is {shared / alone:.2f} of that.{other if alone != planned else ''}"
         )
 
 
@@ -119,5 +125,5 @@ def _places(about: StudyAbout, order: Sequence[TrialOutcome], facts: StudyFacts)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")  # paths and commands are copied: never cut
     for label, place in rows:
-        table.add_row(label, Text(place.replace(f"{Path.cwd()}/", "")))
+        table.add_row(label, Text(with_short_paths(place)))
     return Padding(table, (0, 0, 1, 0))

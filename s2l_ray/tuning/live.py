@@ -19,13 +19,13 @@ from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import TrialOutcome, best_of, ranked
 from s2l_ray.tuning.progress import Pace
 from s2l_ray.tuning.table import trial_table
-from s2l_ray.tuning.wording import event_text, metric_label, metric_text, short_name
+from s2l_ray.tuning.wording import before_text, event_text, metric_label, metric_text, short_name
 
 NOTES = 3
 """How many notes the live view shows."""
-OTHER_LINES = 12
+OTHER_LINES = 13
 """Lines of a terminal that are not rows of trials: the head, the heading, notes and a prompt."""
-ORDER: dict[TrialStatus, int] = {"running": 0, "paused": 1, "waiting": 3}
+ORDER: dict[TrialStatus, int] = {"running": 0, "starting": 1, "paused": 2, "waiting": 4}
 """The live table begins with these; trials that are over stand between, from best to worst."""
 
 
@@ -36,15 +36,21 @@ class StudyDisplay:
         about: the study.
         console: default: standard output.
         clock: seconds, for durations.
+        spent: for how many seconds the study ran before, in earlier starts and until its trials could begin.
     """
 
     def __init__(
-        self, about: StudyAbout, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        about: StudyAbout,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        spent: float = 0.0,
     ) -> None:
         self.about = about
         self.console = console or CommandConsole()
         self.notes: tuple[str, ...] = ()
         self._clock = clock
+        self._spent = spent
         self._pace = Pace(clock())
         self._outcomes: dict[str, TrialOutcome] = {}
         self._told: dict[str, tuple[int, int | None]] = {}
@@ -93,7 +99,10 @@ class StudyDisplay:
         words = [f"{about.trials} trials", about.search, f"scheduler {about.scheduler}", f"{about.at_once} at once"]
         title = Text(about.name, style="bold", no_wrap=True).append("  " + ", ".join(words), style="not bold dim")
         lines: list[RenderableType] = [title, line(_counted(self._all()))]
-        best = best_of(about, list(self._outcomes.values()))
+        outcomes = list(self._outcomes.values())
+        if before := before_text(about, outcomes):
+            lines.append(line(before))
+        best = best_of(about, outcomes)
         if best is not None:
             value = metric_text(about, best.metric, best.interval)
             name = short_name(about, best.name)
@@ -104,7 +113,7 @@ class StudyDisplay:
     def _left(self) -> str:
         """How long the study has taken, and will still take."""
         now = self._clock()
-        elapsed = f"elapsed {duration(now - self._pace.began)}"
+        elapsed = f"elapsed {duration(self._spent + now - self._pace.began)}"
         eta = self._pace.eta(self.about, list(self._outcomes.values()), now)
         if eta is None or not eta[1]:
             return elapsed
@@ -118,7 +127,7 @@ class StudyDisplay:
 
     def _rows(self) -> tuple[list[TrialOutcome], list[TrialStatus]]:
         """The trials for which there is room, and the statuses of those for which there is none."""
-        order = sorted(ranked(self.about, list(self._outcomes.values())), key=lambda o: ORDER.get(o.status, 2))
+        order = sorted(ranked(self.about, list(self._outcomes.values())), key=lambda o: ORDER.get(o.status, 3))
         room = max(3, self.console.height - OTHER_LINES)
         return order[:room], [outcome.status for outcome in order[room:]]
 

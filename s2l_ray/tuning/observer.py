@@ -149,6 +149,11 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
         elif trial.status == Trial.PAUSED and outcome.step:
             if outcome.status != "paused":
                 self._change("paused", trial, status="paused")
+        elif trial.status == Trial.PENDING and trial.storage.trial_dir_name:  # Tune has asked for its actor
+            if outcome.status == "paused":  # its engines may be kept: soon it goes on, which is said
+                self._set(trial, status="starting")
+            elif outcome.status != "starting":
+                self._change("starting", trial, status="starting")
         elif trial.status != Trial.RUNNING and outcome.status != "waiting":  # pbt pauses also what has not begun
             self._set(trial, status="waiting")
 
@@ -210,13 +215,15 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
         return fields
     at = int(result.get("eval/learner/step", step)) if about.metric.startswith("eval/learner/") else step
     low, high = result.get(f"{about.metric}_low"), result.get(f"{about.metric}_high")
+    interval = None if low is None or high is None else (float(low), float(high))
     history = dict(outcome.history)
     if not (at in history and outcome.exploits and at <= outcome.exploits[-1].step):  # else it is the donor's
         history[at] = float(metric)
     return fields | {
         "metric": float(metric),
         "metric_step": at,
-        "interval": None if low is None or high is None else (float(low), float(high)),
+        "interval": interval,
+        "interval_before": interval if at == 0 else outcome.interval_before,
         "history": tuple(sorted(history.items())),
     }
 

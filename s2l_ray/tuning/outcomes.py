@@ -54,6 +54,8 @@ class TrialOutcome:
     """Its confidence interval over held-out problems, where the metric is pass@k."""
     history: tuple[tuple[int, float], ...] = ()
     """(step, value) of every measurement of the metric, by ascending step."""
+    interval_before: tuple[float, float] | None = None
+    """The confidence interval of the measurement at step 0, before training."""
     seconds: float = 0.0
     """Wall-clock time of its steps, without starts of engines."""
     directory: str = ""
@@ -65,6 +67,11 @@ class TrialOutcome:
     failures: int = 0
     """How often it failed, those after which it was tried again included."""
     exploits: tuple[Exploit, ...] = ()
+
+    @property
+    def before(self) -> float | None:
+        """The metric before training; None: not measured, or not yet."""
+        return dict(self.history).get(0)
 
     @property
     def has_done_all(self) -> bool:
@@ -94,8 +101,8 @@ class TrialOutcome:
             for one in row["exploits"]
         )
         history = tuple((step, value) for step, value in row["history"])
-        interval = tuple(row["interval"]) if row["interval"] else None
-        return cls(**{**row, "history": history, "interval": interval, "exploits": exploits})
+        intervals = {key: tuple(row[key]) for key in ("interval", "interval_before") if row.get(key)}
+        return cls(**{**row, **intervals, "history": history, "exploits": exploits})
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,25 @@ def recordings_of(needs: Sequence[Need]) -> list[TrialsRecording]:
         BankError: the bank cannot be read or written, or prompts with equal ids differ between trials or from what was
             recorded.
     """
-    by_fingerprint: dict[str, list[Need]] = {}
+    return [_recording(members) for members in _by_fingerprint(needs)]
+
+
+def rollouts_of(needs: Sequence[Need]) -> int:
+    """How many rollouts trials with these needs read together, each counted once, whatever the bank has of them."""
+    return sum(request.count for members in _by_fingerprint(needs) for request in _together(members))
+
+
+def _by_fingerprint(needs: Sequence[Need]) -> list[list[Need]]:
+    """Those that share a recording."""
+    found: dict[str, list[Need]] = {}
     for need in needs:
         if need.requests:
-            by_fingerprint.setdefault(need.explored.fingerprint.digest, []).append(need)
-    return [_recording(list(members)) for members in by_fingerprint.values()]
+            found.setdefault(need.explored.fingerprint.digest, []).append(need)
+    return list(found.values())
+
+
+def _together(members: Sequence[Need]) -> list[ExplorerRequest]:
+    return union_of({id(need.requests): need.requests for need in members}.values())
 
 
 def _recording(members: Sequence[Need]) -> TrialsRecording:
@@ -59,6 +73,6 @@ def _recording(members: Sequence[Need]) -> TrialsRecording:
                     f"data.train: prompt {prompt.id} has other tokens, another question or another answer in one trial "
                     "than in another, so they cannot share a recording; give the prompts of the two files different ids"
                 )
-    requests = union_of({id(need.requests): need.requests for need in members}.values())
+    requests = _together(members)
     everything = list(prompts.values())
     return TrialsRecording(config, everything, requests, plan_requests(config, everything, requests))

@@ -16,6 +16,7 @@ from s2l_ray.bank.storage import bank_storage
 from s2l_ray.bank.tokens import RecordedTokens
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
+from s2l_ray.display.text import with_short_paths
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import BankMode
 from s2l_ray.machine.places import output_path, refuse_session_directory
@@ -54,7 +55,7 @@ class SharedBank:
 
     @property
     def ratio(self) -> float | None:
-        """Tokens of the bank per token that separate runs would have sampled; None if that is not known or none."""
+        """Tokens of the bank per token that separate runs would have sampled, to their last steps; None: unknown."""
         return self.tokens / self.separate_tokens if self.separate_tokens else None
 
     def describe(self) -> str:
@@ -63,14 +64,14 @@ class SharedBank:
             return "the explorer samples in no trial: there is nothing to share"
         count = len(self.recordings)
         text = (
-            f"trials share {count} recording{'s' if count > 1 else ''} in {self.path}: {self.rollouts} explorer "
-            f"rollouts, {self.tokens} tokens; {self.sampled} of them were recorded now"
+            f"trials share {count} recording{'s' if count > 1 else ''} in {with_short_paths(self.path)}: "
+            f"{self.rollouts} explorer rollouts, {self.tokens} tokens; {self.sampled} of them were recorded now"
         )
         if self.ratio is None:
             return text
         return (
-            f"{text}. {len(self.separate)} separate runs would sample {self.separate_tokens} tokens: the bank has "
-            f"{self.ratio:.2f} of that"
+            f"{text}. {len(self.separate)} separate runs, each to its last step, would sample {self.separate_tokens} "
+            f"tokens: the bank has {self.ratio:.2f} of that"
         )
 
 

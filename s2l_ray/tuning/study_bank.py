@@ -8,8 +8,12 @@ from typing import Any
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
 from s2l_ray.kinds import BankMode
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.slicing import slice_of
 from s2l_ray.tuning.bound import upper_bound
+from s2l_ray.tuning.needs import needs_of
 from s2l_ray.tuning.preparing import PreparedStudy
+from s2l_ray.tuning.recordings import rollouts_of
 from s2l_ray.tuning.samples import with_values
 from s2l_ray.tuning.sharing import share
 from s2l_ray.tuning.slices import sliced
@@ -46,6 +50,28 @@ def record_bank(prepared: PreparedStudy, display: TaskDisplay) -> tuple[BankMode
         "ratio": bank.ratio,
     }
     return "read" if bank.recordings else "off", numbers
+
+
+def described_need(prepared: PreparedStudy, cluster: Inventory, display: TaskDisplay) -> str | None:
+    """How many explorer rollouts the bank needs, in a line; None if that is not known before, or nothing is shared.
+
+    Nothing is sampled, and the bank is not looked at.
+
+    Raises:
+        S2LError: a trial's explorer, data or verifier cannot be used.
+    """
+    configs = _configs(prepared) if prepared.file.share_bank else []
+    if not configs:
+        return None
+    needs = needs_of(configs, slice_of(cluster, configs[0].placement), display)
+    together = rollouts_of(needs)
+    if not prepared.drawn:
+        return f"the trials need at most {together} explorer rollouts, which are recorded before they begin"
+    separate = sum(request.count for need in needs for request in need.requests)
+    return (
+        f"the trials need {together} explorer rollouts, which are recorded before they begin unless the bank has them; "
+        f"{len(needs)} separate runs would sample {separate}"
+    )
 
 
 def _configs(prepared: PreparedStudy) -> list[Config]:

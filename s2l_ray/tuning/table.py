@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -12,8 +12,9 @@ from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.wording import STATUS_STYLES, metric_label, metric_text, short_name, value_text
 
-AT, DONE, TIME = "at\nstep", "done", "time"
-"""Headings: the step at which the metric was measured, how many steps are done, and how long they took."""
+AT, DONE, TIME = "at\nstep", "done", "steps\ntook"
+"""Headings: the step at which the metric was measured, how many steps are done, and how long they took, without starts
+of engines."""
 
 
 def trial_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], width: int, live: bool = False) -> Table:
@@ -29,16 +30,34 @@ def trial_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], width: int,
         live: while the study runs: intervals are shown only where the terminal is wide.
     """
     columns = _columns(about, outcomes, about.is_pass_at_k and (not live or width >= 110))
-    keys = [_heading(key, about.keys) for key in about.keys]
-    gap, dropped = _layout(columns, keys, (TIME, AT if live else DONE), width)
+    styles = [
+        STATUS_STYLES[outcome.status] if live else ("" if outcome.status == "finished" else "dim")
+        for outcome in outcomes
+    ]
+    return fitted_table(columns, about.keys, (TIME, AT if live else DONE), styles, width)
+
+
+def fitted_table(
+    columns: Mapping[str, Sequence[str]], keys: Sequence[str], least: Sequence[str], styles: Sequence[str], width: int
+) -> Table:
+    """A table of columns for which there is room: where there is not, the spaces get smaller, then some are left out.
+
+    Args:
+        columns: heading -> the cells of its rows.
+        keys: dotted keys whose values are columns: the last ones are left out at the end, and counted.
+        least: headings of the columns that are left out first, in this order.
+        styles: of each row.
+        width: of the terminal, in characters.
+    """
+    headings = [heading(key, keys) for key in keys]
+    gap, dropped = _layout(columns, headings, least, width)
     table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False)
-    shown = {heading: cells for heading, cells in columns.items() if heading not in dropped}
-    if left_out := len(dropped & set(keys)):
-        shown[f"+{left_out}"] = [""] * len(outcomes)
-    for heading in shown:
-        table.add_column(Text(heading), no_wrap=True, vertical="bottom")
-    for row, outcome in enumerate(outcomes):
-        style = STATUS_STYLES[outcome.status] if live else ("" if outcome.status == "finished" else "dim")
+    shown = {name: cells for name, cells in columns.items() if name not in dropped}
+    if left_out := len(dropped & set(headings)):
+        shown[f"+{left_out}"] = [""] * len(styles)
+    for name in shown:
+        table.add_column(Text(name), no_wrap=True, vertical="bottom")
+    for row, style in enumerate(styles):
         table.add_row(*(Text(cells[row]) for cells in shown.values()), style=style)
     return table
 
@@ -47,7 +66,7 @@ def _columns(about: StudyAbout, outcomes: Sequence[TrialOutcome], intervals: boo
     """Heading -> cells."""
     return {
         "trial": [short_name(about, o.name) for o in outcomes],
-        **{_heading(key, about.keys): [value_text(o.values.get(key)) for o in outcomes] for key in about.keys},
+        **{heading(key, about.keys): [value_text(o.values.get(key)) for o in outcomes] for key in about.keys},
         metric_label(about).replace(" ", "\n"): [
             metric_text(about, o.metric, o.interval if intervals else None) for o in outcomes
         ],
@@ -58,7 +77,7 @@ def _columns(about: StudyAbout, outcomes: Sequence[TrialOutcome], intervals: boo
     }
 
 
-def _heading(key: str, keys: Sequence[str]) -> str:
+def heading(key: str, keys: Sequence[str]) -> str:
     """The last part of a key, on lines of one word each; with its section where another key ends alike."""
     section, _, last = key.rpartition(".")
     alike = sum(other.rpartition(".")[2] == last for other in keys) > 1
@@ -66,15 +85,15 @@ def _heading(key: str, keys: Sequence[str]) -> str:
 
 
 def _layout(
-    columns: dict[str, list[str]], keys: Sequence[str], least: Sequence[str], width: int
+    columns: Mapping[str, Sequence[str]], keys: Sequence[str], least: Sequence[str], width: int
 ) -> tuple[int, set[str]]:
     """The spaces between columns, and the headings of those left out so that the rest fits: first of `least`."""
-    widths = {heading: max(map(len, (*heading.split("\n"), *cells))) for heading, cells in columns.items()}
+    widths = {name: max(map(len, (*name.split("\n"), *cells))) for name, cells in columns.items()}
     tries: list[tuple[int, set[str]]] = [(2, set()), (1, set())]
     tries += [(1, {*least[:count]}) for count in range(1, len(least) + 1)]
     tries += [(1, {*least, *keys[-count:]}) for count in range(1, len(keys) + 1)]
     for gap, dropped in tries:
-        kept = [size for heading, size in widths.items() if heading not in dropped]
+        kept = [size for name, size in widths.items() if name not in dropped]
         counted = len("+9") + gap if dropped - {*least} else 0
         if sum(kept) + gap * (len(kept) - 1) + counted <= width:
             return gap, dropped

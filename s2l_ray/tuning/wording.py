@@ -12,6 +12,7 @@ from s2l_ray.tuning.outcomes import TrialOutcome
 
 STATUS_STYLES: dict[TrialStatus, str] = {
     "waiting": "dim",
+    "starting": "",
     "running": "bold",
     "paused": "",
     "finished": "green",
@@ -57,6 +58,20 @@ def metric_text(about: StudyAbout, value: float | None, interval: Sequence[float
     return percent(value, interval) if interval else f"{100 * value:.1f}"
 
 
+def before_text(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> str | None:
+    """The metric before training as a line; None if no trial has measured it.
+
+    Trials with one learner, one set of problems and one seed have the same value; of others, the range is given.
+    """
+    measured = [(outcome.before, outcome.interval_before) for outcome in outcomes if outcome.before is not None]
+    if not measured:
+        return None
+    low, high = min(value for value, _ in measured), max(value for value, _ in measured)
+    same = low == high
+    said = metric_text(about, low, measured[0][1]) if same else " to ".join(metric_text(about, v) for v in (low, high))
+    return f"before training {metric_label(about)} {said}"
+
+
 def values_text(values: Mapping[str, Any]) -> str:
     """Values by key, in a line."""
     return " ".join(f"{key}={value_text(value)}" for key, value in values.items())
@@ -70,8 +85,9 @@ def event_text(about: StudyAbout, event: TrialEvent, outcome: TrialOutcome) -> s
         if outcome.metric is not None
         else ""
     )
-    if event == "started":
-        return f"starts: {values_text(outcome.values)}" if not outcome.step else f"goes on after {at}"
+    if event in ("starting", "started"):
+        begins = f"starting: {values_text(outcome.values)}" if event == "starting" else "started"
+        return begins if not outcome.step else f"{'starting again' if event == 'starting' else 'goes on'} after {at}"
     if event == "paused":
         return f"paused after {at}"
     if event == "exploited":

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors import graph as graphs
+from actors import launcher as launchers
 from actors.blueprint import engine_settings
 from actors.graph import ActorGraph
 from actors.launcher import PlacedEngine
@@ -140,3 +141,16 @@ def test_what_a_file_held_when_any_run_of_the_graph_read_it_counts(calls: list[s
     named = f"contents of objective.loss source ({own['objective.loss']})"
     assert graph.differences(needs(contents=edited, **own), 1) == [named]
     assert graph.differences(needs(contents=edited), 1) == []  # of another function, whose source nobody has read
+
+
+def test_a_wait_for_actors_ends_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of them may answer between two looks: a bar must not stay at two of three."""
+    launcher = object.__new__(launchers.ActorLauncher)
+    launcher._config = needs().config
+    launcher._ready = {name: name for name in ("verifier", "other verifier", "bank")}
+    monkeypatch.setattr(launchers, "watch", lambda refs, timeout, tell: tell(refs[:2]))
+    monkeypatch.setattr(launchers, "fetch", lambda refs, timeout_s, what: None)
+    monkeypatch.setattr(launchers.ray, "wait", lambda refs, **how: (refs, []))
+    told: list[tuple[int, int]] = []
+    launcher.wait_ready([], ["verifier", "other verifier"], "bank", lambda *counts: told.append(counts))
+    assert told == [(2, 3), (3, 3)]

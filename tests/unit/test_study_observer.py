@@ -69,7 +69,9 @@ def test_a_trial_from_start_to_end(about, tmp_path):
     observer = StudyObserver(about, heard)
     observer.on_step_begin(0, [trial])
     (waiting,) = observer.outcomes
-    trial.init_local_path()
+    trial.init_local_path()  # as Tune does when it asks for the trial's actor
+    observer.on_step_end(0, [trial])
+    observer.on_step_begin(1, [trial])
     assert (waiting.name, waiting.status, waiting.steps, waiting.metric) == ("s_00000", "waiting", 4, None)
     assert waiting.values == {"schedule.mix_steps": 2, "trainer.learning_rate": 1e-4}
     observer.on_trial_start(0, [trial], trial)
@@ -82,11 +84,12 @@ def test_a_trial_from_start_to_end(about, tmp_path):
     observer.on_step_end(0, [trial])
     observer.on_experiment_end([trial])
     assert heard == [
-        ("started", "running", 0), ("step", "running", 1), ("step", "running", 2), ("step", "running", 3),
-        ("step", "running", 4), ("ended", "finished", 4),
+        ("starting", "starting", 0), ("started", "running", 0), ("step", "running", 1), ("step", "running", 2),
+        ("step", "running", 3), ("step", "running", 4), ("ended", "finished", 4),
     ]  # fmt: skip
     assert heard.last is not None
     assert heard.last.history == ((0, 0.2), (2, 0.3), (4, 0.4)) and heard.last.interval == (0.4 - 0.1, 0.4 + 0.1)
+    assert heard.last.before == 0.2 and heard.last.interval_before == (0.2 - 0.1, 0.2 + 0.1)
     assert (heard.last.seconds, heard.last.directory, heard.last.mlflow_run_id) == (8.0, "/runs/s_00000", "abc")
 
 
@@ -116,7 +119,7 @@ def test_a_pruned_trial_is_told_so_before_its_end(about, tmp_path):
 
 
 def test_a_trial_that_the_user_stopped_is_not_pruned_and_one_that_never_began_waits(about, tmp_path):
-    heard, trials = Heard(), [tune_trial(tmp_path, 0), tune_trial(tmp_path, 1)]
+    heard, trials = Heard(), [tune_trial(tmp_path, 0), tune_trial(tmp_path, 1, to_start=False)]
     observer = StudyObserver(about, heard)
     observer.on_trial_start(0, trials, trials[0])
     observer.on_trial_result(0, trials, trials[0], result(1, 0.2))
@@ -131,7 +134,7 @@ def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_pat
     observer, trials = StudyObserver(about, heard), [donor, taker]
     taker.status = Trial.PAUSED  # as our population does with a trial that has to wait for its turn
     observer.on_step_begin(0, trials)
-    assert observer.outcomes[1].status == "waiting" and heard == []
+    assert observer.outcomes[1].status == "waiting" and heard == [("starting", "starting", 0)]  # the donor
     for trial, value in ((donor, 0.4), (taker, 0.1)):
         observer.on_trial_start(0, trials, trial)
         directory = f"/runs/{trial}"
@@ -159,6 +162,25 @@ def test_an_exploit_says_from_whom_at_which_step_and_what_changed(about, tmp_pat
     taker.set_config(dict(taker.config))
     again.on_step_begin(0, trials)
     assert again.outcomes[1].exploits == (expected,)
+
+
+def test_a_trial_whose_engines_start_again_is_starting(about, tmp_path):
+    heard, trial = Heard(), tune_trial(tmp_path, 0)
+    observer = StudyObserver(about, heard)
+    observer.on_trial_start(0, [trial], trial)
+    observer.on_trial_result(0, [trial], trial, result(2, 0.2))
+    restored = StudyObserver(about, again := Heard())
+    restored.set_state(observer.get_state())
+    restored.on_step_begin(0, [trial])  # a study that was resumed asks for the trial's actor
+    assert again == [("restored", "running", 2), ("starting", "starting", 2)]
+    trial.status = Trial.PAUSED
+    observer.on_step_end(0, [trial])
+    trial.status = Trial.PENDING
+    observer.on_step_begin(1, [trial])
+    assert observer.outcomes[0].status == "starting"
+    assert heard[-1] == ("paused", "paused", 2)  # the engines of a population's trial are kept: no line
+    observer.on_experiment_end([trial])
+    assert heard[-1] == ("ended", "stopped", 2)
 
 
 def test_tune_can_pickle_it(about, tmp_path):

@@ -9,6 +9,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from s2l_ray.config import load_config
+from s2l_ray.display.text import duration, print_line, with_short_paths
+from s2l_ray.placement.inventory import Inventory
+from s2l_ray.placement.slicing import slice_of
+from s2l_ray.planner.search import make_plan
 from s2l_ray.tuning.about import asha_rungs
 from s2l_ray.tuning.axes import colours, horizontal
 from s2l_ray.tuning.figure import _apart, study_figure
@@ -16,8 +20,10 @@ from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.outcomes import Exploit, StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
 from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
+from s2l_ray.tuning.rehearsal import plans_table
 from s2l_ray.tuning.report import write_report
-from s2l_ray.tuning.wording import event_text, value_text
+from s2l_ray.tuning.samples import Sample
+from s2l_ray.tuning.wording import before_text, event_text, value_text
 from tests.support.studies import KEYS, made_up, study, trial, with_exploits
 
 FACTS = StudyFacts(seconds=61.0, bank={"tokens": 100}, mlflow_run_id="abc", mlflow_uri="http://me:secret@mlflow:5000")
@@ -95,7 +101,9 @@ def test_events_in_words():
     about = study(trials=1)
     outcome = replace(measured(about, 0, 0.25, "running"), values={"schedule.mix_steps": 20})
     assert event_text(about, "step", outcome) == "step 30/120  pass@1 % 25.0 [23.0, 27.0] (step 30)"
-    assert event_text(about, "started", trial(about, 0, values={"a.b": 1e-4})) == "starts: a.b=1e-4"
+    assert event_text(about, "starting", trial(about, 0, values={"a.b": 1e-4})) == "starting: a.b=1e-4"
+    assert event_text(about, "starting", outcome) == "starting again after step 30/120"
+    assert event_text(about, "started", outcome) == "goes on after step 30/120"
     exploit = Exploit(30, 30, "tune_schedule_00001", {"trainer.learning_rate": (1e-4, 2e-4)})
     said = event_text(about, "exploited", replace(outcome, exploits=(exploit,)))
     assert said == "takes over tune_schedule_00001 after step 30: trainer.learning_rate 1e-4 -> 2e-4"
@@ -115,7 +123,7 @@ def test_the_live_table_fits_the_terminal_with_all_keys(trials: int, width: int,
     assert len(lines) < height and all(len(line) <= width for line in lines)
     text = "\n".join(lines)
     assert "…" not in text and "+1" not in text and "learning" in text and "negatives" in text
-    assert "waiting" in text and "running" in text and "time" in text
+    assert "waiting" in text and "running" in text and "took" in text and "before training" in text
 
 
 def test_the_live_view_says_why_a_trial_failed():
@@ -135,14 +143,14 @@ def test_without_a_terminal_an_event_is_a_line():
     about, console = study(trials=2), Console(width=80, file=io.StringIO())
     clock = iter([0.0, *[60.0] * 20])
     with StudyDisplay(about, console, lambda: next(clock)) as display:
-        display.heard("started", trial(about, 0, values={"schedule.mix_steps": 20}))
+        display.heard("starting", trial(about, 0, values={"schedule.mix_steps": 20}))
         running = replace(measured(about, 0, 0.25, "running"), step=30)
         display.heard("step", running)
         display.heard("step", replace(running, step=31))  # neither a new measurement nor another tenth
         display.heard("ended", replace(running, status="pruned"))
         display.note("MLflow is away")
     lines = console.file.getvalue().splitlines()
-    assert lines[0] == "00000  starts: schedule.mix_steps=20"
+    assert lines[0] == "00000  starting: schedule.mix_steps=20"
     # One step took 60 s. 60 are to be expected of 90 of this trial, and 60 of 120 of the other.
     assert lines[1] == (
         "00000  step 30/120  pass@1 % 25.0 [23.0, 27.0] (step 30)  elapsed 1m00s, ETA 2h00m (at most 3h30m, if asha "
@@ -150,6 +158,58 @@ def test_without_a_terminal_an_event_is_a_line():
     )
     assert lines[2].startswith("00000  pruned after step 30/120  pass@1 % 25.0") and lines[3] == "note: MLflow is away"
     assert len(lines) == 4
+
+
+def test_a_study_that_was_resumed_counts_the_time_of_before():
+    about, console = study(trials=1), Console(width=80, file=io.StringIO())
+    clock = iter([10.0, 40.0])
+    with StudyDisplay(about, console, lambda: next(clock), spent=3600.0) as display:
+        display.heard("step", measured(about, 0, 0.25, "running"))
+    # Of the 3630 s only the last 30 are of this start, in which a step took 30 s: that is the pace.
+    assert "elapsed 1h00m, ETA 30m00s (at most 45m00s, " in console.file.getvalue()
+
+
+def test_the_value_before_training_is_a_line_of_both_tables():
+    about = study(trials=2)
+    one = replace(measured(about, 0, 0.3), history=((0, 0.15), (120, 0.3)), interval_before=(0.129, 0.172))
+    other = replace(one, name="tune_schedule_00001")
+    line = "before training pass@1 % 15.0 [12.9, 17.2]\n"
+    assert line in printed(FinalTable(about, [one, other], FACTS), 80)
+    display = StudyDisplay(about, Console(width=80, height=24, file=io.StringIO(), force_terminal=True))
+    assert "before" not in printed(display.view(), 80)
+    display.heard("restored", one)
+    assert line.strip() in [row.strip() for row in printed(display.view(), 80).splitlines()]
+    assert before_text(about, [one, replace(other, history=((0, 0.2),))]) == "before training pass@1 % 15.0 to 20.0"
+    assert before_text(about, [measured(about, 0, 0.3)]) is None
+
+
+def test_lines_are_wrapped_at_words_on_a_terminal_only(monkeypatch):
+    monkeypatch.chdir("/tmp")
+    text = with_short_paths("trials share 1 recording in /tmp/outputs/bank/0123456789: 9056 explorer rollouts")
+    assert text == "trials share 1 recording in outputs/bank/0123456789: 9056 explorer rollouts"
+    terminal = Console(width=60, file=io.StringIO(), force_terminal=True, color_system=None)
+    pipe = Console(width=60, file=io.StringIO())
+    print_line(terminal, text)
+    print_line(pipe, text)
+    assert [line.rstrip() for line in terminal.file.getvalue().splitlines()] == [text[:57], text[58:]]
+    assert pipe.file.getvalue() == f"{text}\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_dry_run_shows_what_each_trial_gets(width: int):
+    """Its headings are those of the live table, and a plan is in the trial's row."""
+    cluster = Inventory.of([{"gpus": 0, "cpus": 2, "memory_gb": 16}])
+    config = load_config("quickstart", {"bank.mode": "read", "placement.cpus": 2})
+    plan = make_plan(config, slice_of(cluster, config.placement))
+    values = dict(zip(KEYS, ("linear", 40, 0.5, 16, 2.04e-4), strict=True))
+    text = printed(plans_table(KEYS, [Sample(3, values, config)], [plan], width), width)
+    lines = text.splitlines()
+    assert all(len(line) <= width for line in lines)
+    for word in ("explorer", "negatives", "learning", "engines", "ranks", "predicted"):
+        assert word in text
+    row = lines[-1].split()
+    assert row[:10] == ["00003", "linear", "40", "0.5", "16", "2.04e-4", "2", "1", "1.5", "CPUs"]
+    assert plan.run_seconds and duration(plan.run_seconds) in row
 
 
 def test_the_final_table_says_when_a_lead_may_be_chance():
@@ -170,8 +230,15 @@ def test_what_the_bank_spared_is_of_the_steps_that_were_done():
     outcomes = [replace(measured(about, 0, 0.4), step=3), replace(measured(about, 1, 0.2, "pruned"), step=1)]
     bank = {"tokens": 30, "separate": [[20, 20, 10], [50, 90, 90]]}  # 50 + 50 in the steps that they did
     text = " ".join(printed(FinalTable(about, outcomes, replace(FACTS, bank=bank)), 200).split())
-    assert "The bank has 30 explorer tokens. Without it the trials would have sampled 100 in these steps" in text
-    assert "it is 0.30 of that" in text
+    assert (
+        "The bank has 30 explorer tokens. Without it the trials would have sampled 100 in the steps that they did"
+        in text
+    )
+    # Of all six steps, as the study says before they are done, 30 of 280.
+    assert "it is 0.30 of that. Of all steps of all trials, pruned or not, it would be 0.11." in text
+    whole = {"tokens": 30, "separate": [[20, 20, 10], [50]]}
+    text = " ".join(printed(FinalTable(about, outcomes, replace(FACTS, bank=whole)), 200).split())
+    assert "it is 0.30 of that." in text and "pruned or not" not in text
 
 
 def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_path: Path):

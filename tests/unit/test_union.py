@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.tuning.bound import upper_bound
 from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.needs import Need
+from s2l_ray.tuning.recordings import rollouts_of
 from s2l_ray.tuning.sharing import SharedBank, with_bank
 from s2l_ray.tuning.space import Space
 
@@ -232,6 +235,16 @@ def test_tokens_that_separate_runs_would_have_sampled() -> None:
     """Trials of 100, 50 and 50 tokens, and of 100 and 0: 300 together, where the bank has 150."""
     shared = SharedBank("/bank", ("ab",), 30, 150, 10, 50, ((100, 50, 50), (100, 0)))
     assert shared.separate_tokens == 300 and shared.ratio == pytest.approx(0.5)
-    assert "30 explorer rollouts, 150 tokens; 10 of them were recorded now. 2 separate runs" in shared.describe()
+    assert "30 explorer rollouts, 150 tokens; 10 of them were recorded now. 2 separate runs, each to its last step" in shared.describe()
     unknown = SharedBank("/bank", ("ab",), 30, 150, 10, 50, ())
     assert unknown.ratio is None and "separate" not in unknown.describe()
+
+
+def test_what_trials_need_together_is_counted_per_recording() -> None:
+    """Draws 0 to 3 and 2 to 5 of a prompt are six rollouts of one explorer; those of another one are not shared."""
+
+    def of(explorer: str, *requests: ExplorerRequest) -> Need:
+        return Need(SimpleNamespace(fingerprint=SimpleNamespace(digest=explorer)), requests, steps=1)
+
+    one, other = ExplorerRequest(1, "p", 4, 0, 0), ExplorerRequest(2, "p", 4, 0, 2)
+    assert rollouts_of([of("a", one), of("a", other), of("a", one), of("b", one), of("c")]) == 6 + 4
