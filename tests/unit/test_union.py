@@ -235,7 +235,10 @@ def test_tokens_that_separate_runs_would_have_sampled() -> None:
     """Trials of 100, 50 and 50 tokens, and of 100 and 0: 300 together, where the bank has 150."""
     shared = SharedBank("/bank", ("ab",), 30, 150, 10, 50, ((100, 50, 50), (100, 0)))
     assert shared.separate_tokens == 300 and shared.ratio == pytest.approx(0.5)
-    assert "30 explorer rollouts, 150 tokens; 10 of them were recorded now. 2 separate runs, each to its last step" in shared.describe()
+    assert (
+        "30 explorer rollouts, 150 tokens; 10 of them were recorded now. 2 separate runs, each to its last step"
+        in shared.describe()
+    )
     unknown = SharedBank("/bank", ("ab",), 30, 150, 10, 50, ())
     assert unknown.ratio is None and "separate" not in unknown.describe()
 
