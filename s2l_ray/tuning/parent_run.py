@@ -187,7 +187,7 @@ class ParentRun:
 
 def table_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
     """The trials, best first, as the table that `mlflow.load_table` reads."""
-    columns = ["trial", *about.keys, about.metric, "low", "high", "at_step", "steps_done", "status", "seconds"]
+    columns = ["trial", *about.keys, about.metric, "low", "high", "at_step", "steps_done", "status", "steps_seconds"]
     data = []
     for outcome in ranked(about, outcomes):
         low, high = outcome.interval or (None, None)

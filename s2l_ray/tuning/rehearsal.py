@@ -1,4 +1,4 @@
-"""`s2l tune --dry-run`: the trials of a study and what each would get, with nothing started but Ray."""
+"""`s2l tune --dry-run`: the trials of a study, the plan of each and what the bank needs; only Ray is started."""
 
 from __future__ import annotations
 
