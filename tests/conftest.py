@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,7 @@ from hypothesis import settings
 from s2l_ray.config import EngineConfig
 from s2l_ray.miniature.build import TINY, Family, build_family
 from s2l_ray.vllm_bridge.environment import engine_environment
+from tests.support.paths import ROOT
 from tests.support.shared import built_once, shared_directory
 
 # Before anything imports vLLM.
@@ -22,6 +24,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # No test measures time; and what a submission is judged by are the same examples every time.
 settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_store_of_mlflow() -> Iterator[None]:
+    """Fail a test that lets MLflow use its own default, a database in the working directory."""
+    yield
+    left = [name for name in ("mlflow.db", "mlruns", "mlartifacts") if (ROOT / name).exists()]
+    assert not left, (
+        f"{left} in the repository's root: give MLflow's functions a tracking URI, and remove what is there"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("--resume goes on with a study as it was given; leave CONFIG, TUNE and --dry-run out")
     elif len(files) != 2:
         raise ConfigError("give CONFIG and TUNE, such as s2l tune quickstart tune_schedule; or --resume DIR")
+    else:
+        _check(files[0], files[1], overrides)
     from s2l_ray.tuning.driver import resume_study, run_study
 
     if arguments.dry_run:
@@ -91,6 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
     if result.first_error:
         raise ConfigError(f"every trial failed, the first one with: {result.first_error}")
     return 0
+
+
+def _check(config: str, study: str, overrides: list[str]) -> None:
+    """Refuse wrong keys and values at once: the import of what runs a study takes longer than reading its files."""
+    from s2l_ray.tuning.reading import load_study, split_overrides
+    from s2l_ray.tuning.samples import StudyConfigs
+
+    of_config, of_study = split_overrides(overrides)
+    StudyConfigs.read(config, of_config, load_study(study, of_study), resolve=lambda read: {})
 
 
 def _dry_run(config: str, study: str, overrides: list[str]) -> int:

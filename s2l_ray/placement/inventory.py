@@ -240,9 +240,14 @@ class Inventory(Section):
         parts = []
         for group in self.nodes:
             spec = group.spec()
-            has = f"{spec.gpus} x {spec.gpu}" if spec.gpus else f"{spec.cpus:g} CPUs"
+            has = f"{spec.gpus} x {spec.gpu}" if spec.gpus else cpus_text(spec.cpus)
             parts.append(f"{group.count} node{'s' * (group.count > 1)} of {has}")
         return ", ".join(parts)
+
+
+def cpus_text(cpus: float) -> str:
+    """Such as `1 CPU` or `0.5 CPUs`."""
+    return f"{cpus:g} CPU{'s' * (cpus != 1)}"
 
 
 def load_inventory(path: str | Path) -> Inventory:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from s2l_ray.config import PlacementConfig
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.inventory import GB, Inventory, NodeGroup, NodeSpec
+from s2l_ray.placement.inventory import GB, Inventory, NodeGroup, NodeSpec, cpus_text
 
 
 def slice_of(inventory: Inventory, placement: PlacementConfig) -> Inventory:
@@ -57,9 +57,10 @@ def _part_of_a_node(inventory: Inventory, cpus: float) -> NodeGroup:
     """A node of so many CPUs, as part of a node that has no GPUs, if one has so many CPUs; else of any that has."""
     large = [group for group in inventory.nodes if group.spec().cpus >= cpus]
     if not large:
+        most = cpus_text(max(spec.cpus for spec in inventory.specs))
         raise PlacementError(
-            f"placement.cpus is {cpus:g}, but the largest node has {max(s.cpus for s in inventory.specs):g} CPUs: the "
-            f"cluster has {inventory.describe()}. Lower placement.cpus, or leave it out to plan for the whole cluster"
+            f"placement.cpus is {cpus:g}, but the largest node has {most}: the cluster has {inventory.describe()}. "
+            "Lower placement.cpus, or leave it out to plan for the whole cluster"
         )
     alone = [group for group in large if group.gpus == 0] or large
     memory = min(group.spec().memory_bytes * cpus / group.spec().cpus for group in alone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2l_ray.config import Config
+from s2l_ray.config import Config, PlacementConfig
 from s2l_ray.errors import ConfigError, PlacementError
 from s2l_ray.kinds import Dtype
 from s2l_ray.placement.dtype import DtypeChoice, choose_dtype
@@ -50,11 +50,11 @@ def plan_run(config: Config, reporter: Reporter, begun_with: Dtype | None = None
     settings = dtype.applied_to(config)
     plan = make_plan(settings, inventory, dtype=dtype)
     if plan.layout is None:
-        raise PlacementError("no placement: " + "; ".join((*plan.problems, *_slice(config))))
+        raise PlacementError("no placement: " + "; ".join((*plan.problems, *part_planned_for(config.placement))))
     return PlannedRun(settings, dtype, plan, plan.layout)
 
 
-def _slice(config: Config) -> list[str]:
+def part_planned_for(placement: PlacementConfig) -> list[str]:
     """The keys that let the run be planned for a part of the cluster, which may be too small."""
-    keys = {"nodes": config.placement.nodes, "cpus": config.placement.cpus}
+    keys = {"nodes": placement.nodes, "cpus": placement.cpus}
     return [f"it was planned for placement.{key}={value:g} alone" for key, value in keys.items() if value is not None]

@@ -49,7 +49,7 @@ from s2l_ray.tuning.samples import named, nested_with, refusal
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
 from s2l_ray.tuning.sharing import with_bank
-from s2l_ray.tuning.slices import described, number_at_once, sliced
+from s2l_ray.tuning.slices import described, number_at_once, reworded, sliced
 from s2l_ray.tuning.space import Values
 from s2l_ray.tuning.study_bank import planned_mode, record_bank
 from s2l_ray.tuning.study_file import StudyFile
@@ -193,7 +193,8 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> PlannedTria
         try:
             plans.append(plan_run(with_bank(config, mode), SilentReporter()).plan)
         except S2LError as error:
-            problems.append((named(sample.number if prepared.drawn else None, sample.values), str(error)))
+            trial = named(sample.number if prepared.drawn else None, sample.values)
+            problems.append((trial, reworded(str(error), prepared.file)))
         display.update("trials planned", done, len(prepared.samples))
     if problems:
         raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
@@ -317,7 +318,7 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
-        files = write_report(ready.about, outcomes, facts, prepared.base)
+        files = write_report(ready.about, outcomes, facts, prepared.base_as_given)
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
     _remember(prepared, seconds=seconds, finished=status == "FINISHED")
     console = CommandConsole()

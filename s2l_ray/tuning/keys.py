@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import type_at
-from s2l_ray.config.reference import as_yaml
+from s2l_ray.config.reference import as_yaml, keys_of
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
 from s2l_ray.trials.changeable import CHANGEABLE
@@ -55,19 +56,19 @@ def checked_space(file: StudyFile) -> dict[str, Domain]:
         try:
             found[key] = _checked(key, domain)
         except ConfigError as error:
-            problems.append(str(error))
+            problems.append(f"space.{error}")
     if file.scheduler.kind == "pbt" and (fixed := [key for key in found if key not in CHANGEABLE]):
         problems.append(
-            f"with scheduler.kind: pbt the keys of the space are changed while a trial runs, which is impossible for "
-            f"{', '.join(fixed)}. Possible are {', '.join(sorted(CHANGEABLE))}"
+            f"space: with scheduler.kind: pbt the keys of the space are changed while a trial runs, which is "
+            f"impossible for {', '.join(fixed)}. Possible are {', '.join(sorted(CHANGEABLE))}"
         )
     if file.scheduler.kind == "pbt" and _may_need_a_reference(found.get("objective.kl")):
         problems.append(
-            "objective.kl: with scheduler.kind: pbt either all of its values are above 0 or none is: the reference "
-            "model, which a coefficient above 0 needs, is loaded when a trial begins"
+            "space.objective.kl: with scheduler.kind: pbt either all of its values are above 0 or none is: the "
+            "reference model, which a coefficient above 0 needs, is loaded when a trial begins"
         )
     if problems:
-        raise ConfigError("space: " + "\n  ".join(problems))
+        raise ConfigError("\n  ".join(problems))
     return found
 
 
@@ -80,10 +81,7 @@ def _checked(key: str, domain: Domain) -> Domain:
     for fixed, reason in OF_THE_STUDY.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise ConfigError(f"{key} cannot be varied: {reason}")
-    try:
-        kind = type_at(key)
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("override ")) from None
+    kind = _type_of(key)
     if section_of(kind):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     if domain.values:
@@ -98,14 +96,35 @@ def _checked(key: str, domain: Domain) -> Domain:
     return domain
 
 
+def _type_of(key: str) -> Any:
+    """The type of a key's value.
+
+    Raises:
+        ConfigError: there is no such key; the nearest one is named, whole.
+    """
+    try:
+        return type_at(key)
+    except ConfigError as error:
+        names = [known.name for known in keys_of(Config)]
+        nearest = get_close_matches(str(key).lower(), names, n=1, cutoff=0.7)
+        if nearest and "unknown key" in str(error):
+            raise ConfigError(f"{key}: unknown key; did you mean {nearest[0]}?") from None
+        raise ConfigError(str(error).removeprefix("override ")) from None
+
+
 def _value(key: str, value: Any) -> Any:
     """The value as the configuration has it, as a JSON value."""
     adapter = _adapter(key)
     try:
         return adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        message = plain(error.errors()[0]["msg"])
         raise ConfigError(f"{key}: {message} (got {as_yaml(value)})") from None
+
+
+def plain(message: str) -> str:
+    """What Pydantic says of a value, shorter."""
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _is_integer(key: str) -> bool:

@@ -52,7 +52,6 @@ class ParentRun:
         """What the trials are to track with: the same store and experiment, under this run."""
         self._config, self._about, self._tracker = config, about, tracker
         self._outcomes: dict[str, TrialOutcome] = {}
-        self._last: tuple[int, float] | None = None
 
     @classmethod
     def open(
@@ -93,7 +92,7 @@ class ParentRun:
         return self._tracker.problem
 
     def heard(self, event: TrialEvent, outcome: TrialOutcome) -> None:
-        """A listener of `StudyObserver`: log the table when a trial ends or changes, and the best value so far."""
+        """A listener of `StudyObserver`: log the table when a trial ends or changes."""
         self._outcomes[outcome.name] = outcome
         if event in ("ended", "exploited", "failed"):
             self._log(list(self._outcomes.values()))
@@ -118,6 +117,8 @@ class ParentRun:
     ) -> str | None:
         """Log the table, the best trial and files, and end the run; the wait for a server is bounded.
 
+        Metrics are logged when all trials are over, so that a study that was stopped and resumed has one value of each.
+
         Args:
             status: FINISHED: all trials are over; KILLED: the study was stopped; FAILED.
             outcomes: of all of its trials.
@@ -127,12 +128,12 @@ class ParentRun:
         Returns:
             What MLflow did not take, and what sends it; None if it has everything.
         """
-        at = self._log(outcomes)
-        numbers = {f"bank/{key}": value for key, value in facts.bank.items()} | {"study/seconds": facts.seconds}
-        self._tracker.log_metrics({key: float(v) for key, v in numbers.items() if _is_number(v)}, at)
+        self._log(outcomes)
         best = best_of(self._about, outcomes)
         if best is not None:
-            self._log_best(best, at)
+            self._tag_best(best)
+        if status == "FINISHED":
+            self._tracker.log_metrics(self._numbers(best, facts), len(outcomes))
         for path in files:
             self._tracker.log_artifact(path, "figures" if path.suffix == ".png" else None)
         said = []
@@ -146,28 +147,27 @@ class ParentRun:
             said.append(f"MLflow lacks part of {len(lacking)} trials; s2l track sends it: {' '.join(lacking)}")
         return "\n".join(said) or None
 
-    def _log(self, outcomes: Sequence[TrialOutcome]) -> int:
-        """Log how the trials stand; the step at which it was logged: how many trials are over."""
-        over = sum(outcome.is_over for outcome in outcomes)
+    def _log(self, outcomes: Sequence[TrialOutcome]) -> None:
+        """Log how the trials stand."""
         # A file is sent as it is then: a table that a server was away for cannot take the place of a later one.
         if self.run_id is not None:
             path = self._about.directory / TABLE
             with suppress(DiskError):  # the report, which comes at the end, says so
                 write_whole(path, json.dumps(table_of(self._about, outcomes)))
                 self._tracker.log_artifact(path)
-        best = best_of(self._about, outcomes)
-        if best is not None and best.metric is not None and (over, best.metric) != self._last:
-            self._last = over, best.metric
-            self._tracker.log_metrics({f"best/{self._about.metric}": best.metric}, over)
-        return over
 
-    def _log_best(self, best: TrialOutcome, at: int) -> None:
-        """The best trial's values: numbers as metrics, to compare studies by, and all of them as tags."""
-        numbers = {f"best/{key}": float(value) for key, value in best.values.items() if _is_number(value)}
-        if best.interval is not None:
+    def _numbers(self, best: TrialOutcome | None, facts: StudyFacts) -> dict[str, float]:
+        """What the study came to and cost, as metrics, to compare studies by."""
+        numbers = {f"bank/{key}": value for key, value in facts.bank.items()} | {"study/seconds": facts.seconds}
+        if best is not None:
             metric = self._about.metric
-            numbers |= {f"best/{metric}_low": best.interval[0], f"best/{metric}_high": best.interval[1]}
-        self._tracker.log_metrics(numbers, at)
+            low, high = best.interval or (None, None)
+            numbers |= {f"best/{key}": value for key, value in best.values.items()}
+            numbers |= {f"best/{metric}": best.metric, f"best/{metric}_low": low, f"best/{metric}_high": high}
+        return {key: float(value) for key, value in numbers.items() if _is_number(value)}
+
+    def _tag_best(self, best: TrialOutcome) -> None:
+        """The best trial so far, and all of its values."""
         tags = {f"best/{key}": v if isinstance(v, str) else json.dumps(v) for key, v in best.values.items()}
         self._tracker.set_tags(tags | {"best_trial": best.name, "best_trial_run": best.mlflow_run_id or ""})
 

@@ -34,6 +34,8 @@ class StudyState:
     """The study's file, with every default."""
     trials: list[Values] | None
     """Per trial, every value in which its configuration differs; None where values are suggested while it runs."""
+    given: Values = field(default_factory=dict)
+    """Paths of `config` as they were given, by dotted key: what they mean on another machine."""
     pins: dict[str, list[str]] = field(default_factory=dict)
     """Per key what was asked for on the Hub, and the same with a commit."""
     finished: bool = False

@@ -56,6 +56,11 @@ class PreparedStudy:
         return self.state.trials is not None
 
     @property
+    def base_as_given(self) -> Config:
+        """What is not varied, with paths as they were given: a configuration for other machines too."""
+        return with_values(self.base, {key: v for key, v in self.state.given.items() if key not in self.space.domains})
+
+    @property
     def steps(self) -> int:
         """The most steps of a trial."""
         return max(sample.config.schedule.steps for sample in self.samples)
@@ -80,10 +85,12 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
     """
     place, before = next_free(file.storage, file.name)
     pins: dict[str, list[str]] = {}
+    given: Values = {}
 
     def resolve(read: Config) -> Values:
         known = {key: Pin(*pin) for key, pin in before.pins.items()} if before else {}
         found, fetched = fetch_sources(read, watcher, known)
+        given.update(_paths(found))
         pins.update({key: [pin.asked, pin.pinned] for key, pin in fetched.items()})
         return _resolved(found, file, before)
 
@@ -94,7 +101,12 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
     samples = _samples(configs, file)
     trials = [settings_of(sample, configs.base) for sample in samples] if file.search == "random" else None
     now = StudyState(
-        config, configs.base.model_dump(mode="json"), file.model_dump(mode="json", exclude_none=True), trials, pins
+        config,
+        configs.base.model_dump(mode="json"),
+        file.model_dump(mode="json", exclude_none=True),
+        trials,
+        given,
+        pins,
     )
     if before is not None:
         refuse_differences(place, before, now)
@@ -124,6 +136,7 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
         base.model_dump(mode="json"),
         file.model_dump(mode="json", exclude_none=True),
         before.trials,
+        before.given,
         before.pins,
     )
     refuse_differences(place, before, now)
@@ -173,6 +186,12 @@ def _overridden(base: Config, overrides: Sequence[str]) -> Config:
         file.write(base.to_yaml())
         file.flush()
         return load_config(file.name, list(overrides))
+
+
+def _paths(config: Config) -> Values:
+    """The paths of a configuration that trials have as absolute ones, by dotted key."""
+    values = flat(config.model_dump(mode="json"))
+    return {key: values[key] for key in (*SOURCES, "bank.path") if values[key] is not None}
 
 
 def _resolved(config: Config, file: StudyFile, before: StudyState | None) -> Values:

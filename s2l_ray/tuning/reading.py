@@ -14,6 +14,7 @@ from s2l_ray.config.shipped import STUDIES
 from s2l_ray.config.text import read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
 from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.keys import checked_space, plain
 from s2l_ray.tuning.study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -57,14 +58,26 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
     """Validate a plain dictionary; `where` names it in error messages.
 
     Raises:
-        ConfigError: a key is unknown or a value impossible.
+        ConfigError: a key, of the file or in its space, is unknown or cannot be varied, or a value is impossible.
     """
     try:
-        return StudyFile.model_validate(values)
+        file = StudyFile.model_validate(_spelled_out(values))
+        checked_space(file)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+    except ConfigError as error:
+        separator = "\n  " if "\n" in str(error) else " "
+        raise ConfigError(f"{where}:{separator}{error}") from None
+    return file
+
+
+def _spelled_out(values: dict[str, Any]) -> dict[str, Any]:
+    """`scheduler: asha` as `scheduler: {kind: asha}`, so that an override of another key of it leaves its kind."""
+    if isinstance(kind := values.get("scheduler"), str):
+        return values | {"scheduler": {"kind": kind}}
+    return values
 
 
 def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +86,7 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     Raises:
         ConfigError: an override is malformed.
     """
-    values = dict(values)
+    values = _spelled_out(values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not key or not equals:
@@ -86,7 +99,8 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
                 f"override {OVERRIDE}{override}: the value is not valid YAML: {' '.join(str(error).split())}"
             ) from None
         inner = values.get(section)
-        values[section] = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value
+        changed = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value
+        values = _spelled_out(values | {section: changed})
     return values
 
 
@@ -99,7 +113,8 @@ def _explain(error: ErrorDetails) -> str:
         nearest = difflib.get_close_matches(location[-1].lower(), valid, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
         return f"{'.'.join(location)}: unknown key; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
+    is_section = error["type"] in ("model_type", "dict_type")
+    message = "must be a mapping of keys to values" if is_section else plain(error["msg"])
     return f"{'.'.join(location)}: {message}" if location else message
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.embedded import source_name
+from s2l_ray.config.reference import as_yaml
 from s2l_ray.config.run import yaml_of
 from s2l_ray.evaluation.summary import describe_machine, versions
 from s2l_ray.machine.disk import write_whole
@@ -32,7 +33,7 @@ def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: Stu
         outcomes: of all of its trials.
         facts: what it cost.
         base: the configuration that the study varies, with the study's fixed overrides and without what only the study
-            sets: placement of a slice, run directory, parent run, mode and path of the bank.
+            sets: placement of a slice, run directory, parent run, mode and absolute path of the bank.
 
     Returns:
         The files that were written.
@@ -90,6 +91,7 @@ def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:
     config = with_values(base, {**best.values, "name": f"{about.name}-best", "run_dir": None})
     measured = f"{metric_label(about)} {metric_text(about, best.metric, best.interval)} after step {best.metric_step}"
     lines = [f"# Trial {best.name} of the study {about.name}, its best by {about.metric}: {measured}."]
+    lines += ["# Its values of what the study varied:", *(f"#   {key}: {as_yaml(v)}" for key, v in best.values.items())]
     if best.exploits:
         steps = ", ".join(str(exploit.step) for exploit in best.exploits)
         lines.append(

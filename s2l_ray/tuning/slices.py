@@ -6,8 +6,9 @@ import math
 
 from s2l_ray.config import Config, PlacementConfig
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.inventory import Inventory, NodeSpec
+from s2l_ray.placement.inventory import Inventory, NodeSpec, cpus_text
 from s2l_ray.placement.slicing import slice_of
+from s2l_ray.run.planning import part_planned_for
 from s2l_ray.tuning.study_file import StudyFile
 
 
@@ -48,12 +49,25 @@ def _kind(spec: NodeSpec) -> tuple[int, str | None, float]:
     return spec.gpus, spec.gpu, spec.cpus
 
 
+def reworded(reason: str, file: StudyFile) -> str:
+    """Why a trial cannot be placed, with the study's key for its part of the cluster in place of the run's."""
+    section = PlacementConfig(nodes=file.nodes_per_trial, cpus=file.cpus_per_trial)
+    if file.cpus_per_trial:
+        part, less = f"cpus_per_trial: {file.cpus_per_trial:g}", "engines.learner.count or trainer.cpus"
+    else:
+        part, less = f"nodes_per_trial: {file.nodes_per_trial}", "engines.*.count or trainer.ranks"
+    ours = f"each trial has no more than {part}. Raise it, or lower {less} in the study's config"
+    for said in part_planned_for(section):
+        reason = reason.replace(said, ours)
+    return reason
+
+
 def described(at_once: int, trials: int, inventory: Inventory, file: StudyFile) -> str:
     """One line for people."""
     has = (
         f"{file.nodes_per_trial} node{'s' if (file.nodes_per_trial or 0) > 1 else ''}"
         if file.nodes_per_trial
-        else f"{file.cpus_per_trial:g} CPUs"
+        else cpus_text(file.cpus_per_trial)
         if file.cpus_per_trial
         else "the whole cluster"
     )

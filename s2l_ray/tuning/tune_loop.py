@@ -85,7 +85,7 @@ class Loop:
         said = io.StringIO()
         handler = logging.StreamHandler(said)
         handler.addFilter(lambda record: not record.name.startswith("ray.tune.analysis"))  # it misses Tune's own files
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LogFormat("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
         before = [(logger, logger.level, logger.propagate) for logger in loggers]
         for logger in loggers:
@@ -104,6 +104,14 @@ class Loop:
             if text := said.getvalue():
                 with contextlib.suppress(Exception):  # what is lost is a log
                     self.place.storage.put("tune.log", text.encode())
+
+
+class LogFormat(logging.Formatter):
+    """Lines of tune.log, without Tune's advice on how to resume: only `s2l tune --resume` does it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text."""
+        return super().format(record).partition("\nResume experiment with:")[0]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from s2l_ray import cli
 from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.reporter import SilentReporter
@@ -70,6 +72,8 @@ def test_a_study_is_named_after_its_file_and_overrides_change_its_keys(study: st
         ("space.seed=[1, 1]", "space.seed: choice has a value twice"),
         ("space.seed={grid: [1], uniform: [1, 2]}", "space.seed: give exactly one of"),
         ("scheduler.gracee=1", "scheduler.gracee: unknown key; did you mean 'grace'?"),
+        ("scheduler=3", "scheduler: must be a mapping of keys to values"),
+        ("scheduler=ashaa", "scheduler.kind: must be 'none', 'asha' or 'pbt'"),
         ("scheduler.grace=1", "scheduler: grace is for kind: asha, not none"),
         ("name=a/b", "name: String should match pattern"),
         ("nodes_per_trial=1", ""),
@@ -85,6 +89,58 @@ def test_a_wrong_key_or_value_of_the_file_is_named(study: str, override: str, me
     assert message in str(refused.value)
 
 
+def test_the_kind_of_the_scheduler_can_stand_for_its_section(study: str) -> None:
+    assert load_study(study, ["scheduler=asha"]).scheduler.kind == "asha"
+    scheduler = load_study(study, ["scheduler=asha", "scheduler.grace=20"]).scheduler
+    assert (scheduler.kind, scheduler.grace) == ("asha", 20)
+    Path(study).write_text(STUDY + "scheduler: pbt\n")
+    with pytest.raises(ConfigError, match="small.yaml: space: with scheduler.kind: pbt"):
+        load_study(study)
+
+
+def test_a_wrong_key_or_value_of_the_space_names_the_file(study: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_study(study, ["space={rollout.max_stalenes: [1], rollout.max_staleness: [-1]}"])
+    assert str(refused.value) == (
+        f"study file {study}:\n"
+        "  space.rollout.max_stalenes: unknown key; did you mean rollout.max_staleness?\n"
+        "  space.rollout.max_staleness: must be greater than or equal to 0 (got -1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tune.space={rollout.max_staleness: [-1]}"], "space.rollout.max_staleness: must be"),
+        (["tune.trials=null"], "trials: missing"),
+        (["trainer.epss=1"], "trainer.epss: unknown key"),
+    ],
+)
+def test_what_the_files_say_is_checked_before_ray_is_even_imported(
+    study: str, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("driver", "rehearsal", "preparing"):
+        monkeypatch.setitem(sys.modules, f"s2l_ray.tuning.{module}", None)  # importing it is an error
+    for option in ([], ["--dry-run"]):
+        arguments = cli._parser().parse_args(["tune", "quickstart", study, *words, *option])
+        with pytest.raises(ConfigError, match=message):
+            arguments.run(arguments)
+
+
+def test_paths_that_the_study_has_resolved_are_remembered_as_they_were_given(study: str, tmp_path: Path) -> None:
+    source = Path(load_config("quickstart").data.train)
+    (tmp_path / "mine.jsonl").write_bytes(source.read_bytes())
+    given = ["bank.path=outputs/shared", "bank.mode=readwrite", "data.train=mine.jsonl"]
+    first = prepared(study, *given)
+    assert first.base.bank.path == str(tmp_path / "outputs" / "shared")
+    assert first.base.data.train == str(tmp_path / "mine.jsonl")
+    first.place.write(first.state)
+    for ready in (first, prepared(study, *given), prepare_again(first.place, [])):
+        config = ready.base_as_given
+        assert (config.bank.path, config.bank.mode, config.data.train) == ("outputs/shared", "readwrite", "mine.jsonl")
+        assert config.models.learner == first.base.models.learner
+
+
 def test_a_file_that_is_not_there_says_what_could_be_meant() -> None:
     with pytest.raises(ConfigError, match="study file nowhere does not exist; s2l-ray ships"):
         load_study("nowhere")
@@ -98,11 +154,14 @@ def test_values_are_those_of_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("key", "domain", "message"),
     [
-        ("trainer__learnin_rate", [1], "trainer.learnin_rate: unknown key; did you mean 'learning_rate'?"),
-        ("trainer", [1], "trainer is a section; vary the keys in it"),
+        ("trainer__learnin_rate", [1], "space.trainer.learnin_rate: unknown key; did you mean trainer.learning_rate?"),
+        ("rolout__max_staleness", [1], "rolout.max_staleness: unknown key; did you mean rollout.max_staleness?"),
+        ("rollout__frobnicate", [1], "space.rollout.frobnicate: unknown key; valid keys here: "),
+        ("rollout__max_staleness", [-1], "space.rollout.max_staleness: must be greater than or equal to 0 (got -1)"),
+        ("trainer", [1], "space.trainer is a section; vary the keys in it"),
         ("schedule__mix_steps", {"uniform": [1, 9]}, "schedule.mix_steps is an integer; use randint"),
-        ("schedule__mix_steps", {"randint": [0, 9]}, "schedule.mix_steps: Input should be greater than 0 (got 0)"),
-        ("rollout__group_size", [4, "x"], "rollout.group_size: Input should be a valid integer"),
+        ("schedule__mix_steps", {"randint": [0, 9]}, "schedule.mix_steps: must be greater than 0 (got 0)"),
+        ("rollout__group_size", [4, "x"], "rollout.group_size: must be a valid integer"),
         ("schedule__kind", ["cosin"], "schedule.kind: must be one of linear"),
         ("name", ["a"], "name cannot be varied"),
         ("evaluation__samples", [1], "evaluation.samples cannot be varied"),

@@ -260,7 +260,10 @@ def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_pa
         section, name = key.split(".")
         expected[section] |= {name: best.values[key]}
     assert config.model_dump() == expected
-    assert "embedded:large" in files[1].read_text() and files[1].read_text().startswith(f"# Trial {best.name} of ")
+    text = files[1].read_text()
+    assert "embedded:large" in text and text.startswith(f"# Trial {best.name} of ")
+    assert "\n# Its values of what the study varied:\n#   schedule.kind: " in text
+    assert f"\n#   schedule.mix_steps: {best.values['schedule.mix_steps']}\n" in text
 
 
 def test_a_study_without_a_measurement_has_a_table_alone(tmp_path: Path):

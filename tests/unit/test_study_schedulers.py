@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from s2l_ray.tuning.schedulers import Halving, rungs_of
 from s2l_ray.tuning.searching import Drawn, StudyTrial, StudyTrials, is_not_mended
 from s2l_ray.tuning.space import Space
 from s2l_ray.tuning.study_file import SchedulerSection
+from s2l_ray.tuning.tune_loop import LogFormat
 
 METRIC = "eval/learner/pass_at_1"
 RATE = "trainer.learning_rate"
@@ -268,3 +270,11 @@ def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypat
     after(200)
     with pytest.raises(PlacementError, match=r"waited 301 s for room for a trial \(2 bundles \(1.25 CPU\)\); free now"):
         after(101)
+
+
+def test_the_log_has_no_advice_of_tune_that_would_lose_the_study() -> None:
+    said = "Experiment has been interrupted, but the most recent state was saved.\nResume experiment with: {}"
+    record = logging.makeLogRecord({"msg": said.format("tune.run(..., resume=True)"), "levelname": "WARNING"})
+    assert LogFormat("%(levelname)s %(message)s").format(record) == "WARNING " + said.partition("\n")[0]
+    other = logging.makeLogRecord({"msg": "two\nlines"})
+    assert LogFormat("%(message)s").format(other) == "two\nlines"

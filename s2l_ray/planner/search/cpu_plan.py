@@ -14,6 +14,7 @@ import numpy as np
 
 from s2l_ray.config.placement_modes import SLEEPLESS
 from s2l_ray.kinds import Role, Source
+from s2l_ray.placement.inventory import cpus_text
 from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhaseSlots, Plan, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import Rates, Sampler, StepParts
@@ -137,8 +138,9 @@ def _nodes(bundles: list[tuple[Role, float]], frame: Frame) -> list[int] | str:
         if node is None:
             asked, article = sum(amount for _, amount in bundles), "an" if role == "explorer" else "a"
             return (
-                f"{len(bundles)} actors ask for {asked:g} CPUs, and no node has {cpus:g} left for {article} {role}: "
-                f"{frame.inventory.describe()}. Lower trainer.{{ranks,cpus}} or engines.*.{{count,cpus}}, or add nodes"
+                f"{len(bundles)} actors ask for {cpus_text(asked)}, and no node has {cpus:g} left for {article} "
+                f"{role}: {frame.inventory.describe()}. Lower trainer.{{ranks,cpus}} or engines.*.{{count,cpus}}, or "
+                "add nodes"
             )
         free[node] -= cpus
         nodes.append(node)
