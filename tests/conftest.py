@@ -29,11 +29,14 @@ settings.load_profile("tests")
 @pytest.fixture(autouse=True)
 def _leaves_no_store_of_mlflow() -> Iterator[None]:
     """Fail a test that lets MLflow use its own default, a database in the working directory."""
+
+    def found() -> set[str]:
+        return {name for name in ("mlflow.db", "mlruns", "mlartifacts") if (ROOT / name).exists()}
+
+    before = found()  # a user's own is no test's fault
     yield
-    left = [name for name in ("mlflow.db", "mlruns", "mlartifacts") if (ROOT / name).exists()]
-    assert not left, (
-        f"{left} in the repository's root: give MLflow's functions a tracking URI, and remove what is there"
-    )
+    left = found() - before
+    assert not left, f"{left} in the repository's root: give MLflow's functions a tracking URI"
 
 
 @pytest.fixture(scope="session")
