@@ -92,7 +92,7 @@ def set_up(
     stopping_actors.callback(actors.stop)
 
     _refuse_places_that_go_with_ray(config)
-    _refuse_password(config.tracking.uri)
+    refuse_password(config.tracking.uri)
     reporter.phase("checking models and data")
     config = with_absolute_paths(config)
     directory = RunDirectory.acquire(config, reporter.phase, terms)
@@ -160,8 +160,12 @@ def _uploader(settings: Config, mirror: Mirror, directory: RunDirectory, reporte
     return uploader
 
 
-def _refuse_password(uri: str | None) -> None:
-    """Refuse what would be written to config.yaml, and copied to checkpoint.mirror."""
+def refuse_password(uri: str | None) -> None:
+    """Refuse a tracking.uri that would be written to config.yaml, and copied to checkpoint.mirror, with its password.
+
+    Raises:
+        ConfigError: it has one.
+    """
     if uri and has_password(uri):
         raise ConfigError(
             "tracking.uri has a password, which RUN_DIR/config.yaml would show. Leave the key out and put the URI into "

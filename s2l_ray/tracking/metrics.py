@@ -7,6 +7,17 @@ import re
 
 from s2l_ray.results import EvaluationRecord, StepRecord
 
+OF_STEPS = (
+    *("alpha", "G_w", "G_s", "reward", "tokens", "tokens_per_second", "weight_version", "groups"),
+    *("zero_variance_groups", "refilled_groups", "explorer_only_groups", "compared_groups"),
+)
+"""Metrics of a step."""
+FAMILIES_OF_STEPS = (
+    *("engines", "rollouts", "tokens", "reward", "truncated", "verdicts"),
+    *("seconds", "busy", "pipeline", "trainer"),
+)
+"""How the other metrics of a step begin, up to the first slash."""
+
 
 def step_metrics(record: StepRecord) -> dict[str, float]:
     """The metrics of a step by MLflow name. A source without rollouts in the step has no reward."""

@@ -1,6 +1,6 @@
 """Running a study: Ray, the trials' plans, the shared bank, Tune's loop, and the report.
 
-result = run_study("quickstart", "tune_schedule", ["trials=4"])
+result = run_study("quickstart", "tune_schedule", ["tune.trials=4"])
 result = resume_study("outputs/tune_schedule")
 """
 

@@ -32,6 +32,16 @@ OF_THE_STUDY = {
 }
 """Keys and sections that cannot be varied, and why."""
 
+SET_BY_THE_STUDY = {
+    "name": "they have that of the study; use tune.name",
+    "run_dir": "they are in the directory of the study; use tune.storage",
+    "resume": OF_THE_STUDY["resume"],
+    "placement.nodes": "use tune.nodes_per_trial",
+    "placement.cpus": "use tune.cpus_per_trial",
+    "tracking.parent_run": "it is the MLflow run of the study",
+}
+"""Keys whose values in all trials are the study's, and what to use instead."""
+
 
 def checked_space(file: StudyFile) -> dict[str, Domain]:
     """The domains of a study with each value as the configuration has it (`off`, which YAML reads as false).
@@ -51,9 +61,19 @@ def checked_space(file: StudyFile) -> dict[str, Domain]:
             f"with scheduler.kind: pbt the keys of the space are changed while a trial runs, which is impossible for "
             f"{', '.join(fixed)}. Possible are {', '.join(sorted(CHANGEABLE))}"
         )
+    if file.scheduler.kind == "pbt" and _may_need_a_reference(found.get("objective.kl")):
+        problems.append(
+            "objective.kl: with scheduler.kind: pbt either all of its values are above 0 or none is: the reference "
+            "model, which a coefficient above 0 needs, is loaded when a trial begins"
+        )
     if problems:
         raise ConfigError("space: " + "\n  ".join(problems))
     return found
+
+
+def _may_need_a_reference(kl: Domain | None) -> bool:
+    """Whether some values of objective.kl are 0 and others are not: an exploit cannot lead from one to the other."""
+    return kl is not None and 0 in kl.corners and any(value != 0 for value in kl.corners)
 
 
 def _checked(key: str, domain: Domain) -> Domain:
@@ -67,7 +87,10 @@ def _checked(key: str, domain: Domain) -> Domain:
     if section_of(kind):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     if domain.values:
-        return Domain.model_validate({domain.kind: [_value(key, value) for value in domain.values]})
+        values = tuple(_value(key, value) for value in domain.values)
+        if any(value in values[:place] for place, value in enumerate(values)):  # 1 and "1", say
+            raise ConfigError(f"{key}: {domain.kind} has a value twice")
+        return domain.model_copy(update={domain.kind: values})
     for bound in domain.bounds or ():
         _value(key, bound)
     if domain.kind != "randint" and _is_integer(key):
@@ -102,7 +125,11 @@ def _adapter(key: str) -> TypeAdapter[Any]:
 
 
 def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:
-    """Refuse a key that is varied and is also given a fixed value.
+    """Refuse a key that is given a fixed value, and is varied or set by the study itself.
+
+    Args:
+        keys: of overrides, and of the file's `config`.
+        file: of the study.
 
     Raises:
         ConfigError: it names the key.
@@ -110,3 +137,5 @@ def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:
     for key in keys:
         if key in file.space:
             raise ConfigError(f"{key} is in the study's space and is also given a value; leave one of them out")
+        if key in SET_BY_THE_STUDY:
+            raise ConfigError(f"{key} cannot be given to the trials of a study: {SET_BY_THE_STUDY[key]}")

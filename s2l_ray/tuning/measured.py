@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import difflib
 
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
+from s2l_ray.tracking.metrics import FAMILIES_OF_STEPS, OF_STEPS
 
 EVALUATION = "eval/learner/"
 OF_EVALUATIONS = ("reward", "response_tokens")
@@ -19,8 +20,11 @@ def check_metric(metric: str, base: Config) -> None:
         ConfigError: it is unknown, or evaluations do not measure it.
     """
     if not metric.startswith("eval/"):
-        if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", metric):
-            raise ConfigError(f"metric: {metric} is no metric; docs/reference/metrics.md lists them")
+        family, _, rest = metric.partition("/")
+        if metric not in OF_STEPS and not (rest and family in FAMILIES_OF_STEPS):
+            near = difflib.get_close_matches(metric, OF_STEPS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "docs/reference/metrics.md lists them"
+            raise ConfigError(f"metric: {metric!r} is no metric of a step; {hint}")
         return
     name = metric.removeprefix(EVALUATION)
     if name == metric:

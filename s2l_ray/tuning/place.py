@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from pyarrow.fs import FileSystem
+from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.config.run import directory_name
 from s2l_ray.errors import ConfigError, StorageError
@@ -108,12 +109,25 @@ class StudyPlace:
             return None
         try:
             values = yaml.safe_load(self.storage.read(STATE))
-            state = StudyState(**values)
-        except (yaml.YAMLError, TypeError, ValueError) as error:
-            raise ConfigError(f"{self}/{STATE} is damaged or of another version of s2l-ray: {error}") from None
-        if state.format != FORMAT:
+        except (yaml.YAMLError, ValueError):
+            raise self.damaged("it is not valid YAML") from None
+        if not isinstance(values, dict) or "format" not in values:  # the last key, which a file that is cut off lacks
+            raise self.damaged("it is not whole")
+        if values["format"] != FORMAT:
             raise ConfigError(f"{self}/{STATE} is of another version of s2l-ray")
-        return state
+        try:
+            return TypeAdapter(StudyState).validate_python(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise self.damaged(f"{where}: {problem['msg']}") from None
+
+    def damaged(self, reason: str) -> ConfigError:
+        """The error of a study whose state is no longer what was written."""
+        return ConfigError(
+            f"{self}/{STATE} is damaged ({reason}); put a copy of it back, or begin a study with another name "
+            "(tune.name=...)"
+        )
 
     def write(self, state: StudyState) -> None:
         """Remember the state, whole or not at all."""
@@ -135,7 +149,8 @@ class StudyPlace:
 def within(url: str, name: str) -> str:
     """The URI of something in the directory that a URI names; its options stay behind the path."""
     path, mark, options = url.partition("?")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
+    scheme, slashes, rest = path.partition("://")  # `rest` may be empty, of s3://$BUCKET without a BUCKET
+    return f"{scheme}{slashes}{rest.rstrip('/')}/{name}{mark}{options}"
 
 
 def next_free(storage: str, name: str) -> tuple[StudyPlace, StudyState | None]:

@@ -19,8 +19,8 @@ FACTORS = (0.8, 1.2)
 """By one of these a number is multiplied."""
 TRIES = 20
 """How often values are drawn that cannot go together, before the donor's are kept."""
-KEPT = ("last_score", "last_train_time", "last_perturbation_time")
-"""What is remembered of a trial."""
+KEPT = ("last_score", "last_result", "last_train_time", "last_perturbation_time")
+"""What is remembered of a trial. The result goes with its checkpoint to a trial that goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
         self._next_perturbation_sync += self._perturbation_interval
         for trial in trials:
             self._trial_state[trial].last_perturbation_time = self._trial_state[trial].last_train_time
+        self._keep_to_the_interval()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pause the trial at each interval; compare all when the last one has got there."""
@@ -125,6 +126,15 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
             return decision
         finally:
             random.setstate(before)
+            self._keep_to_the_interval()
+
+    def _keep_to_the_interval(self) -> None:
+        """Count on from a multiple of the interval: there the metric is measured.
+
+        A trial that goes on from its own checkpoint after the driver was killed may report a later step first.
+        """
+        for state in self._trial_state.values():
+            state.last_perturbation_time -= state.last_perturbation_time % self._perturbation_interval
 
     # ---- new values -------------------------------------------------------------------------------------------------
 

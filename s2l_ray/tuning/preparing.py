@@ -13,13 +13,23 @@ from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.config.loading import parse_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.places import output_path
+from s2l_ray.run.set_up import refuse_password
 from s2l_ray.tasks.sources import SOURCES, FetchWatcher, Pin, fetch_sources
+from s2l_ray.tuning.keys import refuse_overrides
 from s2l_ray.tuning.measured import check_metric
 from s2l_ray.tuning.optuna_source import check_optuna
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.place import StudyPlace, StudyState, next_free, refuse_differences, within
 from s2l_ray.tuning.reading import overridden, parse_study, split_overrides
-from s2l_ray.tuning.samples import Sample, StudyConfigs, drawn_samples, probes, settings_of, with_values
+from s2l_ray.tuning.samples import (
+    Sample,
+    StudyConfigs,
+    drawn_samples,
+    number_of_trials,
+    probes,
+    settings_of,
+    with_values,
+)
 from s2l_ray.tuning.schedulers import with_defaults
 from s2l_ray.tuning.space import Space, Values
 from s2l_ray.tuning.study_file import StudyFile
@@ -78,6 +88,7 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
         return _resolved(found, file, before)
 
     configs = StudyConfigs.read(config, overrides, file, resolve)
+    refuse_password(configs.base.tracking.uri)
     check_metric(file.metric, configs.base)
     file = with_defaults(file.model_copy(update={"space": dict(configs.space.domains)}), configs.base)
     samples = _samples(configs, file)
@@ -106,6 +117,7 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
         raise ConfigError(f"{place}: this study is finished; its results are in {place.directory}/tune.json")
     of_config, of_study = split_overrides(overrides)
     base = _overridden(parse_config(before.config, str(place)), of_config)
+    refuse_password(base.tracking.uri)
     file = with_defaults(parse_study(overridden(before.study, of_study), str(place)), base)
     now = StudyState(
         before.configuration,
@@ -116,14 +128,26 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
     )
     refuse_differences(place, before, now)
     configs = StudyConfigs.of(base, file)
-    if before.trials is None:
-        samples = _samples(configs, file)
-    else:
-        samples = [
-            Sample(number, {key: values[key] for key in configs.keys}, with_values(base, values))
-            for number, values in enumerate(before.trials, 1)
-        ]
+    refuse_overrides([word.partition("=")[0] for word in of_config], file)
+    samples = _samples(configs, file) if before.trials is None else _remembered(place, configs, file, before.trials)
     return PreparedStudy(place, _going_on(before, now), file, base, configs.space, samples, True)
+
+
+def _remembered(place: StudyPlace, configs: StudyConfigs, file: StudyFile, trials: list[Values]) -> list[Sample]:
+    """The trials as they were drawn when the study began.
+
+    Raises:
+        ConfigError: they are not all there, or are not whole.
+    """
+    if len(trials) != number_of_trials(file, configs.space):
+        raise place.damaged(f"it has {len(trials)} trials")
+    try:
+        return [
+            Sample(number, {key: values[key] for key in configs.keys}, with_values(configs.base, values))
+            for number, values in enumerate(trials, 1)
+        ]
+    except KeyError as error:
+        raise place.damaged(f"the values of a trial: {error}") from None
 
 
 def _samples(configs: StudyConfigs, file: StudyFile) -> list[Sample]:

@@ -22,6 +22,8 @@ from s2l_ray.tuning.study_file import StudyFile
 MOST_CORNERS, DRAWS = 32, 16
 """Where values are suggested while the study runs: how many corners of the space, and how many draws from it, are
 checked before."""
+MOST_TRIALS = 10_000
+"""Of one study: all of them are drawn, checked and planned before it starts."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class StudyConfigs:
             ConfigError: a file, key or value is impossible.
         """
         space = Space(checked_space(file))
+        number_of_trials(file, space)
         refuse_overrides([*file.config, *(word.partition("=")[0] for word in overrides)], file)
         given = (dict(file.config), list(overrides))
         some = _possible_values(space, file.seed, lambda values: load_config(config, *given, values))
@@ -127,13 +130,15 @@ def number_of_trials(file: StudyFile, space: Space) -> int:
     Raises:
         ConfigError: `trials` is missing, or does not go with the grids.
     """
-    combinations = len(space.combinations)
+    combinations = space.number_of_combinations
     is_grid = any(domain.grid for domain in space.domains.values())
     if file.search == "optuna" and is_grid:
         raise ConfigError("search: optuna chooses values by itself; write a list in place of each grid")
     if file.trials is None and not is_grid:
         raise ConfigError("trials: missing; say how many trials the study has")
     trials = file.trials or combinations
+    if trials > MOST_TRIALS:
+        raise ConfigError(f"trials: {trials} are more than a study may have ({MOST_TRIALS})")
     if trials % combinations:
         raise ConfigError(f"trials ({trials}) must be a multiple of {combinations}, the combinations of the grids")
     if file.scheduler.kind == "pbt" and trials < 2:

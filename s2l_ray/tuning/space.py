@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ class Space:
     def keys(self) -> tuple[str, ...]:
         """The dotted keys."""
         return tuple(self.domains)
+
+    @property
+    def number_of_combinations(self) -> int:
+        """How many combinations of the grids' values there are; 1 where there is no grid."""
+        return math.prod(len(domain.grid) for domain in self.domains.values() if domain.grid)
 
     @property
     def combinations(self) -> list[Values]:

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.reporter import SilentReporter
+from s2l_ray.tracking.metrics import step_metrics
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import checked_space
+from s2l_ray.tuning.measured import check_metric
+from s2l_ray.tuning.place import STATE, StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, parse_study, split_overrides
 from s2l_ray.tuning.space import Space
+from tests.support.step_records import step
 
 STUDY = """\
 trials: 4
@@ -22,6 +28,13 @@ space:
   trainer.learning_rate: {loguniform: [5e-5, 5e-4]}
 config: {evaluation.every: 20}
 """
+
+
+GRIDS = [
+    f"tune.space.{key}={{grid: [{', '.join(f'{10**-9 * n:.3e}' for n in range(1, 1000))}]}}"
+    for key in ("trainer.learning_rate", "trainer.eps", "trainer.grad_clip", "objective.entropy")
+]
+"""Their combinations do not fit into memory."""
 
 
 @pytest.fixture
@@ -94,6 +107,7 @@ def test_values_are_those_of_the_configuration() -> None:
         ("name", ["a"], "name cannot be varied"),
         ("evaluation__samples", [1], "evaluation.samples cannot be varied"),
         ("bank__path", ["a"], "bank.path cannot be varied"),
+        ("seed", [1, "1"], "seed: choice has a value twice"),
     ],
 )
 def test_a_key_or_value_of_the_space_is_checked_like_an_override(key: str, domain: Any, message: str) -> None:
@@ -137,10 +151,22 @@ def test_every_combination_of_the_grids_has_the_same_draws() -> None:
         (["data.eval=null"], "metric: eval/learner/pass_at_1 needs held-out problems"),
         (["tune.metric=eval/learner/pass_at_3"], "there are pass_at_1, pass_at_2, pass_at_4, pass_at_8, reward"),
         (["tune.metric=eval/explorer/reward"], "is not measured of trials"),
+        (["tune.metric=rewards"], "metric: 'rewards' is no metric of a step; did you mean 'reward'?"),
+        (["tune.metric=trainer"], "metric: 'trainer' is no metric of a step; docs/reference/metrics.md lists them"),
         (["tune.scheduler={kind: asha, grace: 30}"], "trials are compared every 30 steps, but eval/learner/pass_at_1"),
         (["tune.scheduler={kind: asha, grace: 120}"], "scheduler.grace (120) must be less than schedule.steps (120)"),
         (["tune.scheduler={kind: asha}", "evaluation.every=0"], "set evaluation.every in the study's config"),
         (["tune.scheduler={kind: pbt}"], "impossible for schedule.kind. Possible are objective."),
+        (
+            ["tune.scheduler={kind: pbt}", "tune.space={objective.kl: [0, 0.1]}"],
+            "either all of its values are above 0 or none",
+        ),
+        (["tune.trials=100000"], "trials: 100000 are more than a study may have (10000)"),
+        (["tune.space.seed={grid: [1, 2]}", *GRIDS, "tune.trials=null"], "are more than a study may have"),
+        (["tracking.uri=http://me:secret@127.0.0.1:5000"], "tracking.uri has a password"),
+        (["run_dir=elsewhere"], "run_dir cannot be given to the trials of a study: they are in the directory of"),
+        (["placement.cpus=1"], "placement.cpus cannot be given to the trials of a study: use tune.cpus_per_trial"),
+        (["tune.config={name: other}"], "name cannot be given to the trials of a study"),
         (["tune.search=optuna", "tune.space.seed={grid: [1, 2]}"], "search: optuna chooses values by itself"),
     ],
 )
@@ -148,6 +174,12 @@ def test_what_does_not_go_together_is_refused(study: str, overrides: list[str], 
     with pytest.raises(ConfigError) as refused:
         prepared(study, *overrides)
     assert message in str(refused.value)
+
+
+def test_every_metric_of_a_step_can_be_that_of_a_study() -> None:
+    base = load_config("quickstart")
+    for metric in step_metrics(step(1, parts={"sampling": 1.0}, busy={"learner": 0.5}, engines={"learner": 1})):
+        check_metric(metric, base)
 
 
 def test_an_impossible_trial_is_refused_with_its_number_values_and_reason(study: str) -> None:
@@ -206,10 +238,33 @@ def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
     assert [s.values for s in again.samples] == [s.values for s in first.samples]
     with pytest.raises(ConfigError, match=r"trainer.eps: 1e-08 before, 1e-06 now"):
         prepare_again(first.place, ["trainer.eps=1e-6"])
+    with pytest.raises(ConfigError, match=r"trainer.learning_rate is in the study's space"):
+        prepare_again(first.place, ["trainer.learning_rate=1e-4"])
     first.state.finished = True
     first.place.write(first.state)
     with pytest.raises(ConfigError, match="this study is finished"):
         prepare_again(first.place, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (None, "it is not whole"),
+        ({"format": 2}, "is of another version of s2l-ray"),
+        ({"study": None}, "study: Input should be a valid dictionary"),
+        ({"trials": []}, "it has 0 trials"),
+        ({"trials": [{}] * 4}, "the values of a trial: 'schedule.kind'"),
+    ],
+)
+def test_a_damaged_state_of_a_study_says_so(study: str, changes: dict[str, Any] | None, reason: str) -> None:
+    first = prepared(study)
+    first.place.write(first.state)
+    file = first.place.directory / STATE
+    text = file.read_text()
+    file.write_text(yaml.safe_dump(yaml.safe_load(text) | changes) if changes else text.partition("\nformat")[0])
+    with pytest.raises(ConfigError) as refused:
+        prepare_again(StudyPlace.existing(str(first.place.directory)), [])
+    assert reason in str(refused.value)
 
 
 def test_the_directory_of_a_run_is_not_made_that_of_a_study(study: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.tuning.place import StudyPlace, within
 from s2l_ray.tuning.preparing import prepare, prepare_again
@@ -24,6 +24,11 @@ def store() -> Iterator[Store]:
 def test_a_name_goes_before_the_options_of_a_uri() -> None:
     assert within("s3://bucket/a/?region=x", "study") == "s3://bucket/a/study?region=x"
     assert within("gs://bucket", "study") == "gs://bucket/study"
+
+
+def test_a_uri_without_a_bucket_is_no_directory_of_this_machine() -> None:
+    with pytest.raises(StorageError, match="Not a valid bucket name"):
+        StudyPlace.of("s3://", "study")
 
 
 def test_a_study_in_a_store_is_found_again_by_another_machine(
@@ -63,5 +68,5 @@ def test_a_directory_without_a_study_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no study: there is no study.yaml in it"):
         StudyPlace.existing(str(tmp_path))
     (tmp_path / "study.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"study.yaml is damaged or of another version"):
+    with pytest.raises(ConfigError, match=r"study.yaml is damaged \(it is not valid YAML\)"):
         StudyPlace.existing(str(tmp_path))

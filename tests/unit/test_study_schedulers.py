@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.tune import PlacementGroupFactory
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils.object_cache import _ObjectCache
@@ -126,6 +127,32 @@ def test_a_population_goes_on_after_a_restore_where_it_was() -> None:
         restored.on_trial_add(controller, one)
     assert restored.get_state() == first.get_state()
     assert restored.on_trial_result(controller, trials[1], {"step": 9, METRIC: 0.4}) == TrialScheduler.CONTINUE
+
+
+def test_a_trial_that_was_paused_before_a_restore_is_exploited_after_it() -> None:
+    trials = [trial(1, Trial.PAUSED), trial(2, Trial.PAUSED)]
+    first, controller = population(), Controller(trials)
+    result = {"step": 10, METRIC: 0.5}
+    for one in trials:
+        first.on_trial_add(controller, one)
+    first.on_trial_result(controller, trials[0], result)
+    trials[0].run_metadata.checkpoint_manager._latest_checkpoint_result = _TrainingResult(Checkpoint("/x"), result)
+    restored = population()
+    restored.set_state(first.get_state())
+    for one in trials:
+        restored.on_trial_add(controller, one)
+    restored.on_trial_result(controller, trials[1], {"step": 10, METRIC: 0.4})
+    assert (trials[1].checkpoint.path, trials[1].latest_checkpoint_result.metrics) == ("/x", result)
+
+
+def test_a_trial_that_is_further_than_the_driver_knew_does_not_shift_the_steps_of_comparisons() -> None:
+    trials = [trial(1, Trial.RUNNING)]
+    scheduler, controller = population(), Controller(trials)
+    scheduler.on_trial_add(controller, trials[0])
+    decisions = {}
+    for step in (13, 14, 19, 20):  # from its own checkpoint of step 12
+        decisions[step] = scheduler.on_trial_result(controller, trials[0], {"step": step, METRIC: 0.5})
+    assert [step for step, decision in decisions.items() if decision == TrialScheduler.PAUSE] == [13, 20]
 
 
 @pytest.mark.parametrize("seed", range(20))
