@@ -90,7 +90,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def checkpoints_in(store: Store, study: Study) -> list[int]:
     """The steps of the first trial's whole checkpoints in the store."""
-    return Mirror(store.uri(f"bucket/studies/{study.name}"), f"{study.name}_00001").steps()
+    names = Mirror(store.uri(f"bucket/studies/{study.name}"), f"{study.name}_00001").checkpoints()
+    return [int(name.removeprefix("step-")) for name in names]
 
 
 # ---- a study of which only the store is left -----------------------------------------------------------------------
