@@ -200,7 +200,7 @@ def test_an_exploit_gives_the_worse_trial_the_donors_weights_without_an_engine_s
         space={RATE: {"loguniform": [1.0e-6, 3.0e-3]}},
         trials=2,
         seed=1,
-        scheduler={"kind": "pbt", "interval": 10, "quantile": 0.5},,
+        scheduler={"kind": "pbt", "interval": 10, "quantile": 0.5},
         config={"schedule.kind": "off"},
         cpus_per_trial=1,
     )
