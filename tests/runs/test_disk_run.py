@@ -43,6 +43,7 @@ def test_a_disk_that_fills_up_under_a_run(family: Family, tmp_path: Path, capfd:
     with small_disk(tmp_path / "disk", 64 * 1024) as disk:
         run = disk / "run"
         changes = {"schedule.kind": "off", "schedule.steps": 4, "rollout.keep_groups": 0, "data.eval": None}
+        changes |= {"tracking.timeout_s": 15}  # for so long the end waits for MLflow, whose store cannot be written to
         config = load_config(QUICKSTART, run_config(family, run) | changes)
         reporter = Filling(disk)
         algorithm = S2LPO(config, reporter)

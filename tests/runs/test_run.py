@@ -194,7 +194,7 @@ def test_killed_interrupted_and_moved_with_its_copy_in_s3_alone_it_is_the_same_r
         output = output_of(start_train(run_config(Family(there / "family"), run_dir) | goes_on, tmp_path))
         assert f"resumed after step {saved}" in output and "note: MLflow" not in output, output
         assert f"all reports and the newest checkpoints are in {mirror}" in " ".join(output.split())
-        assert mirror.steps() == [saved + 2, saved + 4] and mirror.is_finished()
+        assert mirror.checkpoints() == [f"step-{saved + n:06d}" for n in (2, 4)] and mirror.is_finished()
         in_store = mirror._storage.tree(mirror._at("model"))
         assert in_store == {path.name: path.stat().st_size for path in (run_dir / "model").iterdir()}
         assert not any(secret in output for secret in CREDENTIALS.values())
