@@ -121,7 +121,7 @@ def test_a_killed_study_goes_on_from_its_store_beside_a_trial_that_fails_for_goo
         )
         first.kill()
         said = first.communicate(timeout=PATIENCE_S)[0]
-        assert "3 trials, 2 trials at a time: each has 1 CPUs" in said, said
+        assert "3 trials, 2 trials at a time: each has 1 CPU," in said, said
         wait_until(lambda: not processes_of(tmp_path), "no process outlives the killed study")
         before, in_store = study.mlflow(), checkpoints_in(store, study)
         assert {"halving", "halving_00001"} <= before.keys()
