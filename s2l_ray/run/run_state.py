@@ -39,7 +39,7 @@ class RunState:
 
     @property
     def id(self) -> str:
-        """Of the run in this run directory, whatever machine and process it goes on in."""
+        """The id of the run, which it keeps on whatever machine and in whatever process it goes on."""
         return str(self._directory.remembered()["id"])
 
     @property

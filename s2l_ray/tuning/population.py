@@ -93,7 +93,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
     # ---- who runs ---------------------------------------------------------------------------------------------------
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Of those that are paused, the trial that is furthest behind, if one more may run.
+        """Choose the paused trial that is furthest behind, if one more may run.
 
         Tune's own choice can be one whose actor is about to start: then no other trial begins before it is up.
         """
