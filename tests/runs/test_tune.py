@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from tests.support.run_settings import run_config
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 REWARD = "def is_even(response, answer, question):\n    first = response.split(' ')[0]\n    return first.isdigit()\n"
 CPUS = 4
+
+# The workers' Python path has the directory that a Tuner was made in, and these tests make one elsewhere.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
