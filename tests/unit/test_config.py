@@ -80,6 +80,8 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
             "verifier.kind=maths",
             "verifier.kind: must be one of math, countdown, or your own module:function; did you mean",
         ),
+        ("verifier={kind: countdown, extract: lenient}", "extract is for kind: math alone; countdown reads responses"),
+        ("verifier.extract=loose", "verifier.extract: Input should be 'strict' or 'lenient'"),
         ("seed", "write it as key=value"),
     ],
 )
