@@ -1,0 +1,39 @@
+"""The verifier `math` against labels that people would give (tests/support/grading)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from s2l_ray.tasks.math_answers import check_math
+from tests.support.grading import Labelled, corpus
+
+KINDS = sorted({row.kind for row in corpus()})
+NOT_YET: set[str] = set(KINDS)
+"""Kinds in which labels and verdicts still disagree."""
+
+
+def disagreements(rows: list[Labelled]) -> list[str]:
+    found = []
+    for row in rows:
+        paid = check_math(row.response, row.gold)
+        if paid.reward != row.lenient:
+            found.append(f"lenient {row.lenient}, {paid}: gold {row.gold!r}, response {row.response!r} ({row.why})")
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_is_paid_what_its_label_says(kind: str) -> None:
+    different = disagreements([row for row in corpus() if row.kind == kind])
+    if different and kind in NOT_YET:
+        pytest.xfail("\n".join(different))
+    assert not different, "\n".join(different)
+
+
+def test_rows_are_well_formed() -> None:
+    assert len(corpus()) >= 300
+    assert all(row.strict in (0, 1) and row.strict <= row.lenient <= 1 for row in corpus())
+    assert all(row.why for row in corpus())
+    twice = Counter((row.gold, row.response) for row in corpus())
+    assert [pair for pair, times in twice.items() if times > 1] == []
