@@ -45,7 +45,7 @@ not_simulated, steps]. The `gpus` of a phase are all its devices; the outer
 `gpus` are each at their fullest. A ledger sums to used_bytes. `gpu: null` is
 the CPU memory of a node. Units: bytes, seconds, FLOPs, shares of 1.
 
---simulate and --calibrate need simpy and scipy:
+--simulate and --calibrate need simpy:
 pip install '.[simulate]' in a checkout. They refuse rollout.max_staleness,
 rollout.straggler_groups and rollout.refill_rounds, which are not simulated.
 They leave out start, evaluation, checkpoints, tracking, failures, and the bound

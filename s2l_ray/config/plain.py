@@ -61,7 +61,10 @@ AfterValidator = BeforeValidator
 """A rule for one value, which is not checked."""
 
 
-def field_validator(*_: str) -> Callable[[Method], Method]:
+ValidationInfo = Any
+
+
+def field_validator(*_: str, mode: str = "after") -> Callable[[Method], Method]:
     """A rule for the values of some fields, which is not checked."""
     return lambda method: method
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 if TYPE_CHECKING:
-    from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+    from pydantic import (
+        AfterValidator,
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Field,
+        ValidationInfo,
+        field_validator,
+        model_validator,
+    )
 else:
     try:
         from pydantic import (
@@ -17,6 +27,7 @@ else:
             BeforeValidator,
             ConfigDict,
             Field,
+            ValidationInfo,
             field_validator,
             model_validator,
         )
@@ -27,6 +38,7 @@ else:
             BeforeValidator,
             ConfigDict,
             Field,
+            ValidationInfo,
             field_validator,
             model_validator,
         )
@@ -96,6 +108,15 @@ Place = Annotated[LocalPath, AfterValidator(_without_credentials)]
 """A directory or a URI of an object store."""
 
 
+def _is_number(annotation: Any) -> bool:
+    """Whether a key's values are numbers, or numbers and none."""
+    if get_origin(annotation) is Annotated:
+        return _is_number(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return all(_is_number(kind) for kind in get_args(annotation) if kind is not type(None))
+    return annotation in (int, float)
+
+
 class Section(BaseModel):
     """A part of the configuration. Unknown keys are errors, and values cannot change after validation.
 
@@ -108,6 +129,14 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         coerce_numbers_to_str=True,  # for Python callers and interpolations; files and overrides keep what was typed
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which pydantic takes for 1 and 0, where a number belongs."""
+        if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("must be a number")
+        return value
 
     @field_validator("*")
     @classmethod

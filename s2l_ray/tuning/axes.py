@@ -9,6 +9,7 @@ from typing import Any
 
 from s2l_ray.style import MUTED, SERIES_COLOURS
 from s2l_ray.tuning.outcomes import TrialOutcome
+from s2l_ray.tuning.ranking import SEED
 from s2l_ray.tuning.wording import value_text
 
 FIRST = "schedule.mix_steps"
@@ -36,8 +37,12 @@ class Axis:
 
 
 def horizontal(keys: Sequence[str], outcomes: Sequence[TrialOutcome]) -> Axis | None:
-    """The axis: T_mix if it varies, else the number with the most different values, else the first key that varies."""
-    varied = [key for key in keys if len(_distinct(key, outcomes)) > 1] or list(keys[:1])
+    """The axis: T_mix if it varies, else the number with the most different values, else the first key that varies.
+
+    The seed is on it only where nothing else varies.
+    """
+    varied = [key for key in keys if len(_distinct(key, outcomes)) > 1]
+    varied = [key for key in varied if key != SEED] or varied or list(keys[:1])
     if not varied:
         return None
     numbers = [key for key in varied if all(_is_number(o.values.get(key)) for o in outcomes)]
@@ -55,7 +60,7 @@ def colours(
 
     It is schedule.kind if that varies, else the first key with as few different values as there are colours.
     """
-    few = [key for key in keys if 1 < len(_distinct(key, outcomes)) <= len(SERIES_COLOURS)]
+    few = [key for key in keys if key != SEED and 1 < len(_distinct(key, outcomes)) <= len(SERIES_COLOURS)]
     few = [key for key in few if axis is None or axis.categories or key != axis.key]
     if not few:
         return None, {}

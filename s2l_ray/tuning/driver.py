@@ -21,18 +21,13 @@ from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.display.text import print_line, with_short_paths
-from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import BankMode, TrackedStatus
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.machine.disk import writing
 from s2l_ray.machine.places import refuse_session_directory
-from s2l_ray.placement.inventory import Inventory
-from s2l_ray.placement.live_nodes import nodes_to_plan_for
-from s2l_ray.placement.plan import Plan
-from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
-from s2l_ray.run.planning import plan_run
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
@@ -45,14 +40,15 @@ from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.room import Room
-from s2l_ray.tuning.samples import named, nested_with, refusal
+from s2l_ray.tuning.samples import nested_with
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
 from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
 from s2l_ray.tuning.sharing import with_bank
-from s2l_ray.tuning.slices import described, number_at_once, reworded, sliced
+from s2l_ray.tuning.slices import sliced
 from s2l_ray.tuning.space import Values
-from s2l_ray.tuning.study_bank import planned_mode, record_bank
+from s2l_ray.tuning.study_bank import record_bank
 from s2l_ray.tuning.study_file import StudyFile
+from s2l_ray.tuning.trial_plans import planned_trials
 from s2l_ray.tuning.tune_loop import Loop
 
 
@@ -161,45 +157,6 @@ class _Ready:
     """Of the trials; None: as the configuration says."""
     began: float
     """`time.monotonic()` of this start."""
-
-
-@dataclass(frozen=True)
-class PlannedTrials:
-    """Trials that can be placed."""
-
-    at_once: int
-    """How many run at the same time."""
-    inventory: Inventory
-    """The whole cluster."""
-    plans: list[Plan]
-    """Of each of the study's samples, on its part of the cluster."""
-
-
-def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> PlannedTrials:
-    """Plan every trial for its part of the cluster.
-
-    Raises:
-        ConfigError: trials cannot be placed; it names them, their values and the reasons.
-        PlacementError: the cluster has less than one trial's part.
-    """
-    inventory = nodes_to_plan_for(prepared.base, display.say)
-    trials = len(prepared.samples) if prepared.drawn else prepared.file.trials or 1
-    at_once = number_at_once(inventory, sliced(prepared.base, prepared.file).placement, trials)
-    problems: list[tuple[str, str]] = []
-    plans: list[Plan] = []
-    mode = planned_mode(prepared)
-    for done, sample in enumerate(prepared.samples, 1):
-        config = sliced(sample.config, prepared.file)
-        try:
-            plans.append(plan_run(with_bank(config, mode), SilentReporter()).plan)
-        except S2LError as error:
-            trial = named(sample.number if prepared.drawn else None, sample.values)
-            problems.append((trial, reworded(str(error), prepared.file)))
-        display.update("trials planned", done, len(prepared.samples))
-    if problems:
-        raise ConfigError(refusal(problems, len(prepared.samples) if prepared.drawn else None))
-    display.say(described(at_once, trials, inventory, prepared.file))
-    return PlannedTrials(at_once, inventory, plans)
 
 
 def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _Ready:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.style import INK, MUTED, save_png
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.axes import Axis, colour_of, colours, horizontal
-from s2l_ray.tuning.outcomes import TrialOutcome, best_of
+from s2l_ray.tuning.outcomes import TrialOutcome
+from s2l_ray.tuning.ranking import SEED, best_of, over_seeds
 from s2l_ray.tuning.wording import metric_label, short_name, value_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
 """Of a text that may be over other things."""
 LINES: tuple[Any, Any] = ("--", "-")
 """Of trials that did not get to their end, and that did."""
+MEAN: dict[str, Any] = {"linestyle": "", "marker": "_", "markersize": 60, "markeredgewidth": 3, "alpha": 0.5}
+"""Of trials that differ in the seed alone."""
 NAME_HEIGHT = 0.04
 """Height of a name, as a share of the axis."""
 SPREAD = 0.02
@@ -81,6 +84,10 @@ def _draw_values(
             [places[outcome.name]], [value], yerr=errors, linestyle="", elinewidth=1, capsize=2,
             alpha=1.0 if len(outcomes) <= FEW else 0.75, **_mark(outcome, colour),
         )  # fmt: skip
+    if axis is not None and axis.key != SEED:
+        for mean in over_seeds(about, outcomes):
+            place, colour = axis.place(mean.values[axis.key]), drawn[mean.trials[0].name]
+            axes.plot([place], [_shown(about, mean.mean)], zorder=1, color=colour, **MEAN)
     best = best_of(about, outcomes)
     if best is not None:
         axes.annotate(
@@ -176,6 +183,7 @@ def _label(axes: Axes, axis: Axis, outcomes: Sequence[TrialOutcome]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xlabel("T_mix (schedule.mix_steps)" if axis.key == "schedule.mix_steps" else axis.key)
+    axes.margins(x=0.1)
     if axis.categories:
         axes.set_xticks(range(len(axis.categories)), labels=list(axis.categories))
         return
@@ -191,7 +199,6 @@ def _label(axes: Axes, axis: Axis, outcomes: Sequence[TrialOutcome]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.margins(x=0.1)
 
 
 def _legend(
@@ -213,6 +220,8 @@ def _legend(
         if there:
             like = next(outcome for outcome in outcomes if outcome.status in there)
             handles.append(Line2D([], [], linestyle=LINES[status == "finished"], label=label, **_mark(like, MUTED)))
+    if over_seeds(about, outcomes):
+        handles.append(Line2D([], [], color=MUTED, label="mean over seeds", **(MEAN | {"markersize": 18})))
     if any(outcome.exploits for outcome in outcomes):
         handles.append(
             Line2D([], [], linestyle="", marker="^", markersize=9, color=MUTED, markeredgecolor=INK, label="exploit")

@@ -14,9 +14,10 @@ from s2l_ray.display.text import duration, with_short_paths
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import how_to_open
 from s2l_ray.tuning.about import StudyAbout
-from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
-from s2l_ray.tuning.table import trial_table
-from s2l_ray.tuning.wording import before_text, event_text, short_name
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, study_files
+from s2l_ray.tuning.ranking import SeedMean, best_of, over_seeds, overlapping, ranked
+from s2l_ray.tuning.table import seeds_table, trial_table
+from s2l_ray.tuning.wording import before_text, event_text, short_name, values_text
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class FinalTable:
         yield Text("")
         if before := before_text(about, order):
             yield Text(before)
-        said = (*_verdict(about, order), *_failures(about, order), *_exploits(order), *_bank(order, facts))
+        if means := over_seeds(about, order):
+            yield Text(f"means over seeds, with {about.confidence:.0%} intervals over seeds", style="bold")
+            yield seeds_table(about, means, options.max_width)
+            yield Text("")
+        verdict = _over_seeds(about, means) if len(means) > 1 else _verdict(about, order)
+        said = (*verdict, *_failures(about, order), *_exploits(order), *_bank(order, facts))
         yield from (Text(sentence) for sentence in said)
         yield Text("")
         yield _places(about, order, facts)
@@ -65,6 +71,19 @@ def _verdict(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]:
     yield "Each trial is one run with one seed, and the best of several is in part the luckiest."
     if any(outcome.status == "pruned" for outcome in order):
         yield "Pruned trials were measured after fewer steps; they stand below those that finished."
+
+
+def _over_seeds(about: StudyAbout, means: Sequence[SeedMean]) -> Iterator[str]:
+    """What may be concluded from means over seeds, in whole sentences."""
+    best, *others = means
+    near = [one for one in others if one.gap_interval is None or one.gap_interval[0] <= 0 <= one.gap_interval[1]]
+    name = values_text(best.values)
+    if near:
+        which = "the others" if len(near) == len(others) else f"{len(near)} of the {len(others)} others"
+        yield f"The best mean is that of {name}; its lead over {which} may be chance."
+    else:
+        yield f"The best mean is that of {name}; its lead over all others is more than seeds explain."
+    yield "Differences are paired by seed, and their intervals are not corrected for how many there are."
 
 
 def _lead(about: StudyAbout, best: TrialOutcome, finished: Sequence[TrialOutcome]) -> str:

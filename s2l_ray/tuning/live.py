@@ -16,8 +16,9 @@ from s2l_ray.display.text import duration, is_live, line, print_line
 from s2l_ray.kinds import TrialEvent, TrialStatus
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.tuning.about import StudyAbout
-from s2l_ray.tuning.outcomes import TrialOutcome, best_of, ranked
+from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.progress import Pace
+from s2l_ray.tuning.ranking import best_of, ranked
 from s2l_ray.tuning.table import trial_table
 from s2l_ray.tuning.wording import before_text, event_text, metric_label, metric_text, short_name
 

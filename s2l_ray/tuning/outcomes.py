@@ -1,4 +1,4 @@
-"""How the trials of a study stand, and which of them is the best."""
+"""How the trials of a study stand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from s2l_ray.kinds import TrialStatus
 from s2l_ray.results import finite
-from s2l_ray.tuning.about import StudyAbout
 
 OVER: tuple[TrialStatus, ...] = ("finished", "pruned", "failed", "stopped")
 """Statuses of a trial that does nothing more."""
@@ -116,40 +115,6 @@ class StudyFacts:
     mlflow_run_id: str | None = None
     """MLflow's id of the study's own run, the parent of its trials'."""
     mlflow_uri: str | None = None
-
-
-def ranked(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
-    """The trials from best to worst: those that finished, then the others with a value, then those without one.
-
-    A trial that was pruned may have the best value of all, measured after fewer steps: it is not comparable, and its
-    values were not trained to the end. So it never ranks before one that finished.
-    """
-    sign = -1.0 if about.mode == "max" else 1.0
-
-    def place(outcome: TrialOutcome) -> tuple[bool, bool, float, str]:
-        value = outcome.metric
-        return value is None, outcome.status != "finished", sign * value if value is not None else 0.0, outcome.name
-
-    return sorted(outcomes, key=place)
-
-
-def best_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> TrialOutcome | None:
-    """The trial that ranks first; None if the metric was never measured."""
-    first = next(iter(ranked(about, outcomes)), None)
-    return first if first is not None and first.metric is not None else None
-
-
-def overlapping(best: TrialOutcome, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
-    """The other trials that finished and whose intervals have values in common with that of `best`.
-
-    That intervals overlap does not prove that two trials are equal; that they do not shows a difference which is more
-    than the choice of held-out problems explains.
-    """
-    if best.interval is None:
-        return []
-    low, high = best.interval
-    others = [o for o in outcomes if o.name != best.name and o.status == "finished" and o.interval is not None]
-    return [o for o in others if o.interval is not None and o.interval[0] <= high and low <= o.interval[1]]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

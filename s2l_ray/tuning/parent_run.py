@@ -26,7 +26,8 @@ from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.observer import Listener
-from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, ranked
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.ranking import best_of, ranked
 
 TABLE = "trials.json"
 """File in the study's directory, and artifact: the trials as a table that MLflow's pages show."""

@@ -12,12 +12,12 @@ from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.display.text import duration, print_line, with_short_paths
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.placement.plan import Plan
-from s2l_ray.tuning.driver import planned_trials
 from s2l_ray.tuning.preparing import prepare
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.samples import Sample
 from s2l_ray.tuning.study_bank import described_need
 from s2l_ray.tuning.table import fitted_table, heading
+from s2l_ray.tuning.trial_plans import planned_trials
 from s2l_ray.tuning.wording import value_text
 
 PREDICTED = "steps\ntake,\npredicted"

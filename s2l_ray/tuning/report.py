@@ -17,7 +17,8 @@ from s2l_ray.redaction import redact
 from s2l_ray.results import finite
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.figure import draw_study
-from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, study_files
+from s2l_ray.tuning.ranking import SeedMean, best_of, over_seeds, overlapping, ranked
 from s2l_ray.tuning.samples import with_values
 from s2l_ray.tuning.wording import metric_label, metric_text
 
@@ -78,12 +79,24 @@ def report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFact
         "best": None
         if best is None
         else {"name": best.name, "overlapping": [other.name for other in overlapping(best, outcomes)]},
+        "over_seeds": [_row(mean) for mean in over_seeds(about, outcomes)],
         "trials": [outcome.to_json() for outcome in ranked(about, outcomes)],
         "versions": versions(),
         "machine": describe_machine(),
     }
     checked: dict[str, Any] = finite(content)
     return checked
+
+
+def _row(mean: SeedMean) -> dict[str, Any]:
+    return {
+        "values": dict(mean.values),
+        "trials": [trial.name for trial in mean.trials],
+        "mean": mean.mean,
+        "interval": mean.interval,
+        "gap": mean.gap,
+        "gap_interval": mean.gap_interval,
+    }
 
 
 def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:

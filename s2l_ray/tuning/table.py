@@ -10,6 +10,7 @@ from rich.text import Text
 from s2l_ray.display.text import duration
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import TrialOutcome
+from s2l_ray.tuning.ranking import SEED, SeedMean
 from s2l_ray.tuning.wording import STATUS_STYLES, metric_label, metric_text, short_name, value_text
 
 AT, DONE, TIME = "at\nstep", "done", "steps\ntook"
@@ -35,6 +36,34 @@ def trial_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], width: int,
         for outcome in outcomes
     ]
     return fitted_table(columns, about.keys, (TIME, AT if live else DONE), styles, width)
+
+
+def seeds_table(about: StudyAbout, means: Sequence[SeedMean], width: int) -> Table:
+    """A row for each combination of values that was repeated with several seeds, in the order given.
+
+    Args:
+        about: the study.
+        means: as `ranking.over_seeds` returns them.
+        width: of the terminal, in characters.
+    """
+    keys = [key for key in about.keys if key != SEED]
+    unit = 100 if about.is_pass_at_k else 1
+    columns = {
+        **{heading(key, keys): [value_text(mean.values.get(key)) for mean in means] for key in keys},
+        f"mean\n{metric_label(about)}": [metric_text(about, mean.mean, mean.interval) for mean in means],
+        "less\nthe best": [_signed(about, mean, unit) for mean in means],
+        "seeds": [str(len(mean.trials)) for mean in means],
+    }
+    return fitted_table(columns, keys, ("seeds",), [""] * len(means), width)
+
+
+def _signed(about: StudyAbout, mean: SeedMean, unit: float) -> str:
+    """The difference of a mean from the best one, with its interval: -0.3 [-1.8, +1.3]."""
+    if mean.gap_interval is None:
+        return f"{unit * mean.gap:+.4g}" if mean.gap else ""
+    digits = ".1f" if about.is_pass_at_k else ".4g"
+    gap, low, high = (format(unit * value, f"+{digits}") for value in (mean.gap, *mean.gap_interval))
+    return f"{gap} [{low}, {high}]"
 
 
 def fitted_table(

@@ -82,6 +82,9 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ),
         ("verifier={kind: countdown, extract: lenient}", "extract is for kind: math alone; countdown reads responses"),
         ("verifier.extract=loose", "verifier.extract: Input should be 'strict' or 'lenient'"),
+        ("schedule.steps=true", r"schedule.steps: must be a number \(got True\)"),
+        ("data.eval_limit=false", r"data.eval_limit: must be a number \(got False\)"),
+        ("evaluation.confidence=true", r"evaluation.confidence: must be a number"),
         ("seed", "write it as key=value"),
     ],
 )

@@ -13,13 +13,14 @@ from s2l_ray.display.text import duration, print_line, with_short_paths
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.planner.search import make_plan
-from s2l_ray.tuning.about import asha_rungs
+from s2l_ray.tuning.about import StudyAbout, asha_rungs
 from s2l_ray.tuning.axes import colours, horizontal
 from s2l_ray.tuning.figure import _apart, study_figure
 from s2l_ray.tuning.final import FinalTable
 from s2l_ray.tuning.live import StudyDisplay
-from s2l_ray.tuning.outcomes import Exploit, StudyFacts, TrialOutcome, best_of, overlapping, ranked, study_files
+from s2l_ray.tuning.outcomes import Exploit, StudyFacts, TrialOutcome, study_files
 from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
+from s2l_ray.tuning.ranking import best_of, over_seeds, overlapping, ranked
 from s2l_ray.tuning.rehearsal import plans_table
 from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.samples import Sample
@@ -301,3 +302,82 @@ def test_the_figure_marks_pruned_trials_and_exploits():
 
 def test_names_beside_lines_are_moved_apart():
     assert _apart([1.0, 1.5, 5.0], 1.0) == pytest.approx([1 - 0.5 / 3, 2 - 0.5 / 3, 5 - 0.5 / 3])
+
+
+def repeated(tmp_path: Path) -> tuple[StudyAbout, list[TrialOutcome]]:
+    """Two schedules with three seeds each, one with two, one with one, and one of which a trial was pruned."""
+    about = study(tmp_path, keys=("schedule.kind", "seed"), trials=11)
+    values = {
+        "linear": {1: 0.20, 2: 0.22, 3: 0.24},
+        "off": {1: 0.19, 2: 0.21, 3: 0.20},
+        "abrupt": {1: 0.30, 3: 0.30},
+        "cosine": {1: 0.40},
+    }
+    rows = [(kind, seed, value) for kind, by_seed in values.items() for seed, value in by_seed.items()]
+    outcomes = [
+        replace(measured(about, number, value), values={"schedule.kind": kind, "seed": seed})
+        for number, (kind, seed, value) in enumerate(rows)
+    ]
+    pruned = replace(measured(about, 9, 0.5, "pruned"), values={"schedule.kind": "abrupt", "seed": 2})
+    return about, [*outcomes, pruned]
+
+
+def test_means_over_seeds_by_hand(tmp_path: Path):
+    about, outcomes = repeated(tmp_path)
+    linear, off, abrupt = over_seeds(about, outcomes)
+    assert [dict(one.values) for one in (linear, off, abrupt)] == [
+        {"schedule.kind": kind}
+        for kind in ("linear", "off", "abrupt")  # one seed less than the others: last
+    ]
+    # Three values 0.02 apart: standard error 0.02 / sqrt(3); t with 2 degrees of freedom at 97.5 %: 4.302653.
+    half = 4.302653 * 0.02 / 3**0.5
+    assert linear.mean == pytest.approx(0.22) and linear.gap_interval is None
+    assert linear.interval == pytest.approx((0.22 - half, 0.22 + half), abs=1e-8)
+    # By seed: -0.01, -0.01, -0.04. Mean -0.02, standard deviation sqrt(0.0003).
+    half = 4.302653 * 0.0003**0.5 / 3**0.5
+    assert off.gap == pytest.approx(-0.02)
+    assert off.gap_interval == pytest.approx((-0.02 - half, -0.02 + half), abs=1e-8)
+    # Seeds 1 and 3: +0.10, +0.06; t with 1 degree of freedom: 12.7062.
+    half = 12.706205 * 0.02 * 2**0.5 / 2**0.5
+    assert abrupt.gap == pytest.approx(0.08)
+    assert abrupt.gap_interval == pytest.approx((0.08 - half, 0.08 + half), abs=1e-8)
+
+
+def test_the_best_trial_is_of_the_values_with_the_best_mean(tmp_path: Path):
+    about, outcomes = repeated(tmp_path)
+    best = best_of(about, outcomes)
+    assert best is not None and best.values == {"schedule.kind": "linear", "seed": 3}
+    lower = best_of(replace(about, mode="min"), outcomes)
+    assert lower is not None and lower.values == {"schedule.kind": "off", "seed": 1}
+    alone = [outcome for outcome in outcomes if outcome.values["seed"] == 1]
+    assert over_seeds(about, alone) == []
+    best = best_of(about, alone)
+    assert best is not None and best.values["schedule.kind"] == "cosine"
+
+
+def test_the_final_table_compares_means_over_seeds(tmp_path: Path):
+    about, outcomes = repeated(tmp_path)
+    text = " ".join(printed(FinalTable(about, outcomes, StudyFacts(60.0)), 100).split())
+    assert "linear 22.0 [17.0, 27.0] 3 " in text
+    assert "off 20.0 [17.5, 22.5] -2.0 [-6.3, +2.3] 3 " in text
+    assert "The best mean is that of schedule.kind=linear; its lead over the others may be chance." in text
+    assert "overlaps" not in text
+    write_report(about, outcomes, StudyFacts(60.0), load_config("quickstart"))
+    row = json.loads((tmp_path / "tune.json").read_text())["over_seeds"][1]
+    assert row["values"] == {"schedule.kind": "off"} and len(row["trials"]) == 3
+    assert row["mean"] == pytest.approx(0.20) and row["gap"] == pytest.approx(-0.02)
+
+
+def test_the_seed_is_on_the_axis_only_where_nothing_else_varies(tmp_path: Path):
+    about, outcomes = repeated(tmp_path)
+    axis = horizontal(about.keys, outcomes)
+    assert axis is not None and axis.key == "schedule.kind"
+    linear = [outcome for outcome in outcomes if outcome.values["schedule.kind"] == "linear"]
+    axis = horizontal(about.keys, linear)
+    assert axis is not None and axis.key == "seed"
+    bars = [
+        line
+        for line in study_figure(about, outcomes).axes[0].lines
+        if line.get_marker() == "_" and line.get_markersize() > 20
+    ]
+    assert sorted(float(line.get_ydata()[0]) for line in bars) == pytest.approx([20, 22, 30])

@@ -11,8 +11,6 @@ from s2l_ray.schedule import ADAPTIVE
 if TYPE_CHECKING:
     from s2l_ray.config import Config
 
-PACKAGES = ("simpy", "scipy")
-
 LEFT_OUT = (
     "start, evaluation, checkpoints and tracking",
     "actors that fail, and rollouts that are resampled for it",
@@ -22,16 +20,14 @@ LEFT_OUT = (
 
 
 def check_packages() -> None:
-    """Raise unless the simulator's own packages are installed.
+    """Raise unless the simulator's own package is installed.
 
     Raises:
-        ConfigError: they are not; the message says how to get them.
+        ConfigError: it is not; the message says how to get it.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
+    if find_spec("simpy") is None:
         raise ConfigError(
-            f"simulating a run needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            "installed: pip install '.[simulate]' in a checkout of s2l-ray"
+            "simulating a run needs simpy, which is not installed: pip install '.[simulate]' in a checkout of s2l-ray"
         )
 
 

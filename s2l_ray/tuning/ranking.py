@@ -1,0 +1,124 @@
+"""Which trial of a study is the best, and whether that is more than chance: over held-out problems, and over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.outcomes import TrialOutcome
+
+SEED = "seed"
+"""The key that tells repetitions of a trial apart."""
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """Trials that finished and differ in nothing but the seed."""
+
+    values: Mapping[str, Any]
+    """The values of the other keys that the study varies."""
+    trials: tuple[TrialOutcome, ...]
+    """At least two, by ascending seed."""
+    mean: float
+    """Of the metric."""
+    interval: tuple[float, float]
+    """Of the mean, over seeds: Student's t with one degree of freedom less than there are trials."""
+    gap: float = 0.0
+    """Mean difference from the best `SeedMean`, this one minus the best, over the seeds that both have."""
+    gap_interval: tuple[float, float] | None = None
+    """Of that difference, paired by seed; None for the best one, and where fewer than two seeds are common."""
+
+    @property
+    def by_seed(self) -> dict[Any, float]:
+        """Seed -> the metric."""
+        return {trial.values[SEED]: trial.metric for trial in self.trials if trial.metric is not None}
+
+
+def ranked(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """The trials from best to worst: those that finished, then the others with a value, then those without one.
+
+    A trial that was pruned may have the best value of all, measured after fewer steps: it is not comparable, and its
+    values were not trained to the end. So it never ranks before one that finished.
+    """
+    sign = -1.0 if about.mode == "max" else 1.0
+
+    def place(outcome: TrialOutcome) -> tuple[bool, bool, float, str]:
+        value = outcome.metric
+        return value is None, outcome.status != "finished", sign * value if value is not None else 0.0, outcome.name
+
+    return sorted(outcomes, key=place)
+
+
+def best_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> TrialOutcome | None:
+    """The trial that ranks first, among those with the best mean where seeds are varied.
+
+    None if the metric was never measured.
+    """
+    means = over_seeds(about, outcomes)
+    first = next(iter(ranked(about, means[0].trials if means else outcomes)), None)
+    return first if first is not None and first.metric is not None else None
+
+
+def overlapping(best: TrialOutcome, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """The other trials that finished and whose intervals have values in common with that of `best`.
+
+    That intervals overlap does not prove that two trials are equal; that they do not shows a difference which is more
+    than the choice of held-out problems explains.
+    """
+    if best.interval is None:
+        return []
+    low, high = best.interval
+    others = [o for o in outcomes if o.name != best.name and o.status == "finished" and o.interval is not None]
+    return [o for o in others if o.interval is not None and o.interval[0] <= high and low <= o.interval[1]]
+
+
+def over_seeds(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[SeedMean]:
+    """Means over the trials that finished and differ in the seed alone, from best to worst.
+
+    Those with fewer seeds than others, of which a trial failed or was pruned, come last. Empty where no values have two
+    seeds, and of population based training, whose trials take over each other's weights.
+    """
+    if SEED not in about.keys or any(outcome.exploits for outcome in outcomes):
+        return []
+    same: dict[str, list[TrialOutcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.status == "finished" and outcome.metric is not None:
+            same[json.dumps(_others(outcome), sort_keys=True)].append(outcome)
+    sign = -1.0 if about.mode == "max" else 1.0
+    repeated = [_mean(about, trials) for trials in same.values() if len({t.values[SEED] for t in trials}) > 1]
+    means = sorted(repeated, key=lambda one: (-len(one.trials), sign * one.mean))
+    return [means[0], *(_compared(about, one, means[0]) for one in means[1:])] if means else []
+
+
+def _mean(about: StudyAbout, trials: Sequence[TrialOutcome]) -> SeedMean:
+    by_seed = {trial.values[SEED]: trial for trial in trials}
+    of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
+    values = [trial.metric for trial in of_each if trial.metric is not None]
+    return SeedMean(_others(of_each[0]), of_each, statistics.fmean(values), _interval(values, about.confidence))
+
+
+def _compared(about: StudyAbout, one: SeedMean, best: SeedMean) -> SeedMean:
+    common = one.by_seed.keys() & best.by_seed.keys()
+    gaps = [one.by_seed[seed] - best.by_seed[seed] for seed in sorted(common)]
+    if len(gaps) < 2:
+        return SeedMean(one.values, one.trials, one.mean, one.interval, one.mean - best.mean)
+    between = _interval(gaps, about.confidence)
+    return SeedMean(one.values, one.trials, one.mean, one.interval, statistics.fmean(gaps), between)
+
+
+def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """The confidence interval of the mean of at least two values, by Student's t."""
+    from scipy.stats import t
+
+    mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+def _others(outcome: TrialOutcome) -> dict[str, Any]:
+    return {key: value for key, value in outcome.values.items() if key != SEED}
