@@ -59,6 +59,11 @@ _GIVEN = re.compile(
     r"|try|put|not)$",
     re.IGNORECASE,
 )
+_COMPUTED = re.compile(
+    r"\d[^=]{0,80}?[-+*/×÷x^–−] ?\(?\\?\$?[\d.][^=]{0,80}= ?(?P<value>-?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)"  # noqa: RUF001
+    r"(?:[ /-](?!(?:or|and|if|is|was|does|did|can|cannot|fails)\b)[^\d=\ue000-\uf8ff]*)?$"
+)
+"""A computation, `48 + 24 = 72 clips in April and May`. What follows its last value is words."""
 _IS_ANSWER = re.compile(r"[\s*]{0,9}\bis (?:the|our|my) (?:final |correct |right )?answer$", re.IGNORECASE)
 
 _LETTER = r"[(\[（]?(?P<letter>[A-Z])[)\]）]?"  # noqa: RUF001
@@ -110,7 +115,10 @@ def concluded(text: str) -> str | None:
     sentence = [part for part in _SENTENCE_ENDS.split(lines[-1]) if part.strip()][-1].strip().rstrip(".! ")
     if letter := choice(sentence):
         return letter
-    said = _value(sentence.replace("*", "") if "**" in sentence else sentence, formulas)
+    sentence = sentence.replace("**", "")
+    if computed := _COMPUTED.search(sentence):
+        return computed["value"]
+    said = _value(sentence, formulas)
     return _shown(said, formulas) if said else choice(_shown(lines[-1], formulas))
 
 
