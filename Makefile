@@ -6,11 +6,12 @@ FAMILY := .cache/family
 CONFIG ?= configs/quickstart.yaml
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-dev family train check test bench docs clean
+.PHONY: help setup setup-dev family train check test test-long bench docs clean
 
 help:
 	@echo "make train      set up, train the embedded model family (ARGS='key=value ...' overrides)"
 	@echo "make test       set up, then the checks below and all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
+	@echo "make test-long  the tests that take longest: lost nodes, full disks, whole studies, manifests as isolated pods"
 	@echo "make check      lint, types, and the tests that start no engine"
 	@echo "make bench      run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make docs       build the documentation in site/"
@@ -49,11 +50,15 @@ check: setup-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy & types=$$!; S2L_QUICK_TESTS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/unit; tests=$$?; wait $$types && exit $$tests
 
-# With ARGS only the tests that they choose. Tests wait now and then for what they started; types need a core meanwhile.
+# With ARGS only the tests that they choose, long ones too. Tests wait now and then for what they started; types need a core meanwhile.
 test: setup-dev
 	@[ -n "$(ARGS)" ] || { $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .; }
 	@types=; [ -n "$(ARGS)" ] || { $(VENV)/bin/mypy & types=$$!; }; \
-		$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS); tests=$$?; wait $$types && exit $$tests
+		$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),-m "not long"); tests=$$?; \
+		wait $$types && exit $$tests
+
+test-long: setup-dev
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m long
 
 bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)

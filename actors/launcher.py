@@ -116,7 +116,7 @@ class ActorLauncher:
     def launch_verifiers(self) -> list[Any]:
         """Begin to start the pool of verifiers."""
         verifier = self._config.verifier
-        arguments = (verifier.kind, verifier.timeout_s, self._prompts)
+        arguments = (verifier.kind, verifier.timeout_s, self._prompts, verifier.options)
         return [self._spawn_holder(Verifier, {}, *arguments) for _ in range(verifier.workers)]
 
     def launch_bank(self, settings: BankSettings) -> Any:

@@ -9,7 +9,7 @@ import ray
 from actors.calls import TOKENS_ASIDE
 from s2l_ray.rollouts.records import Period, Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.tasks.verifier_process import VerifierProcess
-from s2l_ray.tasks.verifiers import Probation
+from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, Probation
 
 
 # Out of order: a set that is still being sampled must not hold up the ones queued behind it.
@@ -17,9 +17,9 @@ from s2l_ray.tasks.verifiers import Probation
 class Verifier:
     """Every answer is checked under a time limit that is enforced from outside the checking process."""
 
-    def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt]) -> None:
+    def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt], options: Options = NO_OPTIONS) -> None:
         self._kind = kind
-        self._process = VerifierProcess(kind, timeout_s)
+        self._process = VerifierProcess(kind, timeout_s, options)
         self._prompts = prompts
         self.renew()
 

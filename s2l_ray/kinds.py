@@ -18,6 +18,8 @@ FinishReason = Literal["stop", "length"]
 VerdictStatus = Literal["right", "wrong", "unparsable", "timeout", "failed"]
 """unparsable: the response has no answer that can be read. failed: the check itself could not be done; it raised,
 returned something that is no verdict, or ended its process."""
+ExtractionLevel = Literal["strict", "lenient"]
+"""What of a response the verifier `math` takes for its final answer."""
 WorkerEnding = Literal["done", "timeout", "died"]
 """How a verifier process ended one check."""
 

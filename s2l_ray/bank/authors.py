@@ -181,7 +181,8 @@ def import_rows(
     done = Imported()
     model, group = Path(config.models.explorer).name, config.rollout.group_size
     rollouts, probation = file.rollouts(), Probation(config.verifier.kind)
-    with VerifierPool(config.verifier.kind, config.verifier.workers, config.verifier.timeout_s) as pool:
+    verifier = config.verifier
+    with VerifierPool(verifier.kind, verifier.workers, verifier.timeout_s, verifier.options) as pool:
         while batch := list(islice(rollouts, BATCH)):
             known = [rollout for rollout in batch if rollout is not None]
             done.unknown_prompts += len(batch) - len(known)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from s2l_ray.config import Config
+    from s2l_ray.config.verifier import VerifierConfig
 
 NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 """Keys of config.json that tell how the directory was made, not what the model is."""
@@ -61,7 +62,7 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
         "tokenizer": tokenizer_digest(tokenizer),
         "chat template": _digest(template),
         **{f"data.{key}": getattr(config.data, key) for key in ("chat", "system", "prompt")},
-        **_verifier_fields(config.verifier.kind),
+        **_verifier_fields(config.verifier),
         **{f"rollout.explorer.{key}": value for key, value in sampling.items()},
         "rollout.max_tokens": config.rollout.max_tokens,
         "rollout.explorer_seed": config.explorer_seed if origin == SAMPLED else None,
@@ -162,10 +163,12 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return _digest(json.dumps([sorted(tokenizer.get_vocab().items()), specials, encoded]))
 
 
-def _verifier_fields(kind: str) -> dict[str, Value]:
-    """The verifier's name; of your own function its module's source, of `math` the version of math-verify."""
+def _verifier_fields(verifier: VerifierConfig) -> dict[str, Value]:
+    """The verifier's name and options; of your own function its module's source, of `math` math-verify's version."""
+    kind = verifier.kind
     VERIFIERS.resolve(kind)
     fields: dict[str, Value] = {"verifier.kind": kind}
+    fields |= {f"verifier.{name}": value for name, value in verifier.options.items()}
     if kind == "math":
         fields["math-verify"] = importlib.metadata.version("math-verify")
     try:

@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.commands.arguments import add_command, positive
+from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
+from s2l_ray.kinds import ExtractionLevel
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -33,6 +35,11 @@ def add_to(commands: Commands) -> None:
         "--kind", default="math", help=f"{', '.join(VERIFIERS.names)} or module:function (default: %(default)s)"
     )
     parser.add_argument(
+        "--extract",
+        choices=get_args(ExtractionLevel),
+        help="what --kind math takes for a response's final answer, as verifier.extract does (default: strict)",
+    )
+    parser.add_argument(
         "--workers",
         type=positive,
         default=os.cpu_count() or 1,
@@ -49,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import TaskDisplay
     from s2l_ray.tasks.verify_file import verify_file
 
+    options = _options(arguments.kind, arguments.extract)
     target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
     with TaskDisplay() as display:
         summary = verify_file(
@@ -58,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.workers,
             arguments.timeout,
             lambda done, rows: display.update("verified", done, rows),
+            options,
         )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     answers = "1 answer" if summary.rows == 1 else f"{summary.rows} answers"
@@ -66,3 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
         failed = f"{summary.counts['failed']} of {summary.rows} rows could not be checked"
         print(f"{failed}, the first so: {summary.failure}", file=sys.stderr)
     return 1 if summary.counts["failed"] == summary.rows else 0
+
+
+def _options(kind: str, extract: ExtractionLevel | None) -> dict[str, str]:
+    """What the verifier is called with, as `VerifierConfig.options`."""
+    if kind == "math":
+        return {"extract": extract or "strict"}
+    if extract is not None:
+        raise ConfigError(f"--extract is for --kind math alone; {kind} reads responses itself: leave it out")
+    return {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from s2l_ray.config.section import AfterValidator, Positive, PositiveFloat, Section
+from s2l_ray.config.section import AfterValidator, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.extensions import VERIFIERS
+from s2l_ray.kinds import ExtractionLevel
 
 
 class VerifierConfig(Section):
@@ -15,7 +16,23 @@ class VerifierConfig(Section):
     """What judges a response: `math` (math-verify), `countdown` (exact, for the embedded task), or your own
     `module:function`, which is called as function(response=..., answer=..., question=...) and returns a bool, a
     reward in [0, 1] or a Verdict (examples/verifier.py is one)."""
+    extract: ExtractionLevel = "strict"
+    """What `math` takes for a response's final answer. `strict`: what the response names as its answer, which is a box,
+    `<answer>`, a sentence such as "The answer is 42." or its last sentence, after any `<think>...</think>`. `lenient`:
+    if there is nothing of the kind, also the last formula or number, a box that was cut off, the last of several
+    different boxes, and the thinking. See docs/concepts/verification.md. Other verifiers read responses themselves."""
     timeout_s: PositiveFloat = 5.0
     """Longest time for one check; a check that takes longer is killed and counted as a timeout."""
     workers: Positive = 1
     """Number of verifier actors, each with one worker process."""
+
+    @model_validator(mode="after")
+    def _only_math_extracts(self) -> VerifierConfig:
+        if self.kind != "math" and self.extract != "strict":
+            raise ValueError(f"extract is for kind: math alone; {self.kind} reads responses itself")
+        return self
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the verifier is called with beside response, answer and question."""
+        return {"extract": self.extract} if self.kind == "math" else {}

@@ -1,75 +1,119 @@
-"""The final answer that a response states, and where it stands."""
+r"""The final answers that a response gives, and where they stand.
+
+What is read depends on the level of `verifier.extract`. Strict reads places that a response names as its answer:
+
+1. nothing before the last `</think>`, and nothing at all if the thinking never ends;
+2. between `<answer>` and `</answer>`;
+3. in a `\boxed{}` whose braces are balanced. If the last box is not closed, the response was cut off in its answer;
+4. what the last sentence of the kind "the answer is X" says, or the last line `#### X`, or the response's last
+   sentence, if it says what the value is (`tasks.statements`).
+
+Lenient reads the same, and what remains if that gives nothing: an open box, the last formula or number, the thinking.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from s2l_ray.kinds import ExtractionLevel
+from s2l_ray.tasks.statements import concluded, last_value, marked, stated
 
 LONGEST_ANSWER = 1000
 """Characters; a longer "answer" is a response that never came to one."""
+MOST_ANSWERS = 20
+"""Different answers that a response may give; a longer list is no list of boxes any more."""
 
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_STATED = re.compile(
-    r"\banswers?\s*\**\s*(?:is|are|:)\s*:?\s*\**\s*"
-    r"(?:(?:therefore|thus|then|simply|just|exactly|approximately|about|probably|equal to|given by)\b[,:]?\s*)*",
-    re.IGNORECASE,
-)
-_REASON = re.compile(r",?\s+(?:because|since|which|where|as)\b.*", re.DOTALL)
-_MATH = r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$[^$\n]+\$|\\begin\{(\w+)\}.+?\\end\{\1\}"
-_SENTENCE = re.compile(rf"(?s:{_MATH})|\\.|\.(?=[^\s*])|[^.\n\\]")
-_MARKED = re.compile(r"####[ \t]*(\S.*)")
-_LAST_NUMBER = re.compile(
-    r"(?:(?<![\w)}.])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?:\.\d+)?)?%?|(?<!\d)-?\.\d+%?"
-)
+_BOX = r"\\{1,4}(?:boxed|fbox)"  # more than one backslash: a new line before the box, or an escape too many
+_BRACES = re.compile(rf"(?P<box>{_BOX}\s{{0,20}}\{{)|\\.|[{{}}]", re.DOTALL)
+_BARE_BOX = re.compile(_BOX + r"\s{0,20}([^\s{}$\\]+)")
+_THINKING = re.compile(r"<(/?)(?:think|thinking)>", re.IGNORECASE)
+_TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The final answer that a response states.
+def final_answers(text: str, level: ExtractionLevel) -> tuple[str, ...]:
+    """The different answers that a response gives as its final one, in order; none if it gives no answer.
 
-    It is in the last `\boxed{}` with balanced braces, else after the last "answer is" (or "answer:") up to the end of
-    the sentence, else after the last `####` up to the end of the line, else it is the last number.
+    Answers that are written alike are one. Several may be a list, or be a response that does not commit itself;
+    `tasks.math_answers` decides that.
     """
-    for find in (_boxed, _stated, _marked, _last_number):
-        if found := find(text):
-            return found
-    return None
+    part = _after_thinking(text)
+    found = _given(part) if part is not None else ()
+    if found or level == "strict":
+        return found
+    return (_guessed(part) if part is not None else ()) or _given(text) or _guessed(text)
 
 
-def _boxed(text: str) -> str | None:
+def _after_thinking(text: str) -> str | None:
+    """What follows the last thinking; None if that never ends."""
+    marks = list(_THINKING.finditer(text))
+    if not marks:
+        return text
+    return text[marks[-1].end() :] if marks[-1][1] else None
+
+
+def _given(text: str) -> tuple[str, ...]:
+    """The answers in places that are named as the answer's; none where the response was cut off in such a place."""
+    contents, open_tag = _tagged(text)
+    boxes, open_box = _boxes(text)
+    cut_off = open_box is not None or (not boxes and _BARE_BOX.search(text) is not None)
+    if open_tag is not None or (cut_off and not contents):
+        return ()
+    return _different(map(_in_tag, contents)) or _different(boxes) or _different([_in_words(text)])
+
+
+def _guessed(text: str) -> tuple[str, ...]:
+    """What is most likely the answer where nothing is named so, or the response was cut off in it."""
+    _, open_tag = _tagged(text)
+    if open_tag is not None:
+        return _different([_in_tag(open_tag)])
+    boxes, open_box = _boxes(text)
+    if boxes or open_box:
+        return _different(boxes or [open_box])
+    bare = _BARE_BOX.findall(text)
+    return _different([bare[-1].rstrip(".,;:") if bare else last_value(text)])
+
+
+def _different(answers: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(answer for answer in answers if answer))
+
+
+def _in_words(text: str) -> str | None:
+    return stated(text) or marked(text) or concluded(text)
+
+
+def _in_tag(content: str) -> str:
+    return ", ".join(_different(_boxes(content)[0])) or _in_words(content) or content
+
+
+def _tagged(text: str) -> tuple[list[str], str | None]:
+    """What stands between <answer> and </answer>, and what follows the last <answer> if it is not closed."""
+    contents, start = [], None
+    for tag in _TAGS.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            contents.append(text[start : tag.start()].strip())
+            start = None
+    return [content for content in contents if content], None if start is None else text[start:].strip()
+
+
+def _boxes(text: str) -> tuple[list[str], str | None]:
+    """What the innermost boxes hold, in order, and what one that is open at the end holds up to the end of its line."""
     # One pass with a stack, however often a degenerate response opens a box: (start, content's start) or None for a {.
     open_braces: list[tuple[int, int] | None] = []
-    last = (-1, "")
-    start = text.find("\\boxed")
-    if start < 0:
-        return None
-    while start > 0 and text[start - 1] == "\\":
-        start -= 1  # \\boxed is a new line and a word
-    for token in _BRACES.finditer(text, start):
-        if token[0].startswith("\\boxed"):
+    contents: list[str] = []
+    last = -1
+    first = re.search(_BOX, text)
+    for token in _BRACES.finditer(text, first.start()) if first else ():
+        if token["box"]:
             open_braces.append((token.start(), token.end()))
         elif token[0] == "{":
             open_braces.append(None)
         elif token[0] == "}" and open_braces and (box := open_braces.pop()) is not None:
             content = text[box[1] : token.start()].strip() if token.start() - box[1] < 10 * LONGEST_ANSWER else ""
-            if content and box[0] > last[0]:
-                last = (box[0], content)
-    return last[1] or None
-
-
-def _stated(text: str) -> str | None:
-    for statement in reversed(list(_STATED.finditer(text))):
-        end = statement.end()
-        while token := _SENTENCE.match(text, end):
-            end = token.end()
-        if found := _REASON.sub("", text[statement.end() : end]).strip().strip("*").strip():
-            return found
-    return None
-
-
-def _marked(text: str) -> str | None:
-    marked = _MARKED.findall(text)
-    return marked[-1].strip() if marked else None
-
-
-def _last_number(text: str) -> str | None:
-    numbers = _LAST_NUMBER.findall(text)
-    return numbers[-1] if numbers else None
+            if content and box[0] > last:
+                last = box[0]
+                contents.append(content)
+    left = [box for box in open_braces if box is not None and box[0] > last]
+    return contents, text[left[-1][1] :].strip().partition("\n")[0].rstrip("$. ") if left else None

@@ -6,28 +6,46 @@ where it can be killed from outside (`tasks.pool`): a symbolic comparison may ta
 
 from __future__ import annotations
 
+from s2l_ray.kinds import ExtractionLevel
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.comparison import answers_equal
-from s2l_ray.tasks.extraction import LONGEST_ANSWER, extract_answer
+from s2l_ray.tasks.extraction import LONGEST_ANSWER, MOST_ANSWERS, final_answers
 
 
-def check_math(response: str, answer: str, question: str = "") -> Verdict:
+def check_math(response: str, answer: str, question: str = "", extract: ExtractionLevel = "strict") -> Verdict:
     """Grade a response: right (reward 1), wrong or unparsable (reward 0).
 
     Units, currency and degree signs do not count; 50% is right for 50 and for 0.5; lists without brackets are
     unordered; the brackets of a point may be left out.
 
+    Several different answers are right if they are the elements of the gold answer, or all of them are the gold answer
+    in different forms. Lenient also takes the last of them.
+
     Args:
-        response: the model's text; its answer is found by `extract_answer`.
+        response: the model's text; its answers are found by `final_answers`.
         answer: the gold answer alone, in LaTeX or plain text, never a whole solution.
         question: not needed; verifiers are called with it.
+        extract: what is taken for the final answer.
     """
-    found = extract_answer(response)
-    if found is None:
+    found = final_answers(response, extract)
+    if not found:
         return Verdict("unparsable", 0.0, "no answer found")
-    if len(found) > LONGEST_ANSWER:
-        return Verdict("unparsable", 0.0, f"an answer of {len(found)} characters")
-    equal = answers_equal(answer, found)
+    if (length := sum(map(len, found))) > LONGEST_ANSWER or len(found) > MOST_ANSWERS:
+        return Verdict("unparsable", 0.0, f"{len(found)} answers of {length} characters")
+    if len(found) == 1:
+        equal, detail = answers_equal(answer, found[0]), found[0]
+    else:
+        equal, detail = _several_equal(answer, found, extract), f"{len(found)} answers: {'; '.join(found)}"
     if equal is None:
-        return Verdict("unparsable", 0.0, f"cannot read {found[:200]}")
-    return Verdict("right", 1.0, found[:200]) if equal else Verdict("wrong", 0.0, found[:200])
+        return Verdict("unparsable", 0.0, f"cannot read {detail[:200]}")
+    return Verdict("right", 1.0, detail[:200]) if equal else Verdict("wrong", 0.0, detail[:200])
+
+
+def _several_equal(gold: str, found: tuple[str, ...], extract: ExtractionLevel) -> bool | None:
+    """None: none of the answers can be read."""
+    if extract == "lenient" and answers_equal(gold, found[-1]):
+        return True
+    if answers_equal(gold, ", ".join(found)):
+        return True
+    each = [answers_equal(gold, answer) for answer in found]
+    return None if set(each) == {None} else all(each)

@@ -9,6 +9,7 @@ from typing import Self
 
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verifier_process import CHUNK, Item, VerifierProcess
+from s2l_ray.tasks.verifiers import NO_OPTIONS, Options
 
 CHUNKS_PER_WORKER = 4
 """A pool divides its answers into at least this many chunks, so that its workers end at about the same time."""
@@ -18,12 +19,12 @@ class VerifierPool:
     """Workers that share the answers of each check.
 
     Args:
-        kind, timeout_s: as for `VerifierProcess`.
+        kind, timeout_s, options: as for `VerifierProcess`.
         workers: processes; each computes on one core.
     """
 
-    def __init__(self, kind: str, workers: int, timeout_s: float):
-        self._processes = [VerifierProcess(kind, timeout_s) for _ in range(workers)]
+    def __init__(self, kind: str, workers: int, timeout_s: float, options: Options = NO_OPTIONS):
+        self._processes = [VerifierProcess(kind, timeout_s, options) for _ in range(workers)]
         self._free: queue.SimpleQueue[VerifierProcess] = queue.SimpleQueue()
         for process in self._processes:
             self._free.put(process)

@@ -29,7 +29,7 @@ from s2l_ray.kinds import WorkerEnding
 from s2l_ray.machine.processes import end_supervised
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
-from s2l_ray.tasks.verifiers import VerifierError
+from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, VerifierError
 
 Item = tuple[str, str, str]
 """(response, gold answer, question)"""
@@ -51,7 +51,7 @@ from s2l_ray.machine.processes import supervised
 pipe_fd, log_fd, parent = map(int, sys.argv[1:4])
 supervised(parent, held=(pipe_fd, log_fd))
 from s2l_ray.tasks.worker import serve
-serve(sys.argv[4], pipe_fd, log_fd)
+serve(*sys.argv[4:6], pipe_fd, log_fd)
 """
 
 
@@ -62,12 +62,12 @@ class _Worker:
         VerifierError: the process cannot be started.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, options: Options) -> None:
         try:
             self.pipe, theirs = _pipe()
             self.log = VerdictLog()
             with theirs:
-                self.process = _started(kind, (theirs.fileno(), self.log.fd))
+                self.process = _started(kind, options, (theirs.fileno(), self.log.fd))
         except OSError as error:
             raise VerifierError(f"no worker of verifier {kind} can be started: {error}") from error
 
@@ -93,12 +93,13 @@ class VerifierProcess:
     Not thread-safe: one `check` at a time.
 
     Args:
-        kind: see `resolve_verifier`.
+        kind, options: see `resolve_verifier`.
         timeout_s: wall-clock limit of each answer in seconds; a worker's start does not count.
     """
 
-    def __init__(self, kind: str, timeout_s: float) -> None:
+    def __init__(self, kind: str, timeout_s: float, options: Options = NO_OPTIONS) -> None:
         self.kind = kind
+        self._options = options
         self.timeout_s = timeout_s
         self._worker: _Worker | None = None
         self._cause = ""
@@ -154,7 +155,7 @@ class VerifierProcess:
         if self._closed:
             raise VerifierError("the verifier is closed")
         if self._worker is None:
-            self._worker = _Worker(self.kind)
+            self._worker = _Worker(self.kind, self._options)
             try:
                 self._await_ready(self._worker)
             except BaseException:
@@ -237,9 +238,18 @@ class VerifierProcess:
             worker.kill()
 
 
-def _started(kind: str, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
+def _started(kind: str, options: Options, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _WORKER, *map(str, descriptors), str(os.getpid()), kind],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            _WORKER,
+            *map(str, descriptors),
+            str(os.getpid()),
+            kind,
+            json.dumps(dict(options)),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a user's verifier prints must not mix with our output
         pass_fds=descriptors,

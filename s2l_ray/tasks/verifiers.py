@@ -8,7 +8,7 @@ called with the keywords response, answer and question, all str, and returns a b
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import Any, cast, get_args
@@ -21,6 +21,9 @@ from s2l_ray.rollouts.records import Verdict
 Verifier = Callable[[str, str, str], Verdict]
 """verifier(response, answer, question)"""
 
+Options = Mapping[str, str]
+"""What a verifier is called with beside response, answer and question, see `VerifierConfig.options`."""
+NO_OPTIONS: Options = {}
 TRIED = 64
 """A verifier that fails on all of its first answers, this many, does not work."""
 _SHOWN = reprlib.Repr()  # bounded, and does not raise
@@ -57,8 +60,12 @@ class Probation:
             )
 
 
-def resolve_verifier(kind: str) -> Verifier:
+def resolve_verifier(kind: str, options: Options = NO_OPTIONS) -> Verifier:
     """The verifier that `verifier.kind` names: math, countdown, or a user's `module:function`.
+
+    Args:
+        kind: the name.
+        options: further keywords that the function is called with; only `math` has any.
 
     Raises:
         ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
@@ -66,7 +73,7 @@ def resolve_verifier(kind: str) -> Verifier:
     function = VERIFIERS.resolve(kind)
 
     def verifier(response: str, answer: str, question: str) -> Verdict:
-        return as_verdict(function(response=response, answer=answer, question=question), kind)
+        return as_verdict(function(response=response, answer=answer, question=question, **options), kind)
 
     return verifier
 

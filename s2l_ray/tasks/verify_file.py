@@ -20,6 +20,7 @@ from s2l_ray.tasks.data import final_answer, optional_id
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.rows import rows_and_errors
 from s2l_ray.tasks.verifier_process import Item
+from s2l_ray.tasks.verifiers import NO_OPTIONS, Options
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def verify_file(
     workers: int = 1,
     timeout_s: float = 5.0,
     on_progress: Callable[[int, int], None] | None = None,
+    options: Options = NO_OPTIONS,
 ) -> VerifySummary:
     """Check every row of `source`: {"answer": gold, "response": text}, with "question" and "id" if wanted.
 
@@ -72,6 +74,7 @@ def verify_file(
         workers: number of processes.
         timeout_s: verifier.timeout_s of a configuration.
         on_progress: called with (number of rows done, number of rows).
+        options: VerifierConfig.options of a configuration.
 
     Raises:
         DataError: `source` has no rows or cannot be read, or `target` cannot be written.
@@ -87,7 +90,7 @@ def verify_file(
     counts: Counter[str] = Counter()
     failure = None
     items = [row.content for row in rows if not isinstance(row.content, DataError)]
-    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s) as pool:
+    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s, options) as pool:
         pool.start()
         start = time.perf_counter()
         for line in _written(_graded(rows, pool.stream(items)), target):

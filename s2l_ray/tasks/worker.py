@@ -26,14 +26,20 @@ MEMORY_LIMIT = 4 * 2**30
 _DETAIL_LENGTH = 300
 
 
-def serve(kind: str, pipe_fd: int, log_fd: int) -> None:
-    """Check what comes through the pipe until its other end is closed."""
+def serve(kind: str, options: str, pipe_fd: int, log_fd: int) -> None:
+    """Check what comes through the pipe until its other end is closed.
+
+    Args:
+        kind: of the verifier.
+        options: of the verifier, as JSON.
+        pipe_fd, log_fd: descriptors that the process inherited.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if VERIFIERS.is_built_in(kind):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     with Connection(pipe_fd) as pipe:
         try:
-            verifier = resolve_verifier(kind)
+            verifier = resolve_verifier(kind, json.loads(options))
             if kind == "math":
                 verifier("\\boxed{x^2 + x}", "x(x - 1)", "")  # SymPy and the parser load most of their code when used
                 verifier("\\boxed{x^2 - x}", "x(x - 1)", "")

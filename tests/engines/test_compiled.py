@@ -42,7 +42,10 @@ def updated(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("family", "options"),
-    [("qwen3", {}), ("llama", {"lora_rank": 4, "gradient_checkpointing": "on"})],
+    [
+        ("qwen3", {}),
+        pytest.param("llama", {"lora_rank": 4, "gradient_checkpointing": "on"}, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_compiled_layers_give_the_same_updates(

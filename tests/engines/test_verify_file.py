@@ -44,6 +44,19 @@ def test_verify_file_writes_one_row_per_row_in_order(tmp_path):
     assert not target.with_name("out.jsonl.partial").exists()
 
 
+def test_the_level_of_extraction_reaches_the_worker(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", {"answer": "7", "response": "I cannot solve problem 7"})
+    for arguments, verdict in (([], "unparsable"), (["--extract", "lenient"], "right")):
+        assert main(["verify", str(source), "--to", str(tmp_path / "out.jsonl"), "--workers", "1", *arguments]) == 0
+        assert [row["verdict"] for row in verdicts(tmp_path / "out.jsonl")] == [verdict]
+
+
+def test_other_verifiers_have_no_level_of_extraction(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "in.jsonl", {"answer": "7", "response": "7"})
+    assert main(["verify", str(source), "--kind", "countdown", "--extract", "strict"]) != 0
+    assert "--extract is for --kind math alone; countdown reads responses itself" in capsys.readouterr().err
+
+
 def verdicts(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]  # of bytes: only at line feeds
 

@@ -39,6 +39,7 @@ class Filling(Noting):
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_a_disk_that_fills_up_under_a_run(family: Family, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with small_disk(tmp_path / "disk", 64 * 1024) as disk:
         run = disk / "run"

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from s2l_ray.miniature.build import Family
 from s2l_ray.timing import read_trace
 from tests.support.hub_server import hub_server
@@ -25,6 +27,7 @@ def files_in(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(directory).iterdir() if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_run_from_the_hub_that_is_told_to_end_leaves_nothing_and_is_resumed_at_its_commits(
     family: Family, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ here_only = pytest.mark.skipif(not OWN_PROCESS, reason="runs in the pytest that 
 
 
 @pytest.mark.skipif(OWN_PROCESS, reason="is the test that started this pytest")
+@pytest.mark.long
 def test_an_engine_in_this_process_passes_what_an_engine_in_others_passes(
     family, tmp_path_factory: pytest.TempPathFactory
 ):

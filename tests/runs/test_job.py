@@ -128,6 +128,7 @@ def wait_until(condition, what: str) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_a_job_writes_where_s2l_outputs_says_and_is_stopped_whole_while_engines_start(head: Head, family, tmp_path):
     overrides = {k: v for k, v in run_config(family, tmp_path).items() if k not in ("run_dir", "verifier.kind")}
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "S2L_OUTPUTS": str(tmp_path / "shared")}

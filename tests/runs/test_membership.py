@@ -355,6 +355,7 @@ def synced(trainer: TrainerGroup, version: int) -> WeightSyncReport:
     return trainer.finish_weight_sync()
 
 
+@pytest.mark.long
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     model = with_tied_embeddings(family.large, tmp_path / "tied")
     overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.weight_sync_timeout_s": 20}

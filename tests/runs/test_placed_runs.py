@@ -49,8 +49,8 @@ def wait_for_gpus(count: int) -> None:
     ("mode", "gpus", "explorers", "learners"),
     [
         # One trainer rank, one learner and one explorer engine at first; G_w = 0 from step 4 on.
-        ("separate", [2, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 2, 2, 2]),
-        ("mixed", [1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 2, 2, 2]),
+        pytest.param("separate", [2, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 2, 2, 2], marks=pytest.mark.long),
+        pytest.param("mixed", [1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 2, 2, 2]),
         ("colocated", [1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]),
     ],
 )

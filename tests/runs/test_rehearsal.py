@@ -27,6 +27,8 @@ from tests.support.rehearsal.trial import OUTPUTS, STEPS, Trial
 if reason := why_impossible():
     pytest.skip(reason, allow_module_level=True)
 
+pytestmark = pytest.mark.long
+
 
 class Story:
     """What happens, each part once and after the parts before it."""

@@ -228,6 +228,7 @@ def test_a_run_that_is_ended_with_its_ray_while_it_starts_leaves_nothing(family:
 # ---- a run that gets more steps ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_more_steps_after_the_end_go_the_way_that_is_named(
     run: Undisturbed, family: Family, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

@@ -98,6 +98,7 @@ def checkpoints_in(store: Store, study: Study) -> list[int]:
 
 
 @pytest.mark.timeout(3 * PATIENCE_S)
+@pytest.mark.long
 def test_a_killed_study_goes_on_from_its_store_beside_a_trial_that_fails_for_good(
     family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -192,6 +193,7 @@ def learner_engines(folder: Path) -> set[int]:
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
+@pytest.mark.long
 def test_an_exploit_gives_the_worse_trial_the_donors_weights_without_an_engine_start(family: Family, tmp_path: Path):
     study = Study(
         family,

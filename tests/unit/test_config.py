@@ -80,6 +80,8 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
             "verifier.kind=maths",
             "verifier.kind: must be one of math, countdown, or your own module:function; did you mean",
         ),
+        ("verifier={kind: countdown, extract: lenient}", "extract is for kind: math alone; countdown reads responses"),
+        ("verifier.extract=loose", "verifier.extract: Input should be 'strict' or 'lenient'"),
         ("schedule.steps=true", r"schedule.steps: must be a number \(got True\)"),
         ("data.eval_limit=false", r"data.eval_limit: must be a number \(got False\)"),
         ("evaluation.confidence=true", r"evaluation.confidence: must be a number"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 
+from s2l_ray.kinds import ExtractionLevel
 from s2l_ray.tasks.math_answers import check_math
 from tests.support.grading import Labelled, corpus
 
@@ -17,9 +19,10 @@ NOT_YET: set[str] = set(KINDS)
 def disagreements(rows: list[Labelled]) -> list[str]:
     found = []
     for row in rows:
-        paid = check_math(row.response, row.gold)
-        if paid.reward != row.lenient:
-            found.append(f"lenient {row.lenient}, {paid}: gold {row.gold!r}, response {row.response!r} ({row.why})")
+        for level in get_args(ExtractionLevel):
+            label, paid = getattr(row, level), check_math(row.response, row.gold, extract=level)
+            if paid.reward != label:
+                found.append(f"{level} {label}, {paid}: gold {row.gold!r}, response {row.response!r} ({row.why})")
     return found
 
 
