@@ -1,4 +1,4 @@
-r"""Do two final answers mean the same?
+r"""Whether two final answers mean the same.
 
 Most comparisons end early: equal texts are right, two rational numbers are compared exactly, and words as words. The
 rest is read (`grading.parser`) and compared by what kind of thing it is (`grading.meaning`). Integrals, sums, products
@@ -31,10 +31,8 @@ _CHOICE = re.compile(
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)")
 _SYMBOLIC = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])")
 _LEAD = re.compile(r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*", re.I)
-_COUNT_WORDS = {
-    word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
+_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
+_COUNT_WORDS = {word: str(value) for value, word in enumerate(_COUNTS.split())}
 
 
 def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
@@ -60,10 +58,19 @@ def meanings_equal(gold: str, found: str, question: str = "") -> bool | None:
         return choices[0] == choices[1]
     if _is_words(gold) or _is_words(found):
         return folded(gold) == folded(found) and bool(folded(gold))
-    if question:
-        found = counted(found, question)
-    if _SYMBOLIC.search(gold + found):
-        return symbolically_equal(gold, found)
+    gold, found = _without_counted(gold, found, question)
+    return symbolically_equal(gold, found) if _SYMBOLIC.search(gold + found) else _trees_equal(gold, found)
+
+
+def _without_counted(gold: str, found: str, question: str) -> tuple[str, str]:
+    """What is counted is a unit: it may be left out of either, other units and other things are wrong."""
+    (of_gold, golds), (of_found, founds) = counted(gold, question), counted(found, question)
+    if golds and founds:
+        return (of_gold, of_found) if golds == founds else (gold, found)
+    return (of_gold if golds else gold), (rf"{of_found} \text{{items}}" if founds else found)
+
+
+def _trees_equal(gold: str, found: str) -> bool | None:
     try:
         read_found = read(found)
     except (UnreadableError, RecursionError):

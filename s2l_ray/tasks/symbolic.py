@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from s2l_ray.tasks.grading.text import TEXT
 
 if TYPE_CHECKING:
     import mpmath
@@ -33,9 +35,7 @@ def symbolically_equal(gold: str, found: str) -> bool | None:
         return None
     if gold_parsed is None or differ_at_a_point(gold_parsed, parsed):
         return False
-    if {symbol.name for symbol in gold_parsed.free_symbols} != {symbol.name for symbol in parsed.free_symbols}:
-        return False  # math-verify takes R and r for the same
-    return bool(verify(gold_parsed, parsed, timeout_seconds=None))
+    return bool(verify(gold_parsed, parsed, timeout_seconds=None)) and not _differ_in_case(gold, found)
 
 
 @lru_cache(KEPT)
@@ -46,7 +46,6 @@ def parse(answer: str) -> sympy.Expr | None:
     from math_verify import LatexExtractionConfig
     from math_verify import parse as math_verify_parse
 
-    _look_ahead_in_two_stages()
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
     # With units on, it takes a trailing variable for one.
     normalisation = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
@@ -83,29 +82,8 @@ def _value(expression: sympy.Expr, names: list[str]) -> mpmath.mpc | None:
     return mpmath.mpc(*map(mpmath.mpmathify, parts))
 
 
-@cache
-def _look_ahead_in_two_stages() -> None:
-    """Have latex2sympy parse with ANTLR's SLL prediction, and with LL, its default, where SLL finds a syntax error.
-
-    ANTLR promises the same tree or a syntax error of SLL (see its `PredictionMode`). latex2sympy 1.11 has no option
-    for it, so its class is changed.
-    """
-    from antlr4.atn.PredictionMode import PredictionMode
-    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
-
-    create_parser, parse_as_told = _Latex2Sympy.create_parser, _Latex2Sympy.parse
-
-    def create_parser_with_mode(self: Any, latex: str) -> Any:
-        parser = create_parser(self, latex)
-        parser._interp.predictionMode = self.prediction_mode
-        return parser
-
-    def parse_in_two_stages(self: Any, latex: str) -> Any:
-        self.prediction_mode = PredictionMode.SLL
-        try:
-            return parse_as_told(self, latex)
-        except Exception:
-            self.prediction_mode = PredictionMode.LL
-            return parse_as_told(self, latex)
-
-    _Latex2Sympy.create_parser, _Latex2Sympy.parse = create_parser_with_mode, parse_in_two_stages
+def _differ_in_case(gold: str, found: str) -> bool:
+    """Whether only the case of their variables tells the two apart: math-verify takes R and r for the same."""
+    letters = [set(re.findall(r"[A-Za-z]", re.sub(rf"{TEXT}|\\[A-Za-z]+", "", side))) for side in (gold, found)]
+    folded = [{letter.lower() for letter in side} for side in letters]
+    return letters[0] != letters[1] and bool({a for a in letters[0] ^ letters[1] if a.lower() in folded[0] & folded[1]})

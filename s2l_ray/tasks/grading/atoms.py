@@ -33,17 +33,21 @@ class Atoms:
         self._in_bars = False
 
     def peek(self, ahead: int = 0) -> Token:
+        """The next token, or one after it; behind the last there are empty ones."""
         place = self.position + ahead
         return self._tokens[place] if place < len(self._tokens) else _END
 
     def previous(self) -> Token:
+        """The token that was taken last."""
         return self._tokens[self.position - 1]
 
     def take(self) -> Token:
+        """The next token, which is read with it."""
         self.position += 1
         return self._tokens[self.position - 1]
 
     def take_sign(self, text: str) -> bool:
+        """Read the next token if it is this sign, and say whether it was."""
         token = self.peek()
         if token.kind == "sign" and token.text == text:
             self.position += 1
@@ -51,9 +55,11 @@ class Atoms:
         return False
 
     def ended(self) -> bool:
+        """Whether all tokens are read."""
         return self.position >= len(self._tokens)
 
     def source(self, start: int) -> str:
+        """The tokens that were read since `start`, without blanks."""
         return "".join(
             f"\\text{{{token.text}}}" if token.kind == "text" else token.text
             for token in self._tokens[start : self.position]
@@ -257,7 +263,7 @@ class Atoms:
         return "".join(token.text for token in self._tokens[start:end])
 
     def _argument(self) -> Node:
-        """What stands after a command or ^: a group, or one token. LaTeX takes one digit, as in \\frac12."""
+        r"""What stands after a command or ^: a group, or one token. LaTeX takes one digit, as in \frac12."""
         token = self.peek()
         if token.kind == "sign" and token.text == "{":
             self.take()

@@ -44,7 +44,7 @@ def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
     name = node.sources[0] if _NAME.fullmatch(node.sources[0]) else ""
     start = 1 if name else 0
     values, signs = node.args[start:], relations[start:]
-    given = (values[0],)
+    given: tuple[Node, ...] = (values[0],)
     for sign, (left, right) in zip(signs, pairwise(values), strict=True):
         if sign == "~=":
             if not _near(left, right):
@@ -98,9 +98,8 @@ def _differences(node: Node) -> list[tuple[str, Node]] | None:
     for relation, (left, right) in zip(node.name.split(), pairwise(node.args), strict=True):
         if relation not in ("=", "<", ">", "<=", ">=", "!="):
             return None
-        if relation in (">", ">="):
-            relation, left, right = relation.replace(">", "<"), right, left
-        links.append((relation, Node("add", (left, Node("neg", (right,))))))
+        less, more = (right, left) if relation in (">", ">=") else (left, right)
+        links.append((relation.replace(">", "<"), Node("add", (less, Node("neg", (more,))))))
     return links if links[0][0] == "=" or len(links) == 1 else sorted(links, key=repr)
 
 

@@ -23,7 +23,7 @@ def same(gold: Node, found: Node) -> bool:
     """
     if gold == found:
         return True
-    for compare in (_units, _scaled, _regions, _relations, _signs, _collections, _vectors, _ratios):
+    for compare in _KINDS:
         verdict = compare(gold, found)
         if verdict is not None:
             return verdict
@@ -75,30 +75,41 @@ def _without_name_of_set(node: Node) -> Node:
     return value.values[-1] if value is not None and value.values[-1].op in _REGIONS | _COLLECTIONS else node
 
 
-def _relations(gold: Node, found: Node) -> bool | None:
-    if "relation" not in (gold.op, found.op):
+def _membership(gold: Node, found: Node) -> bool | None:
+    """X in A is A, and has the same x."""
+    if not any(_is_membership(side) for side in (gold, found)):
         return None
-    if gold.op == "relation" and gold.name == "in" and found.op != "relation":
-        return same(gold.args[1], found)
-    if found.op == "relation" and found.name == "in":
-        if gold.op == "relation" and gold.name == "in":
-            return gold.sources[0] == found.sources[0] and same(gold.args[1], found.args[1])
-        return same(gold, found.args[1]) if gold.op != "relation" else None
+    if _is_membership(gold) and _is_membership(found) and gold.sources[0] != found.sources[0]:
+        return False
+    return same(*(side.args[1] if _is_membership(side) else side for side in (gold, found)))
+
+
+def _is_membership(node: Node) -> bool:
+    return node.op == "relation" and node.name == "in"
+
+
+def _statements(gold: Node, found: Node) -> bool | None:
+    """Name = value is the value, and the same value of the same name."""
     of_gold, of_found = stated(gold, same), stated(found, same)
-    if of_gold is not None and of_found is not None:
-        if names_agree(of_gold.name, of_found.name):
-            values = [renamed(value, of_found.name, of_gold.name) for value in of_found.values]
-            return any(same(a, b) for a in of_gold.values for b in values)
-        return relations_equal(gold, found)
+    if of_gold is not None and of_found is not None and names_agree(of_gold.name, of_found.name):
+        values = [renamed(value, of_found.name, of_gold.name) for value in of_found.values]
+        return any(same(a, b) for a in of_gold.values for b in values)
     if of_gold is not None and found.op != "relation":
         return _named_collection(of_gold, found) or any(same(value, found) for value in of_gold.values)
     if of_found is not None and gold.op != "relation":
         return any(same(gold, value) for value in of_found.values)
-    if gold.op == found.op:
-        if gold.name == found.name == "equiv" and len(gold.args) == len(found.args):
-            return all(same(a, b) for a, b in zip(gold.args, found.args, strict=True))
-        return relations_equal(gold, found)
-    return False
+    return None
+
+
+def _relations(gold: Node, found: Node) -> bool | None:
+    """Equations and congruences; one is nothing but another of its kind."""
+    if "relation" not in (gold.op, found.op):
+        return None
+    if gold.op != found.op:
+        return False if {gold.op, found.op}.isdisjoint(_COLLECTIONS) else None
+    if gold.name == found.name == "equiv" and len(gold.args) == len(found.args):
+        return all(same(a, b) for a, b in zip(gold.args, found.args, strict=True))
+    return relations_equal(gold, found)
 
 
 def _named_collection(gold: Stated, found: Node) -> bool:
@@ -123,7 +134,7 @@ def _stated_items(node: Node) -> list[Stated]:
 
 
 def _signs(gold: Node, found: Node) -> bool | None:
-    """1 \\pm 2 is 3 and -1."""
+    r"""1 \pm 2 is 3 and -1."""
     expanded = [_with_both_signs(side) for side in (gold, found)]
     if expanded[0] == gold and expanded[1] == found:
         return None
@@ -151,26 +162,26 @@ def _with_both_signs(node: Node) -> Node:
 
 
 def _collections(gold: Node, found: Node) -> bool | None:
-    if not {gold.op, found.op} & _COLLECTIONS or "matrix" in (gold.op, found.op):
-        return None
     kinds = {gold.op, found.op}
+    if not kinds & _COLLECTIONS or "matrix" in kinds:
+        return None
     if not kinds <= _COLLECTIONS:
         return _single(gold, found)
-    if kinds == {"set", "bracket"}:
-        return False
     if gold.op == found.op == "bracket":
-        if gold.name != found.name and (len(gold.args) == 2 or {"(]", "[)"} & {gold.name, found.name}):
-            return False
-        return _in_order(gold.args, found.args)
-    names = [bool(_stated_items(side)) for side in (gold, found)]
+        alike = gold.name == found.name or (len(gold.args) > 2 and {gold.name, found.name} == {"()", "[]"})
+        return alike and _in_order(gold.args, found.args)
     if "bracket" in kinds:
-        # The ends of an interval are no list, and neither is an interval with ends of two kinds.
-        brackets = {side.name for side in (gold, found) if side.op == "bracket"}
-        if brackets - {"()", "[]"} or (brackets == {"[]"} and len(gold.args) == 2):
-            return False
-    if "bracket" in kinds or names == [True, False]:
-        return _in_order(_values(gold), _values(found))
+        return "set" not in kinds and _bracket_and_list(gold, found)
+    if _stated_items(gold) and not _stated_items(found):
+        return _in_order(_values(gold), found.args)
     return _in_any_order(gold.args, found.args)
+
+
+def _bracket_and_list(gold: Node, found: Node) -> bool:
+    """The brackets of a point or a tuple may be left out, those of an interval may not."""
+    delimiters = gold.name if gold.op == "bracket" else found.name
+    is_interval = delimiters not in ("()", "[]") or (delimiters == "[]" and len(gold.args) == 2)
+    return not is_interval and _in_order(_values(gold), _values(found))
 
 
 def _values(node: Node) -> Sequence[Node]:
@@ -241,3 +252,6 @@ def _ratios(gold: Node, found: Node) -> bool | None:
         same(Node("mul", (a, found.args[0])), Node("mul", (b, gold.args[0])))
         for a, b in zip(gold.args, found.args, strict=True)
     )
+
+
+_KINDS = (_units, _scaled, _regions, _membership, _statements, _relations, _signs, _collections, _vectors, _ratios)

@@ -32,13 +32,13 @@ class Node:
     """Of a relation: the text of each side without blanks; of a number: as it is written."""
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it."""
+        """The node and all below it."""
         yield self
         for argument in self.args:
             yield from argument.walk()
 
     def mapped(self, change: Callable[[Node], Node]) -> Node:
-        """This tree with every node replaced by what `change` makes of it, leaves first."""
+        """The tree with every node replaced by what `change` makes of it, leaves first."""
         return change(replace(self, args=tuple(argument.mapped(change) for argument in self.args)))
 
     def symbols(self) -> frozenset[str]:

@@ -8,24 +8,25 @@ from __future__ import annotations
 import re
 import unicodedata
 
-TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textup|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|bf|rm)\s*\{([^{}]*)\}"
+_WORD_COMMANDS = "mbox|mathrm|mathbf|mathit|mathsf|bf|rm|text(?:bf|it|rm|up|sf|tt|normal)?"
+TEXT = rf"\\(?:{_WORD_COMMANDS})\s*\{{([^{{}}]*)\}}"
 """A piece of words in LaTeX; its content is group 1."""
 
+_TABLE = r"""
+− -   – -   — -   ‐ -   ‑ -   ‒ -   ﹣ -   － -   ± \pm   ∓ \mp   ÷ /   ∕ /   ⁄ /   √ \sqrt   ∛ \sqrt[3]
+× \cdot   ✕ \cdot   ⋅ \cdot   · \cdot   ∙ \cdot   • \cdot   ∗ \cdot   ∞ \infty   ° ^\circ   ′ '   ″ ''   ’ '
+≤ \le   ⩽ \le   ≥ \ge   ⩾ \ge   ≠ \ne   ≈ \approx   ≅ \approx   ∈ \in   ∪ \cup   ∩ \cap   ∖ \setminus
+∅ \emptyset   ⌀ \emptyset   ℝ \mathbb{R}   ℤ \mathbb{Z}   ℕ \mathbb{N}   ℚ \mathbb{Q}   ℂ \mathbb{C}
+⟨ \langle   ⟩ \rangle   ⌊ \lfloor   ⌋ \rfloor   ⌈ \lceil   ⌉ \rceil   ∠ \angle   △ \triangle   、 ,   。 .
+π \pi   α \alpha   β \beta   γ \gamma   δ \delta   ε \epsilon   θ \theta   λ \lambda   μ \mu   ρ \rho   σ \sigma
+τ \tau   φ \phi   ϕ \phi   ψ \psi   ω \omega
+"""
 _SIGNS = str.maketrans(
     {
-        **dict.fromkeys("−–—‐‑‒﹣－", "-"),  # noqa: RUF001
-        **dict.fromkeys("×✕⋅·∙•∗", r"\cdot "),  # noqa: RUF001
-        **{"÷": "/", "∕": "/", "⁄": "/", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3] "},  # noqa: RUF001
-        **{"∞": r"\infty ", "°": r"^\circ ", "′": "'", "″": "''", "’": "'"},  # noqa: RUF001
-        **{"≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≅": r"\approx "},
-        **{"∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∅": r"\emptyset ", "⌀": r"\emptyset "},  # noqa: RUF001
-        **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
-        **{"⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil "},
-        **{"∠": r"\angle ", "△": r"\triangle ", "π": r"\pi ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma "},  # noqa: RUF001
-        **{"δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho "},  # noqa: RUF001
-        **{"σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ψ": r"\psi ", "ω": r"\omega "},  # noqa: RUF001
-        **{"、": ",", "。": ".", "“": '"', "”": '"', "\u200b": "", "\ufeff": ""},
+        sign: meaning + " " if meaning.startswith("\\") else meaning
+        for sign, meaning in (entry.split(" ") for line in _TABLE.split("\n") for entry in line.split("   ") if entry)
     }
+    | {"“": '"', "”": '"', "\u200b": "", "\ufeff": ""}
 )
 _SUPERSCRIPTS, _SUBSCRIPTS = (
     str.maketrans(row, "0123456789+-=()n") for row in ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ")
@@ -99,7 +100,7 @@ def _without_unicode(answer: str) -> str:
 
 
 def _fraction(sign: str) -> str:
-    above, _, below = unicodedata.normalize("NFKC", sign).partition("⁄")  # noqa: RUF001
+    above, _, below = unicodedata.normalize("NFKC", sign).partition("⁄")
     return rf"\frac{{{above}}}{{{below}}}"
 
 

@@ -7,6 +7,7 @@ into names that are known (sqrt, pi, sin), units after a number, and single lett
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from s2l_ray.tasks.grading.nodes import UnreadableError
@@ -24,10 +25,11 @@ class Token(NamedTuple):
     """Whether blanks stand before it."""
 
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log lg exp max min gcd lcm det arg Re Im"
-    " abs floor ceil cbrt sgn asin acos atan".split()
-)
+_FUNCTION_NAMES = """
+sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log lg exp max min gcd lcm det arg Re Im
+abs floor ceil cbrt sgn asin acos atan
+"""
+FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _SIGNS = {
     "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "+-", "mp": "-+",
     "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "geqq": ">=",
@@ -39,15 +41,19 @@ _SIGNS = {
     "lor": "or", "vee": "or", "land": "and", "wedge": "and", "degree": "degree", "equiv": "equiv", "\\": "\\\\",
     "newline": "\\\\",
 }  # fmt: skip
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon"
-    " phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar imath jmath".split()
-)
+_GREEK_WORDS = """
+alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon
+phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar imath jmath
+"""
+_GREEK = frozenset(_GREEK_WORDS.split())
 _GREEK_FORMS = {"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "imath": "i", "jmath": "j"}
 _CONSTANTS = {"infty": "oo", "pi": "pi", "emptyset": "empty", "varnothing": "empty", "R": "reals"}
 _PLAIN = {"infinity": "oo", "inf": "oo", "infty": "oo", "pi": "pi", "Pi": "pi", "sqrt": "sqrt", "oo": "oo"}
-_DRESS = frozenset("mathbf mathit mathcal mathsf boldsymbol bm vec overrightarrow operatorname mathrm".split())
-_MARKS = frozenset("angle triangle therefore displaystyle".split())
+_DRESS_WORDS = """
+mathbf mathit mathcal mathsf boldsymbol bm vec overrightarrow operatorname mathrm
+"""
+_DRESS = frozenset(_DRESS_WORDS.split())
+_MARKS = frozenset(["angle", "triangle", "therefore", "displaystyle"])
 _WORD_SIGNS = {"or": "or", "and": "and", "union": "cup", "times": "*", "divided by": "/", "plus": "+", "minus": "-"}
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -121,7 +127,7 @@ def _text(match: re.Match[str], spaced: bool) -> list[Token]:
     command = match["text"][1 : match["text"].index("{")].strip()
     if content.lower().strip(", ") in ("and", "or"):
         return [Token("sign", content.lower().strip(", "), spaced)]
-    if len(content) == 1 and content.isalnum() and command != "text" and command != "mbox":
+    if len(content) == 1 and content.isalnum() and command not in ("text", "mbox"):
         return [Token("number" if content.isdigit() else "name", content, spaced)]
     if content in FUNCTIONS:
         return [Token("function", content, spaced)]
@@ -180,7 +186,7 @@ def _operator(match: re.Match[str], spaced: bool) -> list[Token]:
     return [Token("function" if name in FUNCTIONS else "name" if len(name) == 1 else "text", name, spaced)]
 
 
-_READERS = {
+_READERS: dict[str, Callable[[re.Match[str], bool], list[Token]]] = {
     "text": _text,
     "command": _command,
     "word": _word,

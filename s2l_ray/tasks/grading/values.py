@@ -26,7 +26,7 @@ class NoValueError(ArithmeticError):
 
 @cache
 def context() -> Any:
-    """mpmath's functions at our precision; importing it takes a fraction of a second."""
+    """Mpmath's functions at our precision; importing it takes a fraction of a second."""
     from mpmath.ctx_mp import MPContext
 
     made = MPContext()
@@ -137,7 +137,7 @@ def _odd_denominator(exponent: Node) -> int:
 
 
 def _log(mp: Any, value: Any, base: Any = None) -> Any:
-    """log is the natural one, unless a base is given."""
+    """Log is the natural one, unless a base is given."""
     if value == 0 or base in (0, 1):
         raise NoValueError("a logarithm of zero")
     return mp.log(value) if base is None else mp.log(value) / mp.log(base)
@@ -172,9 +172,9 @@ def _floor(mp: Any, value: Any) -> Any:
 
 _OF_ANY_SIZE = frozenset({"abs", "ln", "log", "max", "min", "Re", "Im"})
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in "sin cos tan cot sec csc".split()},
-    **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in "sinh cosh tanh coth exp".split()},
-    **{name: (lambda mp, x, name=name: getattr(mp, "a" + name[3:])(x)) for name in "arcsin arccos arctan".split()},
+    **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in ["sin", "cos", "tan", "cot", "sec", "csc"]},
+    **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in ["sinh", "cosh", "tanh", "coth", "exp"]},
+    **{name: (lambda mp, x, name=name: getattr(mp, "a" + name[3:])(x)) for name in ["arcsin", "arccos", "arctan"]},
     "arccot": lambda mp, x: mp.acot(x),
     "ln": _log,
     "log": _log,
