@@ -88,7 +88,7 @@ def test_made_up_answers_are_what_they_are_said_to_be() -> None:
 SUITE = r"""
 import pytest
 
-@pytest.mark.parametrize("gold, pred, expected", [("$1/2$", "0.5", 1), ("7", "8", False), ("7", f(), 1), ("7", None, 1)])
+@pytest.mark.parametrize("gold, pred, expected", [("$1/2$", "0.5", 1), ("7", "8", False), ("7", f(), 1), ("7", 7, 1)])
 def test_grades(gold, pred, expected):
     assert grade(gold, pred) == expected
 
