@@ -25,10 +25,12 @@ def check_math(response: str, answer: str, question: str = "", extract: Extracti
 
     Args:
         response: the model's text; its answers are found by `final_answers`.
-        answer: the gold answer alone, in LaTeX or plain text, never a whole solution.
+        answer: the gold answer alone, in LaTeX or plain text, or a solution with the answer in a box.
         question: what it counts, as eggs, is a unit of the answer.
         extract: what is taken for the final answer.
     """
+    if "\\boxed" in answer:
+        answer = ", ".join(final_answers(answer, "lenient")) or answer
     found = final_answers(response, extract)
     if not found:
         return Verdict("unparsable", 0.0, "no answer found")

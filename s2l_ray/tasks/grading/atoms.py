@@ -12,8 +12,10 @@ from s2l_ray.tasks.grading.units import canonical_unit
 
 _END = Token("ended", "")
 _STARTS = frozenset({"(", "[", "{", "{(", "<(", "floor(", "ceil("})
-_ATOM_COMMANDS = frozenset({"frac", "sqrt", "binom", "overline", "bar", "hat", "tilde", "widehat", "dot", "ddot"})
-_UNKNOWN_FUNCTIONS = frozenset("fg")
+_MARKS = frozenset({"overline", "bar", "hat", "tilde", "widehat", "dot", "ddot"})
+_ATOM_COMMANDS = _MARKS | {"frac", "sqrt", "binom", "sum", "prod"}
+UNKNOWN_FUNCTIONS = frozenset("fg")
+"""Letters that are applied to what stands in brackets after them; other letters are factors."""
 _INVERTIBLE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 _ALIASES = {"lg": "log", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _MOST_DIGITS = 1000
@@ -24,6 +26,7 @@ class Atoms:
 
     listed: Callable[[], Node]
     sum: Callable[[], Node]
+    term: Callable[[], Node]
 
     def __init__(self, tokens: Sequence[Token]):
         self._tokens = list(tokens)
@@ -200,7 +203,7 @@ class Atoms:
 
     def _applied(self, name: Node) -> Node:
         """f(x), where f is a letter for functions."""
-        if name.name[0] in _UNKNOWN_FUNCTIONS and self.peek() == Token("sign", "(", False):
+        if name.name[0] in UNKNOWN_FUNCTIONS and self.peek() == Token("sign", "(", False):
             self.take()
             argument = self._closed(")")
             return Node("call", argument.args if argument.op == "list" else (argument,), name.name)
@@ -252,12 +255,26 @@ class Atoms:
             if all(re.fullmatch(r"d\\?\w+", end) for end in ends) and token.text == "frac":
                 return Node("symbol", name="/".join(ends))
             return Node("div", (above, below)) if token.text == "frac" else Node("call", (above, below), "binomial")
-        if token.text in _ATOM_COMMANDS:
+        if token.text in ("sum", "prod"):
+            return self._summation(token.text)
+        if token.text in _MARKS:
             start = self.position
             inner = self._argument()
             marked = re.sub(r"[{}\s]", "", self.source(start))
             return inner if len(marked) > 1 and marked.isupper() else Node("symbol", name=f"{token.text} {marked}")
         raise UnreadableError(f"\\{token.text} is not known here")
+
+    def _summation(self, op: str) -> Node:
+        bounds = {}
+        for _ in range(2):
+            sign = self.take().text
+            if sign not in ("_", "^") or sign in bounds:
+                break
+            bounds[sign] = self._argument()
+        below = bounds.get("_")
+        if len(bounds) < 2 or below is None or below.name != "=" or below.args[0].op != "symbol":
+            raise UnreadableError("a sum without bounds")
+        return Node(op, (below.args[1], bounds["^"], self.term()), below.args[0].name)
 
     def _between(self, start: int, end: int) -> str:
         return "".join(token.text for token in self._tokens[start:end])

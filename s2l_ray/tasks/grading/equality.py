@@ -55,15 +55,22 @@ _WHOLE = frozenset({"text", "based", "empty", "reals"})
 
 
 def _agree_at_points(gold: Node, found: Node) -> bool:
-    variables = (gold.symbols() | found.symbols()) - {"e", "i", "pi"}
+    variables = _free(gold) | _free(found)
     outcomes = list(_compared(gold, found, sorted(variables), allow_complex=False))
     if None in outcomes and True not in outcomes:
         outcomes = list(_compared(gold, found, sorted(variables), allow_complex=True))
+    if True not in outcomes and _has_integers(gold, found):
+        return _agree_at_integers(gold, found, variables)
     if False in outcomes:
         return _has_integers(gold, found) and _agree_at_integers(gold, found, variables)
     if True not in outcomes:
         return _logarithms_agree(gold, found)
     return True
+
+
+def _free(node: Node) -> set[str]:
+    bound = {part.name for part in node.walk() if part.op in ("sum", "prod")}
+    return set(node.symbols() - bound - {"e", "i", "pi"})
 
 
 def _compared(gold: Node, found: Node, variables: list[str], *, allow_complex: bool) -> Iterator[bool | None]:
@@ -121,20 +128,25 @@ def _has_integers(gold: Node, found: Node) -> bool:
         counted = bool(node.symbols() & _COUNTED)
         if counted and node.op == "pow" and node.args[0].op == "neg" and node.args[1].symbols():
             return True
+        if counted and (node.op in ("sum", "prod") and (node.args[0].symbols() | node.args[1].symbols())):
+            return True
         if counted and node.op == "call" and (node.name in ("floor", "ceil") or "pi" in node.symbols()):
             return True
     return False
 
 
-def _agree_at_integers(gold: Node, found: Node, variables: frozenset[str] | set[str]) -> bool:
-    if not variables <= _COUNTED:
+def _agree_at_integers(gold: Node, found: Node, variables: set[str]) -> bool:
+    """Whether they agree where the variables that count are integers."""
+    if not variables & _COUNTED:
         return False
-    names = sorted(variables)
-    points = [
-        {name: context().mpf(5 * index + place * 3 + 2) for place, name in enumerate(names)} for index in range(1, 5)
-    ]
-    points += [{name: context().mpf(value + place) for place, name in enumerate(names)} for value in range(4, 12)]
-    outcomes = [_compared_at(gold, found, point, is_complex=False) for point in points]
+    outcomes = []
+    for start in (2, 3, 4, 7, 8):
+        point = dict(point_at(1, tuple(sorted(variables))))
+        for place, name in enumerate(sorted(variables & _COUNTED)):
+            point[name] = context().mpf(start + 3 * place)
+            mirrored = {**point, name: context().mpf(start + 5 - place)}
+            outcomes.append(_compared_at(gold, found, mirrored, is_complex=False))
+        outcomes.append(_compared_at(gold, found, point, is_complex=False))
     return False not in outcomes and True in outcomes
 
 

@@ -20,6 +20,8 @@ _NAME = re.compile(
     r"|(?:P|E|Var)\([^()]*\)"
     r"|\|?[A-Z](?:[A-Z](?:_\{?\w\}?)?'?){1,4}\|?|\[[A-Z]{3,5}\]"  # the segment AB, the area [ABC]
     rf"|\({_LETTER}(?:,{_LETTER})+\)"
+    rf"|{_LETTER}(?::{_LETTER})+"  # the ratio a:b
+    r"|frac\{[A-Z]{2}\}\{[A-Z]{2}\}|[A-Z]{2}/[A-Z]{2}"
     r"|[A-Za-z]{4,}|(?:[A-Za-z_]*\\text\{[^{}]*\})+|frac\{d\w\}\{d\w\}|d\w/d\w"
 )
 _NEAR = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from s2l_ray.tasks.grading.equality import expressions_equal
@@ -143,8 +144,8 @@ def _signs(gold: Node, found: Node) -> bool | None:
 
 def _with_both_signs(node: Node) -> Node:
     if node.op == "list":
-        variants = [_with_both_signs(item) for item in node.args]
-        flat = tuple(item for variant in variants for item in (variant.args if variant.op == "list" else (variant,)))
+        pairs = [(item, _with_both_signs(item)) for item in node.args]
+        flat = tuple(one for item, both in pairs for one in (both.args if both.op == "list" != item.op else (both,)))
         return Node("list", flat, node.name) if flat != node.args else node
     if node.op in _COLLECTIONS | {"relation"} or not any(part.op == "plus_minus" for part in node.walk()):
         return node
@@ -245,6 +246,8 @@ def _ratios(gold: Node, found: Node) -> bool | None:
     """1 : 2 is 2 : 4 and 1/2."""
     if "ratio" not in (gold.op, found.op):
         return None
+    if gold.op == "ratio" and not _is_reduced(gold):
+        return gold.op == found.op and _in_order(gold.args, found.args)
     if gold.op != found.op:
         sides = [Node("div", side.args) if side.op == "ratio" else side for side in (gold, found)]
         return not any(side.op == "ratio" and len(side.args) > 2 for side in (gold, found)) and same(*sides)
@@ -252,6 +255,14 @@ def _ratios(gold: Node, found: Node) -> bool | None:
         same(Node("mul", (a, found.args[0])), Node("mul", (b, gold.args[0])))
         for a, b in zip(gold.args, found.args, strict=True)
     )
+
+
+def _is_reduced(ratio: Node) -> bool:
+    """Whether a ratio has no common factor and no zero: 3:30 and 12:00 are times, which are the same as no other."""
+    if any(part.op != "number" or part.number.denominator != 1 for part in ratio.args):
+        return True
+    parts = [part.number.numerator for part in ratio.args]
+    return 0 not in parts and math.gcd(*parts) == 1
 
 
 _KINDS = (_units, _scaled, _regions, _membership, _statements, _relations, _signs, _collections, _vectors, _ratios)

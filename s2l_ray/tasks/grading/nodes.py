@@ -33,9 +33,11 @@ class Node:
 
     def walk(self) -> Iterator[Node]:
         """The node and all below it."""
-        yield self
-        for argument in self.args:
-            yield from argument.walk()
+        left = [self]
+        while left:
+            node = left.pop()
+            yield node
+            left += node.args
 
     def mapped(self, change: Callable[[Node], Node]) -> Node:
         """The tree with every node replaced by what `change` makes of it, leaves first."""

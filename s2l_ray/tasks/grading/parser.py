@@ -40,18 +40,28 @@ class _Parser(Atoms):
     """What is between atoms, from the weakest binding to the strongest."""
 
     def listed(self) -> Node:
-        items, separators = [self._relation()], set()
-        while self.peek().text in (",", "or", "and") and self.peek().kind == "sign":
-            separators.add(self.take().text)
-            while self.take_sign("and") or self.take_sign("or") or self.take_sign(","):
-                separators.add("and" if self.previous().text == "and" else "or")
-            if self.ended():
-                break
+        groups = [self._grouped()]
+        while self.take_sign(";"):
+            if not self.ended():
+                groups.append(self._grouped())
+        if len(groups) == 1:
+            return groups[0]
+        # p = 5, q = 2; p = 7, q = 2 are two pairs; 1; 2; 3 is one list.
+        return Node("list", tuple(groups), ",")
+
+    def _grouped(self) -> Node:
+        items, names = [self._relation()], {","}
+        while self._take_separators(names) and not self.ended() and self.peek().text != ";":
             items.append(self._relation())
         if len(items) == 1:
             return items[0]
-        name = next((word for word in ("or", "and") if word in separators), ",")
-        return Node("list", tuple(items), name)
+        return Node("list", tuple(items), next((name for name in ("or", "and") if name in names), ","))
+
+    def _take_separators(self, names: set[str]) -> bool:
+        start = self.position
+        while any(self.take_sign(separator) for separator in (",", "or", "and")):
+            names.add(self.previous().text)
+        return self.position > start
 
     def _relation(self) -> Node:
         start = self.position
@@ -80,9 +90,9 @@ class _Parser(Atoms):
         return parts[0] if len(parts) == 1 else Node("ratio", tuple(parts))
 
     def sum(self) -> Node:
-        node = None if self.peek().text in _SIGNS and self.peek().kind == "sign" else self._term()
+        node = None if self.peek().text in _SIGNS and self.peek().kind == "sign" else self.term()
         while self.peek().kind == "sign" and self.peek().text in _SIGNS:
-            sign, term = self.take().text, self._term()
+            sign, term = self.take().text, self.term()
             if sign in ("+-", "-+"):
                 node = Node("plus_minus", (number(0) if node is None else node, term), sign)
             else:
@@ -92,7 +102,7 @@ class _Parser(Atoms):
             raise UnreadableError("an operand is missing")
         return node
 
-    def _term(self) -> Node:
+    def term(self) -> Node:
         node = self.factor()
         while True:
             if self.take_sign("*"):

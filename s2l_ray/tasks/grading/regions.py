@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from s2l_ray.tasks.grading.atoms import UNKNOWN_FUNCTIONS
 from s2l_ray.tasks.grading.equality import close
 from s2l_ray.tasks.grading.nodes import Node
+from s2l_ray.tasks.grading.tokens import FUNCTIONS
 from s2l_ray.tasks.grading.values import Evaluation, NoValueError, context
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -134,6 +136,7 @@ def _relation(node: Node) -> Region:
         return Region(inner.changes, inner.contains, node.sources[0])
     if any(relation not in _COMPARE for relation in relations):
         raise NoRegionError(node.name)
+    node = node.mapped(_named)
     variable = _variable(node)
     sides = node.args
     changes = _finite(tuple(root for pair in pairwise(sides) for root in _roots(pair, variable)))
@@ -143,6 +146,15 @@ def _relation(node: Node) -> Region:
         return all(_COMPARE[relation](a, b) for relation, (a, b) in zip(relations, pairwise(values), strict=True))
 
     return Region(changes, contains, variable)
+
+
+def _named(node: Node) -> Node:
+    """An unknown function's value as a variable: 0 < f(x) < 1."""
+    return (
+        Node("symbol", name=node.name)
+        if node.op == "call" and node.name not in FUNCTIONS and node.name[0] in UNKNOWN_FUNCTIONS
+        else node
+    )
 
 
 def _variable(node: Node) -> str:

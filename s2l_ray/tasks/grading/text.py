@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 _WORD_COMMANDS = "mbox|mathrm|mathbf|mathit|mathsf|bf|rm|text(?:bf|it|rm|up|sf|tt|normal)?"
 TEXT = rf"\\(?:{_WORD_COMMANDS})\s*\{{([^{{}}]*)\}}"
@@ -39,7 +40,7 @@ _SCALES = _NUMBER_WORDS | {"dozen": 12, "万": 10**4, "亿": 10**8}
 _SCALED = re.compile(
     rf"(\d)\s*(?:\\(?:text|mbox|textrm|mathrm)\s*\{{\s*)?({'|'.join(_SCALES)})s?(?![A-Za-z])(?:([A-Za-z ]*)\}})?", re.I
 )
-_REWRITES = [
+_REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:tiny|small|large|Large|huge|displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![A-Za-z])", " "),
@@ -51,11 +52,12 @@ _REWRITES = [
         (r"\\\$|(?<!\\)\$|(?<!\\)\\[()\[\]]", ""),  # delimiters of mathematics, and currency
         (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
         (r"(?<=\d)(?:\{,\}|,?\\!|\\,|\\ )\s*(?=\d{3}(?!\d))", ""),  # thousands: 10{,}080, 10,\!080, 10\,080
-        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick)?space(?![A-Za-z])", " "),
+        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad|\\(?:thin|med|thick)?space(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        (r"^(-?\d{1,3})((?: \d{3})+)(?=\.\d|$)", lambda match: match[1] + match[2].replace(" ", "")),
         (r"\*\*", "^"),
-        (r"(?i)\\%|\s*\bper\s?cent(?:age)?\b|\\text\s*\{\s*per\s?cent\s*\}", "%"),
+        (r"(?i)\\%|\s*\b(?:per\s?cent(?:age)?|pct)\b|\\text\s*\{\s*per\s?cent\s*\}", "%"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", r"\\degree "),
         (r"(?<=\d)\s*\^?\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
@@ -68,6 +70,8 @@ def normalised(answer: str) -> str:
     """The same answer in plain LaTeX on one line, and without a full stop."""
     answer = _without_unicode(answer) if not answer.isascii() else answer
     answer = " ".join(answer.split()).strip("*").strip()
+    if "\\\\" in answer and "\\begin" not in answer:
+        answer = re.sub(r"\\\\(?=[A-Za-z])", r"\\", answer)  # as JSON writes it
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
     answer = _SCALED.sub(_scaled, answer)

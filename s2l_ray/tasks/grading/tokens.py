@@ -178,7 +178,7 @@ def _sign(match: re.Match[str], spaced: bool) -> list[Token]:
     sign = match["sign"]
     if sign in ("->", "#", "?", "@", '"', "`"):
         raise UnreadableError(f"{sign!r} has no meaning here")
-    return [Token("sign", {"==": "=", ";": ","}.get(sign, sign), spaced)]
+    return [Token("sign", {"==": "="}.get(sign, sign), spaced)]
 
 
 def _operator(match: re.Match[str], spaced: bool) -> list[Token]:

@@ -16,6 +16,9 @@ _LARGEST_EXPONENT = 2**64
 _LARGEST_INTEGER = 2**20
 """Of what gcd and other functions of integers are computed."""
 
+_MOST_TERMS = 5000
+"""Of all sums and products in an expression."""
+
 Point = Mapping[str, Any]
 """A value for each variable."""
 
@@ -46,6 +49,7 @@ class Evaluation:
         self._point = point
         self.scale = self._mp.mpf(0)
         """The largest of the terms that were added: a difference is known to DIGITS of it."""
+        self._terms_left = _MOST_TERMS
 
     def value(self, node: Node) -> Any:
         """A real or complex number.
@@ -118,6 +122,21 @@ class Evaluation:
             raise NoValueError("too large")
         function = _FUNCTIONS.get(node.name)
         return function(self._mp, *values) if function is not None else self._unknown(node.name, values)
+
+    def _summed(self, node: Node) -> Any:
+        ends = [self._value(end) for end in node.args[:2]]
+        if not all(self._mp.isint(end) for end in ends) or ends[1] - ends[0] >= self._terms_left:
+            raise NoValueError("bounds that are no integers, or far apart")
+        outside, total = self._point, self._mp.mpf(0 if node.op == "sum" else 1)
+        for index in range(int(ends[0]), int(ends[1]) + 1):
+            self._terms_left -= 1
+            self._point = {**outside, node.name: self._mp.mpf(index)}
+            value = self._value(node.args[2])
+            total = total + value if node.op == "sum" else total * value
+            if self._terms_left < 0:
+                raise NoValueError("too many terms")
+        self._point = outside
+        return total
 
     def _unknown(self, name: str, values: list[Any]) -> Any:
         """Some smooth function of an unknown one's arguments, always the same for one name."""
@@ -203,6 +222,8 @@ _COMPUTE: dict[str, Callable[[Evaluation, Node], Any]] = {
     "degrees": Evaluation._degrees,
     "factorial": Evaluation._factorial,
     "call": Evaluation._call,
+    "sum": Evaluation._summed,
+    "prod": Evaluation._summed,
     "infinity": lambda self, _: self._mp.inf,
     "neg": lambda self, node: -self._value(node.args[0]),
     "mul": lambda self, node: reduce(mul, map(self._value, node.args)),
