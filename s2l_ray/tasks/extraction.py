@@ -27,8 +27,12 @@ MOST_ANSWERS = 20
 _BOX = r"\\{1,4}(?:boxed|fbox)"  # more than one backslash: a new line before the box, or an escape too many
 _BRACES = re.compile(rf"(?P<box>{_BOX}\s{{0,20}}\{{)|\\.|[{{}}]", re.DOTALL)
 _BARE_BOX = re.compile(_BOX + r"\s{0,20}([^\s{}$\\]+)")
-_BLANK = re.compile(r"(?:\\[hv]?phantom\s?\{[^{}]*\}|\\(?:q?quad|square|ldots|[ ,;:!])|\\text\s?\{ *\}|[\s~_?.])*")
-"""What a box holds that is to be filled in: models repeat such boxes of their problem."""
+_BLANK = re.compile(
+    r"(?:\\[hv]?phantom\s?\{[^{}]*\}|\\(?:q?quad|square|l?dots|[ ,;:!])|\\text\s?\{ *\}|[\s~_?.])*"
+    r"|(?:\\text\s?\{)?<?(?:(?:your|the|my|final|numerical) )*answers?(?: here)?>?\}?",
+    re.IGNORECASE,
+)
+"""What a box holds that is to be filled in: models repeat such boxes of the problem and of the prompt."""
 _THINKING = re.compile(r"<(/?)(?:think|thinking)>", re.IGNORECASE)
 _TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)
 

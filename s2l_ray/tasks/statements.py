@@ -33,7 +33,7 @@ _STATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _STATEMENT_ENDS = re.compile(r"(?=[.?](?:[\s*`\"']|$)|[\n。？])")  # noqa: RUF001
-_REASON = re.compile(r",? (?:because|since|which|where|as)\b.*")
+_REASON = re.compile(r"[,;]? \(?(?:because|since|which|where|as|so|meaning|i\.e\.)(?![A-Za-z]).*")
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
 _DECORATION = "*_`# \t>"
 

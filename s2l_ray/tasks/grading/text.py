@@ -63,6 +63,7 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
     )
 ]
+_SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")  # 1 000 000
 _THOUSANDS = re.compile(r"(?<![\d.,^_{}])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 
 
@@ -75,6 +76,8 @@ def normalised(answer: str) -> str:
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
     answer = _SCALED.sub(_scaled, answer)
+    if _SPACED.fullmatch(answer):
+        answer = answer.replace(" ", "")
     return answer.strip().rstrip(".,;: \n")
 
 
