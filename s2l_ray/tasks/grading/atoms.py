@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 
+from s2l_ray.tasks.grading.brackets import Brackets
 from s2l_ray.tasks.grading.nodes import Node, UnreadableError, number
 from s2l_ray.tasks.grading.tokens import Token
 from s2l_ray.tasks.grading.units import canonical_unit
 
-_END = Token("ended", "")
 _STARTS = frozenset({"(", "[", "{", "{(", "<(", "floor(", "ceil("})
 _MARKS = frozenset({"overline", "bar", "hat", "tilde", "widehat", "dot", "ddot"})
 _ATOM_COMMANDS = _MARKS | {"frac", "sqrt", "binom", "sum", "prod"}
@@ -21,52 +21,8 @@ _ALIASES = {"lg": "log", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _MOST_DIGITS = 1000
 
 
-class Atoms:
+class Atoms(Brackets):
     """A reader of tokens; `grading.parser` has what is between atoms."""
-
-    listed: Callable[[], Node]
-    sum: Callable[[], Node]
-    term: Callable[[], Node]
-
-    def __init__(self, tokens: Sequence[Token]):
-        self._tokens = list(tokens)
-        self.position = 0
-        self.in_builder = False
-        """In braces, where : and | may separate a condition."""
-        self._in_bars = False
-
-    def peek(self, ahead: int = 0) -> Token:
-        """The next token, or one after it; behind the last there are empty ones."""
-        place = self.position + ahead
-        return self._tokens[place] if place < len(self._tokens) else _END
-
-    def previous(self) -> Token:
-        """The token that was taken last."""
-        return self._tokens[self.position - 1]
-
-    def take(self) -> Token:
-        """The next token, which is read with it."""
-        self.position += 1
-        return self._tokens[self.position - 1]
-
-    def take_sign(self, text: str) -> bool:
-        """Read the next token if it is this sign, and say whether it was."""
-        token = self.peek()
-        if token.kind == "sign" and token.text == text:
-            self.position += 1
-            return True
-        return False
-
-    def ended(self) -> bool:
-        """Whether all tokens are read."""
-        return self.position >= len(self._tokens)
-
-    def source(self, start: int) -> str:
-        """The tokens that were read since `start`, without blanks."""
-        return "".join(
-            f"\\text{{{token.text}}}" if token.kind == "text" else token.text
-            for token in self._tokens[start : self.position]
-        )
 
     def starts_factor(self) -> bool:
         """Whether the next token can stand after a factor without a sign between them."""
@@ -76,7 +32,7 @@ class Atoms:
         if token.kind == "sign":
             if token.text == "[" and self.peek(1).text in ("", "cup", "cap", ")"):
                 return False
-            return token.text in _STARTS or (token.text == "|" and not self._in_bars and not self.in_builder)
+            return token.text in _STARTS or (token.text == "|" and not self.in_bars and not self.in_builder)
         return token.kind in ("name", "function", "text", "repeating", "begin") or (
             token.kind == "command" and token.text in _ATOM_COMMANDS
         )
@@ -205,7 +161,7 @@ class Atoms:
         """f(x), where f is a letter for functions."""
         if name.name[0] in UNKNOWN_FUNCTIONS and self.peek() == Token("sign", "(", False):
             self.take()
-            argument = self._closed(")")
+            argument = self.closed(")")
             return Node("call", argument.args if argument.op == "list" else (argument,), name.name)
         return name
 
@@ -231,7 +187,7 @@ class Atoms:
     def _function_arguments(self) -> tuple[Node, ...]:
         if self.peek().kind == "sign" and self.peek().text in ("(", "{", "["):
             closing = {"(": ")", "{": "}", "[": "]"}[self.take().text]
-            inner = self._closed(closing)
+            inner = self.closed(closing)
             return inner.args if inner.op == "list" else (inner,)
         negative = self.take_sign("-")
         argument = self.factor()
@@ -243,7 +199,7 @@ class Atoms:
         if token.text == "sqrt":
             index = None
             if self.take_sign("["):
-                index = self._closed("]")
+                index = self.closed("]")
             return Node("root", (number(2) if index is None else index, self._argument()))
         if token.text in ("frac", "binom"):
             start = self.position
@@ -277,117 +233,22 @@ class Atoms:
         return Node(op, (below.args[1], bounds["^"], self.term()), below.args[0].name)
 
     def _between(self, start: int, end: int) -> str:
-        return "".join(token.text for token in self._tokens[start:end])
+        return "".join(token.text for token in self.tokens[start:end])
 
     def _argument(self) -> Node:
         r"""What stands after a command or ^: a group, or one token. LaTeX takes one digit, as in \frac12."""
         token = self.peek()
         if token.kind == "sign" and token.text == "{":
             self.take()
-            return self._group()
+            return self.group()
         if token.kind == "number" and self.previous().text != "^" and token.text.isdigit() and len(token.text) > 1:
-            self._tokens[self.position : self.position + 1] = [
+            self.tokens[self.position : self.position + 1] = [
                 Token("number", token.text[0]),
                 Token("number", token.text[1:]),
             ]
         if token.kind == "sign" and token.text in ("-", "+"):
             return self.factor()
         return self._atom()
-
-    def _group(self) -> Node:
-        if self.take_sign("}"):
-            return number(1)
-        inner = self._inside(self.listed, in_builder=False)
-        if self.peek()[:2] == ("command", "choose"):
-            self.take()
-            inner = Node("call", (inner, self._inside(self.listed, in_builder=False)), "binomial")
-        self._expect("}")
-        return inner
-
-    def _bracket(self, token: Token) -> Node:
-        reader = {"{": self._braces, "{(": self._set, "|": self._bars, "]": self._reversed}.get(token.text)
-        if reader is not None:
-            return reader()
-        if token.text == "'":
-            return Node("symbol", name="''" if self.take_sign("'") else "'")
-        if token.text in ("floor(", "ceil("):
-            inner = self._closed({"floor(": ")floor", "ceil(": ")ceil"}[token.text])
-            return Node("call", (inner,), token.text[:-1])
-        if token.text not in ("(", "[", "<("):
-            raise UnreadableError(f"{token.text!r} is not expected here")
-        inner = self._inside(self.listed, in_builder=False)
-        closing = self.take().text if not self.ended() else ""
-        if closing not in (")", "]", ")>", "["):
-            raise UnreadableError("a bracket is not closed")
-        delimiters = ("(" if token.text == "<(" else token.text) + {")>": ")", "[": ")"}.get(closing, closing)
-        if inner.op == "list":
-            return Node("bracket", inner.args, delimiters)
-        if delimiters in ("(]", "[)"):
-            raise UnreadableError("an interval has two ends")
-        return inner
-
-    def _reversed(self) -> Node:
-        """]a, b[ for an open interval."""
-        inner = self._inside(self.listed, in_builder=False)
-        closing = self.take().text if not self.ended() else ""
-        if inner.op != "list" or closing not in ("[", "]"):
-            raise UnreadableError("']' is not expected here")
-        return Node("bracket", inner.args, "()" if closing == "[" else "(]")
-
-    def _braces(self) -> Node:
-        inner = self._group()
-        return Node("set", inner.args) if inner.op == "list" else inner
-
-    def _set(self) -> Node:
-        if self.take_sign(")}"):
-            return Node("empty")
-        inner = self._inside(self.listed, in_builder=True)
-        if self.take_sign("|") or self.take_sign(":"):
-            condition = self._inside(self.listed, in_builder=False)
-            self._expect(")}")
-            return Node("builder", (inner, condition))
-        self._expect(")}")
-        return Node("set", inner.args if inner.op == "list" else (inner,))
-
-    def _bars(self) -> Node:
-        self.take_sign("|")  # ||v||
-        before, self._in_bars = self._in_bars, True
-        inner = self.sum()
-        self._in_bars = before
-        self._expect("|")
-        self.take_sign("|")
-        return Node("call", (inner,), "abs")
-
-    def _matrix(self, token: Token) -> Node:
-        if "matrix" not in token.text and token.text != "array":
-            raise UnreadableError(f"the environment {token.text} is not known here")
-        rows: list[list[Node]] = [[]]
-        while self.peek().kind != "end":
-            rows[-1].append(self._inside(self.sum, in_builder=False))
-            if self.take_sign("\\\\"):
-                rows.append([])
-            elif not self.take_sign("&") and self.peek().kind != "end":
-                raise UnreadableError("a matrix is not closed")
-        self.take()
-        lines = tuple(Node("list", tuple(row)) for row in rows if row)
-        return Node("matrix", lines, "det" if token.text == "vmatrix" else "")
-
-    def _closed(self, closing: str) -> Node:
-        inner = self._inside(self.listed, in_builder=False)
-        self._expect(closing)
-        return inner
-
-    def _inside(self, reader: Callable[[], Node], *, in_builder: bool) -> Node:
-        """Read what is in brackets, where bars and colons have their own meaning."""
-        before = self._in_bars, self.in_builder
-        self._in_bars, self.in_builder = False, in_builder
-        node = reader()
-        self._in_bars, self.in_builder = before
-        return node
-
-    def _expect(self, sign: str) -> None:
-        if not self.take_sign(sign):
-            raise UnreadableError(f"{sign!r} is missing")
 
 
 def _is_minus_one(node: Node) -> bool:
@@ -401,6 +262,6 @@ _READERS: dict[str, Callable[[Atoms, Token], Node]] = {
     "function": Atoms._function,
     "text": Atoms._text_atom,
     "command": Atoms._command,
-    "sign": Atoms._bracket,
-    "begin": Atoms._matrix,
+    "sign": Atoms.bracket,
+    "begin": Atoms.matrix,
 }

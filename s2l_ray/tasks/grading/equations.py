@@ -43,6 +43,8 @@ def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
     relations = node.name.split() if node.op == "relation" else []
     if not relations or any(relation not in ("=", "~=") for relation in relations):
         return None
+    if relations == ["="] and _NAME.fullmatch(node.sources[1]) and not node.args[0].symbols():
+        return Stated(node.sources[1], node.args[:1])  # 5 = x
     name = node.sources[0] if _NAME.fullmatch(node.sources[0]) else ""
     start = 1 if name else 0
     values, signs = node.args[start:], relations[start:]

@@ -57,8 +57,8 @@ def _residue(node: Node, prime: int) -> int:
         return pow(value, _integer_residue(exponent, prime - 1), prime)  # by Fermat's little theorem
     values = [_residue(argument, prime) for argument in node.args]
     match node.op, values:
-        case "add", (a, b):
-            return (a + b) % prime
+        case "add", _:
+            return sum(values) % prime
         case "mul", (a, b):
             return a * b % prime
         case "div", (a, b):
@@ -82,8 +82,8 @@ def _integer_residue(node: Node, modulus: int) -> int:
         return pow(_integer_residue(node.args[0], modulus), exponent.numerator, modulus)
     values = [_integer_residue(argument, modulus) for argument in node.args]
     match node.op, values:
-        case "add", (a, b):
-            return (a + b) % modulus
+        case "add", _:
+            return sum(values) % modulus
         case "mul", (a, b):
             return a * b % modulus
         case "neg", (a,):
@@ -168,7 +168,7 @@ def _bits(value: Fraction) -> int:
 
 
 _OPERATIONS: dict[str, Callable[..., Fraction]] = {
-    "add": lambda a, b: a + b,
+    "add": lambda *terms: sum(terms, Fraction(0)),
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,

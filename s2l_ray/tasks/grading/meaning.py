@@ -12,7 +12,7 @@ from s2l_ray.tasks.grading.regions import NoRegionError, is_inequality, region_o
 
 _COLLECTIONS = frozenset({"list", "set", "bracket"})
 _REGIONS = frozenset({"union", "intersection", "difference", "builder", "reals"})
-_MOST_ELEMENTS = 200
+_MOST_ELEMENTS = 64
 """Elements that are compared each with each."""
 
 

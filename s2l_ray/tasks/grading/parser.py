@@ -90,17 +90,17 @@ class _Parser(Atoms):
         return parts[0] if len(parts) == 1 else Node("ratio", tuple(parts))
 
     def sum(self) -> Node:
-        node = None if self.peek().text in _SIGNS and self.peek().kind == "sign" else self.term()
-        while self.peek().kind == "sign" and self.peek().text in _SIGNS:
+        terms = [] if self._at_sign() else [self.term()]
+        while self._at_sign():
             sign, term = self.take().text, self.term()
             if sign in ("+-", "-+"):
-                node = Node("plus_minus", (number(0) if node is None else node, term), sign)
+                terms = [Node("plus_minus", (_added(terms) if terms else number(0), term), sign)]
             else:
-                term = Node("neg", (term,)) if sign == "-" else term
-                node = term if node is None else Node("add", (node, term))
-        if node is None:
-            raise UnreadableError("an operand is missing")
-        return node
+                terms.append(Node("neg", (term,)) if sign == "-" else term)
+        return _added(terms)
+
+    def _at_sign(self) -> bool:
+        return self.peek().kind == "sign" and self.peek().text in _SIGNS
 
     def term(self) -> Node:
         node = self.factor()
@@ -113,3 +113,7 @@ class _Parser(Atoms):
                 node = Node("mul", (node, self.factor()))
             else:
                 return node
+
+
+def _added(terms: list[Node]) -> Node:
+    return terms[0] if len(terms) == 1 else Node("add", tuple(terms))

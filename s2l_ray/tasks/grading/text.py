@@ -56,6 +56,7 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"^(-?\d{1,3})((?: \d{3})+)(?=\.\d|$)", lambda match: match[1] + match[2].replace(" ", "")),
+        (r"(?<=\d)\s*\(([A-Za-z. ]{2,})\)$", r"\\text{\1}"),  # 36 (sq. inches)
         (r"\*\*", "^"),
         (r"(?i)\\%|\s*\b(?:per\s?cent(?:age)?|pct)\b|\\text\s*\{\s*per\s?cent\s*\}", "%"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", r"\\degree "),
@@ -78,7 +79,7 @@ def normalised(answer: str) -> str:
     answer = _SCALED.sub(_scaled, answer)
     if _SPACED.fullmatch(answer):
         answer = answer.replace(" ", "")
-    return answer.strip().rstrip(".,;: \n")
+    return answer.strip().rstrip(".,;:\\ \n")
 
 
 def without_thousands_separators(answer: str) -> str:

@@ -47,7 +47,7 @@ phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega
 """
 _GREEK = frozenset(_GREEK_WORDS.split())
 _GREEK_FORMS = {"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "imath": "i", "jmath": "j"}
-_CONSTANTS = {"infty": "oo", "pi": "pi", "emptyset": "empty", "varnothing": "empty", "R": "reals"}
+_CONSTANTS = {"infty": "oo", "pi": "pi", "emptyset": "empty", "varnothing": "empty", "oslash": "empty", "R": "reals"}
 _PLAIN = {"infinity": "oo", "inf": "oo", "infty": "oo", "pi": "pi", "Pi": "pi", "sqrt": "sqrt", "oo": "oo"}
 _DRESS_WORDS = """
 mathbf mathit mathcal mathsf boldsymbol bm vec overrightarrow operatorname mathrm
@@ -129,7 +129,7 @@ def _text(match: re.Match[str], spaced: bool) -> list[Token]:
         return [Token("sign", content.lower().strip(", "), spaced)]
     if len(content) == 1 and content.isalnum() and command not in ("text", "mbox"):
         return [Token("number" if content.isdigit() else "name", content, spaced)]
-    if content in FUNCTIONS:
+    if content in FUNCTIONS and not (content == "min" and match.string[: match.start()].rstrip()[-1:].isdigit()):
         return [Token("function", content, spaced)]
     if content and re.fullmatch(r"[-+*/\d\s.]*", content):
         return tokens(content)

@@ -85,7 +85,7 @@ class Evaluation:
     def _add(self, node: Node) -> Any:
         values = [self._value(argument) for argument in node.args]
         self.scale = max(self.scale, *map(abs, (v for v in values if self._mp.isfinite(v))), 0)
-        return values[0] + values[1]
+        return sum(values[1:], values[0])
 
     def _pow(self, node: Node) -> Any:
         base, exponent = (self._value(argument) for argument in node.args)
