@@ -234,8 +234,8 @@ def wrapped(error: Exception) -> RayTaskError:
         ),
         (
             "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tactor_id: f\n\tpid: 12\n",
-            "its own process (pid 12) died unexpectedly. Perhaps it was killed for want of memory, as dmesg on its node "
-            "would say. max_failures of the study is how often a trial is tried again",
+            "its own process (pid 12) died unexpectedly. Perhaps it was killed for want of memory, as dmesg on its "
+            "node would say. max_failures of the study is how often a trial is tried again",
         ),
         (
             "The actor died unexpectedly before finishing this task.\n\tclass_name: Learner\n\tpid: 12\n",
