@@ -61,6 +61,8 @@ class Storage:
 
     def directories(self, path: str = "") -> list[str]:
         """The names of the directories in `path`, sorted; none if `path` does not exist."""
+        if isinstance(self._fs, fs.GcsFileSystem):  # pyarrow lists those only for which there is an object of their own
+            return sorted({name.partition("/")[0] for name in self.tree(path) if "/" in name})
         return [info.base_name for info in self._list(path) if info.type == fs.FileType.Directory]
 
     def files(self, path: str, suffix: str) -> list[tuple[str, int]]:

@@ -1,8 +1,8 @@
-"""Do two final answers mean the same? Normalisation, exact arithmetic, then symbolic comparison.
+r"""Whether two final answers mean the same.
 
-Most answers never reach the symbolic comparison: equal texts are right, and two rational numbers are compared exactly.
-The rest goes to math-verify 0.9 (`tasks.symbolic`) with its signal-based timeouts off, so call `answers_equal` where it
-can be killed from outside (`tasks.pool`).
+Most comparisons end early: equal texts are right, two rational numbers are compared exactly, and words as words. The
+rest is read (`grading.parser`) and compared by what kind of thing it is (`grading.meaning`). An integral or a limit
+that is left to compute is not read: it is right only as the text of the gold answer.
 """
 
 from __future__ import annotations
@@ -10,83 +10,102 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from s2l_ray.tasks.symbolic import TEXT, expressions_equal
+from s2l_ray.tasks.grading.meaning import same
+from s2l_ray.tasks.grading.nodes import UnreadableError
+from s2l_ray.tasks.grading.parser import read
+from s2l_ray.tasks.grading.text import TEXT, compact, folded, normalised
+from s2l_ray.tasks.grading.units import counted
 
-RELATIVE_TOLERANCE = Fraction(1, 10**6)
-"""Between a fraction and a decimal that rounds it; two decimals must be equal."""
-
-_SYMBOLS = str.maketrans(
-    # What models write for the signs of LaTeX.
-    {"−": "-", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ", "∪": r"\cup "}  # noqa: RUF001
-)
-_REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\?\$|(?<!\\)\\[()\[\]]", ""),  # delimiters of mathematics, and currency
-        (r"\\(?:left|right)\.|\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])", ""),
-        (r"(?<=\d)(?:\{,\}|,?\\!|\\,)\s*(?=\d{3}(?!\d))", ""),  # thousands: 10{,}080, 10,\!080, 10\,080
-        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", ""),
-        (r"\\%|\s*\bper\s?cent\b", "%"),
-        (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"),
-        (r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", ","),
-        (r"\*\*", "^"),
-        (r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*", ""),  # x \in [0, 1]
-    )
-]
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SCALED = re.compile(rf"(\d)\s*(?:\\\w+\s*\{{\s*)?({'|'.join(_SCALES)})s?(?![A-Za-z])[A-Za-z ]*\}}?", re.IGNORECASE)
-_NOT_UNITS = re.compile(
-    r"\b(?:pi|sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|infinity|times|plus|minus|half|halves|thirds?|quarters?|squared"
-    r"|cubed|am|pm)\b",
-    re.IGNORECASE,
-)
-_EXPONENT = r"(?:\s*\^\s*\{?\d\}?)?"
-_UNIT_TEXT = re.compile(rf"(.*\d.*?|.*\\pi.*?)\s*({TEXT}){_EXPONENT}", re.DOTALL)
-_UNIT_WORDS = re.compile(
-    r"([-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?)\s*"
-    rf"((?:[A-Za-z]{{3,}}|[ckm]m|[km]?g|m?[lL]|ft|mi|oz|lb|hr)\b[A-Za-z .,/'()-]*?){_EXPONENT}"
-)
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)"
 _RATIONAL = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:(?P<number>{_NUMBER})|(?:(?P<whole>\d+)\s+)?(?P<a>{_NUMBER})\s*/\s*(?P<b>{_NUMBER})"
-    rf"|(?P<whole2>\d*)\s*\\frac\s*\{{\s*(?P<sign2>-?)\s*(?P<c>{_NUMBER})\s*\}}\s*\{{\s*(?P<d>{_NUMBER})\s*\}})\s*(?P<percent>%?)"
+    rf"(?P<sign>[-+]?)\s*(?:(?P<number>{_NUMBER})"
+    rf"|(?P<a>{_NUMBER})\s*/\s*(?P<b>{_NUMBER})"
+    rf"|\\frac\s*\{{\s*(?P<sign2>-?)\s*(?P<c>{_NUMBER})\s*\}}\s*\{{\s*(?P<d>{_NUMBER})\s*\}})"
 )
-_BASE = re.compile(r"-?[0-9][0-9A-Fa-f]*_(?:\d|\{\d+\})")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_\\]*(?:[ '.,-]+[^\W\d_]+)*\.?")
-_CHOICE = re.compile(r"\(?([A-Z])\)?[.:]?(?:(?<=[).:])\s.*)?", re.DOTALL)
-_EQUALS = re.compile(r"(?<![\\<>!:=])=(?!=)")
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?(?:(?<=[).:])\s*(.*))?", re.DOTALL | re.I
+)
+_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$")
+_LEAD = re.compile(r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*", re.I)
+_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
+_COUNT_WORDS = {word: str(value) for value, word in enumerate(_COUNTS.split())}
 
 
-def answers_equal(gold: str, found: str) -> bool | None:
-    """Whether two final answers mean the same. None: `found` is not something that can be read."""
-    gold, found = _normalise(gold), _normalise(found)
-    if (choice := _choice(gold)) is not None and (other := _choice(found)) is not None:
-        return choice == other
-    if _is_words(gold) or _is_words(found):
-        return _folded(gold) == _folded(found)
-    gold, found = _match_equation(gold, found)
-    gold, found = _without_unit(gold), _without_unit(found)
-    if _compact(gold) == _compact(found):
+def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
+    """Whether two final answers mean the same. None: `found` is not something that can be read.
+
+    Args:
+        gold: the gold answer alone, in LaTeX or plain text.
+        found: the answer to grade.
+        question: its nouns count as units, as the eggs in 12 eggs.
+    """
+    gold, found = _plain(gold), _plain(found)
+    if (values := _rational(gold)) is not None and (others := _rational(found)) is not None and "." not in gold + found:
+        return values == others
+    if compact(gold) == compact(found) or _is_decimal_comma(gold, found):
         return True
-    if _BASE.fullmatch(gold) or _BASE.fullmatch(found):
-        return False  # 52 in base 8 is not 52, whatever math-verify says
-    gold_values, found_values = _rationals(gold), _rationals(found)
-    if gold_values and found_values:
-        return _rationals_equal(gold, gold_values, found, found_values)
-    return expressions_equal(gold, found)
+    return meanings_equal(gold, found, question)
 
 
-def _normalise(answer: str) -> str:
-    answer = answer.translate(_SYMBOLS).strip().strip("*")
-    for pattern, replacement in _REWRITES:
-        answer = pattern.sub(replacement, answer)
-    answer = _SCALED.sub(lambda match: rf"{match[1]} \cdot {_SCALES[match[2].lower()]}", answer)
-    return answer.strip().rstrip(".,;: \n")
+def meanings_equal(gold: str, found: str, question: str = "") -> bool | None:
+    """As `answers_equal`, for answers that are `normalised`, and without a look at whether their texts are the same."""
+    choices = _choice(gold), _choice(found)
+    if None not in choices:
+        return choices[0] == choices[1]
+    if _is_words(gold) or _is_words(found):
+        return folded(gold) == folded(found) and bool(folded(gold))
+    gold, found = _without_counted(gold, found, question)
+    return _trees_equal(gold, found)
+
+
+def _without_counted(gold: str, found: str, question: str) -> tuple[str, str]:
+    """What is counted is a unit: it may be left out of either, other units and other things are wrong."""
+    (of_gold, golds), (of_found, founds) = counted(gold, question), counted(found, question)
+    if golds and founds:
+        return (of_gold, of_found) if golds == founds else (gold, found)
+    return (of_gold if golds else gold), (rf"{of_found} \text{{items}}" if founds else found)
+
+
+def _trees_equal(gold: str, found: str) -> bool | None:
+    try:
+        read_found = read(found)
+    except (UnreadableError, RecursionError):
+        return None
+    try:
+        return same(read(gold), read_found)
+    except UnreadableError:
+        return False
+    except RecursionError:
+        return None
+
+
+def _plain(answer: str) -> str:
+    """In plain LaTeX, without what leads in to an answer; a number that is written as a word as digits."""
+    answer = normalised(answer)
+    if lead := _LEAD.match(answer):
+        answer = answer[lead.end() :]
+    content, _ = _unwrapped(answer)
+    return _COUNT_WORDS.get(content.lower(), answer)
+
+
+def _rational(answer: str) -> Fraction | None:
+    """The exact value of a number or a fraction, most answers of which there are many; None for all else."""
+    match = _RATIONAL.fullmatch(answer) if len(answer) <= 100 else None
+    if not match:
+        return None
+    above = _exact(match["number"] or match["a"] or match["c"]) * (-1 if match["sign2"] else 1)
+    below = _exact(match["b"] or match["d"] or "1")
+    return above / below * (-1 if match["sign"] == "-" else 1) if below else None
+
+
+def _exact(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", "").rstrip("."))
+
+
+def _is_decimal_comma(gold: str, found: str) -> bool:
+    """3,14 for 3.14, which has no other meaning where the gold answer is one number."""
+    return "." in gold and re.fullmatch(r"-?\d+,\d+", found) is not None and gold == found.replace(",", ".")
 
 
 def _unwrapped(answer: str) -> tuple[str, bool]:
@@ -96,9 +115,11 @@ def _unwrapped(answer: str) -> tuple[str, bool]:
 
 
 def _choice(answer: str) -> str | None:
-    """The letter of a multiple-choice answer: C, (C), C) or (C) with what it says."""
+    """The letter of a multiple-choice answer: C, (C), C) or (C) with what it says, not several letters."""
     match = _CHOICE.fullmatch(_unwrapped(re.sub(rf"^{TEXT}", r"\1", answer))[0].strip())
-    return match[1] if match else None
+    if match is None or not match[1].isupper() or (match[2] and _ANOTHER_CHOICE.search(match[2])):
+        return None
+    return match[1]
 
 
 def _is_words(answer: str) -> bool:
@@ -107,59 +128,5 @@ def _is_words(answer: str) -> bool:
     if not _WORDS.fullmatch(content):
         return False
     longest = max(len(word) for word in re.findall(r"\w+", content))
-    return longest >= 4 or (wrapped and longest > 1) or content.casefold() in ("yes", "no")
-
-
-def _folded(answer: str) -> str:
-    return re.sub(r"[\W_]+", " ", _unwrapped(answer)[0].casefold()).strip()
-
-
-def _match_equation(gold: str, found: str) -> tuple[str, str]:
-    """Reduce `x = 5` to `5` on the side that has an equation where the other has none.
-
-    A chain in the response counts by its last part: 3 * 6 = 18 answers 18.
-    """
-    parts, found_parts = _EQUALS.split(gold), _EQUALS.split(found)
-    if len(parts) == 1 and len(found_parts) > 1 and "," not in found.rpartition("=")[0]:
-        return gold, found_parts[-1].strip()
-    if len(parts) == 2 and len(found_parts) == 1 and re.fullmatch(r"\\?\w+(?:\([a-z]\))?", parts[0].strip()):
-        return parts[1].strip(), found
-    return gold, found
-
-
-def _without_unit(answer: str) -> str:
-    for pattern in (_UNIT_TEXT, _UNIT_WORDS):
-        match = pattern.fullmatch(answer)
-        if match and not _NOT_UNITS.search(match[2]):
-            return match[1].strip()
-    return answer
-
-
-def _compact(answer: str) -> str:
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(TEXT, r"\1", answer))
-
-
-def _rationals(answer: str) -> list[Fraction]:
-    """The exact value of a number or a fraction; two values for a percentage (50% is 50 or 1/2); else nothing."""
-    match = _RATIONAL.fullmatch(answer) if len(answer) <= 100 else None
-    if not match:
-        return []
-    above = _exact(match["number"] or match["a"] or match["c"]) * (-1 if match["sign2"] else 1)
-    below = _exact(match["b"] or match["d"] or "1")
-    if below == 0:
-        return []
-    whole = _exact(match["whole"] or match["whole2"] or "0")  # mixed numbers: 1 1/2
-    value = (whole + above / below) * (-1 if match["sign"] == "-" else 1)
-    return [value, value / 100] if match["percent"] else [value]
-
-
-def _exact(number: str) -> Fraction:
-    return Fraction(number.replace(",", "").rstrip("."))
-
-
-def _rationals_equal(gold: str, gold_values: list[Fraction], found: str, found_values: list[Fraction]) -> bool:
-    if len(gold_values) == len(found_values):
-        gold_values, found_values = gold_values[:1], found_values[:1]
-    one_is_rounded = ("." in gold) != ("." in found) and ("/" in gold + found or "frac" in gold + found)
-    tolerance = RELATIVE_TOLERANCE if one_is_rounded else 0
-    return any(abs(a - b) <= tolerance * abs(a) for a in gold_values for b in found_values)
+    known = content.lower() in ("infinity", "theta", "alpha", "beta", "gamma", "delta", "lambda", "omega", "sigma")
+    return (longest >= 4 or (wrapped and longest > 1) or content.casefold() in ("yes", "no")) and not known

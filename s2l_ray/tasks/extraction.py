@@ -27,6 +27,12 @@ MOST_ANSWERS = 20
 _BOX = r"\\{1,4}(?:boxed|fbox)"  # more than one backslash: a new line before the box, or an escape too many
 _BRACES = re.compile(rf"(?P<box>{_BOX}\s{{0,20}}\{{)|\\.|[{{}}]", re.DOTALL)
 _BARE_BOX = re.compile(_BOX + r"\s{0,20}([^\s{}$\\]+)")
+_BLANK = re.compile(
+    r"(?:\\[hv]?phantom\s?\{[^{}]*\}|\\(?:q?quad|square|l?dots|[ ,;:!])|\\text\s?\{ *\}|[\s~_?.])*"
+    r"|(?:\\text\s?\{)?<?(?:(?:your|the|my|final|numerical) )*answers?(?: here)?>?\}?",
+    re.IGNORECASE,
+)
+"""What a box holds that is to be filled in: models repeat such boxes of the problem and of the prompt."""
 _THINKING = re.compile(r"<(/?)(?:think|thinking)>", re.IGNORECASE)
 _TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
@@ -112,7 +118,7 @@ def _boxes(text: str) -> tuple[list[str], str | None]:
             open_braces.append(None)
         elif token[0] == "}" and open_braces and (box := open_braces.pop()) is not None:
             content = text[box[1] : token.start()].strip() if token.start() - box[1] < 10 * LONGEST_ANSWER else ""
-            if content and box[0] > last:
+            if box[0] > last and not _BLANK.fullmatch(content):
                 last = box[0]
                 contents.append(content)
     left = [box for box in open_braces if box is not None and box[0] > last]

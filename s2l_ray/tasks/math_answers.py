@@ -2,6 +2,8 @@
 
 `tasks.extraction` finds the answer in the response, `tasks.comparison` compares it with the gold one. Call `check_math`
 where it can be killed from outside (`tasks.pool`): a symbolic comparison may take for ever.
+
+A model's text can make a comparison raise, but no text is an error of the verifier: its verdict is `unparsable`.
 """
 
 from __future__ import annotations
@@ -15,37 +17,42 @@ from s2l_ray.tasks.extraction import LONGEST_ANSWER, MOST_ANSWERS, final_answers
 def check_math(response: str, answer: str, question: str = "", extract: ExtractionLevel = "strict") -> Verdict:
     """Grade a response: right (reward 1), wrong or unparsable (reward 0).
 
-    Units, currency and degree signs do not count; 50% is right for 50 and for 0.5; lists without brackets are
-    unordered; the brackets of a point may be left out.
+    A unit may be left out, another one is wrong; 50% is right for 50 and for 0.5; lists without brackets are unordered;
+    the brackets of a point may be left out. `name = value` states the value.
 
     Several different answers are right if they are the elements of the gold answer, or all of them are the gold answer
     in different forms. Lenient also takes the last of them.
 
     Args:
         response: the model's text; its answers are found by `final_answers`.
-        answer: the gold answer alone, in LaTeX or plain text, never a whole solution.
-        question: not needed; verifiers are called with it.
+        answer: the gold answer alone, in LaTeX or plain text, or a solution with the answer in a box.
+        question: what it counts, as eggs, is a unit of the answer.
         extract: what is taken for the final answer.
     """
+    if "\\boxed" in answer:
+        answer = ", ".join(final_answers(answer, "lenient")) or answer
     found = final_answers(response, extract)
     if not found:
         return Verdict("unparsable", 0.0, "no answer found")
     if (length := sum(map(len, found))) > LONGEST_ANSWER or len(found) > MOST_ANSWERS:
         return Verdict("unparsable", 0.0, f"{len(found)} answers of {length} characters")
-    if len(found) == 1:
-        equal, detail = answers_equal(answer, found[0]), found[0]
-    else:
-        equal, detail = _several_equal(answer, found, extract), f"{len(found)} answers: {'; '.join(found)}"
+    detail = found[0] if len(found) == 1 else f"{len(found)} answers: {'; '.join(found)}"
+    try:
+        equal = _several_equal(answer, found, question, extract)
+    except Exception as error:
+        return Verdict("unparsable", 0.0, f"{detail[:200]} cannot be compared: {type(error).__name__}: {error}"[:400])
     if equal is None:
         return Verdict("unparsable", 0.0, f"cannot read {detail[:200]}")
     return Verdict("right", 1.0, detail[:200]) if equal else Verdict("wrong", 0.0, detail[:200])
 
 
-def _several_equal(gold: str, found: tuple[str, ...], extract: ExtractionLevel) -> bool | None:
+def _several_equal(gold: str, found: tuple[str, ...], question: str, extract: ExtractionLevel) -> bool | None:
     """None: none of the answers can be read."""
-    if extract == "lenient" and answers_equal(gold, found[-1]):
+    if len(found) == 1:
+        return answers_equal(gold, found[0], question)
+    if extract == "lenient" and answers_equal(gold, found[-1], question):
         return True
-    if answers_equal(gold, ", ".join(found)):
+    if answers_equal(gold, ", ".join(found), question):
         return True
-    each = [answers_equal(gold, answer) for answer in found]
+    each = [answers_equal(gold, answer, question) for answer in found]
     return None if set(each) == {None} else all(each)

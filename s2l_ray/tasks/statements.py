@@ -15,7 +15,8 @@ TRIED = 8
 
 _FORMULA = re.compile(
     r"\$\$[^$]{1,1000}?\$\$|\\\[.{1,1000}?\\\]|\\\(.{1,1000}?\\\)|\\begin\{\w+\}.{1,1000}?\\end\{\w+\}"
-    r"|\$(?=[^\s$])[^$\n]{1,1000}?(?<=[^\s$])\$(?!\d)",  # not from $5 to $6
+    # Not from $5 to $6: no blanks at its ends, or no words in it.
+    r"|\$(?=[^\s$])[^$\n]{1,1000}?(?<=[^\s$])\$(?!\d)|\$(?>\\[A-Za-z]+|(?![A-Za-z]{3})[^$\n]){1,1000}?\$(?!\d)",
     re.DOTALL,
 )
 _F = "[\ue000-\uf8ff]"
@@ -32,7 +33,7 @@ _STATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _STATEMENT_ENDS = re.compile(r"(?=[.?](?:[\s*`\"']|$)|[\n。？])")  # noqa: RUF001
-_REASON = re.compile(r",? (?:because|since|which|where|as)\b.*")
+_REASON = re.compile(r"[,;]? \(?(?:because|since|which|where|as|so|meaning|i\.e\.)(?![A-Za-z]).*")
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
 _DECORATION = "*_`# \t>"
 
@@ -56,9 +57,14 @@ _SAYS = re.compile(
 _SAYS_NOT = re.compile(r"(?:\b(?:not|never|than|most|least|between|if|suppose|assume|unless)|n't)\b", re.IGNORECASE)
 _GIVEN = re.compile(
     r"\b(?:for|at|when|where|if|let|suppose|assume|with|since|because|from|using|by|in|of|on|than|take|setting|consider"
-    r"|try|put|not)$",
+    r"|try|put|not|such that)$",
     re.IGNORECASE,
 )
+_COMPUTED = re.compile(
+    r"\d[^=]{0,80}?[-+*/×÷x^–−] ?\(?\\?\$?[\d.][^=]{0,80}= ?(?P<value>-?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)"  # noqa: RUF001
+    r"(?:[ /-](?!(?:or|and|if|is|was|does|did|can|cannot|fails)\b)[^\d=\ue000-\uf8ff]*)?$"
+)
+"""A computation, `48 + 24 = 72 clips in April and May`. What follows its last value is words."""
 _IS_ANSWER = re.compile(r"[\s*]{0,9}\bis (?:the|our|my) (?:final |correct |right )?answer$", re.IGNORECASE)
 
 _LETTER = r"[(\[（]?(?P<letter>[A-Z])[)\]）]?"  # noqa: RUF001
@@ -74,7 +80,10 @@ _CHOICES = [
 _CHOICE_WITH_TEXT = re.compile(r"\(?(?P<letter>[A-Z])(?:\)|[.:](?= ))[.:]? ?(?P<text>[^=\n]{1,80})")
 _NOT_CHOSEN = re.compile(r"\b(?:is|are|was|were|not|isn't|wrong|incorrect|false)\b|\b[A-Z]\)|^[A-Z]$")
 
-_NUMBER = r"(?:(?<![\w)}.])-)?\\?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?:\.\d+)?)?%?|(?<!\d)-?\.\d+%?"
+_NUMBER = (
+    r"(?:(?<![\w)}.])-|(?<![A-Za-z_]))\\?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?:\.\d+)?)?%?"
+    r"|(?<!\d)-?\.\d+%?"
+)
 _LAST = re.compile(rf"{_F}|{_NUMBER}")
 
 
@@ -85,7 +94,7 @@ def stated(text: str) -> str | None:
         sentence, end = (*_STATEMENT_ENDS.split(hidden, maxsplit=1), "")[:2]
         said = _REASON.sub("", sentence).strip(_DECORATION)
         if said and end[:1] not in ("?", "？"):  # noqa: RUF001
-            return choice(said) or _shown(said, formulas)
+            return choice(said) or _shown(_value(said, formulas) or said, formulas)
     return None
 
 
@@ -110,7 +119,8 @@ def concluded(text: str) -> str | None:
     sentence = [part for part in _SENTENCE_ENDS.split(lines[-1]) if part.strip()][-1].strip().rstrip(".! ")
     if letter := choice(sentence):
         return letter
-    said = _value(sentence.replace("*", "") if "**" in sentence else sentence, formulas)
+    sentence = sentence.replace("**", "")
+    said = _value(sentence, formulas)
     return _shown(said, formulas) if said else choice(_shown(lines[-1], formulas))
 
 
@@ -138,6 +148,8 @@ def _choice_with_text(line: str) -> str | None:
 
 def _value(sentence: str, formulas: list[str]) -> str | None:
     """The value that a sentence ends with, if it says that something is it."""
+    if computed := _COMPUTED.search(sentence):
+        return computed["value"]
     is_answer = _IS_ANSWER.search(sentence)
     match = _VALUE.search(sentence[: is_answer.start()] if is_answer else sentence)
     if match is None:

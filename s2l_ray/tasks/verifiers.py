@@ -35,11 +35,14 @@ class VerifierError(S2LError):
 
 
 class Probation:
-    """Watches whether a verifier works at all: a run in which every check fails would train on nothing, unnoticed."""
+    """Watches whether a user's verifier works at all: a run whose checks all fail would train on nothing, unnoticed.
+
+    The built-in ones are known to work: a check of theirs fails because of a model's text, which must not end a run.
+    """
 
     def __init__(self, kind: str):
         self._kind = kind
-        self._failed: int | None = 0
+        self._failed: int | None = None if VERIFIERS.is_built_in(kind) else 0
 
     def judge(self, verdicts: Sequence[Verdict]) -> None:
         """Look at the next verdicts. After the first that is not `failed`, nothing is an error any more.

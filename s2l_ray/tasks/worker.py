@@ -41,8 +41,7 @@ def serve(kind: str, options: str, pipe_fd: int, log_fd: int) -> None:
         try:
             verifier = resolve_verifier(kind, json.loads(options))
             if kind == "math":
-                verifier("\\boxed{x^2 + x}", "x(x - 1)", "")  # SymPy and the parser load most of their code when used
-                verifier("\\boxed{x^2 - x}", "x(x - 1)", "")
+                verifier("\\boxed{\\sqrt{2}}", "1", "")  # what evaluates expressions is imported when it is used
         except ConfigError as error:
             _send(pipe, {"config_error": str(error)})
             return

@@ -23,20 +23,21 @@ def names() -> list[str]:
     return [name for name in found if hasattr(importlib.import_module(f"tests.benchmarks.{name}"), "run")]
 
 
-def run_one(name: str) -> list[Result]:
-    return importlib.import_module(f"tests.benchmarks.{name}").run()
+def run_one(name: str, paths: list[Path]) -> list[Result]:
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    return module.run(paths) if hasattr(module, "TAKES_PATHS") else module.run()
 
 
-def run_all(chosen: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def run_all(chosen: list[str], paths: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
     """Figures as benchmarks.json has them, and the names of the modules that failed."""
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
     for name in chosen:
         print(f"== {name}", flush=True)
-        command = f'make bench ARGS="{name}"'
+        command = f'make bench ARGS="{name}"'  # where someone keeps what they brought is of no interest
         try:
             with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
-                results = process.submit(run_one, name).result()
+                results = process.submit(run_one, name, paths).result()
         except Skipped as reason:
             print(f"   skipped: {reason}", flush=True)
             continue
@@ -53,12 +54,19 @@ def run_all(chosen: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=tests.benchmarks.__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names())}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(names())}; default: all. A path is for those that read what you bring (verifier_suites)",
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     options = parser.parse_args()
-    if unknown := sorted(set(options.names) - set(names())):
+    paths = [Path(name) for name in options.names if name not in names() and Path(name).exists()]
+    chosen = [name for name in options.names if name in names()]
+    if unknown := sorted(set(options.names) - set(chosen) - {name for name in options.names if Path(name).exists()}):
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(names())}")
-    rows, failed = run_all(options.names or names())
+    rows, failed = run_all(chosen or names(), paths)
     options.out.write_text(json.dumps(rows, indent=2) + "\n")
     print(f"{len(rows)} figures in {options.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

@@ -6,6 +6,8 @@ import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread
@@ -71,18 +73,33 @@ def s3() -> Iterator[Store]:
         thread.join()
 
 
+GCS_EMULATOR = """
+import sys
+from gcp_storage_emulator.server import create_server
+server = create_server("127.0.0.1", 0, in_memory=True)
+server.start()
+print(server._api._httpd.server_address[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
 @contextlib.contextmanager
 def gcs() -> Iterator[Store]:
-    """gcp-storage-emulator's GCS. It cannot be told to fail."""
-    from gcp_storage_emulator.server import create_server
+    """gcp-storage-emulator's GCS. It cannot be told to fail.
 
-    server = create_server("127.0.0.1", 0, in_memory=True)
-    server.start()
-    where = f"127.0.0.1:{server._api._httpd.server_address[1]}"
+    In a process of its own: some calls of pyarrow's to GCS keep the interpreter's lock while they wait for an answer.
+    """
+    command = [sys.executable, "-c", GCS_EMULATOR]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin and server.stdout
+    where = f"127.0.0.1:{int(server.stdout.readline())}"
     try:
         url, about = f"http://{where}/storage/v1/b?project=p", json.dumps({"name": "bucket"})
         request = urllib.request.Request(url, about.encode(), {"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=60).close()
         yield Store(f"gs://anonymous@{{}}?scheme=http&endpoint_override={where}&retry_limit_seconds=2")
     finally:
-        server.stop()
+        server.stdin.close()  # it ends then, also where this process was killed
+        server.wait(60)
+        server.stdout.close()

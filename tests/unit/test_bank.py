@@ -25,7 +25,7 @@ from s2l_ray.errors import BankError
 from s2l_ray.rollouts.records import Rollout, RolloutSet, report_on
 from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.support.bank_rollouts import PROMPTS, request, requests, rollout, scored, settings
-from tests.support.object_stores import Store, s3
+from tests.support.object_stores import Store, gcs, s3
 from tests.support.patience import PATIENCE_S
 from tests.support.undisturbed import ROOT
 
@@ -33,7 +33,7 @@ LAST_DRAW = 15
 DIGESTS = {prompt.id: prompt_digest(prompt) for prompt in PROMPTS.values()}
 STORES = os.environ.get("S2L_TEST_STORES", "").split()
 """Object stores to try as well: URIs with {} in place of a new folder's name."""
-KIND_OF_STORE = ["disk", "fsspec+memory://{}/bank", "s3", *STORES]
+KIND_OF_STORE = ["disk", "fsspec+memory://{}/bank", "s3", "gcs", *STORES]
 
 
 def new_bank(folder: Path | str, **limits: int) -> RolloutBank:
@@ -78,11 +78,18 @@ def in_s3() -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture(scope="module")
+def in_gcs() -> Iterator[Store]:
+    with gcs() as store:
+        yield store
+
+
 @pytest.fixture(params=KIND_OF_STORE)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A local directory; fsspec's store in memory, which is written to as an object store is; S3; and STORES."""
-    if request.param == "s3":
-        return request.getfixturevalue("in_s3").uri(f"bucket/{uuid.uuid4().hex}")
+    """A local directory; fsspec's store in memory, which is written to as an object store is; S3; GCS; and STORES."""
+    if request.param in ("s3", "gcs"):
+        store: Store = request.getfixturevalue(f"in_{request.param}")
+        return store.uri(f"bucket/{uuid.uuid4().hex}")
     return str(tmp_path) if request.param == "disk" else request.param.format(uuid.uuid4().hex)
 
 

@@ -20,6 +20,9 @@ from tests.benchmarks import runner
 from tests.benchmarks.answers import FAMILIES, gsm8k_style, math500_style
 from tests.benchmarks.memory import update_peak
 from tests.benchmarks.orchestration import GROUP, InstantEngine, Measured, _problems, _results
+from tests.benchmarks.suites import pairs_of
+from tests.benchmarks.verifier_suites import answer_of
+from tests.support.latex_fuzz import pairs
 
 TINY = {
     "hidden_size": 16,
@@ -80,6 +83,62 @@ def test_made_up_answers_are_what_they_are_said_to_be() -> None:
     assert 0.4 < sum(a.right for a in answers) / len(answers) < 0.6
     assert len(FAMILIES) == 13
     assert math500_style(40, seed=2) == math500_style(40, seed=2)
+
+
+SUITE = r"""
+import pytest
+
+@pytest.mark.parametrize("gold, pred, expected", [("$1/2$", "0.5", 1), ("7", "8", False), ("7", f(), 1), ("7", 7, 1)])
+def test_grades(gold, pred, expected):
+    assert grade(gold, pred) == expected
+
+def test_asserts(self):
+    assert is_equal("x+1", "1+x")
+    assert not is_equal("x", "y")
+    assert is_equal("(1, 2)", "(2, 1)") is False
+    self.assertTrue(is_equal("3", "3.0"))
+    assert is_equal("x+1", "1+x", 5)
+"""
+
+
+def test_pairs_are_read_out_of_a_suite_that_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_grader.py").write_text(SUITE)
+    (tmp_path / "rows.jsonl").write_text('{"answer": "5", "response": "five", "label": "Correct"}\n{"answer": "5"}\n')
+    (tmp_path / "rows.csv").write_text("gold,pred,expected\n6,7,0\n")
+    (tmp_path / "other.py").write_text("not python at all")
+    assert {pair[1:] for pair in pairs_of(tmp_path)} == {
+        ("$1/2$", "0.5", True),
+        ("7", "8", False),
+        ("1+x", "x+1", True),
+        ("y", "x", False),
+        ("(2, 1)", "(1, 2)", False),
+        ("3.0", "3", True),
+        ("5", "five", True),
+        ("6", "7", False),
+    }
+    assert {pair.source for pair in pairs_of(tmp_path)} == {"tests/test_grader.py", "rows.jsonl", "rows.csv"}
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("$$ x = 1 $$", "x = 1"), (r"so \boxed{1}, \boxed{2}", "1, 2"), ("5", "5"), (r"\(3\)", "3")]
+)
+def test_a_suites_gold_answer_loses_its_delimiters(gold: str, answer: str) -> None:
+    assert answer_of(gold) == answer
+
+
+def test_suites_are_read_from_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = ["--out", str(tmp_path / "figures.json")]
+    for given, said in ((str(tmp_path), "has no labelled pairs"), (None, "no suite is given; name a checkout")):
+        monkeypatch.setattr("sys.argv", ["bench", "verifier_suites", *([given] if given else []), *out])
+        assert runner.main() == 0
+        assert said in capsys.readouterr().out
+
+
+def test_random_answers_are_the_same_for_a_seed() -> None:
+    assert list(pairs(60, seed=1)) == list(pairs(60, seed=1)) != list(pairs(60, seed=2))
 
 
 def test_an_instant_engine_gives_what_is_asked_for() -> None:

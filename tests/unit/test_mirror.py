@@ -111,6 +111,16 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return place(request.getfixturevalue(request.param), tmp_path)
 
 
+def test_directories_are_those_that_files_are_in(anywhere: str):
+    storage = Storage(anywhere, "storage")
+    for path in ("a/b/file", "a/file", "c.json", "d/file"):
+        storage.put(path, b"{}")
+    assert storage.directories() == ["a", "d"]
+    assert storage.directories("a") == ["b"]
+    assert storage.directories("d") == storage.directories("missing") == []
+    assert storage.files("", ".json") == [("c.json", 2)]
+
+
 def test_an_empty_run_directory_resumes_from_the_mirror(anywhere: str, tmp_path: Path):
     settings = mirrored(tmp_path, anywhere)
     run, mirror, reporter = acquired(settings), open_mirror(settings), Notes()

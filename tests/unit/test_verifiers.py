@@ -143,6 +143,12 @@ def test_countdown_is_exact():
     assert verifier("3 * 7 = 21 ; 21 - 5 = 16 ; 16 + 2 = 19 .", "3 7 5 2 : 19", "").status == "wrong"
 
 
+def test_a_built_in_verifier_ends_no_run_whatever_models_write():
+    killed = Verdict("failed", 0.0, "its check killed two workers: SIGKILL")
+    for kind in ("math", "countdown"):
+        Probation(kind).judge([killed] * 2 * TRIED)
+
+
 def test_a_verifier_that_never_worked_ends_a_run_and_one_that_did_never_does():
     failed, wrong = Verdict("failed", 0.0, "the verifier raised NameError"), Verdict("wrong", 0.0)
     broken = Probation("m:f")

@@ -1,0 +1,1 @@
+"""Reading final answers and comparing what they mean."""
