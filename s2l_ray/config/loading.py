@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,16 +62,42 @@ def load_incomplete(path: str | Path) -> Config:
     return _load(path, (), incomplete=True)
 
 
+def load_many(
+    path: str | Path, *overrides: list[str] | dict[str, Any] | None
+) -> Callable[[dict[str, Any] | None], Config]:
+    """What makes configurations that differ in a few values only, as `load_config(path, *overrides, values)` does.
+
+    The file and the overrides are read once, which is most of the work.
+
+    Raises:
+        ConfigError: as `load_config`, here or for each configuration.
+    """
+    merged = _with(_read(CONFIGURATIONS.find(path), ()), overrides, str(path))
+    return lambda values: _resolved(_with(merged, [values], str(path)), str(path), incomplete=False)
+
+
 def _load(path: str | Path, overrides: Sequence[list[str] | dict[str, Any] | None], *, incomplete: bool) -> Config:
-    merged = _read(CONFIGURATIONS.find(path), ())
+    merged = _with(_read(CONFIGURATIONS.find(path), ()), overrides, str(path))
+    return _resolved(merged, str(path), incomplete=incomplete)
+
+
+def _with(merged: DictConfig, overrides: Sequence[list[str] | dict[str, Any] | None], where: str) -> DictConfig:
+    """A new configuration with these overrides, and with its interpolations as they are."""
     layers = [layer for given in overrides for layer in _layers(given)]
     try:
         for layer in layers:  # one by one: a later one changes what it names, and nothing beside it
             merged = _merged(merged, _spelled_out(layer))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_omegaconf(error, where)) from error
+    return merged
+
+
+def _resolved(merged: DictConfig, where: str, *, incomplete: bool) -> Config:
+    try:
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=not incomplete)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain_omegaconf(error, str(path))) from error
-    return parse_config(cast(dict[str, Any], values), str(path))
+        raise ConfigError(_explain_omegaconf(error, where)) from error
+    return parse_config(cast(dict[str, Any], values), where)
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:

@@ -145,7 +145,8 @@ class ParentRun:
             said.append(str(undelivered))
         lacking = [outcome.directory for outcome in outcomes if self.run_id and _is_lacking(outcome)]
         if lacking:
-            said.append(f"MLflow lacks part of {len(lacking)} trials; s2l track sends it: {' '.join(lacking)}")
+            which = "one trial" if len(lacking) == 1 else f"{len(lacking)} trials"
+            said.append(f"MLflow lacks part of {which}; s2l track sends it: {' '.join(lacking)}")
         return "\n".join(said) or None
 
     def _log(self, outcomes: Sequence[TrialOutcome]) -> None:

@@ -46,6 +46,8 @@ class StudyState:
     """Where that is, without passwords: the next start may not have the server in its environment."""
     bank: dict[str, Any] = field(default_factory=dict)
     """Numbers about the shared bank."""
+    held: dict[str, int] = field(default_factory=dict)
+    """What the bank had of its own, see `study_bank.least`."""
     format: int = FORMAT
 
 

@@ -173,9 +173,8 @@ def _samples(configs: StudyConfigs, file: StudyFile) -> list[Sample]:
 
 
 def _going_on(before: StudyState, now: StudyState) -> StudyState:
-    return replace(
-        now, seconds=before.seconds, mlflow_run_id=before.mlflow_run_id, mlflow_uri=before.mlflow_uri, bank=before.bank
-    )
+    kept = ("seconds", "mlflow_run_id", "mlflow_uri", "bank", "held")
+    return replace(now, **{name: getattr(before, name) for name in kept})
 
 
 def _overridden(base: Config, overrides: Sequence[str]) -> Config:

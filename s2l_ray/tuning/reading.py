@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from s2l_ray.config import Config
 from s2l_ray.config.loading import NOT_YAML
+from s2l_ray.config.reference import keys_of
 from s2l_ray.config.shipped import STUDIES
 from s2l_ray.config.text import read_yaml, section_of, type_of
 from s2l_ray.errors import ConfigError
@@ -20,6 +22,13 @@ from s2l_ray.tuning.study_file import StudyFile
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+REASONS = {
+    "string_pattern_mismatch": "must have at most 60 letters, digits, '.', '_' and '-', of which the first is a letter "
+    "or a digit",
+    "too_short": "is empty",
+    "tuple_type": "must be a list of values",
+}
+"""What is said of a value, by Pydantic's name of what is wrong with it."""
 OVERRIDE = "tune."
 """How an override begins that changes a key of the study's file."""
 
@@ -109,13 +118,20 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{'.'.join(location)}: missing; give it a value"
     if error["type"] == "extra_forbidden":
+        if location[:1] == ["space"] and _is_key(key := ".".join(location[1:])):
+            return f"{'.'.join(location[:-1])}: the keys of the space are dotted: write {key}"
         valid = sorted(_section_at(location[:-1]).model_fields)
         nearest = difflib.get_close_matches(location[-1].lower(), valid, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
         return f"{'.'.join(location)}: unknown key; {hint}"
     is_section = error["type"] in ("model_type", "dict_type")
-    message = "must be a mapping of keys to values" if is_section else plain(error["msg"])
+    message = "must be a mapping of keys to values" if is_section else REASONS.get(error["type"], plain(error["msg"]))
     return f"{'.'.join(location)}: {message}" if location else message
+
+
+def _is_key(key: str) -> bool:
+    """Whether the configuration has this key."""
+    return any(known.name == key for known in keys_of(Config))
 
 
 def _section_at(location: Sequence[str]) -> type[StudyFile] | Any:

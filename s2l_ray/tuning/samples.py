@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from s2l_ray.config import Config, load_config
-from s2l_ray.config.loading import parse_config
+from s2l_ray.config import Config
+from s2l_ray.config.loading import load_many, parse_config
 from s2l_ray.config.reference import differences
 from s2l_ray.errors import ConfigError
 from s2l_ray.tuning.keys import checked_space, refuse_overrides
@@ -66,12 +66,13 @@ class StudyConfigs:
         """
         space = Space(checked_space(file))
         number_of_trials(file, space)
-        refuse_overrides([*file.config, *(word.partition("=")[0] for word in overrides)], file)
+        refuse_overrides([*flat(file.config), *(word.partition("=")[0] for word in overrides)], file)
         given = (dict(file.config), list(overrides))
-        some = _possible_values(space, file.seed, lambda values: load_config(config, *given, values))
-        resolved = resolve(load_config(config, *given, some))
-        layers = (*given, {key: value for key, value in resolved.items() if key not in file.space})
-        return cls(load_config(config, *layers, some), space, lambda values: load_config(config, *layers, values))
+        configure = load_many(config, *given)
+        some = _possible_values(space, file.seed, configure)
+        resolved = resolve(configure(some))
+        configure = load_many(config, *given, {key: v for key, v in resolved.items() if key not in file.space})
+        return cls(configure(some), space, configure)
 
     @classmethod
     def of(cls, base: Config, file: StudyFile) -> StudyConfigs:

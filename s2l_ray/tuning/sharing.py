@@ -9,7 +9,7 @@ explorer rollouts have the same fingerprint share a recording; others have recor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from s2l_ray.bank.storage import bank_storage
@@ -41,9 +41,9 @@ class SharedBank:
     tokens: int
     """Number of tokens in them."""
     sampled: int
-    """Number of those rollouts that were recorded for this study; the bank had the others."""
+    """Number of those rollouts that were recorded by this call; the bank had the others."""
     sampled_tokens: int
-    """Number of tokens in those that were recorded for this study."""
+    """Number of tokens in those that were recorded by this call."""
     separate: tuple[tuple[int, ...], ...]
     """Per trial, the explorer tokens that it would have sampled without a bank at each of its steps. With an adaptive
     schedule or rollout.refill_rounds: the most that it could have sampled. Empty if the trials are not known yet."""
@@ -86,7 +86,21 @@ def with_bank(config: Config, mode: BankMode | None) -> Config:
     return config.model_copy(update={"bank": config.bank.model_copy(update={"mode": mode})})
 
 
-def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = True) -> SharedBank:
+@dataclass(frozen=True)
+class Held:
+    """What a bank has of the rollouts that trials may read."""
+
+    rollouts: int
+    tokens: int
+
+
+def share(
+    configs: Sequence[Config],
+    display: TaskDisplay,
+    *,
+    of_trials: bool = True,
+    begins: Callable[[Held], None] = lambda held: None,
+) -> SharedBank:
     """Record what the trials of a study need of their explorers and the bank lacks; the engines are gone afterwards.
 
     It connects to Ray unless that has been done. When it is interrupted, what has been recorded stays, and the next
@@ -97,6 +111,7 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
         display: shows the progress, with an ETA.
         of_trials: whether `configs` are those of the trials, one each; otherwise they need together at least what the
             trials will need (see `upper_bound`).
+        begins: told what the bank has, before anything is recorded.
 
     Raises:
         ConfigError: bank.recording is given, or bank.path differs.
@@ -109,6 +124,7 @@ def share(configs: Sequence[Config], display: TaskDisplay, *, of_trials: bool = 
         groups = recordings_of(needs := needs_of(configs, of_trial, display))
         recorders = cluster if _compute_alike(configs[0], cluster, of_trial) else of_trial
         done = Recorded(sum(group.plan.rollouts for group in groups))
+        begins(_held(configs[0].bank.path, groups))
         _say_what_is_needed(groups, done.of, display)
         try:
             for group in groups:
@@ -155,6 +171,12 @@ def _say_what_is_needed(groups: Sequence[TrialsRecording], rollouts: int, displa
     else:
         beside = f"; {there} are in the bank already" if there else ""
         display.say(f"recording {rollouts} explorer rollouts for all trials{beside}")
+
+
+def _held(path: str, groups: Sequence[TrialsRecording]) -> Held:
+    there = [group for group in groups if group.plan.recorded]
+    tokens = (RecordedTokens(bank_storage(path), group.plan.settings.shards).of(group.requests) for group in there)
+    return Held(sum(group.plan.recorded for group in there), sum(tokens))
 
 
 def _shared(path: str, groups: Sequence[TrialsRecording], needs: Sequence[Need], done: Recorded) -> SharedBank:

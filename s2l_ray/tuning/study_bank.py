@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from s2l_ray.tuning.needs import needs_of
 from s2l_ray.tuning.preparing import PreparedStudy
 from s2l_ray.tuning.recordings import rollouts_of
 from s2l_ray.tuning.samples import with_values
-from s2l_ray.tuning.sharing import share
+from s2l_ray.tuning.sharing import Held, SharedBank, share
 from s2l_ray.tuning.slices import sliced
 
 
@@ -39,17 +40,41 @@ def record_bank(prepared: PreparedStudy, display: TaskDisplay) -> tuple[BankMode
     if not configs:
         display.say("what the trials need of the explorer is not known before: each records what the bank lacks")
         return "readwrite", prepared.state.bank
-    bank = share(configs, display, of_trials=prepared.drawn)
+
+    def remember(held: Held) -> None:
+        """A start that is killed while it records has no other time to tell."""
+        prepared.state.held = least(prepared.state.held, held)
+        prepared.place.write(prepared.state)
+
+    bank = share(configs, display, of_trials=prepared.drawn, begins=remember)
     display.say(bank.describe())
-    before = prepared.state.bank
-    numbers = asdict(bank) | {
+    return "read" if bank.recordings else "off", numbers_of(bank, prepared.state.held)
+
+
+def least(before: Mapping[str, int], held: Held) -> dict[str, int]:
+    """What the bank had of its own when it had least, at the starts of a study: all else was recorded for the study.
+
+    Args:
+        before: this of the starts before; empty at the first one.
+        held: what the bank has at this start, what earlier starts have recorded included.
+    """
+    return {key: min(count, before.get(key, count)) for key, count in asdict(held).items()}
+
+
+def numbers_of(bank: SharedBank, held: Mapping[str, int]) -> dict[str, Any]:
+    """Numbers about the bank of a study, of all of its starts: JSON values.
+
+    Args:
+        bank: as the newest start has left it.
+        held: see `least`.
+    """
+    return asdict(bank) | {
         "separate": [list(tokens) for tokens in bank.separate],
         "recordings": list(bank.recordings),
-        "sampled": bank.sampled + before.get("sampled", 0),
-        "sampled_tokens": bank.sampled_tokens + before.get("sampled_tokens", 0),
+        "sampled": bank.rollouts - held["rollouts"],
+        "sampled_tokens": bank.tokens - held["tokens"],
         "ratio": bank.ratio,
     }
-    return "read" if bank.recordings else "off", numbers
 
 
 def described_need(prepared: PreparedStudy, cluster: Inventory, display: TaskDisplay) -> str | None:

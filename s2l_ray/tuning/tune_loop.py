@@ -19,6 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from s2l_ray.algorithm import S2LPO
 from s2l_ray.machine.ending import held, is_watching
+from s2l_ray.tuning.own_actors import keeping_own_actors
 from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.searching import StudyTrials
 from s2l_ray.tuning.steward import Steward
@@ -67,7 +68,7 @@ class Loop:
         self.search.adopt(experiment)
         resumes = self.place.has_tunes_state
         steward = Steward(self.search, self.scheduler, resumes=resumes)
-        with self._quiet(), _environment(self.at_once), _usual_signals(), held():
+        with self._quiet(), _environment(self.at_once), keeping_own_actors(), _usual_signals(), held():
             tune.run(
                 experiment,
                 search_alg=self.search,

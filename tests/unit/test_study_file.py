@@ -75,7 +75,11 @@ def test_a_study_is_named_after_its_file_and_overrides_change_its_keys(study: st
         ("scheduler=3", "scheduler: must be a mapping of keys to values"),
         ("scheduler=ashaa", "scheduler.kind: must be 'none', 'asha' or 'pbt'"),
         ("scheduler.grace=1", "scheduler: grace is for kind: asha, not none"),
-        ("name=a/b", "name: String should match pattern"),
+        ("name=a/b", "name: must have at most 60 letters, digits, '.', '_' and '-', of which the first"),
+        ("space={}", "space: is empty"),
+        ("space.seed=[]", "space.seed.choice: is empty"),
+        ("space.seed={choice: {uniform: [1, 2]}}", "space.seed.choice: must be a list of values"),
+        ("space={trainer: {eps: [1, 2]}}", "space.trainer: the keys of the space are dotted: write trainer.eps"),
         ("nodes_per_trial=1", ""),
     ],
 )
@@ -114,6 +118,7 @@ def test_a_wrong_key_or_value_of_the_space_names_the_file(study: str) -> None:
         (["tune.space={rollout.max_staleness: [-1]}"], "space.rollout.max_staleness: must be"),
         (["tune.trials=null"], "trials: missing"),
         (["trainer.epss=1"], "trainer.epss: unknown key"),
+        (["tune.config={trainer: {learning_rate: 1}}"], "trainer.learning_rate is in the study's space and is also"),
     ],
 )
 def test_what_the_files_say_is_checked_before_ray_is_even_imported(

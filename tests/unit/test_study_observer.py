@@ -233,8 +233,23 @@ def wrapped(error: Exception) -> RayTaskError:
             "x.jsonl:3 has no c:\nadd it",
         ),
         (
-            "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tpid: 12\n",
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: S2LPO\n\tactor_id: f\n\tpid: 12\n",
+            "its own process (pid 12) died unexpectedly. Perhaps it was killed for want of memory, as dmesg on its "
+            "node would say. max_failures of the study is how often a trial is tried again",
+        ),
+        (
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: Learner\n\tpid: 12\n",
             "The actor died unexpectedly before finishing this task.",
+        ),
+        (
+            "s2l_ray.errors.ActorLostError: the update failed: an actor is gone. It died. "
+            "The same command resumes from the last checkpoint.",
+            "the update failed: an actor is gone. It died.",
+        ),
+        (
+            "s2l_ray.errors.ActorLostError: lower trainer.micro_batch_tokens; the same command resumes from the "
+            "last checkpoint. Memory on the node",
+            "lower trainer.micro_batch_tokens. Memory on the node",
         ),
         ("", "it failed without a message"),
     ],

@@ -189,9 +189,25 @@ def _floor(mp: Any, value: Any) -> Any:
     return nearest if close else mp.floor(_real(mp, value))
 
 
+def _periodic(name: str) -> Callable[[Any, Any], Any]:
+    """Sin, cos or tan, which are zero at multiples of pi that are known to DIGITS."""
+
+    def compute(mp: Any, x: Any) -> Any:
+        value = getattr(mp, name)(x)
+        return mp.mpf(0) if abs(value) < abs(x) * mp.mpf(10) ** (5 - DIGITS) else value
+
+    return compute
+
+
+_SIN, _COS, _TAN = map(_periodic, ("sin", "cos", "tan"))
 _OF_ANY_SIZE = frozenset({"abs", "ln", "log", "max", "min", "Re", "Im"})
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in ["sin", "cos", "tan", "cot", "sec", "csc"]},
+    "sin": _SIN,
+    "cos": _COS,
+    "tan": _TAN,
+    "cot": lambda mp, x: _COS(mp, x) / _SIN(mp, x),
+    "sec": lambda mp, x: 1 / _COS(mp, x),
+    "csc": lambda mp, x: 1 / _SIN(mp, x),
     **{name: (lambda mp, x, name=name: getattr(mp, name)(x)) for name in ["sinh", "cosh", "tanh", "coth", "exp"]},
     **{name: (lambda mp, x, name=name: getattr(mp, "a" + name[3:])(x)) for name in ["arcsin", "arccos", "arctan"]},
     "arccot": lambda mp, x: mp.acot(x),
