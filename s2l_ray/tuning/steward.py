@@ -36,7 +36,9 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
         """
         if self._resumes and not trials:
             raise StorageError(
-                "Ray Tune cannot read its own state of the study (experiment_state-*.json); the reason is in tune.log"
+                "Ray Tune cannot read its own state of the study (experiment_state-*.json, callback-states-*.pkl); the "
+                "reason is in tune.log. Put copies of the files back, or move them away: then each trial goes on from "
+                "its own last checkpoint, and which ones were pruned is forgotten"
             )
         self._search.trials = trials
         for trial in trials:
