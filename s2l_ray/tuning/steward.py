@@ -41,6 +41,9 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
                 "its own last checkpoint, and which ones were pruned is forgotten"
             )
         self._search.trials = trials
+        if self._resumes:
+            self._resumes = False
+            self._search.renew(trials)
         for trial in trials:
             trial.__class__ = StudyTrial  # Tune makes plain ones of those that it restores
         if is_told() and not self._ended:
