@@ -138,8 +138,8 @@ def _locked(place: StudyPlace, timeout_s: float) -> Callable[[], None]:
 
     def unlock() -> None:
         lock.close()
-        if [file.name for file in place.directory.iterdir()] == [LOCK]:
-            with suppress(OSError):
+        with suppress(OSError):
+            if [file.name for file in place.directory.iterdir()] == [LOCK]:
                 (place.directory / LOCK).unlink()
                 place.directory.rmdir()
 
