@@ -20,6 +20,7 @@ from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.hub.names import Repository
 from s2l_ray.tasks.compat import PROBES, model_directory
+from s2l_ray.tasks.math_answers import RULES
 from s2l_ray.tasks.prompts import chat_template, load_tokenizer, writes_date
 from s2l_ray.tasks.sources import hub_source
 from s2l_ray.version import VERSION
@@ -164,13 +165,13 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _verifier_fields(verifier: VerifierConfig) -> dict[str, Value]:
-    """The verifier's name and options; of your own function its module's source, of `math` math-verify's version."""
+    """The verifier's name and options; of your own function its module's source, of `math` its rules."""
     kind = verifier.kind
     VERIFIERS.resolve(kind)
     fields: dict[str, Value] = {"verifier.kind": kind}
     fields |= {f"verifier.{name}": value for name, value in verifier.options.items()}
     if kind == "math":
-        fields["math-verify"] = importlib.metadata.version("math-verify")
+        fields["verifier rules"] = RULES
     try:
         source = VERIFIERS.source_of(kind)
     except OSError as error:

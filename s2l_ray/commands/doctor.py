@@ -20,7 +20,7 @@ from s2l_ray.redaction import redact
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
 
-PACKAGES = ("torch", "ray", "transformers", "pydantic", "omegaconf", "mlflow", "math-verify", "rich", "pyarrow")
+PACKAGES = ("torch", "ray", "transformers", "pydantic", "omegaconf", "mlflow", "rich", "pyarrow")
 BREAKING = ("torchvision", "torchaudio", "torchcodec")
 GIB = 2**30
 

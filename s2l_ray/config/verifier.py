@@ -13,9 +13,9 @@ class VerifierConfig(Section):
     """How responses are judged."""
 
     kind: Annotated[str, AfterValidator(VERIFIERS.checked)] = "math"
-    """What judges a response: `math` (math-verify), `countdown` (exact, for the embedded task), or your own
-    `module:function`, which is called as function(response=..., answer=..., question=...) and returns a bool, a
-    reward in [0, 1] or a Verdict (examples/verifier.py is one)."""
+    """What judges a response: `math` (its final answer, by what it means), `countdown` (exact, for the embedded task),
+    or your own `module:function`, which is called as function(response=..., answer=..., question=...) and returns a
+    bool, a reward in [0, 1] or a Verdict (examples/verifier.py is one)."""
     extract: ExtractionLevel = "strict"
     """What `math` takes for a response's final answer. `strict`: what the response names as its answer, which is a box,
     `<answer>`, a sentence such as "The answer is 42." or its last sentence, after any `<think>...</think>`. `lenient`:

@@ -13,6 +13,9 @@ from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.comparison import answers_equal
 from s2l_ray.tasks.extraction import LONGEST_ANSWER, MOST_ANSWERS, final_answers
 
+RULES = 2
+"""The version of what is paid: raise it with every change of a verdict, since a bank's rewards are told apart by it."""
+
 
 def check_math(response: str, answer: str, question: str = "", extract: ExtractionLevel = "strict") -> Verdict:
     """Grade a response: right (reward 1), wrong or unparsable (reward 0).

@@ -111,7 +111,7 @@ def marked(text: str) -> str | None:
 def concluded(text: str) -> str | None:
     """The value that the last sentence of a text says something is; or its last line, if that is an answer alone."""
     hidden, formulas = _hide(text[-WINDOW:])
-    lines = [line.strip(_DECORATION) for line in hidden.splitlines() if re.search(rf"\w|{_F}", line)]
+    lines = [line.strip(_DECORATION) for line in hidden.splitlines() if re.search(rf"[^\W_]|{_F}", line)]
     if not lines or lines[-1].endswith("?"):
         return None
     if letter := choice(lines[-1]) or _choice_with_text(lines[-1]):

@@ -51,7 +51,7 @@ def run() -> list[Result]:
 
 
 def _raised(verdict: Verdict) -> bool:
-    return "raised" in verdict.detail and verdict.status != "wrong"
+    return verdict.status == "unparsable" and "cannot be compared" in verdict.detail
 
 
 def _resident_mib() -> Iterator[float]:

@@ -82,6 +82,14 @@ def test_what_changes_the_fingerprint_and_what_does_not(family: Family, tmp_path
     assert [line.split(":")[0] for line in base.differences(other_model)] == ["models.explorer"]
 
 
+def test_rewards_at_another_level_of_extraction_are_another_recording(family: Family, tmp_path: Path) -> None:
+    strict, lenient = (
+        fingerprint_of(configured(family, tmp_path, "verifier.kind=math", f"verifier.extract={level}"))
+        for level in ("strict", "lenient")
+    )
+    assert strict.differences(lenient) == ['verifier.extract: recorded "strict", this run "lenient"']
+
+
 def test_a_models_digest_is_of_its_content(family: Family, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(family.small, copy)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-ABSENT = ("ray", "vllm", "pydantic", "omegaconf", "mlflow", "math_verify")
+ABSENT = ("ray", "vllm", "pydantic", "omegaconf", "mlflow")
 HIDE = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
 """Python's own way to say that a package is not there: importing it raises ModuleNotFoundError."""
 TRAINER_TESTS = [

@@ -88,5 +88,7 @@ class Brackets(Cursor):
             elif not self.take_sign("&") and self.peek().kind != "end":
                 raise UnreadableError("a matrix is not closed")
         self.take()
+        if not any(rows):
+            raise UnreadableError("a matrix without cells")
         lines = tuple(Node("list", tuple(row)) for row in rows if row)
         return Node("matrix", lines, "det" if token.text == "vmatrix" else "")

@@ -35,6 +35,8 @@ class Cursor:
 
     def take(self) -> Token:
         """The next token, which is read with it."""
+        if self.ended():
+            raise UnreadableError("it ends too early")
         self.position += 1
         return self.tokens[self.position - 1]
 

@@ -119,7 +119,8 @@ def point_at(index: int, variables: tuple[str, ...]) -> dict[str, Any]:
 @cache
 def _coordinate(index: int, name: str) -> Any:
     low, high = _RANGES[index]
-    return context().mpf(random.Random(f"{index}/{name}").uniform(low, high))
+    seed = f"{index}/{name}".encode("utf-8", "surrogatepass")  # of str it takes what UTF-8 can encode alone
+    return context().mpf(random.Random(seed).uniform(low, high))
 
 
 def _has_integers(gold: Node, found: Node) -> bool:
