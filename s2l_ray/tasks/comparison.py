@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from s2l_ray.tasks.grading.meaning import same
 from s2l_ray.tasks.grading.nodes import UnreadableError
-from s2l_ray.tasks.grading.parser import read
+from s2l_ray.tasks.grading.parser import KEPT, read
 from s2l_ray.tasks.grading.text import TEXT, compact, folded, normalised
 from s2l_ray.tasks.grading.units import counted
 
@@ -48,8 +49,9 @@ def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
         question: its nouns count as units, as the eggs in 12 eggs.
     """
     gold, found = _plain(gold), _plain(found)
-    if (values := _rational(gold)) is not None and (others := _rational(found)) is not None and "." not in gold + found:
-        return values == others
+    values = _rational(gold), _rational(found)
+    if None not in values and (values[0] == values[1] or ("." in gold) == ("." in found)):
+        return values[0] == values[1]  # else a decimal may round a fraction
     if compact(gold) == compact(found) or _is_decimal_comma(gold, found):
         return True
     return meanings_equal(gold, found, question)
@@ -87,6 +89,7 @@ def _trees_equal(gold: str, found: str) -> bool | None:
         return None
 
 
+@lru_cache(KEPT)
 def _plain(answer: str) -> str:
     """In plain LaTeX, without what leads in to an answer; a number that is written as a word as digits."""
     answer = normalised(answer)
@@ -98,6 +101,7 @@ def _plain(answer: str) -> str:
     return _IN_WORDS.get(_unwrapped(answer)[0].lower(), answer)
 
 
+@lru_cache(KEPT)
 def _rational(answer: str) -> Fraction | None:
     """The exact value of a number or a fraction, most answers of which there are many; None for all else."""
     match = _RATIONAL.fullmatch(answer) if len(answer) <= 100 else None
