@@ -28,11 +28,12 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?(?:(?<=[).:])\s*(.*))?", re.DOTALL | re.I
 )
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$")
-_SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:\s*(?:,|;|and|&)?\s*\(?[A-H]\)?)+")
+_SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:(?:\s*(?:,|;|and|&)\s*|\s*)\(?[A-H]\)?)+")
 _CONDITION = re.compile(
     r"\s*[,(]?\s*(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*([a-z])\s*\\in\s*"
     r"\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?$"
 )
+_ASKED = r"(?:[Ff]ind|[Cc]ompute|[Dd]etermine|[Ee]valuate|[Cc]alculate|[Ww]hat\s*is|value\s*of)\s*"
 _LEADS = r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*"
 _LEAD = re.compile(rf"\\text\s*\{{\s*{_LEADS}\}}\s*|{_LEADS}", re.IGNORECASE)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -72,7 +73,7 @@ def meanings_equal(gold: str, found: str, question: str = "") -> bool | None:
         return letters[0] == letters[1]
     if _is_words(gold) or _is_words(found):
         return folded(gold) == folded(found) and bool(folded(gold))
-    gold, found = _without_counted(gold, found, question)
+    gold, found = _without_counted(gold, _with_asked_named(found, question), question)
     return _trees_equal(gold, found)
 
 
@@ -82,6 +83,15 @@ def _without_counted(gold: str, found: str, question: str) -> tuple[str, str]:
     if golds and founds:
         return (of_gold, of_found) if golds == founds else (gold, found)
     return (of_gold if golds else gold), (rf"{of_found} \text{{items}}" if founds else found)
+
+
+def _with_asked_named(found: str, question: str) -> str:
+    """A name for the left side of an equation that the question asks for: m + n = 34, if it says `find m + n`."""
+    left, equals, right = found.partition("=")
+    if not equals or not question or not left.strip():
+        return found
+    asked = re.search(_ASKED + re.escape(compact(left)) + r"(?![\w^+*/=(-])", compact(normalised(question)))
+    return rf"\text{{asked}} = {right}" if asked else found
 
 
 def _trees_equal(gold: str, found: str) -> bool | None:

@@ -112,3 +112,21 @@ def test_equal_answers(gold, found):
 )
 def test_different_answers(gold, found):
     assert answers_equal(gold, found) is False
+
+
+@pytest.mark.parametrize(
+    ("found", "question", "equal"),
+    [
+        ("m+n = 34", "in lowest terms is $m/n$. Find $m+n$.", True),
+        ("m + n = 3 + 31 = 34", "What is the value of $m + n$?", True),
+        ("m+n = 34", "If $m+n = 34$ and $m - n = 2$, what is $m$?", False),
+        ("m+n = 34", "Find $m+n+1$.", False),
+        ("m+n = 34", "", False),
+        ("34 crayon boxes", "How many boxes of crayons does she buy?", True),
+        ("34 crayon boxes", "How many pens does she buy?", False),
+        ("34 crayons", "", True),
+        ("34 more", "How many more crayons?", False),
+    ],
+)
+def test_what_a_question_asks_for_and_counts_is_known(found, question, equal):
+    assert answers_equal("34", found, question) is equal

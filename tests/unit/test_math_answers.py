@@ -86,3 +86,13 @@ def test_whatever_a_comparison_raises_is_unparsable_and_says_what_was_raised(mon
     verdict = check_math(r"\boxed{5}", "5")
     assert (verdict.status, verdict.reward) == ("unparsable", 0.0)
     assert verdict.detail == "5 cannot be compared: OverflowError: too large"
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\frac1", "A ", "1 ", "5 a/ ", "x^{y^{", r"\sum_{k=1}^{1000}", "9^", "x!", r"1\pm1,"]
+)
+def test_no_repetition_takes_exponential_time(piece):
+    """Each of these went on for ever, or would with one careless pattern."""
+    response = f"<answer>{(piece * 1000)[:900]}x</answer>"
+    for gold in ("5", "A, C", "[1,2]", piece * 20):
+        assert check_math(response, gold, f"Find {response}").reward == 0.0

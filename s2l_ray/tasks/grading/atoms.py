@@ -140,14 +140,31 @@ class Atoms(Brackets):
         if one.kind == three.kind == "number" and two.text == "/" and one.spaced and int(three.text.strip(".") or 1):
             self.position += 3  # 1 1/2
             return number(node.number + Fraction(one.text) / Fraction(three.text))
-        if one.kind == "command" and one.text == "frac":
-            start = self.position
+        if self._at_plain_fraction():
             self.position += 1
             above, below = self._argument(), self._argument()
             if above.op == below.op == "number" and below.number:
                 return number(node.number + above.number / below.number)
-            self.position = start
+            raise UnreadableError("a fraction of zero")
         return node
+
+    def _at_plain_fraction(self) -> bool:
+        """Whether a fraction of two numbers comes next. It is not read to find out: that could be tried without end."""
+        if self.peek()[:2] != ("command", "frac"):
+            return False
+        ahead = 1
+        for _ in range(2):
+            if self.peek(ahead).kind == "number":
+                if len(self.peek(ahead).text) > 1:
+                    return ahead == 1  # both in one token: frac12
+                ahead += 1
+            elif self.peek(ahead).text == "{" and self.peek(ahead + 1).kind == "number":
+                if self.peek(ahead + 2).text != "}":
+                    return False
+                ahead += 3
+            else:
+                return False
+        return True
 
     def _repeating(self, token: Token) -> Node:
         digits, period = re.sub(r"[\s{}]", "", token.text).split("\\", 1)

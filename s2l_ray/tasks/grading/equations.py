@@ -17,6 +17,7 @@ _SIMPLE = rf"(?:{_LETTER}|\d+)"
 _NAME = re.compile(
     rf"{_LETTER}"
     rf"|(?![xyz]\(){_LETTER}(?:\^\{{?-1\}}?)?\({_SIMPLE}(?:,{_SIMPLE})*\)"  # f(x), T(n), f^{-1}(x)
+    rf"|(?:sin|cos|tan|cot|sec|csc)\(?{_LETTER}\)?"
     r"|(?:P|E|Var)\([^()]*\)"
     r"|\|?[A-Z](?:[A-Z](?:_\{?\w\}?)?'?){1,4}\|?|\[[A-Z]{3,5}\]"  # the segment AB, the area [ABC]
     rf"|\({_LETTER}(?:,{_LETTER})+\)"
