@@ -22,7 +22,9 @@ class VerifierConfig(Section):
     if there is nothing of the kind, also the last formula or number, a box that was cut off, the last of several
     different boxes, and the thinking. See docs/concepts/verification.md. Other verifiers read responses themselves."""
     timeout_s: PositiveFloat = 5.0
-    """Longest time for one check; a check that takes longer is killed and counted as a timeout."""
+    """Longest time for one check; a check that takes longer is killed and counted as a timeout. For `math` and
+    `countdown` it is processor time, so that no reward depends on the machine's load; for your own function, which may
+    wait for others, it is the clock's."""
     workers: Positive = 1
     """Number of verifier actors, each with one worker process."""
 

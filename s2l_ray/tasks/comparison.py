@@ -27,9 +27,16 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?(?:(?<=[).:])\s*(.*))?", re.DOTALL | re.I
 )
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$")
-_LEAD = re.compile(r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*", re.I)
+_LEADS = r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*"
+_LEAD = re.compile(rf"\\text\s*\{{\s*{_LEADS}\}}\s*|{_LEADS}", re.IGNORECASE)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
-_COUNT_WORDS = {word: str(value) for value, word in enumerate(_COUNTS.split())}
+_IN_WORDS = {
+    **{word: str(value) for value, word in enumerate(_COUNTS.split())},
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), r"\emptyset"
+    ),
+    **dict.fromkeys(("all real numbers", "all reals", "all real x", "the real numbers"), r"\mathbb{R}"),
+}
 
 
 def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
@@ -83,10 +90,12 @@ def _trees_equal(gold: str, found: str) -> bool | None:
 def _plain(answer: str) -> str:
     """In plain LaTeX, without what leads in to an answer; a number that is written as a word as digits."""
     answer = normalised(answer)
+    content, wrapped = _unwrapped(answer)
+    if wrapped and not _is_words(answer):
+        answer = content
     if lead := _LEAD.match(answer):
         answer = answer[lead.end() :]
-    content, _ = _unwrapped(answer)
-    return _COUNT_WORDS.get(content.lower(), answer)
+    return _IN_WORDS.get(_unwrapped(answer)[0].lower(), answer)
 
 
 def _rational(answer: str) -> Fraction | None:

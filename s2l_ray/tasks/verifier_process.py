@@ -1,8 +1,9 @@
 """Checks of answers in processes that can be killed: an endless check costs its time limit and nothing else.
 
-math-verify's own time-outs raise outside a main thread and report a time-out as "wrong", and a stuck symbolic
-computation cannot be interrupted from within. So each worker (`tasks.worker`) is a process of its own, the clock runs
-out here, and the remedy is SIGKILL, for the worker and for all that its verifier started (`processes.supervised`).
+A computation that holds the interpreter's lock cannot be interrupted from within. So each worker (`tasks.worker`) is a
+process of its own, the clock runs out here, and the remedy is SIGKILL, for the worker and for all that its verifier
+started (`processes.supervised`). The built-in verifiers are limited by processor time, which a loaded machine does not
+shorten, and the kernel keeps it: rewards must not depend on load. The clock here only stands behind it.
 
 A worker gets a chunk of answers over a pipe, writes each verdict to a `VerdictLog` at once, and sends an empty message
 when the chunk is done. The time of an answer runs from the verdict before it, or from sending the chunk.
@@ -25,6 +26,7 @@ from multiprocessing.connection import Connection
 from typing import Self
 
 from s2l_ray.errors import ConfigError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import WorkerEnding
 from s2l_ray.machine.processes import end_supervised
 from s2l_ray.rollouts.records import Verdict
@@ -45,13 +47,15 @@ SEND_TIMEOUT_S = 60.0
 _POLL_S = 1.0
 """Seconds between looks at a silent worker: a process that its verifier forked may hold its end of the pipe."""
 _REAP_TIMEOUT_S = 10.0
+WALL_PER_PROCESSOR_S = 12
+"""Seconds of the clock for each second of the limit on processor time, after which a built-in check is stuck."""
 _WORKER = """
 import sys
 from s2l_ray.machine.processes import supervised
 pipe_fd, log_fd, parent = map(int, sys.argv[1:4])
 supervised(parent, held=(pipe_fd, log_fd))
 from s2l_ray.tasks.worker import serve
-serve(*sys.argv[4:6], pipe_fd, log_fd)
+serve(*sys.argv[4:7], pipe_fd, log_fd)
 """
 
 
@@ -62,12 +66,12 @@ class _Worker:
         VerifierError: the process cannot be started.
     """
 
-    def __init__(self, kind: str, options: Options) -> None:
+    def __init__(self, kind: str, options: Options, processor_s: float) -> None:
         try:
             self.pipe, theirs = _pipe()
             self.log = VerdictLog()
             with theirs:
-                self.process = _started(kind, options, (theirs.fileno(), self.log.fd))
+                self.process = _started(kind, options, processor_s, (theirs.fileno(), self.log.fd))
         except OSError as error:
             raise VerifierError(f"no worker of verifier {kind} can be started: {error}") from error
 
@@ -94,13 +98,16 @@ class VerifierProcess:
 
     Args:
         kind, options: see `resolve_verifier`.
-        timeout_s: wall-clock limit of each answer in seconds; a worker's start does not count.
+        timeout_s: limit of each answer in seconds: of processor time for a built-in verifier, of the clock for your own
+            function, which may wait for others. A worker's start does not count.
     """
 
     def __init__(self, kind: str, timeout_s: float, options: Options = NO_OPTIONS) -> None:
         self.kind = kind
         self._options = options
         self.timeout_s = timeout_s
+        self._processor_s = timeout_s if VERIFIERS.is_built_in(kind) else 0.0
+        self._clock_s = timeout_s * (WALL_PER_PROCESSOR_S if self._processor_s else 1)
         self._worker: _Worker | None = None
         self._cause = ""
         """How the last worker that died ended."""
@@ -155,7 +162,7 @@ class VerifierProcess:
         if self._closed:
             raise VerifierError("the verifier is closed")
         if self._worker is None:
-            self._worker = _Worker(self.kind, self._options)
+            self._worker = _Worker(self.kind, self._options, self._processor_s)
             try:
                 self._await_ready(self._worker)
             except BaseException:
@@ -184,8 +191,9 @@ class VerifierProcess:
             worker.pipe.send_bytes(json.dumps(items).encode())
             logged, ending = self._await_chunk(worker)
         except (EOFError, OSError):
-            logged, ending = worker.log.read(), "died"
+            logged = worker.log.read()
             self._cause = worker.exit_cause()
+            ending = "timeout" if self._cause == "SIGPROF" else "died"
             self._kill()
         except BaseException:
             self._kill()  # or the next check would be told that this one's chunk is done
@@ -194,11 +202,11 @@ class VerifierProcess:
         return verdicts, "done" if len(verdicts) == len(items) else ending
 
     def _await_chunk(self, worker: _Worker) -> tuple[list[LoggedVerdict], WorkerEnding]:
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + self._clock_s
         while not self._await_message(worker, deadline):
             logged = worker.log.read()
             if logged:
-                deadline = max(deadline, logged[-1].time + self.timeout_s)
+                deadline = max(deadline, logged[-1].time + self._clock_s)
             if time.monotonic() >= deadline:
                 self._kill()
                 return logged, "timeout"
@@ -230,7 +238,8 @@ class VerifierProcess:
         return Verdict("failed", 0.0, f"its check killed two workers: {self._cause}")
 
     def _timed_out(self) -> Verdict:
-        return Verdict("timeout", 0.0, f"killed after {self.timeout_s:g} s")
+        what = " of processor time" if self._processor_s else ""
+        return Verdict("timeout", 0.0, f"killed after {self.timeout_s:g} s{what}")
 
     def _kill(self) -> None:
         worker, self._worker = self._worker, None
@@ -238,7 +247,7 @@ class VerifierProcess:
             worker.kill()
 
 
-def _started(kind: str, options: Options, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
+def _started(kind: str, options: Options, processor_s: float, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             sys.executable,
@@ -249,6 +258,7 @@ def _started(kind: str, options: Options, descriptors: tuple[int, int]) -> subpr
             str(os.getpid()),
             kind,
             json.dumps(dict(options)),
+            str(processor_s),
         ],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a user's verifier prints must not mix with our output

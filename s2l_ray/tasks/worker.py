@@ -26,12 +26,14 @@ MEMORY_LIMIT = 4 * 2**30
 _DETAIL_LENGTH = 300
 
 
-def serve(kind: str, options: str, pipe_fd: int, log_fd: int) -> None:
+def serve(kind: str, options: str, processor_s: str, pipe_fd: int, log_fd: int) -> None:
     """Check what comes through the pipe until its other end is closed.
 
     Args:
         kind: of the verifier.
         options: of the verifier, as JSON.
+        processor_s: seconds of processor time for each answer, after which the kernel ends this process with SIGPROF;
+            0 for no limit.
         pipe_fd, log_fd: descriptors that the process inherited.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -49,10 +51,10 @@ def serve(kind: str, options: str, pipe_fd: int, log_fd: int) -> None:
             _send(pipe, {"error": traceback.format_exc()})
             return
         _send(pipe, {"ready": True})
-        _serve_chunks(pipe, VerdictLog(log_fd), verifier)
+        _serve_chunks(pipe, VerdictLog(log_fd), verifier, float(processor_s))
 
 
-def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier) -> None:
+def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier, processor_s: float) -> None:
     worker = os.getpid()
     while True:
         try:
@@ -60,10 +62,12 @@ def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier) -> None
         except EOFError:  # the parent closed or died
             return
         for item in items:
+            signal.setitimer(signal.ITIMER_PROF, processor_s)  # 0 stops it
             entry = checked(verifier, item)
             if os.getpid() != worker:
                 os._exit(0)  # the verifier forked, and its child returned from it too
             log.append(entry)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send_bytes(b"")
 
 

@@ -6,7 +6,6 @@ result = resume_study("outputs/tune_schedule")
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -21,7 +20,7 @@ from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.display.text import print_line, with_short_paths
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.machine.disk import writing
@@ -30,6 +29,7 @@ from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.final import FinalTable
+from s2l_ray.tuning.last_words import last_words
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
@@ -138,8 +138,8 @@ def _locked(place: StudyPlace, timeout_s: float) -> Callable[[], None]:
 
     def unlock() -> None:
         lock.close()
-        if [file.name for file in place.directory.iterdir()] == [LOCK]:
-            with suppress(OSError):
+        with suppress(OSError):
+            if [file.name for file in place.directory.iterdir()] == [LOCK]:
                 (place.directory / LOCK).unlink()
                 place.directory.rmdir()
 
@@ -170,11 +170,20 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
     parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
-    _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
     bank_mode = None
-    if prepared.file.share_bank:
-        bank_mode, numbers = record_bank(prepared, display)
-        _remember(prepared, bank=numbers)
+    try:
+        _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
+        if prepared.file.share_bank:
+            bank_mode, numbers = record_bank(prepared, display)
+            _remember(prepared, bank=numbers)
+    except BaseException as error:
+        status: TrackedStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        said = parent.finish(status, [], StudyFacts(time.monotonic() - began), [])
+        for line in last_words(prepared.place, [said], over=False):
+            display.say(line)
+        with suppress(S2LError):  # the error itself is what is to be shown
+            _remember(prepared, seconds=prepared.state.seconds + time.monotonic() - began)
+        raise
     return _Ready(about, at_once, parent, bank_mode, began)
 
 
@@ -279,16 +288,9 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
     _remember(prepared, seconds=seconds, finished=status == "FINISHED")
     console = CommandConsole()
-    for problem in filter(None, said):
-        print_line(console, f"note: {with_short_paths(problem)}")
-    if status != "FINISHED":
-        print_line(console, f"what the trials have done is kept; go on with\n  {resume_command(place)}")
+    for line in last_words(place, said, over=status == "FINISHED"):
+        print_line(console, line)
     return StudyResult(ready.about, outcomes, facts)
-
-
-def resume_command(place: StudyPlace) -> str:
-    """The command that goes on with a study, from the working directory."""
-    return shlex.join(["s2l", "tune", "--resume", with_short_paths(place.storage.url)])
 
 
 def _seconds(prepared: PreparedStudy, ready: _Ready) -> float:

@@ -122,14 +122,15 @@ class ParentRun:
 
         Args:
             status: FINISHED: all trials are over; KILLED: the study was stopped; FAILED.
-            outcomes: of all of its trials.
+            outcomes: of all of its trials; none: it ended before they began, and the table of an earlier start stays.
             facts: what it cost.
             files: what was written, see `report.write_report`.
 
         Returns:
             What MLflow did not take, and what sends it; None if it has everything.
         """
-        self._log(outcomes)
+        if outcomes:
+            self._log(outcomes)
         best = best_of(self._about, outcomes)
         if best is not None:
             self._tag_best(best)

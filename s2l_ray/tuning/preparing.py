@@ -128,7 +128,7 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
     if before is None or before.finished:
         raise ConfigError(f"{place}: this study is finished; its results are in {place.directory}/tune.json")
     of_config, of_study = split_overrides(overrides)
-    base = _overridden(parse_config(before.config, str(place)), of_config)
+    base = _overridden(parse_config(before.config, str(place)), of_config, str(place))
     refuse_password(base.tracking.uri)
     file = with_defaults(parse_study(overridden(before.study, of_study), str(place)), base)
     now = StudyState(
@@ -177,14 +177,17 @@ def _going_on(before: StudyState, now: StudyState) -> StudyState:
     return replace(now, **{name: getattr(before, name) for name in kept})
 
 
-def _overridden(base: Config, overrides: Sequence[str]) -> Config:
-    """The configuration with overrides, read as those of a file."""
+def _overridden(base: Config, overrides: Sequence[str], where: str) -> Config:
+    """The configuration with overrides, read as those of a file; `where` names it in error messages."""
     if not overrides:
         return base
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         file.write(base.to_yaml())
         file.flush()
-        return load_config(file.name, list(overrides))
+        try:
+            return load_config(file.name, list(overrides))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(file.name, where)) from None
 
 
 def _paths(config: Config) -> Values:

@@ -13,6 +13,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search import SearchAlgorithm
 
 from s2l_ray import errors
+from s2l_ray.tuning.place import FREE_OF_CONFIG
 from s2l_ray.tuning.space import Values
 
 NOT_MENDED = ("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError")
@@ -86,6 +87,14 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
     def adopt(self, experiment: Experiment) -> None:
         """Take the settings of an experiment for all trials that are still to come."""
         self._spec = experiment.spec
+
+    def renew(self, trials: Sequence[Trial]) -> None:
+        """Give trials that Tune restored what may be another value since then: MLflow's run of the study, say."""
+        for trial in trials:
+            now = self._configured(int(trial.trial_id), trial.evaluated_params)
+            trial.config |= {section: now[section] for section in FREE_OF_CONFIG}
+            trial.max_failures = self._spec["max_failures"]
+            trial.invalidate_json_state()
 
     def is_finished(self) -> bool:
         """Whether all trials have been given to Tune."""

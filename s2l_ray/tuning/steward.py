@@ -36,9 +36,14 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
         """
         if self._resumes and not trials:
             raise StorageError(
-                "Ray Tune cannot read its own state of the study (experiment_state-*.json); the reason is in tune.log"
+                "Ray Tune cannot read its own state of the study (experiment_state-*.json, callback-states-*.pkl); the "
+                "reason is in tune.log. Put copies of the files back, or move them away: then each trial goes on from "
+                "its own last checkpoint, and which ones were pruned is forgotten"
             )
         self._search.trials = trials
+        if self._resumes:
+            self._resumes = False
+            self._search.renew(trials)
         for trial in trials:
             trial.__class__ = StudyTrial  # Tune makes plain ones of those that it restores
         if is_told() and not self._ended:

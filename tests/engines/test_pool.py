@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError
+from s2l_ray.extensions import VERIFIERS
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks import verifier_process
 from s2l_ray.tasks.pool import VerifierPool
@@ -175,12 +176,50 @@ def test_math_in_a_process():
     assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0]
 
 
-def test_an_endless_symbolic_check_times_out_and_the_rest_goes_on():
-    tower = r"\boxed{9^{9^{9^{9}}}+x}"  # holds the interpreter's lock: only a kill from outside ends it
+SPINNING = """
+import re, time
+from s2l_ray.extensions import VERIFIERS
+
+def spin(response, answer, question):
+    if response == "spin":
+        re.match("(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock: only a kill from outside ends it
+    time.sleep(float(answer or 0))
+    return True
+
+VERIFIERS._built_in["spin"] = spin
+"""
+
+
+@pytest.fixture
+def built_in(tmp_path, monkeypatch) -> str:
+    """A built-in verifier that takes time, which none of ours does, here and in workers."""
+    (tmp_path / "sitecustomize.py").write_text(SPINNING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(VERIFIERS._built_in, "spin", "sitecustomize:spin")
+    return "spin"
+
+
+def test_an_endless_computation_times_out_and_the_rest_goes_on(built_in):
+    with VerifierProcess(built_in, 0.5) as process:
+        verdicts = process.check([("", "", ""), ("spin", "", ""), ("", "", "")])
+    assert statuses(verdicts) == ["right", "timeout", "right"]
+    assert verdicts[1] == Verdict("timeout", 0.0, "killed after 0.5 s of processor time")
+
+
+def test_waiting_costs_a_built_in_verifier_no_time_until_the_clock_says_it_is_stuck(built_in, monkeypatch):
+    monkeypatch.setattr(verifier_process, "WALL_PER_PROCESSOR_S", 8)
+    with VerifierProcess(built_in, 0.25) as process:
+        verdicts = process.check([("", "0.5", ""), ("", "60", ""), ("", "", "")])
+    assert statuses(verdicts) == ["right", "timeout", "right"]
+
+
+def test_no_answer_keeps_the_math_verifier_busy():
+    tower = r"\boxed{9^{9^{9^{9}}}+x}"
     with VerifierProcess("math", 1.0) as process:
-        verdicts = process.check([(r"\boxed{5}", "5", ""), (tower, "x+5", ""), (r"\boxed{6}", "6", "")])
-        assert statuses(verdicts) == ["right", "timeout", "right"]
-        assert verdicts[1].reward == 0.0
+        verdicts = process.check(
+            [(tower, "x+5", ""), (r"\boxed{2^{2025}}", "2^{2024}", ""), (tower, "9^{9^{9^{9}}}+x", "")]
+        )
+    assert statuses(verdicts) == ["wrong", "wrong", "right"]
 
 
 def test_each_item_has_its_own_limit(users):

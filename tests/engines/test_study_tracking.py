@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from dataclasses import replace
@@ -117,6 +118,17 @@ def test_a_study_that_is_resumed_goes_on_in_its_run(store: Path):
     assert [point.value for point in history] == [max(o.metric for o in first if o.status == "finished")]
     assert len(client(store).get_metric_history(parent.run_id, "study/seconds")) == 1
     assert client(store).get_run(parent.run_id).info.status == "FINISHED"
+
+
+def test_a_start_that_is_stopped_before_its_trials_ends_the_run_and_leaves_the_table_of_before(store: Path):
+    about = study(store / "s", trials=4)
+    parent = ParentRun.open(CONFIG, about)
+    assert parent.finish("KILLED", made_up(about), StudyFacts(1.0), []) is None
+    again = ParentRun.open(CONFIG, about, parent.run_id, parent.uri)
+    assert client(store).get_run(parent.run_id).info.status == "RUNNING"
+    assert again.finish("KILLED", [], StudyFacts(1.0), []) is None
+    assert client(store).get_run(parent.run_id).info.status == "KILLED"
+    assert len(json.loads((about.directory / "trials.json").read_text())["data"]) == 4
 
 
 def test_trials_track_where_the_study_does_and_no_password_is_in_their_configuration(store: Path, monkeypatch):

@@ -233,6 +233,23 @@ def test_an_exploit_gives_the_worse_trial_the_donors_weights_without_an_engine_s
     assert branch["changed"] == {RATE: [given_rate, now]}
 
 
+# ---- before the trials ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_whose_bank_fails_says_how_it_goes_on_and_has_failed_in_mlflow(
+    family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    study = Study(family, tmp_path, "bankless", space={RATE: [1e-4, 2e-4]}, trials=2, cpus_per_trial=1)
+    (tmp_path / "file").write_text("no bank")
+    monkeypatch.setenv("S2L_OUTPUTS", str(study.outputs))
+    assert main([*study.words, f"bank.path={tmp_path}/file"]) == 1
+    said = capsys.readouterr()
+    assert f"go on with\n  s2l tune --resume {study.outputs}/bankless" in said.out
+    assert said.err.startswith("error: bank.path: ") and "Not a directory" in said.err
+    assert study.mlflow()["bankless"].info.status == "FAILED"
+    assert not ray.is_initialized()
+
+
 # ---- refused before anything starts --------------------------------------------------------------------------------
 
 

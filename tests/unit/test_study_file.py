@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,8 @@ def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
         prepare_again(first.place, ["trainer.eps=1e-6"])
     with pytest.raises(ConfigError, match=r"trainer.learning_rate is in the study's space"):
         prepare_again(first.place, ["trainer.learning_rate=1e-4"])
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(first.place))}: cluster.adress: unknown key"):
+        prepare_again(first.place, ["cluster={adress: auto}"])
     first.state.finished = True
     first.place.write(first.state)
     with pytest.raises(ConfigError, match="this study is finished"):

@@ -25,6 +25,7 @@ from s2l_ray.tuning.population import Population, PopulationSettings, explored
 from s2l_ray.tuning.schedulers import Halving, rungs_of
 from s2l_ray.tuning.searching import Drawn, StudyTrial, StudyTrials, is_not_mended
 from s2l_ray.tuning.space import Space
+from s2l_ray.tuning.steward import Steward
 from s2l_ray.tuning.study_file import SchedulerSection
 from s2l_ray.tuning.tune_loop import LogFormat
 
@@ -199,6 +200,23 @@ def test_trials_are_numbered_and_no_more_than_may_run_are_begun(monkeypatch: pyt
     found[0].status = Trial.TERMINATED
     found.append(search.next_trial())
     assert found[2].trial_id == "00003" and search.is_finished()
+
+
+def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_else() -> None:
+    """MLflow's database was deleted, so that the study has another run there, and more failures are allowed."""
+
+    def configured(number: int, values: Any) -> dict[str, Any]:
+        free = {"cluster": {}, "checkpoint": {"every": number}, "run_dir": None, "tracking": {"parent_run": "new"}}
+        return {"trainer": {"learning_rate": values[RATE]}, **free}
+
+    search = StudyTrials("s", 1, Drawn([{RATE: 1}]), configured, 1)
+    search._spec = {"max_failures": 4}
+    restored = trial(7)
+    restored.evaluated_params = {RATE: 1}
+    restored.config = configured(3, {RATE: 0.8}) | {"tracking": {"parent_run": "old"}}  # pbt has changed the rate
+    Steward(search, TrialScheduler(), resumes=True).on_step_begin(1, [restored])
+    assert restored.config == configured(7, {RATE: 0.8})
+    assert restored.max_failures == 4
 
 
 def raised_in_actor(error: Exception) -> RayTaskError:

@@ -14,6 +14,7 @@ from s2l_ray.tasks.grading.units import canonical_unit
 _STARTS = frozenset({"(", "[", "{", "{(", "<(", "floor(", "ceil("})
 _MARKS = frozenset({"overline", "bar", "hat", "tilde", "widehat", "dot", "ddot"})
 _ATOM_COMMANDS = _MARKS | {"frac", "sqrt", "binom", "sum", "prod"}
+_MODULI = (("command", "pmod"), ("command", "bmod"), ("command", "mod"))
 UNKNOWN_FUNCTIONS = frozenset("fg")
 """Letters that are applied to what stands in brackets after them; other letters are factors."""
 _INVERTIBLE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
@@ -55,12 +56,18 @@ class Atoms(Brackets):
                 node = self._degrees(node)
             elif self.take_sign("_"):
                 node = self._indexed(node)
+            elif self.peek()[:2] in _MODULI:
+                node = Node("call", (node, self._modulus()), "mod")
             elif self.take_sign("'"):
                 node = self._primed(node)
             elif self.peek().kind == "unit" or self._is_unit_text(node):
                 node = self._with_unit(node)
             else:
                 return node
+
+    def _modulus(self) -> Node:
+        self.take()
+        return self._argument()
 
     def _raised(self, base: Node) -> Node:
         if self.peek().kind == "sign" and self.peek().text in ("*", "'"):

@@ -109,7 +109,9 @@ def _relations(gold: Node, found: Node) -> bool | None:
     if gold.op != found.op:
         return False if {gold.op, found.op}.isdisjoint(_COLLECTIONS) else None
     if gold.name == found.name == "equiv" and len(gold.args) == len(found.args):
-        return all(same(a, b) for a, b in zip(gold.args, found.args, strict=True))
+        # The residue is compared as a value, 8 mod 5 is 3, and the modulus beside it.
+        moduli = [[part.args[1] for part in side.walk() if part.name == "mod"] for side in (gold, found)]
+        return _in_order(gold.args, found.args) and _in_order(*moduli)
     return relations_equal(gold, found)
 
 

@@ -222,6 +222,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "factorial2": lambda mp, n: mp.fac2(n),
     "max": lambda mp, *values: max(_real(mp, value) for value in values),
     "min": lambda mp, *values: min(_real(mp, value) for value in values),
+    "mod": _of_integers(lambda a, b: a % b),
     "gcd": _of_integers(_gcd),
     "lcm": _of_integers(lambda a, b: abs(a * b) // (_gcd(a, b) or 1)),
     "arg": lambda mp, x: mp.arg(x),
