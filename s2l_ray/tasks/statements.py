@@ -75,6 +75,8 @@ _CHOICES = [
     re.compile(pattern)
     for pattern in (
         rf"(?i:(?:so|thus|therefore|hence),? )?(?i:the )?(?i:option|choice|answer)?:? ?{_LETTER}[.:]?",
+        rf"{_LETTER}, (?!(?:or|and)\b)[a-z]{{2}}.*",
+        rf".*\b(?i:it's|it is|it must be) {_LETTER}",
         rf".*\b(?i:choose|select|pick|chose|go with)(?i: option| choice)? {_LETTER}",
         rf"(?:.*[\s,])?{_LETTER} is (?i:the )?(?:correct|right|best)(?: answer| option| choice| one)?",
     )
@@ -131,7 +133,8 @@ def choice(text: str) -> str | None:
     text = _TEXT.sub(r"\1", text).strip("*$. 。")
     for pattern in _CHOICES:
         if match := pattern.fullmatch(text):
-            return None if _SAYS_NOT.search(text) else match["letter"]
+            before = " ".join(text[: match.start("letter")].split()[-4:])
+            return None if _SAYS_NOT.search(before) else match["letter"]
     return None
 
 
