@@ -46,6 +46,8 @@ REQUESTS = 10
 """Requests that opening a run takes at most; each is bounded by tracking.timeout_s."""
 ABANDONED_S = 10.0
 """Seconds for which the end of a process waits for a run that it was opening, to end it."""
+TOLD_S = 3.0
+"""Bound in seconds on what a process asks that has been told to end: it tidies up, see `machine.ending.GRACE_S`."""
 POLL_S = 0.1
 """Seconds between two looks at whether the process is told to end."""
 
@@ -163,6 +165,8 @@ class _Opening:
 def _asked(config: TrackingConfig, directory: Path, ask: Callable[[_Opening], OpenedRun]) -> OpenedRun:
     uri, artifacts = locate(config.uri, directory.parent)
     bound = REQUESTS * config.timeout_s + (CREATION_S if sqlite_file(uri) else 0)
+    if is_told():  # it is asked in order to end something
+        bound = min(bound, TOLD_S)
     # Set before MLflow is imported: a training run tells nobody but the user's own server about itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
@@ -181,6 +185,8 @@ def _end(opened: OpenedRun) -> None:
 
 def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None]) -> T:
     """Do work in a thread, so that neither time nor a signal is lost where a driver hangs outside Python.
+
+    A process that was told to end before tidies up with it.
 
     Args:
         seconds: bound on it.
@@ -216,15 +222,15 @@ def _within(seconds: float, work: Callable[[], T], abandon: Callable[[T], None])
 
 
 def _wait(future: Future[T], seconds: float) -> None:
-    """Wait for a future, also where signals are held.
+    """Wait for a future, also where signals are held. One that came before does not count.
 
     Raises:
         TimeoutError: it takes longer than `seconds`.
         KeyboardInterrupt: the process was told to end.
     """
-    deadline = time.monotonic() + seconds
+    deadline, tidies_up = time.monotonic() + seconds, is_told()
     while not wait([future], POLL_S).done:
-        if is_told():
+        if is_told() and not tidies_up:
             raise KeyboardInterrupt
         if time.monotonic() > deadline:
             raise TimeoutError(f"no answer within {seconds:g} s")

@@ -12,7 +12,7 @@ import pytest
 
 from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking import mlflow_tracker
+from s2l_ray.tracking import mlflow_tracker, opening
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import read_undelivered
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
@@ -129,6 +129,19 @@ def test_a_start_that_is_stopped_before_its_trials_ends_the_run_and_leaves_the_t
     assert again.finish("KILLED", [], StudyFacts(1.0), []) is None
     assert client(store).get_run(parent.run_id).info.status == "KILLED"
     assert len(json.loads((about.directory / "trials.json").read_text())["data"]) == 4
+
+
+def test_a_study_that_is_stopped_ends_its_trials_runs_however_slow_the_store_is(store: Path, monkeypatch):
+    """The process has been told to end before it asks for them."""
+    about = study(store / "s", trials=1)
+    outcome = replace(made_up(about)[0], status="stopped")
+    parent = ParentRun.open(CONFIG, about)
+    run_id = trial_of(parent, outcome).run_id
+    monkeypatch.setattr(opening, "is_told", lambda: True)
+    monkeypatch.setattr(opening, "POLL_S", 0.0)
+    monkeypatch.setattr(opening, "TOLD_S", PATIENCE_S)
+    assert parent.finish("KILLED", [outcome], StudyFacts(1.0), []) is None
+    assert [client(store).get_run(one).info.status for one in (parent.run_id, run_id)] == ["KILLED", "KILLED"]
 
 
 def test_trials_track_where_the_study_does_and_no_password_is_in_their_configuration(store: Path, monkeypatch):

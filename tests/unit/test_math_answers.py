@@ -9,6 +9,8 @@ from typing import get_args
 import pytest
 
 from s2l_ray.kinds import ExtractionLevel
+from s2l_ray.tasks import math_answers
+from s2l_ray.tasks.comparison import _plain, meanings_equal
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.math_answers import check_math
 from tests.support.latex_fuzz import pairs
@@ -50,3 +52,37 @@ def test_gold_answers_are_right_and_those_of_other_rows_wrong(file, stride):
     different = [(p.answer, q.answer) for p, q in itertools.pairwise(problems) if p.answer != q.answer]
     other = Counter(check_math(form % theirs, gold).status for gold, theirs in different for form in FORMS)
     assert other == {"wrong": 3 * len(different)}
+
+
+@pytest.mark.parametrize("name", ["gsm8k_test", "gsm8k_train", "math500", "olympiadbench", "aime24", "aime25"])
+def test_every_gold_answer_is_read_and_means_itself(name):
+    """Without a look at the texts, which are the same."""
+    if not (file := SHARED / f"{name}.jsonl").is_file():
+        pytest.skip(f"{file} is not here; set S2L_SHARED_DATA")
+    answers = {problem.answer for problem in load_problems(file).problems}
+    assert [answer for answer in sorted(answers) if meanings_equal(_plain(answer), _plain(answer)) is not True] == []
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        (r"\boxed{2^{2024}}", "2^{2025}"),
+        (r"\boxed{3^{2025}}", "2^{2025}"),
+        (r"\boxed{\binom{2024}{1012}}", "2^{2025}"),
+        (r"\boxed{2^{5000}}", r"\infty"),
+        (r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9}}"),
+        (r"\boxed{(10^{10^{10}})!}", "10^{10^{10}}"),
+    ],
+)
+def test_numbers_that_no_float_holds_are_wrong_and_raise_nothing(response, gold):
+    assert check_math(response, gold).status == "wrong"
+
+
+def test_whatever_a_comparison_raises_is_unparsable_and_says_what_was_raised(monkeypatch):
+    def broken(gold, found, question):
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(math_answers, "answers_equal", broken)
+    verdict = check_math(r"\boxed{5}", "5")
+    assert (verdict.status, verdict.reward) == ("unparsable", 0.0)
+    assert verdict.detail == "5 cannot be compared: OverflowError: too large"
