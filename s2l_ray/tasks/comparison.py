@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from s2l_ray.tasks.grading.meaning import same
-from s2l_ray.tasks.grading.nodes import UnreadableError
+from s2l_ray.tasks.grading.nodes import Node, UnreadableError, renamed_variable
 from s2l_ray.tasks.grading.parser import KEPT, read
 from s2l_ray.tasks.grading.text import TEXT, compact, folded, normalised
 from s2l_ray.tasks.grading.units import counted
@@ -28,6 +28,11 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?(?:(?<=[).:])\s*(.*))?", re.DOTALL | re.I
 )
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$")
+_SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:\s*(?:,|;|and|&)?\s*\(?[A-H]\)?)+")
+_CONDITION = re.compile(
+    r"\s*[,(]?\s*(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*([a-z])\s*\\in\s*"
+    r"\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?$"
+)
 _LEADS = r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*"
 _LEAD = re.compile(rf"\\text\s*\{{\s*{_LEADS}\}}\s*|{_LEADS}", re.IGNORECASE)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -62,6 +67,9 @@ def meanings_equal(gold: str, found: str, question: str = "") -> bool | None:
     choices = _choice(gold), _choice(found)
     if None not in choices:
         return choices[0] == choices[1]
+    letters = _letters(gold), _letters(found)
+    if letters[0] and letters[1]:
+        return letters[0] == letters[1]
     if _is_words(gold) or _is_words(found):
         return folded(gold) == folded(found) and bool(folded(gold))
     gold, found = _without_counted(gold, found, question)
@@ -77,16 +85,31 @@ def _without_counted(gold: str, found: str, question: str) -> tuple[str, str]:
 
 
 def _trees_equal(gold: str, found: str) -> bool | None:
+    of_gold, of_found = _condition(gold), _condition(found)
     try:
-        read_found = read(found)
+        read_found = read(of_found[0])
     except (UnreadableError, RecursionError):
         return None
     try:
-        return same(read(gold), read_found)
+        read_gold = read(of_gold[0])
+        if of_gold[1]:
+            read_found = renamed_variable(read_found, of_found[1] or _only_variable(read_found), of_gold[1])
+        return same(read_gold, read_found)
     except UnreadableError:
         return False
     except RecursionError:
         return None
+
+
+def _condition(answer: str) -> tuple[str, str]:
+    """(the answer without it, the name) of a trailing condition such as k in Z, whose name may be another."""
+    match = _CONDITION.search(answer)
+    return (answer[: match.start()], match[1]) if match and match.start() else (answer, "")
+
+
+def _only_variable(node: Node) -> str:
+    names = sorted(node.symbols() & set("kmn"))
+    return names[0] if len(names) == 1 else ""
 
 
 @lru_cache(KEPT)
@@ -133,6 +156,12 @@ def _choice(answer: str) -> str | None:
     if match is None or not match[1].isupper() or (match[2] and _ANOTHER_CHOICE.search(match[2])):
         return None
     return match[1]
+
+
+def _letters(answer: str) -> str:
+    """The letters of an answer to a question with several choices, in order: A, C and D is ACD. Else nothing."""
+    content = re.sub(TEXT, r"\1", answer).strip()
+    return "".join(sorted(set(re.findall("[A-H]", content)))) if _SEVERAL_LETTERS.fullmatch(content) else ""
 
 
 def _is_words(answer: str) -> bool:

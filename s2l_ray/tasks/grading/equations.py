@@ -39,7 +39,7 @@ class Stated:
 
 
 def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
-    """The value that a relation states, if it is `name = value` or a true chain of equal values; else None."""
+    """The value that a relation states, if it is a name and values, or a true chain of equal values; else None."""
     relations = node.name.split() if node.op == "relation" else []
     if not relations or any(relation not in ("=", "~=") for relation in relations):
         return None
@@ -54,8 +54,8 @@ def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
             if not _near(left, right):
                 return None
             given = (left, right)
-        elif same(left, right) or (name and left.symbols() - right.symbols() - {"e", "pi"}):
-            given = (right,)  # a formula and its value, as in V = a b c = 6, cannot be checked
+        elif name or same(left, right):
+            given = (right,)  # V = a b c = 6 states 6, whatever the steps before it are worth
         else:
             return None
     return Stated(name, given)

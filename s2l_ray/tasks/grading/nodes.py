@@ -53,6 +53,13 @@ def number(value: Fraction | int) -> Node:
     return Node("number", number=Fraction(value))
 
 
+def renamed_variable(node: Node, old: str, new: str) -> Node:
+    """The tree with one variable under another name."""
+    if not old or old == new:
+        return node
+    return node.mapped(lambda n: replace(n, name=new) if n.op == "symbol" and n.name == old else n)
+
+
 def decimal_digits(node: Node) -> int | None:
     """The significant digits of a number that is written with a decimal point; None for other nodes."""
     if node.op == "neg":

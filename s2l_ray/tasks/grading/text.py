@@ -58,6 +58,8 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"^(-?\d{1,3})((?: \d{3})+)(?=\.\d|$)", lambda match: match[1] + match[2].replace(" ", "")),
         (r"(?<=\d)\s*\(([A-Za-z. ]{2,})\)$", r"\\text{\1}"),  # 36 (sq. inches)
         (r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
+        (r"(?i)(?<=\d)\s*(?:\\text\s*\{\s*)?([ap])\.?\s?m\b\.?\s*\}?$", r"\\text{\1m}"),  # 10:30 a.m.
+        (r"^[£€¥]\s*(?=\d)", ""),
         (r"\*\*", "^"),
         (r"(?i)\\%|\s*\b(?:per\s?cent(?:age)?|pct)\b|\\text\s*\{\s*per\s?cent\s*\}", "%"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", r"\\degree "),

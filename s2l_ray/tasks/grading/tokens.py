@@ -157,6 +157,9 @@ def _word(match: re.Match[str], spaced: bool) -> list[Token]:
         return [Token("sign", _WORD_SIGNS[word.lower()], spaced)]
     found: list[Token] = []
     position = 0
+    if glued := re.fullmatch("(or|and)[A-Za-z]", word):  # x=1orx=2
+        found.append(Token("sign", glued[1], spaced))
+        position = len(glued[1])
     while position < len(word):
         known = _PLAIN_NAMES.match(word, position)
         name = known[0] if known else word[position]
