@@ -37,7 +37,7 @@ _REASON = re.compile(r"[,;]? \(?(?:because|since|which|where|as|so|meaning|i\.e\
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
 _DECORATION = "*_`# \t>"
 
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|[。\n]")
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?])(?<!\\!)\s+|[。\n]")
 _TOKEN = (
     rf"(?:{_F}|\d[\d,]*(?:\.\d+)?%?|\.\d+|[-+*/^=()\[\]{{}}|,;!√π°×÷·−∞½⅓¼¾]|\\?\$(?=[\d.])|\\[A-Za-z]+|\\[{{}},!;%]"  # noqa: RUF001
     r"|(?<![A-Za-z])(?:[A-Za-z](?:_\w)?|sqrt|pi|sin|cos|tan|log|ln|exp|and|or)(?![A-Za-z]))"
@@ -61,10 +61,12 @@ _GIVEN = re.compile(
     re.IGNORECASE,
 )
 _COMPUTED = re.compile(
-    r"\d[^=]{0,80}?[-+*/×÷x^–−] ?\(?\\?\$?[\d.][^=]{0,80}= ?(?P<value>-?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)"  # noqa: RUF001
-    r"(?:[ /-](?!(?:or|and|if|is|was|does|did|can|cannot|fails)\b)[^\d=\ue000-\uf8ff]*)?$"
+    r"(?P<left>\d[^=]{0,80}?[-+*/×÷x^–−] ?\(?\\?[$€£¥]?[\d.][^=]{0,80})"  # noqa: RUF001
+    r"= ?\\?[$€£¥]?(?P<value>-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?![A-Za-z]{0,2}\d)"
+    r"(?:[A-Za-z]{0,5}(?:[ /-](?!(?:or|and|if|is|was|does|did|can|cannot|fails)\b)[^\d=\ue000-\uf8ff]*)?)$"
 )
 """A computation, `48 + 24 = 72 clips in April and May`. What follows its last value is words."""
+_VARIABLE = re.compile(r"\d[A-Za-z](?![A-Za-z])|(?<![A-Za-z'])[a-wyz] ?[-+*/^=]", re.IGNORECASE)
 _IS_ANSWER = re.compile(r"[\s*]{0,9}\bis (?:the|our|my) (?:final |correct |right )?answer$", re.IGNORECASE)
 
 _LETTER = r"[(\[（]?(?P<letter>[A-Z])[)\]）]?"  # noqa: RUF001
@@ -73,6 +75,8 @@ _CHOICES = [
     re.compile(pattern)
     for pattern in (
         rf"(?i:(?:so|thus|therefore|hence),? )?(?i:the )?(?i:option|choice|answer)?:? ?{_LETTER}[.:]?",
+        rf"{_LETTER}, (?!(?:or|and)\b)[a-z]{{2}}.*",
+        rf".*\b(?i:it's|it is|it must be) {_LETTER}",
         rf".*\b(?i:choose|select|pick|chose|go with)(?i: option| choice)? {_LETTER}",
         rf"(?:.*[\s,])?{_LETTER} is (?i:the )?(?:correct|right|best)(?: answer| option| choice| one)?",
     )
@@ -129,7 +133,8 @@ def choice(text: str) -> str | None:
     text = _TEXT.sub(r"\1", text).strip("*$. 。")
     for pattern in _CHOICES:
         if match := pattern.fullmatch(text):
-            return None if _SAYS_NOT.search(text) else match["letter"]
+            before = " ".join(text[: match.start("letter")].split()[-4:])
+            return None if _SAYS_NOT.search(before) else match["letter"]
     return None
 
 
@@ -148,10 +153,11 @@ def _choice_with_text(line: str) -> str | None:
 
 def _value(sentence: str, formulas: list[str]) -> str | None:
     """The value that a sentence ends with, if it says that something is it."""
-    if computed := _COMPUTED.search(sentence):
-        return computed["value"]
     is_answer = _IS_ANSWER.search(sentence)
     match = _VALUE.search(sentence[: is_answer.start()] if is_answer else sentence)
+    computed = _COMPUTED.search(sentence) if match is None or match.start() else None
+    if computed and not _VARIABLE.search(computed["left"]):
+        return computed["value"]
     if match is None:
         return None
     before = sentence[: match.start()].strip(_DECORATION)

@@ -34,6 +34,10 @@ class VerifierError(S2LError):
     """A verifier has a bug or cannot run."""
 
 
+class BrokenVerifierError(VerifierError):
+    """A verifier failed on all of its first answers."""
+
+
 class Probation:
     """Watches whether a user's verifier works at all: a run whose checks all fail would train on nothing, unnoticed.
 
@@ -48,7 +52,7 @@ class Probation:
         """Look at the next verdicts. After the first that is not `failed`, nothing is an error any more.
 
         Raises:
-            VerifierError: the checks of the first TRIED answers, or more, all failed.
+            BrokenVerifierError: the checks of the first TRIED answers, or more, all failed.
         """
         if self._failed is None or not verdicts:
             return
@@ -57,7 +61,7 @@ class Probation:
             return
         self._failed += len(verdicts)
         if self._failed >= TRIED:
-            raise VerifierError(
+            raise BrokenVerifierError(
                 f"verifier {self._kind} failed on each of its first {self._failed} answers, on the last one so: "
                 f"{verdicts[-1].detail}; correct it, and give 0 for a response that it cannot read"
             )

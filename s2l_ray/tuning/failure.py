@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-OURS = "s2l_ray.errors."
+OURS = "s2l_ray."
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 RAISED = re.compile(r"^([A-Za-z_][\w.]*): (?=\S)", re.MULTILINE)
 """The line of a traceback that names the error; lines of code and of files are indented."""

@@ -16,9 +16,12 @@ from s2l_ray import errors
 from s2l_ray.tuning.place import FREE_OF_CONFIG
 from s2l_ray.tuning.space import Values
 
-NOT_MENDED = ("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError")
+NOT_MENDED = (
+    *("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError"),
+    "BrokenVerifierError",
+)
 """Errors that the same trial would have again."""
-RAISED = re.compile(r"^(?:s2l_ray\.errors\.)?(\w+Error): ", re.MULTILINE)
+RAISED = re.compile(r"^(?:s2l_ray\.[\w.]+\.)?(\w+Error): ", re.MULTILINE)
 
 
 OF_TRIALS = ("checkpoint_config", "trial_name_creator", "trial_dirname_creator", "max_failures", "storage")

@@ -241,6 +241,7 @@ def wrapped(error: Exception) -> RayTaskError:
             "The actor died unexpectedly before finishing this task.\n\tclass_name: Learner\n\tpid: 12\n",
             "The actor died unexpectedly before finishing this task.",
         ),
+        ("s2l_ray.tasks.verifiers.BrokenVerifierError: m:f failed", "m:f failed"),
         (
             "s2l_ray.errors.ActorLostError: the update failed: an actor is gone. It died. "
             "The same command resumes from the last checkpoint.",

@@ -18,6 +18,7 @@ from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
 from s2l_ray.errors import ActorLostError, ConfigError, PlacementError
+from s2l_ray.tasks.verifiers import BrokenVerifierError, VerifierError
 from s2l_ray.tuning import room
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.optuna_source import Suggested
@@ -228,6 +229,9 @@ def raised_in_actor(error: Exception) -> RayTaskError:
 def test_an_error_that_would_come_again_is_not_tried_again() -> None:
     assert is_not_mended(raised_in_actor(ConfigError("data.train: is empty")))
     assert is_not_mended(ActorDiedError(raised_in_actor(ConfigError("data.train: is empty"))))
+    assert is_not_mended(raised_in_actor(BrokenVerifierError("m:f failed on each of its first 64 answers")))
+    assert is_not_mended(ActorDiedError(raised_in_actor(BrokenVerifierError("m:f failed on each"))))
+    assert not is_not_mended(raised_in_actor(VerifierError("the worker of verifier m:f did not start within 60 s")))
     assert not is_not_mended(raised_in_actor(ActorLostError("a node went away")))
     assert not is_not_mended(raised_in_actor(ValueError("ConfigError: no")))
     assert not is_not_mended(ActorDiedError())
