@@ -131,6 +131,8 @@ def _plain(answer: str) -> str:
         answer = content
     if lead := _LEAD.match(answer):
         answer = answer[lead.end() :]
+    if answer.startswith("{") and "," in answer and _closed_at_end(answer):
+        answer = answer[1:-1].strip()  # nobody sees these braces in LaTeX, so that it is no set
     return _IN_WORDS.get(_unwrapped(answer)[0].lower(), answer)
 
 
@@ -150,8 +152,20 @@ def _exact(digits: str) -> Fraction:
 
 
 def _is_decimal_comma(gold: str, found: str) -> bool:
-    """3,14 for 3.14, which has no other meaning where the gold answer is one number."""
-    return "." in gold and re.fullmatch(r"-?\d+,\d+", found) is not None and gold == found.replace(",", ".")
+    """3,14 for 3.14, which has no other meaning where the gold answer is one number; 3,5 as gold is a list of two."""
+    point, comma, decimals = (gold, found, 1) if "." in gold else (found, gold, 2)
+    is_decimal = re.fullmatch(rf"-?\d+,\d{{{decimals},}}", comma) is not None
+    return is_decimal and "." in point and point == comma.replace(",", ".")
+
+
+def _closed_at_end(answer: str) -> bool:
+    """Whether the brace that opens an answer is closed by its last character."""
+    depth = 0
+    for brace in re.finditer(r"\\.|[{}]", answer):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.end() == len(answer)
+    return False
 
 
 def _unwrapped(answer: str) -> tuple[str, bool]:

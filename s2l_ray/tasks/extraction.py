@@ -65,7 +65,10 @@ def _given(text: str) -> tuple[str, ...]:
     cut_off = open_box is not None or (not boxes and _BARE_BOX.search(text) is not None)
     if open_tag is not None or (cut_off and not contents):
         return ()
-    return _different(map(_in_tag, contents)) or _different(boxes) or _different([_in_words(text)])
+    found = _different(map(_in_tag, contents)) or _different(boxes)
+    if len(found) > 1 and not contents and (said := stated(_after_boxes(text))):
+        return (said,)  # boxes of intermediate results, and then "The final answer is 7."
+    return found or _different([_in_words(text)])
 
 
 def _guessed(text: str) -> tuple[str, ...]:
@@ -102,6 +105,11 @@ def _tagged(text: str) -> tuple[list[str], str | None]:
             contents.append(text[start : tag.start()].strip())
             start = None
     return [content for content in contents if content], None if start is None else text[start:].strip()
+
+
+def _after_boxes(text: str) -> str:
+    *_, last = re.finditer(_BOX, text)
+    return text[last.start() :].partition("}")[2]
 
 
 def _boxes(text: str) -> tuple[list[str], str | None]:

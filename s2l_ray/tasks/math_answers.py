@@ -1,7 +1,7 @@
 """The verifier `math`: a response is right if its final answer means the same as the gold answer.
 
-`tasks.extraction` finds the answer in the response, `tasks.comparison` compares it with the gold one. Call `check_math`
-where it can be killed from outside (`tasks.pool`): a symbolic comparison may take for ever.
+`tasks.extraction` finds the answer in the response, `tasks.comparison` compares it with the gold one. A run checks answers
+in processes that can be killed from outside (`tasks.pool`).
 
 A model's text can make a comparison raise, but no text is an error of the verifier: its verdict is `unparsable`.
 """
@@ -13,7 +13,7 @@ from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.comparison import answers_equal
 from s2l_ray.tasks.extraction import LONGEST_ANSWER, MOST_ANSWERS, final_answers
 
-RULES = 2
+RULES = 3
 """The version of what is paid: raise it with every change of a verdict, since a bank's rewards are told apart by it."""
 
 

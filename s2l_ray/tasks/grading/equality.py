@@ -17,6 +17,8 @@ from s2l_ray.tasks.grading.values import DIGITS, Evaluation, NoValueError, conte
 
 ROUNDED_DIGITS = 6
 """Significant digits from which a decimal may stand for a number that it rounds or cuts off."""
+GOLD_DIGITS = 4
+"""Likewise of a gold answer, which no model has chosen to write so: 1/3 is right for 0.3333."""
 _AGREED_DIGITS = 30
 _RANGES = ((0.1, 0.9), (1.1, 3.0), (-0.9, -0.1), (0.1, 0.9), (-3.0, 3.0), (2.0, 30.0))
 """Of the variables' values, point by point: some functions have values near zero only, some for positive numbers."""
@@ -27,7 +29,8 @@ _COUNTED = frozenset("klmnNMK")
 
 
 def expressions_equal(gold: Node, found: Node) -> bool:
-    """Whether two expressions without lists and relations are equal. A decimal of 6 digits may be rounded.
+    """Whether two expressions without lists and relations are equal. A decimal of 6 digits may be rounded, a gold one
+    of 4.
 
     Raises:
         UnreadableError: they have no values by which they can be compared.
@@ -192,8 +195,8 @@ def _rounds(gold: Node, found: Node) -> bool:
     digits = decimal_digits(gold), decimal_digits(found)
     if (digits[0] is None) == (digits[1] is None):
         return False
-    decimal, other = (gold, found) if digits[0] is not None else (found, gold)
-    if max(digit or 0 for digit in digits) < ROUNDED_DIGITS or other.symbols() - {"e", "pi"}:
+    decimal, other, least = (gold, found, GOLD_DIGITS) if digits[0] is not None else (found, gold, ROUNDED_DIGITS)
+    if max(digit or 0 for digit in digits) < least or other.symbols() - {"e", "pi"}:
         return False
     literal = decimal.args[0] if decimal.op == "neg" else decimal
     mantissa, _, exponent = literal.sources[0].partition("e")

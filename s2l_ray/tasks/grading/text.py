@@ -51,7 +51,7 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"\\phantom\s*\{[^{}]*\}|\\(?:hspace|vspace)\*?\s*\{[^{}]*\}", " "),
         (r"\\\$|(?<!\\)\$|(?<!\\)\\[()\[\]]", ""),  # delimiters of mathematics, and currency
         (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
-        (r"(?<=\d)(?:\{,\}|,?\\!|\\,|\\ )\s*(?=\d{3}(?!\d))", ""),  # thousands: 10{,}080, 10,\!080, 10\,080
+        (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\\!|\\,|\\ )\s*(?=\d{3}(?!\d))", ""),  # thousands: 10{,}080, 10,\!080, 10\,080
         (r"(?<!\\)\\[!,;:> ]|~|\\q?quad|\\(?:thin|med|thick)?space(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
