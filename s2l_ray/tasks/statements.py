@@ -33,7 +33,7 @@ _STATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _STATEMENT_ENDS = re.compile(r"(?=[.?](?:[\s*`\"']|$)|[\n。？])")  # noqa: RUF001
-_REASON = re.compile(r"[,;]? \(?(?:because|since|which|where|as|so|meaning|i\.e\.)(?![A-Za-z]).*")
+_REASON = re.compile(r"[,;]? \(?(?:because|since|which(?! (?:could|might|may)\b)|where|as(?! well\b)|so)(?![A-Za-z]).*")
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
 _DECORATION = "*_`# \t>"
 
@@ -54,7 +54,11 @@ _SAYS = re.compile(
     r"|only|exactly|(?:comes|adds up|sums|simplifies|reduces|evaluates) to|(?:written|expressed) as),?)$",
     re.IGNORECASE,
 )
-_SAYS_NOT = re.compile(r"(?:\b(?:not|never|than|most|least|between|if|suppose|assume|unless)|n't)\b", re.IGNORECASE)
+_SAYS_NOT = re.compile(
+    r"(?:\b(?:not|never|cannot|than|most|least|between|if|suppose|assume|unless|exclud\w*|reject\w*|wrong|false"
+    r"|contradiction)|n't)\b",
+    re.IGNORECASE,
+)
 _GIVEN = re.compile(
     r"\b(?:for|at|when|where|if|let|suppose|assume|with|since|because|from|using|by|in|of|on|than|take|setting|consider"
     r"|try|put|not|such that)$",
@@ -75,12 +79,13 @@ _CHOICES = [
     re.compile(pattern)
     for pattern in (
         rf"(?i:(?:so|thus|therefore|hence),? )?(?i:the )?(?i:option|choice|answer)?:? ?{_LETTER}[.:]?",
-        rf"{_LETTER}, (?!(?:or|and)\b)[a-z]{{2}}.*",
+        rf"{_LETTER}, (?!(?:or|and|but|maybe|perhaps|possibly|unless|if|not)\b)[a-z]{{2}}.*",
         rf".*\b(?i:it's|it is|it must be) {_LETTER}",
         rf".*\b(?i:choose|select|pick|chose|go with)(?i: option| choice)? {_LETTER}",
         rf"(?:.*[\s,])?{_LETTER} is (?i:the )?(?:correct|right|best)(?: answer| option| choice| one)?",
     )
 ]
+_OR_ANOTHER = re.compile(r"(?<!\w)[A-Z]\)?,? (?:or|and|nor)$")
 _CHOICE_WITH_TEXT = re.compile(r"\(?(?P<letter>[A-Z])(?:\)|[.:](?= ))[.:]? ?(?P<text>[^=\n]{1,80})")
 _NOT_CHOSEN = re.compile(r"\b(?:is|are|was|were|not|isn't|wrong|incorrect|false)\b|\b[A-Z]\)|^[A-Z]$")
 
@@ -118,6 +123,8 @@ def concluded(text: str) -> str | None:
     lines = [line.strip(_DECORATION) for line in hidden.splitlines() if re.search(rf"[^\W_]|{_F}", line)]
     if not lines or lines[-1].endswith("?"):
         return None
+    if _choice_with_text(lines[-1]) and any(map(_choice_with_text, lines[-2:-1])):
+        return None  # the question's choices, written down again
     if letter := choice(lines[-1]) or _choice_with_text(lines[-1]):
         return letter
     sentence = [part for part in _SENTENCE_ENDS.split(lines[-1]) if part.strip()][-1].strip().rstrip(".! ")
@@ -134,7 +141,7 @@ def choice(text: str) -> str | None:
     for pattern in _CHOICES:
         if match := pattern.fullmatch(text):
             before = " ".join(text[: match.start("letter")].split()[-4:])
-            return None if _SAYS_NOT.search(before) else match["letter"]
+            return None if _SAYS_NOT.search(before) or _OR_ANOTHER.search(before) else match["letter"]
     return None
 
 

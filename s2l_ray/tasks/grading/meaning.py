@@ -254,7 +254,7 @@ def _ratios(gold: Node, found: Node) -> bool | None:
         sides = [Node("div", side.args) if side.op == "ratio" else side for side in (gold, found)]
         return not any(side.op == "ratio" and len(side.args) > 2 for side in (gold, found)) and same(*sides)
     return len(gold.args) == len(found.args) and all(
-        same(Node("mul", (a, found.args[0])), Node("mul", (b, gold.args[0])))
+        same(Node("div", (a, gold.args[0])), Node("div", (b, found.args[0])))
         for a, b in zip(gold.args, found.args, strict=True)
     )
 
