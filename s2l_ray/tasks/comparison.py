@@ -34,6 +34,7 @@ _ANOTHER_CHOICE = re.compile(
     r"|\b(?:or|maybe|perhaps|possibly)\s+[A-H]\W*$"
 )
 _SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:(?:\s*(?:,|;|and|&)\s*|\s*)\(?[A-H]\)?)+")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d{4}")
 _CONDITION = re.compile(
     r"\s*[,(]?\s*(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*([a-z])\s*\\in\s*"
     r"\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?$"
@@ -60,6 +61,8 @@ def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
         question: its nouns count as units, as the eggs in 12 eggs.
     """
     gold, found = _plain(gold), _plain(found)
+    if _DATE.fullmatch(gold):
+        return gold == found  # no difference of three numbers
     values = _rational(gold), _rational(found)
     if None not in values and (values[0] == values[1] or ("." in gold) == ("." in found)):
         return values[0] == values[1]  # else a decimal may round a fraction

@@ -32,6 +32,7 @@ _STATED = re.compile(
     r"|答案\s?(?:应该是|应为|是|为|选|[:：])[\s:：]{0,9}|选择?[\s:：]{0,3}(?=[(（]?[A-Z](?![A-Za-z]))",  # noqa: RUF001
     re.IGNORECASE | re.MULTILINE,
 )
+_SUPPOSED = re.compile(r"\b(?:if|suppose|assum(?:e|ing)|unless|whether)(?: that)?(?: the)?\s$", re.IGNORECASE)
 _STATEMENT_ENDS = re.compile(r"(?=[.?](?:[\s*`\"']|$)|[\n。？])")  # noqa: RUF001
 _REASON = re.compile(r"[,;]? \(?(?:because|since|which(?! (?:could|might|may)\b)|where|as(?! well\b)|so)(?![A-Za-z]).*")
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
@@ -42,7 +43,10 @@ _TOKEN = (
     rf"(?:{_F}|\d[\d,]*(?:\.\d+)?%?|\.\d+|[-+*/^=()\[\]{{}}|,;!√π°×÷·−∞½⅓¼¾]|\\?\$(?=[\d.])|\\[A-Za-z]+|\\[{{}},!;%]"  # noqa: RUF001
     r"|(?<![A-Za-z])(?:[A-Za-z](?:_\w)?|sqrt|pi|sin|cos|tan|log|ln|exp|and|or)(?![A-Za-z]))"
 )
-_UNIT = r"(?<= )(?:square |cubic )?[A-Za-z]+(?: (?:per|a|an|of) [A-Za-z]+)?"
+_UNIT = (
+    r"(?<= )(?:(?:every|each|per) [A-Za-z]+|in (?:total|all)"
+    r"|(?:square |cubic )?[A-Za-z]+(?: (?:per|a|an|of|every|each) [A-Za-z]+| in (?:total|all))?)"
+)
 _VALUE = re.compile(
     rf"(?<![\w.\\])(?=[-+(\[{{√π$\d.\\½⅓¼¾]|{_F}|[A-Za-z](?:_\w)?(?:\([a-z]\))? ?=)"
     rf"(?=[^\n]*?(?:\d|{_F}|\\[A-Za-z]|[π∞½⅓¼¾]))"
@@ -51,7 +55,7 @@ _VALUE = re.compile(
 _SAYS = re.compile(
     r"(?:^|[,:：=是为有得]|\b(?:is|are|was|were|be|equals?|equal to|gives?|giving|gets?|have|has|had|obtain"  # noqa: RUF001
     r"|finds?|yields?|makes?|costs?|pays?|earns?|needs?|so|thus|therefore|hence|then|conclude that|approximately|about"
-    r"|only|exactly|(?:comes|adds up|sums|simplifies|reduces|evaluates) to|(?:written|expressed) as),?)$",
+    r"|only|exactly|total of|(?:comes|adds up|sums|simplifies|reduces|evaluates) to|(?:written|expressed) as),?)$",
     re.IGNORECASE,
 )
 _SAYS_NOT = re.compile(
@@ -99,6 +103,8 @@ _LAST = re.compile(rf"{_F}|{_NUMBER}")
 def stated(text: str) -> str | None:
     """What the last "answer is", "Answer:" or 答案是 is followed by, up to the end of the sentence."""
     for statement in list(_STATED.finditer(text))[: -TRIED - 1 : -1]:
+        if _SUPPOSED.search(text[max(0, statement.start() - 40) : statement.start()]):
+            continue
         hidden, formulas = _hide(text[statement.end() : statement.end() + WINDOW])
         sentence, end = (*_STATEMENT_ENDS.split(hidden, maxsplit=1), "")[:2]
         said = _REASON.sub("", sentence).strip(_DECORATION)

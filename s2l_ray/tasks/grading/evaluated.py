@@ -9,10 +9,12 @@ from s2l_ray.tasks.grading.atoms import UNKNOWN_FUNCTIONS
 from s2l_ray.tasks.grading.nodes import Node, UnreadableError
 from s2l_ray.tasks.grading.parser import KEPT, read_text
 
-_EXPRESSIONS = frozenset({"add", "mul", "div", "pow", "root", "call", "factorial", "percent", "relation"})
+_EXPRESSIONS = frozenset({"add", "mul", "div", "pow", "root", "call", "factorial", "percent"})
 """What can be worked out further; a number, a name, a point or an angle that the question gives may be its answer."""
 _LEFT = frozenset({"gcd", "lcm", "max", "min", "floor", "ceil", "mod"})
 _FORMULA = re.compile(r"\$\$?([^$]{1,500})\$\$?|\\\[(.{1,500}?)\\\]|\\\((.{1,500}?)\\\)", re.DOTALL)
+_PLAIN = re.compile(r"[^\s,;?]+(?: [-+*/^<>×÷·−] [^\s,;?]+)*")  # noqa: RUF001
+"""A formula, or a word, of a question without dollar signs."""
 _MOST_FORMULAS = 50
 
 
@@ -34,8 +36,13 @@ def is_unsolved(node: Node) -> bool:
 def restates(found: Node, gold: Node, question: str) -> bool:
     """Whether `found` is an expression that is a formula of the question, where the gold answer is written otherwise."""
     given = _formulas(question) if question else frozenset()
-    restated = {shape for value in _values(found) if value.op in _EXPRESSIONS and (shape := _shape(value)) in given}
+    said = [value for value in _values(found) if value.op in _EXPRESSIONS or is_unsolved(value) or _has_abs(value)]
+    restated = given.intersection(map(_shape, said))
     return bool(restated) and restated.isdisjoint(map(_shape, _values(gold)))
+
+
+def _has_abs(node: Node) -> bool:
+    return node.op == "relation" and any(side.name == "abs" for side in node.args)
 
 
 def _is_left(node: Node) -> bool:
@@ -73,7 +80,7 @@ def _values(node: Node) -> list[Node]:
 def _formulas(question: str) -> frozenset[Node]:
     """The formulas of a question and their sides; of one without any, what it has between blanks."""
     found = ["".join(groups) for groups in _FORMULA.findall(question)]
-    found = found or [piece for piece in question.split() if not piece.isalnum()]
+    found = found or [piece for piece in _PLAIN.findall(question) if not piece.isalnum()]
     return frozenset(shape for formula in found[:_MOST_FORMULAS] for shape in _sides(formula))
 
 
@@ -82,7 +89,7 @@ def _sides(formula: str) -> list[Node]:
         node = read_text(formula.strip(" ?!"))
     except (UnreadableError, RecursionError):
         return []
-    return [_shape(side) for side in (node.args if node.op in ("relation", "list") else (node,))]
+    return [_shape(side) for side in (node, *(node.args if node.op in ("relation", "list") else ()))]
 
 
 def _shape(node: Node) -> Node:

@@ -183,7 +183,9 @@ def _roots(pair: tuple[Node, Node], variable: str) -> tuple[Any, ...]:
     tried = [mp.mpf(x) for x in (0, 1, 3, -7, 1000.5, -1000.5)]
     at = [_at(pair[0], variable, x) - _at(pair[1], variable, x) for x in tried]
     slope = at[1] - at[0]
-    if slope == 0 or not all(close(y, at[0] + x * slope, abs(at[0]) + abs(x * slope)) for x, y in zip(tried, at, strict=True)):
+    if slope == 0 or not all(
+        close(y, at[0] + x * slope, abs(at[0]) + abs(x * slope)) for x, y in zip(tried, at, strict=True)
+    ):
         raise NoRegionError("not linear")
     return (-at[0] / slope,)
 
