@@ -30,7 +30,7 @@ _CHOICE = re.compile(
 )
 _ANOTHER_CHOICE = re.compile(
     r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$"
-    r"|^(?:,|;|/|&|or\b|and\b)?\s*[A-H](?=\s*(?:$|[,;/&]|(?:or|and|[A-H])\b))"  # A. or B; (A) B C D
+    r"|^\W*(?:,|;|/|&|or\b|and\b)?\s*[A-H](?=\s*(?:$|[,;/&]|(?:or|and|[A-H])\b))"  # A. or B; (A) B C D
     r"|\b(?:or|maybe|perhaps|possibly)\s+[A-H]\W*$"
 )
 _SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:(?:\s*(?:,|;|and|&)\s*|\s*)\(?[A-H]\)?)+")
@@ -58,7 +58,7 @@ def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
     Args:
         gold: the gold answer alone, in LaTeX or plain text.
         found: the answer to grade.
-        question: its nouns count as units, as the eggs in 12 eggs.
+        question: its nouns count as units, as the eggs in 12 eggs; a formula of its own is no answer.
     """
     gold, found = _plain(gold), _plain(found)
     if _DATE.fullmatch(gold):

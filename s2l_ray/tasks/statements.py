@@ -147,7 +147,8 @@ def choice(text: str) -> str | None:
     for pattern in _CHOICES:
         if match := pattern.fullmatch(text):
             before = " ".join(text[: match.start("letter")].split()[-4:])
-            return None if _SAYS_NOT.search(before) or _OR_ANOTHER.search(before) else match["letter"]
+            clause = re.split(r"\b(?:and|but)\b", before)[-1]
+            return None if _SAYS_NOT.search(clause) or _OR_ANOTHER.search(before) else match["letter"]
     return None
 
 

@@ -21,7 +21,8 @@ GOLD_DIGITS = 4
 """Likewise of a gold answer, which no model has chosen to write so: 1/3 is right for 0.3333."""
 _AGREED_DIGITS = 30
 _RANGES = (
-    (0.1, 0.9), (1.1, 3.0), (-0.9, -0.1), (-30.0, -3.0), (2.0, 30.0), (-3.0, 3.0), (0.1, 0.9), (100, 1000), (-1000, -100)
+    (0.1, 0.9), (1.1, 3.0), (-0.9, -0.1), (-30.0, -3.0), (2.0, 30.0), (-3.0, 3.0), (0.1, 0.9),
+    (100.0, 1000.0), (-1000.0, -100.0),
 )  # fmt: skip
 """Of the variables' values, point by point: some functions have values near zero only, some for positive numbers, and
 |x + 9| is x + 9 for most."""
@@ -30,18 +31,17 @@ _COUNTED = frozenset("klmnNMK")
 
 
 def expressions_equal(gold: Node, found: Node) -> bool:
-    """Whether two expressions without lists and relations are equal. A decimal of 6 digits may be rounded, a gold one
-    of 4.
+    """Whether two expressions without lists and relations are equal.
+
+    A decimal of 6 digits may be rounded, a gold one of 4.
 
     Raises:
         UnreadableError: they have no values by which they can be compared.
     """
     if gold == found:
         return True
-    if gold.op in _WHOLE or found.op in _WHOLE:
+    if gold.op in _WHOLE or found.op in _WHOLE or _is_mixed_up(gold, found):
         return False
-    if len({part.name for part in found.walk() if part.op == "unit"}) > 1:
-        return False  # 2 m + 3 cm is not 5
     try:
         values = exact_value(gold), exact_value(found)
         return values[0] == values[1] or _rounds(gold, found)
@@ -58,6 +58,12 @@ def expressions_equal(gold: Node, found: Node) -> bool:
 
 _WHOLE = frozenset({"text", "based", "empty", "reals"})
 """What is equal to itself only."""
+
+
+def _is_mixed_up(gold: Node, found: Node) -> bool:
+    """2 m + 3 cm, which is not 5, and "not 1 but 0", which is no product of letters that is zero."""
+    units = {part.name for part in found.walk() if part.op == "unit"}
+    return len(units) > 1 or (gold.op == "number" and gold.number == 0 and bool(_free(found)))
 
 
 def _agree_at_points(gold: Node, found: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -55,7 +55,7 @@ def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
             if not _near(left, right):
                 return None
             given = (left, right)
-        elif (name and left.symbols() | right.symbols()) or same(left, right):
+        elif (name and (left.symbols() | right.symbols()) - {"e", "i", "pi"}) or same(left, right):
             given = (right,)  # V = a b c = 6 states 6, whatever a, b and c are
         else:
             return None
@@ -137,7 +137,8 @@ def _vanish_together(gold: Node, found: Node, points: Points) -> bool:
     checked = 0
     for one, other in ((gold, found), (found, gold)):
         for index, name in enumerate(points.variables):
-            for point in _zeros(one, name, points.at(index % 3)):
+            starts = (0.7, -1.3, *(points.at(place)[name] for place in (-2, -1)))
+            for point in _zeros(one, name, points.at(index % 3), starts):
                 evaluation = Evaluation(point)
                 try:
                     value = evaluation.value(other)
@@ -149,13 +150,13 @@ def _vanish_together(gold: Node, found: Node, points: Points) -> bool:
     return checked >= 3
 
 
-def _zeros(node: Node, name: str, point: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _zeros(node: Node, name: str, point: dict[str, Any], starts: Iterable[Any]) -> Iterator[dict[str, Any]]:
     mp = context()
 
     def value(x: Any) -> Any:
         return Evaluation({**point, name: x}).value(node)
 
-    for start in (0.7, -1.3):
+    for start in starts:
         try:
             yield {**point, name: mp.findroot(value, mp.mpf(start), maxsteps=30)}
         except (ArithmeticError, ValueError, TypeError):
@@ -169,8 +170,10 @@ def _near(left: Node, right: Node) -> bool:
     except NoValueError:
         return False
     difference = abs(values[0] - values[1])
+    if not context().isfinite(difference):
+        return False
     if left.op == right.op == "number" and right.sources:
         digits = right.sources[0]
-        zeros = len(digits) - len(digits.rstrip("0")) if digits.isdigit() else -len(digits.partition(".")[2])
+        zeros = len(digits) - len(digits.rstrip("0")) if digits.strip("0").isdigit() else -len(digits.partition(".")[2])
         return bool(difference <= context().mpf(10) ** zeros / 2)  # 41 is not about 42, and 41.7 is
     return bool(difference <= _NEAR * abs(values[0]))

@@ -34,7 +34,7 @@ def is_unsolved(node: Node) -> bool:
 
 
 def restates(found: Node, gold: Node, question: str) -> bool:
-    """Whether `found` is an expression that is a formula of the question, where the gold answer is written otherwise."""
+    """Whether `found` is an expression that the question has as a formula, and the gold answer is written otherwise."""
     given = _formulas(question) if question else frozenset()
     said = [value for value in _values(found) if value.op in _EXPRESSIONS or is_unsolved(value) or _has_abs(value)]
     restated = given.intersection(map(_shape, said))
