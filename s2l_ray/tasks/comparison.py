@@ -65,9 +65,9 @@ def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
         return gold == found  # no difference of three numbers
     values = _rational(gold), _rational(found)
     if None not in values and (values[0] == values[1] or ("." in gold) == ("." in found)):
-        return values[0] == values[1]  # else a decimal may round a fraction
+        return values[0] == values[1] and not _restates_fraction(gold, found, question)
     if compact(gold) == compact(found) or _is_decimal_comma(gold, found):
-        return True
+        return True  # values that differ go on, since a decimal may round a fraction
     return meanings_equal(gold, found, question)
 
 
@@ -121,6 +121,11 @@ def _trees_equal(gold: str, found: str, question: str) -> bool | None:
         return False
     except RecursionError:
         return None
+
+
+def _restates_fraction(gold: str, found: str, question: str) -> bool:
+    """6/8, where that is to be simplified."""
+    return bool(question) and not found.isdigit() and restates(read(found), read(gold), question)
 
 
 def _condition(answer: str) -> tuple[str, str]:

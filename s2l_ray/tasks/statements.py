@@ -59,7 +59,7 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 _SAYS_NOT = re.compile(
-    r"(?:\b(?:not|never|cannot|than|most|least|between|if|suppose|assume|unless|exclud\w*|reject\w*|wrong|false"
+    r"(?:\b(?:not|never|cannot|than|most|least|between|if|suppose|assume|unless|none|neither|exclud\w*|reject\w*|wrong|false"
     r"|contradiction)|n't)\b",
     re.IGNORECASE,
 )

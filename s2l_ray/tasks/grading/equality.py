@@ -192,9 +192,9 @@ def _logarithm(node: Node) -> Any:
     mp = context()
     try:
         value = Evaluation({}).value(node)
-        if mp.im(value) != 0 or not value > 0:
+        if mp.im(value) != 0 or not mp.re(value) > 0:
             raise InexactError("not positive")
-        return mp.log(value)
+        return mp.log(mp.re(value))
     except NoValueError:
         pass
     match node.op:
@@ -228,7 +228,8 @@ def _rounds(gold: Node, found: Node) -> bool:
     if context().im(value) != 0:
         return False
     difference = abs(rounded - value)
-    return bool(difference <= unit / 2 or (difference < unit and abs(rounded) < abs(value)))
+    below = unit - unit * context().mpf(10) ** (10 - DIGITS)  # 4.999999 cuts off no 5
+    return bool(difference <= unit / 2 or (difference < below and abs(rounded) < abs(value)))
 
 
 def _same_logarithms(gold: Node, found: Node) -> tuple[Node, Node]:

@@ -115,7 +115,7 @@ def _one_equal(relation: str, gold: Node, found: Node) -> bool:
     points = Points(gold, found, variables)
     ratios = list(_ratios(gold, found, points))
     if len(ratios) > 1 and all(close(ratios[0], ratio) for ratio in ratios):
-        return relation in ("=", "!=") or (context().im(ratios[0]) == 0 and ratios[0] > 0)
+        return relation in ("=", "!=") or (context().im(ratios[0]) == 0 and context().re(ratios[0]) > 0)
     if relation != "=" or len(variables) < 2:
         return False
     return _vanish_together(gold, found, points)

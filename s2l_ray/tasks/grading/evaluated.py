@@ -11,7 +11,7 @@ from s2l_ray.tasks.grading.parser import KEPT, read_text
 
 _EXPRESSIONS = frozenset({"add", "mul", "div", "pow", "root", "call", "factorial", "percent"})
 """What can be worked out further; a number, a name, a point or an angle that the question gives may be its answer."""
-_LEFT = frozenset({"gcd", "lcm", "max", "min", "floor", "ceil", "mod"})
+_LEFT = frozenset({"gcd", "lcm", "max", "min", "floor", "ceil", "mod", "Re", "Im", "arg"})
 _FORMULA = re.compile(r"\$\$?([^$]{1,500})\$\$?|\\\[(.{1,500}?)\\\]|\\\((.{1,500}?)\\\)", re.DOTALL)
 _PLAIN = re.compile(r"[^\s,;?]+(?: [-+*/^<>×÷·−] [^\s,;?]+)*")  # noqa: RUF001
 """A formula, or a word, of a question without dollar signs."""
@@ -48,7 +48,7 @@ def _has_abs(node: Node) -> bool:
 def _is_left(node: Node) -> bool:
     if node.op in ("sum", "prod"):
         return True
-    if node.op != "call" or node.name not in _LEFT or node.symbols() - {"e", "pi"}:
+    if node.op != "call" or node.name not in _LEFT or node.symbols() - {"e", "i", "pi"}:
         return False
     if node.name != "mod":
         return True
