@@ -11,6 +11,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from s2l_ray.tasks.grading.evaluated import is_unsolved, left_to_compute, restates
 from s2l_ray.tasks.grading.meaning import same
 from s2l_ray.tasks.grading.nodes import Node, UnreadableError, renamed_variable
 from s2l_ray.tasks.grading.parser import KEPT, read
@@ -27,8 +28,13 @@ _WORDS = re.compile(r"[^\W\d_][^\W\d_\\]*(?:[ '.,-]+[^\W\d_]+)*\.?")
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?(?:(?<=[).:])\s*(.*))?", re.DOTALL | re.I
 )
-_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$")
+_ANOTHER_CHOICE = re.compile(
+    r"\([A-Z]\)|(?<!\w)[A-Z][).:](?!\w)|^[A-Z]$"
+    r"|^\W*(?:,|;|/|&|or\b|and\b)?\s*[A-H](?=\s*(?:$|[,;/&]|(?:or|and|[A-H])\b))"  # A. or B; (A) B C D
+    r"|\b(?:or|maybe|perhaps|possibly)\s+[A-H]\W*$"
+)
 _SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:(?:\s*(?:,|;|and|&)\s*|\s*)\(?[A-H]\)?)+")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d{4}")
 _CONDITION = re.compile(
     r"\s*[,(]?\s*(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*([a-z])\s*\\in\s*"
     r"\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?$"
@@ -52,14 +58,16 @@ def answers_equal(gold: str, found: str, question: str = "") -> bool | None:
     Args:
         gold: the gold answer alone, in LaTeX or plain text.
         found: the answer to grade.
-        question: its nouns count as units, as the eggs in 12 eggs.
+        question: its nouns count as units, as the eggs in 12 eggs; a formula of its own is no answer.
     """
     gold, found = _plain(gold), _plain(found)
+    if _DATE.fullmatch(gold):
+        return gold == found  # no difference of three numbers
     values = _rational(gold), _rational(found)
     if None not in values and (values[0] == values[1] or ("." in gold) == ("." in found)):
-        return values[0] == values[1]  # else a decimal may round a fraction
+        return values[0] == values[1] and not _restates_fraction(gold, found, question)
     if compact(gold) == compact(found) or _is_decimal_comma(gold, found):
-        return True
+        return True  # values that differ go on, since a decimal may round a fraction
     return meanings_equal(gold, found, question)
 
 
@@ -74,7 +82,7 @@ def meanings_equal(gold: str, found: str, question: str = "") -> bool | None:
     if _is_words(gold) or _is_words(found):
         return folded(gold) == folded(found) and bool(folded(gold))
     gold, found = _without_counted(gold, _with_asked_named(found, question), question)
-    return _trees_equal(gold, found)
+    return _trees_equal(gold, found, question)
 
 
 def _without_counted(gold: str, found: str, question: str) -> tuple[str, str]:
@@ -94,7 +102,7 @@ def _with_asked_named(found: str, question: str) -> str:
     return rf"\text{{asked}} = {right}" if asked else found
 
 
-def _trees_equal(gold: str, found: str) -> bool | None:
+def _trees_equal(gold: str, found: str, question: str) -> bool | None:
     of_gold, of_found = _condition(gold), _condition(found)
     try:
         read_found = read(of_found[0])
@@ -102,6 +110,10 @@ def _trees_equal(gold: str, found: str) -> bool | None:
         return None
     try:
         read_gold = read(of_gold[0])
+        if any(lacks(read_found) and not lacks(read_gold) for lacks in (left_to_compute, is_unsolved)):
+            return False
+        if restates(read_found, read_gold, question):
+            return False
         if of_gold[1]:
             read_found = renamed_variable(read_found, of_found[1] or _only_variable(read_found), of_gold[1])
         return same(read_gold, read_found)
@@ -109,6 +121,11 @@ def _trees_equal(gold: str, found: str) -> bool | None:
         return False
     except RecursionError:
         return None
+
+
+def _restates_fraction(gold: str, found: str, question: str) -> bool:
+    """6/8, where that is to be simplified."""
+    return bool(question) and not found.isdigit() and restates(read(found), read(gold), question)
 
 
 def _condition(answer: str) -> tuple[str, str]:
@@ -154,7 +171,7 @@ def _exact(digits: str) -> Fraction:
 def _is_decimal_comma(gold: str, found: str) -> bool:
     """3,14 for 3.14, which has no other meaning where the gold answer is one number; 3,5 as gold is a list of two."""
     point, comma, decimals = (gold, found, 1) if "." in gold else (found, gold, 2)
-    is_decimal = re.fullmatch(rf"-?\d+,\d{{{decimals},}}", comma) is not None
+    is_decimal = re.fullmatch(rf"-?(?!\d{{1,3}},\d{{3}}$)\d+,\d{{{decimals},}}", comma) is not None
     return is_decimal and "." in point and point == comma.replace(",", ".")
 
 

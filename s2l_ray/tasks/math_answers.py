@@ -1,7 +1,7 @@
 """The verifier `math`: a response is right if its final answer means the same as the gold answer.
 
-`tasks.extraction` finds the answer in the response, `tasks.comparison` compares it with the gold one. A run checks answers
-in processes that can be killed from outside (`tasks.pool`).
+`tasks.extraction` finds the answer in the response, `tasks.comparison` compares it with the gold one. A run checks
+answers in processes that can be killed from outside (`tasks.pool`).
 
 A model's text can make a comparison raise, but no text is an error of the verifier: its verdict is `unparsable`.
 """
@@ -13,7 +13,7 @@ from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.comparison import answers_equal
 from s2l_ray.tasks.extraction import LONGEST_ANSWER, MOST_ANSWERS, final_answers
 
-RULES = 3
+RULES = 4
 """The version of what is paid: raise it with every change of a verdict, since a bank's rewards are told apart by it."""
 
 
@@ -29,7 +29,7 @@ def check_math(response: str, answer: str, question: str = "", extract: Extracti
     Args:
         response: the model's text; its answers are found by `final_answers`.
         answer: the gold answer alone, in LaTeX or plain text, or a solution with the answer in a box.
-        question: what it counts, as eggs, is a unit of the answer.
+        question: what it counts, as eggs, is a unit of the answer; its own formulas are no answers.
         extract: what is taken for the final answer.
     """
     if "\\boxed" in answer:

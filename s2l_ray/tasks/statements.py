@@ -32,8 +32,9 @@ _STATED = re.compile(
     r"|答案\s?(?:应该是|应为|是|为|选|[:：])[\s:：]{0,9}|选择?[\s:：]{0,3}(?=[(（]?[A-Z](?![A-Za-z]))",  # noqa: RUF001
     re.IGNORECASE | re.MULTILINE,
 )
+_SUPPOSED = re.compile(r"\b(?:if|suppose|assum(?:e|ing)|unless|whether)(?: that)?(?: the)?\s$", re.IGNORECASE)
 _STATEMENT_ENDS = re.compile(r"(?=[.?](?:[\s*`\"']|$)|[\n。？])")  # noqa: RUF001
-_REASON = re.compile(r"[,;]? \(?(?:because|since|which|where|as|so|meaning|i\.e\.)(?![A-Za-z]).*")
+_REASON = re.compile(r"[,;]? \(?(?:because|since|which(?! (?:could|might|may)\b)|where|as(?! well\b)|so)(?![A-Za-z]).*")
 _MARKED = re.compile(r"^####[ \t]{0,9}([^\s#].{0,2000})", re.MULTILINE)
 _DECORATION = "*_`# \t>"
 
@@ -42,7 +43,10 @@ _TOKEN = (
     rf"(?:{_F}|\d[\d,]*(?:\.\d+)?%?|\.\d+|[-+*/^=()\[\]{{}}|,;!√π°×÷·−∞½⅓¼¾]|\\?\$(?=[\d.])|\\[A-Za-z]+|\\[{{}},!;%]"  # noqa: RUF001
     r"|(?<![A-Za-z])(?:[A-Za-z](?:_\w)?|sqrt|pi|sin|cos|tan|log|ln|exp|and|or)(?![A-Za-z]))"
 )
-_UNIT = r"(?<= )(?:square |cubic )?[A-Za-z]+(?: (?:per|a|an|of) [A-Za-z]+)?"
+_UNIT = (
+    r"(?<= )(?:(?:every|each|per) [A-Za-z]+|in (?:total|all)"
+    r"|(?:square |cubic )?[A-Za-z]+(?: (?:per|a|an|of|every|each) [A-Za-z]+| in (?:total|all))?)"
+)
 _VALUE = re.compile(
     rf"(?<![\w.\\])(?=[-+(\[{{√π$\d.\\½⅓¼¾]|{_F}|[A-Za-z](?:_\w)?(?:\([a-z]\))? ?=)"
     rf"(?=[^\n]*?(?:\d|{_F}|\\[A-Za-z]|[π∞½⅓¼¾]))"
@@ -51,10 +55,14 @@ _VALUE = re.compile(
 _SAYS = re.compile(
     r"(?:^|[,:：=是为有得]|\b(?:is|are|was|were|be|equals?|equal to|gives?|giving|gets?|have|has|had|obtain"  # noqa: RUF001
     r"|finds?|yields?|makes?|costs?|pays?|earns?|needs?|so|thus|therefore|hence|then|conclude that|approximately|about"
-    r"|only|exactly|(?:comes|adds up|sums|simplifies|reduces|evaluates) to|(?:written|expressed) as),?)$",
+    r"|only|exactly|total of|(?:comes|adds up|sums|simplifies|reduces|evaluates) to|(?:written|expressed) as),?)$",
     re.IGNORECASE,
 )
-_SAYS_NOT = re.compile(r"(?:\b(?:not|never|than|most|least|between|if|suppose|assume|unless)|n't)\b", re.IGNORECASE)
+_SAYS_NOT = re.compile(
+    r"(?:\b(?:not|never|cannot|than|most|least|between|if|suppose|assume|unless|none|neither|exclud\w*|reject\w*|wrong|false"
+    r"|contradiction)|n't)\b",
+    re.IGNORECASE,
+)
 _GIVEN = re.compile(
     r"\b(?:for|at|when|where|if|let|suppose|assume|with|since|because|from|using|by|in|of|on|than|take|setting|consider"
     r"|try|put|not|such that)$",
@@ -75,12 +83,13 @@ _CHOICES = [
     re.compile(pattern)
     for pattern in (
         rf"(?i:(?:so|thus|therefore|hence),? )?(?i:the )?(?i:option|choice|answer)?:? ?{_LETTER}[.:]?",
-        rf"{_LETTER}, (?!(?:or|and)\b)[a-z]{{2}}.*",
+        rf"{_LETTER}, (?!(?:or|and|but|maybe|perhaps|possibly|unless|if|not)\b)[a-z]{{2}}.*",
         rf".*\b(?i:it's|it is|it must be) {_LETTER}",
         rf".*\b(?i:choose|select|pick|chose|go with)(?i: option| choice)? {_LETTER}",
         rf"(?:.*[\s,])?{_LETTER} is (?i:the )?(?:correct|right|best)(?: answer| option| choice| one)?",
     )
 ]
+_OR_ANOTHER = re.compile(r"(?<!\w)[A-Z]\)?,? (?:or|and|nor)$")
 _CHOICE_WITH_TEXT = re.compile(r"\(?(?P<letter>[A-Z])(?:\)|[.:](?= ))[.:]? ?(?P<text>[^=\n]{1,80})")
 _NOT_CHOSEN = re.compile(r"\b(?:is|are|was|were|not|isn't|wrong|incorrect|false)\b|\b[A-Z]\)|^[A-Z]$")
 
@@ -94,6 +103,8 @@ _LAST = re.compile(rf"{_F}|{_NUMBER}")
 def stated(text: str) -> str | None:
     """What the last "answer is", "Answer:" or 答案是 is followed by, up to the end of the sentence."""
     for statement in list(_STATED.finditer(text))[: -TRIED - 1 : -1]:
+        if _SUPPOSED.search(text[max(0, statement.start() - 40) : statement.start()]):
+            continue
         hidden, formulas = _hide(text[statement.end() : statement.end() + WINDOW])
         sentence, end = (*_STATEMENT_ENDS.split(hidden, maxsplit=1), "")[:2]
         said = _REASON.sub("", sentence).strip(_DECORATION)
@@ -118,6 +129,8 @@ def concluded(text: str) -> str | None:
     lines = [line.strip(_DECORATION) for line in hidden.splitlines() if re.search(rf"[^\W_]|{_F}", line)]
     if not lines or lines[-1].endswith("?"):
         return None
+    if _choice_with_text(lines[-1]) and any(map(_choice_with_text, lines[-2:-1])):
+        return None  # the question's choices, written down again
     if letter := choice(lines[-1]) or _choice_with_text(lines[-1]):
         return letter
     sentence = [part for part in _SENTENCE_ENDS.split(lines[-1]) if part.strip()][-1].strip().rstrip(".! ")
@@ -134,7 +147,8 @@ def choice(text: str) -> str | None:
     for pattern in _CHOICES:
         if match := pattern.fullmatch(text):
             before = " ".join(text[: match.start("letter")].split()[-4:])
-            return None if _SAYS_NOT.search(before) else match["letter"]
+            clause = re.split(r"\b(?:and|but)\b", before)[-1]
+            return None if _SAYS_NOT.search(clause) or _OR_ANOTHER.search(before) else match["letter"]
     return None
 
 

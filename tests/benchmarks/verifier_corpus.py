@@ -68,7 +68,7 @@ def run() -> list[Result]:
 
 def _ours(rows: Sequence[Labelled], level: ExtractionLevel) -> list[bool]:
     with VerifierPool("math", WORKERS, TIMEOUT_S, {"extract": level}) as pool:
-        verdicts = pool.check([(row.response, row.gold, "") for row in rows])
+        verdicts = pool.check([(row.response, row.gold, row.question) for row in rows])
     return [verdict.reward == 1 for verdict in verdicts]
 
 

@@ -18,7 +18,7 @@ def disagreements(rows: list[Labelled]) -> list[str]:
     found = []
     for row in rows:
         for level in get_args(ExtractionLevel):
-            label, paid = getattr(row, level), check_math(row.response, row.gold, extract=level)
+            label, paid = getattr(row, level), check_math(row.response, row.gold, row.question, level)
             if paid.reward != label:
                 found.append(f"{level} {label}, {paid}: gold {row.gold!r}, response {row.response!r} ({row.why})")
     return found

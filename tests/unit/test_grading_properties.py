@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.tasks.comparison import answers_equal
+from s2l_ray.tasks.grading.equality import Points
+from s2l_ray.tasks.grading.parser import read_text
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 VARIABLES = st.sampled_from(["x", "y", "n", "t", r"\theta", "a_1", "R"])
@@ -107,3 +109,13 @@ def test_large_integers_are_compared_exactly(k: int, exponent: int) -> None:
     power = rf"3^{{{exponent}}}"
     assert answers_equal(rf"{power} + {abs(k)}", rf"{abs(k)} + 9 \cdot 3^{{{exponent - 2}}}") is True
     assert answers_equal(rf"{power} + {abs(k)}", rf"{power} + {abs(k) + 1}") is False
+
+
+def test_an_expression_that_is_right_at_the_points_of_another_pair_is_wrong() -> None:
+    """The points are those of a pair in every process, and no others help to find what would be paid."""
+    x = read_text("x")
+    points = [Fraction(int(Points(x, x, ["x"]).at(index)["x"] * 2**60), 2**60) for index in range(9)]
+    assert points == [Fraction(int(Points(x, x, ["x"]).at(index)["x"] * 2**60), 2**60) for index in range(9)]
+    zero_there = "".join(f"(x - ({point.numerator}/{point.denominator}))" for point in points)
+    assert answers_equal("x", f"x + 0{zero_there}") is True
+    assert answers_equal("x", f"x + {zero_there}") is False

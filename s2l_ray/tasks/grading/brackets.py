@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from s2l_ray.tasks.grading.cursor import Cursor
-from s2l_ray.tasks.grading.nodes import Node, UnreadableError, number
+from s2l_ray.tasks.grading.nodes import Node, UnreadableError
 from s2l_ray.tasks.grading.tokens import Token
 
 
@@ -12,8 +12,6 @@ class Brackets(Cursor):
 
     def group(self) -> Node:
         """What stands in braces that LaTeX does not print."""
-        if self.take_sign("}"):
-            return number(1)
         inner = self.inside(self.listed, in_builder=False)
         if self.peek()[:2] == ("command", "choose"):
             self.take()

@@ -6,9 +6,9 @@ simplified, so a comparison takes microseconds to milliseconds, and a wrong answ
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from s2l_ray.tasks.grading.exact import InexactError, TooLargeError, exact_value, residues
@@ -20,24 +20,27 @@ ROUNDED_DIGITS = 6
 GOLD_DIGITS = 4
 """Likewise of a gold answer, which no model has chosen to write so: 1/3 is right for 0.3333."""
 _AGREED_DIGITS = 30
-_RANGES = ((0.1, 0.9), (1.1, 3.0), (-0.9, -0.1), (0.1, 0.9), (-3.0, 3.0), (2.0, 30.0))
-"""Of the variables' values, point by point: some functions have values near zero only, some for positive numbers."""
-_ENOUGH = 4
-"""Points at which two expressions that are equal have to agree."""
+_RANGES = (
+    (0.1, 0.9), (1.1, 3.0), (-0.9, -0.1), (-30.0, -3.0), (2.0, 30.0), (-3.0, 3.0), (0.1, 0.9),
+    (100.0, 1000.0), (-1000.0, -100.0),
+)  # fmt: skip
+"""Of the variables' values, point by point: some functions have values near zero only, some for positive numbers, and
+|x + 9| is x + 9 for most."""
 _COUNTED = frozenset("klmnNMK")
 """Names of variables that are integers where it matters: (-1)^n is cos(n pi)."""
 
 
 def expressions_equal(gold: Node, found: Node) -> bool:
-    """Whether two expressions without lists and relations are equal. A decimal of 6 digits may be rounded, a gold one
-    of 4.
+    """Whether two expressions without lists and relations are equal.
+
+    A decimal of 6 digits may be rounded, a gold one of 4.
 
     Raises:
         UnreadableError: they have no values by which they can be compared.
     """
     if gold == found:
         return True
-    if gold.op in _WHOLE or found.op in _WHOLE:
+    if gold.op in _WHOLE or found.op in _WHOLE or _is_mixed_up(gold, found):
         return False
     try:
         values = exact_value(gold), exact_value(found)
@@ -57,15 +60,22 @@ _WHOLE = frozenset({"text", "based", "empty", "reals"})
 """What is equal to itself only."""
 
 
+def _is_mixed_up(gold: Node, found: Node) -> bool:
+    """2 m + 3 cm, which is not 5, and "not 1 but 0", which is no product of letters that is zero."""
+    units = {part.name for part in found.walk() if part.op == "unit"}
+    return len(units) > 1 or (gold.op == "number" and gold.number == 0 and bool(_free(found)))
+
+
 def _agree_at_points(gold: Node, found: Node) -> bool:
     variables = _free(gold) | _free(found)
-    outcomes = list(_compared(gold, found, sorted(variables), allow_complex=False))
+    points = Points(gold, found, variables)
+    outcomes = list(_compared(gold, found, points, allow_complex=False))
     if None in outcomes and True not in outcomes:
-        outcomes = list(_compared(gold, found, sorted(variables), allow_complex=True))
+        outcomes = list(_compared(gold, found, points, allow_complex=True))
     if True not in outcomes and _has_integers(gold, found):
-        return _agree_at_integers(gold, found, variables)
+        return _agree_at_integers(gold, found, points)
     if False in outcomes:
-        return _has_integers(gold, found) and _agree_at_integers(gold, found, variables)
+        return _has_integers(gold, found) and _agree_at_integers(gold, found, points)
     if True not in outcomes:
         return _logarithms_agree(gold, found)
     return True
@@ -76,15 +86,13 @@ def _free(node: Node) -> set[str]:
     return set(node.symbols() - bound - {"e", "i", "pi"})
 
 
-def _compared(gold: Node, found: Node, variables: list[str], *, allow_complex: bool) -> Iterator[bool | None]:
+def _compared(gold: Node, found: Node, points: Points, *, allow_complex: bool) -> Iterator[bool | None]:
     """Whether they agree, point by point, up to the first at which they do not. None: no values to compare there."""
     is_complex = allow_complex or "i" in gold.symbols() | found.symbols()
-    agreed = 0
-    for index in range(len(_RANGES) if variables else 1):
-        outcome = _compared_at(gold, found, point_at(index, tuple(variables)), is_complex=is_complex)
+    for index in range(len(_RANGES) if points.variables else 1):
+        outcome = _compared_at(gold, found, points.at(index), is_complex=is_complex)
         yield outcome
-        agreed += outcome is True
-        if outcome is False or agreed == _ENOUGH:
+        if outcome is False:
             return
 
 
@@ -113,17 +121,27 @@ def close(gold: Any, found: Any, scale: Any = 0) -> bool:
     return bool(difference <= size * tens**-_AGREED_DIGITS or difference <= scale * tens ** (10 - DIGITS))
 
 
-@cache
-def point_at(index: int, variables: tuple[str, ...]) -> dict[str, Any]:
-    """The same values whenever the same variables are compared, in whatever process."""
-    return {name: _coordinate(index, name) for name in variables}
+class Points:
+    """Where two expressions are compared: the same points in every process, and others for every pair.
 
+    They are drawn by a hash of the pair, so that no expression that is right at some fixed points is worth finding.
+    """
 
-@cache
-def _coordinate(index: int, name: str) -> Any:
-    low, high = _RANGES[index]
-    seed = f"{index}/{name}".encode("utf-8", "surrogatepass")  # of str it takes what UTF-8 can encode alone
-    return context().mpf(random.Random(seed).uniform(low, high))
+    def __init__(self, gold: Node, found: Node, variables: Iterable[str]):
+        self.variables = sorted(variables)
+        pair = repr((gold, found)).encode("utf-8", "surrogatepass") if self.variables else b""
+        self._seed = hashlib.sha256(pair).hexdigest()
+
+    def at(self, index: int) -> dict[str, Any]:
+        """The values of the variables at the point of this index."""
+        rng = random.Random(f"{self._seed}/{index}")
+        return {name: context().mpf(rng.uniform(*_RANGES[index])) for name in self.variables}
+
+    def integers(self) -> list[int]:
+        """Integers from which the variables that count start."""
+        rng = random.Random(f"{self._seed}/integers")
+        middle, large = rng.randint(10, 40), rng.randint(50, 200)
+        return [2, 3, 4, 7, 8, middle, middle + 1, large, large + 1]
 
 
 def _has_integers(gold: Node, found: Node) -> bool:
@@ -139,14 +157,15 @@ def _has_integers(gold: Node, found: Node) -> bool:
     return False
 
 
-def _agree_at_integers(gold: Node, found: Node, variables: set[str]) -> bool:
+def _agree_at_integers(gold: Node, found: Node, points: Points) -> bool:
     """Whether they agree where the variables that count are integers."""
-    if not variables & _COUNTED:
+    counting = [name for name in points.variables if name in _COUNTED]
+    if not counting:
         return False
     outcomes = []
-    for start in (2, 3, 4, 7, 8):
-        point = dict(point_at(1, tuple(sorted(variables))))
-        for place, name in enumerate(sorted(variables & _COUNTED)):
+    for start in points.integers():
+        point = points.at(1)
+        for place, name in enumerate(counting):
             point[name] = context().mpf(start + 3 * place)
             mirrored = {**point, name: context().mpf(start + 5 - place)}
             outcomes.append(_compared_at(gold, found, mirrored, is_complex=False))
@@ -173,9 +192,9 @@ def _logarithm(node: Node) -> Any:
     mp = context()
     try:
         value = Evaluation({}).value(node)
-        if mp.im(value) != 0 or not value > 0:
+        if mp.im(value) != 0 or not mp.re(value) > 0:
             raise InexactError("not positive")
-        return mp.log(value)
+        return mp.log(mp.re(value))
     except NoValueError:
         pass
     match node.op:
@@ -209,7 +228,8 @@ def _rounds(gold: Node, found: Node) -> bool:
     if context().im(value) != 0:
         return False
     difference = abs(rounded - value)
-    return bool(difference <= unit / 2 or (difference < unit and abs(rounded) < abs(value)))
+    below = unit - unit * context().mpf(10) ** (10 - DIGITS)  # 4.999999 cuts off no 5
+    return bool(difference <= unit / 2 or (difference < below and abs(rounded) < abs(value)))
 
 
 def _same_logarithms(gold: Node, found: Node) -> tuple[Node, Node]:

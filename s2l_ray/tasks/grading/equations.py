@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from s2l_ray.tasks.grading.equality import close, point_at
+from s2l_ray.tasks.grading.equality import Points, close
 from s2l_ray.tasks.grading.nodes import Node
 from s2l_ray.tasks.grading.values import Evaluation, NoValueError, context
 
@@ -55,8 +55,8 @@ def stated(node: Node, same: Callable[[Node, Node], bool]) -> Stated | None:
             if not _near(left, right):
                 return None
             given = (left, right)
-        elif name or same(left, right):
-            given = (right,)  # V = a b c = 6 states 6, whatever the steps before it are worth
+        elif (name and (left.symbols() | right.symbols()) - {"e", "i", "pi"}) or same(left, right):
+            given = (right,)  # V = a b c = 6 states 6, whatever a, b and c are
         else:
             return None
     return Stated(name, given)
@@ -112,17 +112,18 @@ def _one_equal(relation: str, gold: Node, found: Node) -> bool:
     variables = gold.symbols() - {"e", "i", "pi"}
     if not variables or variables != found.symbols() - {"e", "i", "pi"}:
         return False
-    ratios = list(_ratios(gold, found, tuple(sorted(variables))))
+    points = Points(gold, found, variables)
+    ratios = list(_ratios(gold, found, points))
     if len(ratios) > 1 and all(close(ratios[0], ratio) for ratio in ratios):
-        return relation in ("=", "!=") or (context().im(ratios[0]) == 0 and ratios[0] > 0)
+        return relation in ("=", "!=") or (context().im(ratios[0]) == 0 and context().re(ratios[0]) > 0)
     if relation != "=" or len(variables) < 2:
         return False
-    return _vanish_together(gold, found, variables)
+    return _vanish_together(gold, found, points)
 
 
-def _ratios(gold: Node, found: Node, variables: tuple[str, ...]) -> Iterator[Any]:
-    for index in range(4):
-        evaluation = Evaluation(point_at(index, variables))
+def _ratios(gold: Node, found: Node, points: Points) -> Iterator[Any]:
+    for index in range(5):
+        evaluation = Evaluation(points.at(index))
         try:
             values = evaluation.value(gold), evaluation.value(found)
         except NoValueError:
@@ -131,12 +132,13 @@ def _ratios(gold: Node, found: Node, variables: tuple[str, ...]) -> Iterator[Any
             yield values[0] / values[1]
 
 
-def _vanish_together(gold: Node, found: Node, variables: frozenset[str]) -> bool:
+def _vanish_together(gold: Node, found: Node, points: Points) -> bool:
     """Whether each is zero where the other is, at the places that are found: y = 1/x and xy = 1."""
     checked = 0
     for one, other in ((gold, found), (found, gold)):
-        for index, name in enumerate(sorted(variables)):
-            for point in _zeros(one, name, dict(point_at(index % 3, tuple(sorted(variables))))):
+        for index, name in enumerate(points.variables):
+            starts = (0.7, -1.3, *(points.at(place)[name] for place in (-2, -1)))
+            for point in _zeros(one, name, points.at(index % 3), starts):
                 evaluation = Evaluation(point)
                 try:
                     value = evaluation.value(other)
@@ -148,13 +150,13 @@ def _vanish_together(gold: Node, found: Node, variables: frozenset[str]) -> bool
     return checked >= 3
 
 
-def _zeros(node: Node, name: str, point: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _zeros(node: Node, name: str, point: dict[str, Any], starts: Iterable[Any]) -> Iterator[dict[str, Any]]:
     mp = context()
 
     def value(x: Any) -> Any:
         return Evaluation({**point, name: x}).value(node)
 
-    for start in (0.7, -1.3):
+    for start in starts:
         try:
             yield {**point, name: mp.findroot(value, mp.mpf(start), maxsteps=30)}
         except (ArithmeticError, ValueError, TypeError):
@@ -162,8 +164,16 @@ def _zeros(node: Node, name: str, point: dict[str, Any]) -> Iterator[dict[str, A
 
 
 def _near(left: Node, right: Node) -> bool:
+    """Whether the right side of a sign for approximation is near the left one; of two numbers, whether it rounds it."""
     try:
         values = Evaluation({}).value(left), Evaluation({}).value(right)
     except NoValueError:
         return False
-    return bool(abs(values[0] - values[1]) <= _NEAR * abs(values[0]))
+    difference = abs(values[0] - values[1])
+    if not context().isfinite(difference):
+        return False
+    if left.op == right.op == "number" and right.sources:
+        digits = right.sources[0]
+        zeros = len(digits) - len(digits.rstrip("0")) if digits.strip("0").isdigit() else -len(digits.partition(".")[2])
+        return bool(difference <= context().mpf(10) ** zeros / 2)  # 41 is not about 42, and 41.7 is
+    return bool(difference <= _NEAR * abs(values[0]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, reduce
 
 from s2l_ray.tasks.grading.nodes import Node
 
-EXACT_BITS = 2**16
+EXACT_BITS = 2**15
 """Bits of the largest numerator or denominator that is computed; it takes a few milliseconds."""
 _PRIMES = (2**61 - 1, 2**89 - 1)
 """Equal integers have equal residues; others of a size that anyone writes differ modulo one of them."""
@@ -168,7 +168,7 @@ def _bits(value: Fraction) -> int:
 
 
 _OPERATIONS: dict[str, Callable[..., Fraction]] = {
-    "add": lambda *terms: sum(terms, Fraction(0)),
+    "add": lambda *terms: reduce(lambda total, term: _bounded(total + term), terms),
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,

@@ -106,6 +106,9 @@ def _relations(gold: Node, found: Node) -> bool | None:
     """Equations and congruences; one is nothing but another of its kind."""
     if "relation" not in (gold.op, found.op):
         return None
+    if found.name == "equiv" and gold.op != "relation" and found.args[-1].name == "mod":
+        residue = found.args[-1].args[0]  # the remainder 2 of 2^10 = 2 mod 7
+        return residue.op == "number" and same(gold, residue)
     if gold.op != found.op:
         return False if {gold.op, found.op}.isdisjoint(_COLLECTIONS) else None
     if gold.name == found.name == "equiv" and len(gold.args) == len(found.args):
@@ -254,7 +257,7 @@ def _ratios(gold: Node, found: Node) -> bool | None:
         sides = [Node("div", side.args) if side.op == "ratio" else side for side in (gold, found)]
         return not any(side.op == "ratio" and len(side.args) > 2 for side in (gold, found)) and same(*sides)
     return len(gold.args) == len(found.args) and all(
-        same(Node("mul", (a, found.args[0])), Node("mul", (b, gold.args[0])))
+        same(Node("div", (a, gold.args[0])), Node("div", (b, found.args[0])))
         for a, b in zip(gold.args, found.args, strict=True)
     )
 

@@ -176,10 +176,16 @@ def _roots(pair: tuple[Node, Node], variable: str) -> tuple[Any, ...]:
         return (_at(pair[1], variable, None),)
     if pair[1] == Node("symbol", name=variable):
         return (_at(pair[0], variable, None),)
+    for side, other in (pair, pair[::-1]):
+        if side.op == "call" and side.name == "abs" and side.args[0] == Node("symbol", name=variable):
+            return (bound := _at(other, variable, None), -bound)
     mp = context()
-    at = [_at(pair[0], variable, mp.mpf(x)) - _at(pair[1], variable, mp.mpf(x)) for x in (0, 1, 3)]
+    tried = [mp.mpf(x) for x in (0, 1, 3, -7, 1000.5, -1000.5)]
+    at = [_at(pair[0], variable, x) - _at(pair[1], variable, x) for x in tried]
     slope = at[1] - at[0]
-    if slope == 0 or not close(at[2], at[0] + 3 * slope, scale=abs(at[0]) + abs(slope)):
+    if slope == 0 or not all(
+        close(y, at[0] + x * slope, abs(at[0]) + abs(x * slope)) for x, y in zip(tried, at, strict=True)
+    ):
         raise NoRegionError("not linear")
     return (-at[0] / slope,)
 

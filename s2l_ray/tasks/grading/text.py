@@ -27,7 +27,8 @@ _SIGNS = str.maketrans(
         sign: meaning + " " if meaning.startswith("\\") else meaning
         for sign, meaning in (entry.split(" ") for line in _TABLE.split("\n") for entry in line.split("   ") if entry)
     }
-    | {"“": '"', "”": '"', "\u200b": "", "\ufeff": ""}
+    | {"“": '"', "”": '"'}
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u2066\u2068\u2069\ufeff", "")  # unseen
 )
 _SUPERSCRIPTS, _SUBSCRIPTS = (
     str.maketrans(row, "0123456789+-=()n") for row in ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ")
@@ -67,6 +68,11 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
     )
 ]
+_LINES = re.compile(
+    r"\\begin\s*\{(?P<kind>aligned|align|gathered|gather|split|cases)\*?\}(?P<lines>(?:(?!\\begin).)*?)"
+    r"\\end\s*\{(?P=kind)\*?\}",
+    re.DOTALL,
+)
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")  # 1 000 000
 _THOUSANDS = re.compile(r"(?<![\d.,^_{}])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 
@@ -74,6 +80,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,^_{}])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 def normalised(answer: str) -> str:
     """The same answer in plain LaTeX on one line, and without a full stop."""
     answer = _without_unicode(answer) if not answer.isascii() else answer
+    answer = _LINES.sub(_joined_lines, answer)
     answer = " ".join(answer.split()).strip("*").strip()
     if "\\\\" in answer and "\\begin" not in answer:
         answer = re.sub(r"\\\\(?=[A-Za-z])", r"\\", answer)  # as JSON writes it
@@ -83,6 +90,14 @@ def normalised(answer: str) -> str:
     if _SPACED.fullmatch(answer):
         answer = answer.replace(" ", "")
     return answer.strip().rstrip(".,;:\\ \n")
+
+
+def _joined_lines(environment: re.Match[str]) -> str:
+    """Lines of equations below each other as a list; one that begins with = goes on with the line before it."""
+    if environment["kind"] == "cases" and "&" in environment["lines"]:
+        return environment[0]  # a function by cases
+    lines = [line.replace("&", " ").strip(" ,;\n") for line in environment["lines"].split("\\\\")]
+    return re.sub(r",\s*(?==|\\approx)", " ", ", ".join(line for line in lines if line))
 
 
 def without_thousands_separators(answer: str) -> str:

@@ -37,6 +37,8 @@ _COUNTED = re.compile(
 _FUNCTION_WORD_LIST = """
 or and more less least most than not no is are was were be if when only but to from at about approximately between
 for with without possible impossible because any all some other others either neither both
+halves thirds fourths fifths sixths sevenths eighths ninths tenths twelfths hundredths thousandths millionths tens
+plus minus times negatives
 """
 _FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 

@@ -21,6 +21,8 @@ class Labelled:
     """Likewise; never less than strict pays."""
     why: str
     """What the labels were decided by."""
+    question: str = ""
+    """Where the label depends on it."""
 
 
 @cache
