@@ -171,7 +171,7 @@ def _exact(digits: str) -> Fraction:
 def _is_decimal_comma(gold: str, found: str) -> bool:
     """3,14 for 3.14, which has no other meaning where the gold answer is one number; 3,5 as gold is a list of two."""
     point, comma, decimals = (gold, found, 1) if "." in gold else (found, gold, 2)
-    is_decimal = re.fullmatch(rf"-?(?!\d{{1,3}},\d{{3}}$)\d+,\d{{{decimals},}}", comma) is not None
+    is_decimal = re.fullmatch(rf"-?(?![1-9]\d{{0,2}},\d{{3}}$)\d+,\d{{{decimals},}}", comma) is not None
     return is_decimal and "." in point and point == comma.replace(",", ".")
 
 
