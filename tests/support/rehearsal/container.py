@@ -49,7 +49,8 @@ def lay_out(root: Path, spec: dict[str, Any]) -> None:
         (root / "dev" / name).symlink_to(f"/proc/self/fd{number}")
     (root / "dev" / "shm").mkdir()
     mount("-t", "tmpfs", "-o", "mode=1777,size=64m", "tmpfs", root / "dev" / "shm")  # what a pod has by default
-    for source, target, read_only in spec["binds"]:
+    # A folder before what is in it: a checkout may be below /tmp, where each pod has a folder of its own.
+    for source, target, read_only in sorted(spec["binds"], key=lambda bound: len(Path(bound[1]).parts)):
         bind(source, root / target.lstrip("/"), read_only)
     if spec["memory_cgroup"]:
         mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", root / "sys/fs/cgroup")
