@@ -212,7 +212,7 @@ def test_an_exploit_gives_the_worse_trial_the_donors_weights_without_an_engine_s
         time.sleep(0.5)
     output = output_of(process)
     assert processes_of(tmp_path) == []
-    assert len(engines) == 2, output
+    assert len(engines) == 2, (engines, output)
 
     (taker,) = [trial for trial in study.table["trials"] if trial["exploits"]]
     (donor,) = [trial for trial in study.table["trials"] if not trial["exploits"]]
