@@ -229,4 +229,4 @@ VERIFIERS: Registry[Callable[..., Any]] = Registry(
     keywords=True,
     imported={"math": "s2l_ray.tasks.math_answers:check_math", "countdown": "s2l_ray.miniature.countdown:check"},
 )
-"""Verifiers (`s2l_ray.tasks.verifiers` calls them). They stand here, since they need SymPy and the like when used."""
+"""Verifiers (`s2l_ray.tasks.verifiers` calls them). They stand here, since they need mpmath and the like when used."""

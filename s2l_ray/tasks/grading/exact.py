@@ -56,16 +56,9 @@ def _residue(node: Node, prime: int) -> int:
             raise InexactError("a power of a multiple of the prime")
         return pow(value, _integer_residue(exponent, prime - 1), prime)  # by Fermat's little theorem
     values = [_residue(argument, prime) for argument in node.args]
-    match node.op, values:
-        case "add", _:
-            return sum(values) % prime
-        case "mul", (a, b):
-            return a * b % prime
-        case "div", (a, b):
-            return a * _inverse(b, prime) % prime
-        case "neg", (a,):
-            return -a % prime
-    raise InexactError(node.op)
+    if node.op == "div":
+        return values[0] * _inverse(values[1], prime) % prime
+    return _in_ring(node.op, values, prime)
 
 
 def _integer_residue(node: Node, modulus: int) -> int:
@@ -80,15 +73,19 @@ def _integer_residue(node: Node, modulus: int) -> int:
         if exponent.denominator != 1 or exponent < 0:
             raise InexactError("no integer")
         return pow(_integer_residue(node.args[0], modulus), exponent.numerator, modulus)
-    values = [_integer_residue(argument, modulus) for argument in node.args]
-    match node.op, values:
+    return _in_ring(node.op, [_integer_residue(argument, modulus) for argument in node.args], modulus)
+
+
+def _in_ring(op: str, values: list[int], modulus: int) -> int:
+    """A sum, product or negative of integers, modulo any number."""
+    match op, values:
         case "add", _:
             return sum(values) % modulus
         case "mul", (a, b):
             return a * b % modulus
         case "neg", (a,):
             return -a % modulus
-    raise InexactError(node.op)
+    raise InexactError(op)
 
 
 def _inverse(value: int, prime: int) -> int:
