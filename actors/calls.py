@@ -25,6 +25,10 @@ LOST = (
     ray.exceptions.ObjectLostError,
 )
 """What Ray raises where a process, its node, or a result that only it held is gone."""
+OBJECT_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError)
+"""What Ray raises where a value is gone: the node that held it, or the process that had asked for it."""
+GONE = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises in who called an actor whose process is gone."""
 LONGEST_REPORT = 400
 """Characters of Ray's report of a full memory that are repeated: it goes on with a table of processes."""
 POLL_S = 1.0
