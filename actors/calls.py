@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -35,6 +35,10 @@ POLL_S = 1.0
 """Seconds between two reports of a wait's progress."""
 
 
+class ObjectGoneError(ActorLostError):
+    """A value in Ray's object store is gone, with its node or with the process that had asked for it."""
+
+
 def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[ray.ObjectRef]], None]) -> None:
     """Wait until all of `refs` are done or the time is up; every second `tell` receives those that are done."""
     deadline = time.monotonic() + timeout_s
@@ -43,6 +47,22 @@ def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[
         if not waiting:
             return
         tell(done)
+
+
+def outcomes(calls: Mapping[int, ray.ObjectRef], timeout_s: float) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all)."""
+    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
+    returned: dict[int, Any] = {}
+    failed: dict[int, Exception] = {}
+    for number, ref in calls.items():
+        if ref not in done:
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s")
+            continue
+        try:
+            returned[number] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            failed[number] = error
+    return returned, failed
 
 
 def fetch(refs: Any, timeout_s: float, what: str) -> Any:
@@ -64,7 +84,8 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
         if isinstance(cause, S2LError):
             raise cause from error
         if isinstance(cause, LOST):
-            raise ActorLostError(
+            kind = ObjectGoneError if isinstance(cause, OBJECT_GONE) else ActorLostError
+            raise kind(
                 f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
                 "The same command resumes from the last checkpoint."
             ) from error

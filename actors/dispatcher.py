@@ -78,6 +78,11 @@ class Dispatcher:
         suspects, self._suspects = sorted(self._suspects), set()
         return suspects
 
+    def drop(self, name: PoolName, number: int) -> None:
+        """Forget a worker that is gone, and that the driver replaces."""
+        self.pool(name).remove(number)
+        self._suspects.discard((name, number))
+
     def take_redone(self) -> int:
         """How many requests and checks another worker had to do again since the last call."""
         redone, self._redone = self._redone, 0

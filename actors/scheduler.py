@@ -210,7 +210,7 @@ class Scheduler:
 
     async def drop(self, pool: PoolName, number: int) -> None:
         """Forget an engine or a verifier that is gone."""
-        self._dispatcher.pool(pool).remove(number)
+        self._dispatcher.drop(pool, number)
 
     async def replace_bank(self, bank: Any) -> None:
         """The bank has another actor: its first one is gone."""

@@ -31,17 +31,19 @@ class SchedulerClient:
     def __init__(self, launch: Callable[[], Any], replace: Callable[[Death], None], vigil: Watch, bound_s: float):
         self._launch, self._replace, self._vigil, self._bound_s = launch, replace, vigil, bound_s
         self._collecting: dict[int, ray.ObjectRef] = {}
+        self.restarts = 0
+        """How often the actor was started again."""
         self._actor: Any = None
-        self.start()
+        self._start()
 
-    def start(self) -> None:
-        """Start the actor."""
+    def _start(self) -> None:
         self._actor = self._launch()
         self._vigil.add(NAME, self._actor, self._replace)
 
     def restart(self) -> None:
         """Start another actor, which collects what was begun."""
-        self.start()
+        self._start()
+        self.restarts += 1
         self._collecting = {step: self._actor.collect.remote(step) for step in self._collecting}
 
     @property

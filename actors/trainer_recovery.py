@@ -1,8 +1,8 @@
 """The trainer as the driver uses it: ranks that are lost are all started again, and are then where they were.
 
-They go on from a base (a snapshot in Ray's object store, a checkpoint, or the base model) and do the updates since again,
-with the same groups, whose rollouts are kept by reference meanwhile. Updates are deterministic, so that nothing of the
-run but its time is changed.
+They go on from a base (a snapshot in Ray's object store, a checkpoint, or the base model) and do the updates since
+again, with the same groups, whose rollouts are kept by reference meanwhile. With trainer.deterministic the outcome is
+the same to the last bit.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import ray
+
 from actors.batch import StepBatch
 from actors.liveness import Death, Watch
-from actors.trainer import TrainerGroup
+from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
 from s2l_ray.errors import ActorLostError, BroadcastError, S2LError, StepTimeoutError
 from s2l_ray.recovery.budget import RestartBudget
@@ -21,7 +23,11 @@ from s2l_ray.recovery.causes import short_cause
 from s2l_ray.timing import Span
 
 T = TypeVar("T")
+Base = str | GroupSnapshot | None
+"""What the ranks are given before updates are done again: directory of a checkpoint, a snapshot, or the base model."""
 NAME = "the trainer"
+NO_ROOM = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
+"""What a snapshot fails with where there is no room for it, in memory or where Ray spills objects to."""
 
 
 class RecoveringTrainer:
@@ -56,7 +62,7 @@ class RecoveringTrainer:
         self._base: Base = base
         self._since: list[StepBatch] = []
         """What was trained on since the base."""
-        self._coming: Snapshot | None = None
+        self._coming: GroupSnapshot | None = None
 
     # ---- the trainer's work -----------------------------------------------------------------------------------------
 
@@ -126,12 +132,12 @@ class RecoveringTrainer:
             self._begin_at(directory)
 
     def _take_snapshot(self) -> None:
-        """Make the snapshot that was begun the base. If the object store has no room for it, use checkpoints instead."""
+        """Make the snapshot that was begun the base; without room for it in the object store, use checkpoints."""
         if self._coming is None:
             return
         try:
             self._group.finish_snapshot(self._coming)
-        except SnapshotError as error:
+        except NO_ROOM as error:
             self._in_memory, self._coming = False, None
             self._note(f"trainer snapshots are given up, and checkpoints are used instead: {error}")
             return
@@ -141,10 +147,13 @@ class RecoveringTrainer:
 
     def lose(self, death: Death) -> None:
         """A rank is gone or hangs. All are ended, so that no rank waits for it; `recover` starts them again."""
-        self._cause = f"{death.name}: {death.cause}"
-        for rank in self._group.ranks:
-            self._vigil.remove(rank)
-            self._bury(rank)
+        if self._cause is None and death.actor in self._group.ranks:
+            self._end_ranks(f"{death.name}: {death.cause}")
+
+    def start_over(self, error: S2LError) -> None:
+        """Some ranks cannot do what others have begun: end all. The next call starts them again."""
+        if self._cause is None:
+            self._end_ranks(short_cause(error))
 
     def surviving(self, call: Callable[[], T]) -> T:
         """Do something with the ranks; where one is lost, do it again once they are back.
@@ -180,14 +189,14 @@ class RecoveringTrainer:
             try:
                 self._start_again()
             except (ActorLostError, BroadcastError, StepTimeoutError) as error:
-                self._lose_all(error)
+                self._end_ranks(short_cause(error))
             else:
                 done = len(self._since)
                 again = f", with {done} updates done again" if done else ""
                 self._note(f"{NAME} is back after {time.monotonic() - begin:.1f} s{again}")
 
-    def _lose_all(self, error: S2LError) -> None:
-        self._cause = short_cause(error)
+    def _end_ranks(self, cause: str) -> None:
+        self._cause = cause
         for rank in self._group.ranks:
             self._vigil.remove(rank)
             self._bury(rank)
@@ -209,9 +218,3 @@ class RecoveringTrainer:
     def _watch_ranks(self) -> None:
         for number, rank in enumerate(self._group.ranks):
             self._vigil.add(f"trainer rank {number}", rank, self.lose)
-
-
-from actors.trainer import Snapshot, SnapshotError  # noqa: E402
-
-Base = str | Snapshot | None
-"""What the ranks are given before updates are done again: directory of a checkpoint, a snapshot, or the base model."""

@@ -61,6 +61,19 @@ class WeightSyncReport:
     valid."""
 
 
+class NoMemberLeftError(ActorLostError):
+    """No learner engine is left that could take part in a weight sync.
+
+    Args:
+        version: of the weights.
+        lost: members dropped since the weight sync before.
+    """
+
+    def __init__(self, version: int, lost: tuple[LearnerMember, ...]) -> None:
+        super().__init__(f"the weight sync of version {version} failed: no learner engine is left")
+        self.lost = lost
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """A broadcast under way."""
@@ -88,9 +101,17 @@ class WeightSync:
         specs: what a weight sync carries.
         timeout_s: cluster.weight_sync_timeout_s.
         drain_timeout_s: cluster.step_timeout_s, which bounds the requests too.
+        groups_named: names that broadcast groups of these engines have had, with trainer ranks that are gone now.
     """
 
-    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: list[Any],
+        specs: list[WeightSpec],
+        timeout_s: float,
+        drain_timeout_s: float,
+        groups_named: int = 0,
+    ) -> None:
         self._ranks = ranks
         self._specs = specs
         self._timeout_s = timeout_s
@@ -98,7 +119,8 @@ class WeightSync:
         self._members: list[LearnerMember] = []
         self._lost: list[LearnerMember] = []
         self._standing: set[Transfer] = set()
-        self._groups_named = 0
+        self.groups_named = groups_named
+        """How many names broadcast groups have had."""
         self._version = -1
         self._begun = 0.0
         self._attempt: _Attempt | None = None
@@ -117,7 +139,8 @@ class WeightSync:
         """Deliver the trainer's present weights to every member, as `version`.
 
         Raises:
-            ActorLostError: no member is left, or a trainer rank is gone.
+            NoMemberLeftError: no member is left.
+            ActorLostError: a trainer rank is gone.
             BroadcastError: it fails although every member answers.
         """
         self.begin_weight_sync(version)
@@ -146,10 +169,8 @@ class WeightSync:
             else:
                 self._show_chunks(transfer)
         if not self._members:
-            raise ActorLostError(
-                f"the weight sync of version {self._version} failed: no learner engine is left. "
-                "The same command resumes from the last checkpoint."
-            )
+            lost, self._lost = tuple(self._lost), []
+            raise NoMemberLeftError(self._version, lost)
         return self._report()
 
     def _report(self) -> WeightSyncReport:
@@ -240,8 +261,8 @@ class WeightSync:
 
     def _form(self, transfer: Transfer) -> bool:
         members = self._of(transfer)
-        name = f"weights-{self._groups_named}"
-        self._groups_named += 1
+        name = f"weights-{self.groups_named}"
+        self.groups_named += 1
         size = 1 + sum(member.tensor_parallel for member in members)
         patience = self._timeout_s + SETTLE_S
         host, port = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")

@@ -51,6 +51,7 @@ class Workers:
         watch: over those that are there.
         budget: of restarts.
         note: told what is lost and what is back.
+        on_lost: called with every worker that was there and is not any more.
         start_timeout_s: cluster.start_timeout_s.
     """
 
@@ -60,10 +61,11 @@ class Workers:
         watch: Watch,
         budget: RestartBudget,
         note: Callable[[str], None],
+        on_lost: Callable[[Key], None],
         start_timeout_s: float,
     ) -> None:
-        self._launcher, self._watch, self.budget = launcher, watch, budget
-        self.note, self._start_timeout_s = note, start_timeout_s
+        self._launcher, self._watch, self._budget = launcher, watch, budget
+        self._note, self._on_lost, self._start_timeout_s = note, on_lost, start_timeout_s
         self._present: dict[Key, Worker] = {}
         self._starting: dict[Key, Worker] = {}
         self._vacant: dict[Key, float] = {}
@@ -95,10 +97,14 @@ class Workers:
         """Actors that are there, by number."""
         return {key[1]: worker.actor for key, worker in sorted(self._present.items()) if key[0] == "verifier"}
 
+    def actor(self, key: Key) -> Any | None:
+        """That of a worker, if it is there."""
+        return self._present[key].actor if key in self._present else None
+
     @property
     def bank(self) -> Any | None:
         """The bank's actor, if there is one."""
-        return self._present[BANK].actor if BANK in self._present else None
+        return self.actor(BANK)
 
     def expects(self, kind: str, *, asleep: bool = False) -> bool:
         """Whether workers of a kind are starting, or are to be started.
@@ -158,19 +164,30 @@ class Workers:
     def lose(self, key: Key, cause: str, node: str | None = None) -> None:
         """A worker is gone or cannot be used any more: end what is left of it, and have its place filled.
 
+        Args:
+            node: of the worker, where it is not on a bundle.
+
         Raises:
             ActorLostError: it was started again as often as recovery.max_restarts allows.
         """
-        worker = self._present.pop(key, None) or self._starting.pop(key, None)
+        there, worker = key in self._present, self._present.get(key) or self._starting.get(key)
         if worker is None:
             return
+        del (self._present if there else self._starting)[key]
         self._watch.remove(worker.actor)
         self._launcher.bury(worker.actor, node)
-        wait_s = self.budget.spend(worker.name, cause)
+        if there:
+            self._on_lost(key)
+        wait_s = self._budget.spend(worker.name, cause)
         self._lost_at.setdefault(key, time.monotonic())
         self._vacant[key] = time.monotonic() + wait_s
         later = f" in {wait_s:.0f} s" if wait_s else ""
-        self.note(f"{worker.name} is lost and is started again{later}: {cause}")
+        self._note(f"{worker.name} is lost and is started again{later}: {cause}")
+
+    def lose_present(self, key: Key, cause: str) -> None:
+        """`lose` a worker if it is there, and not if it is starting already."""
+        if key in self._present:
+            self.lose(key, cause)
 
     def fill(self, devices_free: bool) -> None:
         """Start what is due.
@@ -216,7 +233,7 @@ class Workers:
         worker = self._present[key] = self._starting.pop(key)
         self._watch.add(worker.name, worker.actor, self._replace(key))
         if (since := self._lost_at.pop(key, None)) is not None:
-            self.note(f"{worker.name} is back after {time.monotonic() - since:.1f} s")
+            self._note(f"{worker.name} is back after {time.monotonic() - since:.1f} s")
         return key
 
     def _replace(self, key: Key) -> Callable[[Death], None]:

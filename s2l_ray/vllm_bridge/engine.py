@@ -228,7 +228,7 @@ class VllmEngine:
 
 @contextlib.contextmanager
 def _named_death() -> Iterator[None]:
-    """vLLM's own error of an engine whose processes are gone, as ours."""
+    """Raise EngineDiedError for vLLM's own error of an engine whose processes are gone."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:

@@ -16,6 +16,7 @@ from actors.connection import connect
 from actors.scheduler import Scheduler
 from actors.scheduler_settings import PipelineLimits, SchedulerSettings
 from actors.verifier import Verifier
+from s2l_ray.bank.writer import Receipt
 from s2l_ray.errors import GroupError, StepTimeoutError
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
 from s2l_ray.rollouts.requests import LearnerRequest
@@ -82,7 +83,8 @@ class Engine:
     async def log(self) -> tuple[list, list]:
         return self.asked, self.stopped
 
-    async def sample(self, request) -> RolloutSet:
+    @ray.method(num_returns=2)
+    async def sample(self, request):
         weight_version = getattr(request, "weight_version", None)
         self.asked.append((request.step, request.prompt_id, request.count, weight_version))
         if request.prompt_id in self.held:
@@ -94,7 +96,8 @@ class Engine:
         late = self.late.get(request.step)
         version = (weight_version or 0) - (late.pop() if late else 0)
         rollouts = [rollout(request, k, version) for k in range(request.count)]
-        return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, Period(1.0, 2.0))
+        period = Period(1.0, 2.0)
+        return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, period), period
 
 
 def rollout(request, index: int, version: int) -> Rollout:
@@ -118,8 +121,9 @@ class MemoryBank:
         found = replace(self.sets[request.prompt_id, request.first_draw, request.count], sampled=None)
         return found, report_on(found, None)
 
-    def record(self, request, scored) -> None:
+    def record(self, request, scored) -> Receipt:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
+        return Receipt(len(self.sets), len(self.sets))
 
 
 def start_with(verifiers, *args, **changes):
@@ -149,7 +153,7 @@ def settings_with(
         mini_batch_prompts=3,
         timeout_s=timeout_s,
         engines={"explorer": {0: explorer}, "learner": {0: learner}},
-        verifiers=verifiers,
+        verifiers=dict(enumerate(verifiers)),
         bank=bank,
         reads=bank is not None and mode in ("read", "readwrite"),
         records=bank is not None and mode in ("write", "readwrite"),
