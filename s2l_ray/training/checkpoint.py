@@ -7,15 +7,12 @@ only those that you wrote.
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -24,6 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from s2l_ray.errors import DiskError, ModelError
 from s2l_ray.machine.disk import writing
 from s2l_ray.training.model import PackedPolicy
+from s2l_ray.training.random_state import random_state, set_random_state
 
 FORMAT = 1
 
@@ -42,7 +40,7 @@ def save_checkpoint(
             path.mkdir(parents=True, exist_ok=True)
             model_state, optimizer_state = get_state_dict(policy, optimizer)
             save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_ShardWriter(path))
-            _random_file(path, rank).write_text(json.dumps(_random_state()))
+            _random_file(path, rank).write_text(json.dumps(random_state()))
             if rank == 0:  # last: a directory with trainer.json is complete
                 about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
                 (path / "trainer.json").write_text(json.dumps(about))
@@ -82,34 +80,10 @@ def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim
     optimizer_state["state"] = state["optimizer"]["state"]
     set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=optimizer_state)
     if _random_file(path, rank).is_file():
-        _set_random_state(json.loads(_random_file(path, rank).read_text()))
+        set_random_state(json.loads(_random_file(path, rank).read_text()))
     dist.barrier()
     return int(about["optimizer_steps"])
 
 
 def _random_file(path: Path, rank: int) -> Path:
     return path / f"random-{rank:05d}.json"
-
-
-def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = cast(
-        "tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state()
-    )
-    state = {
-        "torch": bytes(torch.get_rng_state().tolist()).hex(),
-        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
-        "python": random.getstate(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))

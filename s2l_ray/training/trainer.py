@@ -27,6 +27,13 @@ from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, micro_batches
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group, whole
+from s2l_ray.training.snapshot import (
+    Snapshot,
+    restore_snapshot,
+    size_of,
+    state_tensors,
+    take_snapshot,
+)
 from s2l_ray.training.update import (
     all_sequences,
     by_source,
@@ -220,7 +227,33 @@ class PolicyTrainer:
             ModelError: the directory holds no complete checkpoint.
         """
         self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+        self._remember_learning_rate()
         give_back_cached()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Host memory that `snapshot` takes on this rank, in bytes, known without taking it."""
+        return size_of(self._state_tensors())
+
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's whole training state into host memory. Not a collective: ranks take theirs between updates.
+
+        A snapshot can be pickled, and shares no memory with the trainer.
+        """
+        tensors = self._state_tensors()
+        return take_snapshot(tensors, optimizer_steps=self.optimizer_steps, rank=self.rank, ranks=self.world_size)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, bitwise as the trainer that it was taken of. Not a collective.
+
+        The trainer is of the same model, with the same settings, and the same rank of as many; every other rank takes
+        its own snapshot of the same moment.
+
+        Raises:
+            ModelError: the snapshot does not fit this trainer, which is left as it is.
+        """
+        self.optimizer_steps = restore_snapshot(snapshot, self._state_tensors(), rank=self.rank, ranks=self.world_size)
+        self._remember_learning_rate()
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face directory (weights in the engines' dtype, config, tokenizer). Collective."""
@@ -316,15 +349,27 @@ class PolicyTrainer:
         limit = self.trainer.skip_grad_norm
         if np.isfinite(mini_batch_loss) and torch.isfinite(norm) and (limit is None or norm <= limit):
             clip_grads_with_norm_(self.parameters, self.trainer.grad_clip, norm)
-            self._set_learning_rate()
+            self._set_learning_rate(self.optimizer_steps)
             self.optimizer.step()
             self.optimizer_steps += 1
         self.optimizer.zero_grad()
         return mini_batch_loss, norm.item()
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, done: int) -> None:
+        """Set the learning rate of the optimizer step that follows `done` of them."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.trainer, self.optimizer_steps, self.total_steps)
+            group["lr"] = learning_rate(self.trainer, done, self.total_steps)
+
+    def _remember_learning_rate(self) -> None:
+        """Have the rate of the last step that was taken, which an update that takes none reports."""
+        if self.optimizer_steps:
+            self._set_learning_rate(self.optimizer_steps - 1)
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        # After a forward that no backward followed FSDP2 shows the root's parameters whole, and would go on with these.
+        cast(FSDPModule, self.policy).reshard()
+        trained = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
+        return state_tensors(trained, self.optimizer)
 
 
 def _check_functions(objective: ObjectiveConfig) -> None:

@@ -5,6 +5,7 @@ The ranks run every scenario in one life, because starting them is most of the c
 
 from __future__ import annotations
 
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,25 @@ def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> Non
     trainer.load(f"{out}/checkpoint")
     results["loaded"] = weights_of(trainer)
     trainer.close()
+    for name in ("mini", "lora"):
+        results[f"snapshot {name}"] = after_a_snapshot(model_dir, group, LORA if name == "lora" else {}, joined)
     torch.save(results, f"{out}/rank{rank}.pt")
+
+
+def after_a_snapshot(model_dir: str, group: Group, changes: dict[str, Any], joined: Any) -> list[Any]:
+    """The second update of a trainer, and of a new one that restored a snapshot of the first after one update."""
+    kind = "lora" if changes else "mini"
+    options = {"config": readable(**changes), "goal": objective(**KL)}
+    trainer = make_trainer(model_dir, **options, **joined(f"first {kind}"))
+    mini_batches(trainer, group)
+    snapshot = pickle.loads(pickle.dumps(trainer.snapshot()))
+    outcomes = [(even(trainer, group), weights_of(trainer))]
+    trainer.close()
+    resumed = make_trainer(model_dir, seed=5, **options, **joined(f"second {kind}"))
+    resumed.restore(snapshot)
+    outcomes.append((even(resumed, group), weights_of(resumed)))
+    resumed.close()
+    return [(metrics, {name: weight.numpy().tobytes() for name, weight in of.items()}) for metrics, of in outcomes]
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +213,13 @@ def test_a_checkpoint_that_one_rank_could_not_write_is_removed(several: tuple[Pa
 def test_loading_restores_every_rank(several: tuple[Path, list[Any]]) -> None:
     for rank in several[1]:
         assert_same(rank["loaded"], rank["exported"], atol=0)
+
+
+@pytest.mark.parametrize("name", ["mini", "lora"])
+def test_new_ranks_go_on_from_the_snapshots_of_the_old_bit_for_bit(name: str, several: tuple[Path, list[Any]]) -> None:
+    for rank in several[1]:
+        undisturbed, resumed = rank[f"snapshot {name}"]
+        assert resumed == undisturbed
 
 
 def test_several_ranks_export_the_gathered_weights(several: tuple[Path, list[Any]]) -> None:
