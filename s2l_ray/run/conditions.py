@@ -37,7 +37,8 @@ def _say_skipped_updates(records: Records, _: HealthConfig) -> str:
     reason = "the loss or its gradient was NaN or infinite"
     if "grad_norm" in trainer:  # there is a norm if any of them was finite
         reason += f", or its norm (mean {trainer['grad_norm']:.3g}) above trainer.skip_grad_norm,"
-    return f"no weight changed: {reason} in each of its {trainer['skipped_updates']:.0f} optimizer steps, which were skipped"
+    skipped = f"{trainer['skipped_updates']:.0f} optimizer steps"
+    return f"no weight changed: {reason} in each of its {skipped}, which were skipped"
 
 
 def _non_finite(records: Records, _: HealthConfig) -> bool:
