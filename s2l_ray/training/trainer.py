@@ -170,8 +170,8 @@ class PolicyTrainer:
         Returns:
             Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
             means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update.
-            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite, or
-            the gradient's norm above trainer.skip_grad_norm.
+            `updates` counts optimizer steps, `skipped_updates` those that were not taken because loss or gradient was
+            not finite, or the gradient's norm above trainer.skip_grad_norm.
 
         Raises:
             GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
@@ -199,11 +199,10 @@ class PolicyTrainer:
         self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = tuple(s for s in SOURCES if getattr(self.objective.correction, s) != "none")
-        metrics = sums.metrics(
-            all_reduce_sum, all_reduce_max, corrected=corrected, gap_alarm=self.objective.logprob_gap_alarm
-        )
+        metrics = sums.metrics(all_reduce_sum, all_reduce_max, corrected=corrected)
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
+        metrics["updates"] = float(self.optimizer_steps - before)
+        metrics["skipped_updates"] = len(steps) - metrics["updates"]
         if finite:
             metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
         self._make_room()
