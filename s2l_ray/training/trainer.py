@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from s2l_ray.kinds import Dtype, TorchDevice
+from s2l_ray.machine.checksums import FileSum
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, sequence_sums
 from s2l_ray.rollouts.records import RolloutGroup
@@ -169,8 +170,8 @@ class PolicyTrainer:
         Returns:
             Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
             means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update.
-            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite, or
-            the gradient's norm above trainer.skip_grad_norm.
+            `updates` counts optimizer steps, `skipped_updates` those that were not taken because loss or gradient was
+            not finite, or the gradient's norm above trainer.skip_grad_norm.
 
         Raises:
             GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
@@ -198,11 +199,10 @@ class PolicyTrainer:
         self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = tuple(s for s in SOURCES if getattr(self.objective.correction, s) != "none")
-        metrics = sums.metrics(
-            all_reduce_sum, all_reduce_max, corrected=corrected, gap_alarm=self.objective.logprob_gap_alarm
-        )
+        metrics = sums.metrics(all_reduce_sum, all_reduce_max, corrected=corrected)
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
+        metrics["updates"] = float(self.optimizer_steps - before)
+        metrics["skipped_updates"] = len(steps) - metrics["updates"]
         if finite:
             metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
         self._make_room()
@@ -216,18 +216,35 @@ class PolicyTrainer:
         """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
         return weight_specs(self.policy.model, self.dtype)
 
-    def save(self, directory: str) -> None:
-        """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
-        save_checkpoint(directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank)
-        give_back_cached()
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write this rank's part of a checkpoint into a directory that all ranks see. Not a collective.
 
-    def load(self, directory: str) -> None:
-        """Go on from a checkpoint, saved by any number of ranks. Collective.
+        The checkpoint is complete when every rank has written its part.
+
+        Returns:
+            What was written, by file name.
 
         Raises:
-            ModelError: the directory holds no complete checkpoint.
+            DiskError: it cannot be written.
         """
-        self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+        written = save_checkpoint(
+            directory,
+            self._state_tensors(),
+            optimizer_steps=self.optimizer_steps,
+            rank=self.rank,
+            ranks=self.world_size,
+        )
+        give_back_cached()
+        return written
+
+    def load(self, directory: str) -> None:
+        """Go on from a complete checkpoint, saved by any number of ranks. Not a collective; all ranks load the same.
+
+        Raises:
+            ModelError: the directory holds no complete checkpoint, or one of another model.
+            DataError: it is damaged.
+        """
+        self.optimizer_steps = load_checkpoint(directory, self._state_tensors(), rank=self.rank, ranks=self.world_size)
         self._remember_learning_rate()
         give_back_cached()
 
