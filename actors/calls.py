@@ -65,6 +65,13 @@ def outcomes(calls: Mapping[int, ray.ObjectRef], timeout_s: float) -> tuple[dict
     return returned, failed
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """What an actor raised, without the remote traceback around it."""
+    while isinstance(error, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
+        error = error.cause
+    return error
+
+
 def fetch(refs: Any, timeout_s: float, what: str) -> Any:
     """`ray.get` with a bound. An error made for users comes out as itself, without the remote traceback around it.
 
@@ -78,9 +85,7 @@ def fetch(refs: Any, timeout_s: float, what: str) -> Any:
     except ray.exceptions.GetTimeoutError as error:
         raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
     except ray.exceptions.RayError as error:
-        cause: BaseException = error
-        while isinstance(cause, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
-            cause = cause.cause
+        cause = unwrapped(error)
         if isinstance(cause, S2LError):
             raise cause from error
         if isinstance(cause, LOST):

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from actors.calls import LOST
+from actors.calls import LOST, unwrapped
 from s2l_ray.errors import EngineError
 from s2l_ray.ray_bridge import error_log
 from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
@@ -132,7 +132,7 @@ class Watch:
         try:
             watched.last = ray.get(ref)
         except (*LOST, EngineError, ray.exceptions.OutOfMemoryError) as error:
-            return short_cause(error)
+            return short_cause(unwrapped(error))
         watched.asked, watched.rest_s = None, self._heartbeat_s
         return None
 
@@ -146,7 +146,7 @@ class Watch:
     def _death(self, actor: Any, cause: str, why: BaseException | None = None) -> Death:
         watched = self._watched.pop(actor)
         cause = cause.rstrip(".") + "."
-        if why is not None and (said := short_cause(why)) and said not in cause:
+        if why is not None and (said := short_cause(unwrapped(why))) and said not in cause:
             cause += f" Noticed as: {said.rstrip('.')}."
         kills, self._kernel_kills = kernel_kills() - self._kernel_kills, kernel_kills()
         if watched.last is not None:

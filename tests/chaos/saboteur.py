@@ -64,7 +64,7 @@ def plan_faults(
         chosen = []
         for options, deck in zip(drawn, decks, strict=True):
             if not deck:
-                deck += options
+                deck.extend(options)
                 chance.shuffle(deck)
             chosen.append(deck.pop())
         role, kind, point = chosen

@@ -17,7 +17,7 @@ from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
 from s2l_ray.rollouts.requests import ExplorerRequest
 
-# ---- the failure budget -----------------------------------------------------------------------------------------------
+# ---- the failure budget --------------------------------------------------------------------------------------------
 
 
 def budget(max_restarts: int, clock: list[float]) -> RestartBudget:
@@ -49,7 +49,7 @@ def test_without_restarts_every_death_is_an_error() -> None:
         budget(0, [0.0]).spend("the bank", "Killed.")
 
 
-# ---- causes ------------------------------------------------------------------------------------------------------------
+# ---- causes --------------------------------------------------------------------------------------------------------
 
 
 def test_the_end_of_a_log_is_repeated_and_a_log_that_is_not_there_is_not(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_rays_advice_is_left_out() -> None:
     assert short_cause(ValueError()) == "ValueError"
 
 
-# ---- the bank's client -------------------------------------------------------------------------------------------------
+# ---- the bank's client ---------------------------------------------------------------------------------------------
 
 
 class Dead:
