@@ -61,5 +61,9 @@ class GroupError(S2LError):
     """A rollout group is not exactly G rollouts of one prompt."""
 
 
+class HealthError(S2LError):
+    """The numbers of a run went wrong in a way that `health` ends it for."""
+
+
 class StepTimeoutError(S2LError):
     """Part of a step did not finish within its bound."""

@@ -26,6 +26,13 @@ WorkerEnding = Literal["done", "timeout", "died"]
 RepositoryKind = Literal["model", "dataset"]
 """What a repository on the Hub holds."""
 
+HealthAction = Literal["off", "warn", "stop"]
+"""What a run does about a condition of `health`: nothing, say so, or end."""
+HealthCondition = Literal[
+    "skipped_updates", "non_finite", "explorer_garbage", "no_variance", "reward_collapse", "logprob_gap"
+]
+"""What can be wrong with the numbers of a run; the keys of `health` with these names say what is done about it."""
+
 PhaseName = Literal["explore", "mix", "on-policy"]
 """explore: G_s = 0, the explorer samples everything; mix: both sample; on-policy: G_w = 0."""
 DataSplit = Literal["train", "heldout"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from s2l_ray.kinds import Source, VerdictStatus
+from s2l_ray.kinds import HealthCondition, Source, VerdictStatus
 from s2l_ray.rollouts.records import RolloutSummary
 
 
@@ -24,6 +24,14 @@ class SourceStats:
     truncated: int
     verdicts: dict[str, int]
     """Number of rollouts by verdict status: right, wrong, unparsable, timeout, failed."""
+    empty: int = 0
+    """Responses without any text but blanks."""
+    repetitive: int = 0
+    """Responses that repeat themselves (`rollouts.repetition`)."""
+    non_finite: int = 0
+    """Rollouts with a reward or log-probs that are NaN or infinite."""
+    garbage: int = 0
+    """Rollouts of which any of these three is true, or that were truncated, or whose verdict is unparsable."""
 
     @classmethod
     def of(cls, summaries: Iterable[RolloutSummary]) -> SourceStats:
@@ -36,6 +44,10 @@ class SourceStats:
             response_tokens=sum(r.response_tokens for r in rows),
             truncated=sum(r.truncated for r in rows),
             verdicts={s: sum(r.status == s for r in rows) for s in get_args(VerdictStatus)},
+            empty=sum(r.empty for r in rows),
+            repetitive=sum(r.repetitive for r in rows),
+            non_finite=sum(not r.finite for r in rows),
+            garbage=sum(r.garbage for r in rows),
         )
 
 
@@ -120,6 +132,8 @@ class StepRecord:
     """By role (explorer, learner, verifier, trainer): the share of the time in which its actors worked, for any step,
     between the completion of the previous step's groups and of this step's groups; the mean over the actors."""
     pipeline: PipelineStats = PipelineStats()
+    health: dict[HealthCondition, int] = field(default_factory=dict)
+    """Condition -> for how many steps in a row, up to this one, it has held."""
 
     @property
     def tokens(self) -> int:
@@ -200,6 +214,18 @@ def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
                     "seconds_after": _step_seconds(steps[at + 1 : at + 6]),
                 }
             )
+    return found
+
+
+def health_of(records: Sequence[StepRecord]) -> dict[str, dict[str, Any]]:
+    """Every condition that has held -> {"steps": how many, "first": the first of them, "longest": in a row}."""
+    found: dict[str, dict[str, Any]] = {}
+    for before, record in zip([None, *records], records, strict=False):
+        for name, count in record.health.items():
+            if count > (before.health.get(name, 0) if before else 0):
+                row = found.setdefault(name, {"steps": 0, "first": record.step, "longest": 0})
+                row["steps"] += 1
+                row["longest"] = max(row["longest"], count)
     return found
 
 

@@ -20,6 +20,7 @@ from s2l_ray.config.cluster import ClusterConfig
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.engines import EngineConfig, EnginesConfig
 from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.health import HealthConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -43,6 +44,7 @@ __all__ = [
     "EngineConfig",
     "EnginesConfig",
     "EvaluationConfig",
+    "HealthConfig",
     "ModelsConfig",
     "ObjectiveConfig",
     "PlacementConfig",

@@ -98,10 +98,6 @@ class ObjectiveConfig(Section):
     """Weight of negative advantages of explorer rollouts; 1 as published, 0 drops them."""
     recentre: bool = False
     """After explorer_negatives, shift each group's advantages to mean 0 again."""
-    logprob_gap_alarm: PositiveFloat | None = 0.05
-    """The metric logprob_gap_alarm is 1 where the mean |engine's log-prob - trainer's| of the learner's tokens, under
-    the same weights, is above this: engine and trainer compute different models. bfloat16 alone gave at most 0.01. With
-    rollout.learner.top_p or top_k on, the engine's log-probs are of another distribution. null: no alarm."""
     reference_offload: bool = False
     """Keep the reference's shards in host memory and copy each layer to the GPU when it is used (CUDA; on CPUs it lies
     there anyway)."""

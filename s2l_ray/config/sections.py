@@ -8,6 +8,7 @@ from s2l_ray.config.cluster import ClusterConfig
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.engines import EnginesConfig
 from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.health import HealthConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
@@ -49,6 +50,7 @@ class Sections(Section):
     trainer: TrainerConfig = TrainerConfig()
     engines: EnginesConfig = EnginesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    health: HealthConfig = HealthConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -22,7 +22,8 @@ def final_table(summary: dict[str, Any]) -> RenderableType:
         summary: as `s2l_ray.evaluation.summary` documents it.
     """
     confidence = summary["config"]["evaluation"]["confidence"]
-    return Group(Text(""), _outcome(summary["evaluation"], confidence), Text(""), _places(summary))
+    outcome = _outcome(summary["evaluation"], confidence)
+    return Group(Text(""), outcome, *_health(summary["health"]), Text(""), _places(summary))
 
 
 def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
@@ -57,6 +58,18 @@ def _change(change: dict[str, Any], key: str) -> str:
     low, high = change["ci"][key]
     verdict = "may be chance" if low <= 0 <= high else "more than chance over problems explains"
     return f"{key}: {100 * change[key]:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {verdict}."
+
+
+def _health(health: dict[str, dict[str, int]]) -> list[RenderableType]:
+    """A line for each condition of `health` that held in the run."""
+    return [
+        Text(
+            f"health.{name}: held in {found['steps']} steps, {found['longest']} in a row; the first was step "
+            f"{found['first']}",
+            style="yellow",
+        )
+        for name, found in health.items()
+    ]
 
 
 def _places(summary: dict[str, Any]) -> RenderableType:

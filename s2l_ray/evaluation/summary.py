@@ -18,6 +18,8 @@ Schema (numbers that are not finite are null):
     hand_overs      [{"step": the first with other engines than the one before, "engines_before", "engines_after":
                     {source: count}, "seconds_before", "seconds_after": median time of up to 5 steps on either side,
                     the step itself, evaluation and checkpoints left out}]
+    health          {condition: {"steps": in how many it held, "first": the first of them, "longest": in a row}}, of
+                    those that held in any step
     weight_versions [the version that each step's learner rollouts were sampled with]
     model           absolute path of the trained learner, null when the run did not get that far
     dtype           {"dtype": "bfloat16" | "float32", "reason"}: in which type it computed, and why; null when not known
@@ -42,7 +44,7 @@ from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
-from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs
+from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs, health_of
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -92,6 +94,7 @@ def build_summary(
             },
             "rewards": {"all": [s.reward for s in steps]} | {source: _rewards(steps, source) for source in SOURCES},
             "hand_overs": hand_overs(steps),
+            "health": health_of(steps),
             "weight_versions": [s.weight_version for s in steps],
             "model": str(Path(model).resolve()) if model else None,
             "dtype": {"dtype": dtype.dtype, "reason": dtype.reason} if dtype else None,

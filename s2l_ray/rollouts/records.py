@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from s2l_ray.errors import GroupError
 from s2l_ray.kinds import FinishReason, Source, VerdictStatus
 from s2l_ray.machine.disk import write_whole
+from s2l_ray.rollouts.repetition import is_repetitive
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,17 @@ class RolloutSummary:
     """16 hex digits of the response tokens: equal digests mean the same rollout."""
     newest_version: int | None = None
     """Version that sampled its last token, if a weight sync came while it was sampled; else None."""
+    empty: bool = False
+    """Whether its text has nothing but blanks."""
+    repetitive: bool = False
+    """See `is_repetitive`."""
+    finite: bool = True
+    """Whether its reward and all of its log-probs are finite."""
+
+    @property
+    def garbage(self) -> bool:
+        """Whether nothing can be learned from what it says: it says nothing, or does not get to an answer."""
+        return self.truncated or self.empty or self.repetitive or not self.finite or self.status == "unparsable"
 
 
 @dataclass(frozen=True)
@@ -288,6 +301,9 @@ def summarise(rollouts: RolloutSet) -> list[RolloutSummary]:
                 np.ascontiguousarray(r.token_ids, dtype=np.int32).tobytes(), digest_size=8
             ).hexdigest(),
             newest_version=r.weight_syncs[-1][1] if r.weight_syncs else None,
+            empty=not r.text.strip(),
+            repetitive=is_repetitive(r.token_ids),
+            finite=math.isfinite(r.reward) and bool(np.isfinite(r.logprobs).all()),
         )
         for r in rollouts.rollouts
     ]

@@ -73,6 +73,7 @@ class RunDirectory:
         """Gives the name of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
         self._terms = terms
         self._lock = lock
+        self._spared: Set[str] = frozenset()
 
     @classmethod
     def acquire(
@@ -206,9 +207,13 @@ class RunDirectory:
         if too_many := [directory for _, directory in self.checkpoints[:-keep]]:
             self._remove(too_many)
 
+    def spare_checkpoints(self, all_of_them: bool) -> None:
+        """Whether the checkpoints that there are now stay for the time being: the next ones may be of no use."""
+        self._spared = {directory.name for _, directory in self.checkpoints} if all_of_them else frozenset()
+
     def pointed(self) -> Set[str]:
-        """See `TrialTerms.pointed`; none of a run that is no trial."""
-        return self._terms.pointed() if self._terms else frozenset()
+        """The names of checkpoints that stay, however many there are: spared ones, and see `TrialTerms.pointed`."""
+        return self._spared | self._terms.pointed() if self._terms else self._spared
 
     def _remove(self, checkpoints: list[Path]) -> None:
         try:

@@ -35,10 +35,9 @@ class RunTracking:
     Args:
         tracker: the MLflow run.
         reporter: shows what happens.
-        logprob_gap_alarm: objective.logprob_gap_alarm.
     """
 
-    def __init__(self, tracker: Tracker, reporter: Reporter, logprob_gap_alarm: float | None) -> None:
+    def __init__(self, tracker: Tracker, reporter: Reporter) -> None:
         self.tracker = tracker
         self.reporter = reporter
         self.finished = False
@@ -46,7 +45,6 @@ class RunTracking:
         self.failed = False
         """Whether its last step raised an error; set by the run. Who ends the run may not see that, such as Tune."""
         self._pruned = False
-        self._logprob_gap_alarm = logprob_gap_alarm
         self._problem: str | None = None
         self._checkpoints: set[str] = set()
         self._extras: list[AfterStep] = []
@@ -72,8 +70,8 @@ class RunTracking:
             if config.parent_run is None or isinstance(error, NoParentError):
                 raise
             reporter.note(f"not tracked for now: {error}. s2l track {directory.path} logs this run when it is over")
-            return cls(NoTracker(), reporter, settings.objective.logprob_gap_alarm)
-        tracking = cls(tracker, reporter, settings.objective.logprob_gap_alarm)
+            return cls(NoTracker(), reporter)
+        tracking = cls(tracker, reporter)
         try:
             directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri)
             describe(tracker, settings, inputs, bank)
@@ -119,7 +117,7 @@ class RunTracking:
             for log in self._extras:
                 log(records[-1].step)
         self.reporter.step(records[-1])
-        for notice in notices(records, self._logprob_gap_alarm):
+        for notice in notices(records):
             self.reporter.note(notice)
         if self.tracker.problem != self._problem:
             self._problem = self.tracker.problem

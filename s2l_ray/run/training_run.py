@@ -16,6 +16,7 @@ from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.rollouts.stragglers import STRAGGLERS, append_stragglers
 from s2l_ray.run.evaluation import RunEvaluation
+from s2l_ray.run.health import Health
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.run.run_state import RunState
 from s2l_ray.run.set_up import set_up
@@ -66,6 +67,7 @@ class TrainingRun:
             self._tracking = parts.tracking
             self._uploader = parts.uploader
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
+            self._health = Health(parts.settings.health)
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
             self._actors = parts.actors
@@ -207,8 +209,13 @@ class TrainingRun:
     def _end_step(
         self, numbers: StepRecord, outcome: StepOutcome, weight_sync: WeightSyncReport, clock: StepClock
     ) -> None:
-        """Evaluate and checkpoint where due, and record the step. Until its checkpoint is whole it can be redone."""
-        step = numbers.step
+        """Evaluate and checkpoint where due, and record the step. Until its checkpoint is whole it can be redone.
+
+        Raises:
+            HealthError: its numbers end the run, as `health` says. Its checkpoint is written nevertheless.
+        """
+        step, numbers = numbers.step, self._health.watch(self.records, numbers)
+        self._directory.spare_checkpoints(self._health.endangered(numbers))
         if self._evaluation.is_due(step):
             with clock.phase("evaluate"):
                 self._evaluation.during_training(step)
@@ -224,6 +231,11 @@ class TrainingRun:
             self._tracking.models(self._directory.checkpoints)
         if self._uploader:
             self._uploader.update(target.parent.name if target is not None else None)
+        for note in self._health.notes(self.records):
+            self._tracking.reporter.note(note)
+        if not self.done and (problem := self._health.problem(self.records)):
+            self.state.checkpoint()
+            raise problem
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""

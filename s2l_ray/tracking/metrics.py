@@ -12,9 +12,11 @@ OF_STEPS = (
     *("zero_variance_groups", "refilled_groups", "explorer_only_groups", "compared_groups"),
 )
 """Metrics of a step."""
+OF_ANSWERS = ("truncated", "empty", "repetitive", "non_finite", "garbage")
+"""Counts of a source's answers, as `SourceStats` names them."""
 FAMILIES_OF_STEPS = (
-    *("engines", "rollouts", "tokens", "reward", "truncated", "verdicts"),
-    *("seconds", "busy", "pipeline", "trainer"),
+    *("engines", "rollouts", "tokens", "reward", *OF_ANSWERS, "verdicts"),
+    *("seconds", "busy", "pipeline", "health", "trainer"),
 )
 """How the other metrics of a step begin, up to the first slash."""
 
@@ -40,12 +42,13 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         metrics[f"tokens/{source}"] = stats.response_tokens
         if stats.rollouts:
             metrics[f"reward/{source}"] = stats.reward
-            metrics[f"truncated/{source}"] = stats.truncated
+            metrics |= {f"{name}/{source}": getattr(stats, name) for name in OF_ANSWERS}
             metrics |= {f"verdicts/{source}/{status}": count for status, count in stats.verdicts.items()}
     # Parts that are phases have the same seconds as those.
     metrics |= {f"seconds/{part}": value for part, value in (record.parts | record.seconds).items()}
     metrics |= {f"busy/{role}": share for role, share in record.busy.items()}
     metrics |= {f"pipeline/{key}": value for key, value in record.pipeline.to_json().items()}
+    metrics |= {f"health/{condition}": steps for condition, steps in record.health.items()}
     metrics |= {f"trainer/{key}": value for key, value in record.trainer.items()}
     if record.seconds.get("total"):
         metrics["tokens_per_second"] = record.tokens / record.seconds["total"]

@@ -97,13 +97,11 @@ class MetricSums:
         all_reduce_max: Callable[[Tensor], Tensor],
         *,
         corrected: tuple[Source, ...] = (),
-        gap_alarm: float | None = None,
     ) -> dict[str, float]:
         """Means over all ranks' tokens. A mean over nothing is left out.
 
         Args:
             corrected: sources whose tokens have importance weights.
-            gap_alarm: objective.logprob_gap_alarm.
         """
         mine = torch.stack([self._sums[name] for name in self.NAMES]).cpu()
         total = dict(zip(self.NAMES, all_reduce_sum(mine).tolist(), strict=True))
@@ -121,8 +119,6 @@ class MetricSums:
                 result |= _of_source(total, source, tokens[source], source in corrected)
         if tokens["learner"]:
             result["logprob_gap/learner_max"] = largest_gap
-            if gap_alarm is not None:  # a gap that is not a number alarms too
-                result["logprob_gap_alarm"] = float(not result["logprob_gap/learner"] <= gap_alarm)
         if total["mass"]:
             result["advantage_mass/explorer"] = total["explorer_mass"] / total["mass"]
         return result

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from s2l_ray.kinds import Dtype, TorchDevice
+from s2l_ray.machine.checksums import FileSum
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, sequence_sums
 from s2l_ray.rollouts.records import RolloutGroup
@@ -27,6 +28,13 @@ from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, micro_batches
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group, whole
+from s2l_ray.training.snapshot import (
+    Snapshot,
+    restore_snapshot,
+    size_of,
+    state_tensors,
+    take_snapshot,
+)
 from s2l_ray.training.update import (
     all_sequences,
     by_source,
@@ -162,8 +170,8 @@ class PolicyTrainer:
         Returns:
             Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
             means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update.
-            `skipped_updates` counts optimizer steps that were not taken because loss or gradient was not finite, or
-            the gradient's norm above trainer.skip_grad_norm.
+            `updates` counts optimizer steps, `skipped_updates` those that were not taken because loss or gradient was
+            not finite, or the gradient's norm above trainer.skip_grad_norm.
 
         Raises:
             GroupError: ranks disagree on the number of mini-batches, or a group is malformed.
@@ -191,11 +199,10 @@ class PolicyTrainer:
         self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = tuple(s for s in SOURCES if getattr(self.objective.correction, s) != "none")
-        metrics = sums.metrics(
-            all_reduce_sum, all_reduce_max, corrected=corrected, gap_alarm=self.objective.logprob_gap_alarm
-        )
+        metrics = sums.metrics(all_reduce_sum, all_reduce_max, corrected=corrected)
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        metrics["skipped_updates"] = float(len(steps) - (self.optimizer_steps - before))
+        metrics["updates"] = float(self.optimizer_steps - before)
+        metrics["skipped_updates"] = len(steps) - metrics["updates"]
         if finite:
             metrics["loss"], metrics["grad_norm"] = (float(x) for x in np.mean(finite, axis=0))
         self._make_room()
@@ -209,19 +216,62 @@ class PolicyTrainer:
         """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
         return weight_specs(self.policy.model, self.dtype)
 
-    def save(self, directory: str) -> None:
-        """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
-        save_checkpoint(directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank)
-        give_back_cached()
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write this rank's part of a checkpoint into a directory that all ranks see. Not a collective.
 
-    def load(self, directory: str) -> None:
-        """Go on from a checkpoint, saved by any number of ranks. Collective.
+        The checkpoint is complete when every rank has written its part.
+
+        Returns:
+            What was written, by file name.
 
         Raises:
-            ModelError: the directory holds no complete checkpoint.
+            DiskError: it cannot be written.
         """
-        self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+        written = save_checkpoint(
+            directory,
+            self._state_tensors(),
+            optimizer_steps=self.optimizer_steps,
+            rank=self.rank,
+            ranks=self.world_size,
+        )
         give_back_cached()
+        return written
+
+    def load(self, directory: str) -> None:
+        """Go on from a complete checkpoint, saved by any number of ranks. Not a collective; all ranks load the same.
+
+        Raises:
+            ModelError: the directory holds no complete checkpoint, or one of another model.
+            DataError: it is damaged.
+        """
+        self.optimizer_steps = load_checkpoint(directory, self._state_tensors(), rank=self.rank, ranks=self.world_size)
+        self._remember_learning_rate()
+        give_back_cached()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Host memory that `snapshot` takes on this rank, in bytes, known without taking it."""
+        return size_of(self._state_tensors())
+
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's whole training state into host memory. Not a collective: ranks take theirs between updates.
+
+        A snapshot can be pickled, and shares no memory with the trainer.
+        """
+        tensors = self._state_tensors()
+        return take_snapshot(tensors, optimizer_steps=self.optimizer_steps, rank=self.rank, ranks=self.world_size)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, bitwise as the trainer that it was taken of. Not a collective.
+
+        The trainer is of the same model, with the same settings, and the same rank of as many; every other rank takes
+        its own snapshot of the same moment.
+
+        Raises:
+            ModelError: the snapshot does not fit this trainer, which is left as it is.
+        """
+        self.optimizer_steps = restore_snapshot(snapshot, self._state_tensors(), rank=self.rank, ranks=self.world_size)
+        self._remember_learning_rate()
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face directory (weights in the engines' dtype, config, tokenizer). Collective."""
@@ -317,15 +367,27 @@ class PolicyTrainer:
         limit = self.trainer.skip_grad_norm
         if np.isfinite(mini_batch_loss) and torch.isfinite(norm) and (limit is None or norm <= limit):
             clip_grads_with_norm_(self.parameters, self.trainer.grad_clip, norm)
-            self._set_learning_rate()
+            self._set_learning_rate(self.optimizer_steps)
             self.optimizer.step()
             self.optimizer_steps += 1
         self.optimizer.zero_grad()
         return mini_batch_loss, norm.item()
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, done: int) -> None:
+        """Set the learning rate of the optimizer step that follows `done` of them."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.trainer, self.optimizer_steps, self.total_steps)
+            group["lr"] = learning_rate(self.trainer, done, self.total_steps)
+
+    def _remember_learning_rate(self) -> None:
+        """Have the rate of the last step that was taken, which an update that takes none reports."""
+        if self.optimizer_steps:
+            self._set_learning_rate(self.optimizer_steps - 1)
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        # After a forward that no backward followed FSDP2 shows the root's parameters whole, and would go on with these.
+        cast(FSDPModule, self.policy).reshard()
+        trained = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
+        return state_tensors(trained, self.optimizer)
 
 
 def _check_functions(objective: ObjectiveConfig) -> None:

@@ -49,7 +49,6 @@ NOT_CHANGEABLE: Mapping[str, str] = {
     "trainer.cpu_offload": _BUILT,
     "objective.grouping": _COUNTED,
     "objective.mini_batch_prompts": _COUNTED,
-    "objective.logprob_gap_alarm": "it changes nothing that is trained",
     "objective.reference_offload": _BUILT,
 }
 """The other keys of trainer and objective, and why they cannot change within a trial."""

@@ -439,7 +439,7 @@ def test_a_parent_that_is_not_there_is_refused(store, deleted: bool):
     ],
 )
 def test_how_a_run_ended_is_its_status(store, how: str, error: BaseException | None, status: str):
-    tracking = RunTracking(opened(store), SilentReporter(), None)
+    tracking = RunTracking(opened(store), SilentReporter())
     if how == "pruned":
         tracking.pruned()
     tracking.failed, tracking.finished = how == "failed", how == "finished"

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from s2l_ray.config import ObjectiveConfig
 from s2l_ray.config.objective import CorrectionConfig
-from s2l_ray.kinds import Source, VerdictStatus
+from s2l_ray.kinds import HealthCondition, Source, VerdictStatus
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
 from s2l_ray.timing.attribution import PARTS
 from s2l_ray.timing.clock import PHASES
@@ -21,6 +21,7 @@ from tests.support.training_models import make_trainer, random_groups, write_mod
 PLACEHOLDERS = {
     "SOURCE": get_args(Source),
     "MODEL": get_args(Source),
+    "CONDITION": get_args(HealthCondition),
     "STATUS": get_args(VerdictStatus),
     "PHASE": PHASES,
     "PART": tuple(PARTS),
@@ -78,6 +79,7 @@ def _record(trainer: dict[str, float]) -> StepRecord:
         parts=dict.fromkeys(PARTS, 1.0),
         busy=dict.fromkeys(PLACEHOLDERS["ROLE"], 1.0),
         pipeline=PipelineStats(**{field.name: 1 for field in fields(PipelineStats)}),
+        health=dict.fromkeys(PLACEHOLDERS["CONDITION"], 1),
     )
 
 

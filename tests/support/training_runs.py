@@ -135,7 +135,7 @@ def set_up_over(graph: Graph) -> Callable[..., RunParts]:
             directory=directory,
             checkpoint=directory.to_resume(config, CONTENTS),
             stragglers={},
-            tracking=stack.enter_context(RunTracking(NoTracker(), reporter, None)),
+            tracking=stack.enter_context(RunTracking(NoTracker(), reporter)),
             plan=SimpleNamespace(),
             actors=actors,
             graph=graph,

@@ -113,7 +113,7 @@ def test_a_name_that_can_be_a_directory_is_that_directory(minimal: Path):
         ("trainer.lora_targets=[q_proj, 007, no]", ("q_proj", "007", "no")),
         ("seed=1e3", 1000),
         ("trainer.ranks=", None),
-        ("objective.logprob_gap_alarm=null", None),
+        ("objective.pass_k=null", None),
         ("data.chat=no", False),
     ],
 )

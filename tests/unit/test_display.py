@@ -251,6 +251,11 @@ def test_the_end_of_a_run_without_evaluation_or_tracking(tmp_path):
     assert "Nothing was evaluated: set data.eval" in text and "MLflow" not in text and "model" not in text
 
 
+def test_the_end_says_which_conditions_held(tmp_path):
+    flat = summary(tmp_path) | {"health": {"no_variance": {"steps": 7, "first": 3, "longest": 4}}}
+    assert "health.no_variance: held in 7 steps, 4 in a row; the first was step 3" in rendered(final_table(flat), 80)
+
+
 def test_the_end_of_a_run_that_was_evaluated_once(tmp_path):
     text = rendered(final_table(summary(tmp_path, before=evaluation(0, 0.2))), 80)
     assert "20.0 [15.0, 25.0]" in text and "points" not in text

@@ -199,7 +199,7 @@ def test_what_mlflow_did_not_take_is_a_note_and_hides_no_error():
         def finish(self, status: str = "FINISHED", brief: bool = False) -> None:
             raise TrackingError("MLflow did not take the last 3 entries")
 
-    with pytest.raises(ValueError, match="a bug"), RunTracking(Full(), Noting(), None):
+    with pytest.raises(ValueError, match="a bug"), RunTracking(Full(), Noting()):
         raise ValueError("a bug")
     assert notes == ["MLflow did not take the last 3 entries"]
 
@@ -214,7 +214,7 @@ def test_mlflow_has_a_model_for_every_checkpoint_that_is_kept(tmp_path: Path):
         def forget_model(self, name: str) -> None:
             told.append((name,))
 
-    tracking = RunTracking(Models(), SilentReporter(), None)
+    tracking = RunTracking(Models(), SilentReporter())
     paths = [tmp_path / f"step-00000{step}" for step in (2, 4, 6)]
     tracking.models([(2, paths[0])])
     tracking.models([(2, paths[0]), (4, paths[1])])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ActorLostError, ConfigError, DiskError, S2LError
+from s2l_ray.config import Config, HealthConfig, load_config
+from s2l_ray.errors import ActorLostError, ConfigError, DiskError, HealthError, S2LError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.run import training_run
@@ -161,6 +161,39 @@ def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
     with pytest.raises(FileNotFoundError):
         TrainingRun(config, SilentReporter())
     RunDirectory.acquire(config).close()
+
+
+def test_numbers_that_go_wrong_end_a_run_that_keeps_its_last_good_checkpoint(
+    config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    def update(batch: object) -> tuple[dict[str, float], list]:
+        step = batch.split.step
+        return ({"updates": 1.0, "skipped_updates": 0.0} if step < 3 else {"updates": 0.0, "skipped_updates": 1.0}), []
+
+    class Told(SilentReporter):
+        notes: list[str] = []  # noqa: RUF012 - of this test alone
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    monkeypatch.setattr(graph, "update", update)
+    changed = {
+        "schedule": config.schedule.model_copy(update={"steps": 9}),
+        "health": HealthConfig(skipped_updates_steps=3),
+    }
+    config = config.model_copy(update=changed)
+    with TrainingRun(config, Told()) as run:
+        with pytest.raises(HealthError, match="step 5: no weight changed: .* as for 3 steps, since step 3"):
+            while True:
+                run.step()
+        assert run.steps_done == 5
+    assert [note[:24] for note in Told.notes] == ["step 3: no weight change"]
+    # keep is 1: without the trouble, step 4 would have replaced step 2. Step 5 is saved since the run ends there.
+    assert checkpoints(config) == ["step-000002", "step-000004", "step-000005"]
+    monkeypatch.setattr(graph, "update", lambda batch: ({"updates": 1.0, "skipped_updates": 0.0}, []))
+    with TrainingRun(config, SilentReporter()) as run:  # the same command goes on, with what was wrong put right
+        assert run.steps_done == 5 and run.step().health["skipped_updates"] == 0
+        assert checkpoints(config) == ["step-000006"]
 
 
 # ---- actors that outlive a run ------------------------------------------------------------------------------------
