@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from s2l_ray.errors import BroadcastError, ConfigError, EngineError, StaleWeightsError
+from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import EvaluationRequest, LearnerRequest, SampleRequest
 from s2l_ray.vllm_bridge import calls
 from s2l_ray.vllm_bridge.calls import WorkerCall
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.held import EngineHoldings, HeldDigest, HeldPart, WorkerHoldings, refusal
+from s2l_ray.weights.held import EngineHoldings, HeldDigest, HeldPart, WorkerHoldings
 from s2l_ray.weights.messages import Invitation
 
 
@@ -144,27 +144,22 @@ class LearnerEngine(SamplingEngine):
             await self._transfer(calls.FINISH)
         return await self._resume(stop, version)
 
-    async def describe_weights(self, specs: Sequence[WeightSpec]) -> None:
+    async def describe_weights(self, specs: Sequence[WeightSpec]) -> list[str]:
         """Find out where the trainer's tensors are held, for `weight_digests`. Touches no weights; may be repeated.
 
         Args:
             specs: what a weight sync carries.
 
-        Raises:
-            ConfigError: the engine holds some of them in a form that cannot be compared with the trainer's.
+        Returns:
+            Why the weights cannot be compared with the trainer's, one line each; empty: they can.
         """
         answers = await self._vllm.ask_workers(calls.describe_held(specs))
         workers = [
             WorkerHoldings(answer["problems"], [HeldPart(*row) for row in answer["rows"]], answer["wholes"])
             for answer in answers
         ]
-        holdings = EngineHoldings(specs, workers)
-        if holdings.problems:
-            raise ConfigError(
-                f"cluster.verify_weights cannot compare this engine's weights with the trainer's; set it to false: "
-                f"{refusal(holdings.problems)}"
-            )
-        self._holdings = holdings
+        self._holdings = EngineHoldings(specs, workers)
+        return self._holdings.problems
 
     async def weight_digests(self) -> list[HeldDigest]:
         """The digests of the weights that the engine holds now, after `describe_weights` and a weight sync.

@@ -1,9 +1,9 @@
 """Where one worker of an engine holds the elements of the trainer's tensors, found out by asking vLLM's own loaders.
 
 vLLM fuses tensors, cuts them over workers, replicates KV heads and pads vocabularies, each architecture in its own way.
-All of that is in its weight loaders, and they end in copies. So the trainer's tensors are loaded once as tensors without
-data (torch's meta device) into parameters without data, and every copy is noted instead of made: a view of a
-parameter, and the view of the trainer's tensor that goes there.
+All of that is in its weight loaders, and they end in copies. So the trainer's tensors are loaded once without data
+(torch's meta device) into parameters without data, and every copy is noted instead of made: a view of a parameter, and
+the view of the trainer's tensor that goes there.
 
 What is noted is checked against what the worker really has, and what that cannot explain is a `problem`: a tensor that
 a loader changes, a parameter that no tensor fills, a layer that is quantised or derives other weights from its own.
@@ -89,6 +89,7 @@ class HeldWeights:
         self.problems: list[str] = []
         """Why an engine's weights cannot be compared with the trainer's, one line each; empty: they can."""
         self._model = model
+        self._load_weights: Any = model.load_weights
         self._specs = specs
         self._shapes: dict[Slot, torch.Size] = {}
         self._names = {id(layer): name for name, layer in model.named_modules()}
@@ -97,8 +98,7 @@ class HeldWeights:
 
     @property
     def rows(self) -> list[tuple[int, str, bool, int, int]]:
-        """For each place in which (part of) a tensor is held: (tensor, label, whether it is packed, elements, the
-        `positions_sum` of which elements of the tensor these are). The label tells the copies of a tensor apart."""
+        """The fields of a `weights.held.HeldPart` for each place in which a tensor, or a part of it, is held."""
         found = []
         for reading in self._readings:
             for tensor, copies in _by_tensor(reading.copies):
@@ -149,7 +149,7 @@ class HeldWeights:
         recorder = _Recorder(number, tensor, places)
         try:
             with recorder:
-                self._model.load_weights([(spec.name, tensor)])
+                self._load_weights([(spec.name, tensor)])
         except Exception as error:
             self.problems.append(f"{spec.name}: vLLM's loader looks at its values ({type(error).__name__}: {error})")
             return []
@@ -217,7 +217,7 @@ class _Recorder(TorchDispatchMode):
     """Notes copies into parameters instead of making them."""
 
     def __init__(self, number: int, tensor: Tensor, places: dict[int, Slot]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.copied: list[tuple[Slot, Copied]] = []
         self.unexplained: str | None = None
         self._number = number
@@ -287,7 +287,7 @@ def _by_tensor(copies: tuple[Copied, ...]) -> list[tuple[int, list[Copied]]]:
 def _digest(held: Tensor, copy: Copied, dtype: torch.dtype, *, packed: bool) -> int:
     part = held.as_strided(copy.shape, copy.held_strides, held.storage_offset() + copy.held_start)
     if part.dtype != dtype:
-        # Held in a wider type, such as a bias in float32: exact if it is what was sent, else nothing that could be sent.
+        # Held in a wider type, such as a bias in float32. What is not exact in the type sent was never sent.
         sent = part.to(dtype)
         part = sent.masked_fill(sent.to(part.dtype) != part, torch.nan)
     kind = values_sum if packed else bits_sum

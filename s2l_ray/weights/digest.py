@@ -5,13 +5,13 @@ the element's position in the whole tensor, laid out flat, and of its bits. A su
 of a tensor that lie on several trainer ranks or workers have digests that add up to that of the whole.
 
 Position and bits are put side by side in 64 bits, which is one-to-one, and then mixed by the finaliser of SplitMix64
-(Steele, Lea and Flood, OOPSLA 2014; the constants are David Stafford's "Mix13"), which is one-to-one as well. Hence:
+(Steele, Lea and Flood, OOPSLA 2014; its constants are David Stafford's "Mix13"), which is one-to-one as well. Hence:
 
 - One element that changed, by any number of bits, always changes the digest.
-- Any other change (elements, rows or whole tensors exchanged, a tensor of an older version) replaces a set of words by a
-  set of other words. The words of different inputs behave like independent random numbers of 64 bits, so the
-  probability that both sets have the same sum is 2**-64. With 400 tensors and a million weight syncs the probability
-  that one difference among them all is missed is 2e-11.
+- Any other change (elements or rows exchanged, a tensor of an older version, another tensor in its place) replaces a
+  set of words by a set of other words. Words of different inputs behave like independent random numbers of 64 bits, so
+  the probability that both sets have the same sum is 2**-64, or 5e-20. Were all of 400 tensors wrong after each of a
+  million weight syncs, the probability that any one of these differences goes unseen is 2e-11.
 
 It is no cryptographic hash: someone who chooses the weights can construct a collision. It is against errors.
 """
@@ -121,8 +121,10 @@ def combined_digest(weights: Iterable[tuple[WeightSpec, int]]) -> str:
 
 
 def state_digest(state: Iterable[tuple[str, Tensor]]) -> str:
-    """The `combined_digest` of a state dict's items. A tensor that is tied to an earlier one counts once, under the
-    first of its names, as in weight syncs."""
+    """The `combined_digest` of a state dict's items.
+
+    A tensor that is tied to an earlier one counts once, under the first of its names, as in weight syncs.
+    """
     seen: set[tuple[int, tuple[int, ...]]] = set()
     rows = []
     for name, tensor in state:

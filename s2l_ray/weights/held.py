@@ -8,11 +8,12 @@ tensor in every one of its places, each element once, is checked then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from s2l_ray.errors import WeightMismatchError
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.digest import TensorDigest
+from s2l_ray.weights.digest import TensorDigest, combined_digest
 
 MOST_PROBLEMS = 3
 """Problems that a message names."""
@@ -106,9 +107,10 @@ def refusal(problems: Sequence[str]) -> str:
     return "; ".join(problems[:MOST_PROBLEMS]) + more
 
 
-def difference(specs: Sequence[WeightSpec], trainer: Sequence[TensorDigest], engine: Sequence[HeldDigest]) -> str | None:
-    """How an engine's weights differ from the trainer's, in one line that begins with the first tensor; None: they do
-    not."""
+def difference(
+    specs: Sequence[WeightSpec], trainer: Sequence[TensorDigest], engine: Sequence[HeldDigest]
+) -> str | None:
+    """How an engine's weights differ from the trainer's, in one line that begins with the first tensor; None: not."""
     wrong: dict[int, tuple[HeldDigest, int]] = {}
     for held in engine:
         expected = trainer[held.tensor].values if held.packed else trainer[held.tensor].bits
@@ -118,8 +120,32 @@ def difference(specs: Sequence[WeightSpec], trainer: Sequence[TensorDigest], eng
         return None
     first = min(wrong)
     held, expected = wrong[first]
-    count = f"{len(wrong)} of {len(specs)} tensors differ" if len(wrong) > 1 else f"the only one of {len(specs)} tensors"
     return (
-        f"{specs[first].name} has the digest {held.digest:016x} there ({held.place}) and {expected:016x} in the "
-        f"trainer; {count}"
+        f"{specs[first].name} has digest {expected:016x} in the trainer and {held.digest:016x} in the engine's "
+        f"{held.place}; {len(wrong)} of {len(specs)} tensors differ"
     )
+
+
+def checked_digest(
+    version: int,
+    specs: Sequence[WeightSpec],
+    trainer: Sequence[TensorDigest],
+    engines: Mapping[int, Sequence[HeldDigest]],
+) -> str:
+    """The combined digest of the trainer's weights, which all engines hold.
+
+    Args:
+        version: of the weights.
+        engines: what each learner engine holds, by its number.
+
+    Raises:
+        WeightMismatchError: an engine holds others.
+    """
+    for number, held in sorted(engines.items()):
+        if found := difference(specs, trainer, held):
+            raise WeightMismatchError(
+                f"after the weight sync of version {version}, learner engine {number} holds other weights than the "
+                f"trainer: {found}. What it samples is not the policy's. The same command resumes from the last "
+                "checkpoint; if it comes again, report it with this line"
+            )
+    return combined_digest((spec, digest.bits) for spec, digest in zip(specs, trainer, strict=True))
