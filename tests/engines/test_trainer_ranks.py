@@ -19,12 +19,8 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.errors import DiskError, GroupError, ModelError
 from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
-<<<<<<< HEAD
 from s2l_ray.weights.digest import tensor_digest
-from s2l_ray.weights.rendezvous import listen, open_store
-=======
 from s2l_ray.weights.rendezvous import Meeting, listen, open_store
->>>>>>> main
 from tests.support.patience import PATIENCE_S
 from tests.support.small_disk import largest_file
 from tests.support.training_models import (
