@@ -31,6 +31,8 @@ GONE = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exc
 """What Ray raises in who called an actor whose process is gone."""
 LONGEST_REPORT = 400
 """Characters of Ray's report of a full memory that are repeated: it goes on with a table of processes."""
+ANSWER_S = 60.0
+"""Seconds for an answer that was given already to arrive here."""
 POLL_S = 1.0
 """Seconds between two reports of a wait's progress."""
 
@@ -49,14 +51,27 @@ def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[
         tell(done)
 
 
-def outcomes(calls: Mapping[int, ray.ObjectRef], timeout_s: float) -> tuple[dict[int, Any], dict[int, Exception]]:
-    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all)."""
-    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
+def outcomes(
+    calls: Mapping[int, ray.ObjectRef],
+    timeout_s: float,
+    key: str | None = None,
+    tend: Callable[[], None] | None = None,
+) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all).
+
+    Args:
+        key: that `timeout_s` is made of.
+        tend: called every second of the wait.
+    """
+    refs = list(calls.values())
+    if tend is not None:
+        watch(refs, timeout_s, lambda _: tend())
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s if tend is None else 0) if refs else ([], [])
     returned: dict[int, Any] = {}
     failed: dict[int, Exception] = {}
     for number, ref in calls.items():
         if ref not in done:
-            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s")
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s" + (f" ({key})" if key else ""))
             continue
         try:
             returned[number] = ray.get(ref)
@@ -72,16 +87,32 @@ def unwrapped(error: BaseException) -> BaseException:
     return error
 
 
-def fetch(refs: Any, timeout_s: float, what: str) -> Any:
+def fetch(refs: Any, timeout_s: float, what: str, tend: Callable[[], None] | None = None) -> Any:
     """`ray.get` with a bound. An error made for users comes out as itself, without the remote traceback around it.
+
+    Args:
+        refs: one reference, or a list.
+        timeout_s: the bound.
+        what: is waited for.
+        tend: called every second of the wait.
 
     Raises:
         StepTimeoutError: `what` did not finish within `timeout_s` seconds.
         ActorLostError: an actor that it needs is gone, or was ended because its node had no memory left.
         Exception: whatever the actors raised.
     """
+    if tend is not None:
+
+        def tell(done: list[ray.ObjectRef]) -> None:
+            tend()
+            fetch(done, timeout_s, what)  # raises what one actor raised, which others may wait for
+
+        waited = refs if isinstance(refs, list) else [refs]
+        watch(waited, timeout_s, tell)
+        if len(ray.wait(waited, num_returns=len(waited), timeout=0)[0]) < len(waited):
+            raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s")
     try:
-        return ray.get(refs, timeout=timeout_s)
+        return ray.get(refs, timeout=timeout_s if tend is None else ANSWER_S)
     except ray.exceptions.GetTimeoutError as error:
         raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
     except ray.exceptions.RayError as error:

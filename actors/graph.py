@@ -13,7 +13,7 @@ import ray
 
 from actors.batch import StepBatch
 from actors.blueprint import Blueprint, RunNeeds
-from actors.calls import POLL_S, ObjectGoneError, fetch, outcomes, watch
+from actors.calls import POLL_S, ObjectGoneError, fetch, outcomes
 from actors.launcher import ActorLauncher
 from actors.liveness import Death, Watch
 from actors.node_files import check_node_files
@@ -116,7 +116,7 @@ class ActorGraph:
         cluster, slots = self._config.cluster, self._layout.phase_at(step).trainers
         ranks = [self._launcher.launch_rank(slot, len(slots)) for slot in slots]
         group = TrainerGroup(
-            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._fetch_from_trainer, groups_named
+            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._tend_meanwhile, groups_named
         )
         group.begin_build(self._config)
         return group
@@ -379,6 +379,11 @@ class ActorGraph:
             self._look_at(key, "a call of it failed")
         self._tend(devices_free=True)
 
+    def _tend_meanwhile(self) -> None:
+        """What is done every second while the trainer works."""
+        if self._serving:
+            self._tend(devices_free=False)
+
     def _look_at(self, key: Key, why: str) -> None:
         """A worker failed: it has died, or nothing more is to be expected of it."""
         for death in self._vigil.gone([self._workers.actor(key)], ActorLostError(why)):
@@ -450,17 +455,6 @@ class ActorGraph:
             return call
 
         return of("explorer"), of("learner")
-
-    def _fetch_from_trainer(self, refs: Any, timeout_s: float, what: str) -> Any:
-        """As `fetch`; meanwhile other actors are looked after."""
-
-        def tend(done: list[ray.ObjectRef]) -> None:
-            if self._serving:
-                self._tend(devices_free=False)
-            fetch(done, timeout_s, what)  # raises what a rank raised, which others may wait for
-
-        watch(refs if isinstance(refs, list) else [refs], timeout_s, tend)
-        return fetch(refs, timeout_s, what)
 
     @property
     def _bound(self) -> float:

@@ -26,12 +26,10 @@ from s2l_ray.timing import Span
 from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.digest import TensorDigest
 from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
-
-Wait = Callable[[Any, float, str], Any]
-"""As `fetch`: waits for calls, with a bound in seconds, and says what for."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,10 @@ class TrainerRank:
         """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
         return self._sender(transfer).send(self._trainer.weights())
 
+    def weight_digests(self) -> list[TensorDigest]:
+        """Digests of what weight syncs carry now; all ranks at the same time. See `PolicyWeights.digests`."""
+        return self._trainer.weights().digests()
+
     def begin_chunks(self, transfer: Transfer) -> None:
         """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `ChunkSender`."""
         if transfer not in self._chunk_senders:
@@ -222,7 +224,7 @@ class TrainerGroup:
     Args:
         ranks: `TrainerRank` actors, in rank order.
         timeout_s: bound on every call.
-        wait: how calls are waited for.
+        tend: called every second of a wait.
         groups_named: see `WeightSync`.
     """
 
@@ -231,13 +233,13 @@ class TrainerGroup:
         ranks: list[Any],
         timeout_s: float,
         weight_sync_timeout_s: float,
-        wait: Wait = fetch,
+        tend: Callable[[], None] | None = None,
         groups_named: int = 0,
     ) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
         self._weight_sync_timeout_s = weight_sync_timeout_s
-        self._wait = wait
+        self._tend = tend
         self._groups_named = groups_named
 
     @property
@@ -252,18 +254,21 @@ class TrainerGroup:
 
     def begin_build(self, config: Config) -> None:
         """Let the ranks join and load the model, without waiting: engines start at the same time."""
+        self._verify = config.cluster.verify_weights
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._building = [rank.build.remote(config, address) for rank in self.ranks]
 
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
+        bounds = (self._weight_sync_timeout_s, self._timeout_s)
         self._weight_syncs = WeightSync(
-            self.ranks, specs, self._weight_sync_timeout_s, self._timeout_s, self._groups_named
+            self.ranks, specs, *bounds, verify=self._verify, groups_named=self._groups_named, tend=self._tend
         )
 
     def begin_rebuild(self, config: Config) -> None:
         """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
+        self._weight_syncs.verify = config.cluster.verify_weights
         self._building = [rank.rebuild.remote(config) for rank in self.ranks]
 
     def finish_rebuild(self) -> None:
@@ -323,4 +328,4 @@ class TrainerGroup:
         self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
 
     def _get(self, refs: Any, what: str) -> Any:
-        return self._wait(refs, self._timeout_s, what)
+        return fetch(refs, self._timeout_s, what, self._tend)

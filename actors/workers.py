@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.calls import fetch
+from actors.calls import ANSWER_S, fetch
 from actors.launcher import ActorLauncher, PlacedEngine
 from actors.liveness import Death, Watch
 from s2l_ray.bank.rollout_bank import BankSettings
@@ -22,8 +22,6 @@ from s2l_ray.recovery.causes import short_cause
 Key = tuple[str, int]
 """Kind of a worker ("explorer", "learner", "verifier" or "bank") and its number."""
 BANK: Key = ("bank", 0)
-ANSWER_S = 60.0
-"""Seconds for an answer that was given already to arrive here."""
 
 
 @dataclass(frozen=True)
