@@ -51,6 +51,7 @@ class RecoveringTrainer:
     ) -> None:
         self._start, self._bury, self._vigil, self._budget, self._note = start, bury, vigil, budget, note
         self._cause: str | None = None
+        self._log = ""
         self._in_memory = False
         self._members: list[LearnerMember] = []
         self._begin_at(None)
@@ -148,7 +149,7 @@ class RecoveringTrainer:
     def lose(self, death: Death) -> None:
         """A rank is gone or hangs. All are ended, so that no rank waits for it; `recover` starts them again."""
         if self._cause is None and death.actor in self._group.ranks:
-            self._end_ranks(f"{death.name}: {death.cause}")
+            self._end_ranks(f"{death.name}: {death.cause}", death.log)
 
     def start_over(self, error: S2LError) -> None:
         """Some ranks cannot do what others have begun: end all. The next call starts them again."""
@@ -182,7 +183,7 @@ class RecoveringTrainer:
         begin = time.monotonic()
         while self._cause is not None:
             cause, self._cause = self._cause, None
-            wait_s = self._budget.spend(NAME, cause)
+            wait_s = self._budget.spend(NAME, cause, self._log)
             self._note(f"{NAME} is started again: {cause}")
             time.sleep(wait_s)
             self.restarts += 1
@@ -195,8 +196,8 @@ class RecoveringTrainer:
                 again = f", with {done} updates done again" if done else ""
                 self._note(f"{NAME} is back after {time.monotonic() - begin:.1f} s{again}")
 
-    def _end_ranks(self, cause: str) -> None:
-        self._cause = cause
+    def _end_ranks(self, cause: str, log: str = "") -> None:
+        self._cause, self._log = cause, log
         for rank in self._group.ranks:
             self._vigil.remove(rank)
             self._bury(rank)
