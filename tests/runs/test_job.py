@@ -152,7 +152,7 @@ def test_a_second_user_can_neither_submit_a_job_nor_read_the_dashboard(head: Hea
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     found = json.loads(done.stdout)
     # A wrong token is 403, none is 401; what the dashboard does not know is 404 and tells nothing.
-    assert {code for code in found.values()} <= {401, 403, 404}, (found, done.stderr)
+    assert set(found.values()) <= {401, 403, 404}, (found, done.stderr)
     assert found["/api/jobs/"] == found["submit"] == 401 and found["submit with another token"] == 403, found
     assert "id" not in head.ray("job", "list").split()
 
