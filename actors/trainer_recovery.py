@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.batch import StepBatch
+from actors.calls import unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
@@ -21,11 +22,14 @@ from s2l_ray.errors import ActorLostError, BroadcastError, S2LError, StepTimeout
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
 from s2l_ray.timing import Span
+from s2l_ray.training.process_group import is_broken
 
 T = TypeVar("T")
 Base = str | GroupSnapshot | None
 """What the ranks are given before updates are done again: directory of a checkpoint, a snapshot, or the base model."""
 NAME = "the trainer"
+LOSSES = (ActorLostError, BroadcastError, StepTimeoutError)
+"""What another attempt to start the ranks may help against."""
 NO_ROOM = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
 """What a snapshot fails with where there is no room for it, in memory or where Ray spills objects to."""
 
@@ -168,11 +172,17 @@ class RecoveringTrainer:
             try:
                 return call()
             except Exception as error:  # of the lost rank itself, or of whoever was in a collective with it
-                if self._cause is None:
-                    for death in self._vigil.gone(self._group.ranks, error)[:1]:
-                        self.lose(death)
+                self._judge(error)
                 if self._cause is None:
                     raise
+
+    def _judge(self, error: Exception) -> None:
+        """Find out whether a call failed because a rank is lost, or cut off from the others."""
+        if self._cause is None:
+            for death in self._vigil.gone(self._group.ranks, error):
+                self.lose(death)
+        if self._cause is None and is_broken(unwrapped(error)):
+            self._end_ranks(f"its process group broke: {short_cause(unwrapped(error))}")
 
     def recover(self) -> None:
         """Start the ranks again, if some are lost, and bring them to where they were.
@@ -189,8 +199,10 @@ class RecoveringTrainer:
             self.restarts += 1
             try:
                 self._start_again()
-            except (ActorLostError, BroadcastError, StepTimeoutError) as error:
-                self._end_ranks(short_cause(error))
+            except Exception as error:
+                if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
+                    raise
+                self._end_ranks(short_cause(unwrapped(error)))
             else:
                 done = len(self._since)
                 again = f", with {done} updates done again" if done else ""

@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from s2l_ray.errors import S2LError
 from s2l_ray.miniature.build import EMBEDDED
 from tests.chaos.run import Told, run
 from tests.chaos.saboteur import POINTS, Fault, Kind, Outcome, plan_faults
@@ -89,8 +88,9 @@ def _tell_story(story: Story, faults: int, seed: int, out: Path, wrong: list[str
         directory = scratch / f"seed-{seed}"
         try:
             told = _run(story, directory, planned)
-        except S2LError as error:
-            wrong.append(f"{story.name}, seed {seed} did not end: {error} ({directory})")
+        except Exception as error:  # whatever it is, the other seeds are told too
+            wrong.append(f"{story.name}, seed {seed} did not end: {type(error).__name__}: {error} ({directory})")
+            print(wrong[-1], flush=True)
             seed += 1
             continue
         problems = differences(plain, told)
