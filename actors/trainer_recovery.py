@@ -177,10 +177,12 @@ class RecoveringTrainer:
                     raise
 
     def _judge(self, error: Exception) -> None:
-        """Find out whether a call failed because a rank is lost, or cut off from the others."""
+        """Find out whether a call failed because a rank is lost, stuck, or cut off from the others."""
         if self._cause is None:
             for death in self._vigil.gone(self._group.ranks, error):
                 self.lose(death)
+        if self._cause is None and isinstance(error, StepTimeoutError):
+            self._end_ranks(short_cause(error))
         if self._cause is None and is_broken(unwrapped(error)):
             self._end_ranks(f"its process group broke: {short_cause(unwrapped(error))}")
 

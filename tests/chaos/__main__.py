@@ -27,7 +27,7 @@ from tests.chaos.run import Told, run
 from tests.chaos.saboteur import POINTS, Fault, Kind, Outcome, plan_faults
 
 STEPS = 20
-KINDS: tuple[Kind, ...] = ("SIGKILL", "SIGSTOP", "exit", "disconnect")
+KINDS: tuple[Kind, ...] = ("SIGKILL", "SIGSTOP", "exit", "disconnect", "stall")
 
 
 @dataclass(frozen=True)
