@@ -18,7 +18,7 @@ from actors.calls import unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
-from s2l_ray.errors import ActorLostError, BroadcastError, S2LError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, BroadcastError, NodeLostError, S2LError, StepTimeoutError
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
 from s2l_ray.timing import Span
@@ -201,6 +201,8 @@ class RecoveringTrainer:
             self.restarts += 1
             try:
                 self._start_again()
+            except NodeLostError:
+                raise
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
                     raise
