@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -16,10 +17,13 @@ from actors.calls import fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
+from s2l_ray.machine.checksums import FileSum
 from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
+from s2l_ray.training.checkpoint import save_snapshot
+from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.rendezvous import listen, open_store
@@ -27,7 +31,7 @@ from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
 
 
-@ray.remote(max_restarts=0)
+@ray.remote(max_restarts=0, concurrency_groups={"disk": 1})
 class TrainerRank:
     """Fetches its share of a step's groups by reference, updates, and sends weights.
 
@@ -46,6 +50,7 @@ class TrainerRank:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
         self._listener: socket.socket | None = None
         self._built: PolicyTrainer | None = None
+        self._staged: Snapshot | None = None
         self._senders: dict[Transfer, GroupSender] = {}
         self._chunk_senders: dict[Transfer, ChunkSender] = {}
         # Its bars would fill the actor's log file.
@@ -147,9 +152,21 @@ class TrainerRank:
             self._senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs, self._rank, self._host, timeout_s)
         return self._senders[transfer]
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> dict[str, FileSum]:
         """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
-        self._trainer.save(directory)
+        return self._trainer.save(directory)
+
+    def stage(self) -> None:
+        """Copy the rank's state to host memory, for `write_staged`."""
+        self._staged = self._trainer.snapshot()
+
+    @ray.method(concurrency_group="disk")  # type: ignore[untyped-decorator]
+    def write_staged(self, directory: str) -> dict[str, FileSum]:
+        """Write what was staged, as `save` would have written it then, while the rank goes on."""
+        staged, self._staged = self._staged, None
+        if staged is None:
+            raise RuntimeError(f"trainer rank {self._rank} has staged nothing")
+        return save_snapshot(directory, staged)
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint. See `PolicyTrainer.load`."""
@@ -234,9 +251,29 @@ class TrainerGroup:
         """Wait for what `begin_weight_sync` began. See `WeightSync.finish_weight_sync`."""
         return self._weight_syncs.finish_weight_sync()
 
-    def save(self, directory: str) -> None:
-        """Write the trainer's part of a checkpoint: policy, optimizer and learning-rate schedule."""
-        self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write the trainer's part of a checkpoint: policy, optimizer and random states.
+
+        Returns:
+            What was written, by file name.
+        """
+        return self._written([rank.save.remote(directory) for rank in self.ranks])
+
+    def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
+        """Have all ranks copy their state to host memory, and begin to write it.
+
+        Returns:
+            A function that waits until all have written theirs and returns what `save` does. Any thread may call it.
+        """
+        self._get([rank.stage.remote() for rank in self.ranks], "copying the trainer's state to host memory")
+        refs = [rank.write_staged.remote(directory) for rank in self.ranks]
+        return lambda: self._written(refs)
+
+    def _written(self, refs: list[ray.ObjectRef]) -> dict[str, FileSum]:
+        # All of them, also where one has failed: nobody writes to the directory any more when it is removed.
+        ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
+        found: list[dict[str, FileSum]] = self._get(refs, "saving a checkpoint")
+        return {name: of for part in found for name, of in part.items()}
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint."""

@@ -80,17 +80,20 @@ class Uploader:
     ) -> None:
         self.close(STOPPED_S if isinstance(error, KeyboardInterrupt) else self._timeout_s)
 
-    def update(self, name: str | None = None) -> None:
-        """After a step: copy what is new, soon, and say if the store fails now or answers again. Returns at once.
+    def copy(self, name: str) -> None:
+        """Copy a checkpoint that has just become whole, soon. Returns at once; any thread may call it.
 
         Args:
-            name: of its checkpoint, if one has been written; None: nothing is to be copied.
+            name: of the checkpoint.
         """
-        if name is not None:
-            with self._wake:
-                self._made.add(name)
-                self._uploaded.discard(name)
-            self._begin()
+        with self._wake:
+            self._made.add(name)
+            self._uploaded.discard(name)
+            self._due = True
+            self._wake.notify_all()
+
+    def tell(self) -> None:
+        """Say if the store fails now or answers again. Returns at once."""
         problem = self._problem
         if self._told != (problem is not None):
             self._told = problem is not None
