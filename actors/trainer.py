@@ -18,6 +18,7 @@ from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
 from s2l_ray.machine.checksums import FileSum
+from s2l_ray.machine.host_memory import available_bytes
 from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
@@ -29,6 +30,9 @@ from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.rendezvous import listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
+
+STAGED_SHARE = 0.8
+"""Largest share of a node's available host memory that the state of its trainer ranks may take while it is written."""
 
 
 @ray.remote(max_restarts=0, concurrency_groups={"disk": 1})
@@ -156,6 +160,10 @@ class TrainerRank:
         """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
         return self._trainer.save(directory)
 
+    def memory_to_stage(self) -> tuple[str, int, int]:
+        """The node, the host memory that `stage` takes in bytes, and what the node has available."""
+        return self._host, self._trainer.snapshot_bytes, available_bytes()
+
     def stage(self) -> None:
         """Copy the rank's state to host memory, for `write_staged`."""
         self._staged = self._trainer.snapshot()
@@ -258,6 +266,19 @@ class TrainerGroup:
             What was written, by file name.
         """
         return self._written([rank.save.remote(directory) for rank in self.ranks])
+
+    def lacks_memory(self) -> str:
+        """Why `begin_save` would put a node at risk of running out of host memory; empty if it would not."""
+        asked: dict[str, int] = {}
+        left: dict[str, int] = {}
+        found = self._get([rank.memory_to_stage.remote() for rank in self.ranks], "asking for host memory")
+        for node, takes, available in found:
+            asked[node] = asked.get(node, 0) + takes
+            left[node] = min(left.get(node, available), available)
+        for node, takes in asked.items():
+            if takes > STAGED_SHARE * left[node]:
+                return f"{node} has {left[node] / 1e9:.1f} GB of memory left, and the trainer's state {takes / 1e9:.1f}"
+        return ""
 
     def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
         """Have all ranks copy their state to host memory, and begin to write it.

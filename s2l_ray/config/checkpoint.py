@@ -15,7 +15,7 @@ class CheckpointConfig(Section):
     asynchronous: bool = True
     """Copy the trainer's state to host memory, train on, and write it meanwhile. Until it is written, that takes as
     much host memory on the trainer's nodes as the trained weights and their optimizer states do, 12 bytes a parameter.
-    Off: training waits for the disk, and one tensor at a time is copied. What is written is the same."""
+    Off, or where a node has not enough: training waits for the disk. What is written is the same."""
     mirror: Place | None = None
     """Where checkpoints are copied to as well, in the background, and all reports when the run ends: s3://...,
     gs://..., fsspec+PROTOCOL://... or a directory. Each run has there a directory with the name of its run directory. A

@@ -32,6 +32,9 @@ class SavingTrainer(Protocol):
     def save(self, directory: str) -> Mapping[str, FileSum]:
         """Write its state into a directory."""
 
+    def lacks_memory(self) -> str:
+        """Why its state should not be copied to host memory now; empty: nothing speaks against it."""
+
     def begin_save(self, directory: str) -> Written:
         """Copy its state to host memory, and begin to write that."""
 
@@ -43,7 +46,7 @@ class CheckpointSaver:
         directory: of the run.
         trainer: gives the trainer as it is then.
         settings: of checkpoints.
-        note: told of a checkpoint that was lost with an actor.
+        note: told of a checkpoint that was lost with an actor, and of a lack of memory, once.
         whole: told the name of a checkpoint as soon as it is whole, by the thread that writes.
     """
 
@@ -60,7 +63,7 @@ class CheckpointSaver:
         self._taken: tuple[CheckpointDraft, Written] | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._abandoned = False
+        self._abandoned = self._told_of_memory = False
 
     def take(self, step: int, state: Mapping[str, Any]) -> None:
         """Take the trainer's state as it is now for the checkpoint of a step, once the one before it is settled.
@@ -145,9 +148,13 @@ class CheckpointSaver:
             self._note(f"the last checkpoint could not be written, the one before it stays: {failure}")
 
     def _begin(self, directory: str) -> Written:
-        if self._settings.asynchronous:
-            return self._trainer().begin_save(directory)
-        sums = self._trainer().save(directory)
+        trainer = self._trainer()
+        if self._settings.asynchronous and not (problem := trainer.lacks_memory()):
+            return trainer.begin_save(directory)
+        if self._settings.asynchronous and not self._told_of_memory:
+            self._told_of_memory = True
+            self._note(f"training waits for checkpoints to be written, as without checkpoint.asynchronous: {problem}")
+        sums = trainer.save(directory)
         return lambda: sums
 
     def _complete(self, draft: CheckpointDraft, written: Written) -> None:

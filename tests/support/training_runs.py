@@ -42,7 +42,10 @@ class Graph:
         self.writes: Callable[[], None] = lambda: None
         """Called when a checkpoint is about to be written, in the background or not."""
         self.trainer = SimpleNamespace(
-            save=self._save, begin_save=self._begin_save, export=lambda path: self._call("export")
+            save=self._save,
+            begin_save=self._begin_save,
+            lacks_memory=lambda: "",
+            export=lambda path: self._call("export"),
         )
 
     def _call(self, name: str, step: int | None = None) -> None:

@@ -123,6 +123,18 @@ def test_what_is_written_is_the_same_as_without_a_thread(graph: Graph, tmp_path:
     assert found[0] == found[1] and len(found[0]) == 2 * 3
 
 
+def test_where_memory_is_short_training_waits_for_the_disk_and_that_is_said_once(config: Config, graph: Graph):
+    reporter = Notes()
+    graph.trainer.lacks_memory = lambda: "10.0.0.3 has 1.0 GB of memory left, and the trainer's state 2.0"
+    graph.trainer.begin_save = None
+    with TrainingRun(config, reporter) as run:
+        for _ in range(4):
+            run.step()
+    assert checkpoints(config) == ["step-000002", "step-000004"]
+    assert len(reporter.notes) == 1 and reporter.notes[0].startswith("training waits for checkpoints to be written")
+    assert reporter.notes[0].endswith("10.0.0.3 has 1.0 GB of memory left, and the trainer's state 2.0")
+
+
 def test_the_next_checkpoint_waits_for_the_one_before(config: Config, graph: Graph):
     events: list[str] = []
     begin = graph.trainer.begin_save
