@@ -382,6 +382,37 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
     run.close()
 
 
+def test_the_checkpoint_of_a_step_that_is_done_again_is_copied_again(store: Store, tmp_path: Path):
+    settings = mirrored(tmp_path, place(store, tmp_path))
+    run, mirror = acquired(settings), open_mirror(settings)
+    shard = mirror._at(f"checkpoints/{checkpoint_name(2)}/trainer/rank-00000.safetensors")
+    held, reached = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> bool:
+        if method != "GET" and "step-000002/trainer/trainer" in path:
+            reached.set()
+            held.wait(WAIT_S)
+        return False
+
+    with Uploader(mirror, run.path, 2, WAIT_S, SilentReporter()) as uploader:
+        for again in (b"once", b"then", b"last"):
+            if again == b"last":  # while the one before it is under way, of which the shard is copied already
+                store.fails = hold
+            write_checkpoint(run, 2, {"rank-00000.safetensors": again, "trainer.json": b"{}"})
+            uploader.copy(checkpoint_name(2))
+            if again == b"then":
+                eventually(lambda: checkpoint_name(2) in uploader._uploaded)
+                assert mirror._storage.read(shard) == b"then"
+        assert reached.wait(WAIT_S)
+        write_checkpoint(run, 2, {"rank-00000.safetensors": b"new!", "trainer.json": b"{}"})
+        uploader.copy(checkpoint_name(2))
+        held.set()
+        eventually(lambda: checkpoint_name(2) in uploader._uploaded)
+    assert mirror._storage.read(shard) == b"new!"
+    mirror.download_checkpoint(checkpoint_name(2), tmp_path / "back", go_on)
+    run.close()
+
+
 @pytest.mark.parametrize(("kind", "reason"), [("in_s3", "bucket does not exist"), ("in_gcs", "NOT_FOUND")])
 def test_a_wrong_bucket_is_one_error(kind: str, reason: str, tmp_path: Path, request: pytest.FixtureRequest):
     store = request.getfixturevalue(kind)
