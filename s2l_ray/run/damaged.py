@@ -18,7 +18,7 @@ ASIDE = "damaged-"
 
 
 @contextmanager
-def damaged_aside(run: RunDirectory, note: Callable[[str], None]) -> Iterator[None]:
+def damaged_aside(run: RunDirectory, say: Callable[[str], None], note: Callable[[str], None]) -> Iterator[None]:
     """Set the run's newest checkpoints aside as long as they are damaged, and say so. The newest whole one then counts.
 
     The block may fetch others. If there is still no whole one when it ends, everything is as it was: nobody wants days
@@ -26,6 +26,7 @@ def damaged_aside(run: RunDirectory, note: Callable[[str], None]) -> Iterator[No
 
     Args:
         run: locked. It hears which checkpoint was found whole, so that nobody reads all of it again.
+        say: told what is under way: to read a large checkpoint takes minutes.
         note: told of each that was set aside.
 
     Raises:
@@ -34,6 +35,7 @@ def damaged_aside(run: RunDirectory, note: Callable[[str], None]) -> Iterator[No
     """
     moved: list[tuple[Path, Path, DataError]] = []
     for _, directory in reversed(run.checkpoints):
+        say(f"checking {directory.name}")
         try:
             read_state(directory)
             check_files(directory)

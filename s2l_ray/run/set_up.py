@@ -100,7 +100,7 @@ def set_up(
     unlocking.callback(directory.close)
     log.open(directory.path)
     mirror = open_mirror(config)
-    with damaged_aside(directory, reporter.note):
+    with damaged_aside(directory, reporter.phase, reporter.note):
         if mirror:
             fetch(mirror, directory, config, reporter.phase, reporter.note)
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))

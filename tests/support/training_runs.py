@@ -138,7 +138,7 @@ def set_up_over(graph: Graph) -> Callable[..., RunParts]:
         stack.callback(directory.close)
         uploader = None
         mirror = open_mirror(config)
-        with damaged_aside(directory, reporter.note):
+        with damaged_aside(directory, reporter.phase, reporter.note):
             if mirror:
                 fetch(mirror, directory, config, reporter.phase, reporter.note)
         if mirror:

@@ -15,6 +15,10 @@ from s2l_ray.run.directory import RunDirectory
 from tests.support.run_directories import acquired, config, learner, save, to_resume
 
 
+def silent(text: str) -> None:
+    pass
+
+
 def flip(path: Path) -> None:
     """One bit, as a disk that fails silently does it."""
     held = bytearray(path.read_bytes())
@@ -67,7 +71,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_it_resumed_f
     with pytest.raises(DataError, match=message):
         read_checkpoint(newest, learner(run))
     notes: list[str] = []
-    with damaged_aside(run, notes.append):
+    with damaged_aside(run, silent, notes.append):
         pass
     assert to_resume(run, config(tmp_path)).step == 2
     (note,) = notes
@@ -75,7 +79,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_it_resumed_f
     assert note.endswith("; it is kept as damaged-step-000004, which can be removed")
     assert (newest.parent / "damaged-step-000004" / "trainer").is_dir()
     save(run, 4)  # the step is done again
-    with damaged_aside(run, notes.append):
+    with damaged_aside(run, silent, notes.append):
         pass
     assert to_resume(run, config(tmp_path)).step == 4 and len(notes) == 1
 
@@ -85,7 +89,7 @@ def test_without_a_whole_one_nothing_is_begun_anew(run: RunDirectory, tmp_path: 
         flip(directory / "trainer" / "shard")
     before = {path.name for path in (run.path / "checkpoints").iterdir()}
     message = r"^no checkpoint of .*/run is whole\. .*step-000004/trainer/shard is damaged"
-    with pytest.raises(DataError, match=message), damaged_aside(run, lambda text: None):
+    with pytest.raises(DataError, match=message), damaged_aside(run, silent, silent):
         pass
     assert {path.name for path in (run.path / "checkpoints").iterdir()} == before
 
@@ -94,7 +98,7 @@ def test_one_that_is_fetched_meanwhile_is_gone_on_from(run: RunDirectory, tmp_pa
     for _, directory in run.checkpoints:
         flip(directory / "trainer" / "shard")
     notes: list[str] = []
-    with damaged_aside(run, notes.append):
+    with damaged_aside(run, silent, notes.append):
         assert run.checkpoints == []
         save(run, 4)
     assert to_resume(run, config(tmp_path)).step == 4 and len(notes) == 2
@@ -103,7 +107,7 @@ def test_one_that_is_fetched_meanwhile_is_gone_on_from(run: RunDirectory, tmp_pa
 def test_a_second_damaged_one_of_a_step_has_a_name_of_its_own(run: RunDirectory):
     for _ in range(3):
         flip(run.checkpoints[-1][1] / "trainer" / "shard")
-        with damaged_aside(run, lambda text: None):
+        with damaged_aside(run, silent, silent):
             pass
         save(run, 4)
     names = sorted(path.name for path in (run.path / "checkpoints").glob("damaged-*"))
@@ -116,6 +120,6 @@ def test_a_checkpoint_of_another_version_is_refused_and_stays_where_it_is(run: R
     del values["format"]
     state.write_text(json.dumps(values))
     message = r"another version of s2l-ray \(its format is 1, and this version reads 2\)"
-    with pytest.raises(ConfigError, match=message), damaged_aside(run, lambda text: None):
+    with pytest.raises(ConfigError, match=message), damaged_aside(run, silent, silent):
         pass
     assert state.exists()
