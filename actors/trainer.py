@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ from s2l_ray.training.checkpoint import save_snapshot
 from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.rendezvous import listen, open_store
+from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
 
@@ -52,7 +51,7 @@ class TrainerRank:
         # Else gloo takes the address that the host's name has, which on Debian is 127.0.1.1: no other node reaches it.
         if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(self._host)):
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._built: PolicyTrainer | None = None
         self._staged: Snapshot | None = None
         self._senders: dict[Transfer, GroupSender] = {}
@@ -60,12 +59,12 @@ class TrainerRank:
         # Its bars would fill the actor's log file.
         transformers.utils.logging.disable_progress_bar()
 
-    def listen(self) -> tuple[str, int]:
-        """Rank 0: the address at which the ranks meet."""
+    def listen(self) -> Meeting:
+        """Rank 0: where the ranks meet."""
         self._listener = listen(self._host)
-        return self._host, self._listener.getsockname()[1]
+        return self._listener.meeting
 
-    def build(self, config: Config, address: tuple[str, int]) -> list[WeightSpec]:
+    def build(self, config: Config, address: Meeting) -> list[WeightSpec]:
         """Join the other ranks and load the model. Returns what a weight sync carries.
 
         Args:
@@ -79,7 +78,7 @@ class TrainerRank:
             dtype=config.models.compute_dtype,
             rank=process.rank,
             world_size=process.ranks,
-            store=open_store(*address, process.step_timeout_s, self._listener),
+            store=open_store(address, process.step_timeout_s, self._listener),
             timeout_s=process.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,
             **_training(config),
@@ -124,7 +123,7 @@ class TrainerRank:
         parts = ray.get(group.parts, timeout=self._process.step_timeout_s)
         return RolloutGroup.merge(parts, self._config.rollout.group_size)
 
-    def listen_for_receivers(self, transfer: Transfer) -> tuple[str, int]:
+    def listen_for_receivers(self, transfer: Transfer) -> Meeting:
         """Rank 0: where the members of the next broadcast group meet."""
         return self._sender(transfer).listen()
 

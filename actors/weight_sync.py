@@ -244,11 +244,11 @@ class WeightSync:
         self._groups_named += 1
         size = 1 + sum(member.tensor_parallel for member in members)
         patience = self._timeout_s + SETTLE_S
-        host, port = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")
+        meeting = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")
         forming = self._ranks[0].form_group.remote(transfer, name, size)
         joins, offset = {}, 1
         for member in members:
-            invitation = Invitation(host, port, name, offset, size, self._timeout_s)
+            invitation = Invitation.to(meeting, name, offset, size, self._timeout_s)
             joins[member.number] = member.actor.join.remote(invitation)
             offset += member.tensor_parallel
         try:

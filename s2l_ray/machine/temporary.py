@@ -18,8 +18,8 @@ from pathlib import Path
 from s2l_ray.errors import PlacementError
 
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
-BELOW = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-"""The longest path that is made below the directory: Ray's, with the longest process id."""
+BELOW = f"/s2l-{os.geteuid()}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path that is made below the directory: Ray's, with the longest process id (see `actors.own_user`)."""
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 """Where a short name for a long directory may be made."""
 PROBE_BYTES = 2**16

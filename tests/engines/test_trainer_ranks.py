@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.errors import DiskError, GroupError, ModelError
 from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
-from s2l_ray.weights.rendezvous import listen, open_store
+from s2l_ray.weights.rendezvous import Meeting, listen, open_store
 from tests.support.patience import PATIENCE_S
 from tests.support.small_disk import largest_file
 from tests.support.training_models import (
@@ -98,9 +98,9 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
     return metrics, weights
 
 
-def rank_main(rank: int, ranks: int, model_dir: str, port: int, out: str) -> None:
+def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str) -> None:
     results: dict[str, Any] = {}
-    store = open_store("127.0.0.1", port, PATIENCE_S)
+    store = open_store(meeting, PATIENCE_S)
     group = Group(rank, ranks)
 
     def joined(name: str) -> dict[str, Any]:
@@ -160,9 +160,8 @@ def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFacto
     ranks, out = request.param, tmp_path_factory.mktemp("ranks")
     context = mp.get_context("spawn")
     listener = listen("127.0.0.1")
-    port = listener.getsockname()[1]
-    store = open_store("127.0.0.1", port, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
-    arguments = (ranks, model_dir, port, str(out))
+    store = open_store(listener.meeting, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
+    arguments = (ranks, model_dir, listener.meeting, str(out))
     processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     for process in processes:
         process.start()

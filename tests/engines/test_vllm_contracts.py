@@ -323,7 +323,7 @@ def test_plain_data_reaches_workers_without_pickles() -> None:
     from s2l_ray.weights.messages import Invitation, update_info
 
     assert os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION", "0") == "0"
-    invitation = Invitation("127.0.0.1", 1, "g", 1, 2, 3.0)
+    invitation = Invitation("127.0.0.1", 1, "secret", "g", 1, 2, 3.0)
     sent = [calls.START, calls.update(update_info([WeightSpec("w", "float32", (2,))])), calls.join(invitation)]
     received = MsgpackDecoder().decode(MsgpackEncoder().encode(sent))
     assert [[method, list(arguments)] for method, arguments in received] == [[m, list(a)] for m, a in sent]

@@ -37,7 +37,7 @@ from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
 from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation
-from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
+from s2l_ray.weights.rendezvous import BroadcastGroup, Meeting, open_store
 from s2l_ray.weights.sender import SendTimes
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -86,7 +86,7 @@ class Rank:
     def set_version(self, version: int) -> None:
         self.version = version
 
-    def listen_for_receivers(self, transfer: str) -> tuple[str, int]:
+    def listen_for_receivers(self, transfer: str) -> Meeting:
         return self.sender.listen()
 
     def form_group(self, transfer: str, name: str, size: int) -> None:
@@ -134,7 +134,7 @@ class Receiver:
         self.group = None
 
     def join(self, invitation: Invitation) -> None:
-        store = open_store(invitation.host, invitation.port, invitation.timeout_s)
+        store = open_store(invitation.meeting, invitation.timeout_s)
         self.meet_fate("join")
         self.group = BroadcastGroup(
             store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s

@@ -76,10 +76,10 @@ class Learner:
         self.call(self.rejoin())
 
     async def rejoin(self) -> None:
-        host, port = self.sender.listen()
+        meeting = self.sender.listen()
         name, self.groups = f"weights-{self.groups}", self.groups + 1
         forming = asyncio.to_thread(self.sender.form, name, 2)
-        await asyncio.gather(forming, self.engine.join(Invitation(host, port, name, 1, 2, PATIENCE_S)))
+        await asyncio.gather(forming, self.engine.join(Invitation.to(meeting, name, 1, 2, PATIENCE_S)))
 
     def close(self) -> None:
         self.call(self.engine.close())
