@@ -88,7 +88,7 @@ class CheckpointSaver:
         """Make what was taken a whole checkpoint, with the step log as it is now: in the background, or at once.
 
         Raises:
-            DiskError: it cannot be written. In the background, `settle` raises that.
+            DiskError: the log cannot be copied. What else cannot be written, `settle` raises.
         """
         if self._taken is None:
             raise RuntimeError("no state was taken")
@@ -98,7 +98,7 @@ class CheckpointSaver:
         self._thread = threading.Thread(target=self._complete, args=(draft, written), name="checkpoint", daemon=True)
         self._thread.start()
         if not self._settings.asynchronous:
-            self.settle(wait=True)
+            self._thread.join()
 
     def settle(self, *, wait: bool = False) -> bool:
         """Hear of a checkpoint that was written in the background; whether one has become whole since the last time.

@@ -166,10 +166,10 @@ class TrainingRun:
             S2LError: the run is over, or an actor failed.
         """
         self.state.settle()
-        self.state.look_after_checkpoints()
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
         self._tracking.failed = True  # until it is known to be otherwise
+        self.state.look_after_checkpoints()
         if not self.done:
             self._train()
         if self.done:

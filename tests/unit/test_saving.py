@@ -17,6 +17,7 @@ from s2l_ray.machine.checksums import sum_of
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import saving, training_run
 from s2l_ray.run.manifest import read_manifest
+from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.step_log import StepLog
 from tests.support.patience import PATIENCE_S
@@ -133,6 +134,18 @@ def test_where_memory_is_short_training_waits_for_the_disk_and_that_is_said_once
     assert checkpoints(config) == ["step-000002", "step-000004"]
     assert len(reporter.notes) == 1 and reporter.notes[0].startswith("training waits for checkpoints to be written")
     assert reporter.notes[0].endswith("10.0.0.3 has 1.0 GB of memory left, and the trainer's state 2.0")
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_mlflow_hears_of_checkpoints_that_are_there(
+    asynchronous: bool, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    heard: list[list[int]] = []
+    monkeypatch.setattr(RunTracking, "models", lambda self, there: heard.append([step for step, _ in there]))
+    with TrainingRun(configured(tmp_path, **{"checkpoint.asynchronous": asynchronous}), SilentReporter()) as run:
+        for _ in range(STEPS):
+            run.step()
+    assert heard == [[2], [2, 4], [4, 6], [6, 8]]
 
 
 def test_the_next_checkpoint_waits_for_the_one_before(config: Config, graph: Graph):
