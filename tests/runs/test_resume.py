@@ -105,8 +105,8 @@ def test_stopped_at_every_step_boundary_the_rest_is_the_same_to_the_bit(family: 
     assert [read_about(checkpoints / f"step-{step:06d}" / "trainer")["ranks"] for step in (3, 4)] == [1, 2]
     assert [row[:3] for row in told(resumed)] == [row[:3] for row in told(whole)]
     for ours, theirs in zip(resumed, whole, strict=True):
-        for key in ("loss", "grad_norm", "entropy/learner"):
-            assert ours["trainer"].get(key) == pytest.approx(theirs["trainer"].get(key), rel=1e-3, abs=1e-5)
+        for key in ("loss", "grad_norm"):
+            assert ours["trainer"][key] == pytest.approx(theirs["trainer"][key], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.long
