@@ -26,6 +26,7 @@ from s2l_ray.training.checkpoint import save_snapshot
 from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.digest import TensorDigest
 from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
@@ -135,6 +136,10 @@ class TrainerRank:
         """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
         return self._sender(transfer).send(self._trainer.weights())
 
+    def weight_digests(self) -> list[TensorDigest]:
+        """Digests of what weight syncs carry now; all ranks at the same time. See `PolicyWeights.digests`."""
+        return self._trainer.weights().digests()
+
     def begin_chunks(self, transfer: Transfer) -> None:
         """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `ChunkSender`."""
         if transfer not in self._chunk_senders:
@@ -223,16 +228,19 @@ class TrainerGroup:
 
     def begin_build(self, config: Config) -> None:
         """Let the ranks join and load the model, without waiting: engines start at the same time."""
+        self._verify = config.cluster.verify_weights
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._building = [rank.build.remote(config, address) for rank in self.ranks]
 
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
-        self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s, self._timeout_s)
+        bounds = (self._weight_sync_timeout_s, self._timeout_s)
+        self._weight_syncs = WeightSync(self.ranks, specs, *bounds, verify=self._verify)
 
     def begin_rebuild(self, config: Config) -> None:
         """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
+        self._weight_syncs.verify = config.cluster.verify_weights
         self._building = [rank.rebuild.remote(config) for rank in self.ranks]
 
     def finish_rebuild(self) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import ray
 
 from actors.calls import fetch
-from s2l_ray.errors import ActorLostError, BroadcastError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, BroadcastError, ConfigError, StepTimeoutError
 from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.kinds import Transfer
 from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.held import checked_digest, refusal
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.sender import SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
@@ -59,6 +60,10 @@ class WeightSyncReport:
     lost: tuple[LearnerMember, ...]
     """Members dropped since the previous weight sync: dead, or not answering within the bound. Their weights are not
     valid."""
+    digest: str | None = None
+    """The `digest.combined_digest` of the weights, which every engine was found to hold; None: it was not looked at."""
+    verify_s: float = 0.0
+    """Seconds that this took."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,18 @@ class WeightSync:
         specs: what a weight sync carries.
         timeout_s: cluster.weight_sync_timeout_s.
         drain_timeout_s: cluster.step_timeout_s, which bounds the requests too.
+        verify: cluster.verify_weights.
     """
 
-    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: list[Any],
+        specs: list[WeightSpec],
+        timeout_s: float,
+        drain_timeout_s: float,
+        verify: bool = False,
+    ) -> None:
+        self.verify = verify
         self._ranks = ranks
         self._specs = specs
         self._timeout_s = timeout_s
@@ -105,13 +119,22 @@ class WeightSync:
         self._draining: dict[int, ray.ObjectRef] = {}
         self._sent: list[SendTimes] = []
         self._received: list[WeightSyncTimes] = []
+        self._described: set[int] = set()
+        """Numbers of the members that know what they will be asked for by `_verified`."""
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weight syncs go to these members. Those that do not join are named in the next report."""
+        """From here on, weight syncs go to these members. Those that do not join are named in the next report.
+
+        Raises:
+            ConfigError: the weights of one cannot be compared with the trainer's, as cluster.verify_weights demands.
+        """
         self._members = list(members)
         self._standing.clear()
+        self._described.clear()
         for transfer in self._transfers():
             self._regroup(transfer)
+        if self.verify:
+            self._describe()
 
     def weight_sync(self, version: int) -> WeightSyncReport:
         """Deliver the trainer's present weights to every member, as `version`.
@@ -119,6 +142,7 @@ class WeightSync:
         Raises:
             ActorLostError: no member is left, or a trainer rank is gone.
             BroadcastError: it fails although every member answers.
+            WeightMismatchError: a member holds other weights than the trainer (cluster.verify_weights).
         """
         self.begin_weight_sync(version)
         return self.finish_weight_sync()
@@ -145,14 +169,16 @@ class WeightSync:
                 self._broadcast_until_held(transfer)
             else:
                 self._show_chunks(transfer)
+        held = time.perf_counter()
+        digest = self._verified() if self.verify else None
         if not self._members:
             raise ActorLostError(
                 f"the weight sync of version {self._version} failed: no learner engine is left. "
                 "The same command resumes from the last checkpoint."
             )
-        return self._report()
+        return self._report(digest, time.perf_counter() - held)
 
-    def _report(self) -> WeightSyncReport:
+    def _report(self, digest: str | None, verify_s: float) -> WeightSyncReport:
         lost, self._lost = tuple(self._lost), []
         size = sum(spec.nbytes for spec in self._specs)
         broadcast_s = sum(times.broadcast_s for times in self._sent)
@@ -167,7 +193,30 @@ class WeightSync:
             receive_s=max(times.receive_s for times in self._received),
             stall_s=max(times.stall_s for times in self._received),
             lost=lost,
+            digest=digest,
+            verify_s=verify_s if self.verify else 0.0,
         )
+
+    # ---- verification ----
+
+    def _describe(self) -> None:
+        """Let the members that are new find out where they hold the trainer's tensors."""
+        new = [member for member in self._members if member.number not in self._described]
+        for number, problems in self._ask(new, "describe_weights", self._specs).items():
+            if problems:
+                raise ConfigError(
+                    f"cluster.verify_weights cannot compare the weights of learner engine {number} with the trainer's; "
+                    f"set it to false: {refusal(problems)}"
+                )
+            self._described.add(number)
+
+    def _verified(self) -> str:
+        """Compare what every member holds now with what the trainer has; returns the digest of it."""
+        self._describe()
+        computing = [rank.weight_digests.remote() for rank in self._ranks]
+        held = self._ask(self._members, "weight_digests")
+        trainer = fetch(computing, self._timeout_s + SETTLE_S, "taking the digests of the trainer's weights")[0]
+        return checked_digest(self._version, self._specs, trainer, held)
 
     # ---- broadcasts ----
 
@@ -197,7 +246,7 @@ class WeightSync:
     def _wait_for_drains(self, transfer: Transfer) -> None:
         """Wait until the members stand still. One that does not, or is gone, is dropped."""
         waiting = {m.number: self._draining[m.number] for m in self._of(transfer) if m.number in self._draining}
-        if self._drop(transfer, _outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
+        if self._drop(_outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
             self._attempt = None
             self._standing.discard(transfer)
 
@@ -292,15 +341,19 @@ class WeightSync:
         self._call(transfer, "check_in")
 
     def _call(self, transfer: Transfer, method: str, *args: Any) -> list[Any]:
-        """Call a method of every member; returns their answers. A member that fails is dropped."""
-        calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
-        returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
-        self._drop(transfer, failed)
-        return list(returned.values())
+        """Call a method of every member of a transfer; returns their answers. A member that fails is dropped."""
+        return list(self._ask(self._of(transfer), method, *args).values())
 
-    def _drop(self, transfer: Transfer, failed: dict[int, Exception]) -> bool:
+    def _ask(self, members: list[LearnerMember], method: str, *args: Any) -> dict[int, Any]:
+        """Call a method of some members; returns their answers by number. A member that fails is dropped."""
+        calls = {m.number: getattr(m.actor, method).remote(*args) for m in members}
+        returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
+        self._drop(failed)
+        return returned
+
+    def _drop(self, failed: dict[int, Exception]) -> bool:
         """Continue without the members that failed; whether there are any."""
-        gone = [member for member in self._of(transfer) if member.number in failed]
+        gone = [member for member in self._members if member.number in failed]
         self._lost += gone
         self._members = [member for member in self._members if member not in gone]
         return bool(gone)

@@ -57,6 +57,10 @@ class BroadcastError(S2LError):
     """A weight sync failed for one of its members; the others must receive the version again, without it."""
 
 
+class WeightMismatchError(S2LError):
+    """After a weight sync a learner engine holds other weights than the trainer (cluster.verify_weights)."""
+
+
 class GroupError(S2LError):
     """A rollout group is not exactly G rollouts of one prompt."""
 

@@ -84,6 +84,9 @@ class PipelineStats:
     """Longest wait in seconds of an engine for its running requests."""
     weight_sync_stall_s: float = 0.0
     """Longest time in seconds for which an awake engine sampled nothing."""
+    weight_sync_verify_s: float | None = None
+    """Seconds of weight_sync_s in which the engines' weights were compared with the trainer's; None if they were not
+    (cluster.verify_weights)."""
 
     def to_json(self) -> dict[str, float]:
         """Values by name, without those that are None."""
@@ -132,6 +135,9 @@ class StepRecord:
     """By role (explorer, learner, verifier, trainer): the share of the time in which its actors worked, for any step,
     between the completion of the previous step's groups and of this step's groups; the mean over the actors."""
     pipeline: PipelineStats = PipelineStats()
+    weights_digest: str | None = None
+    """Digest of the weights after the step's update, which every learner engine was found to hold
+    (`weights.digest.combined_digest`); None without cluster.verify_weights."""
     health: dict[HealthCondition, int] = field(default_factory=dict)
     """Condition -> for how many steps in a row, up to this one, it has held."""
 

@@ -82,8 +82,16 @@ def step_record(
         weight_sync_gb_per_s=weight_sync.broadcast_gb_per_s,
         weight_sync_drain_s=weight_sync.drain_s,
         weight_sync_stall_s=weight_sync.stall_s,
+        weight_sync_verify_s=weight_sync.verify_s if weight_sync.digest else None,
     )
-    return replace(numbers, seconds=spent.seconds, parts=spent.parts, busy=spent.busy, pipeline=pipeline)
+    return replace(
+        numbers,
+        seconds=spent.seconds,
+        parts=spent.parts,
+        busy=spent.busy,
+        pipeline=pipeline,
+        weights_digest=weight_sync.digest,
+    )
 
 
 def _pipeline(batch: StepBatch) -> PipelineStats:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from s2l_ray.errors import EngineError
 from s2l_ray.vllm_bridge.calls import WorkerCall
 from s2l_ray.vllm_bridge.settings import VllmSettings
 
@@ -177,6 +178,17 @@ class VllmEngine:
         """Run weight-transfer methods (see `calls`) in every worker, in one message. Returns what went wrong."""
         failures = await self.llm.collective_rpc("try_weight_transfer", args=(calls,))
         return [failure for failure in failures if failure]
+
+    async def ask_workers(self, call: WorkerCall) -> list[Any]:
+        """The answer of every worker to a method that has one (see `calls`), in the order of their ranks.
+
+        Raises:
+            EngineError: a worker could not answer.
+        """
+        answers = await self.llm.collective_rpc("try_answer", args=call)
+        if failures := [failure for _, failure in answers if failure]:
+            raise EngineError("; ".join(failures))
+        return [answer for answer, _ in answers]
 
     async def close(self) -> None:
         """Stop the engine and its processes.

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.errors import DiskError, GroupError, ModelError
 from s2l_ray.rollouts.records import RolloutGroup
 from s2l_ray.training.trainer import PolicyTrainer
+from s2l_ray.weights.digest import tensor_digest
 from s2l_ray.weights.rendezvous import Meeting, listen, open_store
 from tests.support.patience import PATIENCE_S
 from tests.support.small_disk import largest_file
@@ -92,6 +93,7 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
     options |= {"config": readable(**changes), "total_steps": TOTAL_STEPS, "max_tokens": 9}
     trainer = make_trainer(model_dir, goal=objective(**goal), **options)
     metrics, weights, packed = scenario(trainer, group), weights_of(trainer), packed_weights_of(trainer)
+    assert trainer.weights().digests() == [tensor_digest(weight) for weight in weights.values()]
     trainer.close()
     if group.rank == 0:
         assert_same(packed, weights, atol=0)
