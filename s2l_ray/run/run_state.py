@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.errors import ActorLostError
 from s2l_ray.results import StepRecord
-from s2l_ray.run.checkpoints import STATE, STEPS, Checkpoint, read_checkpoint
+from s2l_ray.run.checkpoints import STATE, STEPS, TRAINER, Checkpoint, place_of, read_checkpoint
 from s2l_ray.run.evaluation import RunEvaluation
 from s2l_ray.run.identity import changed_settings, learner_of, trained_with
 from s2l_ray.run.lineage import Donor
 from s2l_ray.run.saving import CheckpointSaver, save_into
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.timing.time_sheet import TimeSheet
+
+ATTEMPTS = 3
+"""How often a checkpoint that has to be there is begun, where trainer ranks are lost while it is written."""
 
 
 class RunState:
@@ -90,9 +94,7 @@ class RunState:
         self.look_after_checkpoints(wait=True)
         own = self._directory.branches.checkpoint_of(len(self.records))
         if not (own / STATE).exists():
-            self.take_checkpoint(len(self.records))
-            self.saver.write()
-            self.look_after_checkpoints(wait=True)
+            self._save_now()
         if self._uploader:
             self._uploader.wait(own.name)
         return own
@@ -152,10 +154,33 @@ class RunState:
         Raises:
             DiskError: it could not be written. The one before it is still there.
         """
-        if self.saver.settle(wait=wait):
+        if whole := self.saver.settle(wait=wait):
+            _, step = place_of(whole.name) or (0, 0)
+            self._graph.trainer.saved(str(whole / TRAINER), step)
+            self._directory.prune(self._settings.checkpoint.keep)  # not before: the trainer goes on from the newest
             self._tracking.models(self._directory.checkpoints)
         if self._uploader:
             self._uploader.tell()
+
+    def finish_checkpoints(self) -> None:
+        """After the last step: wait until its checkpoint is whole, and write it again if it was lost with an actor.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        self.look_after_checkpoints(wait=True)
+        if self.saver.lost:
+            self._save_now()
+
+    def _save_now(self) -> None:
+        """Write the checkpoint of the last step; where it is lost with an actor, once more."""
+        for _ in range(ATTEMPTS):
+            self.take_checkpoint(len(self.records))
+            self.saver.write()
+            self.look_after_checkpoints(wait=True)
+            if not self.saver.lost:
+                return
+        raise ActorLostError(f"the checkpoint of step {len(self.records)} was lost with an actor {ATTEMPTS} times")
 
     def _begin(self) -> None:
         """Begin at the first step."""

@@ -63,6 +63,9 @@ class CheckpointSaver:
         self._taken: tuple[CheckpointDraft, Written] | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._newest: Path | None = None
+        self.lost = False
+        """Whether the last checkpoint that was taken was lost with an actor."""
         self._abandoned = self._told_of_memory = False
 
     def take(self, step: int, state: Mapping[str, Any]) -> None:
@@ -77,7 +80,7 @@ class CheckpointSaver:
             ConfigError: another process has taken the directory over.
         """
         self.settle(wait=True)
-        draft = self._directory.begin_checkpoint(step, state)
+        draft, self.lost = self._directory.begin_checkpoint(step, state), False
         try:
             self._taken = draft, self._begin(str(draft.trainer))
         except BaseException:
@@ -100,10 +103,10 @@ class CheckpointSaver:
         if not self._settings.asynchronous:
             self._thread.join()
 
-    def settle(self, *, wait: bool = False) -> bool:
-        """Hear of a checkpoint that was written in the background; whether one has become whole since the last time.
+    def settle(self, *, wait: bool = False) -> Path | None:
+        """Hear of a checkpoint that was written in the background: its directory, if it has become whole since.
 
-        One that was lost with an actor is a note: the run learns of the actor's end where it needs it.
+        One that was lost with an actor is a note, and `lost`: the run learns of the actor's end where it needs it.
 
         Args:
             wait: until it is written, for as long as the trainer may take.
@@ -112,15 +115,16 @@ class CheckpointSaver:
             DiskError: it could not be written. The one before it is still there.
         """
         if self._thread is None or (not wait and self._thread.is_alive()):
-            return False
+            return None
         self._thread.join()
         self._thread, failure, self._failure = None, self._failure, None
         if isinstance(failure, ActorLostError):
+            self.lost = True
             self._note(f"the last checkpoint could not be written, the one before it stays: {failure}")
-            return False
+            return None
         if failure is not None:
             raise failure
-        return True
+        return self._newest
 
     def end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """At the end of the run: wait for what is being written, within bounds, and remove what cannot become whole.
@@ -141,7 +145,8 @@ class CheckpointSaver:
             self._note(f"the last checkpoint was not whole {STOPPED_S:g} s after the signal; the one before it stays")
             return
         try:
-            self.settle(wait=True)
+            if self.settle(wait=True):
+                self._directory.prune(self._settings.keep)
         except Exception as failure:
             if error is None:
                 raise
@@ -170,8 +175,8 @@ class CheckpointSaver:
             return
         self._directory.check_lock()
         draft.complete(sums)
+        self._newest = draft.directory
         self._whole(draft.directory.name)
-        self._directory.prune(self._settings.keep)
 
 
 def save_into(directory: Path, run: RunDirectory, trainer: SavingTrainer, state: Mapping[str, Any]) -> None:

@@ -196,7 +196,8 @@ class TrainingRun:
         with clock.phase("update"):  # advantages over each mixed group, and the optimizer steps
             metrics, trained = self.graph.update(batch)
         with clock.phase("weight_sync"):
-            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines)
+            restarts = self.graph.take_restarts()
+            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines, restarts)
             weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome))
         if step < self.settings.schedule.steps and not self.graph.phase_changes_before(step + 1):
             self.graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
@@ -246,7 +247,7 @@ class TrainingRun:
         self._tracking.reporter.phase("writing model, summary and figures")
         path, tracker, evaluations = self._directory.path, self._tracking.tracker, self._evaluation.records
         self.graph.trainer.export(str(path / "model"))
-        self.state.look_after_checkpoints(wait=True)
+        self.state.finish_checkpoints()
         summary = build_summary(
             config=self.settings,
             dtype=self._dtype,

@@ -46,6 +46,7 @@ class Graph:
             begin_save=self._begin_save,
             lacks_memory=lambda: "",
             export=lambda path: self._call("export"),
+            saved=lambda directory, step: None,
         )
 
     def _call(self, name: str, step: int | None = None) -> None:
@@ -72,6 +73,9 @@ class Graph:
 
     def rest(self) -> None:
         self._call("rest")
+
+    def take_restarts(self) -> int:
+        return 0
 
     def close(self) -> None:
         self._call("close")
@@ -104,6 +108,7 @@ class Graph:
             stragglers=["late"] if step == 2 else [],
             stale_dropped=0,
             banked=0,
+            redone=0,
             prefetched_bytes=3 * 10**6,
         )
 

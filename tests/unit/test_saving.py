@@ -213,6 +213,47 @@ def test_a_checkpoint_that_is_lost_with_an_actor_is_a_note_and_the_next_one_is_w
     assert checkpoints(config) == ["step-000004"]
 
 
+def test_the_checkpoint_of_the_last_step_is_written_again_if_it_is_lost_with_an_actor(config: Config, graph: Graph):
+    attempts: list[int] = []
+
+    def gone_once() -> None:
+        if graph.version == STEPS:
+            attempts.append(graph.version)
+            if len(attempts) == 1:
+                raise ActorLostError("saving a checkpoint failed: an actor is gone")
+
+    graph.writes = gone_once
+    with TrainingRun(config, SilentReporter()) as run:
+        while not run.done:
+            run.step()
+        assert run.summary["weight_versions"] == list(range(STEPS))
+    assert len(attempts) == 2 and checkpoints(config) == ["step-000006", "step-000008"]
+
+
+def test_a_checkpoint_that_is_lost_again_and_again_is_an_error(config: Config, graph: Graph):
+    def gone() -> None:
+        raise ActorLostError("saving a checkpoint failed: an actor is gone")
+
+    with TrainingRun(config, SilentReporter()) as run:
+        run.step()
+        graph.writes = gone
+        with pytest.raises(ActorLostError, match="the checkpoint of step 1 was lost with an actor 3 times"):
+            run.state.checkpoint()
+
+
+def test_older_checkpoints_go_only_once_the_trainer_goes_on_from_the_newest(config: Config, graph: Graph):
+    """What it loads when its ranks are lost must be there."""
+    bases: list[tuple[str, int, list[str]]] = []
+    graph.trainer.saved = lambda directory, step: bases.append((directory, step, checkpoints(config)))
+    with TrainingRun(config, SilentReporter()) as run:
+        for _ in range(STEPS):
+            run.step()
+    assert [step for _, step, _ in bases] == [2, 4, 6, 8]
+    assert bases[2][0] == str(config.run_path / "checkpoints" / "step-000006" / "trainer")
+    assert bases[2][2] == ["step-000002", "step-000004", "step-000006"]  # keep is 2
+    assert checkpoints(config) == ["step-000006", "step-000008"]
+
+
 def test_what_tune_asks_for_is_whole_when_it_is_named(run: TrainingRun, graph: Graph, config: Config):
     gate = Gate(graph)
     run.step()
