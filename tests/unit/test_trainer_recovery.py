@@ -48,7 +48,7 @@ def batch(step: int) -> Any:
 
 
 def lose_all(trainer: RecoveringTrainer) -> None:
-    trainer.lose(Death(trainer.ranks[0], "trainer rank 0", "killed"))
+    trainer.lose(Death("trainer rank 0", trainer.ranks[0], "killed", None, trainer.lose))
     trainer.recover()
 
 
