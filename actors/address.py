@@ -28,6 +28,8 @@ class Cluster:
     """host:port of its GCS."""
     on_loopback: bool
     """It listens on this machine's loopback alone, where Ray does not look by itself."""
+    asks_for_no_token: bool = False
+    """Whoever reaches it can run code in it."""
 
 
 def find_cluster(address: str | None, timeout_s: float = ANSWER_S) -> Cluster | None:
@@ -91,15 +93,16 @@ def _usable(address: str, given: str, timeout_s: float) -> Cluster:
     # Ray takes loopback for this machine's outward address, where a Ray that keeps to loopback does not listen.
     outward = ray_bridge.outward_address(address)
     on_loopback = ray_bridge.is_loopback(address) and not _listens(outward)
-    cluster = Cluster(address if on_loopback else outward, on_loopback)
-    with ray_bridge.gcs_channel(cluster.address) as channel:
+    where = address if on_loopback else outward
+    with ray_bridge.gcs_channel(where) as channel:
         try:
             _check_versions(channel, given, timeout_s)
             raylet = _node_of_this_machine(channel, given, timeout_s)
+            asks_for_no_token = ray_bridge.asks_for_no_token(where, timeout_s)
         except grpc.RpcError as error:
-            raise PlacementError(f"{given}: {_reason(error, cluster.address)}") from error
+            raise PlacementError(f"{given}: {_reason(error, where)}") from error
     _check_raylet(raylet, given, timeout_s)
-    return cluster
+    return Cluster(where, on_loopback, asks_for_no_token)
 
 
 def _listens(address: str) -> bool:

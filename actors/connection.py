@@ -42,7 +42,7 @@ def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         use_short_tmpdir(note)
         with on_loopback(), _quiet("ray"):  # it announces that token authentication is on, as it should be
-            start_private_ray(config.start_timeout_s)
+            start_private_ray(config.start_timeout_s, note)
         return True
     try:
         with on_loopback() if cluster.on_loopback else contextlib.nullcontext():
@@ -52,6 +52,11 @@ def _connect(config: ClusterConfig, note: Callable[[str], None]) -> bool:
         raise PlacementError(
             f"could not join the Ray cluster at {cluster.address} (cluster.address, RAY_ADDRESS): {error}"
         ) from error
+    if cluster.asks_for_no_token:
+        note(
+            f"the Ray cluster at {cluster.address} asks for no token: whoever reaches it can run code in it. Start it "
+            "with RAY_AUTH_MODE=token"
+        )
     return False
 
 

@@ -8,6 +8,8 @@ import ray
 
 from actors.engine import EngineActor
 from s2l_ray.generation.learner import LearnerEngine, WeightSyncTimes
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.held import HeldDigest
 from s2l_ray.weights.messages import Invitation
 
 
@@ -46,3 +48,11 @@ class Learner(EngineActor):
     async def finish_weight_sync(self, version: int) -> WeightSyncTimes:
         """See `LearnerEngine.finish_weight_sync`."""
         return await self._engine.finish_weight_sync(version)
+
+    async def describe_weights(self, specs: list[WeightSpec]) -> list[str]:
+        """See `LearnerEngine.describe_weights`."""
+        return await self._engine.describe_weights(specs)
+
+    async def weight_digests(self) -> list[HeldDigest]:
+        """See `LearnerEngine.weight_digests`."""
+        return await self._engine.weight_digests()

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import ray
 
+from actors.own_user import private_directory, require_token
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.processes import kill_marked, mark
 from s2l_ray.ray_bridge import (
@@ -34,23 +35,37 @@ CONNECTION_S = 60
 """Bound on a connection between two parts that are up."""
 
 
-def start_private_ray(timeout_s: float) -> None:
+def start_private_ray(timeout_s: float, note: Callable[[str], None] = lambda message: None) -> None:
     """Start Ray on this machine and connect to it. It ends with this process, or with `end_private_ray`.
+
+    It asks for a token, and other users can neither enter its directory nor connect to its sockets.
+
+    Args:
+        timeout_s: bound on the start.
+        note: receives messages for the user.
 
     Raises:
         PlacementError: it is not there within `timeout_s`, or cannot start. Nothing of it is left then.
     """
+    require_token(note)
+    sessions = private_directory()
     start = _Start(timeout_s)
     try:
         with start.watched(), away_from_group_signals():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(sessions),
+            )
     except BaseException as error:  # anything from a full disk to a broken installation, in Ray's words
         end_private_ray()
         if not isinstance(error, Exception):
             raise
         reason = str(error) if isinstance(error, PlacementError) else f"{type(error).__name__}: {error}".rstrip(".")
         raise PlacementError(
-            f"Ray did not start on this machine: {reason}. Its logs are in {log_directory()}"
+            f"Ray did not start on this machine: {reason}. Its logs are in {log_directory(sessions)}"
         ) from error
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,21 +15,41 @@ import transformers
 from actors.batch import GroupRefs, StepBatch
 from actors.blueprint import RankProcess
 from actors.calls import fetch
+from actors.liveness import Heartbeat
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
+from s2l_ray.machine.checksums import FileSum
+from s2l_ray.machine.host_memory import available_bytes
 from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
+from s2l_ray.training.checkpoint import save_snapshot
+from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
-from s2l_ray.weights.rendezvous import listen, open_store
+from s2l_ray.weights.digest import TensorDigest
+from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
 
+STAGED_SHARE = 0.8
+"""Largest share of a node's available host memory that the state of its trainer ranks may take while it is written."""
 
-@ray.remote(max_restarts=0)
+
+@dataclass(frozen=True)
+class GroupSnapshot:
+    """The state of all ranks after an update, in Ray's object store; it outlives the ranks."""
+
+    states: list[ray.ObjectRef]
+    """A `Snapshot` of each rank."""
+    taken: list[ray.ObjectRef]
+    """Done once it is whole."""
+
+
+# A heartbeat must not wait for an update, nor an update for a disk: they have threads of their own.
+@ray.remote(max_restarts=0, concurrency_groups={"alive": 1, "disk": 1})
 class TrainerRank:
     """Fetches its share of a step's groups by reference, updates, and sends weights.
 
@@ -44,19 +66,20 @@ class TrainerRank:
         # Else gloo takes the address that the host's name has, which on Debian is 127.0.1.1: no other node reaches it.
         if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(self._host)):
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._built: PolicyTrainer | None = None
+        self._staged: Snapshot | None = None
         self._senders: dict[Transfer, GroupSender] = {}
         self._chunk_senders: dict[Transfer, ChunkSender] = {}
         # Its bars would fill the actor's log file.
         transformers.utils.logging.disable_progress_bar()
 
-    def listen(self) -> tuple[str, int]:
-        """Rank 0: the address at which the ranks meet."""
+    def listen(self) -> Meeting:
+        """Rank 0: where the ranks meet."""
         self._listener = listen(self._host)
-        return self._host, self._listener.getsockname()[1]
+        return self._listener.meeting
 
-    def build(self, config: Config, address: tuple[str, int]) -> list[WeightSpec]:
+    def build(self, config: Config, address: Meeting) -> list[WeightSpec]:
         """Join the other ranks and load the model. Returns what a weight sync carries.
 
         Args:
@@ -70,7 +93,7 @@ class TrainerRank:
             dtype=config.models.compute_dtype,
             rank=process.rank,
             world_size=process.ranks,
-            store=open_store(*address, process.step_timeout_s, self._listener),
+            store=open_store(address, process.step_timeout_s, self._listener),
             timeout_s=process.step_timeout_s,
             trust_remote_code=config.models.trust_remote_code,
             **_training(config),
@@ -115,7 +138,7 @@ class TrainerRank:
         parts = ray.get(group.parts, timeout=self._process.step_timeout_s)
         return RolloutGroup.merge(parts, self._config.rollout.group_size)
 
-    def listen_for_receivers(self, transfer: Transfer) -> tuple[str, int]:
+    def listen_for_receivers(self, transfer: Transfer) -> Meeting:
         """Rank 0: where the members of the next broadcast group meet."""
         return self._sender(transfer).listen()
 
@@ -126,6 +149,10 @@ class TrainerRank:
     def send_weights(self, transfer: Transfer) -> SendTimes:
         """Broadcast the present weights; all ranks at the same time. See `GroupSender.send`."""
         return self._sender(transfer).send(self._trainer.weights())
+
+    def weight_digests(self) -> list[TensorDigest]:
+        """Digests of what weight syncs carry now; all ranks at the same time. See `PolicyWeights.digests`."""
+        return self._trainer.weights().digests()
 
     def begin_chunks(self, transfer: Transfer) -> None:
         """Show the present weights to the engines on this rank's GPU, chunk by chunk. See `ChunkSender`."""
@@ -147,9 +174,25 @@ class TrainerRank:
             self._senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs, self._rank, self._host, timeout_s)
         return self._senders[transfer]
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> dict[str, FileSum]:
         """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
-        self._trainer.save(directory)
+        return self._trainer.save(directory)
+
+    def memory_to_stage(self) -> tuple[str, int, int]:
+        """The node, the host memory that `stage` takes in bytes, and what the node has available."""
+        return self._host, self._trainer.snapshot_bytes, available_bytes()
+
+    def stage(self) -> None:
+        """Copy the rank's state to host memory, for `write_staged`."""
+        self._staged = self._trainer.snapshot()
+
+    @ray.method(concurrency_group="disk")  # type: ignore[untyped-decorator]
+    def write_staged(self, directory: str) -> dict[str, FileSum]:
+        """Write what was staged, as `save` would have written it then, while the rank goes on."""
+        staged, self._staged = self._staged, None
+        if staged is None:
+            raise RuntimeError(f"trainer rank {self._rank} has staged nothing")
+        return save_snapshot(directory, staged)
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint. See `PolicyTrainer.load`."""
@@ -158,6 +201,25 @@ class TrainerRank:
     def export(self, directory: str) -> None:
         """Write the policy in the Hugging Face layout. See `PolicyTrainer.export`."""
         self._trainer.export(directory)
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
+    def snapshot(self) -> tuple[Snapshot, int]:
+        """The rank's state, for the object store; and its size in bytes. See `PolicyTrainer.snapshot`."""
+        snapshot = self._trainer.snapshot()
+        return snapshot, snapshot.nbytes
+
+    def snapshot_bytes(self) -> tuple[str, int]:
+        """Id (hex) of the node, and the size of a snapshot."""
+        return ray.get_runtime_context().get_node_id(), self._trainer.snapshot_bytes
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot. See `PolicyTrainer.restore`."""
+        self._trainer.restore(snapshot)
+
+    @ray.method(concurrency_group="alive")  # type: ignore[untyped-decorator]
+    def alive(self) -> Heartbeat:
+        """Answer, also during an update."""
+        return Heartbeat.of_this_process()
 
     def close(self) -> None:
         """Leave every group that this rank is in; also half built."""
@@ -185,12 +247,28 @@ class TrainerGroup:
     Args:
         ranks: `TrainerRank` actors, in rank order.
         timeout_s: bound on every call.
+        tend: called every second of a wait.
+        groups_named: see `WeightSync`.
     """
 
-    def __init__(self, ranks: list[Any], timeout_s: float, weight_sync_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: list[Any],
+        timeout_s: float,
+        weight_sync_timeout_s: float,
+        tend: Callable[[], None] | None = None,
+        groups_named: int = 0,
+    ) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
         self._weight_sync_timeout_s = weight_sync_timeout_s
+        self._tend = tend
+        self._groups_named = groups_named
+
+    @property
+    def groups_named(self) -> int:
+        """See `WeightSync.groups_named`."""
+        return self._weight_syncs.groups_named if hasattr(self, "_weight_syncs") else self._groups_named
 
     def build(self, config: Config) -> None:
         """Join the ranks and load the model."""
@@ -199,16 +277,21 @@ class TrainerGroup:
 
     def begin_build(self, config: Config) -> None:
         """Let the ranks join and load the model, without waiting: engines start at the same time."""
+        self._verify = config.cluster.verify_weights
         address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
         self._building = [rank.build.remote(config, address) for rank in self.ranks]
 
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
-        self._weight_syncs = WeightSync(self.ranks, specs, self._weight_sync_timeout_s, self._timeout_s)
+        bounds = (self._weight_sync_timeout_s, self._timeout_s)
+        self._weight_syncs = WeightSync(
+            self.ranks, specs, *bounds, verify=self._verify, groups_named=self._groups_named, tend=self._tend
+        )
 
     def begin_rebuild(self, config: Config) -> None:
         """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
+        self._weight_syncs.verify = config.cluster.verify_weights
         self._building = [rank.rebuild.remote(config) for rank in self.ranks]
 
     def finish_rebuild(self) -> None:
@@ -234,9 +317,42 @@ class TrainerGroup:
         """Wait for what `begin_weight_sync` began. See `WeightSync.finish_weight_sync`."""
         return self._weight_syncs.finish_weight_sync()
 
-    def save(self, directory: str) -> None:
-        """Write the trainer's part of a checkpoint: policy, optimizer and learning-rate schedule."""
-        self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write the trainer's part of a checkpoint: policy, optimizer and random states.
+
+        Returns:
+            What was written, by file name.
+        """
+        return _together(self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint"))
+
+    def lacks_memory(self) -> str:
+        """Why `begin_save` would put a node at risk of running out of host memory; empty if it would not."""
+        asked: dict[str, int] = {}
+        left: dict[str, int] = {}
+        found = self._get([rank.memory_to_stage.remote() for rank in self.ranks], "asking for host memory")
+        for node, takes, available in found:
+            asked[node] = asked.get(node, 0) + takes
+            left[node] = min(left.get(node, available), available)
+        for node, takes in asked.items():
+            if takes > STAGED_SHARE * left[node]:
+                return f"{node} has {left[node] / 1e9:.1f} GB of memory left, and the trainer's state {takes / 1e9:.1f}"
+        return ""
+
+    def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
+        """Have all ranks copy their state to host memory, and begin to write it.
+
+        Returns:
+            A function that waits until all have written theirs and returns what `save` does. Any thread may call it.
+        """
+        self._get([rank.stage.remote() for rank in self.ranks], "copying the trainer's state to host memory")
+        refs = [rank.write_staged.remote(directory) for rank in self.ranks]
+
+        def written() -> dict[str, FileSum]:
+            # All of them, also where one has failed: nobody writes to the directory any more when it is removed.
+            ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
+            return _together(fetch(refs, self._timeout_s, "saving a checkpoint"))
+
+        return written
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint."""
@@ -246,5 +362,30 @@ class TrainerGroup:
         """Write the policy as a Hugging Face model directory."""
         self._get([rank.export.remote(directory) for rank in self.ranks], "exporting the model")
 
+    def begin_snapshot(self) -> GroupSnapshot:
+        """Have every rank copy its present state into the object store, without waiting."""
+        pairs = [rank.snapshot.remote() for rank in self.ranks]
+        return GroupSnapshot([state for state, _ in pairs], [taken for _, taken in pairs])
+
+    def finish_snapshot(self, snapshot: GroupSnapshot) -> None:
+        """Wait until a snapshot is whole."""
+        self._get(snapshot.taken, "taking a snapshot of the trainer")
+
+    def snapshot_bytes(self) -> dict[str, int]:
+        """Size of a snapshot on every node of a rank, by the node's id (hex)."""
+        found = Counter[str]()
+        for node, size in self._get([rank.snapshot_bytes.remote() for rank in self.ranks], "measuring the trainer"):
+            found[node] += size
+        return found
+
+    def restore(self, snapshot: GroupSnapshot) -> None:
+        """Go on from a snapshot, on as many ranks as it was taken of."""
+        pairs = zip(self.ranks, snapshot.states, strict=True)
+        self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
+
     def _get(self, refs: Any, what: str) -> Any:
-        return fetch(refs, self._timeout_s, what)
+        return fetch(refs, self._timeout_s, what, self._tend)
+
+
+def _together(written: list[dict[str, FileSum]]) -> dict[str, FileSum]:
+    return {name: found for of_rank in written for name, found in of_rank.items()}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from actors.calls import fetch
-from s2l_ray.errors import ActorLostError, BroadcastError, StepTimeoutError
+from actors.calls import fetch, outcomes
+from s2l_ray.errors import ActorLostError, BroadcastError, ConfigError
 from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.kinds import Transfer
 from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.held import checked_digest, refusal
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.sender import SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
@@ -59,6 +61,23 @@ class WeightSyncReport:
     lost: tuple[LearnerMember, ...]
     """Members dropped since the previous weight sync: dead, or not answering within the bound. Their weights are not
     valid."""
+    digest: str | None = None
+    """The `digest.combined_digest` of the weights, which every engine was found to hold; None: it was not looked at."""
+    verify_s: float = 0.0
+    """Seconds that this took."""
+
+
+class NoMemberLeftError(ActorLostError):
+    """No learner engine is left that could take part in a weight sync.
+
+    Args:
+        version: of the weights.
+        lost: members dropped since the weight sync before.
+    """
+
+    def __init__(self, version: int, lost: tuple[LearnerMember, ...]) -> None:
+        super().__init__(f"the weight sync of version {version} failed: no learner engine is left")
+        self.lost = lost
 
 
 @dataclass(frozen=True)
@@ -88,9 +107,23 @@ class WeightSync:
         specs: what a weight sync carries.
         timeout_s: cluster.weight_sync_timeout_s.
         drain_timeout_s: cluster.step_timeout_s, which bounds the requests too.
+        verify: cluster.verify_weights.
+        groups_named: names that broadcast groups of these engines have had, with trainer ranks that are gone now.
+        tend: called every second of a wait.
     """
 
-    def __init__(self, ranks: list[Any], specs: list[WeightSpec], timeout_s: float, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: list[Any],
+        specs: list[WeightSpec],
+        timeout_s: float,
+        drain_timeout_s: float,
+        verify: bool = False,
+        groups_named: int = 0,
+        tend: Callable[[], None] | None = None,
+    ) -> None:
+        self.verify = verify
+        self._tend = tend
         self._ranks = ranks
         self._specs = specs
         self._timeout_s = timeout_s
@@ -98,27 +131,39 @@ class WeightSync:
         self._members: list[LearnerMember] = []
         self._lost: list[LearnerMember] = []
         self._standing: set[Transfer] = set()
-        self._groups_named = 0
+        self.groups_named = groups_named
+        """How many names broadcast groups have had."""
         self._version = -1
         self._begun = 0.0
         self._attempt: _Attempt | None = None
         self._draining: dict[int, ray.ObjectRef] = {}
         self._sent: list[SendTimes] = []
         self._received: list[WeightSyncTimes] = []
+        self._described: set[int] = set()
+        """Numbers of the members that know what they will be asked for by `_verified`."""
 
     def connect(self, members: list[LearnerMember]) -> None:
-        """From here on, weight syncs go to these members. Those that do not join are named in the next report."""
+        """From here on, weight syncs go to these members. Those that do not join are named in the next report.
+
+        Raises:
+            ConfigError: the weights of one cannot be compared with the trainer's, as cluster.verify_weights demands.
+        """
         self._members = list(members)
         self._standing.clear()
+        self._described.clear()
         for transfer in self._transfers():
             self._regroup(transfer)
+        if self.verify:
+            self._describe()
 
     def weight_sync(self, version: int) -> WeightSyncReport:
         """Deliver the trainer's present weights to every member, as `version`.
 
         Raises:
-            ActorLostError: no member is left, or a trainer rank is gone.
+            NoMemberLeftError: no member is left.
+            ActorLostError: a trainer rank is gone.
             BroadcastError: it fails although every member answers.
+            WeightMismatchError: a member holds other weights than the trainer (cluster.verify_weights).
         """
         self.begin_weight_sync(version)
         return self.finish_weight_sync()
@@ -135,7 +180,7 @@ class WeightSync:
         grouped = [member for member in self._members if TRANSFERS[member.transfer].grouped]
         self._draining = {member.number: member.actor.drain.remote() for member in grouped}
         first = next(iter(self._transfers()), None)
-        if first in self._standing and TRANSFERS[first].grouped and not _outcomes(self._draining, IDLE_S)[1]:
+        if first in self._standing and TRANSFERS[first].grouped and not outcomes(self._draining, IDLE_S)[1]:
             self._attempt = self._start(first)
 
     def finish_weight_sync(self) -> WeightSyncReport:
@@ -145,14 +190,14 @@ class WeightSync:
                 self._broadcast_until_held(transfer)
             else:
                 self._show_chunks(transfer)
+        held = time.perf_counter()
+        digest = self._verified() if self.verify else None
         if not self._members:
-            raise ActorLostError(
-                f"the weight sync of version {self._version} failed: no learner engine is left. "
-                "The same command resumes from the last checkpoint."
-            )
-        return self._report()
+            lost, self._lost = tuple(self._lost), []
+            raise NoMemberLeftError(self._version, lost)
+        return self._report(digest, time.perf_counter() - held)
 
-    def _report(self) -> WeightSyncReport:
+    def _report(self, digest: str | None, verify_s: float) -> WeightSyncReport:
         lost, self._lost = tuple(self._lost), []
         size = sum(spec.nbytes for spec in self._specs)
         broadcast_s = sum(times.broadcast_s for times in self._sent)
@@ -167,7 +212,31 @@ class WeightSync:
             receive_s=max(times.receive_s for times in self._received),
             stall_s=max(times.stall_s for times in self._received),
             lost=lost,
+            digest=digest,
+            verify_s=verify_s if self.verify else 0.0,
         )
+
+    # ---- verification ----
+
+    def _describe(self) -> None:
+        """Let the members that are new find out where they hold the trainer's tensors."""
+        new = [member for member in self._members if member.actor not in self._described]
+        actors = {member.number: member.actor for member in new}
+        for number, problems in self._ask(new, "describe_weights", self._specs).items():
+            if problems:
+                raise ConfigError(
+                    f"cluster.verify_weights cannot compare the weights of learner engine {number} with the trainer's; "
+                    f"set it to false: {refusal(problems)}"
+                )
+            self._described.add(actors[number])
+
+    def _verified(self) -> str:
+        """Compare what every member holds now with what the trainer has; returns the digest of it."""
+        self._describe()
+        computing = [rank.weight_digests.remote() for rank in self._ranks]
+        held = self._ask(self._members, "weight_digests")
+        trainer = self._fetch(computing, self._timeout_s + SETTLE_S, "taking the digests of the trainer's weights")[0]
+        return checked_digest(self._version, self._specs, trainer, held)
 
     # ---- broadcasts ----
 
@@ -197,7 +266,7 @@ class WeightSync:
     def _wait_for_drains(self, transfer: Transfer) -> None:
         """Wait until the members stand still. One that does not, or is gone, is dropped."""
         waiting = {m.number: self._draining[m.number] for m in self._of(transfer) if m.number in self._draining}
-        if self._drop(transfer, _outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
+        if self._drop(self._outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
             self._attempt = None
             self._standing.discard(transfer)
 
@@ -217,10 +286,11 @@ class WeightSync:
         sent: list[SendTimes] = []
         try:
             # Twice: the whole is bounded, and so is each wait in it, the last one of which may begin late.
-            sent = fetch(attempt.sends, 2 * self._timeout_s + SETTLE_S, "sending weights")[:1]
+            bound_s = 2 * self._timeout_s + SETTLE_S
+            sent = self._fetch(attempt.sends, bound_s, "sending weights")[:1]
         except BroadcastError:
             patience = SETTLE_S
-        received, failed = _outcomes(attempt.weight_syncs, patience)
+        received, failed = self._outcomes(attempt.weight_syncs, patience)
         self._received += received.values()
         self._sent += sent
         return failed
@@ -240,23 +310,25 @@ class WeightSync:
 
     def _form(self, transfer: Transfer) -> bool:
         members = self._of(transfer)
-        name = f"weights-{self._groups_named}"
-        self._groups_named += 1
+        name = f"weights-{self.groups_named}"
+        self.groups_named += 1
         size = 1 + sum(member.tensor_parallel for member in members)
         patience = self._timeout_s + SETTLE_S
-        host, port = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")
+        meeting = self._fetch(
+            self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group"
+        )
         forming = self._ranks[0].form_group.remote(transfer, name, size)
         joins, offset = {}, 1
         for member in members:
-            invitation = Invitation(host, port, name, offset, size, self._timeout_s)
+            invitation = Invitation.to(meeting, name, offset, size, self._timeout_s)
             joins[member.number] = member.actor.join.remote(invitation)
             offset += member.tensor_parallel
         try:
-            fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
+            self._fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
         except BroadcastError:
-            _outcomes(joins, SETTLE_S)
+            self._outcomes(joins, SETTLE_S)
             return False
-        return not _outcomes(joins, patience)[1]
+        return not self._outcomes(joins, patience)[1]
 
     # ---- chunks ----
 
@@ -265,19 +337,21 @@ class WeightSync:
         patience = self._timeout_s + SETTLE_S
         opening = [rank.begin_chunks.remote(transfer) for rank in self._ranks]  # while the engines come to a halt
         self._call(transfer, "begin_weight_sync")
-        fetch(opening, patience, "opening the weights")
+        self._fetch(opening, patience, "opening the weights")
         begin, gather_s = time.perf_counter(), 0.0
         while True:
             asked = time.perf_counter()
             showing = [rank.next_chunk.remote(transfer) for rank in self._ranks]
-            parts = fetch(showing, patience, "gathering a chunk of weights")
+            parts = self._fetch(showing, patience, "gathering a chunk of weights")
             gather_s += time.perf_counter() - asked
             if parts[0] is None:
                 break
             self._call(transfer, "receive", merge_chunks(parts))
         self._sent.append(SendTimes(gather_s, time.perf_counter() - begin))
         self._received += self._call(transfer, "finish_weight_sync", self._version)
-        fetch([rank.end_chunks.remote(transfer) for rank in self._ranks], patience, "giving the transfer's buffer back")
+        self._fetch(
+            [rank.end_chunks.remote(transfer) for rank in self._ranks], patience, "giving the transfer's buffer back"
+        )
 
     # ---- members ----
 
@@ -292,37 +366,29 @@ class WeightSync:
         self._call(transfer, "check_in")
 
     def _call(self, transfer: Transfer, method: str, *args: Any) -> list[Any]:
-        """Call a method of every member; returns their answers. A member that fails is dropped."""
-        calls = {m.number: getattr(m.actor, method).remote(*args) for m in self._of(transfer)}
-        returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
-        self._drop(transfer, failed)
-        return list(returned.values())
+        """Call a method of every member of a transfer; returns their answers. A member that fails is dropped."""
+        return list(self._ask(self._of(transfer), method, *args).values())
 
-    def _drop(self, transfer: Transfer, failed: dict[int, Exception]) -> bool:
+    def _ask(self, members: list[LearnerMember], method: str, *args: Any) -> dict[int, Any]:
+        """Call a method of some members; returns their answers by number. A member that fails is dropped."""
+        calls = {m.number: getattr(m.actor, method).remote(*args) for m in members}
+        returned, failed = self._outcomes(
+            calls, self._timeout_s + SETTLE_S
+        )  # it may be in a wait that is itself bounded
+        self._drop(failed)
+        return returned
+
+    def _fetch(self, refs: Any, timeout_s: float, what: str) -> Any:
+        return fetch(refs, timeout_s, what, self._tend)
+
+    def _outcomes(
+        self, calls: dict[int, ray.ObjectRef], timeout_s: float, key: str = "cluster.weight_sync_timeout_s"
+    ) -> tuple[dict[int, Any], dict[int, Exception]]:
+        return outcomes(calls, timeout_s, key, self._tend)
+
+    def _drop(self, failed: dict[int, Exception]) -> bool:
         """Continue without the members that failed; whether there are any."""
-        gone = [member for member in self._of(transfer) if member.number in failed]
+        gone = [member for member in self._members if member.number in failed]
         self._lost += gone
         self._members = [member for member in self._members if member not in gone]
         return bool(gone)
-
-
-def _outcomes(
-    calls: dict[int, ray.ObjectRef], timeout_s: float, key: str = "cluster.weight_sync_timeout_s"
-) -> tuple[dict[int, Any], dict[int, Exception]]:
-    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all).
-
-    Args:
-        key: that `timeout_s` is made of.
-    """
-    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
-    returned: dict[int, Any] = {}
-    failed: dict[int, Exception] = {}
-    for number, ref in calls.items():
-        if ref not in done:
-            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s ({key})")
-            continue
-        try:
-            returned[number] = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            failed[number] = error
-    return returned, failed

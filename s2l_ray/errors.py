@@ -25,6 +25,10 @@ class EngineError(S2LError):
     """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
 
 
+class EngineDiedError(EngineError):
+    """A vLLM engine can compute nothing any more: one of its processes is gone, or a step of it failed."""
+
+
 class ActorLostError(S2LError):
     """An actor of the run died: its process was killed, its node went away, or Ray was stopped."""
 
@@ -55,6 +59,10 @@ class StaleWeightsError(S2LError):
 
 class BroadcastError(S2LError):
     """A weight sync failed for one of its members; the others must receive the version again, without it."""
+
+
+class WeightMismatchError(S2LError):
+    """After a weight sync a learner engine holds other weights than the trainer (cluster.verify_weights)."""
 
 
 class GroupError(S2LError):

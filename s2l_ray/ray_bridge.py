@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray._common.network_utils import build_address, is_localhost, parse_address
-from ray._common.utils import get_default_ray_temp_dir
+from ray._common.utils import get_default_system_temp_dir
 from ray._private import node, ray_constants, services, utils, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
@@ -197,9 +197,38 @@ def has_own_cluster() -> bool:
     return own is not None and bool(own.all_processes)
 
 
-def log_directory() -> Path:
-    """Where the Ray started last on this machine writes its logs."""
-    return Path(get_default_ray_temp_dir(), "session_latest", "logs").resolve()
+def temporary_directory() -> str:
+    """The directory that Ray takes for temporary files, below which its sessions are."""
+    return str(get_default_system_temp_dir())
+
+
+def log_directory(sessions: Path) -> Path:
+    """Where the Ray started last writes its logs, of those whose sessions are in a directory."""
+    return (sessions / "session_latest" / "logs").resolve()
+
+
+def read_token_again() -> None:
+    """Take a token that is new since Ray was imported into account, and whether there is one."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def asks_for_no_token(address: str, timeout_s: float) -> bool:
+    """Whether the cluster at HOST:PORT of a GCS answers those who have no token.
+
+    Raises:
+        grpc.RpcError: it does not answer.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address, options=ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
+        try:
+            nodes_alive(channel, timeout_s)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            return False
+    return True
 
 
 # ---- within a job ---------------------------------------------------------------------------------------------------

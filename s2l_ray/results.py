@@ -74,6 +74,11 @@ class PipelineStats:
     """The learner's rollouts that a weight sync caught while they were sampled; None likewise."""
     stale_dropped: int = 0
     """The learner's rollouts that exceeded rollout.max_staleness, and were sampled again."""
+    restarts: int = 0
+    """Actors that were started again since the step before because they had died or hung (`recovery`); the trainer's
+    ranks count as one."""
+    redone: int = 0
+    """Requests that another engine sampled again, or another verifier checked again, for the same reason."""
     weight_sync_mb: float = 0.0
     """Megabytes of weights, counted once, whatever the number of engines."""
     weight_sync_s: float = 0.0
@@ -84,6 +89,9 @@ class PipelineStats:
     """Longest wait in seconds of an engine for its running requests."""
     weight_sync_stall_s: float = 0.0
     """Longest time in seconds for which an awake engine sampled nothing."""
+    weight_sync_verify_s: float | None = None
+    """Seconds of weight_sync_s in which the engines' weights were compared with the trainer's; None if they were not
+    (cluster.verify_weights)."""
 
     def to_json(self) -> dict[str, float]:
         """Values by name, without those that are None."""
@@ -132,6 +140,9 @@ class StepRecord:
     """By role (explorer, learner, verifier, trainer): the share of the time in which its actors worked, for any step,
     between the completion of the previous step's groups and of this step's groups; the mean over the actors."""
     pipeline: PipelineStats = PipelineStats()
+    weights_digest: str | None = None
+    """Digest of the weights after the step's update, which every learner engine was found to hold
+    (`weights.digest.combined_digest`); None without cluster.verify_weights."""
     health: dict[HealthCondition, int] = field(default_factory=dict)
     """Condition -> for how many steps in a row, up to this one, it has held."""
 

@@ -18,20 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_label_value, is_object_name, is_qualified
 from s2l_ray.config.section import AfterValidator, Section
-from s2l_ray.config.text import section_of, type_of
+from s2l_ray.config.text import NOT_YAML, listed, read_documents, section_of, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
-from s2l_ray.redaction import has_password
+from s2l_ray.redaction import has_password, is_secret_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-SECRET_WORDS = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
-"""Environment variables whose names say that their values must not stand in a manifest."""
 SECRET_KEY = re.compile(r"(?!\.\.?$)[\w.-]+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
@@ -196,7 +193,7 @@ class Infra(Section):
     @model_validator(mode="after")
     def _no_secrets(self) -> Infra:
         for name, value in self.environment.items():
-            if SECRET_WORDS.search(name) or has_password(value):
+            if is_secret_name(name) or has_password(value):
                 raise ValueError(f"environment.{name} looks like a secret; put it in a Secret and name that in secrets")
         for name, place in self.secrets.items():
             secret, _, key = place.partition("/")
@@ -214,18 +211,18 @@ def load_infra(path: str | Path) -> Infra:
         ConfigError: it is missing or malformed, a key is unknown (the nearest is named) or a value impossible.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        (values,) = read_documents(Path(path)) or [None]
     except OSError as error:
         raise ConfigError(f"infra file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"infra file {path} is not valid YAML: {error}") from None
+    except NOT_YAML as error:
+        raise ConfigError(f"infra file {path} is not valid YAML: {yaml_problem(error)}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"infra file {path} must be a mapping of keys to values")
     try:
         return Infra.model_validate(values or {})
     except ValidationError as error:
-        problems = "\n  ".join(_explain(problem) for problem in error.errors())
-        raise ConfigError(f"infra file {path}:\n  {problems}") from None
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"infra file {path}:\n  {listed(problems)}") from None
 
 
 def _explain(error: ErrorDetails) -> str:

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from s2l_ray.config.interpolation import check_interpolations
 from s2l_ray.config.renamed import RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
-from s2l_ray.config.text import can_be_none, from_python, is_text, literal, read_yaml, section_of, type_of
+from s2l_ray.config.text import (
+    MOST_BYTES,
+    NOT_YAML,
+    can_be_none,
+    from_python,
+    is_text,
+    listed,
+    literal,
+    read_yaml,
+    section_of,
+    type_of,
+    yaml_problem,
+)
 from s2l_ray.errors import ConfigError
+from s2l_ray.machine.reading import read_bounded
 from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What `read_yaml` raises."""
+MOST_FILES = 100
+"""Files that one configuration is made of."""
 LONGEST_SHOWN = 80
 """Characters of a refused value that an error message repeats."""
 
@@ -93,6 +106,7 @@ def _with(merged: DictConfig, overrides: Sequence[list[str] | dict[str, Any] | N
 
 
 def _resolved(merged: DictConfig, where: str, *, incomplete: bool) -> Config:
+    check_interpolations(cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False)), where)
     try:
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=not incomplete)
     except OmegaConfBaseException as error:
@@ -107,14 +121,18 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         separator = " " if len(problems) == 1 else "\n  "
-        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+        raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+def _read(path: Path, seen: tuple[Path, ...], left: Iterator[int] | None = None) -> DictConfig:
+    """The keys of a file and of those that it extends: `seen` leads to it, `left` counts what may still be read."""
     path, content = _content(path)
+    left = iter(range(MOST_FILES)) if left is None else left
+    if next(left, None) is None:
+        raise ConfigError(f"{path}: extends: the configuration is made of more than {MOST_FILES} files")
     if path in seen:
         raise ConfigError("extends goes in a circle: " + " -> ".join(str(p) for p in (*seen, path)))
     try:
@@ -126,8 +144,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain_omegaconf(error, str(path))) from error
     except NOT_YAML as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    return _merged(*[_read(_extended(base, path), (*seen, path)) for base in bases], own)
+        raise ConfigError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
+    return _merged(*[_read(_extended(base, path), (*seen, path), left) for base in bases], own)
 
 
 def _extended(base: str, path: Path) -> Path:
@@ -154,13 +172,15 @@ def _bases(own: DictConfig, path: Path) -> Sequence[str]:
 
 def _content(path: Path) -> tuple[Path, bytes]:
     """The file's resolved path and what it holds."""
+    named = f"configuration file {path}"
     try:
-        path = path.resolve()
-        return path, path.read_bytes()
+        resolved = path.resolve()
+        named += f" (a link to {resolved})" if path.is_symlink() else ""
+        return resolved, read_bounded(resolved, MOST_BYTES)
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist; {CONFIGURATIONS.hint(path)}") from None
+        raise ConfigError(f"{named} does not exist; {CONFIGURATIONS.hint(path)}") from None
     except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{named} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError) as error:  # links that go in a circle, a NUL character
         raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error}") from error
 
@@ -197,7 +217,7 @@ def _from_word(key: str, value: str) -> dict[str, Any]:
         return _nested(key, read_yaml(value, key_type))
     except NOT_YAML as error:
         item = _short(f"{key}={value}")
-        raise ConfigError(f"override {item}: the value is not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"override {item}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
 def _from_python(key: str, value: Any) -> dict[str, Any]:
@@ -275,15 +295,9 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
     return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"
 
 
-def _one_line(error: Exception) -> str:
-    """What a YAML error says and where it is, without the excerpt."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"{problem} at line {mark.line + 1}, column {mark.column + 1}"
-
-
 def _short(value: Any) -> str:
-    shown = redact(repr(value))
+    try:
+        shown = redact(repr(value))
+    except ValueError:  # Python does not write integers of more than 4300 digits
+        return "a number of thousands of digits"
     return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 3] + "..."

@@ -127,15 +127,18 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
+        allow_inf_nan=False,
         coerce_numbers_to_str=True,  # for Python callers and interpolations; files and overrides keep what was typed
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false, which pydantic takes for 1 and 0, where a number belongs."""
+        """Refuse true and false where a number belongs, which pydantic takes for 1 and 0, and numbers beyond int64."""
         if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("must be a number")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("must be a number below 2**63")
         return value
 
     @field_validator("*")

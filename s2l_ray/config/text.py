@@ -7,6 +7,7 @@ interpolation and `???` as a value that is still to come. Whether a value is tex
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -15,9 +16,20 @@ import yaml
 from omegaconf._yaml import get_yaml_loader  # numbers, dates and duplicate keys as OmegaConf.load reads them
 from pydantic import BaseModel
 
+from s2l_ray.machine.reading import read_bounded
+
 TEXT_TAG = "tag:yaml.org,2002:str"
 NULL_TAG = "tag:yaml.org,2002:null"
 MERGE_TAG = "tag:yaml.org,2002:merge"
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What `read_yaml` and `read_documents` raise for content that is not YAML."""
+MOST_BYTES = 2**24
+"""Of a file that people write."""
+DEEPEST = 100
+"""Levels of lists and mappings."""
+MOST_PROBLEMS = 20
+LONGEST_PROBLEM = 1000
+"""Characters of each."""
 
 
 def is_text(key_type: Any) -> bool:
@@ -67,6 +79,55 @@ def from_python(value: Any, key_type: Any) -> Any:
     return value
 
 
+def read_documents(path: Path) -> list[Any]:
+    """The values of a file's YAML documents, of plain types.
+
+    Raises:
+        OSError: it cannot be read, is no file, or too large.
+        yaml.YAMLError, ValueError, RecursionError: see `read_yaml`.
+    """
+    content = read_bounded(path, MOST_BYTES)
+    _check_depth(content)
+    loader = get_yaml_loader()(content)
+    try:
+        documents = []
+        while loader.check_node():
+            documents.append(loader.construct_document(loader.get_node()))
+        return documents
+    finally:
+        loader.dispose()
+
+
+def listed(problems: Sequence[str], separator: str = "\n  ") -> str:
+    """What is wrong with a file, in a message: its first problems, none of them longer than a few lines."""
+    short = [text if len(text) <= LONGEST_PROBLEM else text[: LONGEST_PROBLEM - 3] + "..." for text in problems]
+    more = [f"and {len(short) - MOST_PROBLEMS} more"] if len(short) > MOST_PROBLEMS else []
+    return separator.join(short[:MOST_PROBLEMS] + more)
+
+
+def yaml_problem(error: Exception) -> str:
+    """What a YAML error says and where it is, in a line, without the excerpt."""
+    place = _place(getattr(error, "problem_mark", None))
+    problem = getattr(error, "problem", None)
+    return f"{problem}{place}" if place and problem else " ".join(str(error).split())
+
+
+def _place(mark: Any) -> str:
+    return "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _check_depth(content: str | bytes) -> None:
+    """Refuse what is nested so deeply that reading it would exhaust the stack; it is read only as far as that."""
+    depth = 0
+    for event in yaml.parse(content, Loader=get_yaml_loader()):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep{_place(event.start_mark)}")
+
+
 def read_yaml(content: str | bytes, key_type: Any) -> Any:
     """The value of a YAML document for a key of this type. A plain scalar for a text key is the text as it is written.
 
@@ -75,8 +136,9 @@ def read_yaml(content: str | bytes, key_type: Any) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or a key is there twice.
         ValueError: a scalar is not what its tag says.
-        RecursionError: a merge key names what it is a part of, or nesting is a thousand levels deep.
+        RecursionError: a merge key names what it is a part of.
     """
+    _check_depth(content)
     loader = get_yaml_loader()(content)
     try:
         node = loader.get_single_node()

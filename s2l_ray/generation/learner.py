@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,8 @@ from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import EvaluationRequest, LearnerRequest, SampleRequest
 from s2l_ray.vllm_bridge import calls
 from s2l_ray.vllm_bridge.calls import WorkerCall
+from s2l_ray.weights.buckets import WeightSpec
+from s2l_ray.weights.held import EngineHoldings, HeldDigest, HeldPart, WorkerHoldings
 from s2l_ray.weights.messages import Invitation
 
 
@@ -66,6 +68,7 @@ class LearnerEngine(SamplingEngine):
         self._stop: _Stop | None = None
         self._stopping = asyncio.Lock()
         self._check_ins = 0
+        self._holdings: EngineHoldings | None = None
 
     async def check_in(self) -> None:
         """Answer from every worker of this engine, and leave the broadcast group of before.
@@ -141,10 +144,47 @@ class LearnerEngine(SamplingEngine):
             await self._transfer(calls.FINISH)
         return await self._resume(stop, version)
 
+    async def describe_weights(self, specs: Sequence[WeightSpec]) -> list[str]:
+        """Find out where the trainer's tensors are held, for `weight_digests`. Touches no weights; may be repeated.
+
+        Args:
+            specs: what a weight sync carries.
+
+        Returns:
+            Why the weights cannot be compared with the trainer's, one line each; empty: they can.
+        """
+        answers = await self._vllm.ask_workers(calls.describe_held(specs))
+        workers = [
+            WorkerHoldings(answer["problems"], [HeldPart(*row) for row in answer["rows"]], answer["wholes"])
+            for answer in answers
+        ]
+        self._holdings = EngineHoldings(specs, workers)
+        return self._holdings.problems
+
+    async def weight_digests(self) -> list[HeldDigest]:
+        """The digests of the weights that the engine holds now, after `describe_weights` and a weight sync.
+
+        They are taken between two of the engine's steps, and take about as long as reading the weights a few times.
+
+        Raises:
+            StaleWeightsError: the engine holds no valid weights.
+            EngineError: `describe_weights` did not come first, or a worker is gone.
+        """
+        if self._holdings is None:
+            raise EngineError("asked for digests of its weights, but not told which: describe_weights comes first")
+        if self.version is None or "weights" in self._asleep:
+            raise StaleWeightsError("asked for digests of its weights, but holds no valid weights")
+        return self._holdings.digests(await self._vllm.ask_workers(calls.DIGEST_HELD))
+
     async def sleep(self) -> None:
         """As `SamplingEngine.sleep`; the weights are invalid afterwards."""
         await super().sleep()
         self.version = self._stop = None
+
+    async def check_health(self) -> None:
+        """As `SamplingEngine.check_health`. An engine that receives weights is busy with them, for a bounded time."""
+        if self._stop is None:
+            await super().check_health()
 
     async def renew(self) -> None:
         """As `SamplingEngine.renew`; the weights are invalid afterwards, so that no version of the old run is used.

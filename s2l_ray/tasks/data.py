@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
-from s2l_ray.tasks.rows import check_encodable, read_rows, shown
+from s2l_ray.tasks.rows import check_encodable, names_in, read_rows, shown
 from s2l_ray.tasks.sources import data_files
 
 
@@ -103,7 +103,7 @@ def text_field(row: dict[str, Any], field: str, where: str) -> str:
     """
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
-        have = f"the row has {', '.join(sorted(row))}" if field not in row else f"it is {shown(value)}"
+        have = f"the row has {names_in(row)}" if field not in row else f"it is {shown(value)}"
         raise DataError(f"{where}, field {field}: a non-empty text is needed; {have}")
     return value
 
@@ -130,7 +130,7 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
         fields = "question", "answer"
         question = text_field(row, "question", where)
         if "answer" not in row:
-            raise DataError(f"{where}, field answer: missing; the row has {', '.join(sorted(row))}")
+            raise DataError(f"{where}, field answer: missing; the row has {names_in(row)}")
         answer = row["answer"]
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):

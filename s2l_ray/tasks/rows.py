@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import DataError
 from s2l_ray.machine.places import left_out_of_upload
+from s2l_ray.machine.reading import kind_of
 from s2l_ray.tasks import git_lfs
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ _OTHER_TYPES = {
     b"\xfe\xff": "in UTF-16",
 }
 """By how they begin: files that are not JSONL in any of their lines."""
+
+
+WANTED = "give the path of a .jsonl or .parquet file, or hf://datasets/ORG/NAME of the Hub"
+LONGEST_REASON = 200
+"""Characters of a library's reason that a message repeats."""
+LONGEST_LINE = 2**26
+"""Bytes of a line of JSONL; a longer one is no row, and would fill the memory."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -47,14 +55,15 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
     """
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
-        if not path.is_file():
-            raise DataError(
-                f"{path} does not exist{left_out_of_upload(path)}; give the path of a .jsonl or .parquet file, or "
-                "hf://datasets/ORG/NAME of the Hub"
-            )
+        if kind := kind_of(path):
+            raise DataError(f"{path} is {kind}; {WANTED}")
         pointer = git_lfs.is_pointer(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist{left_out_of_upload(path)}; {WANTED}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    except ValueError:
+        raise DataError(f"{str(path)!r} is no path: it has a NUL character in it; {WANTED}") from None
     if pointer:
         raise DataError(f"{path} is a git-lfs pointer, not the file itself; {git_lfs.remedy(path)}")
     if path.suffix not in readers:
@@ -80,6 +89,12 @@ def check_encodable(text: str, where: str) -> None:
         ) from None
 
 
+def names_in(row: dict[str, Any]) -> str:
+    """The fields of a row in a message: not more than ten of them."""
+    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in sorted(row)]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
 def shown(value: Any) -> str:
     """A value in a message: not more than 80 characters of it."""
     text = repr(value)
@@ -93,7 +108,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
             if beginning.startswith(mark):
                 raise DataError(f"{path} is {what}; convert it to JSONL in UTF-8, or give it the suffix of its type")
         lines.seek(0)
-        for number, line in enumerate(lines, 1):
+        number = 0
+        while line := lines.readline(LONGEST_LINE):
+            number += 1
+            if len(line) == LONGEST_LINE:
+                raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE / 2**20:.0f} MiB; one row a line")
             if line.strip():
                 yield number, _json_row(line, f"{path}, line {number}")
 
@@ -117,8 +136,9 @@ def _no_constant(name: str) -> None:
 def _record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{shown(next(name for name in names if names.count(name) > 1))} is given twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{shown(twice)} is given twice")
     return record
 
 
@@ -128,13 +148,17 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise DataError(f"{path}: it has two columns {shown(twice)}; write it with one of them")
             number = 0
             for batch in file.iter_batches(1024):
                 for row in _parquet_rows(batch, path, number + 1):
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}); write it again") from None
+    except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError) as error:  # of a damaged file's pages
+        raise DataError(f"{path}: not a readable Parquet file ({_brief(error)}); write it again") from None
 
 
 def _parquet_rows(batch: pyarrow.RecordBatch, path: Path, first: int) -> list[dict[str, Any] | DataError]:
@@ -142,6 +166,13 @@ def _parquet_rows(batch: pyarrow.RecordBatch, path: Path, first: int) -> list[di
         rows: list[dict[str, Any] | DataError] = batch.to_pylist()
         return rows
     except UnicodeDecodeError as error:  # Parquet's writers need not check their texts
-        if len(batch) == 1:
-            return [DataError(f"{path}, line {first}: not UTF-8 ({error.reason}); write the file again")]
-        return [row for n in range(len(batch)) for row in _parquet_rows(batch.slice(n, 1), path, first + n)]
+        problem = f"not UTF-8 ({error.reason})"
+    except (ValueError, ArithmeticError) as error:  # such as dates that Python does not have
+        problem = f"a value that cannot be read ({_brief(error)})"
+    if len(batch) == 1:
+        return [DataError(f"{path}, line {first}: {problem}; write the file again")]
+    return [row for n in range(len(batch)) for row in _parquet_rows(batch.slice(n, 1), path, first + n)]
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST_REASON]

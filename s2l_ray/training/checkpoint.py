@@ -1,89 +1,151 @@
-"""Trainer checkpoints through torch.distributed.checkpoint: every rank writes its shards, any number of ranks reads.
+"""A trainer's checkpoints: every rank writes what it holds into a file of its own, any number of ranks reads them.
 
-The directory is the trainer's own; like every checkpoint of torch.distributed it contains pickled metadata, so load
-only those that you wrote.
+trainer.json            format, number of ranks and of optimizer steps, dtypes and shapes of the whole tensors
+rank-00000.safetensors  the rank's rows of every tensor (see `snapshot.StateTensors`), and its random states as text
+
+Of a run with adapters it has these alone: frozen weights are those of the model directory. Nothing in these files can
+run code.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch import Tensor
 
-from s2l_ray.errors import DiskError, ModelError
-from s2l_ray.machine.disk import writing
-from s2l_ray.training.model import PackedPolicy
+from s2l_ray.errors import ModelError
+from s2l_ray.machine.checksums import FileSum, write_summed
+from s2l_ray.machine.disk import read_json, writing
 from s2l_ray.training.random_state import random_state, set_random_state
+from s2l_ray.training.shard_files import Part, ShardReader, rows_of, shard_file, write_shards
+from s2l_ray.training.snapshot import HostShard, Snapshot, StateTensors, dtype_of, local_part
 
-FORMAT = 1
+FORMAT = 2
+ABOUT = "trainer.json"
+REMEDY = "remove the checkpoint that it belongs to: the run then resumes from the one before it"
 
 
 def save_checkpoint(
-    directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, optimizer_steps: int, rank: int
-) -> None:
-    """Write model, optimizer, step count and every rank's random state. A collective; all ranks see one `directory`.
+    directory: str, tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int
+) -> dict[str, FileSum]:
+    """Write this rank's part straight from the live tensors, of which one at a time is copied to the host.
+
+    Not a collective. The checkpoint is complete when every rank has returned; all of them see one `directory`.
+
+    Returns:
+        What was written, by file name.
 
     Raises:
-        DiskError: it cannot be written. The incomplete checkpoint is removed, to free the disk.
+        DiskError: it cannot be written.
     """
-    path = Path(directory)
-    try:
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            model_state, optimizer_state = get_state_dict(policy, optimizer)
-            save({"model": model_state, "optimizer": optimizer_state}, storage_writer=_ShardWriter(path))
-            _random_file(path, rank).write_text(json.dumps(random_state()))
-            if rank == 0:  # last: a directory with trainer.json is complete
-                about = {"format": FORMAT, "optimizer_steps": optimizer_steps, "ranks": dist.get_world_size()}
-                (path / "trainer.json").write_text(json.dumps(about))
-    except DiskError:
-        if rank == 0:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    dist.barrier()
+    parts = {
+        name: Part(dtype_of(tensor), tuple(local_part(tensor).shape), partial(_copied, tensor))
+        for name, tensor in tensors.items()
+    }
+    whole = {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return _write(Path(directory), parts, whole, random_state(), optimizer_steps, rank, ranks)
 
 
-class _ShardWriter(FileSystemWriter):
-    """Tells why the disk refused: torch's zip writer raises an error of its own on top, which alone is passed on."""
+def save_snapshot(directory: str, snapshot: Snapshot) -> dict[str, FileSum]:
+    """Write a snapshot as `save_checkpoint` would have written the trainer's state when it was taken, byte for byte.
 
-    def write_data(self, *args: Any) -> Any:
-        with writing(Path(self.path)):
-            return super().write_data(*args)
-
-
-def load_checkpoint(directory: str, policy: PackedPolicy, optimizer: torch.optim.Optimizer, *, rank: int) -> int:
-    """Read what `save_checkpoint` wrote, on any number of ranks, and return the optimizer step count. A collective.
-
-    A rank that the saved run did not have keeps its own random state.
+    It needs no trainer, and may run in another thread than it.
 
     Raises:
-        ModelError: the directory holds no checkpoint of this format.
+        DiskError: it cannot be written.
+    """
+    parts = {name: Part(s.dtype, s.shape, partial(_data, s)) for name, s in snapshot.shards.items()}
+    whole = {name: (shard.dtype, shard.whole) for name, shard in snapshot.shards.items()}
+    return _write(
+        Path(directory), parts, whole, snapshot.random, snapshot.optimizer_steps, snapshot.rank, snapshot.ranks
+    )
+
+
+def _write(
+    directory: Path,
+    parts: Mapping[str, Part],
+    whole: Mapping[str, tuple[str, tuple[int, ...]]],
+    random: dict[str, Any],
+    optimizer_steps: int,
+    rank: int,
+    ranks: int,
+) -> dict[str, FileSum]:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    path = shard_file(directory, rank)
+    written = {path.name: write_shards(path, parts, {"random": json.dumps(random)})}
+    if rank == 0:
+        tensors = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in whole.items()}
+        about = {"format": FORMAT, "ranks": ranks, "optimizer_steps": optimizer_steps, "tensors": tensors}
+        written[ABOUT] = write_summed(directory / ABOUT, [json.dumps(about, indent=1).encode()])
+    return written
+
+
+def load_checkpoint(directory: str, tensors: StateTensors, *, rank: int, ranks: int) -> int:
+    """Read the state of this rank of so many from what any number of ranks wrote; return the count of optimizer steps.
+
+    Not a collective. A rank that the saved run did not have keeps its own random states.
+
+    Raises:
+        ModelError: the directory holds no complete checkpoint of this format, or one of another model.
+        DataError: it is damaged.
     """
     path = Path(directory)
-    if not (path / "trainer.json").is_file():
-        raise ModelError(f"{directory} holds no trainer checkpoint (no trainer.json); name a complete one")
-    about = json.loads((path / "trainer.json").read_text())
-    if about["format"] != FORMAT:
-        raise ModelError(f"{directory} has checkpoint format {about['format']}, this version reads {FORMAT}")
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
-    # The configuration decides the parameter groups and their hyperparameters, not the checkpoint.
-    state: dict[str, Any] = {"model": model_state, "optimizer": {"state": optimizer_state["state"]}}
-    load(state, checkpoint_id=path)
-    optimizer_state["state"] = state["optimizer"]["state"]
-    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=optimizer_state)
-    if _random_file(path, rank).is_file():
-        set_random_state(json.loads(_random_file(path, rank).read_text()))
-    dist.barrier()
+    about = read_about(path)
+    _check_tensors(path, about["tensors"], tensors)
+    with ShardReader(path, about["ranks"]) as reader:
+        for name, tensor in tensors.items():
+            if tensor.ndim == 0:
+                reader.read_whole(name, tensor)
+            else:
+                rows = tensor.shape[0]
+                reader.read_rows(name, rows_of(rows, rank, ranks), rows, local_part(tensor))
+        if rank < about["ranks"]:
+            set_random_state(json.loads(reader.metadata(rank)["random"]))
     return int(about["optimizer_steps"])
 
 
-def _random_file(path: Path, rank: int) -> Path:
-    return path / f"random-{rank:05d}.json"
+def read_about(directory: Path) -> dict[str, Any]:
+    """Read trainer.json.
+
+    Raises:
+        ModelError: it is not there, or of another format.
+        DataError: it is damaged.
+    """
+    path = directory / ABOUT
+    if not path.is_file():
+        raise ModelError(f"{directory} holds no trainer checkpoint (no {ABOUT}); name a complete one")
+    about = read_json(path, REMEDY)
+    if about.get("format") != FORMAT:
+        raise ModelError(
+            f"{directory} has checkpoint format {about.get('format')}, and this version of s2l-ray reads {FORMAT}; "
+            "go on with the version that wrote it, or begin anew in another run_dir"
+        )
+    return about
+
+
+def _check_tensors(directory: Path, theirs: Mapping[str, Any], tensors: StateTensors) -> None:
+    ours = {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    found = {name: (about["dtype"], tuple(about["shape"])) for name, about in theirs.items()}
+    if differ := sorted(name for name in ours | found if ours.get(name) != found.get(name)):
+        name = differ[0]
+        raise ModelError(
+            f"{directory} is of another model, or of one with other adapters: {name} is {_words(found.get(name))} "
+            f"there and {_words(ours.get(name))} here"
+        )
+
+
+def _words(about: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{about[0]} {list(about[1])}" if about else "not"
+
+
+def _copied(tensor: Tensor) -> Any:
+    return HostShard.copy_of(tensor).data
+
+
+def _data(shard: HostShard) -> Any:
+    return shard.data

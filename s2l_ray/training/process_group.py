@@ -29,10 +29,19 @@ def start_process_group(
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
-        store=HashStore() if store is None else store,
+        store=_held(store),
     )
     here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
     return init_device_mesh(device, (world_size,)), here
+
+
+_stores: list[Store] = []
+"""Of this process's groups. torch keeps only the half of a store that is in C++, which does nothing without ours."""
+
+
+def _held(store: Store | None) -> Store:
+    _stores.append(HashStore() if store is None else store)
+    return _stores[-1]
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:

@@ -31,20 +31,17 @@ class HostShard:
     """torch's name, such as "float32"."""
     whole: tuple[int, ...]
     """Shape of the tensor over all ranks."""
-    start: int
-    """Number of the first row. A tensor that every rank has whole starts at 0."""
     shape: tuple[int, ...]
-    """Of these rows."""
+    """Of these rows, which FSDP2 deals out as torch.chunk does. A tensor without dimensions is whole on every rank."""
     data: NDArray[np.uint8]
     """Their bytes in row-major order: NumPy has no bfloat16."""
 
     @classmethod
-    def copy_of(cls, tensor: Tensor, rank: int) -> HostShard:
-        """A copy of a rank's part of a tensor, on whatever device it is. Not a collective."""
+    def copy_of(cls, tensor: Tensor) -> HostShard:
+        """A copy of this rank's part of a tensor, on whatever device it is. Not a collective."""
         local = local_part(tensor)
         flat = local.flatten().view(torch.uint8).to("cpu", copy=True).numpy()
-        dtype = str(local.dtype).removeprefix("torch.")
-        return cls(dtype, tuple(tensor.shape), first_row(tensor, rank), tuple(local.shape), flat)
+        return cls(dtype_of(local), tuple(tensor.shape), tuple(local.shape), flat)
 
     def write_to(self, tensor: Tensor) -> None:
         """Write the rows to the same rank's part of a tensor of this shape and dtype."""
@@ -73,7 +70,7 @@ class Snapshot:
 
 def take_snapshot(tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int) -> Snapshot:
     """Copy the training state of this rank. Not a collective."""
-    shards = {name: HostShard.copy_of(tensor, rank) for name, tensor in tensors.items()}
+    shards = {name: HostShard.copy_of(tensor) for name, tensor in tensors.items()}
     return Snapshot(rank, ranks, optimizer_steps, shards, random_state())
 
 
@@ -88,7 +85,7 @@ def restore_snapshot(snapshot: Snapshot, tensors: StateTensors, *, rank: int, ra
             f"a snapshot of rank {snapshot.rank} of {snapshot.ranks} cannot be restored on rank {rank} of {ranks}; "
             "load a checkpoint instead"
         )
-    ours = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
+    ours = {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     theirs = {name: (shard.dtype, shard.whole) for name, shard in snapshot.shards.items()}
     if differ := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
         raise ModelError(f"the snapshot is of another model or of other trainer settings: {differ[0]} differs")
@@ -123,22 +120,19 @@ def size_of(tensors: StateTensors) -> int:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The rows of a sharded tensor that this process holds; any other tensor itself."""
-    if isinstance(tensor, DTensor):
-        local: Tensor = tensor.to_local()
-        return local
-    return tensor
-
-
-def first_row(tensor: Tensor, rank: int) -> int:
-    """Number of the first row that a rank holds. Rows are dealt out as by torch.chunk.
+    """The rows of a sharded tensor that this process holds; any other tensor itself.
 
     Raises:
         ValueError: the tensor is sharded otherwise than by rows over one dimension of ranks.
     """
     if not isinstance(tensor, DTensor):
-        return 0
+        return tensor
     if tensor.placements != (Shard(0),):
         raise ValueError(f"a tensor with placements {tensor.placements} is not sharded by rows")
-    ranks = tensor.device_mesh.size()
-    return min(rank * -(-tensor.shape[0] // ranks), tensor.shape[0])
+    local: Tensor = tensor.to_local()
+    return local
+
+
+def dtype_of(tensor: Tensor) -> str:
+    """The name that torch has for a tensor's type, such as "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from s2l_ray.kinds import Dtype, TorchDevice
+from s2l_ray.machine.checksums import FileSum
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, sequence_sums
 from s2l_ray.rollouts.records import RolloutGroup
@@ -215,18 +216,35 @@ class PolicyTrainer:
         """(name, dtype name, shape) of what `weights` yields, in its order. Not a collective."""
         return weight_specs(self.policy.model, self.dtype)
 
-    def save(self, directory: str) -> None:
-        """Checkpoint model, optimizer, schedule and random states into a directory that all ranks see. Collective."""
-        save_checkpoint(directory, self.policy, self.optimizer, optimizer_steps=self.optimizer_steps, rank=self.rank)
-        give_back_cached()
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write this rank's part of a checkpoint into a directory that all ranks see. Not a collective.
 
-    def load(self, directory: str) -> None:
-        """Go on from a checkpoint, saved by any number of ranks. Collective.
+        The checkpoint is complete when every rank has written its part.
+
+        Returns:
+            What was written, by file name.
 
         Raises:
-            ModelError: the directory holds no complete checkpoint.
+            DiskError: it cannot be written.
         """
-        self.optimizer_steps = load_checkpoint(directory, self.policy, self.optimizer, rank=self.rank)
+        written = save_checkpoint(
+            directory,
+            self._state_tensors(),
+            optimizer_steps=self.optimizer_steps,
+            rank=self.rank,
+            ranks=self.world_size,
+        )
+        give_back_cached()
+        return written
+
+    def load(self, directory: str) -> None:
+        """Go on from a complete checkpoint, saved by any number of ranks. Not a collective; all ranks load the same.
+
+        Raises:
+            ModelError: the directory holds no complete checkpoint, or one of another model.
+            DataError: it is damaged.
+        """
+        self.optimizer_steps = load_checkpoint(directory, self._state_tensors(), rank=self.rank, ranks=self.world_size)
         self._remember_learning_rate()
         give_back_cached()
 

@@ -17,8 +17,9 @@ from transformers.utils import CHAT_TEMPLATE_DIR
 
 from s2l_ray.machine.disk import open_up, writing
 from s2l_ray.training.lora import base_name, merged
-from s2l_ray.training.process_group import whole
+from s2l_ray.training.process_group import all_reduce_sum, whole
 from s2l_ray.weights.buckets import Bucket
+from s2l_ray.weights.digest import TensorDigest, digest_sums, unsigned
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
 
@@ -72,6 +73,26 @@ class PolicyWeights:
             if targets is not None:
                 targets[i].copy_(gathered.flatten()[piece.start : piece.stop])
         self._gather(cuts, targets)
+
+    def digests(self) -> list[TensorDigest]:
+        """The digest of every tensor, in the order of the stream. A collective; every rank returns all of them.
+
+        Each rank reads its shards where they lie, so that what is gathered, packed and sent can be compared with it.
+        Only tensors with adapters are gathered first.
+        """
+        sums = torch.stack([self._own_sums(key) for key in self._named]).cpu()
+        return [TensorDigest(*map(unsigned, row)) for row in all_reduce_sum(sums).tolist()]
+
+    def _own_sums(self, key: str) -> Tensor:
+        """The part of one tensor's `digest_sums` that is this rank's, int64 [2]; a collective."""
+        name, parameter = self._named[key]
+        rank, ranks = dist.get_rank(), dist.get_world_size()
+        if isinstance(parameter, DTensor) and _dealt_by_rows(parameter) and name == key:
+            held = _held(_Cut(0, parameter, 0, parameter.numel()), rank, ranks)
+            shard: Tensor = parameter.to_local().detach()
+            return digest_sums(shard.to(self._dtype).flatten(), held.start).to(self._device)
+        gathered = self._whole(name, parameter)
+        return digest_sums(gathered) if rank == 0 else torch.zeros(2, dtype=torch.int64, device=self._device)
 
     def _whole(self, name: str, parameter: Tensor) -> Tensor:
         return merged(self._model, name, whole(parameter.detach().to(device=self._device, dtype=self._dtype)))

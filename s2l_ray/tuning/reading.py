@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from s2l_ray.config import Config
-from s2l_ray.config.loading import NOT_YAML
 from s2l_ray.config.reference import keys_of
 from s2l_ray.config.shipped import STUDIES
-from s2l_ray.config.text import read_yaml, section_of, type_of
+from s2l_ray.config.text import MOST_BYTES, NOT_YAML, listed, read_yaml, section_of, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
+from s2l_ray.machine.reading import read_bounded
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import checked_space, plain
 from s2l_ray.tuning.study_file import StudyFile
@@ -51,13 +51,13 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
     """
     file = STUDIES.find(path)
     try:
-        values = read_yaml(file.read_bytes(), StudyFile)
+        values = read_yaml(read_bounded(file, MOST_BYTES), StudyFile)
     except FileNotFoundError:
         raise ConfigError(f"study file {file} does not exist; {STUDIES.hint(path)}") from None
     except OSError as error:
         raise ConfigError(f"study file {file} cannot be read: {error.strerror}") from None
     except NOT_YAML as error:
-        raise ConfigError(f"study file {file} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"study file {file} is not valid YAML: {yaml_problem(error)}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"study file {file} must be a mapping of keys to values")
     return parse_study(overridden({"name": file.stem, **(values or {})}, overrides), f"study file {file}")
@@ -75,7 +75,7 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         separator = " " if len(problems) == 1 else "\n  "
-        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+        raise ConfigError(f"{where}:{separator}" + listed(problems)) from None
     except ConfigError as error:
         separator = "\n  " if "\n" in str(error) else " "
         raise ConfigError(f"{where}:{separator}{error}") from None
@@ -105,7 +105,7 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
             value = read_yaml(text, type_of(StudyFile, section) if not rest else None)
         except NOT_YAML as error:
             raise ConfigError(
-                f"override {OVERRIDE}{override}: the value is not valid YAML: {' '.join(str(error).split())}"
+                f"override {OVERRIDE}{override}: the value is not valid YAML: {yaml_problem(error)}"
             ) from None
         inner = values.get(section)
         changed = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value

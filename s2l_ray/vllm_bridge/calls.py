@@ -1,7 +1,7 @@
 """The weight-transfer methods of vLLM's workers, as `VllmEngine.call_workers` takes them. Does not import vLLM.
 
 An update is START, one `update` or more, and FINISH. `ABANDON` is ours (`worker.WorkerExtension`); the others are
-vLLM's own.
+vLLM's own. The two about held weights are ours too, and have an answer: they are for `VllmEngine.ask_workers`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from s2l_ray.weights.buckets import WeightSpec
     from s2l_ray.weights.messages import Invitation
 
 WorkerCall = tuple[str, tuple[Any, ...]]
@@ -31,3 +34,12 @@ def join(invitation: Invitation) -> WorkerCall:
 def update(info: dict[str, Any]) -> WorkerCall:
     """Receive all of the weights, or one chunk of them: see `weights.messages`."""
     return "update_weights", (info,)
+
+
+def describe_held(specs: Iterable[WeightSpec]) -> WorkerCall:
+    """Say where the trainer's tensors are held."""
+    return "describe_held_weights", ([(spec.name, spec.dtype, list(spec.shape)) for spec in specs],)
+
+
+DIGEST_HELD: WorkerCall = ("digest_held_weights", ())
+"""Take the digests of what is held now."""

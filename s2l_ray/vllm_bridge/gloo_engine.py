@@ -44,7 +44,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[Invitation, GlooUpdateInfo])
     def init_transfer_engine(self, init_info: Invitation) -> None:
         """Join the broadcast group that the invitation names."""
         self.shutdown()
-        store = open_store(init_info.host, init_info.port, init_info.timeout_s)
+        store = open_store(init_info.meeting, init_info.timeout_s)
         rank = init_info.rank_offset + self.parallel_config.rank
         self._group = BroadcastGroup(
             store, init_info.group, rank, init_info.size, _own_address(init_info.host), init_info.timeout_s

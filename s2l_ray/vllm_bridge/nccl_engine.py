@@ -30,7 +30,7 @@ class BoundedNcclEngine(NCCLWeightTransferEngine):
         self.shutdown()
         self._timeout_s = init_info.timeout_s
         rank = init_info.rank_offset + self.parallel_config.rank
-        store = open_store(init_info.host, init_info.port, init_info.timeout_s)
+        store = open_store(init_info.meeting, init_info.timeout_s)
         unique_id = agree_on_id(store, init_info.group, rank, init_info.size)
         theirs = vllm_init_info(init_info, unique_id)
         join = super().init_transfer_engine

@@ -17,6 +17,8 @@ from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise
 from s2l_ray.kinds import Transfer
 from s2l_ray.machine.processes import die_with_parent
 from s2l_ray.vllm_bridge.calls import WorkerCall
+from s2l_ray.vllm_bridge.held_weights import HeldWeights
+from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.transfers import TRANSFERS
 
 
@@ -30,6 +32,7 @@ class WorkerExtension:
 
     weight_transfer_engine: Any
     vllm_config: Any
+    _held: HeldWeights | None = None
 
     def try_weight_transfer(self, calls: list[WorkerCall]) -> str | None:
         """Run weight-transfer methods of this worker, up to the first that fails. Returns what went wrong, or None.
@@ -46,6 +49,29 @@ class WorkerExtension:
             except Exception as error:
                 return f"{method}: {type(error).__name__}: {error}"
         return None
+
+    def try_answer(self, method: str, args: tuple[Any, ...]) -> tuple[Any, str | None]:
+        """Call a method of this worker. Returns its answer, or else what went wrong; never raises, as above."""
+        try:
+            return getattr(self, method)(*args), None
+        except Exception as error:
+            return None, f"{method}: {type(error).__name__}: {error}"
+
+    def describe_held_weights(self, specs: list[tuple[str, str, list[int]]]) -> dict[str, Any]:
+        """Where this worker holds the trainer's tensors, as a dict of `weights.held.WorkerHoldings`.
+
+        Args:
+            specs: fields of `WeightSpec`, of each tensor of the stream.
+        """
+        model = self.weight_transfer_engine.model
+        self._held = HeldWeights(model, [WeightSpec(name, dtype, tuple(shape)) for name, dtype, shape in specs])
+        return {"problems": self._held.problems, "rows": self._held.rows, "wholes": self._held.wholes}
+
+    def digest_held_weights(self) -> list[int]:
+        """The digest of what is held now in each place that `describe_held_weights` named, in its order."""
+        if self._held is None:
+            raise RuntimeError("describe_held_weights comes first")
+        return self._held.digests()
 
     def abandon_weight_update(self) -> None:
         """End an update that did not come to its end, so that a whole one can start. The weights are then a mixture.

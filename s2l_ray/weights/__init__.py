@@ -12,4 +12,7 @@ gloo and nccl are broadcasts in a group of trainer rank 0 and every worker of th
 trainer rank shows its GPU's workers a buffer, chunk by chunk. Over gloo and nccl a bucket or chunk is gathered and
 packed while the one before it is on the wire, and arrives while the one before it is loaded. `gloo_receiver` is the
 part of the engine's end that does not know vLLM.
+
+`digest` and `held` are about what is where afterwards: digests of weights, and the comparison of an engine's workers
+with the trainer (cluster.verify_weights), for all three ways alike.
 """

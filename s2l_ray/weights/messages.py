@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from s2l_ray.weights.admission import Meeting
 from s2l_ray.weights.buckets import WeightSpec
 
 
@@ -15,12 +16,24 @@ class Invitation:
 
     host: str
     port: int
+    secret: str = field(repr=False)
+    """Of the store at host:port, see `Meeting`."""
     group: str
     """Never used twice, so that a latecomer of an older group cannot meet a newer one."""
     rank_offset: int
     size: int
     timeout_s: float
     """Bound on joining, and on every wait within a weight sync."""
+
+    @classmethod
+    def to(cls, meeting: Meeting, group: str, rank_offset: int, size: int, timeout_s: float) -> Invitation:
+        """The invitation to a meeting."""
+        return cls(meeting.host, meeting.port, meeting.secret, group, rank_offset, size, timeout_s)
+
+    @property
+    def meeting(self) -> Meeting:
+        """Where the members meet."""
+        return Meeting(self.host, self.port, self.secret)
 
 
 def update_info(specs: Iterable[WeightSpec]) -> dict[str, Any]:

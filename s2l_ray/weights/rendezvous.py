@@ -1,13 +1,10 @@
-"""The meeting point of a run's processes: a TCP store that listens on one named address, and gloo groups on it.
+"""The meeting point of a run's processes: a store that listens on one named address, and gloo groups on it.
 
-torch's own `TCPStore(host, port, is_master=True)` listens on every interface; here the listening socket is bound first,
-to the address that is asked for (127.0.0.1 on one machine), and handed to the store, which also ends the race for the
-port between choosing and using it.
+torch's own `TCPStore` listens on every interface and lets everybody in; see `s2l_ray.weights.store` for ours.
 """
 
 from __future__ import annotations
 
-import socket
 from datetime import timedelta
 
 import torch
@@ -15,37 +12,29 @@ from torch.distributed import (  # type: ignore[attr-defined]  # torch lists som
     PrefixStore,
     ProcessGroupGloo,
     Store,
-    TCPStore,
     Work,
 )
 
-__all__ = ["BroadcastGroup", "PrefixStore", "Store", "TCPStore", "listen", "open_store"]
+from s2l_ray.weights.admission import Listener, Meeting
+from s2l_ray.weights.store import SecretStore
+
+__all__ = ["BroadcastGroup", "Listener", "Meeting", "PrefixStore", "Store", "listen", "open_store"]
 
 
-def listen(host: str) -> socket.socket:
-    """A listening socket on a free port of `host`. Its port is `getsockname()[1]`; pass it to `open_store`."""
-    sock = socket.create_server((host, 0), backlog=128)
-    sock.setblocking(False)
-    return sock
+def listen(host: str) -> Listener:
+    """Listen on a free port of `host`, with a new secret. Send its `meeting` to the others, pass it to `open_store`."""
+    return Listener(host)
 
 
-def open_store(host: str, port: int, timeout_s: float, listener: socket.socket | None = None) -> TCPStore:
-    """Join the store at host:port; the one process that owns `listener` serves it.
+def open_store(meeting: Meeting, timeout_s: float, listener: Listener | None = None) -> SecretStore:
+    """Join the store of a meeting; the one process that owns its `listener` serves it.
 
-    The store takes the listener over and closes it with itself.
+    The store takes the listener over and closes it with itself. Hold on to the store while a group uses it.
 
     Raises:
         torch.distributed.DistStoreError: nobody serves the store within `timeout_s` seconds.
     """
-    return TCPStore(
-        host,
-        port,
-        is_master=listener is not None,
-        timeout=timedelta(seconds=timeout_s),
-        wait_for_workers=False,
-        master_listen_fd=None if listener is None else listener.detach(),
-        use_libuv=True,
-    )
+    return SecretStore(meeting, timeout_s, listener)
 
 
 class BroadcastGroup:
@@ -63,7 +52,7 @@ class BroadcastGroup:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in torch's stubs
         options._timeout = timedelta(seconds=timeout_s)
         options._devices = [ProcessGroupGloo.create_device(hostname=host)]
-        self._store = PrefixStore(name, store)
+        self._base, self._store = store, PrefixStore(name, store)
         self._group = ProcessGroupGloo(self._store, rank, size, options)
 
     def start_broadcast(self, tensor: torch.Tensor) -> Work:
@@ -89,4 +78,4 @@ class BroadcastGroup:
 
     def close(self) -> None:
         """Leave. Members leave by themselves; nobody waits for the others."""
-        del self._group, self._store
+        del self._group, self._store, self._base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from s2l_ray.errors import BroadcastError
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
-from s2l_ray.weights.rendezvous import TCPStore, listen, open_store
+from s2l_ray.weights.rendezvous import Listener, Meeting, Store, listen, open_store
 
 T = TypeVar("T")
 
@@ -47,14 +46,14 @@ class GroupSender(ABC):
         self._rank = rank
         self._host = host
         self._timeout_s = timeout_s
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._group: Any = None
 
-    def listen(self) -> tuple[str, int]:
+    def listen(self) -> Meeting:
         """Rank 0: leave the present group. Returns where the receivers of the next one find its store."""
         self.close()
         self._listener = listen(self._host)
-        return self._host, self._listener.getsockname()[1]
+        return self._listener.meeting
 
     def form(self, group: str, size: int) -> None:
         """Rank 0: form `group` of this process and `size` - 1 workers. After `listen`.
@@ -66,7 +65,7 @@ class GroupSender(ABC):
         if listener is None:
             raise RuntimeError("`listen` comes before `form`")
         try:
-            store = open_store(self._host, listener.getsockname()[1], self._timeout_s, listener)
+            store = open_store(listener.meeting, self._timeout_s, listener)
             self._group = self._join(store, group, size)
         except (RuntimeError, TimeoutError) as error:
             raise BroadcastError(f"broadcast group {group} of {size} did not form: {error}") from error
@@ -104,7 +103,7 @@ class GroupSender(ABC):
             self._listener = None
 
     @abstractmethod
-    def _join(self, store: TCPStore, group: str, size: int) -> Any:
+    def _join(self, store: Store, group: str, size: int) -> Any:
         """Member 0 of the new group; bounded."""
 
     @abstractmethod

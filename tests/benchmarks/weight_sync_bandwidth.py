@@ -173,7 +173,7 @@ class Peer:
         self._sender.close()
 
 
-def receive_as_told(address: tuple[str, int], specs: list[Any], commands: Connection) -> None:
+def receive_as_told(address: Any, specs: list[Any], commands: Connection) -> None:
     import torch
 
     from s2l_ray.weights.buckets import BufferPool
@@ -181,7 +181,7 @@ def receive_as_told(address: tuple[str, int], specs: list[Any], commands: Connec
     from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
 
     torch.set_num_threads(1)
-    group = BroadcastGroup(open_store(*address, TIMEOUT_S), "bare", 1, 2, "127.0.0.1", TIMEOUT_S)
+    group = BroadcastGroup(open_store(address, TIMEOUT_S), "bare", 1, 2, "127.0.0.1", TIMEOUT_S)
     pool = BufferPool()
     memory: dict[int, torch.Tensor] = {}
     while (sizes := commands.recv()) is not None:
@@ -216,9 +216,9 @@ class Engine:
         )  # fmt: skip
         self._engine = self._runner.run(_call(lambda: LearnerEngine(settings, {})))
         self._sender = GlooSender(specs, 0, "127.0.0.1", TIMEOUT_S)
-        host, port = self._sender.listen()
+        meeting = self._sender.listen()
         forming = self._thread.submit(self._sender.form, "engine", 2)
-        self._runner.run(self._engine.join(Invitation(host, port, "engine", 1, 2, TIMEOUT_S)))
+        self._runner.run(self._engine.join(Invitation.to(meeting, "engine", 1, 2, TIMEOUT_S)))
         forming.result()
 
     def weight_sync(self, version: int) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import random
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from s2l_ray.errors import ModelError
+from s2l_ray.training.checkpoint import save_snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from tests.support.training_models import (
     make_trainer,
@@ -83,6 +86,22 @@ def test_a_snapshot_stays_what_it_is_while_training_goes_on(model_dir: str):
     assert outcome(trainer) == first
     trainer.restore(snapshot)
     assert outcome(trainer) == first
+
+
+def test_a_snapshot_is_written_as_the_trainer_itself_is_byte_for_byte(model_dir: str, tmp_path: Path):
+    trainer = make_trainer(model_dir, config=trainer_config(**LORA))
+    trainer.update([random_groups(3)])
+    sums = trainer.save(str(tmp_path / "trainer"))
+    assert save_snapshot(str(tmp_path / "snapshot"), trainer.snapshot()) == sums
+    files = {path.name: path.read_bytes() for path in (tmp_path / "trainer").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "snapshot").iterdir()} == files
+    assert {name: (len(held), hashlib.sha256(held).hexdigest()) for name, held in files.items()} == sums
+    assert set(files) == {"trainer.json", "rank-00000.safetensors"}  # nothing that could run code
+    adapters = [name for name, p in trainer.policy.named_parameters() if p.requires_grad]
+    kinds = ("model", "exp_avg", "exp_avg_sq", "step")
+    assert set(load_file(tmp_path / "trainer" / "rank-00000.safetensors")) == {
+        f"{k}/{n}" for k in kinds for n in adapters
+    }
 
 
 def test_an_update_that_takes_no_step_reports_the_rate_of_the_step_before(model_dir: str):

@@ -460,6 +460,28 @@ def test_loading_what_is_no_checkpoint_is_an_error(model_dirs: dict[str, str], t
         make_trainer(model_dirs["llama"]).load(str(tmp_path))
 
 
+def test_a_checkpoint_of_another_version_or_of_other_adapters_is_refused(
+    model_dirs: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = make_trainer(model_dirs["llama"], config=trainer_config(lora_rank=2))
+    trainer.save(str(tmp_path / "adapters"))
+    trainer.close()
+    trainer = make_trainer(model_dirs["llama"], config=trainer_config(lora_rank=4))
+    with pytest.raises(
+        ModelError, match=r"other adapters: \S*lora_A\S* is float32 \[2, 48\] there and float32 \[4, 48\]"
+    ):
+        trainer.load(str(tmp_path / "adapters"))
+    trainer.close()
+    trainer = make_trainer(model_dirs["llama"])
+    with pytest.raises(ModelError, match=r"embed_tokens.weight is not there and float32 \[64, 32\] here"):
+        trainer.load(str(tmp_path / "adapters"))
+    trainer.save(str(tmp_path / "whole"))
+    about = tmp_path / "whole" / "trainer.json"
+    about.write_text(about.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(ModelError, match="has checkpoint format 1, and this version of s2l-ray reads 2"):
+        trainer.load(str(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize(("family", "dtype"), [("qwen3", "float32"), ("llama", "bfloat16")])
 def test_an_export_loads_in_transformers_with_the_same_logits(
     family: str, dtype: str, model_dirs: dict[str, str], tmp_path: Path

@@ -262,6 +262,26 @@ def test_the_layerwise_reload() -> None:
     assert info.load_numel == 0 and list(info.loaded_weights) == [], "vllm_bridge/worker.py empties these"
 
 
+def test_loading_without_data() -> None:
+    from vllm.model_executor.layers import utils
+    from vllm.model_executor.layers.attention import Attention
+    from vllm.model_executor.model_loader.reload import layerwise, meta
+    from vllm.model_executor.model_loader.reload.types import LayerReloadingInfo
+    from vllm.model_executor.model_loader.reload.utils import get_layer_params_buffers, get_layer_tensors
+
+    caller = "held_weights.py"
+    assert {"kernel_tensors", "kernel_non_persistent_buffers"} <= fields(LayerReloadingInfo), f"vllm_bridge/{caller}"
+    assert list(parameters(meta.restore_layer_on_meta)) == ["layer", "info"], f"vllm_bridge/{caller}"
+    assert list(parameters(layerwise._place_kernel_tensors)) == ["layer", "info"], f"vllm_bridge/{caller}"
+    layer = torch.nn.Linear(3, 2)
+    assert list(get_layer_tensors(layer)) == ["weight", "bias"] and len(get_layer_params_buffers(layer)) == 2
+    assert meta.to_meta_tensor(layer.weight).is_meta, f"vllm_bridge/{caller}"
+    assert callable(layerwise._get_original_loader(layer.weight)), f"vllm_bridge/{caller}"
+    assert callable(Attention.process_weights_after_loading), f"vllm_bridge/{caller} knows what it does"
+    dispatch = utils.dispatch_cpu_unquantized_gemm
+    assert_in_source(dispatch, "layer.cpu_linear =", caller, "a layer computes with its packed weight by cpu_linear")
+
+
 def test_the_nccl_engine() -> None:
     from vllm.distributed.weight_transfer.nccl_engine import (
         NCCLWeightTransferEngine,
@@ -323,7 +343,7 @@ def test_plain_data_reaches_workers_without_pickles() -> None:
     from s2l_ray.weights.messages import Invitation, update_info
 
     assert os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION", "0") == "0"
-    invitation = Invitation("127.0.0.1", 1, "g", 1, 2, 3.0)
+    invitation = Invitation("127.0.0.1", 1, "secret", "g", 1, 2, 3.0)
     sent = [calls.START, calls.update(update_info([WeightSpec("w", "float32", (2,))])), calls.join(invitation)]
     received = MsgpackDecoder().decode(MsgpackEncoder().encode(sent))
     assert [[method, list(arguments)] for method, arguments in received] == [[m, list(a)] for m, a in sent]

@@ -14,6 +14,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
 from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
-from s2l_ray.weights.rendezvous import BroadcastGroup, listen, open_store
+from s2l_ray.weights.rendezvous import BroadcastGroup, Meeting, listen, open_store
 from s2l_ray.weights.sizes import BUCKET_BYTES, GPU_BUFFERS, GPU_CHUNK_BYTES
 from tests.support.patience import PATIENCE_S
 from tests.support.training_models import make_trainer
@@ -100,10 +101,10 @@ def test_what_arrives_is_what_was_sent_even_if_it_is_kept(monkeypatch: pytest.Mo
     specs = [WeightSpec(f"t{i}", "bfloat16", (20, 3) if i == 3 else (4, 1)) for i in range(9)]
     source = Source(**{s.name: torch.full(s.shape, float(i), dtype=torch.bfloat16) for i, s in enumerate(specs)})
     sender = GlooSender(specs, 0, "127.0.0.1", PATIENCE_S)
-    host, port = sender.listen()
+    meeting = sender.listen()
     forming = threading.Thread(target=sender.form, args=("weights-0", 2))
     forming.start()
-    group = BroadcastGroup(open_store(host, port, PATIENCE_S), "weights-0", 1, 2, "127.0.0.1", PATIENCE_S)
+    group = BroadcastGroup(open_store(meeting, PATIENCE_S), "weights-0", 1, 2, "127.0.0.1", PATIENCE_S)
     forming.join()
     for keep in (False, True):
         pool, kept, seen = BufferPool(16), [], {}
@@ -159,7 +160,7 @@ def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
     specs = trainer.weight_specs()
     sender = GlooSender([WeightSpec(*row) for row in specs], rank, "127.0.0.1", PATIENCE_S)
     if rank == 0:
-        store.set(f"receivers {ranks}", json.dumps([sender.listen(), specs]))
+        store.set(f"receivers {ranks}", json.dumps([dataclasses.astuple(sender.listen()), specs]))
         sender.form("weights", 2)
     ctypes.CDLL(None).malloc_trim(0)  # or memory that loading the model left would be taken again, unseen
     Path("/proc/self/clear_refs").write_text("5")
@@ -171,11 +172,11 @@ def send(model_dir: str, rank: int, ranks: int, store: Store) -> int:
     return peak - resting
 
 
-def take(model_dir: str, ranks: int, port: int) -> None:
+def take(model_dir: str, ranks: int, meeting: Meeting) -> None:
     """Receive what `send` sends, and compare it with what is on disk."""
-    store = open_store("127.0.0.1", port, PATIENCE_S)  # its own: a wait would keep others from the connection
-    (host, port), specs = json.loads(store.get(f"receivers {ranks}"))
-    group = BroadcastGroup(open_store(host, port, PATIENCE_S), "weights", 1, 2, "127.0.0.1", PATIENCE_S)
+    store = open_store(meeting, PATIENCE_S)  # its own: a wait would keep others from the connection
+    sender, specs = json.loads(store.get(f"receivers {ranks}"))
+    group = BroadcastGroup(open_store(Meeting(*sender), PATIENCE_S), "weights", 1, 2, "127.0.0.1", PATIENCE_S)
     with safe_open(Path(model_dir) / "model.safetensors", framework="pt") as stored:
         left = set(stored.keys())
         for tensors in receive(group, [WeightSpec(n, d, tuple(s)) for n, d, s in specs], BufferPool()):
@@ -185,13 +186,13 @@ def take(model_dir: str, ranks: int, port: int) -> None:
     assert not left
 
 
-def sync_process(rank: int, model_dir: str, port: int, out: str) -> None:
+def sync_process(rank: int, model_dir: str, meeting: Meeting, out: str) -> None:
     """Process 0 sends alone, then with process 1, which also receives."""
-    store = open_store("127.0.0.1", port, PATIENCE_S)
+    store = open_store(meeting, PATIENCE_S)
     taken = []
     for ranks in (1, 2):
         with ThreadPoolExecutor(1) as thread:
-            receiving = thread.submit(take, model_dir, ranks, port) if rank == 1 else None
+            receiving = thread.submit(take, model_dir, ranks, meeting) if rank == 1 else None
             if rank < ranks:
                 taken.append(send(model_dir, rank, ranks, store))
             if receiving is not None:
@@ -203,9 +204,8 @@ def sync_process(rank: int, model_dir: str, port: int, out: str) -> None:
 def test_a_weight_sync_takes_two_buckets_and_less_than_a_layer_of_the_trainers_memory(tmp_path: Path):
     model_dir = write_qwen3(tmp_path / "model", dtype=torch.bfloat16, **QWEN)
     listener = listen("127.0.0.1")
-    port = listener.getsockname()[1]
-    store = open_store("127.0.0.1", port, PATIENCE_S, listener)
-    arguments = (model_dir, port, str(tmp_path / "taken.json"))
+    store = open_store(listener.meeting, PATIENCE_S, listener)
+    arguments = (model_dir, listener.meeting, str(tmp_path / "taken.json"))
     spawned = mp.spawn(sync_process, args=arguments, nprocs=2, join=False)
     while not spawned.join(120):
         pass
@@ -229,7 +229,7 @@ def engine_of(transfer: str):
 @pytest.mark.parametrize("transfer", ["gloo", "nccl"])
 def test_vllm_parses_invitation_and_update(transfer: str):
     engine = engine_of(transfer)
-    invitation = Invitation("127.0.0.1", 1234, "weights-7", 3, 5, 60.0)
+    invitation = Invitation("127.0.0.1", 1234, "secret", "weights-7", 3, 5, 60.0)
     assert engine.parse_init_info(dataclasses.asdict(invitation)) == invitation
     info = engine.parse_update_info(update_info(SPECS))
     assert info.names == ["a", "b", "c"] and info.dtype_names == ["float32", "bfloat16", "bfloat16"]
@@ -240,7 +240,7 @@ def test_nccl_members_are_told_vllms_unique_id_and_the_chunks_that_are_sent():
     from s2l_ray.vllm_bridge.nccl_engine import vllm_init_info
 
     unique_id = bytes(range(128))
-    info = vllm_init_info(Invitation("127.0.0.1", 1234, "weights-7", 3, 5, 60.0), unique_id)
+    info = vllm_init_info(Invitation("127.0.0.1", 1234, "secret", "weights-7", 3, 5, 60.0), unique_id)
     assert info.nccl_unique_id_bytes == unique_id
     assert (info.rank_offset, info.world_size) == (3, 5)
     # Both ends cut by vLLM's rule; that these agree is all it takes.
@@ -300,12 +300,11 @@ def test_expandable_segments_do_not_go_with_ipc(monkeypatch: pytest.MonkeyPatch,
 def agree(names: list[str], timeout_s: float) -> list:
     """One thread per rank that comes; what each of a group of three got."""
     listener = listen("127.0.0.1")
-    port = listener.getsockname()[1]
-    server = open_store("127.0.0.1", port, timeout_s, listener)
+    server = open_store(listener.meeting, timeout_s, listener)
     outcome: list = [None] * len(names)
 
     def come(rank: int, name: str) -> None:
-        store = server if rank == 0 else open_store("127.0.0.1", port, timeout_s)
+        store = server if rank == 0 else open_store(listener.meeting, timeout_s)
         try:
             outcome[rank] = agree_on_id(store, name, rank, 3, (lambda: b"the id") if rank == 0 else None)
         except DistStoreError as error:
@@ -392,6 +391,7 @@ def test_engines_sleep_before_the_trainer_loads_a_checkpoint(monkeypatch: pytest
 
     graph = object.__new__(ActorGraph)
     graph.trainer = Trainer()
+    graph._workers = SimpleNamespace(expects=lambda kind, asleep: False)
     roles = ("explorer", "learner")
     monkeypatch.setattr(
         graph, "_sleepers", lambda: [lambda *call, role=role: calls.append((role, *call)) for role in roles]
@@ -483,10 +483,10 @@ def test_nccl_into_an_engine_on_a_gpu_of_its_own(family, monkeypatch: pytest.Mon
         sender = NcclSender(specs, 0, "127.0.0.1", PATIENCE_S)
         try:
             for version in range(2):  # a new group for each, as after a change of membership
-                host, port = sender.listen()
+                meeting = sender.listen()
                 forming = threading.Thread(target=sender.form, args=(f"weights-{version}", 2))
                 forming.start()
-                runner.run(engine.join(Invitation(host, port, f"weights-{version}", 1, 2, PATIENCE_S)))
+                runner.run(engine.join(Invitation.to(meeting, f"weights-{version}", 1, 2, PATIENCE_S)))
                 forming.join()
                 sending = threading.Thread(target=sender.send, args=(source(model),))
                 sending.start()

@@ -206,6 +206,80 @@ def test_a_cluster_that_asks_for_a_token_says_so(head: str):
         assert "PlacementError" in refused and "does not accept our token. Set RAY_AUTH_MODE=token here" in refused
 
 
+STRANGER = """
+import os, socket, sys
+from pathlib import Path
+import grpc, ray
+from s2l_ray import ray_bridge
+gcs, session, token = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+def attempt(name, act):
+    try:
+        print(name, "done", act())
+    except (OSError, grpc.RpcError, Exception) as error:
+        said = getattr(error, "strerror", None) or (error.code().name if isinstance(error, grpc.RpcError) else error)
+        print(name, type(error).__name__, said)
+attempt("token", lambda: token.read_text())
+attempt("session", lambda: list(session.iterdir()))
+attempt("code", lambda: (session / "runtime_resources" / "x.py").write_text("x"))
+attempt("raylet", lambda: socket.socket(socket.AF_UNIX).connect(str(session / "sockets" / "raylet")))
+with grpc.insecure_channel(gcs) as channel:
+    attempt("nodes", lambda: ray_bridge.nodes_alive(channel, 5))
+"""
+FROM_OUTSIDE = """
+from pathlib import Path
+import subprocess, sys
+from actors.connection import connect
+connect()
+import ray
+from ray._private.worker import _global_node as node
+where = [ray.get_runtime_context().gcs_address, node.get_session_dir_path(), str(Path.home() / ".ray" / "auth_token")]
+print(subprocess.run([sys.executable, "-c", sys.argv[1], *where], capture_output=True, text=True).stdout)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a second user")
+def test_a_second_user_of_the_machine_cannot_reach_into_a_private_ray(tmp_path, short: Path):
+    home = short / "home"
+    for folder in (short, home):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)  # as homes often are: the token's own mode has to do
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"HOME": str(home), "TMPDIR": str(short), "RAY_AUTH_MODE": "disabled"}
+    said = printed([sys.executable, "-c", FROM_OUTSIDE, STRANGER], environment)[1].strip().splitlines()
+    denied = [f"{name} PermissionError Permission denied" for name in ("token", "session", "code", "raylet")]
+    assert said == [*denied, "nodes _InactiveRpcError UNAUTHENTICATED"]
+
+
+OPEN = """
+import ray, subprocess, sys
+from s2l_ray.ray_bridge import on_loopback
+with on_loopback():
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+where = ray.get_runtime_context().gcs_address
+print(subprocess.run([sys.executable, "-c", sys.argv[1], where], capture_output=True, text=True).stdout)
+"""
+JOIN_ALOUD = """
+import sys
+from actors.connection import connect
+from s2l_ray.config import ClusterConfig
+connect(ClusterConfig(address=sys.argv[1]), print)
+"""
+
+
+def test_a_cluster_that_asks_for_no_token_is_joined_and_said(short: Path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short)}
+    code, said = printed([sys.executable, "-c", OPEN, JOIN_ALOUD], environment)
+    assert code == 0 and "asks for no token: whoever reaches it can run code in it. Start it with" in said, said
+
+
+def test_a_cluster_that_asks_for_a_token_is_joined_without_a_word(head: str):
+    program = f"print('said', connect(ClusterConfig(address={head!r}), print))"
+    said = joined(program, RAY_AUTH_MODE="token")
+    assert "said False" in said and "asks for no token" not in said
+
+
 ASK = """
 from actors.address import find_cluster
 import json, ray

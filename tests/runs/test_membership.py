@@ -29,15 +29,17 @@ from actors.learner import Learner
 from actors.trainer import TrainerGroup, TrainerRank
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
-from s2l_ray.errors import ActorLostError
+from s2l_ray.errors import ActorLostError, ConfigError, WeightMismatchError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.vllm_bridge.environment import engine_environment
 from s2l_ray.weights.buckets import Bucket, BufferPool, WeightSpec
+from s2l_ray.weights.digest import TensorDigest, directory_digest
 from s2l_ray.weights.gloo_receiver import receive
 from s2l_ray.weights.gloo_sender import GlooSender
+from s2l_ray.weights.held import HeldDigest
 from s2l_ray.weights.messages import Invitation
-from s2l_ray.weights.rendezvous import BroadcastGroup, open_store
+from s2l_ray.weights.rendezvous import BroadcastGroup, Meeting, open_store
 from s2l_ray.weights.sender import SendTimes
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -65,12 +67,16 @@ def cluster() -> Iterator[None]:
 
 
 class Constant:
-    """A weight source: every weight is `value`."""
+    """A weight source: every weight is `value`. Its process may die over a bucket, by number."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value: float, dies_at: int = -1) -> None:
         self.value = value
+        self.left = dies_at
 
     def read(self, bucket: Bucket, targets: list[torch.Tensor]) -> None:
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
         for target in targets:
             target.fill_(self.value)
 
@@ -82,18 +88,22 @@ class Rank:
     def begin(self, timeout_s: float) -> None:
         self.sender = GlooSender(SPECS, 0, "127.0.0.1", timeout_s)
         self.version = 0
+        self.dies_at = -1
 
-    def set_version(self, version: int) -> None:
-        self.version = version
+    def set_version(self, version: int, dies_at: int = -1) -> None:
+        self.version, self.dies_at = version, dies_at
 
-    def listen_for_receivers(self, transfer: str) -> tuple[str, int]:
+    def listen_for_receivers(self, transfer: str) -> Meeting:
         return self.sender.listen()
 
     def form_group(self, transfer: str, name: str, size: int) -> None:
         self.sender.form(name, size)
 
     def send_weights(self, transfer: str) -> SendTimes:
-        return self.sender.send(Constant(self.version))
+        return self.sender.send(Constant(self.version, self.dies_at))
+
+    def weight_digests(self) -> list[TensorDigest]:
+        return [TensorDigest(self.version, self.version) for _ in SPECS]
 
     def begin_chunks(self, transfer: str) -> None:
         self.chunks = iter([{"names": [s.name], "handles": {"GPU-0": {"version": self.version}}} for s in SPECS])
@@ -134,7 +144,7 @@ class Receiver:
         self.group = None
 
     def join(self, invitation: Invitation) -> None:
-        store = open_store(invitation.host, invitation.port, invitation.timeout_s)
+        store = open_store(invitation.meeting, invitation.timeout_s)
         self.meet_fate("join")
         self.group = BroadcastGroup(
             store, invitation.group, invitation.rank_offset, invitation.size, "127.0.0.1", invitation.timeout_s
@@ -166,6 +176,18 @@ class Receiver:
         self.version = version
         return TIMES
 
+    def describe_weights(self, specs: list[WeightSpec]) -> list[str]:
+        return [f"{spec.name}: is quantised" for spec in specs] if self.fate == ("DENY", "describe") else []
+
+    def weight_digests(self) -> list[HeldDigest]:
+        """Stands for a digest: the value that all elements have."""
+        self.meet_fate("digest")
+        return [HeldDigest(n, spec.name, False, int(self.weights[spec.name].mean())) for n, spec in enumerate(SPECS)]
+
+    def spoil(self) -> None:
+        """From here on what it holds of the second tensor stays as it is."""
+        self.weights[SPECS[1].name].fill_(7.0)
+
     def held(self) -> tuple[int | None, list[float]]:
         """Its version, and every value that occurs in its weights."""
         return self.version, sorted({value.item() for w in self.weights.values() for value in (w.min(), w.max())})
@@ -179,14 +201,14 @@ class WeightSyncs:
         self.rank = Rank.remote()
         self.started: list = []
 
-    def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S) -> None:
+    def start(self, *fates: tuple[str, str] | None, timeout_s: float = TIMEOUT_S, verify: bool = False) -> None:
         """Begin anew with one living receiver per fate, and this bound on a weight sync."""
         self.started = [receiver for receiver in self.started if lives(receiver)]
         self.started += [Receiver.remote() for _ in range(len(fates) - len(self.started))]
         self.receivers = self.started[: len(fates)]
         ray.get([receiver.set_fate.remote(fate) for receiver, fate in zip(self.receivers, fates, strict=True)])
         ray.get(self.rank.begin.remote(timeout_s))
-        self.weight_syncs = WeightSync([self.rank], SPECS, timeout_s, DRAIN_S)
+        self.weight_syncs = WeightSync([self.rank], SPECS, timeout_s, DRAIN_S, verify=verify)
 
     def connect(self, *numbers: int, ipc: tuple[int, ...] = ()) -> None:
         gloo = [LearnerMember(n, self.receivers[n], 1, "gloo") for n in numbers]
@@ -298,6 +320,56 @@ def test_with_nobody_left_it_says_so(it: WeightSyncs):
         it.weight_sync(1)
 
 
+@pytest.mark.parametrize("bucket", [0, 4, 8], ids=["first", "middle", "last"])
+def test_a_trainer_rank_that_dies_over_a_bucket_leaves_no_engine_with_part_of_a_version(it: WeightSyncs, bucket: int):
+    it.start(None, None)
+    it.connect(0, 1)
+    it.weight_sync(1)
+    ray.get(it.rank.set_version.remote(2, bucket))
+    it.weight_syncs.begin_weight_sync(2)
+    with pytest.raises(ActorLostError, match="sending weights failed"):
+        it.weight_syncs.finish_weight_sync()
+    it.rank = Rank.remote()
+    assert [version for version, _ in it.held(0, 1)] == [None, None]
+    it.start(None, None)
+    it.connect(0, 1)
+    assert it.weight_sync(3) == ()
+    assert it.held(0, 1) == [(3, [3.0])] * 2
+
+
+def test_engines_are_verified_and_one_that_dies_over_it_is_lost(it: WeightSyncs):
+    it.start(None, ("KILL", "digest"), None, verify=True)
+    it.connect(0, 1, 2)
+    assert it.weight_sync(1) == (1,)
+    it.weight_syncs.begin_weight_sync(1)
+    first = it.weight_syncs.finish_weight_sync()
+    ray.get(it.rank.set_version.remote(2))
+    it.weight_syncs.begin_weight_sync(2)
+    second = it.weight_syncs.finish_weight_sync()
+    assert first.digest and second.digest and first.digest != second.digest and second.verify_s > 0
+
+
+def test_an_engine_with_other_weights_ends_the_run_with_its_first_tensor(it: WeightSyncs):
+    it.start(None, None, verify=True)
+    it.connect(0, 1)
+    it.weight_sync(1)
+    ray.get(it.receivers[1].spoil.remote())
+    with pytest.raises(
+        WeightMismatchError, match=r"version 1, learner engine 1 .*trainer: layer.1 has .*1 of 3 tensors"
+    ):
+        it.weight_syncs._verified()
+    it.weight_syncs.verify = False
+    assert it.weight_sync(2) == ()
+
+
+def test_an_engine_that_cannot_be_compared_is_refused_before_the_first_weight_sync(it: WeightSyncs):
+    it.start(("DENY", "describe"), verify=True)
+    with pytest.raises(
+        ConfigError, match=r"verify_weights cannot compare .* of learner engine 0 .* layer.0: is quantised"
+    ):
+        it.connect(0)
+
+
 # ---- the real thing ----
 
 
@@ -359,6 +431,7 @@ def synced(trainer: TrainerGroup, version: int) -> WeightSyncReport:
 def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_path: Path):
     model = with_tied_embeddings(family.large, tmp_path / "tied")
     overrides = {"models.learner": str(model), "models.dtype": "bfloat16", "cluster.weight_sync_timeout_s": 20}
+    overrides["cluster.verify_weights"] = True
     config = load_config(QUICKSTART, run_config(family, tmp_path / "run") | overrides)
     engines = [engine(model, tensor_parallel) for tensor_parallel in (2, 1)]
     on_loopback = {"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}
@@ -367,13 +440,15 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     trainer.build(config)
     ray.get([e.ready.remote() for e in engines], timeout=PATIENCE_S)
     trainer.connect([LearnerMember(i, e, 2 - i, "gloo") for i, e in enumerate(engines)])
-    assert synced(trainer, 0).lost == ()
+    first = synced(trainer, 0)
+    assert first.lost == () and first.digest
     assert "lm_head.weight" not in {spec.name for spec in trainer._weight_syncs._specs}  # it travels once
-    text = np.arange(3, 20, dtype=np.int32)
+    text, digests = np.arange(3, 20, dtype=np.int32), []
 
     def check(engines: list, name: str) -> np.ndarray:
         trainer.export(str(tmp_path / name))
         expected = reference(tmp_path / name, text)
+        digests.append(directory_digest(tmp_path / name))
         for score in ray.get([e.score.remote(text) for e in engines], timeout=PATIENCE_S):
             np.testing.assert_allclose(score, expected, rtol=0.02, atol=BF16)
         return expected
@@ -381,8 +456,11 @@ def test_vllm_engines_one_tensor_parallel_and_one_that_is_killed(family, tmp_pat
     before = check(engines, "version-0")
     os.kill(pid_of(engines[1]), signal.SIGKILL)
     ray.get(rank.__ray_call__.remote(another_policy))
-    assert [member.number for member in synced(trainer, 1).lost] == [1]
+    second = synced(trainer, 1)
+    assert [member.number for member in second.lost] == [1]
     assert np.abs(check(engines[:1], "version-1") - before).max() > 4 * BF16
+
+    assert digests == [first.digest, second.digest]
 
     # One worker of a tensor-parallel engine is the whole engine.
     processes = psutil.Process(pid_of(engines[0])).children(recursive=True)

@@ -63,6 +63,7 @@ class Learner:
             **defaults | settings,
         )
         self.engine = LearnerEngine(fixed, prompts)
+        self.size = 1 + fixed.tensor_parallel
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype))
         self.start = [weight.detach().float() for weight in self.model.parameters()]
         # As the trainer does: tied weights come once.
@@ -72,14 +73,14 @@ class Learner:
         self.join()
 
     def join(self) -> None:
-        """A new broadcast group of this process and the engine's worker."""
+        """A new broadcast group of this process and the engine's workers."""
         self.call(self.rejoin())
 
     async def rejoin(self) -> None:
-        host, port = self.sender.listen()
+        meeting = self.sender.listen()
         name, self.groups = f"weights-{self.groups}", self.groups + 1
-        forming = asyncio.to_thread(self.sender.form, name, 2)
-        await asyncio.gather(forming, self.engine.join(Invitation(host, port, name, 1, 2, PATIENCE_S)))
+        forming = asyncio.to_thread(self.sender.form, name, self.size)
+        await asyncio.gather(forming, self.engine.join(Invitation.to(meeting, name, 1, self.size, PATIENCE_S)))
 
     def close(self) -> None:
         self.call(self.engine.close())

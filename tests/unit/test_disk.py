@@ -72,9 +72,10 @@ def test_a_checkpoint_on_a_full_disk(disk: Path, model_dir: str) -> None:
     with pytest.raises(DiskError) as caught:
         trainer.save(str(after))
     assert str(caught.value) == (
-        f"{after} cannot be written: No space left on device; free some space there, then give the same command again"
+        f"{after}/rank-00000.safetensors cannot be written: No space left on device; free some space there, then give "
+        "the same command again"
     )
-    assert not after.exists()  # what was written of it does not keep the disk full
+    assert not any(after.iterdir())  # what was written of it does not keep the disk full
     assert {file.name: file.read_bytes() for file in before.iterdir()} == whole
     ballast.unlink()
     trainer.save(str(after))
@@ -86,7 +87,7 @@ def test_a_checkpoint_beyond_the_limit_of_a_process(tmp_path: Path, model_dir: s
     trainer = make_trainer(model_dir)
     with largest_file(nbytes), pytest.raises(DiskError, match=r"cannot be written: File too large; .*ulimit -f"):
         trainer.save(str(tmp_path / "checkpoint"))
-    assert not (tmp_path / "checkpoint").exists()
+    assert not any((tmp_path / "checkpoint").iterdir())
 
 
 def test_an_export_that_is_refused(disk: Path, model_dir: str, tmp_path: Path) -> None:
@@ -157,12 +158,14 @@ def test_what_was_there_stays_and_half_a_line_is_mended(disk: Path) -> None:
 
 def test_what_an_interrupted_save_left_is_cleared_when_the_run_goes_on(tmp_path: Path) -> None:
     run = RunDirectory.acquire(config(tmp_path))
-    with run.checkpoint(2, {"step": 2}, keep=2):
-        pass
+    run.begin_checkpoint(2, {"step": 2}).complete({})
     (run.path / "checkpoints" / "step-000004" / "trainer").mkdir(parents=True)
+    run.begin_checkpoint(2, {"step": 2})  # done again, and interrupted
     run.close()
     RunDirectory.acquire(config(tmp_path)).close()
-    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000002"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in sorted(checkpoints.iterdir())] == ["step-000002"]
+    assert not (checkpoints / "step-000002" / ".partial").exists()
 
 
 def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.errors import ConfigError
 from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.trainer import PolicyTrainer
+from s2l_ray.weights.digest import tensor_digest
 from tests.support.training_models import (
     GRADIENT_READABLE,
     make_trainer,
@@ -102,11 +103,17 @@ def test_merged_weights_are_the_adapted_model(model_dirs: dict[str, str], tmp_pa
     for seed in range(3):
         trainer.update([random_groups(3, seed=seed)])
     trainer.export(str(tmp_path))
+    merged = trainer.weights().digests()
     expected = trainer.update([random_groups(3)])
     trainer.close()
     assert not list(tmp_path.glob("adapter*"))
     exported = dict(AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters())
-    assert list(exported) == [n for n, _ in random_model("llama").named_parameters()]
+    base = dict(random_model("llama").named_parameters())
+    assert list(exported) == list(base)
+    # Digests are those of the merged weights, so that an engine which was sent the base weights is found.
+    assert merged == [tensor_digest(weight) for weight in exported.values()]
+    missed = [name for name, found in zip(base, merged, strict=True) if tensor_digest(base[name]) != found]
+    assert missed == [name for name in base if name.endswith("proj.weight")]
     (tmp_path / "tokenizer.json").write_text("")
     metrics = make_trainer(str(tmp_path)).update([random_groups(3)])
     for name in ("loss", "logprob/learner", "logprob/explorer"):

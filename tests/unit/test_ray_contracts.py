@@ -130,9 +130,29 @@ def test_settings_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.health_check_failure_threshold() == before
 
 
-def test_logs_are_below_the_newest_session() -> None:
-    assert ray_bridge.log_directory().name == "logs" and ray_bridge.log_directory().is_absolute()
-    assert isinstance(ray_bridge.log_directory(), Path)
+def test_logs_are_below_the_newest_session(tmp_path: Path) -> None:
+    (tmp_path / "session_7").mkdir()
+    (tmp_path / "session_latest").symlink_to("session_7")
+    assert ray_bridge.log_directory(tmp_path) == tmp_path / "session_7" / "logs"
+
+
+def test_temporary_files_are_where_ray_puts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/of/tmpdir")
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    assert ray_bridge.temporary_directory() == "/of/tmpdir"
+    monkeypatch.setenv("RAY_TMPDIR", "/of/ray_tmpdir")
+    assert ray_bridge.temporary_directory() == "/of/ray_tmpdir"
+
+
+def test_a_new_token_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for token in ("a" * 64, "b" * 64):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        ray_bridge.read_token_again()
+        assert loader.get_raw_token() == token
+    monkeypatch.undo()
+    ray_bridge.read_token_again()
 
 
 def test_what_a_worker_knows_of_its_process_and_job() -> None:

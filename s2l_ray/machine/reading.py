@@ -1,0 +1,45 @@
+"""Reading a file that a user has named: a file it must be, and not larger than such files are."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What a path can name in the place of a file."""
+
+
+def kind_of(path: Path) -> str | None:
+    """What a path names, links followed, if it is no file: such as "a directory"; None if it is a file.
+
+    Raises:
+        OSError: there is nothing, or it may not be looked at.
+        ValueError: there is a NUL character in it.
+    """
+    return KINDS.get(stat.S_IFMT(path.stat().st_mode))
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """The contents of a file. A pipe or a device, which could block or never end, is not waited for.
+
+    Raises:
+        OSError: it cannot be read, is no file, or has more than `most_bytes` bytes; `strerror` says what.
+        ValueError: there is a NUL character in the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if (kind := KINDS.get(stat.S_IFMT(status.st_mode))) is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+        content = file.read(most_bytes + 1)  # a file of /proc says that it has no bytes
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:.0f} MiB", str(path))
+    return content
