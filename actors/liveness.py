@@ -123,6 +123,10 @@ class Watch:
                 causes[actor] = cause
         return [self._death(actor, cause, why) for actor, cause in causes.items()]
 
+    def condemn(self, actor: Any, why: BaseException) -> Death:
+        """Count a watched actor among the dead: it answers, but nobody knows any more what it has done."""
+        return self._death(actor, short_cause(unwrapped(why)))
+
     def _ask(self, passed: float) -> None:
         for actor, watched in self._watched.items():
             watched.rest_s -= passed
