@@ -5,14 +5,18 @@ VENV := .venv
 FAMILY := .cache/family
 CONFIG ?= configs/quickstart.yaml
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+AUDIT := .cache/audit
+LINT := $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && \
+	$(VENV)/bin/bandit -q -c pyproject.toml -r s2l_ray actors requirements setup.py
 
-.PHONY: help setup setup-dev family train check test test-long bench docs clean
+.PHONY: help setup setup-dev family train check test test-long audit bench docs clean
 
 help:
 	@echo "make train      set up, train the embedded model family (ARGS='key=value ...' overrides)"
 	@echo "make test       set up, then the checks below and all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
 	@echo "make test-long  the tests that take longest: lost nodes, full disks, whole studies, manifests as isolated pods"
 	@echo "make check      lint, types, and the tests that start no engine"
+	@echo "make audit      ask PyPI's vulnerability service about every pinned package; needs the network"
 	@echo "make bench      run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make docs       build the documentation in site/"
 	@echo "make setup      only make $(VENV); setup-dev adds what checks, tests and documentation need"
@@ -47,18 +51,27 @@ train: setup
 
 # Types need one core for as long as the quick tests need the other.
 check: setup-dev
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(LINT)
 	@$(VENV)/bin/mypy & types=$$!; S2L_QUICK_TESTS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/unit; tests=$$?; wait $$types && exit $$tests
 
 # With ARGS only the tests that they choose, long ones too. Tests wait now and then for what they started; types need a core meanwhile.
 test: setup-dev
-	@[ -n "$(ARGS)" ] || { $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .; }
+	@[ -n "$(ARGS)" ] || { $(LINT); }
 	@types=; [ -n "$(ARGS)" ] || { $(VENV)/bin/mypy & types=$$!; }; \
 		$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),-m "not long"); tests=$$?; \
 		wait $$types && exit $$tests
 
 test-long: setup-dev
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m long
+
+audit: $(AUDIT)/.ready
+	@$(AUDIT)/bin/python requirements/audit.py requirements/cpu.lock requirements/cuda.lock requirements/mlflow.lock \
+		requirements/dev.lock
+
+$(AUDIT)/.ready: requirements/audit.lock
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/audit.lock
+	@touch $@
 
 bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)

@@ -8,7 +8,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.calls import TOKENS_ASIDE
+from actors.liveness import Heartbeat
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
+from s2l_ray.bank.writer import Receipt
 from s2l_ray.rollouts.records import Prompt, RolloutSet, SetReport
 from s2l_ray.rollouts.requests import ExplorerRequest
 
@@ -28,6 +30,7 @@ def bank_options(settings: BankSettings) -> dict[str, Any]:
     num_cpus=0,
     max_restarts=0,
     max_concurrency=THREADS,
+    concurrency_groups={"alive": 1},
     allow_out_of_order_execution=True,
     runtime_env={"env_vars": TOKENS_ASIDE},
 )
@@ -64,9 +67,14 @@ class Bank:
         """The set, for the trainer; and the numbers alone, for the scheduler."""
         return self._bank.read(request)
 
-    def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
+    def record(self, request: ExplorerRequest, scored: RolloutSet) -> Receipt:
         """Add the rollouts of a request. See `RolloutBank.record`."""
-        self._bank.record(request, scored)
+        return self._bank.record(request, scored)
+
+    @ray.method(concurrency_group="alive")  # type: ignore[untyped-decorator]
+    def alive(self) -> Heartbeat:
+        """Answer, also while all threads wait for a store."""
+        return Heartbeat.of_this_process()
 
     def close(self) -> None:
         """Write what is still held."""

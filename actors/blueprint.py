@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.bank.rollout_bank import BankSettings
-from s2l_ray.config import Config, VerifierConfig
+from s2l_ray.config import Config, RecoveryConfig, VerifierConfig
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.placement.plan import EngineSlot, Layout, PlannedBundle, TrainerSlot
 from s2l_ray.reporter import Reporter
@@ -113,6 +113,7 @@ class Blueprint:
     ranks: Mapping[TrainerSlot, RankProcess]
     engines: Mapping[EngineSlot, EngineSettings]
     verifiers: VerifierConfig
+    recovery: RecoveryConfig
     contents: Mapping[str, str]
     """`RunNeeds.contents`; the source of a user's function is that of one with this name."""
 
@@ -126,6 +127,7 @@ class Blueprint:
             {slot: RankProcess.of(config, slot.index, len(trainers)) for slot in trainers},
             {slot: engine_settings(config, layout, slot) for slot in engines},
             config.verifier,
+            config.recovery,
             {_described(key, config): contents for key, contents in needs.contents.items()},
         )
 
@@ -141,6 +143,7 @@ class Blueprint:
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"bundles": self.bundles, **_parts("verifiers", self.verifiers)}
+        parts |= _parts("recovery", self.recovery)
         for rank, process in self.ranks.items():
             name = f"trainer rank {rank.index}"
             parts |= {f"{name}: slot": rank, **_parts(name, process)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,10 +25,20 @@ LOST = (
     ray.exceptions.ObjectLostError,
 )
 """What Ray raises where a process, its node, or a result that only it held is gone."""
+OBJECT_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError)
+"""What Ray raises where a value is gone: the node that held it, or the process that had asked for it."""
+GONE = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises in who called an actor whose process is gone."""
 LONGEST_REPORT = 400
 """Characters of Ray's report of a full memory that are repeated: it goes on with a table of processes."""
+ANSWER_S = 60.0
+"""Seconds for an answer that was given already to arrive here."""
 POLL_S = 1.0
 """Seconds between two reports of a wait's progress."""
+
+
+class ObjectGoneError(ActorLostError):
+    """A value in Ray's object store is gone, with its node or with the process that had asked for it."""
 
 
 def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[ray.ObjectRef]], None]) -> None:
@@ -41,26 +51,77 @@ def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[
         tell(done)
 
 
-def fetch(refs: Any, timeout_s: float, what: str) -> Any:
+def outcomes(
+    calls: Mapping[int, ray.ObjectRef],
+    timeout_s: float,
+    key: str | None = None,
+    tend: Callable[[], None] | None = None,
+) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all).
+
+    Args:
+        key: that `timeout_s` is made of.
+        tend: called every second of the wait.
+    """
+    refs = list(calls.values())
+    if tend is not None:
+        watch(refs, timeout_s, lambda _: tend())
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s if tend is None else 0) if refs else ([], [])
+    returned: dict[int, Any] = {}
+    failed: dict[int, Exception] = {}
+    for number, ref in calls.items():
+        if ref not in done:
+            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s" + (f" ({key})" if key else ""))
+            continue
+        try:
+            returned[number] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            failed[number] = error
+    return returned, failed
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What an actor raised, without the remote traceback around it."""
+    while isinstance(error, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
+        error = error.cause
+    return error
+
+
+def fetch(refs: Any, timeout_s: float, what: str, tend: Callable[[], None] | None = None) -> Any:
     """`ray.get` with a bound. An error made for users comes out as itself, without the remote traceback around it.
+
+    Args:
+        refs: one reference, or a list.
+        timeout_s: the bound.
+        what: is waited for.
+        tend: called every second of the wait.
 
     Raises:
         StepTimeoutError: `what` did not finish within `timeout_s` seconds.
         ActorLostError: an actor that it needs is gone, or was ended because its node had no memory left.
         Exception: whatever the actors raised.
     """
+    if tend is not None:
+
+        def tell(done: list[ray.ObjectRef]) -> None:
+            tend()
+            fetch(done, timeout_s, what)  # raises what one actor raised, which others may wait for
+
+        waited = refs if isinstance(refs, list) else [refs]
+        watch(waited, timeout_s, tell)
+        if len(ray.wait(waited, num_returns=len(waited), timeout=0)[0]) < len(waited):
+            raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s")
     try:
-        return ray.get(refs, timeout=timeout_s)
+        return ray.get(refs, timeout=timeout_s if tend is None else ANSWER_S)
     except ray.exceptions.GetTimeoutError as error:
         raise StepTimeoutError(f"{what} did not finish within {timeout_s:.0f} s") from error
     except ray.exceptions.RayError as error:
-        cause: BaseException = error
-        while isinstance(cause, ray.exceptions.RayTaskError):  # one layer per actor that it passed through
-            cause = cause.cause
+        cause = unwrapped(error)
         if isinstance(cause, S2LError):
             raise cause from error
         if isinstance(cause, LOST):
-            raise ActorLostError(
+            kind = ObjectGoneError if isinstance(cause, OBJECT_GONE) else ActorLostError
+            raise kind(
                 f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
                 "The same command resumes from the last checkpoint."
             ) from error

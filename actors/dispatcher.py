@@ -1,20 +1,42 @@
-"""One request at a time: to an engine and its rollouts to a verifier, or to the bank. It never holds a token."""
+"""One request at a time: to an engine and its rollouts to a verifier, or to the bank. It never holds a token.
+
+A worker that dies in the middle costs time and nothing else: seeds are functions of the request, so that another
+engine samples the same rollouts, and another verifier or another process of the bank goes on from where it was. The
+driver starts what died again (`actors.graph`); until it does, requests wait for workers that are there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from actors.bank_client import BankClient
+from actors.calls import GONE, OBJECT_GONE
 from actors.request_batch import RequestBatch, ScoredSet
-from s2l_ray.errors import StepTimeoutError
-from s2l_ray.kinds import Source
-from s2l_ray.rollouts.dispatch import WorkerPool
-from s2l_ray.rollouts.records import Period
+from s2l_ray.errors import EngineDiedError, StaleWeightsError, StepTimeoutError
+from s2l_ray.kinds import PoolName, Source
+from s2l_ray.rollouts.dispatch import PooledWorker, WorkerPool
+from s2l_ray.rollouts.records import Period, SetReport
 from s2l_ray.rollouts.requests import ExplorerRequest, SampleRequest
 from s2l_ray.timing.work_log import WorkLog
+
+CHECKS = 3
+"""Verifiers that a set is given to, one after the other, before its answers count as timed out."""
+STALE_ATTEMPTS = 3
+"""Engines that may refuse a request for their weight version: a weight sync can begin while it is on its way."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampled rollout set by reference."""
+
+    rollouts: ray.ObjectRef
+    period: Period | None
+    activity: tuple[str, str, int]
 
 
 class Dispatcher:
@@ -22,8 +44,8 @@ class Dispatcher:
 
     Args:
         engines: by source.
-        verifiers: actors.
-        bank: actor that holds recorded explorer rollouts, or None.
+        verifiers: actors, by number.
+        bank: holds recorded explorer rollouts.
         reads: whether rollouts that the bank holds are used instead of sampling them.
         records: whether what the explorer samples is recorded in the bank.
         timeout_s: bound on waiting for an engine that retires.
@@ -32,28 +54,49 @@ class Dispatcher:
     def __init__(
         self,
         engines: dict[Source, WorkerPool],
-        verifiers: list[Any],
-        bank: Any | None,
+        verifiers: dict[int, Any],
+        bank: BankClient,
         reads: bool,
         records: bool,
         timeout_s: float,
     ) -> None:
         self.engines = engines
+        self.verifiers = WorkerPool(verifiers)
+        self.bank = bank
         self.work = WorkLog()
-        self._verifiers = WorkerPool(dict(enumerate(verifiers)))
-        self._read_bank = bank if reads else None
-        self._write_bank = bank if records else None
+        self._reads, self._records = reads, records
         self._timeout_s = timeout_s
+        self._suspects: set[tuple[PoolName, int]] = set()
+        self._redone = 0
+
+    def pool(self, name: PoolName) -> WorkerPool:
+        """The pool of this name."""
+        return self.verifiers if name == "verifier" else self.engines[name]
+
+    def take_suspects(self) -> list[tuple[PoolName, int]]:
+        """Workers that failed since the last call. They get nothing more; the driver is to replace them."""
+        suspects, self._suspects = sorted(self._suspects), set()
+        return suspects
+
+    def drop(self, name: PoolName, number: int) -> None:
+        """Forget a worker that is gone, and that the driver replaces."""
+        self.pool(name).remove(number)
+        self._suspects.discard((name, number))
+
+    def take_redone(self) -> int:
+        """How many requests and checks another worker had to do again since the last call."""
+        redone, self._redone = self._redone, 0
+        return redone
 
     async def explore(self, request: ExplorerRequest, batch: RequestBatch) -> ScoredSet:
         """The rollouts from the bank if it has them, else from an engine."""
-        if self._read_bank is not None and (await self._read_bank.covers.remote([request]))[0]:
-            part = await self._from_bank(self._read_bank, request)
+        if self._reads and (await self.bank.covers([request]))[0]:
+            part = await self._from_bank(request)
             batch.banked += request.count
             return part
         part = await self.roll_out(request, batch)
-        if self._write_bank is not None:
-            await self._write_bank.record.remote(request, part.scored)
+        if self._records:
+            await self.bank.record(request, part.scored)
         return part
 
     async def retire(self, source: Source, number: int) -> None:
@@ -63,6 +106,8 @@ class Dispatcher:
             StepTimeoutError: they are not within the bound.
         """
         member = self.engines[source].remove(number)
+        if member is None:
+            return
         try:
             await asyncio.wait_for(member.idle.wait(), self._timeout_s)
         except TimeoutError as error:
@@ -71,12 +116,11 @@ class Dispatcher:
                 "(cluster.step_timeout_s)"
             ) from error
 
-    async def _from_bank(self, bank: Any, request: ExplorerRequest) -> ScoredSet:
+    async def _from_bank(self, request: ExplorerRequest) -> ScoredSet:
         begin = time.time()
-        scored, report = bank.read.remote(request)
-        part = ScoredSet(scored, await report)
+        scored, report = await self.bank.read(request)
         self.work.note(("bank", "read", request.step), Period(begin, time.time()))
-        return part
+        return ScoredSet(scored, report)
 
     async def roll_out(self, request: SampleRequest, batch: RequestBatch, oldest: int | None = None) -> ScoredSet:
         """Sample, then verify; the rollouts go from engine to verifier to object store without passing through here.
@@ -84,26 +128,74 @@ class Dispatcher:
         Args:
             oldest: lowest weight version that may sample the request; None: any.
         """
-        pool = self.engines[request.source]
-        engine = await pool.take(request.count, request.step, oldest)
-        verifier = await self._verifiers.take(request.count, request.step)
-        batch.began()
+        while True:
+            sampled = await self._sample(request, batch, oldest)
+            part = await self._verify(request, sampled)
+            if part is not None:
+                self.work.note(sampled.activity, sampled.period)
+                return part
+            self._redone += 1  # the rollouts are gone with the node that held them
+
+    async def _sample(self, request: SampleRequest, batch: RequestBatch, oldest: int | None) -> Sampled:
+        """Sample a request, on another engine if one dies."""
+        pool, refused = self.engines[request.source], 0
+        while True:
+            engine = await pool.take(request.count, request.step, oldest)
+            batch.began()
+            try:
+                return await self._sample_on(engine, request)
+            except (*GONE, EngineDiedError):
+                self._suspect(request.source, engine)
+            except StaleWeightsError:
+                refused += 1
+                if refused == STALE_ATTEMPTS:
+                    raise
+            finally:
+                pool.give_back(engine, request.count)
+            self._redone += 1
+
+    async def _sample_on(self, engine: PooledWorker, request: SampleRequest) -> Sampled:
         name = "explore" if request.source == "explorer" else "generate"
         activity = (f"{request.source} {engine.number}", name, request.step)
-        sampled = None
-        try:
-            with self.work.under_way_in(activity, request.prompt_id):
-                sent = request if isinstance(request, ExplorerRequest) else request.at_version(pool.version)
-                sampled = engine.worker.sample.remote(sent)
-                scored, report = verifier.worker.verify.remote(sampled)
-                part = ScoredSet(scored, await report)
-        except asyncio.CancelledError:
-            if sampled is not None:
-                ray.cancel(sampled)
-            raise
-        finally:
-            pool.give_back(engine, request.count)
-            self._verifiers.give_back(verifier, request.count)
-        self.work.note(activity, part.report.sampled)
-        self.work.note((f"verifier {verifier.number}", "verify", request.step), part.report.verified)
-        return part
+        version = self.engines[request.source].version
+        sent = request if isinstance(request, ExplorerRequest) else request.at_version(version)
+        with self.work.under_way_in(activity, request.prompt_id):
+            rollouts, period = engine.worker.sample.remote(sent)
+            try:
+                return Sampled(rollouts, await period, activity)
+            except asyncio.CancelledError:
+                ray.cancel(rollouts)
+                raise
+
+    async def _verify(self, request: SampleRequest, sampled: Sampled) -> ScoredSet | None:
+        """Have a set checked, by another verifier if one dies; after CHECKS of them its answers count as timed out.
+
+        Returns:
+            None: the rollouts are gone.
+        """
+        checks = 0
+        while True:
+            verifier = await self.verifiers.take(request.count, request.step)
+            method = verifier.worker.verify if checks < CHECKS else verifier.worker.give_up
+            try:
+                scored, report = method.remote(sampled.rollouts)
+                return self._verified(verifier, request, scored, await report)
+            except OBJECT_GONE:
+                return None
+            except GONE:
+                self._suspect("verifier", verifier)
+                checks += 1
+            finally:
+                self.verifiers.give_back(verifier, request.count)
+            self._redone += 1
+
+    def _verified(
+        self, verifier: PooledWorker, request: SampleRequest, scored: ray.ObjectRef, report: SetReport
+    ) -> ScoredSet:
+        self.work.note((f"verifier {verifier.number}", "verify", request.step), report.verified)
+        return ScoredSet(scored, report)
+
+    def _suspect(self, name: PoolName, worker: PooledWorker) -> None:
+        """Give a worker that failed nothing more, and have the driver replace it."""
+        if self.pool(name).discard(worker):
+            self._suspects.add((name, worker.number))

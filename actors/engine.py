@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import ray
 
+from actors.liveness import Heartbeat
 from s2l_ray.errors import EngineError
 from s2l_ray.generation.engine import EngineSettings, SamplingEngine
 from s2l_ray.kinds import EngineMemory
 from s2l_ray.machine.temporary import drop_short_names, use_short_tmpdir
 from s2l_ray.ray_bridge import error_log
-from s2l_ray.rollouts.records import Prompt, RolloutSet
+from s2l_ray.rollouts.records import Period, Prompt, RolloutSet
 from s2l_ray.rollouts.requests import SampleRequest
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.vllm_bridge.log import first_error_in
@@ -29,6 +32,7 @@ class EngineActor:
         self._settings = settings
         self._prompts = prompts
         self._closing = contextlib.AsyncExitStack()
+        self._sampling: set[asyncio.Task[object]] = set()
 
     async def ready(self) -> None:
         """Start the engine; returns once it answers.
@@ -52,9 +56,27 @@ class EngineActor:
             ) from error
         self._closing.push_async_callback(self._engine.close)
 
-    async def sample(self, request: SampleRequest) -> RolloutSet:
-        """See `SamplingEngine.sample`."""
-        return await self._engine.sample(request)
+    async def alive(self) -> Heartbeat:
+        """Answer, if the engine does. See `SamplingEngine.check_health`."""
+        await self._engine.check_health()
+        return Heartbeat.of_this_process()
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
+    async def sample(self, request: SampleRequest) -> tuple[RolloutSet, Period | None]:
+        """See `SamplingEngine.sample`: the rollouts, for a verifier; and when they were sampled, for the scheduler."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._sampling.add(task)
+        try:
+            sampled = await self._engine.sample(request)
+        finally:
+            self._sampling.discard(task)
+        return sampled, sampled.sampled
+
+    async def abandon(self) -> None:
+        """Stop all sampling: the scheduler that has asked for it is gone."""
+        for task in self._sampling:
+            task.cancel()
 
     async def score(self, token_ids: np.ndarray) -> np.ndarray:
         """See `SamplingEngine.score`."""

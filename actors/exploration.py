@@ -67,10 +67,12 @@ class Exploration:
             self._engines: list[PlacedEngine] = [
                 self._launcher.launch_engine(slot) for slot in layout.phases[0].engines
             ]
-            verifiers = self._launcher.launch_verifiers()
-            self._verifiers = itertools.cycle(verifiers)
-            self._bank = self._launcher.launch_bank(bank)
-            self._launcher.wait_ready(self._engines, verifiers, self._bank, started)
+            starting = {engine.ready: engine.name for engine in self._engines}
+            verifiers = [self._launcher.launch_verifier() for _ in range(config.verifier.workers)]
+            starting |= {ready: f"verifier {number}" for number, (_, ready) in enumerate(verifiers)}
+            self._verifiers = itertools.cycle([verifier for verifier, _ in verifiers])
+            self._bank, ready = self._launcher.launch_bank(bank)
+            self._launcher.wait_ready(starting | {ready: "the bank"}, started)
         except BaseException:
             self._launcher.close()
             raise
@@ -114,7 +116,7 @@ class Exploration:
 
     def _send(self, request: ExplorerRequest, engine: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """(recorded, report): tokens go from engine to verifier to bank without passing here."""
-        sampled = self._engines[engine].actor.sample.remote(request)
+        sampled, _ = self._engines[engine].actor.sample.remote(request)
         scored, report = next(self._verifiers).verify.remote(sampled)
         return self._bank.record.remote(request, scored), report
 

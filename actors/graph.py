@@ -13,26 +13,30 @@ import ray
 
 from actors.batch import StepBatch
 from actors.blueprint import Blueprint, RunNeeds
-from actors.calls import fetch, watch
-from actors.launcher import ActorLauncher, PlacedEngine
+from actors.calls import POLL_S, ObjectGoneError, fetch, outcomes
+from actors.launcher import ActorLauncher
+from actors.liveness import Death, Watch
 from actors.node_files import check_node_files
-from actors.scheduler_settings import SchedulerSettings
+from actors.scheduler_client import SchedulerClient
+from actors.scheduler_settings import SchedulerProgress, SchedulerSettings
 from actors.trainer import TrainerGroup
-from actors.weight_sync import WeightSyncReport
+from actors.trainer_recovery import RecoveringTrainer
+from actors.weight_sync import LearnerMember, NoMemberLeftError, WeightSyncReport
+from actors.workers import BANK, Key, Workers
 from s2l_ray.bank.rollout_bank import BankSettings
-from s2l_ray.errors import S2LError
+from s2l_ray.errors import ActorLostError
 from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
+from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
 T = TypeVar("T")
-Key = tuple[Source, int]
-"""Role and index of an engine."""
-ANSWER_S = 60.0
-"""Seconds for an answer that was given already to arrive here."""
+ALL_KINDS = ("explorer", "learner", "verifier", "bank")
+BUSY_KINDS = ("explorer", "verifier", "bank")
+"""Workers that can join while the trainer is at work: learner engines need its weights."""
 
 
 class ActorGraph:
@@ -41,24 +45,31 @@ class ActorGraph:
     `start` it once, and `close` it also where that failed. Between the two it can serve several runs, one after the
     other: `rest` after one, and `reconfigure` for the next if nothing keeps it from that (`differences`).
 
+    Any of its actors may die or hang at any time: it is started again, and what it was doing is done again, within the
+    failure budget of the configuration's section `recovery`. That happens while the driver waits for something.
+
     Args:
         needs: of the run.
     """
 
+    trainer: RecoveringTrainer
+    _workers: Workers
+    _scheduler: SchedulerClient
+
     def __init__(self, needs: RunNeeds) -> None:
-        self._engines: dict[Key, PlacedEngine] = {}
-        self._arriving: dict[Key, PlacedEngine] = {}
-        self._lost: set[Key] = set()
-        self._bank: Any = None
         self._contents: dict[str, str] = {}
         self._started = ExitStack()
+        self._serving = False
+        """Whether all actors are there, or were and are replaced. Before that a death ends the start."""
+        self._told = 0
+        """Restarts that `take_restarts` has told of."""
         self._serve(needs)
 
     def _serve(self, needs: RunNeeds) -> None:
         self._needs = needs
         self._config, self._layout, self._reporter = needs.config, needs.layout, needs.reporter
         self._contents |= Blueprint.of(needs, []).contents
-        self._collecting: dict[int, ray.ObjectRef] = {}
+        self._observed: dict[int, tuple[int, int]] = {}
         self.version = -1
         """Weight version that the learner engines hold; -1: none yet."""
 
@@ -79,23 +90,50 @@ class ActorGraph:
         self._started.callback(launcher.close)
         check_node_files(config, self._layout, self._reservation, config.run_path)
         phase("starting engines, verifiers and trainer")
-        slots = self._layout.phase_at(first_step)
-        ranks = [launcher.launch_rank(slot, len(slots.trainers)) for slot in slots.trainers]
-        self._engines = {(slot.role, slot.index): launcher.launch_engine(slot) for slot in slots.engines}
-        self._verifiers = launcher.launch_verifiers()
-        self._bank = launcher.launch_bank(self._needs.bank) if self._needs.bank else None
-        self.trainer = TrainerGroup(ranks, config.cluster.step_timeout_s, config.cluster.weight_sync_timeout_s)
-        self.trainer.begin_build(config)
-        launcher.wait_ready(list(self._engines.values()), self._verifiers, self._bank, self._reporter.progress)
+        self._supervise()
+        self.trainer = RecoveringTrainer(
+            lambda named: self._start_ranks(first_step, named), launcher.bury, self._vigil, self._budget, self._note
+        )
+        self._workers.launch_engines(_by_key(self._layout, first_step))
+        self._workers.launch_verifiers(config.verifier.workers)
+        self._workers.launch_bank(self._needs.bank)
+        self._workers.wait_ready(self._reporter.progress)
         self.trainer.finish_build()
+        self._choose_base()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = launcher.launch_scheduler(self._scheduling())
+        self._scheduler = SchedulerClient(self._launch_scheduler, self._replace_scheduler, self._vigil, self._bound)
+        self._serving = True
+
+    def _supervise(self) -> None:
+        recovery = self._config.recovery
+        self._vigil = Watch(recovery.heartbeat_s, recovery.heartbeat_timeout_s)
+        self._budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
+        start_timeout_s = self._config.cluster.start_timeout_s
+        self._workers = Workers(self._launcher, self._vigil, self._budget, self._note, self._drop, start_timeout_s)
+
+    def _start_ranks(self, step: int, groups_named: int) -> TrainerGroup:
+        cluster, slots = self._config.cluster, self._layout.phase_at(step).trainers
+        ranks = [self._launcher.launch_rank(slot, len(slots)) for slot in slots]
+        group = TrainerGroup(
+            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._tend_meanwhile, groups_named
+        )
+        group.begin_build(self._config)
+        return group
+
+    def _choose_base(self) -> None:
+        """Decide by recovery.snapshots what a trainer that loses a rank goes on from."""
+        wish = self._config.recovery.snapshots
+        if wish == "memory" or (wish == "auto" and _fits(self.trainer.group.snapshot_bytes())):
+            self.trainer.keep_snapshots()
+
+    def _launch_scheduler(self) -> Any:
+        return self._launcher.launch_scheduler(self._scheduling())
 
     def _scheduling(self) -> SchedulerSettings:
-        ranks = len(self.trainer.ranks)
+        workers, ranks = self._workers, len(self.trainer.ranks)
         return self._launcher.scheduler_settings(
-            self._needs, list(self._engines.values()), self._verifiers, ranks, self._bank
+            self._needs, workers.all_engines, workers.verifiers, ranks, workers.bank, self.version, self._observed
         )
 
     # ---- from one run to the next -----------------------------------------------------------------------------------
@@ -106,8 +144,8 @@ class ActorGraph:
         Raises:
             ActorLostError: the scheduler is gone.
         """
-        self._collecting.clear()
-        self._call(self._scheduler.rest.remote(), "cancelling requests")
+        self._scheduler.forget()
+        self._scheduler.tell("rest", what="cancelling requests")
 
     def differences(self, needs: RunNeeds, first_step: int) -> list[str]:
         """What keeps the actors that are there from serving another run, from `first_step` on; empty: nothing.
@@ -115,10 +153,10 @@ class ActorGraph:
         Engines that only one of the runs has at this step are none: `reconfigure` stops and starts them.
         """
         slots = _by_key(needs.layout, first_step)
-        stay = {key: engine for key, engine in self._engines.items() if key in slots}
-        engines = {engine.slot: engine.settings for engine in stay.values()}
+        stay = [engine for engine in self._workers.all_engines if _key(engine.slot) in slots]
+        engines = {engine.slot: engine.settings for engine in stay}
         there = replace(Blueprint.of(self._needs, []), engines=engines, contents=self._contents)
-        return there.differences(Blueprint.of(needs, [slots[key] for key in stay]))
+        return there.differences(Blueprint.of(needs, [slots[_key(engine.slot)] for engine in stay]))
 
     def reconfigure(self, needs: RunNeeds, first_step: int) -> None:
         """Serve another run, to which there are no `differences`, after `rest`, as actors that have just started do.
@@ -131,34 +169,35 @@ class ActorGraph:
             ActorLostError: an actor is gone.
         """
         self._serve(needs)
-        config, launcher = self._config, self._launcher
+        self._serving = False
+        config, launcher, workers = self._config, self._launcher, self._workers
         self._reporter.phase("reconfiguring engines, verifiers and trainer")
         launcher.serve(config, self._layout)
         check_node_files(config, self._layout, self._reservation, config.run_path)
-        slots, before = _by_key(self._layout, first_step), set(self._engines)
-        for engine in [self._engines.pop(key) for key in before - slots.keys()] + list(self._arriving.values()):
-            launcher.stop(engine.actor)
-        self._arriving.clear()
-        self._lost.clear()
+        slots, before = _by_key(self._layout, first_step), {_key(engine.slot) for engine in workers.all_engines}
+        for key in workers.engine_keys - (slots.keys() & before):
+            workers.stop(key)
         fall_asleep(*self._sleepers())
-        self.trainer.begin_rebuild(config)
-        stay = [engine.actor for engine in self._engines.values()] + self._verifiers
+        self.trainer.rebuild(lambda group: group.begin_rebuild(config))
+        stay = [engine.actor for engine in workers.all_engines] + list(workers.verifiers.values())
         renewing = [actor.renew.remote() for actor in stay] + self._reopen_bank(needs.bank)
-        self._engines |= {key: launcher.launch_engine(slot) for key, slot in slots.items() if key not in self._engines}
-        launcher.wait_ready(list(self._engines.values()), self._verifiers, self._bank, self._reporter.progress)
-        renewing.append(self._scheduler.begin.remote(self._scheduling()))
-        self._call(renewing, "renewing engines, verifiers and scheduler")
-        self.trainer.finish_rebuild()
+        workers.launch_engines({key: slot for key, slot in slots.items() if key not in before})
+        workers.wait_ready(self._reporter.progress)
+        fetch(renewing, self._bound, "renewing engines, verifiers and bank")
+        self._scheduler.tell("begin", self._scheduling(), what="renewing the scheduler")
+        self.trainer.group.finish_rebuild()
         if any(role == "learner" for role, _ in before ^ slots.keys()):
             self._connect()
+        self._serving = True
 
     def _reopen_bank(self, settings: BankSettings | None) -> list[ray.ObjectRef]:
         """Have the bank's actor of another run, if it has one. Returns what has to be waited for."""
-        if self._bank is not None and settings is not None:
-            return [self._bank.reopen.remote(settings)]
-        if self._bank is not None:
-            self._launcher.stop(self._bank)
-        self._bank = self._launcher.launch_bank(settings) if settings else None
+        workers = self._workers
+        if workers.bank is not None and settings is not None:
+            workers.reopened_bank(settings)
+            return [workers.bank.reopen.remote(settings)]
+        workers.stop(BANK)
+        workers.launch_bank(settings)
         return []
 
     # ---- what the algorithm asks for --------------------------------------------------------------------------------
@@ -166,12 +205,18 @@ class ActorGraph:
     @property
     def engines(self) -> dict[Source, int]:
         """How many engines sample for each source."""
-        return {source: len(self._of(source)) for source in ("explorer", "learner")}
+        return {source: len(self._workers.engines(source)) for source in ("explorer", "learner")}
 
     @property
     def explores(self) -> bool:
         """Whether there are explorer engines."""
         return self.engines["explorer"] > 0
+
+    def take_restarts(self) -> int:
+        """How many actors were started again since the last call; the trainer's ranks count as one."""
+        restarts = self._workers.restarts + self.trainer.restarts + self._scheduler.restarts
+        since, self._told = restarts - self._told, restarts
+        return since
 
     def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
         """Continue after the given steps: cancel requests under way and give an adaptive schedule its measurements.
@@ -179,29 +224,33 @@ class ActorGraph:
         Args:
             observed: `StepRecord.explorer_only` by step.
         """
-        self._collecting.clear()
-        self._call(self._scheduler.restore_schedule.remote(observed), "restoring the schedule")
+        self._observed = dict(observed)
+        self._scheduler.forget()
+        self._scheduler.tell("restore_schedule", observed, what="restoring the schedule")
 
     def begin_collect(self, step: int) -> None:
         """Ask for a step's groups now, to `collect` them later."""
-        if step not in self._collecting:
-            self._collecting[step] = self._scheduler.collect.remote(step)
+        self._scheduler.begin_collect(step)
 
     def collect(self, step: int) -> StepBatch:
         """The step's whole, verified groups, by reference."""
-        self.begin_collect(step)
-        batches: list[StepBatch] = self._watched([self._collecting[step]], f"collecting step {step}")
-        del self._collecting[step]
-        return batches[0]
+        self._tend(devices_free=True)  # the wait may be too short for a look
+        batch: StepBatch = self._scheduler.collect(step, self._tend_and_tell)
+        self._observed[step] = batch.explorer_only
+        return batch
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
         """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`."""
-        fall_asleep(*self._sleepers())
-        return self.trainer.update(batch)
+        self._free_devices()
+        try:
+            return self.trainer.update(batch)
+        except ObjectGoneError as error:  # rollouts belong to the scheduler that asked for them
+            self.trainer.start_over(error)
+            return self.update(self.collect(batch.split.step))
 
     def load(self, directory: str) -> None:
         """Let the trainer go on from a checkpoint; engines on its devices sleep from here to the next weight sync."""
-        fall_asleep(*self._sleepers())
+        self._free_devices()
         self.trainer.load(directory)
 
     def weight_sync(self, version: int) -> WeightSyncReport:
@@ -214,31 +263,62 @@ class ActorGraph:
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
         """
         self.version = -1
-        self._call(self._scheduler.hold.remote(), "holding the learner's requests")
+        self._scheduler.tell("hold", what="holding the learner's requests")
+        results: list[T] = []
 
-        def deliver() -> tuple[WeightSyncReport, T]:
-            self.trainer.begin_weight_sync(version)
-            result = work()
-            report = self.trainer.finish_weight_sync()
-            for member in report.lost:
-                self._lose(("learner", member.number), f"it did not take part in the weight sync of version {version}")
-            return report, result
+        def deliver() -> WeightSyncReport:
+            self.trainer.group.begin_weight_sync(version)
+            if not results:
+                results.append(work())
+            return self.trainer.group.finish_weight_sync()
 
-        delivered = weight_sync_and_wake(*self._sleepers(), deliver)
+        report = weight_sync_and_wake(*self._sleepers(), lambda: self._deliver(version, deliver))
         self.version = version
-        self._call(self._scheduler.release.remote(version), "sending the learner's requests")
-        return delivered
+        self._scheduler.tell("release", version, what="sending the learner's requests")
+        self.trainer.begin_snapshot()
+        return report, results[0]
+
+    def _deliver(self, version: int, deliver: Callable[[], WeightSyncReport]) -> WeightSyncReport:
+        """Deliver a version of the weights, to other learner engines if those that were there are lost."""
+        why = f"it did not take part in the weight sync of version {version}"
+        while True:
+            try:
+                report = self.trainer.surviving(deliver)
+            except NoMemberLeftError as error:
+                self._lose_members(error.lost, why)
+                self._await_learner()
+            else:
+                self._lose_members(report.lost, why)
+                return report
+
+    def _lose_members(self, lost: tuple[LearnerMember, ...], why: str) -> None:
+        for member in lost:
+            key = ("learner", member.number)
+            if self._workers.actor(key) == member.actor:
+                self._look_at(key, why)
+
+    def _await_learner(self) -> None:
+        """Wait for a learner engine that is starting again, and have weight syncs go to it."""
+        while not self._workers.engines("learner"):
+            self._workers.fill(devices_free=True)
+            for key in self._workers.arrivals(["learner"]):
+                self._add(key)  # it gets no request before `release`
+            time.sleep(POLL_S / 4)
+        self._connect()
 
     def evaluate(self, prompt_ids: list[str], sources: list[Source]) -> list[list[RolloutSummary]]:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""
         samples = self._config.evaluation.samples
-        calls = [self._scheduler.evaluate.remote(prompt_ids, source, samples) for source in sources]
-        return self._watched(calls, "evaluation")
+
+        def ask() -> list[ray.ObjectRef]:
+            return [self._scheduler.actor.evaluate.remote(prompt_ids, source, samples) for source in sources]
+
+        return self._scheduler.wait(ask, "evaluation", self._tend_and_tell)
 
     def score(self, token_ids: np.ndarray) -> list[np.ndarray]:
         """Log-probs of one text under every learner engine's weights, float32 [tokens - 1] each."""
-        calls = [engine.actor.score.remote(token_ids) for engine in self._of("learner")]
-        scores: list[np.ndarray] = self._call(calls, "scoring")
+        calls = [engine.actor.score.remote(token_ids) for engine in self._workers.engines("learner")]
+        scores: list[np.ndarray] = fetch(calls, self._bound, "scoring")
         return scores
 
     def close(self) -> None:
@@ -250,79 +330,115 @@ class ActorGraph:
 
     def phase_changes_before(self, step: int) -> bool:
         """Whether `apply_phase` has something to do before `step`."""
-        wanted = _by_key(self._layout, step).keys() - self._lost
-        return bool(self._arriving) or wanted != self._engines.keys()
+        return _by_key(self._layout, step).keys() != self._workers.engine_keys
 
     def apply_phase(self, step: int) -> None:
         """Stop engines that the phase of `step` does not have, start those it adds, and admit engines that are ready.
 
         Called between two steps. A learner engine that joins receives the current weights by broadcast, never from
-        disk. An engine that does not start is given up with a note, and the run continues without it.
+        disk. What is not ready within placement.hand_over_wait_s joins when it is.
         """
-        wanted = _by_key(self._layout, step)
-        for key in [key for key in (*self._engines, *self._arriving) if key not in wanted]:
-            self._stop(key)
-        for key, slot in wanted.items():
-            if key not in (self._engines.keys() | self._arriving.keys() | self._lost):
-                self._arriving[key] = self._launcher.launch_engine(slot)
-        if self._arriving:
-            self._admit(self._wait_for_arrivals())
-
-    def _stop(self, key: Key) -> None:
-        """Let an engine finish its requests, then stop it."""
-        engine = self._engines.pop(key, None)
-        if engine is not None:
-            self._call(self._scheduler.retire.remote(*key), f"retiring {engine.name}")
-        self._launcher.stop((engine or self._arriving.pop(key)).actor)
-
-    def _wait_for_arrivals(self) -> list[Key]:
-        """The starting engines that are ready, after the wait that placement.hand_over_wait_s allows."""
+        wanted, workers = _by_key(self._layout, step), self._workers
+        for key in workers.engine_keys - wanted.keys():
+            self._retire(key)
+        workers.launch_engines({key: slot for key, slot in wanted.items() if key not in workers.engine_keys})
         # With no explorer engine at all (the run went back to an earlier step) the wait is as long as at the start.
-        needed = not self.explores and any(role == "explorer" for role, _ in self._arriving)
-        wait = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
-        refs = [engine.ready for engine in self._arriving.values()]
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=wait)
-        answered = [key for key, engine in self._arriving.items() if engine.ready in ready]
-        started = [key for key in answered if self._has_started(key)]
-        for key in [key for key, engine in self._arriving.items() if engine.deadline < time.monotonic()]:
-            if key not in started:
-                self._lose(key, f"it did not start within {self._config.cluster.start_timeout_s:.0f} s")
-        return started
+        needed = not self.explores and workers.expects("explorer")
+        wait_s = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
+        deadline = time.monotonic() + wait_s
+        self._tend(devices_free=True)
+        while any(map(workers.expects, ("explorer", "learner"))) and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(POLL_S / 4, left))
+            self._tend(devices_free=True)
 
-    def _has_started(self, key: Key) -> bool:
-        try:
-            fetch(self._arriving[key].ready, ANSWER_S, "starting")
-        except S2LError as error:
-            self._lose(key, str(error))
-            return False
-        return True
+    def _retire(self, key: Key) -> None:
+        """Let an engine finish its requests, then stop it."""
+        self._workers.withdraw(key)
+        self._scheduler.tell("retire", *key, what=f"retiring {key[0]} engine {key[1]}")
+        self._workers.stop(key)
+
+    # ---- actors that die --------------------------------------------------------------------------------------------
+
+    def _tend(self, *, devices_free: bool) -> None:
+        """See who is gone, and bring back who is due.
+
+        Args:
+            devices_free: the trainer has nothing to do, so that it can be started again or send weights.
+        """
+        for death in self._vigil.look():
+            death.replace(death)
+        if devices_free:
+            self.trainer.recover()
+        self._workers.fill(devices_free)
+        self._admit(self._workers.arrivals(ALL_KINDS if devices_free else BUSY_KINDS))
+
+    def _tend_and_tell(self, progress: SchedulerProgress) -> None:
+        """What is done every second while the scheduler collects."""
+        self._reporter.progress(progress.answered, progress.requests)
+        for key in [*progress.suspects, *([BANK] if progress.bank_failed else [])]:
+            self._look_at(key, "a call of it failed")
+        self._tend(devices_free=True)
+
+    def _tend_meanwhile(self) -> None:
+        """What is done every second while the trainer works."""
+        if self._serving:
+            self._tend(devices_free=False)
+
+    def _look_at(self, key: Key, why: str) -> None:
+        """A worker failed: it has died, or nothing more is to be expected of it."""
+        for death in self._vigil.gone([self._workers.actor(key)], ActorLostError(why)):
+            death.replace(death)
+        self._workers.lose_present(key, why)
+
+    def _drop(self, key: Key) -> None:
+        """A worker was lost."""
+        if key != BANK:  # whose calls wait for the next one by themselves
+            self._scheduler.tell("drop", *key, what=f"dropping {key[0]} {key[1]}")
+
+    def _replace_scheduler(self, death: Death) -> None:
+        self._launcher.bury(death.actor, death.node)
+        wait_s = self._budget.spend(death.name, death.cause)
+        self._note(f"{death.name} is started again: {death.cause}")
+        time.sleep(wait_s)
+        # What the old one asked for would take the engines' time from what the new one asks for.
+        engines = [engine.actor for engine in self._workers.all_engines]
+        outcomes({i: actor.abandon.remote() for i, actor in enumerate(engines)}, self._config.recovery.heartbeat_s)
+        self._scheduler.restart()
 
     def _admit(self, joining: list[Key]) -> None:
-        """Give the learner engines among them the current weights, and let all of them sample."""
-        for key in joining:
-            self._engines[key] = self._arriving.pop(key)
-        if any(role == "learner" for role, _ in joining):
+        """Give the learner engines among them the current weights, and let all of them work."""
+        if any(kind == "learner" for kind, _ in joining):
             self._connect()
-            self.weight_sync(self.version)
+            if self.version >= 0:  # else they get the first weights with all others
+                self.weight_sync(self.version)
         for key in joining:
-            if key in self._engines:  # not lost in that weight sync
-                self._call(self._scheduler.add.remote(*key, self._engines[key].actor), f"adding {key[0]} engine")
+            self._add(key)
 
-    def _lose(self, key: Key, why: str) -> None:
-        """Continue without an engine."""
-        engine = self._engines.pop(key, None)
-        if engine is not None:
-            self._call(self._scheduler.drop.remote(*key), f"dropping {engine.name}")
-        engine = engine or self._arriving.pop(key)
-        self._lost.add(key)
-        self._reporter.note(f"continuing without {engine.name}: {why}")
-        self._launcher.stop(engine.actor)
+    def _add(self, key: Key) -> None:
+        actor = self._workers.actor(key)
+        if actor is None:  # it was lost again
+            return
+        if key == BANK:
+            self._scheduler.tell("replace_bank", actor, what="replacing the bank")
+        else:
+            self._scheduler.tell("add", *key, actor, what=f"adding {key[0]} {key[1]}")
+
+    def _free_devices(self) -> None:
+        """Have the engines on the trainer's devices sleep, those that are starting there too."""
+        workers = self._workers
+        while workers.expects("explorer", asleep=True) or workers.expects("learner", asleep=True):
+            self._tend(devices_free=True)
+            time.sleep(POLL_S / 4)
+        fall_asleep(*self._sleepers())
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
+    def _note(self, text: str) -> None:
+        self._reporter.note(text)
+
     def _connect(self) -> None:
         """Weight syncs go to every present learner engine from here on."""
-        self.trainer.connect([engine.member for engine in self._of("learner")])
+        self.trainer.connect([engine.member for engine in self._workers.engines("learner")])
 
     def _sleepers(self) -> tuple[Call, Call]:
         """Calls to the explorer and to the learner engines that share the trainer's devices, all at the same time."""
@@ -330,29 +446,15 @@ class ActorGraph:
         def of(source: Source) -> Call:
             def call(method: str, *args: Any) -> None:
                 # Looked up at every call: the weight sync may have lost one.
-                engines = [engine for engine in self._of(source) if engine.settings.sleep]
-                calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
-                self._call(calls, f"{source} engines: {method} {' '.join(args)}".rstrip())
+                engines = [engine for engine in self._workers.engines(source) if engine.settings.sleep]
+                calls = {engine.slot.index: getattr(engine.actor, method).remote(*args) for engine in engines}
+                _, failed = outcomes(calls, self._bound)
+                for number, error in failed.items():
+                    self._workers.lose_present((source, number), f"{method} {' '.join(args)} failed: {error}")
 
             return call
 
         return of("explorer"), of("learner")
-
-    def _of(self, source: Source) -> list[PlacedEngine]:
-        return [engine for (role, _), engine in sorted(self._engines.items()) if role == source]
-
-    def _watched(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
-        """Results of long calls to the scheduler; meanwhile the reporter receives its progress."""
-
-        def tell(_: list[ray.ObjectRef]) -> None:
-            self._reporter.progress(*self._call(self._scheduler.progress.remote(), what))
-
-        watch(refs, self._bound, tell)
-        results: list[Any] = self._call(refs, what)
-        return results
-
-    def _call(self, refs: Any, what: str) -> Any:
-        return fetch(refs, self._bound, what)
 
     @property
     def _bound(self) -> float:
@@ -360,6 +462,20 @@ class ActorGraph:
         return 2 * self._config.cluster.step_timeout_s + 30
 
 
+def _key(slot: EngineSlot) -> Key:
+    return slot.role, slot.index
+
+
 def _by_key(layout: Layout, step: int) -> dict[Key, EngineSlot]:
     """The slots of the engines that a step has."""
-    return {(slot.role, slot.index): slot for slot in layout.phase_at(step).engines}
+    return {_key(slot): slot for slot in layout.phase_at(step).engines}
+
+
+def _fits(snapshots: dict[str, int]) -> bool:
+    """Whether two snapshots of the trainer take at most half of the object store of every node of a rank.
+
+    Args:
+        snapshots: bytes of one, by node.
+    """
+    stores = {node["NodeID"]: node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]}
+    return all(2 * size <= stores.get(node, 0) / 2 for node, size in snapshots.items())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.bank import Bank, bank_options
 from actors.blueprint import RankProcess, RunNeeds, engine_settings
@@ -26,6 +27,7 @@ from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.kinds import Source
+from s2l_ray.machine.processes import kill_with_environment
 from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.rollouts.records import Prompt
@@ -39,6 +41,10 @@ CLOSE_S = 5.0
 """Seconds for engines, verifiers and the bank. What is still starting is killed: it would not answer."""
 RANK_CLOSE_S = 2.0
 """Seconds for trainer ranks, after all others. An idle rank leaves its groups at once; a busy one is killed."""
+BURY_S = 60.0
+"""Seconds for killing what is left of an actor on another node."""
+ACTOR = "S2L_ACTOR"
+"""Environment variable that an actor's process and all processes that it starts have, with a value of their own."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,6 @@ class PlacedEngine:
     settings: EngineSettings
     actor: Any
     ready: ray.ObjectRef
-    deadline: float
-    """time.monotonic() by which it must be ready."""
 
     @property
     def name(self) -> str:
@@ -87,6 +91,11 @@ class ActorLauncher:
         self._ready: dict[Any, ray.ObjectRef] = {}
         """Of the actors that hold something to close: done once they do."""
         self._ranks: list[Any] = []
+        self._marks: dict[Any, str] = {}
+        """Values of the environment variable ACTOR."""
+        self._nodes: dict[Any, str] = {}
+        """Ids (hex) of the nodes of actors that are on a bundle."""
+        self._node = ray.get_runtime_context().get_node_id()
         self._closed = False
 
     def serve(self, config: Config, layout: Layout) -> None:
@@ -99,6 +108,7 @@ class ActorLauncher:
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(process.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
         rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
+        self._nodes[rank] = self._reservation.places[slot.bundle].node
         self._ranks.append(rank)
         return rank
 
@@ -110,27 +120,43 @@ class ActorLauncher:
         )
         kind = {"explorer": Explorer, "learner": Learner}[slot.role]
         actor = self._spawn_holder(kind, options, settings, self._prompts)
-        deadline = time.monotonic() + self._config.cluster.start_timeout_s
-        return PlacedEngine(slot, settings, actor, self._ready[actor], deadline)
+        self._nodes[actor] = self._reservation.places[slot.bundle].node
+        return PlacedEngine(slot, settings, actor, self._ready[actor])
 
-    def launch_verifiers(self) -> list[Any]:
-        """Begin to start the pool of verifiers."""
+    def sleeps(self, slot: EngineSlot) -> bool:
+        """Whether the engine of a slot shares devices with the trainer, and has to sleep while that is at work."""
+        return self._layout.sleeps(slot)
+
+    def launch_verifier(self) -> tuple[Any, ray.ObjectRef]:
+        """Begin to start a verifier: its actor, and what is done once it answers."""
         verifier = self._config.verifier
-        arguments = (verifier.kind, verifier.timeout_s, self._prompts, verifier.options)
-        return [self._spawn_holder(Verifier, {}, *arguments) for _ in range(verifier.workers)]
+        options = {"runtime_env": {"env_vars": dict(TOKENS_ASIDE)}}
+        actor = self._spawn_holder(
+            Verifier, options, verifier.kind, verifier.timeout_s, self._prompts, verifier.options
+        )
+        return actor, self._ready[actor]
 
-    def launch_bank(self, settings: BankSettings) -> Any:
-        """Begin to start the bank's actor."""
-        return self._spawn_holder(Bank, bank_options(settings), settings, self._prompts)
+    def launch_bank(self, settings: BankSettings) -> tuple[Any, ray.ObjectRef]:
+        """Begin to start the bank's actor; and what is done once it answers."""
+        options = bank_options(settings) | {"runtime_env": {"env_vars": dict(TOKENS_ASIDE)}}
+        actor = self._spawn_holder(Bank, options, settings, self._prompts)
+        return actor, self._ready[actor]
 
     def launch_scheduler(self, settings: SchedulerSettings) -> Any:
         """Start the scheduler over engines, verifiers and bank that are ready."""
-        return self._spawn(Scheduler, {}, settings)
+        return self._spawn(Scheduler, {"runtime_env": {"env_vars": {}}}, settings)
 
     def scheduler_settings(
-        self, needs: RunNeeds, engines: Sequence[PlacedEngine], verifiers: list[Any], ranks: int, bank: Any | None
+        self,
+        needs: RunNeeds,
+        engines: Sequence[PlacedEngine],
+        verifiers: dict[int, Any],
+        ranks: int,
+        bank: Any | None,
+        version: int,
+        observed: Mapping[int, tuple[int, int]],
     ) -> SchedulerSettings:
-        """What the scheduler is given for a run with these actors."""
+        """What the scheduler is given for a run with these actors. See `SchedulerSettings`."""
         config = self._config
         pools: dict[Source, dict[int, Any]] = {"explorer": {}, "learner": {}}
         for engine in engines:
@@ -148,6 +174,8 @@ class ActorLauncher:
             bank=bank,
             reads=bank is not None and config.bank.mode in ("read", "readwrite"),
             records=bank is not None and config.bank.mode in ("write", "readwrite"),
+            version=version,
+            observed=observed,
         )
 
     def _pipeline(self, engines: Sequence[PlacedEngine], stragglers: dict[int, list[str]]) -> PipelineLimits:
@@ -164,15 +192,12 @@ class ActorLauncher:
         )
 
     def wait_ready(
-        self,
-        engines: Sequence[PlacedEngine],
-        verifiers: list[Any],
-        bank: Any | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        self, starting: Mapping[ray.ObjectRef, str], progress: Callable[[int, int], None] = lambda done, total: None
     ) -> None:
-        """Wait until all of them answer.
+        """Wait until actors that are starting answer.
 
         Args:
+            starting: what is done once an actor answers, and its name.
             progress: called every second with how many answer, and how many there are; at the end with all of them.
 
         Raises:
@@ -180,10 +205,6 @@ class ActorLauncher:
             EngineError: one cannot start.
         """
         timeout = self._config.cluster.start_timeout_s
-        starting = {engine.ready: engine.name for engine in engines}
-        starting |= {self._ready[verifier]: f"verifier {i}" for i, verifier in enumerate(verifiers)}
-        if bank is not None:
-            starting[self._ready[bank]] = "the bank"
 
         def tell(done: list[ray.ObjectRef]) -> None:
             fetch(done, timeout, "starting")  # raises what an actor raised while it started
@@ -201,9 +222,36 @@ class ActorLauncher:
         """Stop one actor and free its devices."""
         if actor in self._ready:
             _finish(self._begin_close([actor]), CLOSE_S)
-            del self._ready[actor]
         ray.kill(actor)
+        self._forget(actor)
+
+    def bury(self, actor: Any, node: str | None = None) -> None:
+        """End what is left of an actor that is dead or hangs: its process, and all that it has started. Does not fail.
+
+        `ray.kill` alone asks the process itself, which one that is stopped never hears of, and an engine's processes on
+        a GPU outlive their parent.
+
+        Args:
+            node: its id, for an actor that is on no bundle.
+        """
+        mark, node = self._marks[actor], self._nodes.get(actor, node)
+        self._forget(actor)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(actor)
+            if node == self._node:
+                kill_with_environment(ACTOR, mark)
+            elif node is not None:
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                killing = _kill_there.options(scheduling_strategy=there).remote(mark)
+                ray.get(killing, timeout=BURY_S)
+
+    def _forget(self, actor: Any) -> None:
         self._actors.remove(actor)
+        self._ready.pop(actor, None)
+        self._marks.pop(actor, None)
+        self._nodes.pop(actor, None)
+        if actor in self._ranks:
+            self._ranks.remove(actor)
 
     def close(self) -> None:
         """Stop every actor and give the resources back. Does nothing when called again."""
@@ -232,9 +280,17 @@ class ActorLauncher:
         return actor
 
     def _spawn(self, kind: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        mark = uuid.uuid4().hex
+        options["runtime_env"]["env_vars"][ACTOR] = mark
         actor = kind.options(**options).remote(*args, **kwargs)
         self._actors.append(actor)
+        self._marks[actor] = mark
         return actor
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]  # Ray has no types
+def _kill_there(mark: str) -> None:
+    kill_with_environment(ACTOR, mark)
 
 
 def _finish(closing: list[ray.ObjectRef], timeout_s: float) -> None:

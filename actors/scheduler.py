@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 
+from actors.bank_client import BankClient
 from actors.batch import Group, StepBatch, assign
 from actors.dispatcher import Dispatcher
+from actors.liveness import Heartbeat
 from actors.request_batch import RequestBatch, ScoredSet, wait_for
-from actors.scheduler_settings import SchedulerSettings
+from actors.scheduler_settings import SchedulerProgress, SchedulerSettings
 from s2l_ray.errors import GroupError
-from s2l_ray.kinds import Source
+from s2l_ray.kinds import PoolName, Source
 from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.prefetch import Prefetch
 from s2l_ray.rollouts.records import RolloutSummary
@@ -57,10 +59,18 @@ class Scheduler:
             source: WorkerPool(members, pipeline.capacity[source]) for source, members in settings.engines.items()
         }
         self._dispatcher = Dispatcher(
-            self._engines, settings.verifiers, settings.bank, settings.reads, settings.records, settings.timeout_s
+            self._engines,
+            settings.verifiers,
+            BankClient(settings.bank),
+            settings.reads,
+            settings.records,
+            settings.timeout_s,
         )
+        if settings.version >= 0:
+            self._engines["learner"].release(settings.version)
         self._awaited: list[RequestBatch] = []
         self._forget()
+        self._observe(settings.observed)
 
     def _forget(self) -> None:
         pipeline = self._pipeline
@@ -114,6 +124,7 @@ class Scheduler:
             stragglers=stragglers,
             stale_dropped=learned.stale,
             banked=explored.banked,
+            redone=self._dispatcher.take_redone(),
             prefetched_bytes=self._prefetched.held,
         )
 
@@ -126,6 +137,9 @@ class Scheduler:
         for batch in self._batches.values():
             batch.cancel()
         self._forget()
+        self._observe(observed)
+
+    def _observe(self, observed: Mapping[int, tuple[int, int]]) -> None:
         for step, compared in observed.items():
             self._planner.schedule.observe(step, *compared)
 
@@ -153,10 +167,15 @@ class Scheduler:
             parts = await self._finish(EvaluationRequest.step, {source: batch})
         return [row for part in parts for row in part.rows]
 
-    async def progress(self) -> tuple[int, int]:
-        """How many of the requests that a step or an evaluation waits for now are answered, and how many there are."""
+    async def alive(self) -> Heartbeat:
+        """Answer."""
+        return Heartbeat.of_this_process()
+
+    async def progress(self) -> SchedulerProgress:
+        """How far the requests are that a step or an evaluation waits for now, and who failed meanwhile."""
         tasks = [task for batch in self._awaited for task in batch.tasks.values()]
-        return sum(task.done() for task in tasks), len(tasks)
+        done, dispatcher = sum(task.done() for task in tasks), self._dispatcher
+        return SchedulerProgress(done, len(tasks), dispatcher.take_suspects(), dispatcher.bank.failed)
 
     @contextlib.contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -167,7 +186,7 @@ class Scheduler:
         finally:
             self._calls -= 1
 
-    # ---- engines ----------------------------------------------------------------------------------------------------
+    # ---- engines, verifiers and bank --------------------------------------------------------------------------------
 
     async def hold(self) -> None:
         """A weight sync begins: learner engines get no request until `release`."""
@@ -177,9 +196,9 @@ class Scheduler:
         """The learner engines hold `version`."""
         self._engines["learner"].release(version)
 
-    async def add(self, source: Source, number: int, engine: Any) -> None:
-        """An engine has joined: it gets requests from now on."""
-        self._engines[source].add(number, engine)
+    async def add(self, pool: PoolName, number: int, worker: Any) -> None:
+        """An engine or a verifier has joined: it gets requests from now on."""
+        self._dispatcher.pool(pool).add(number, worker)
 
     async def retire(self, source: Source, number: int) -> None:
         """Give an engine no more requests and return once those it has are done.
@@ -189,9 +208,13 @@ class Scheduler:
         """
         await self._dispatcher.retire(source, number)
 
-    async def drop(self, source: Source, number: int) -> None:
-        """Forget an engine that is gone."""
-        self._engines[source].remove(number)
+    async def drop(self, pool: PoolName, number: int) -> None:
+        """Forget an engine or a verifier that is gone."""
+        self._dispatcher.drop(pool, number)
+
+    async def replace_bank(self, bank: Any) -> None:
+        """The bank has another actor: its first one is gone."""
+        await self._dispatcher.bank.replace(bank)
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 

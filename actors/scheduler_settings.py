@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from s2l_ray.kinds import Source
+from s2l_ray.kinds import PoolName, Source
 from s2l_ray.rollouts.step_planner import StepPlanner
 
 
@@ -49,11 +50,29 @@ class SchedulerSettings:
     """Bound on every wait."""
     engines: dict[Source, dict[int, Any]]
     """Actors by source and number."""
-    verifiers: list[Any]
-    """Actors."""
+    verifiers: dict[int, Any]
+    """Actors by number."""
     bank: Any | None = None
     """Actor that holds recorded explorer rollouts, or None."""
     reads: bool = False
     """Whether rollouts that the bank holds are used instead of sampling them."""
     records: bool = False
     """Whether what the explorer samples is recorded in the bank."""
+    version: int = -1
+    """Weight version that the learner engines hold; -1: none, so that they get no request until `release`."""
+    observed: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """What an adaptive schedule has measured until here: `step_planner.solved_by_explorer_only` by step."""
+
+
+@dataclass(frozen=True)
+class SchedulerProgress:
+    """What the scheduler tells the driver while it waits."""
+
+    answered: int
+    """Of the requests that a step or an evaluation waits for."""
+    requests: int
+    """All of those."""
+    suspects: list[tuple[PoolName, int]]
+    """Engines and verifiers that failed since the last call, by pool and number."""
+    bank_failed: bool
+    """Whether requests wait for another actor of the bank."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -12,6 +15,7 @@ import transformers
 from actors.batch import GroupRefs, StepBatch
 from actors.blueprint import RankProcess
 from actors.calls import fetch
+from actors.liveness import Heartbeat
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
@@ -19,6 +23,7 @@ from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
+from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.digest import TensorDigest
@@ -27,7 +32,18 @@ from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
 
 
-@ray.remote(max_restarts=0)
+@dataclass(frozen=True)
+class GroupSnapshot:
+    """The state of all ranks after an update, in Ray's object store; it outlives the ranks."""
+
+    states: list[ray.ObjectRef]
+    """A `Snapshot` of each rank."""
+    taken: list[ray.ObjectRef]
+    """Done once it is whole."""
+
+
+# A heartbeat must not wait for an update: it has a thread of its own.
+@ray.remote(max_restarts=0, concurrency_groups={"alive": 1})
 class TrainerRank:
     """Fetches its share of a step's groups by reference, updates, and sends weights.
 
@@ -163,6 +179,25 @@ class TrainerRank:
         """Write the policy in the Hugging Face layout. See `PolicyTrainer.export`."""
         self._trainer.export(directory)
 
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
+    def snapshot(self) -> tuple[Snapshot, int]:
+        """The rank's state, for the object store; and its size in bytes. See `PolicyTrainer.snapshot`."""
+        snapshot = self._trainer.snapshot()
+        return snapshot, snapshot.nbytes
+
+    def snapshot_bytes(self) -> tuple[str, int]:
+        """Id (hex) of the node, and the size of a snapshot."""
+        return ray.get_runtime_context().get_node_id(), self._trainer.snapshot_bytes
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot. See `PolicyTrainer.restore`."""
+        self._trainer.restore(snapshot)
+
+    @ray.method(concurrency_group="alive")  # type: ignore[untyped-decorator]
+    def alive(self) -> Heartbeat:
+        """Answer, also during an update."""
+        return Heartbeat.of_this_process()
+
     def close(self) -> None:
         """Leave every group that this rank is in; also half built."""
         for sender in self._senders.values():
@@ -189,12 +224,28 @@ class TrainerGroup:
     Args:
         ranks: `TrainerRank` actors, in rank order.
         timeout_s: bound on every call.
+        tend: called every second of a wait.
+        groups_named: see `WeightSync`.
     """
 
-    def __init__(self, ranks: list[Any], timeout_s: float, weight_sync_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: list[Any],
+        timeout_s: float,
+        weight_sync_timeout_s: float,
+        tend: Callable[[], None] | None = None,
+        groups_named: int = 0,
+    ) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
         self._weight_sync_timeout_s = weight_sync_timeout_s
+        self._tend = tend
+        self._groups_named = groups_named
+
+    @property
+    def groups_named(self) -> int:
+        """See `WeightSync.groups_named`."""
+        return self._weight_syncs.groups_named if hasattr(self, "_weight_syncs") else self._groups_named
 
     def build(self, config: Config) -> None:
         """Join the ranks and load the model."""
@@ -211,7 +262,9 @@ class TrainerGroup:
         """Wait for what `begin_build` began."""
         specs = self._get(self._building, "building the trainer")[0]
         bounds = (self._weight_sync_timeout_s, self._timeout_s)
-        self._weight_syncs = WeightSync(self.ranks, specs, *bounds, verify=self._verify)
+        self._weight_syncs = WeightSync(
+            self.ranks, specs, *bounds, verify=self._verify, groups_named=self._groups_named, tend=self._tend
+        )
 
     def begin_rebuild(self, config: Config) -> None:
         """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
@@ -253,5 +306,26 @@ class TrainerGroup:
         """Write the policy as a Hugging Face model directory."""
         self._get([rank.export.remote(directory) for rank in self.ranks], "exporting the model")
 
+    def begin_snapshot(self) -> GroupSnapshot:
+        """Have every rank copy its present state into the object store, without waiting."""
+        pairs = [rank.snapshot.remote() for rank in self.ranks]
+        return GroupSnapshot([state for state, _ in pairs], [taken for _, taken in pairs])
+
+    def finish_snapshot(self, snapshot: GroupSnapshot) -> None:
+        """Wait until a snapshot is whole."""
+        self._get(snapshot.taken, "taking a snapshot of the trainer")
+
+    def snapshot_bytes(self) -> dict[str, int]:
+        """Size of a snapshot on every node of a rank, by the node's id (hex)."""
+        found = Counter[str]()
+        for node, size in self._get([rank.snapshot_bytes.remote() for rank in self.ranks], "measuring the trainer"):
+            found[node] += size
+        return found
+
+    def restore(self, snapshot: GroupSnapshot) -> None:
+        """Go on from a snapshot, on as many ranks as it was taken of."""
+        pairs = zip(self.ranks, snapshot.states, strict=True)
+        self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
+
     def _get(self, refs: Any, what: str) -> Any:
-        return fetch(refs, self._timeout_s, what)
+        return fetch(refs, self._timeout_s, what, self._tend)

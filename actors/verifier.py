@@ -7,13 +7,14 @@ import time
 import ray
 
 from actors.calls import TOKENS_ASIDE
-from s2l_ray.rollouts.records import Period, Prompt, RolloutSet, SetReport, report_on
+from actors.liveness import Heartbeat
+from s2l_ray.rollouts.records import Period, Prompt, RolloutSet, SetReport, Verdict, report_on
 from s2l_ray.tasks.verifier_process import VerifierProcess
 from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, Probation
 
 
-# Out of order: a set that is still being sampled must not hold up the ones queued behind it.
-@ray.remote(num_cpus=0, max_restarts=0, allow_out_of_order_execution=True, runtime_env={"env_vars": TOKENS_ASIDE})
+# A heartbeat must not wait for a check: it has a thread of its own.
+@ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"alive": 1}, runtime_env={"env_vars": TOKENS_ASIDE})
 class Verifier:
     """Every answer is checked under a time limit that is enforced from outside the checking process."""
 
@@ -40,6 +41,18 @@ class Verifier:
         self._probation.judge(verdicts)
         scored = rollouts.scored(verdicts)
         return scored, report_on(scored, Period(begin, time.time()))
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray is not typed for us
+    def give_up(self, rollouts: RolloutSet) -> tuple[RolloutSet, SetReport]:
+        """As `verify`, without a check: every verifier that was given this set is gone."""
+        verdict = Verdict("timeout", 0.0, "every verifier that was given this answer died")
+        scored = rollouts.scored([verdict] * len(rollouts.rollouts))
+        return scored, report_on(scored, None)
+
+    @ray.method(concurrency_group="alive")  # type: ignore[untyped-decorator]
+    def alive(self) -> Heartbeat:
+        """Answer, also while answers are checked."""
+        return Heartbeat.of_this_process()
 
     def close(self) -> None:
         """End the checking process."""

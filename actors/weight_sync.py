@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from actors.calls import fetch
-from s2l_ray.errors import ActorLostError, BroadcastError, ConfigError, StepTimeoutError
+from actors.calls import fetch, outcomes
+from s2l_ray.errors import ActorLostError, BroadcastError, ConfigError
 from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.kinds import Transfer
 from s2l_ray.weights.buckets import WeightSpec
@@ -66,6 +67,19 @@ class WeightSyncReport:
     """Seconds that this took."""
 
 
+class NoMemberLeftError(ActorLostError):
+    """No learner engine is left that could take part in a weight sync.
+
+    Args:
+        version: of the weights.
+        lost: members dropped since the weight sync before.
+    """
+
+    def __init__(self, version: int, lost: tuple[LearnerMember, ...]) -> None:
+        super().__init__(f"the weight sync of version {version} failed: no learner engine is left")
+        self.lost = lost
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """A broadcast under way."""
@@ -94,6 +108,8 @@ class WeightSync:
         timeout_s: cluster.weight_sync_timeout_s.
         drain_timeout_s: cluster.step_timeout_s, which bounds the requests too.
         verify: cluster.verify_weights.
+        groups_named: names that broadcast groups of these engines have had, with trainer ranks that are gone now.
+        tend: called every second of a wait.
     """
 
     def __init__(
@@ -103,8 +119,11 @@ class WeightSync:
         timeout_s: float,
         drain_timeout_s: float,
         verify: bool = False,
+        groups_named: int = 0,
+        tend: Callable[[], None] | None = None,
     ) -> None:
         self.verify = verify
+        self._tend = tend
         self._ranks = ranks
         self._specs = specs
         self._timeout_s = timeout_s
@@ -112,7 +131,8 @@ class WeightSync:
         self._members: list[LearnerMember] = []
         self._lost: list[LearnerMember] = []
         self._standing: set[Transfer] = set()
-        self._groups_named = 0
+        self.groups_named = groups_named
+        """How many names broadcast groups have had."""
         self._version = -1
         self._begun = 0.0
         self._attempt: _Attempt | None = None
@@ -140,7 +160,8 @@ class WeightSync:
         """Deliver the trainer's present weights to every member, as `version`.
 
         Raises:
-            ActorLostError: no member is left, or a trainer rank is gone.
+            NoMemberLeftError: no member is left.
+            ActorLostError: a trainer rank is gone.
             BroadcastError: it fails although every member answers.
             WeightMismatchError: a member holds other weights than the trainer (cluster.verify_weights).
         """
@@ -159,7 +180,7 @@ class WeightSync:
         grouped = [member for member in self._members if TRANSFERS[member.transfer].grouped]
         self._draining = {member.number: member.actor.drain.remote() for member in grouped}
         first = next(iter(self._transfers()), None)
-        if first in self._standing and TRANSFERS[first].grouped and not _outcomes(self._draining, IDLE_S)[1]:
+        if first in self._standing and TRANSFERS[first].grouped and not outcomes(self._draining, IDLE_S)[1]:
             self._attempt = self._start(first)
 
     def finish_weight_sync(self) -> WeightSyncReport:
@@ -172,10 +193,8 @@ class WeightSync:
         held = time.perf_counter()
         digest = self._verified() if self.verify else None
         if not self._members:
-            raise ActorLostError(
-                f"the weight sync of version {self._version} failed: no learner engine is left. "
-                "The same command resumes from the last checkpoint."
-            )
+            lost, self._lost = tuple(self._lost), []
+            raise NoMemberLeftError(self._version, lost)
         return self._report(digest, time.perf_counter() - held)
 
     def _report(self, digest: str | None, verify_s: float) -> WeightSyncReport:
@@ -201,21 +220,22 @@ class WeightSync:
 
     def _describe(self) -> None:
         """Let the members that are new find out where they hold the trainer's tensors."""
-        new = [member for member in self._members if member.number not in self._described]
+        new = [member for member in self._members if member.actor not in self._described]
+        actors = {member.number: member.actor for member in new}
         for number, problems in self._ask(new, "describe_weights", self._specs).items():
             if problems:
                 raise ConfigError(
                     f"cluster.verify_weights cannot compare the weights of learner engine {number} with the trainer's; "
                     f"set it to false: {refusal(problems)}"
                 )
-            self._described.add(number)
+            self._described.add(actors[number])
 
     def _verified(self) -> str:
         """Compare what every member holds now with what the trainer has; returns the digest of it."""
         self._describe()
         computing = [rank.weight_digests.remote() for rank in self._ranks]
         held = self._ask(self._members, "weight_digests")
-        trainer = fetch(computing, self._timeout_s + SETTLE_S, "taking the digests of the trainer's weights")[0]
+        trainer = self._fetch(computing, self._timeout_s + SETTLE_S, "taking the digests of the trainer's weights")[0]
         return checked_digest(self._version, self._specs, trainer, held)
 
     # ---- broadcasts ----
@@ -246,7 +266,7 @@ class WeightSync:
     def _wait_for_drains(self, transfer: Transfer) -> None:
         """Wait until the members stand still. One that does not, or is gone, is dropped."""
         waiting = {m.number: self._draining[m.number] for m in self._of(transfer) if m.number in self._draining}
-        if self._drop(_outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
+        if self._drop(self._outcomes(waiting, self._drain_timeout_s, "cluster.step_timeout_s")[1]):
             self._attempt = None
             self._standing.discard(transfer)
 
@@ -266,10 +286,11 @@ class WeightSync:
         sent: list[SendTimes] = []
         try:
             # Twice: the whole is bounded, and so is each wait in it, the last one of which may begin late.
-            sent = fetch(attempt.sends, 2 * self._timeout_s + SETTLE_S, "sending weights")[:1]
+            bound_s = 2 * self._timeout_s + SETTLE_S
+            sent = self._fetch(attempt.sends, bound_s, "sending weights")[:1]
         except BroadcastError:
             patience = SETTLE_S
-        received, failed = _outcomes(attempt.weight_syncs, patience)
+        received, failed = self._outcomes(attempt.weight_syncs, patience)
         self._received += received.values()
         self._sent += sent
         return failed
@@ -289,11 +310,13 @@ class WeightSync:
 
     def _form(self, transfer: Transfer) -> bool:
         members = self._of(transfer)
-        name = f"weights-{self._groups_named}"
-        self._groups_named += 1
+        name = f"weights-{self.groups_named}"
+        self.groups_named += 1
         size = 1 + sum(member.tensor_parallel for member in members)
         patience = self._timeout_s + SETTLE_S
-        meeting = fetch(self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group")
+        meeting = self._fetch(
+            self._ranks[0].listen_for_receivers.remote(transfer), patience, "opening a broadcast group"
+        )
         forming = self._ranks[0].form_group.remote(transfer, name, size)
         joins, offset = {}, 1
         for member in members:
@@ -301,11 +324,11 @@ class WeightSync:
             joins[member.number] = member.actor.join.remote(invitation)
             offset += member.tensor_parallel
         try:
-            fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
+            self._fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
         except BroadcastError:
-            _outcomes(joins, SETTLE_S)
+            self._outcomes(joins, SETTLE_S)
             return False
-        return not _outcomes(joins, patience)[1]
+        return not self._outcomes(joins, patience)[1]
 
     # ---- chunks ----
 
@@ -314,19 +337,21 @@ class WeightSync:
         patience = self._timeout_s + SETTLE_S
         opening = [rank.begin_chunks.remote(transfer) for rank in self._ranks]  # while the engines come to a halt
         self._call(transfer, "begin_weight_sync")
-        fetch(opening, patience, "opening the weights")
+        self._fetch(opening, patience, "opening the weights")
         begin, gather_s = time.perf_counter(), 0.0
         while True:
             asked = time.perf_counter()
             showing = [rank.next_chunk.remote(transfer) for rank in self._ranks]
-            parts = fetch(showing, patience, "gathering a chunk of weights")
+            parts = self._fetch(showing, patience, "gathering a chunk of weights")
             gather_s += time.perf_counter() - asked
             if parts[0] is None:
                 break
             self._call(transfer, "receive", merge_chunks(parts))
         self._sent.append(SendTimes(gather_s, time.perf_counter() - begin))
         self._received += self._call(transfer, "finish_weight_sync", self._version)
-        fetch([rank.end_chunks.remote(transfer) for rank in self._ranks], patience, "giving the transfer's buffer back")
+        self._fetch(
+            [rank.end_chunks.remote(transfer) for rank in self._ranks], patience, "giving the transfer's buffer back"
+        )
 
     # ---- members ----
 
@@ -347,9 +372,19 @@ class WeightSync:
     def _ask(self, members: list[LearnerMember], method: str, *args: Any) -> dict[int, Any]:
         """Call a method of some members; returns their answers by number. A member that fails is dropped."""
         calls = {m.number: getattr(m.actor, method).remote(*args) for m in members}
-        returned, failed = _outcomes(calls, self._timeout_s + SETTLE_S)  # it may be in a wait that is itself bounded
+        returned, failed = self._outcomes(
+            calls, self._timeout_s + SETTLE_S
+        )  # it may be in a wait that is itself bounded
         self._drop(failed)
         return returned
+
+    def _fetch(self, refs: Any, timeout_s: float, what: str) -> Any:
+        return fetch(refs, timeout_s, what, self._tend)
+
+    def _outcomes(
+        self, calls: dict[int, ray.ObjectRef], timeout_s: float, key: str = "cluster.weight_sync_timeout_s"
+    ) -> tuple[dict[int, Any], dict[int, Exception]]:
+        return outcomes(calls, timeout_s, key, self._tend)
 
     def _drop(self, failed: dict[int, Exception]) -> bool:
         """Continue without the members that failed; whether there are any."""
@@ -357,25 +392,3 @@ class WeightSync:
         self._lost += gone
         self._members = [member for member in self._members if member not in gone]
         return bool(gone)
-
-
-def _outcomes(
-    calls: dict[int, ray.ObjectRef], timeout_s: float, key: str = "cluster.weight_sync_timeout_s"
-) -> tuple[dict[int, Any], dict[int, Exception]]:
-    """Wait for one call on each of several actors: what they returned, and why others did not (in time, or at all).
-
-    Args:
-        key: that `timeout_s` is made of.
-    """
-    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
-    returned: dict[int, Any] = {}
-    failed: dict[int, Exception] = {}
-    for number, ref in calls.items():
-        if ref not in done:
-            failed[number] = StepTimeoutError(f"not done within {timeout_s:.0f} s ({key})")
-            continue
-        try:
-            returned[number] = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            failed[number] = error
-    return returned, failed

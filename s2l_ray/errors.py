@@ -25,6 +25,10 @@ class EngineError(S2LError):
     """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
 
 
+class EngineDiedError(EngineError):
+    """A vLLM engine can compute nothing any more: one of its processes is gone, or a step of it failed."""
+
+
 class ActorLostError(S2LError):
     """An actor of the run died: its process was killed, its node went away, or Ray was stopped."""
 

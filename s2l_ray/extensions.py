@@ -157,7 +157,7 @@ class Registry(Generic[Function]):
             source = inspect.getsource(named)
         except TypeError as error:
             raise OSError(str(error)) from error
-        defining = _defining_module(function)
+        defining = defining_module(function)
         if defining is None or defining is named:
             return source
         try:
@@ -215,7 +215,7 @@ def _raised(error: BaseException) -> str:
     return f"raised {what}" + ("" if place == __file__ else f" ({place}, line {line})")
 
 
-def _defining_module(function: Callable[..., Any]) -> ModuleType | None:
+def defining_module(function: Callable[..., Any]) -> ModuleType | None:
     """The module that defines a function, beneath its decorators and partial applications."""
     function = inspect.unwrap(function)
     while isinstance(function, functools.partial):

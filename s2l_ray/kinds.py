@@ -9,6 +9,8 @@ from typing import Literal
 
 Source = Literal["explorer", "learner"]
 """Which model sampled a rollout, and which model an engine holds."""
+PoolName = Source | Literal["verifier"]
+"""The scheduler's pools of workers."""
 SamplingName = Literal["train", "eval"]
 """Which of an engine's sampling settings a request uses."""
 Role = Literal["trainer", "learner", "explorer"]

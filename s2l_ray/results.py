@@ -74,6 +74,11 @@ class PipelineStats:
     """The learner's rollouts that a weight sync caught while they were sampled; None likewise."""
     stale_dropped: int = 0
     """The learner's rollouts that exceeded rollout.max_staleness, and were sampled again."""
+    restarts: int = 0
+    """Actors that were started again since the step before because they had died or hung (`recovery`); the trainer's
+    ranks count as one."""
+    redone: int = 0
+    """Requests that another engine sampled again, or another verifier checked again, for the same reason."""
     weight_sync_mb: float = 0.0
     """Megabytes of weights, counted once, whatever the number of engines."""
     weight_sync_s: float = 0.0

@@ -12,7 +12,7 @@ from s2l_ray.bank.needed import describe, draws_of
 from s2l_ray.bank.reader import CACHE_BYTES, Reader
 from s2l_ray.bank.shard import ShardRow
 from s2l_ray.bank.storage import bank_storage
-from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Writer
+from s2l_ray.bank.writer import SHARD_AGE_S, SHARD_BYTES, Receipt, Writer
 from s2l_ray.errors import BankError
 from s2l_ray.rollouts.records import Prompt, RolloutSet, SetReport, report_on
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -100,8 +100,11 @@ class RolloutBank:
         found = RolloutSet(prompt.id, prompt.token_ids, self._reader.read(places))
         return found, report_on(found, verified=None)
 
-    def record(self, request: ExplorerRequest, scored: RolloutSet) -> None:
+    def record(self, request: ExplorerRequest, scored: RolloutSet) -> Receipt:
         """Record the verified rollouts of a request, without those that are recorded already.
+
+        Returns:
+            Which of all that was recorded here a death of this process would not lose.
 
         Raises:
             BankError: a shard cannot be written; its rollouts are kept and written with the next.
@@ -115,8 +118,7 @@ class RolloutBank:
             for rollout in scored.rollouts
             if wanted.first + rollout.index in new
         ]
-        if rows:
-            self._writer.add(rows)
+        return self._writer.add(rows)
 
     def close(self) -> None:
         """Write the rollouts that are not written yet.

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from s2l_ray.bank.shard import ShardRow, encode
 from s2l_ray.errors import BankError
@@ -15,6 +16,16 @@ SHARD_BYTES = 64 * 2**20
 """Size of a shard's rollouts in memory; the file has about a quarter of it."""
 SHARD_AGE_S = 60.0
 """Longest time for which a rollout stays in memory only, where a killed process loses it."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of rollouts that a writer was given."""
+
+    number: int
+    """Theirs: the writer counts what it is given."""
+    written: int
+    """What has this number or a lower one is in the bank; the rest is in this process only."""
 
 
 class Writer:
@@ -46,8 +57,9 @@ class Writer:
         self._bytes = 0
         self._timer: threading.Timer | None = None
         self._overdue = False
+        self._added = self._written = 0
 
-    def add(self, rows: list[ShardRow]) -> None:
+    def add(self, rows: list[ShardRow]) -> Receipt:
         """Add rollouts. A shard is written now if they fill it, else when they are `shard_age_s` old.
 
         Raises:
@@ -56,13 +68,17 @@ class Writer:
         """
         with self._lock:
             self._rows += rows
+            self._added += 1
             self._bytes += sum(row.nbytes for row in rows)
-            if self._overdue or self._bytes >= self._shard_bytes:
+            if not self._rows:
+                self._written = self._added
+            elif self._overdue or self._bytes >= self._shard_bytes:
                 self._write()
             elif self._timer is None:
                 self._timer = threading.Timer(self._shard_age_s, self._write_old)
                 self._timer.daemon = True
                 self._timer.start()
+            return Receipt(self._added, self._written)
 
     def flush(self) -> None:
         """Write a shard of the rollouts that are not written yet.
@@ -87,4 +103,5 @@ class Writer:
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:12]}.parquet"
         self._storage.put(f"{self._folder}/{name}", encode(self._rows))
         self._rows, self._bytes, self._overdue = [], 0, False
+        self._written = self._added
         self._on_written(name)

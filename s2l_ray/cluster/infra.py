@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_label_value, is_object_name, is_qualified
 from s2l_ray.config.section import AfterValidator, Section
-from s2l_ray.config.text import NOT_YAML, read_documents, section_of, type_of, yaml_problem
+from s2l_ray.config.text import NOT_YAML, listed, read_documents, section_of, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
 from s2l_ray.redaction import has_password, is_secret_name
 
@@ -221,8 +221,8 @@ def load_infra(path: str | Path) -> Infra:
     try:
         return Infra.model_validate(values or {})
     except ValidationError as error:
-        problems = "\n  ".join(_explain(problem) for problem in error.errors())
-        raise ConfigError(f"infra file {path}:\n  {problems}") from None
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"infra file {path}:\n  {listed(problems)}") from None
 
 
 def _explain(error: ErrorDetails) -> str:

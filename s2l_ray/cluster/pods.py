@@ -19,6 +19,8 @@ HEAD_STORE = GB
 """The head's object store by default: refs and numbers pass the driver, not rollouts."""
 MARGIN_S = 30
 """Seconds of a pod's grace period after its preStop hook, for Ray's own processes."""
+EVERY_INTERFACE = "0.0.0.0"  # of the pod alone: network policies say who may reach it  # nosec B104
+SHARED_MEMORY = "/dev/shm"  # a volume of the pod's own  # nosec B108
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
 
 
@@ -40,7 +42,7 @@ def head_pod(infra: Infra, run: str, image: str) -> tuple[Object, Object]:
     shm = int(head.shm_gb * GB) if head.shm_gb else store + 250 * MB
     check_shm("head", store, shm, memory)
     # No GPUs either: a head on a GPU node may see that node's (NVIDIA_VISIBLE_DEVICES), and Ray would count them.
-    params = {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0", "object-store-memory": str(store)}
+    params = {"dashboard-host": EVERY_INTERFACE, "num-cpus": "0", "num-gpus": "0", "object-store-memory": str(store)}
     container = _container(
         "ray-head", image, infra, head, resources={"cpu": str(head.cpus), "memory": quantity(memory)}
     )
@@ -102,7 +104,7 @@ def environment(infra: Infra) -> list[Object]:
 
 def _mounts(infra: Infra) -> list[Object]:
     mounts: list[Object] = [
-        {"name": "shared-mem", "mountPath": "/dev/shm"},
+        {"name": "shared-mem", "mountPath": SHARED_MEMORY},
         {"name": "run", "mountPath": FOLDER, "readOnly": True},
         {"name": "outputs", "mountPath": OUTPUTS},
     ]

@@ -24,6 +24,7 @@ from s2l_ray.config.health import HealthConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import CorrectionConfig, ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
+from s2l_ray.config.recovery import RecoveryConfig
 from s2l_ray.config.rollout import RolloutConfig, SamplingConfig
 from s2l_ray.config.run import Config
 from s2l_ray.config.schedule import ScheduleConfig
@@ -48,6 +49,7 @@ __all__ = [
     "ModelsConfig",
     "ObjectiveConfig",
     "PlacementConfig",
+    "RecoveryConfig",
     "RolloutConfig",
     "SamplingConfig",
     "ScheduleConfig",

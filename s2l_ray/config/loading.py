@@ -22,6 +22,7 @@ from s2l_ray.config.text import (
     can_be_none,
     from_python,
     is_text,
+    listed,
     literal,
     read_yaml,
     section_of,
@@ -120,7 +121,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         separator = " " if len(problems) == 1 else "\n  "
-        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+        raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -171,13 +172,15 @@ def _bases(own: DictConfig, path: Path) -> Sequence[str]:
 
 def _content(path: Path) -> tuple[Path, bytes]:
     """The file's resolved path and what it holds."""
+    named = f"configuration file {path}"
     try:
-        path = path.resolve()
-        return path, read_bounded(path, MOST_BYTES)
+        resolved = path.resolve()
+        named += f" (a link to {resolved})" if path.is_symlink() else ""
+        return resolved, read_bounded(resolved, MOST_BYTES)
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist; {CONFIGURATIONS.hint(path)}") from None
+        raise ConfigError(f"{named} does not exist; {CONFIGURATIONS.hint(path)}") from None
     except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{named} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError) as error:  # links that go in a circle, a NUL character
         raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error}") from error
 

@@ -12,6 +12,7 @@ from s2l_ray.config.health import HealthConfig
 from s2l_ray.config.models import ModelsConfig
 from s2l_ray.config.objective import ObjectiveConfig
 from s2l_ray.config.placement import PlacementConfig
+from s2l_ray.config.recovery import RecoveryConfig
 from s2l_ray.config.rollout import RolloutConfig
 from s2l_ray.config.schedule import ScheduleConfig
 from s2l_ray.config.section import LocalPath, Section
@@ -55,6 +56,7 @@ class Sections(Section):
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
     placement: PlacementConfig = PlacementConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
 
     @property
     def optimizer_steps(self) -> int:

@@ -7,6 +7,7 @@ interpolation and `???` as a value that is still to come. Whether a value is tex
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -26,6 +27,9 @@ MOST_BYTES = 2**24
 """Of a file that people write."""
 DEEPEST = 100
 """Levels of lists and mappings."""
+MOST_PROBLEMS = 20
+LONGEST_PROBLEM = 1000
+"""Characters of each."""
 
 
 def is_text(key_type: Any) -> bool:
@@ -92,6 +96,13 @@ def read_documents(path: Path) -> list[Any]:
         return documents
     finally:
         loader.dispose()
+
+
+def listed(problems: Sequence[str], separator: str = "\n  ") -> str:
+    """What is wrong with a file, in a message: its first problems, none of them longer than a few lines."""
+    short = [text if len(text) <= LONGEST_PROBLEM else text[: LONGEST_PROBLEM - 3] + "..." for text in problems]
+    more = [f"and {len(short) - MOST_PROBLEMS} more"] if len(short) > MOST_PROBLEMS else []
+    return separator.join(short[:MOST_PROBLEMS] + more)
 
 
 def yaml_problem(error: Exception) -> str:

@@ -122,6 +122,14 @@ class SamplingEngine:
             await self._vllm.wake(memory)
             self._asleep.remove(memory)
 
+    async def check_health(self) -> None:
+        """Return once the engine has answered.
+
+        Raises:
+            EngineDiedError: it can compute nothing any more.
+        """
+        await self._vllm.check_health()
+
     async def renew(self) -> None:
         """Be as an engine that has just started is, for another run, once all requests of the old one are done.
 

@@ -181,6 +181,11 @@ class LearnerEngine(SamplingEngine):
         await super().sleep()
         self.version = self._stop = None
 
+    async def check_health(self) -> None:
+        """As `SamplingEngine.check_health`. An engine that receives weights is busy with them, for a bounded time."""
+        if self._stop is None:
+            await super().check_health()
+
     async def renew(self) -> None:
         """As `SamplingEngine.renew`; the weights are invalid afterwards, so that no version of the old run is used.
 

@@ -54,21 +54,28 @@ def kill_marked() -> None:
     """Kill every process that was started with this process's `mark`, also those whose parents are gone.
 
     Ray leaves processes behind that it was just starting when it was ended: they wait for minutes for their raylet.
+    """
+    kill_with_environment(MARK, mark()[MARK])
+
+
+def kill_with_environment(variable: str, value: str) -> None:
+    """Kill every other process of this machine that has this value of an environment variable, stopped ones too.
+
     Returns after END_TIMEOUT_S at the latest.
     """
     deadline = time.monotonic() + END_TIMEOUT_S
-    while time.monotonic() < deadline and (left := _marked(mark()[MARK])):
+    while time.monotonic() < deadline and (left := _with_environment(variable, value)):
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
         time.sleep(0.05)
 
 
-def _marked(value: str) -> list[psutil.Process]:
+def _with_environment(variable: str, value: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # it has ended, or is another user's
-            if process.environ().get(MARK) == value and process.pid != os.getpid():
+            if process.environ().get(variable) == value and process.pid != os.getpid():
                 found.append(process)
     return found
 

@@ -20,7 +20,7 @@ from s2l_ray.errors import PlacementError
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 BELOW = f"/s2l-{os.geteuid()}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path that is made below the directory: Ray's, with the longest process id (see `actors.own_user`)."""
-SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # by mkdtemp, whose directories are private  # nosec B108
 """Where a short name for a long directory may be made."""
 PROBE_BYTES = 2**16
 _holders: list[Path] = []
@@ -46,7 +46,7 @@ def use_short_tmpdir(note: Callable[[str], None] = lambda message: None) -> None
             os.environ.pop(variable, None)
         else:
             os.environ[variable] = _short(Path(os.environ[variable]).absolute(), variable, note)
-    if "TMPDIR" not in os.environ and (refusal := _refusal("/tmp")):
+    if "TMPDIR" not in os.environ and (refusal := _refusal(SHORT[0])):
         raise PlacementError(f"no temporary files can be made in /tmp: {refusal}. Set TMPDIR to another directory")
     tempfile.tempdir = None  # Python keeps the directory that it found first
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from s2l_ray.config.section import PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
-from s2l_ray.config.text import NOT_YAML, read_documents, yaml_problem
+from s2l_ray.config.text import NOT_YAML, listed, read_documents, yaml_problem
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
 from s2l_ray.placement.manifest_nodes import nodes_of_manifest, ray_object
@@ -279,13 +279,14 @@ def _parse(values: dict[str, Any], where: str) -> Inventory:
     try:
         return Inventory.model_validate(values)
     except ValidationError as error:
-        raise PlacementError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+        problems = [_explain(problem) for problem in error.errors()]
+        raise PlacementError(f"{where}:\n  {listed(problems)}") from None
 
 
 def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         section = Efficiency if error["loc"][0] == "efficiency" else NodeGroup if len(error["loc"]) > 1 else Inventory
-        return f"  {key}: unknown key; valid here: {', '.join(section.model_fields)}"
+        return f"{key}: unknown key; valid here: {', '.join(section.model_fields)}"
     message: str = error["msg"]
-    return f"  {key}: " + message.removeprefix("Value error, ")
+    return f"{key}: " + message.removeprefix("Value error, ")

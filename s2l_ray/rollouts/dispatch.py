@@ -94,9 +94,16 @@ class WorkerPool:
         self._members[number] = PooledWorker(number, worker)
         self._serve()
 
-    def remove(self, number: int) -> PooledWorker:
-        """It gets nothing more; what it has it may finish (`PooledWorker.idle`)."""
-        return self._members.pop(number)
+    def remove(self, number: int) -> PooledWorker | None:
+        """It gets nothing more; what it has it may finish (`PooledWorker.idle`). None: it was not there."""
+        return self._members.pop(number, None)
+
+    def discard(self, member: PooledWorker) -> bool:
+        """Give a worker nothing more. False: it had been removed, or another one has taken its number."""
+        if self._members.get(member.number) is not member:
+            return False
+        del self._members[member.number]
+        return True
 
     def _serve(self) -> None:
         while self._waiting and not self._held:

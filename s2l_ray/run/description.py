@@ -12,6 +12,7 @@ import ray
 
 from s2l_ray.config import Config
 from s2l_ray.config.embedded import source_name
+from s2l_ray.config.own_code import own_functions
 from s2l_ray.run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def tags_of(settings: Config, bank: BankSettings | None) -> dict[str, str]:
         "mlflow.source.git.commit": git_commit(Path.cwd()),
         "ray_job_id": ray_job_id(),
     }
-    return {key: value for key, value in tags.items() if value is not None}
+    own = {f"own_code/{function.key}": function.describe() for function in own_functions(settings)}
+    return own | {key: value for key, value in tags.items() if value is not None}
 
 
 def fingerprint(bank: BankSettings) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FREE_TO_CHANGE = (
-    *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "placement", "bank", "health"),
+    *("name", "run_dir", "resume", "cluster", "tracking", "checkpoint", "engines", "placement", "bank"),
+    *("health", "recovery"),
     *("verifier.workers", "verifier.timeout_s"),
     *("rollout.prefetch_steps", "rollout.prefetch_gb", "rollout.keep_groups"),
     *("trainer.ranks", "trainer.cpus", "trainer.threads"),

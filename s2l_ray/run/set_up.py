@@ -11,6 +11,7 @@ from actors.graph import ActorGraph
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
 from s2l_ray.config import Config
+from s2l_ray.config.own_code import OwnFunction, own_functions
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.machine.ending import held
@@ -104,13 +105,18 @@ def set_up(
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)
+    own = own_functions(config)
+    for code in _foreign_code(config, own):
+        reporter.note(code)
 
     reporter.phase("connecting to Ray")
     actors.connect(config.cluster, reporter.note)
     planned = plan_run(config, reporter, directory.dtype)
     settings = planned.settings
     directory.adopt(settings, inputs.contents)
-    directory.remember(hub={key: asdict(pin) for key, pin in pins.items()})
+    directory.remember(
+        hub={key: asdict(pin) for key, pin in pins.items()}, own_code=[function.record() for function in own]
+    )
     checkpoint = directory.to_resume(settings, inputs.contents)
     bank = prepare_bank(settings, inputs.train)
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
@@ -141,6 +147,14 @@ def set_up(
         graph,
         uploader,
     )
+
+
+def _foreign_code(config: Config, own: list[OwnFunction]) -> list[str]:
+    """What is said of code that is not this package's."""
+    said = [f"your code runs here: {function.describe()}" for function in own]
+    if config.models.trust_remote_code:
+        said.append("models.trust_remote_code: Python files that come with the models run here, as this user")
+    return said
 
 
 def _first_step(checkpoint: Checkpoint | None, directory: RunDirectory) -> int:

@@ -29,6 +29,8 @@ class StepOutcome:
     """Weight version that the trainer held before the update."""
     engines: dict[Source, int]
     """How many engines sampled for each source."""
+    restarts: int = 0
+    """Actors that were started again since the step before."""
 
 
 def step_numbers(outcome: StepOutcome) -> StepRecord:
@@ -56,7 +58,7 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
         engines=outcome.engines,
         refilled_groups=batch.refilled,
         explorer_only=batch.explorer_only,
-        pipeline=_pipeline(batch),
+        pipeline=_pipeline(batch, outcome.restarts),
     )
 
 
@@ -94,7 +96,7 @@ def step_record(
     )
 
 
-def _pipeline(batch: StepBatch) -> PipelineStats:
+def _pipeline(batch: StepBatch, restarts: int) -> PipelineStats:
     learners = [row for row in batch.summaries if row.source == "learner"]
     ages = [staleness(row, batch.split.step) for row in learners]
     return PipelineStats(
@@ -105,4 +107,6 @@ def _pipeline(batch: StepBatch) -> PipelineStats:
         staleness_max=max(ages) if ages else None,
         synced_in_flight=sum(row.newest_version is not None for row in learners) if ages else None,
         stale_dropped=batch.stale_dropped,
+        restarts=restarts,
+        redone=batch.redone,
     )

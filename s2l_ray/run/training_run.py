@@ -194,7 +194,8 @@ class TrainingRun:
         with clock.phase("update"):  # advantages over each mixed group, and the optimizer steps
             metrics, trained = self.graph.update(batch)
         with clock.phase("weight_sync"):
-            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines)
+            restarts = self.graph.take_restarts()
+            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines, restarts)
             weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome))
         if step < self.settings.schedule.steps and not self.graph.phase_changes_before(step + 1):
             self.graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
@@ -228,6 +229,7 @@ class TrainingRun:
             self.records.append(record)
             self._tracking.step(self.records)
         if target is not None:
+            self.graph.trainer.saved(str(target))
             self._tracking.models(self._directory.checkpoints)
         if self._uploader:
             self._uploader.update(target.parent.name if target is not None else None)

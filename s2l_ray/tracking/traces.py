@@ -35,7 +35,8 @@ def log_rollouts(
 
     client = TracingClient(uri)
     for row in rows:
-        digest = hashlib.md5(f"{run_id} {step} {row['prompt_id']} {row['source']} {row['index']}".encode()).digest()
+        name = f"{run_id} {step} {row['prompt_id']} {row['source']} {row['index']}"
+        digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()  # an id of 16 bytes, no secret
         client.start_trace(_info(digest, run_id, experiment_id, row, step, time_ms))
         client.log_spans(experiment_id, [_span(digest, row, time_ms)])
 

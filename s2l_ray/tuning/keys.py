@@ -26,6 +26,7 @@ OF_THE_STUDY = {
     "checkpoint": "it has no influence on what a trial learns",
     "tracking": "it has no influence on what a trial learns",
     "cluster": "all trials are on one cluster",
+    "recovery": "it has no influence on what a trial learns",
     "placement.nodes": "nodes_per_trial and cpus_per_trial say what each trial gets",
     "placement.cpus": "nodes_per_trial and cpus_per_trial say what each trial gets",
     "placement.inventory": "all trials are on one cluster",

@@ -190,7 +190,7 @@ def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -
 
 
 FREE_OF_STUDY = ("storage", "max_failures", "name")
-FREE_OF_CONFIG = ("cluster", "tracking", "checkpoint", "run_dir")
+FREE_OF_CONFIG = ("cluster", "tracking", "checkpoint", "recovery", "run_dir")
 """What may differ when a study goes on, beside the values of the keys that it varies."""
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from s2l_ray.config import Config
 from s2l_ray.config.reference import keys_of
 from s2l_ray.config.shipped import STUDIES
-from s2l_ray.config.text import MOST_BYTES, NOT_YAML, read_yaml, section_of, type_of, yaml_problem
+from s2l_ray.config.text import MOST_BYTES, NOT_YAML, listed, read_yaml, section_of, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.reading import read_bounded
 from s2l_ray.tuning.domain import Domain
@@ -75,7 +75,7 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         separator = " " if len(problems) == 1 else "\n  "
-        raise ConfigError(f"{where}:{separator}" + "\n  ".join(problems)) from None
+        raise ConfigError(f"{where}:{separator}" + listed(problems)) from None
     except ConfigError as error:
         separator = "\n  " if "\n" in str(error) else " "
         raise ConfigError(f"{where}:{separator}{error}") from None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from s2l_ray.errors import EngineError
+from s2l_ray.errors import EngineDiedError, EngineError
 from s2l_ray.vllm_bridge.calls import WorkerCall
 from s2l_ray.vllm_bridge.settings import VllmSettings
 
@@ -67,6 +68,9 @@ class LLM(Protocol):
 
     async def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]:
         """Call a method of every worker; returns their answers."""
+
+    async def check_health(self) -> None:
+        """Return once the engine has turned to this call; raise if it never will."""
 
     async def update_weight_version(self, new_version: str) -> None:
         """Label what is sampled from here on."""
@@ -179,6 +183,15 @@ class VllmEngine:
         failures = await self.llm.collective_rpc("try_weight_transfer", args=(calls,))
         return [failure for failure in failures if failure]
 
+    async def check_health(self) -> None:
+        """Return once the engine has answered, which it does between two steps.
+
+        Raises:
+            EngineDiedError: it can compute nothing any more.
+        """
+        with _named_death():
+            await self.llm.check_health()
+
     async def ask_workers(self, call: WorkerCall) -> list[Any]:
         """The answer of every worker to a method that has one (see `calls`), in the order of their ranks.
 
@@ -204,7 +217,8 @@ class VllmEngine:
         request_id = f"request-{next(self._requests)}"
         outputs = self.llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id)
         try:
-            return [output async for output in outputs][-1]
+            with _named_death():
+                return [output async for output in outputs][-1]
         except asyncio.CancelledError:
             # vLLM aborts it too, but not the first of n samples when it is cancelled while it adds the others.
             await self.llm.abort(request_id)
@@ -221,6 +235,17 @@ class VllmEngine:
             finish_reason=completion.finish_reason,
             versions=tuple((span.start, int(span.version)) for span in spans),
         )
+
+
+@contextlib.contextmanager
+def _named_death() -> Iterator[None]:
+    """Raise EngineDiedError for vLLM's own error of an engine whose processes are gone."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDiedError(f"the engine is gone: {error}") from error
 
 
 def _start(settings: VllmSettings) -> LLM:

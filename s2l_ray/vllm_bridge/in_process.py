@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any
 
-from s2l_ray.errors import EngineError
+from s2l_ray.errors import EngineDiedError, EngineError
 
 Work = tuple[Callable[[], Any], Future[Any]]
 
@@ -99,6 +99,10 @@ class InProcessLLM:
         """Call a method of every worker; returns their answers."""
         answers: list[Any] = await self._awaited(lambda: self._engine.collective_rpc(method, args=args))
         return answers
+
+    async def check_health(self) -> None:
+        """Return once the engine's thread has turned to this call, which it does after the step that it is in."""
+        await self._awaited(lambda: None)
 
     async def update_weight_version(self, new_version: str) -> None:
         """Label what is sampled from here on."""
@@ -194,8 +198,8 @@ class InProcessLLM:
         return await asyncio.shield(asyncio.wrap_future(self._call(self._unless_dead, work)))
 
 
-def _died(why: Exception) -> EngineError:
-    error = EngineError(f"the engine is gone: {type(why).__name__}: {why}")
+def _died(why: Exception) -> EngineDiedError:
+    error = EngineDiedError(f"the engine is gone: {type(why).__name__}: {why}")
     error.__cause__ = why
     return error
 

@@ -14,3 +14,11 @@ class SeparateLLM(AsyncLLM):
         AsyncLLM.pause_generation does the same and then sleeps for 20 ms.
         """
         await self.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
+
+    async def check_health(self) -> None:
+        """Return once the engine's core has answered, which it does after the step that it is in.
+
+        AsyncLLM's own only looks whether the core's process has ended.
+        """
+        await super().check_health()
+        await self.is_sleeping()

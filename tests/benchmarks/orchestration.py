@@ -100,13 +100,14 @@ class InstantEngine:
         self._prompts = prompts
         self._stored = {prompt_id: _stored(prompt_id, source, text) for prompt_id, text in solutions.items()}
 
-    async def sample(self, request: SampleRequest) -> RolloutSet:
+    async def sample(self, request: SampleRequest) -> tuple[RolloutSet, Period]:
         now = time.time()
         prompt = self._prompts[request.prompt_id]
         rollouts = self._stored[prompt.id][: request.count]
         if not isinstance(request, ExplorerRequest):
             rollouts = [replace(rollout, weight_version=request.weight_version) for rollout in rollouts]
-        return RolloutSet(prompt.id, prompt.token_ids, rollouts, Period(now, time.time()))
+        period = Period(now, time.time())
+        return RolloutSet(prompt.id, prompt.token_ids, rollouts, period), period
 
 
 class StandInRank:
@@ -136,12 +137,13 @@ class House:
         schedule = Schedule("constant", GROUP, 1, Fraction(1, 2))
         planner = StepPlanner(list(prompts), schedule, prompts_per_step, seed=1, explorer_seed=1)
         shared = ray.put(prompts)
+        ray.method(num_returns=2)(InstantEngine.sample)
         engine = ray.remote(num_cpus=0, runtime_env={"env_vars": TOKENS_ASIDE})(InstantEngine)
         engines = {source: {0: engine.remote(source, shared, solutions)} for source in ("explorer", "learner")}
         verifiers = [Verifier.remote(kind, 5.0, shared) for _ in range(2)]
         pipeline = PipelineLimits(1, 2**30, TOKENS * 16, 0, {"explorer": 512, "learner": 512}, {})
         self._scheduler = Scheduler.remote(
-            SchedulerSettings(planner, steps, pipeline, 0, 1, 32, TIMEOUT_S, engines, verifiers)
+            SchedulerSettings(planner, steps, pipeline, 0, 1, 32, TIMEOUT_S, engines, dict(enumerate(verifiers)))
         )
         self._rank = ray.remote(num_cpus=0)(StandInRank).remote()
         self._step = 0

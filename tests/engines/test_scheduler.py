@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 import ray
 
+from actors.bank_client import BankClient
 from actors.calls import fetch
 from actors.connection import connect
+from actors.dispatcher import Dispatcher
+from actors.request_batch import RequestBatch
 from actors.scheduler import Scheduler
 from actors.scheduler_settings import PipelineLimits, SchedulerSettings
 from actors.verifier import Verifier
+from s2l_ray.bank.writer import Receipt
 from s2l_ray.errors import GroupError, StepTimeoutError
+from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
 from s2l_ray.rollouts.requests import LearnerRequest
 from s2l_ray.rollouts.step_planner import StepPlanner
@@ -82,7 +88,8 @@ class Engine:
     async def log(self) -> tuple[list, list]:
         return self.asked, self.stopped
 
-    async def sample(self, request) -> RolloutSet:
+    @ray.method(num_returns=2)
+    async def sample(self, request):
         weight_version = getattr(request, "weight_version", None)
         self.asked.append((request.step, request.prompt_id, request.count, weight_version))
         if request.prompt_id in self.held:
@@ -94,7 +101,8 @@ class Engine:
         late = self.late.get(request.step)
         version = (weight_version or 0) - (late.pop() if late else 0)
         rollouts = [rollout(request, k, version) for k in range(request.count)]
-        return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, Period(1.0, 2.0))
+        period = Period(1.0, 2.0)
+        return RolloutSet(request.prompt_id, PROMPTS[request.prompt_id].token_ids, rollouts, period), period
 
 
 def rollout(request, index: int, version: int) -> Rollout:
@@ -118,8 +126,9 @@ class MemoryBank:
         found = replace(self.sets[request.prompt_id, request.first_draw, request.count], sampled=None)
         return found, report_on(found, None)
 
-    def record(self, request, scored) -> None:
+    def record(self, request, scored) -> Receipt:
         self.sets[request.prompt_id, request.first_draw, request.count] = scored
+        return Receipt(len(self.sets), len(self.sets))
 
 
 def start_with(verifiers, *args, **changes):
@@ -149,7 +158,7 @@ def settings_with(
         mini_batch_prompts=3,
         timeout_s=timeout_s,
         engines={"explorer": {0: explorer}, "learner": {0: learner}},
-        verifiers=verifiers,
+        verifiers=dict(enumerate(verifiers)),
         bank=bank,
         reads=bank is not None and mode in ("read", "readwrite"),
         records=bank is not None and mode in ("write", "readwrite"),
@@ -364,3 +373,79 @@ def test_a_verifier_that_raises_on_all_of_its_first_answers_is_an_error():
     with pytest.raises(VerifierError, match=r"raises failed on each of its first 64 answers.*NameError.*rewards.py"):
         fetch([verifier.verify.remote(sampled)[1]], 60, "a verifier")
     ray.kill(verifier)
+
+
+# ---- workers that die -----------------------------------------------------------------------------------------------
+
+
+def digests(batch) -> list:
+    return sorted((r.prompt_id, r.source, r.index, r.digest, r.reward) for r in batch.summaries)
+
+
+def test_what_a_dead_engine_was_sampling_another_one_samples_with_the_same_seeds(start):
+    undisturbed, *_ = start()
+    release(undisturbed, 1)
+    scheduler, explorer, learner = start()
+    other = Engine.remote()
+    fetch(scheduler.add.remote("explorer", 1, other), PATIENCE_S, "add")
+    release(scheduler, 1)
+    fetch(explorer.hold.remote(list(PROMPTS)), PATIENCE_S, "hold")
+    collecting = scheduler.collect.remote(2)
+    wait_until(lambda: asked(explorer), "a request of the engine that is to die")
+    ray.kill(explorer)
+    batch = fetch(collecting, PATIENCE_S, "collect")
+    assert digests(batch) == digests(collect(undisturbed, 2))
+    assert batch.redone > 0
+    assert fetch(scheduler.progress.remote(), PATIENCE_S, "progress").suspects == [("explorer", 0)]
+    assert fetch(scheduler.progress.remote(), PATIENCE_S, "progress").suspects == []  # they are told once
+
+
+def test_with_no_engine_left_requests_wait_for_the_next_one(start):
+    undisturbed, *_ = start()
+    release(undisturbed, 1)
+    scheduler, _, learner = start()
+    release(scheduler, 1)
+    ray.kill(learner)
+    collecting = scheduler.collect.remote(2)
+    wait_until(lambda: fetch(scheduler.progress.remote(), PATIENCE_S, "progress").suspects, "it is noticed")
+    fetch(scheduler.drop.remote("learner", 0), PATIENCE_S, "drop")
+    fetch(scheduler.add.remote("learner", 0, Engine.remote()), PATIENCE_S, "add")
+    assert digests(fetch(collecting, PATIENCE_S, "collect")) == digests(collect(undisturbed, 2))
+
+
+def test_a_new_scheduler_collects_what_the_old_one_was_collecting(start):
+    scheduler, explorer, learner = start()
+    release(scheduler, 1)
+    ray.kill(scheduler)
+    undisturbed, *_ = start()
+    release(undisturbed, 1)
+    verifier = Verifier.remote("tests.support.rewards:first_number_is_even", 5.0, PROMPTS)
+    settings = replace(settings_with([verifier], explorer, learner), version=1, observed={1: (2, 3)})
+    again = Scheduler.remote(settings)
+    assert digests(collect(again, 2)) == digests(collect(undisturbed, 2))
+
+
+@ray.remote(num_cpus=0)
+class Fatal:
+    """Dies of every set that it is to check."""
+
+    @ray.method(num_returns=2)
+    def verify(self, rollouts):
+        os._exit(1)
+
+
+@pytest.mark.parametrize(("dying", "status"), [(2, "right or wrong"), (3, "timeout")])
+def test_a_set_is_checked_again_twice_and_counts_as_timed_out_after_that(dying: int, status: str, verifiers):
+    request = LearnerRequest(2, "p1", 3, 1)
+    pool = {number: Fatal.remote() for number in range(dying)} | {dying: verifiers[0]}
+
+    async def roll_out():
+        learner = WorkerPool({0: Engine.remote()})
+        learner.release(0)
+        dispatcher = Dispatcher({"learner": learner}, pool, BankClient(None), False, False, PATIENCE_S)
+        part = await dispatcher.roll_out(request, RequestBatch())
+        return part.rows, dispatcher.take_suspects(), dispatcher.take_redone()
+
+    rows, suspects, redone = asyncio.run(roll_out())
+    assert {row.status for row in rows} <= ({"timeout"} if status == "timeout" else {"right", "wrong"})
+    assert (len(rows), suspects, redone) == (3, [("verifier", number) for number in range(dying)], dying)

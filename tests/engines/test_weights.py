@@ -14,6 +14,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -390,6 +391,7 @@ def test_engines_sleep_before_the_trainer_loads_a_checkpoint(monkeypatch: pytest
 
     graph = object.__new__(ActorGraph)
     graph.trainer = Trainer()
+    graph._workers = SimpleNamespace(expects=lambda kind, asleep: False)
     roles = ("explorer", "learner")
     monkeypatch.setattr(
         graph, "_sleepers", lambda: [lambda *call, role=role: calls.append((role, *call)) for role in roles]

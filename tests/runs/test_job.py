@@ -128,6 +128,35 @@ def wait_until(condition, what: str) -> None:
         time.sleep(0.5)
 
 
+STRANGER = """
+import encodings.idna, json, os, sys, urllib.error, urllib.request
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+submission = json.dumps({"entrypoint": "id"}).encode()
+def status(path, data=None, token=None):
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        return urllib.request.urlopen(urllib.request.Request(sys.argv[1] + path, data, headers), timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+paths = ["/api/version", "/api/jobs/", "/nodes?view=summary", "/api/v0/actors", "/api/cluster_status", "/logs/"]
+found = {path: status(path) for path in paths}
+found["submit"] = status("/api/jobs/", submission)
+found["submit with another token"] = status("/api/jobs/", submission, "0" * 64)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a second user")
+def test_a_second_user_can_neither_submit_a_job_nor_read_the_dashboard(head: Head):
+    command = [sys.executable, "-c", STRANGER, head.environment["RAY_ADDRESS"]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    found = json.loads(done.stdout)
+    # A wrong token is 403, none is 401; what the dashboard does not know is 404 and tells nothing.
+    assert set(found.values()) <= {401, 403, 404}, (found, done.stderr)
+    assert found["/api/jobs/"] == found["submit"] == 401 and found["submit with another token"] == 403, found
+    assert "id" not in head.ray("job", "list").split()
+
+
 @pytest.mark.long
 def test_a_job_writes_where_s2l_outputs_says_and_is_stopped_whole_while_engines_start(head: Head, family, tmp_path):
     overrides = {k: v for k, v in run_config(family, tmp_path).items() if k not in ("run_dir", "verifier.kind")}

@@ -89,9 +89,8 @@ def test_a_reset_run_is_a_fresh_one_to_the_token_and_the_bit(run: Undisturbed, f
 
 def actors_of(algo: S2LPO) -> list[object]:
     graph = algo.run.graph
-    return [*graph.trainer.ranks, *graph._verifiers, *(engine.actor for engine in graph._of("explorer"))] + [
-        engine.actor for engine in graph._of("learner")
-    ]
+    engines = [engine.actor for engine in graph._workers.all_engines]
+    return [*graph.trainer.ranks, *graph._workers.verifiers.values(), *engines]
 
 
 def status_of(run_dir: Path) -> str:

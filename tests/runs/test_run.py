@@ -288,7 +288,7 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
         text = np.arange(3, 20, dtype=np.int32)
         scores = algo.run.graph.score(text)
         algo.run.graph.trainer.export(str(tmp_path / "exported"))
-        ray.kill(algo.run.graph._of("learner")[1].actor)
+        ray.kill(algo.run.graph._workers.engines("learner")[1].actor)
         with pytest.raises(ActorLostError, match="scoring failed: an actor is gone"):
             algo.run.graph.score(text)
         for rank, actor in enumerate(algo.run.graph.trainer.ranks):

@@ -68,6 +68,7 @@ def space(node: str, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "trainer.cpus": 0.5,
         "placement.cpus": CPUS / 2,
         "run_dir": None,
+        "recovery.max_restarts": 0,
     }
     try:
         yield load_config(QUICKSTART, run_config(family, tmp_path) | changes).model_dump(mode="json")

@@ -37,7 +37,9 @@ class Graph:
         self.weights = "initial"
         self.engines = {"explorer": 1, "learner": 1}
         self.explores = True
-        self.trainer = SimpleNamespace(save=self._save, export=lambda path: self._call("export"))
+        self.trainer = SimpleNamespace(
+            save=self._save, export=lambda path: self._call("export"), saved=lambda directory: None
+        )
 
     def _call(self, name: str, step: int | None = None) -> None:
         self.calls.append(name if step is None else f"{name} {step}")
@@ -55,6 +57,9 @@ class Graph:
 
     def rest(self) -> None:
         self._call("rest")
+
+    def take_restarts(self) -> int:
+        return 0
 
     def close(self) -> None:
         self._call("close")
@@ -87,6 +92,7 @@ class Graph:
             stragglers=["late"] if step == 2 else [],
             stale_dropped=0,
             banked=0,
+            redone=0,
             prefetched_bytes=3 * 10**6,
         )
 

@@ -382,3 +382,13 @@ def test_a_store_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BankError, match="bank.path: .*file"):
         record(tmp_path / "file", requests(3))
+
+
+def test_a_receipt_says_what_a_death_would_lose(tmp_path: Path) -> None:
+    bank = new_bank(tmp_path, shard_bytes=10**9)
+    asked = [request("p1", first) for first in (0, 4, 8)]
+    receipts = [bank.record(one, scored(one)) for one in asked]
+    assert [(r.number, r.written) for r in receipts] == [(1, 0), (2, 0), (3, 0)]
+    bank.close()
+    again = bank.record(asked[0], scored(asked[0]))  # there is nothing new to write
+    assert (again.number, again.written) == (4, 4)

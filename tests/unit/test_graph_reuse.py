@@ -12,6 +12,7 @@ from actors import launcher as launchers
 from actors.blueprint import engine_settings
 from actors.graph import ActorGraph
 from actors.launcher import PlacedEngine
+from actors.workers import Workers
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.placement.plan import EngineSlot
 from tests.support.plans import separate_plan
@@ -38,15 +39,21 @@ class Launcher:
         self.calls.append(f"launch {slot.role} {slot.index}")
         return placed(slot, self.calls)
 
-    def launch_bank(self, settings: BankSettings) -> Actor:
+    def launch_verifier(self) -> tuple[Actor, None]:
+        return Actor("verifier", self.calls), None
+
+    def launch_bank(self, settings: BankSettings) -> tuple[Actor, None]:
         self.calls.append("launch bank")
-        return Actor("bank", self.calls)
+        return Actor("bank", self.calls), None
+
+    def sleeps(self, slot: EngineSlot) -> bool:
+        return False
 
     def stop(self, actor: Actor) -> None:
         self.calls.append(f"stop {actor._name}")
 
-    def wait_ready(self, engines: list[PlacedEngine], *more: object) -> None:
-        self.calls.append(f"wait for {len(engines)} engines")
+    def wait_ready(self, starting: dict[object, str], *more: object) -> None:
+        self.calls.append("wait")
 
     def serve(self, *args: object) -> None: ...
 
@@ -58,7 +65,7 @@ def placed(slot: EngineSlot, calls: list[str]) -> PlacedEngine:
     config = needs().config
     name = f"{slot.role} {slot.index}"
     settings = engine_settings(config, separate_plan().layout, slot)
-    return PlacedEngine(slot, settings, Actor(name, calls), None, 0.0)
+    return PlacedEngine(slot, settings, Actor(name, calls), None)
 
 
 @pytest.fixture
@@ -73,13 +80,18 @@ def graph_at(step: int, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Ac
     graph = ActorGraph(needs())
     graph._launcher, graph._reservation = Launcher(calls), None
     slots = separate_plan().layout.phase_at(step).engines
-    graph._engines = {(slot.role, slot.index): placed(slot, calls) for slot in slots}
-    graph._verifiers = [Actor("verifier", calls)]
-    graph._scheduler = Actor("scheduler", calls)
-    names = ("begin_rebuild", "finish_rebuild", "connect")
-    graph.trainer = SimpleNamespace(
-        ranks=[], **{name: lambda *args, name=name: calls.append(f"trainer {name}") for name in names}
+    vigil = SimpleNamespace(add=lambda *args: None, remove=lambda actor: None)
+    graph._workers = workers = Workers(graph._launcher, vigil, None, print, lambda key: None, 60.0)
+    workers.launch_engines({(slot.role, slot.index): slot for slot in slots})
+    workers.launch_verifiers(1)
+    workers.wait_ready(lambda *counts: None)
+    graph._scheduler = SimpleNamespace(
+        tell=lambda method, *args, what: calls.append(f"scheduler {method}"), forget=lambda: None
     )
+    names = ("begin_rebuild", "finish_rebuild", "connect")
+    group = SimpleNamespace(**{name: lambda *args, name=name: calls.append(f"trainer {name}") for name in names})
+    graph.trainer = SimpleNamespace(ranks=[], group=group, connect=group.connect, rebuild=lambda begin: begin(group))
+    calls.clear()
     return graph
 
 
@@ -95,7 +107,7 @@ def test_actors_that_stay_are_renewed_and_the_scheduler_begins_when_all_are_read
     engines = [f"{role} {index} renew" for role, count in (("learner", 2), ("explorer", 4)) for index in range(count)]
     assert sorted(calls[3:10]) == sorted([*engines, "verifier renew"])
     assert calls[:3] == ["scheduler rest", "check nodes", "trainer begin_rebuild"]
-    assert calls[10:] == ["wait for 6 engines", "schedule 6 engines", "scheduler begin", "trainer finish_rebuild"]
+    assert calls[10:] == ["wait", "schedule 6 engines", "scheduler begin", "trainer finish_rebuild"]
     assert graph.version == -1
 
 
@@ -103,9 +115,9 @@ def test_engines_of_another_phase_are_exchanged_and_weight_syncs_go_to_those_tha
     calls: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     graph = graph_at(5, calls, monkeypatch)
-    graph._arriving = {("learner", 9): placed(EngineSlot("learner", 9, 9, (0, 1), 1.0, 1, "nccl"), calls)}
-    graph._lost = {("learner", 1)}
-    graph._engines.pop(("learner", 1))
+    graph._workers.stop(("learner", 1))
+    graph._workers.launch_engines({("learner", 9): EngineSlot("learner", 9, 9, (0, 1), 1.0, 1, "nccl")})
+    calls.clear()
     assert graph.differences(needs(), 1) == []
     graph.reconfigure(needs(), 1)
     assert sorted(call for call in calls if call.startswith("stop")) == [f"stop learner {i}" for i in (2, 3, 9)]
@@ -129,7 +141,9 @@ def test_the_bank_is_opened_again_started_or_stopped(calls: list[str], monkeypat
     graph = graph_at(1, calls, monkeypatch)
     for settings in (RECORDING, RECORDING, None, None):
         graph._reopen_bank(settings)
-    assert calls == ["launch bank", "bank reopen", "stop bank"] and graph._bank is None
+        graph._workers.wait_ready(lambda *counts: None)
+    assert [call for call in calls if "bank" in call] == ["launch bank", "bank reopen", "stop bank"]
+    assert graph._workers.bank is None
 
 
 def test_what_a_file_held_when_any_run_of_the_graph_read_it_counts(calls: list[str], monkeypatch: pytest.MonkeyPatch):
@@ -147,10 +161,9 @@ def test_a_wait_for_actors_ends_with_all_of_them(monkeypatch: pytest.MonkeyPatch
     """The last of them may answer between two looks: a bar must not stay at two of three."""
     launcher = object.__new__(launchers.ActorLauncher)
     launcher._config = needs().config
-    launcher._ready = {name: name for name in ("verifier", "other verifier", "bank")}
     monkeypatch.setattr(launchers, "watch", lambda refs, timeout, tell: tell(refs[:2]))
     monkeypatch.setattr(launchers, "fetch", lambda refs, timeout_s, what: None)
     monkeypatch.setattr(launchers.ray, "wait", lambda refs, **how: (refs, []))
     told: list[tuple[int, int]] = []
-    launcher.wait_ready([], ["verifier", "other verifier"], "bank", lambda *counts: told.append(counts))
+    launcher.wait_ready({name: name for name in ("verifier 0", "verifier 1", "the bank")}, lambda *n: told.append(n))
     assert told == [(2, 3), (3, 3)]

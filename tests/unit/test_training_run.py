@@ -67,6 +67,8 @@ def test_a_step_is_algorithm_1_and_sampling_goes_on_before_the_step_is_saved(run
         "banked_rollouts": 0,
         "stragglers": 0,
         "stale_dropped": 0,
+        "restarts": 0,
+        "redone": 0,
         "weight_sync_mb": 2.0,
         "weight_sync_s": 0.5,
         "weight_sync_gb_per_s": 10.0,

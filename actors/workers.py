@@ -1,0 +1,260 @@
+"""Engines, verifiers and the bank as the driver knows them: who is there, who is starting, and whose place is empty."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.calls import ANSWER_S, fetch
+from actors.launcher import ActorLauncher, PlacedEngine
+from actors.liveness import Death, Watch
+from s2l_ray.bank.rollout_bank import BankSettings
+from s2l_ray.errors import S2LError
+from s2l_ray.kinds import Source
+from s2l_ray.placement.plan import EngineSlot
+from s2l_ray.recovery.budget import RestartBudget
+from s2l_ray.recovery.causes import short_cause
+
+Key = tuple[str, int]
+"""Kind of a worker ("explorer", "learner", "verifier" or "bank") and its number."""
+BANK: Key = ("bank", 0)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker's actor, from its start on."""
+
+    key: Key
+    actor: Any
+    ready: ray.ObjectRef
+    deadline: float
+    """time.monotonic() by which it must be ready."""
+    engine: PlacedEngine | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as "learner engine 0", for messages."""
+        return self.engine.name if self.engine else name_of(self.key)
+
+
+class Workers:
+    """The workers of a run. Those that are lost are started again, on the same bundles, within the failure budget.
+
+    Args:
+        launcher: starts and stops actors.
+        watch: over those that are there.
+        budget: of restarts.
+        note: told what is lost and what is back.
+        on_lost: called with every worker that was there and is not any more.
+        start_timeout_s: cluster.start_timeout_s.
+    """
+
+    def __init__(
+        self,
+        launcher: ActorLauncher,
+        watch: Watch,
+        budget: RestartBudget,
+        note: Callable[[str], None],
+        on_lost: Callable[[Key], None],
+        start_timeout_s: float,
+    ) -> None:
+        self._launcher, self._watch, self._budget = launcher, watch, budget
+        self._note, self._on_lost, self._start_timeout_s = note, on_lost, start_timeout_s
+        self._present: dict[Key, Worker] = {}
+        self._starting: dict[Key, Worker] = {}
+        self._vacant: dict[Key, float] = {}
+        """Places that are to be filled, and time.monotonic() before which they are not."""
+        self._slots: dict[Key, EngineSlot] = {}
+        self._bank_settings: BankSettings | None = None
+        self._lost_at: dict[Key, float] = {}
+        self.restarts = 0
+        """Workers that were started again."""
+
+    # ---- who is there -----------------------------------------------------------------------------------------------
+
+    def engines(self, source: Source) -> list[PlacedEngine]:
+        """Those that are there, in order of their numbers."""
+        return [engine for key, engine in self._engines(self._present) if key[0] == source]
+
+    @property
+    def all_engines(self) -> list[PlacedEngine]:
+        """Those that are there."""
+        return [engine for _, engine in self._engines(self._present)]
+
+    @property
+    def engine_keys(self) -> set[Key]:
+        """Engines that are there, are starting, or are to be started."""
+        return {key for key in (*self._present, *self._starting, *self._vacant) if key in self._slots}
+
+    @property
+    def verifiers(self) -> dict[int, Any]:
+        """Actors that are there, by number."""
+        return {key[1]: worker.actor for key, worker in sorted(self._present.items()) if key[0] == "verifier"}
+
+    def actor(self, key: Key) -> Any | None:
+        """That of a worker, if it is there."""
+        return self._present[key].actor if key in self._present else None
+
+    @property
+    def bank(self) -> Any | None:
+        """The bank's actor, if there is one."""
+        return self.actor(BANK)
+
+    def expects(self, kind: str, *, asleep: bool = False) -> bool:
+        """Whether workers of a kind are starting, or are to be started.
+
+        Args:
+            asleep: count only engines that share devices with the trainer.
+        """
+        coming = [key for key in (*self._starting, *self._vacant) if key[0] == kind]
+        return any(not asleep or self._sleeps(key) for key in coming)
+
+    # ---- starting and stopping --------------------------------------------------------------------------------------
+
+    def launch_engines(self, slots: Mapping[Key, EngineSlot]) -> None:
+        """Begin to start engines on these slots."""
+        self._slots |= slots
+        for key in slots:
+            self._launch(key)
+
+    def launch_verifiers(self, count: int) -> None:
+        """Begin to start so many verifiers."""
+        for number in range(count):
+            self._launch(("verifier", number))
+
+    def launch_bank(self, settings: BankSettings | None) -> None:
+        """Begin to start the bank, or be without one."""
+        self._bank_settings = settings
+        if settings is not None:
+            self._launch(BANK)
+
+    def wait_ready(self, progress: Callable[[int, int], None]) -> list[Key]:
+        """Wait until all that are starting answer; see `ActorLauncher.wait_ready`. Returns them."""
+        self._launcher.wait_ready({worker.ready: worker.name for worker in self._starting.values()}, progress)
+        return [self._arrive(key) for key in list(self._starting)]
+
+    def stop(self, key: Key) -> None:
+        """Stop a worker in good order, also one that is only starting, or to be started."""
+        self._vacant.pop(key, None)
+        self._slots.pop(key, None)
+        worker = self._present.pop(key, None) or self._starting.pop(key, None)
+        if worker is not None:
+            self._watch.remove(worker.actor)
+            self._launcher.stop(worker.actor)
+
+    def withdraw(self, key: Key) -> None:
+        """Count a worker, if it is there, among those that are not: it is about to be stopped."""
+        worker = self._present.pop(key, None)
+        if worker is not None:
+            self._watch.remove(worker.actor)
+            self._starting[key] = worker
+
+    def reopened_bank(self, settings: BankSettings | None) -> None:
+        """The bank's actor holds another recording from now on."""
+        self._bank_settings = settings
+
+    # ---- losing and replacing ---------------------------------------------------------------------------------------
+
+    def lose(self, key: Key, cause: str, node: str | None = None) -> None:
+        """A worker is gone or cannot be used any more: end what is left of it, and have its place filled.
+
+        Args:
+            node: of the worker, where it is not on a bundle.
+
+        Raises:
+            ActorLostError: it was started again as often as recovery.max_restarts allows.
+        """
+        there, worker = key in self._present, self._present.get(key) or self._starting.get(key)
+        if worker is None:
+            return
+        del (self._present if there else self._starting)[key]
+        self._watch.remove(worker.actor)
+        self._launcher.bury(worker.actor, node)
+        if there:
+            self._on_lost(key)
+        wait_s = self._budget.spend(worker.name, cause)
+        self._lost_at.setdefault(key, time.monotonic())
+        self._vacant[key] = time.monotonic() + wait_s
+        later = f" in {wait_s:.0f} s" if wait_s else ""
+        self._note(f"{worker.name} is lost and is started again{later}: {cause}")
+
+    def lose_present(self, key: Key, cause: str) -> None:
+        """`lose` a worker if it is there, and not if it is starting already."""
+        if key in self._present:
+            self.lose(key, cause)
+
+    def fill(self, devices_free: bool) -> None:
+        """Start what is due.
+
+        Args:
+            devices_free: the trainer is not at work. Else engines that share its devices have to wait.
+        """
+        due = [key for key, when in self._vacant.items() if when <= time.monotonic()]
+        for key in due:
+            if devices_free or not self._sleeps(key):
+                del self._vacant[key]
+                self._launch(key)
+                self.restarts += 1
+
+    def arrivals(self, kinds: Iterable[str]) -> list[Key]:
+        """Workers of these kinds that have become ready since the last call. From now on they are there.
+
+        Raises:
+            ActorLostError: one does not start, as often as recovery.max_restarts allows.
+        """
+        starting = {key: worker for key, worker in self._starting.items() if key[0] in kinds}
+        refs = [worker.ready for worker in starting.values()]
+        ready = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
+        arrived = []
+        for key, worker in starting.items():
+            if worker.ready in ready:
+                if (cause := self._why_not(worker)) is None:
+                    arrived.append(self._arrive(key))
+                else:
+                    self.lose(key, cause)
+            elif worker.deadline < time.monotonic():
+                self.lose(key, f"it did not start within {self._start_timeout_s:.0f} s (cluster.start_timeout_s)")
+        return arrived
+
+    def _why_not(self, worker: Worker) -> str | None:
+        try:
+            fetch(worker.ready, ANSWER_S, "starting")
+        except S2LError as error:
+            return short_cause(error)
+        return None
+
+    def _arrive(self, key: Key) -> Key:
+        worker = self._present[key] = self._starting.pop(key)
+        self._watch.add(worker.name, worker.actor, self._replace(key))
+        if (since := self._lost_at.pop(key, None)) is not None:
+            self._note(f"{worker.name} is back after {time.monotonic() - since:.1f} s")
+        return key
+
+    def _replace(self, key: Key) -> Callable[[Death], None]:
+        return lambda death: self.lose(key, death.cause, death.node)
+
+    def _launch(self, key: Key) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        if key in self._slots:
+            engine = self._launcher.launch_engine(self._slots[key])
+            self._starting[key] = Worker(key, engine.actor, engine.ready, deadline, engine)
+        elif key == BANK:
+            assert self._bank_settings is not None
+            self._starting[key] = Worker(key, *self._launcher.launch_bank(self._bank_settings), deadline)
+        else:
+            self._starting[key] = Worker(key, *self._launcher.launch_verifier(), deadline)
+
+    def _sleeps(self, key: Key) -> bool:
+        return key in self._slots and self._launcher.sleeps(self._slots[key])
+
+    def _engines(self, workers: Mapping[Key, Worker]) -> list[tuple[Key, PlacedEngine]]:
+        return [(key, worker.engine) for key, worker in sorted(workers.items()) if worker.engine]
+
+
+def name_of(key: Key) -> str:
+    """A worker's name in messages."""
+    return "the bank" if key == BANK else f"{key[0]} {key[1]}" if key[0] == "verifier" else f"{key[0]} engine {key[1]}"

@@ -1,0 +1,125 @@
+"""The failure budget, what is said of a death, and what the bank's client keeps until it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from actors.bank_client import BankClient
+from s2l_ray.bank.writer import Receipt
+from s2l_ray.errors import ActorLostError
+from s2l_ray.recovery.budget import RestartBudget
+from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
+from s2l_ray.rollouts.requests import ExplorerRequest
+
+# ---- the failure budget --------------------------------------------------------------------------------------------
+
+
+def budget(max_restarts: int, clock: list[float]) -> RestartBudget:
+    return RestartBudget(max_restarts, window_s=100.0, backoff_s=2.0, clock=lambda: clock[0])
+
+
+def test_the_first_restart_waits_for_nothing_and_the_next_ones_back_off() -> None:
+    spent = budget(9, [0.0])
+    assert [spent.spend("a", "") for _ in range(8)] == [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert spent.spend("b", "") == 0.0  # every actor has its own
+
+
+def test_one_restart_too_many_within_the_window_is_an_error_with_its_cause() -> None:
+    clock = [0.0]
+    spent = budget(2, clock)
+    for clock[0] in (0.0, 60.0):
+        spent.spend("learner engine 3", "")
+    clock[0] = 99.0
+    with pytest.raises(ActorLostError, match=r"learner engine 3 is gone after 2 restarts within 100 s.* It burned\."):
+        spent.spend("learner engine 3", "It burned.")
+    clock[0] = 101.0  # the first of them does not count any more
+    assert spent.spend("learner engine 3", "") == 2.0
+    with pytest.raises(ActorLostError):
+        spent.spend("learner engine 3", "")
+
+
+def test_without_restarts_every_death_is_an_error() -> None:
+    with pytest.raises(ActorLostError, match=r"the bank is gone and recovery\.max_restarts is 0\. Killed\."):
+        budget(0, [0.0]).spend("the bank", "Killed.")
+
+
+# ---- causes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_log_is_repeated_and_a_log_that_is_not_there_is_not(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    log.write_bytes(b"".join(b"line %d\n\n" % i for i in range(40)) + b"\xff" + b"x" * 400 + b"\n")
+    lines = log_tail(log).splitlines()
+    assert lines[:2] == ["  line 29", "  line 30"] and len(lines) == 12
+    assert lines[-1] == "  \ufffd" + "x" * 299
+    assert log_tail(tmp_path / "nowhere") == ""
+
+
+def test_the_kernels_count_of_kills(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 3\n")
+    assert kernel_kills(tmp_path / "vmstat") == 3
+    assert kernel_kills(tmp_path / "nowhere") == 0
+
+
+def test_rays_advice_is_left_out() -> None:
+    error = RuntimeError("The worker\n died. Some common causes include: (1) magic")
+    assert short_cause(error) == "The worker died."
+    assert short_cause(ValueError()) == "ValueError"
+
+
+# ---- the bank's client ---------------------------------------------------------------------------------------------
+
+
+class Dead:
+    """Every call of it fails, as calls of an actor do whose process is gone."""
+
+    def __getattr__(self, method: str) -> Any:
+        async def call(*_: Any) -> None:
+            raise ray.exceptions.ActorDiedError
+
+        return SimpleNamespace(remote=call)
+
+
+class There:
+    """Writes with every third rollout set all that it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.record = SimpleNamespace(remote=self._record)
+        self.covers = SimpleNamespace(remote=self._covers)
+
+    async def _record(self, request: ExplorerRequest, scored: str) -> Receipt:
+        self.given.append(scored)
+        return Receipt(len(self.given), len(self.given) // 3 * 3)
+
+    async def _covers(self, requests: list[ExplorerRequest]) -> list[bool]:
+        return [True] * len(requests)
+
+
+def request(number: int) -> ExplorerRequest:
+    return ExplorerRequest(1, f"p{number}", 2, 0, 0)
+
+
+def test_a_new_bank_gets_what_the_old_one_had_not_written_and_calls_wait_for_it() -> None:
+    async def story() -> None:
+        first, second = There(), There()
+        client = BankClient(first)
+        for number in range(5):
+            await client.record(request(number), f"set {number}")
+        client._bank = Dead()  # it dies with sets 3 and 4 in memory
+        recording = asyncio.ensure_future(client.record(request(5), "set 5"))
+        asking = asyncio.ensure_future(client.covers([request(0)]))
+        await asyncio.sleep(0.01)
+        assert client.failed and not recording.done() and not asking.done()
+        await client.replace(second)
+        await asyncio.gather(recording, asking)
+        assert sorted(second.given) == ["set 3", "set 4", "set 5"]
+        assert not client.failed and client._unwritten == {}
+
+    asyncio.run(asyncio.wait_for(story(), 10))
