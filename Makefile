@@ -9,13 +9,14 @@ AUDIT := .cache/audit
 LINT := $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && \
 	$(VENV)/bin/bandit -q -c pyproject.toml -r s2l_ray actors requirements setup.py
 
-.PHONY: help setup setup-dev family train check test test-long audit bench docs clean
+.PHONY: help setup setup-dev family train check test test-long chaos audit bench docs clean
 
 help:
 	@echo "make train      set up, train the embedded model family (ARGS='key=value ...' overrides)"
 	@echo "make test       set up, then the checks below and all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
 	@echo "make test-long  the tests that take longest: lost nodes, full disks, whole studies, manifests as isolated pods"
 	@echo "make check      lint, types, and the tests that start no engine"
+	@echo "make chaos      runs with 200 faults, compared with the same runs without (ARGS='--faults 20 --only bank'); an hour or two"
 	@echo "make audit      ask PyPI's vulnerability service about every pinned package; needs the network"
 	@echo "make bench      run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make docs       build the documentation in site/"
@@ -72,6 +73,9 @@ $(AUDIT)/.ready: requirements/audit.lock
 	@$(PYTHON) -m venv $(AUDIT)
 	@$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/audit.lock
 	@touch $@
+
+chaos: setup-dev
+	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
 bench: setup-dev
 	@$(VENV)/bin/python -m tests.benchmarks $(ARGS)

@@ -15,28 +15,23 @@ from actors.batch import StepBatch
 from actors.blueprint import Blueprint, RunNeeds
 from actors.calls import POLL_S, ObjectGoneError, fetch, outcomes
 from actors.launcher import ActorLauncher
-from actors.liveness import Death, Watch
 from actors.node_files import check_node_files
 from actors.scheduler_client import SchedulerClient
 from actors.scheduler_settings import SchedulerProgress, SchedulerSettings
+from actors.supervision import Supervision
 from actors.trainer import TrainerGroup
 from actors.trainer_recovery import RecoveringTrainer
-from actors.weight_sync import LearnerMember, NoMemberLeftError, WeightSyncReport
+from actors.weight_sync import NoMemberLeftError, WeightSyncReport
 from actors.workers import BANK, Key, Workers
 from s2l_ray.bank.rollout_bank import BankSettings
-from s2l_ray.errors import ActorLostError
 from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
-from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
 T = TypeVar("T")
-ALL_KINDS = ("explorer", "learner", "verifier", "bank")
-BUSY_KINDS = ("explorer", "verifier", "bank")
-"""Workers that can join while the trainer is at work: learner engines need its weights."""
 
 
 class ActorGraph:
@@ -53,16 +48,13 @@ class ActorGraph:
     """
 
     trainer: RecoveringTrainer
+    _supervision: Supervision
     _workers: Workers
     _scheduler: SchedulerClient
 
     def __init__(self, needs: RunNeeds) -> None:
         self._contents: dict[str, str] = {}
         self._started = ExitStack()
-        self._serving = False
-        """Whether all actors are there, or were and are replaced. Before that a death ends the start."""
-        self._told = 0
-        """Restarts that `take_restarts` has told of."""
         self._serve(needs)
 
     def _serve(self, needs: RunNeeds) -> None:
@@ -90,9 +82,10 @@ class ActorGraph:
         self._started.callback(launcher.close)
         check_node_files(config, self._layout, self._reservation, config.run_path)
         phase("starting engines, verifiers and trainer")
-        self._supervise()
-        self.trainer = RecoveringTrainer(
-            lambda named: self._start_ranks(first_step, named), launcher.bury, self._vigil, self._budget, self._note
+        self._supervision = care = Supervision(launcher, config, self._note, self._give_weights)
+        self._workers = care.workers
+        self.trainer = care.trainer = RecoveringTrainer(
+            lambda named: self._start_ranks(first_step, named), launcher.bury, care.watch, care.budget, self._note
         )
         self._workers.launch_engines(_by_key(self._layout, first_step))
         self._workers.launch_verifiers(config.verifier.workers)
@@ -102,21 +95,16 @@ class ActorGraph:
         self._choose_base()
         phase("connecting trainer and learner engines")
         self._connect()
-        self._scheduler = SchedulerClient(self._launch_scheduler, self._replace_scheduler, self._vigil, self._bound)
-        self._serving = True
-
-    def _supervise(self) -> None:
-        recovery = self._config.recovery
-        self._vigil = Watch(recovery.heartbeat_s, recovery.heartbeat_timeout_s)
-        self._budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
-        start_timeout_s = self._config.cluster.start_timeout_s
-        self._workers = Workers(self._launcher, self._vigil, self._budget, self._note, self._drop, start_timeout_s)
+        self._scheduler = care.scheduler = SchedulerClient(
+            self._launch_scheduler, care.replace_scheduler, care.watch, self._bound
+        )
+        care.serving = True
 
     def _start_ranks(self, step: int, groups_named: int) -> TrainerGroup:
         cluster, slots = self._config.cluster, self._layout.phase_at(step).trainers
         ranks = [self._launcher.launch_rank(slot, len(slots)) for slot in slots]
         group = TrainerGroup(
-            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._tend_meanwhile, groups_named
+            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._supervision.tend_busy, groups_named
         )
         group.begin_build(self._config)
         return group
@@ -169,7 +157,7 @@ class ActorGraph:
             ActorLostError: an actor is gone.
         """
         self._serve(needs)
-        self._serving = False
+        self._supervision.serving = False
         config, launcher, workers = self._config, self._launcher, self._workers
         self._reporter.phase("reconfiguring engines, verifiers and trainer")
         launcher.serve(config, self._layout)
@@ -188,7 +176,7 @@ class ActorGraph:
         self.trainer.group.finish_rebuild()
         if any(role == "learner" for role, _ in before ^ slots.keys()):
             self._connect()
-        self._serving = True
+        self._supervision.serving = True
 
     def _reopen_bank(self, settings: BankSettings | None) -> list[ray.ObjectRef]:
         """Have the bank's actor of another run, if it has one. Returns what has to be waited for."""
@@ -214,9 +202,7 @@ class ActorGraph:
 
     def take_restarts(self) -> int:
         """How many actors were started again since the last call; the trainer's ranks count as one."""
-        restarts = self._workers.restarts + self.trainer.restarts + self._scheduler.restarts
-        since, self._told = restarts - self._told, restarts
-        return since
+        return self._supervision.take_restarts()
 
     def restore_schedule(self, observed: dict[int, tuple[int, int]]) -> None:
         """Continue after the given steps: cancel requests under way and give an adaptive schedule its measurements.
@@ -234,8 +220,8 @@ class ActorGraph:
 
     def collect(self, step: int) -> StepBatch:
         """The step's whole, verified groups, by reference."""
-        self._tend(devices_free=True)  # the wait may be too short for a look
-        batch: StepBatch = self._scheduler.collect(step, self._tend_and_tell)
+        self._supervision.tend(devices_free=True)  # the wait may be too short for a look
+        batch: StepBatch = self._scheduler.collect(step, self._tend)
         self._observed[step] = batch.explorer_only
         return batch
 
@@ -280,31 +266,22 @@ class ActorGraph:
 
     def _deliver(self, version: int, deliver: Callable[[], WeightSyncReport]) -> WeightSyncReport:
         """Deliver a version of the weights, to other learner engines if those that were there are lost."""
-        why = f"it did not take part in the weight sync of version {version}"
         while True:
             try:
                 report = self.trainer.surviving(deliver)
             except NoMemberLeftError as error:
-                self._lose_members(error.lost, why)
-                self._await_learner()
+                self._supervision.lose_members(error.lost, version)
+                self._supervision.await_learner()
+                self._connect()
             else:
-                self._lose_members(report.lost, why)
+                self._supervision.lose_members(report.lost, version)
                 return report
 
-    def _lose_members(self, lost: tuple[LearnerMember, ...], why: str) -> None:
-        for member in lost:
-            key = ("learner", member.number)
-            if self._workers.actor(key) == member.actor:
-                self._look_at(key, why)
-
-    def _await_learner(self) -> None:
-        """Wait for a learner engine that is starting again, and have weight syncs go to it."""
-        while not self._workers.engines("learner"):
-            self._workers.fill(devices_free=True)
-            for key in self._workers.arrivals(["learner"]):
-                self._add(key)  # it gets no request before `release`
-            time.sleep(POLL_S / 4)
+    def _give_weights(self) -> None:
+        """Give the learner engines that are there now the present weights; they get the first ones with the others."""
         self._connect()
+        if self.version >= 0:
+            self.weight_sync(self.version)
 
     def evaluate(self, prompt_ids: list[str], sources: list[Source]) -> list[list[RolloutSummary]]:
         """The evaluation rollouts' numbers, per source; the sources' engines work at the same time."""
@@ -313,7 +290,7 @@ class ActorGraph:
         def ask() -> list[ray.ObjectRef]:
             return [self._scheduler.actor.evaluate.remote(prompt_ids, source, samples) for source in sources]
 
-        return self._scheduler.wait(ask, "evaluation", self._tend_and_tell)
+        return self._scheduler.wait(ask, "evaluation", self._tend)
 
     def score(self, token_ids: np.ndarray) -> list[np.ndarray]:
         """Log-probs of one text under every learner engine's weights, float32 [tokens - 1] each."""
@@ -346,10 +323,10 @@ class ActorGraph:
         needed = not workers.engines("explorer") and workers.expects("explorer")
         wait_s = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
         deadline = time.monotonic() + wait_s
-        self._tend(devices_free=True)
+        self._supervision.tend(devices_free=True)
         while any(map(workers.expects, ("explorer", "learner"))) and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(POLL_S / 4, left))
-            self._tend(devices_free=True)
+            self._supervision.tend(devices_free=True)
 
     def _retire(self, key: Key) -> None:
         """Let an engine finish its requests, then stop it."""
@@ -357,81 +334,17 @@ class ActorGraph:
         self._scheduler.tell("retire", *key, what=f"retiring {key[0]} engine {key[1]}")
         self._workers.stop(key)
 
-    # ---- actors that die --------------------------------------------------------------------------------------------
-
-    def _tend(self, *, devices_free: bool) -> None:
-        """See who is gone, and bring back who is due.
-
-        Args:
-            devices_free: the trainer has nothing to do, so that it can be started again or send weights.
-        """
-        for death in self._vigil.look():
-            death.replace(death)
-        if devices_free:
-            self.trainer.recover()
-        self._workers.fill(devices_free)
-        self._admit(self._workers.arrivals(ALL_KINDS if devices_free else BUSY_KINDS))
-
-    def _tend_and_tell(self, progress: SchedulerProgress) -> None:
-        """What is done every second while the scheduler collects."""
-        self._reporter.progress(progress.answered, progress.requests)
-        for key in [*progress.suspects, *([BANK] if progress.bank_failed else [])]:
-            self._look_at(key, "a call of it failed")
-        self._tend(devices_free=True)
-
-    def _tend_meanwhile(self) -> None:
-        """What is done every second while the trainer works."""
-        if self._serving:
-            self._tend(devices_free=False)
-
-    def _look_at(self, key: Key, why: str) -> None:
-        """A worker failed: it has died, or nothing more is to be expected of it."""
-        for death in self._vigil.gone([self._workers.actor(key)], ActorLostError(why)):
-            death.replace(death)
-        self._workers.lose_present(key, why)
-
-    def _drop(self, key: Key) -> None:
-        """A worker was lost."""
-        if key != BANK:  # whose calls wait for the next one by themselves
-            self._scheduler.tell("drop", *key, what=f"dropping {key[0]} {key[1]}")
-
-    def _replace_scheduler(self, death: Death) -> None:
-        self._launcher.bury(death.actor, death.node)
-        wait_s = self._budget.spend(death.name, death.cause, death.log)
-        self._note(f"{death.name} is started again: {death.cause}")
-        time.sleep(wait_s)
-        # What the old one asked for would take the engines' time from what the new one asks for.
-        engines = [engine.actor for engine in self._workers.all_engines]
-        outcomes({i: actor.abandon.remote() for i, actor in enumerate(engines)}, self._config.recovery.heartbeat_s)
-        self._scheduler.restart()
-
-    def _admit(self, joining: list[Key]) -> None:
-        """Give the learner engines among them the current weights, and let all of them work."""
-        if any(kind == "learner" for kind, _ in joining):
-            self._connect()
-            if self.version >= 0:  # else they get the first weights with all others
-                self.weight_sync(self.version)
-        for key in joining:
-            self._add(key)
-
-    def _add(self, key: Key) -> None:
-        actor = self._workers.actor(key)
-        if actor is None:  # it was lost again
-            return
-        if key == BANK:
-            self._scheduler.tell("replace_bank", actor, what="replacing the bank")
-        else:
-            self._scheduler.tell("add", *key, actor, what=f"adding {key[0]} {key[1]}")
-
     def _free_devices(self) -> None:
         """Have the engines on the trainer's devices sleep, those that are starting there too."""
-        workers = self._workers
-        while workers.expects("explorer", asleep=True) or workers.expects("learner", asleep=True):
-            self._tend(devices_free=True)
-            time.sleep(POLL_S / 4)
+        self._supervision.await_sleepers()
         fall_asleep(*self._sleepers())
 
     # ---- calls ------------------------------------------------------------------------------------------------------
+
+    def _tend(self, progress: SchedulerProgress) -> None:
+        """What is done every second while the scheduler works and the trainer does not."""
+        self._reporter.progress(progress.answered, progress.requests)
+        self._supervision.tend_after(progress)
 
     def _note(self, text: str) -> None:
         self._reporter.note(text)

@@ -18,7 +18,7 @@ from actors.calls import CallLostError, unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
-from s2l_ray.errors import ActorLostError, BroadcastError, NodeLostError, S2LError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, BroadcastError, FailureBudgetError, NodeLostError, S2LError, StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
@@ -214,7 +214,7 @@ class RecoveringTrainer:
             self.restarts += 1
             try:
                 self._start_again()
-            except NodeLostError:
+            except (FailureBudgetError, NodeLostError):
                 raise
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):

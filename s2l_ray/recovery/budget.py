@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from s2l_ray.errors import ActorLostError
+from s2l_ray.errors import FailureBudgetError
 
 LONGEST_BACKOFF_S = 60.0
 FREE_RESTARTS = 1
@@ -41,12 +41,12 @@ class RestartBudget:
             Seconds to wait before it is started.
 
         Raises:
-            ActorLostError: it has had all the restarts that it may have.
+            FailureBudgetError: it has had all the restarts that it may have.
         """
         now = self._clock()
         recent = [then for then in self._restarts[name] if now - then < self._window_s]
         if len(recent) >= self._max_restarts:
-            raise ActorLostError(f"{name} is gone{self._history(len(recent))}. {cause} {log}".rstrip())
+            raise FailureBudgetError(f"{name} is gone{self._history(len(recent))}. {cause} {log}".rstrip())
         self._restarts[name] = [*recent, now]
         backing_off = len(recent) - FREE_RESTARTS
         return 0.0 if backing_off < 0 else min(self._backoff_s * 2**backing_off, LONGEST_BACKOFF_S)

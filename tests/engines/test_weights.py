@@ -391,7 +391,7 @@ def test_engines_sleep_before_the_trainer_loads_a_checkpoint(monkeypatch: pytest
 
     graph = object.__new__(ActorGraph)
     graph.trainer = Trainer()
-    graph._workers = SimpleNamespace(expects=lambda kind, asleep: False)
+    graph._supervision = SimpleNamespace(await_sleepers=lambda: None)
     roles = ("explorer", "learner")
     monkeypatch.setattr(
         graph, "_sleepers", lambda: [lambda *call, role=role: calls.append((role, *call)) for role in roles]
