@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from tests.support.train_command import output_of, processes_of, start_train, st
 from tests.support.undisturbed import QUICKSTART
 
 STEPS = 6
+KILLS = 6
 SMALL: dict[str, Any] = {
     "models.dtype": "float32",
     "data.eval": None,
@@ -112,33 +111,32 @@ def test_stopped_at_every_step_boundary_the_rest_is_the_same_to_the_bit(family: 
 @pytest.mark.long
 @pytest.mark.timeout(2 * PATIENCE_S)
 def test_killed_at_random_moments_it_is_the_same_run(family: Family, tmp_path: Path):
-    """SIGKILL of the whole driver, ten times, from its first seconds on; every command after it is the same."""
+    """SIGKILL of the whole driver, from its first seconds on; every command after it is the same."""
     drawn = random.Random(17)
 
     def overrides(name: str) -> dict[str, Any]:
         return run_config(family, tmp_path / name) | SMALL | {"schedule.steps": 12, "checkpoint.every": 2}
 
     output_of(start_train(overrides("whole"), tmp_path))
-    killed = tmp_path / "killed"
-    for _ in range(10):
-        process, before = start_train(overrides("killed"), tmp_path), _written(killed)
+    killed, log = tmp_path / "killed", tmp_path / "killed" / "steps.jsonl"
+
+    def written() -> int:
+        return log.stat().st_mtime_ns if log.exists() else 0
+
+    process = start_train(overrides("killed"), tmp_path)
+    for _ in range(KILLS):
+        before = written()
         if drawn.random() < 0.8:  # else while it sets up
-            wait_until(lambda: _written(killed) > before or process.poll() is not None, "another step")  # noqa: B023
+            wait_until(lambda: written() > before or process.poll() is not None, "another step")  # noqa: B023
         time.sleep(drawn.uniform(0, 4))
         if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
+            break  # it had got to its end
+        process.kill()
         process.communicate(timeout=PATIENCE_S)
         wait_until(lambda: not processes_of(tmp_path), "no process outlives the killed run")
-    else:
-        output_of(start_train(overrides("killed"), tmp_path))
+        process = start_train(overrides("killed"), tmp_path)
+    output_of(process)
     assert told(steps_of(killed)) == told(steps_of(tmp_path / "whole"))
     models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert models[0] == models[1]
     assert json.loads((killed / "summary.json").read_text())["weight_versions"] == list(range(12))
-
-
-def _written(run_dir: Path) -> int:
-    """When the step log was written to last."""
-    log = run_dir / "steps.jsonl"
-    return log.stat().st_mtime_ns if log.exists() else 0
