@@ -144,13 +144,13 @@ def test_random_answers_are_the_same_for_a_seed() -> None:
 def test_an_instant_engine_gives_what_is_asked_for() -> None:
     prompts, solutions = _problems(3)
     engine = InstantEngine("learner", prompts, solutions)
-    got = asyncio.run(engine.sample(LearnerRequest(5, "p2", 4, seed=1, weight_version=4)))
+    got, _ = asyncio.run(engine.sample(LearnerRequest(5, "p2", 4, seed=1, weight_version=4)))
     assert [(r.prompt_id, r.source, r.index, r.weight_version) for r in got.rollouts] == [
         ("p2", "learner", index, 4) for index in range(4)
     ]
     verdicts = [countdown.check(r.text, prompts["p2"].answer).reward for r in got.rollouts]
     assert verdicts == [0.0, 1.0, 0.0, 1.0]
-    explored = asyncio.run(engine.sample(ExplorerRequest(5, "p0", GROUP, 1, 0)))
+    explored, _ = asyncio.run(engine.sample(ExplorerRequest(5, "p0", GROUP, 1, 0)))
     assert len({r.token_ids.tobytes() for r in explored.rollouts}) == GROUP
 
 
