@@ -11,8 +11,10 @@ import pytest
 import ray
 
 from actors.bank_client import BankClient
+from actors.launcher import ActorLauncher
 from s2l_ray.bank.writer import Receipt
-from s2l_ray.errors import ActorLostError
+from s2l_ray.errors import ActorLostError, NodeLostError
+from s2l_ray.placement.plan import EngineSlot
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -73,6 +75,15 @@ def test_rays_advice_is_left_out() -> None:
     error = RuntimeError("The worker\n died. Some common causes include: (1) magic")
     assert short_cause(error) == "The worker died."
     assert short_cause(ValueError()) == "ValueError"
+
+
+def test_an_engine_whose_node_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = object.__new__(ActorLauncher)
+    launcher._reservation = SimpleNamespace(places=[SimpleNamespace(node="a" * 56), SimpleNamespace(node="b" * 56)])
+    slot = EngineSlot("learner", 3, 1, (), 1.0, 1, "gloo")
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": c * 56, "Alive": c == "a"} for c in "ab"])
+    with pytest.raises(NodeLostError, match="node bbbbbbbb is lost, and with it learner engine 3"):
+        launcher.launch_engine(slot)
 
 
 # ---- the bank's client ---------------------------------------------------------------------------------------------
