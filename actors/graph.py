@@ -96,7 +96,7 @@ class ActorGraph:
         phase("connecting trainer and learner engines")
         self._connect()
         self._scheduler = care.scheduler = SchedulerClient(
-            self._launch_scheduler, care.replace_scheduler, care.watch, self._bound
+            self._launch_scheduler, care.replace_scheduler, care.watch, care.look, self._bound
         )
         care.serving = True
 

@@ -25,11 +25,20 @@ class SchedulerClient:
         launch: starts the actor, with the driver's present state.
         replace: told that the actor is gone; has `restart` called.
         vigil: watches over the actor.
+        look: looks who is gone, every second of a call: the scheduler may hang.
         bound_s: bound on every call.
     """
 
-    def __init__(self, launch: Callable[[], Any], replace: Callable[[Death], None], vigil: Watch, bound_s: float):
-        self._launch, self._replace, self._vigil, self._bound_s = launch, replace, vigil, bound_s
+    def __init__(
+        self,
+        launch: Callable[[], Any],
+        replace: Callable[[Death], None],
+        vigil: Watch,
+        look: Callable[[], None],
+        bound_s: float,
+    ) -> None:
+        self._launch, self._replace, self._vigil = launch, replace, vigil
+        self._look, self._bound_s = look, bound_s
         self._collecting: dict[int, ray.ObjectRef] = {}
         self.restarts = 0
         """How often the actor was started again."""
@@ -90,7 +99,7 @@ class SchedulerClient:
 
         def waited() -> list[ray.ObjectRef]:
             refs = list(ask())
-            watch(refs, self._bound_s, lambda _: tend(fetch(self._actor.progress.remote(), self._bound_s, what)))
+            watch(refs, self._bound_s, lambda _: tend(self._fetch(self._actor.progress.remote(), what)))
             return refs
 
         return self._surviving(waited, what)
@@ -99,7 +108,7 @@ class SchedulerClient:
         while True:
             actor = self._actor
             try:
-                found: list[Any] = fetch(call(), self._bound_s, what)
+                found: list[Any] = self._fetch(call(), what)
                 return found
             except ActorLostError as error:
                 if actor is self._actor:
@@ -108,6 +117,9 @@ class SchedulerClient:
                     raise
                 if not retry:
                     return []
+
+    def _fetch(self, refs: Any, what: str) -> Any:
+        return fetch(refs, self._bound_s, what, self._look)
 
     def _judge(self, actor: Any, error: ActorLostError) -> None:
         """Have the actor replaced if it is gone, or if a call of it may have been done or not."""

@@ -70,12 +70,17 @@ class Supervision:
         """
         if not self.serving:
             return
-        for death in self.watch.look():
-            death.replace(death)
+        self.look()
         if devices_free:
             self.trainer.recover()
         self.workers.fill(devices_free)
         self._admit(self.workers.arrivals(ALL_KINDS if devices_free else BUSY_KINDS))
+
+    def look(self) -> None:
+        """See who is gone, and end what is left of them."""
+        if self.serving:
+            for death in self.watch.look():
+                death.replace(death)
 
     def tend_busy(self) -> None:
         """`tend` while the trainer is at work."""
