@@ -19,10 +19,13 @@ from actors.liveness import Heartbeat
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
+from s2l_ray.machine.checksums import FileSum
+from s2l_ray.machine.host_memory import available_bytes
 from s2l_ray.machine.network import interface_of
 from s2l_ray.rollouts.records import RolloutGroup, write_groups
 from s2l_ray.tasks.compat import model_directory
 from s2l_ray.timing import Span
+from s2l_ray.training.checkpoint import save_snapshot
 from s2l_ray.training.snapshot import Snapshot
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
@@ -30,6 +33,9 @@ from s2l_ray.weights.digest import TensorDigest
 from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
+
+STAGED_SHARE = 0.8
+"""Largest share of a node's available host memory that the state of its trainer ranks may take while it is written."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class GroupSnapshot:
     """Done once it is whole."""
 
 
-# A heartbeat must not wait for an update: it has a thread of its own.
-@ray.remote(max_restarts=0, concurrency_groups={"alive": 1})
+# A heartbeat must not wait for an update, nor an update for a disk: they have threads of their own.
+@ray.remote(max_restarts=0, concurrency_groups={"alive": 1, "disk": 1})
 class TrainerRank:
     """Fetches its share of a step's groups by reference, updates, and sends weights.
 
@@ -62,6 +68,7 @@ class TrainerRank:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
         self._listener: Listener | None = None
         self._built: PolicyTrainer | None = None
+        self._staged: Snapshot | None = None
         self._senders: dict[Transfer, GroupSender] = {}
         self._chunk_senders: dict[Transfer, ChunkSender] = {}
         # Its bars would fill the actor's log file.
@@ -167,9 +174,25 @@ class TrainerRank:
             self._senders[transfer] = TRANSFERS[transfer].load_sender()(self._specs, self._rank, self._host, timeout_s)
         return self._senders[transfer]
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> dict[str, FileSum]:
         """Write the rank's part of a checkpoint. See `PolicyTrainer.save`."""
-        self._trainer.save(directory)
+        return self._trainer.save(directory)
+
+    def memory_to_stage(self) -> tuple[str, int, int]:
+        """The node, the host memory that `stage` takes in bytes, and what the node has available."""
+        return self._host, self._trainer.snapshot_bytes, available_bytes()
+
+    def stage(self) -> None:
+        """Copy the rank's state to host memory, for `write_staged`."""
+        self._staged = self._trainer.snapshot()
+
+    @ray.method(concurrency_group="disk")  # type: ignore[untyped-decorator]
+    def write_staged(self, directory: str) -> dict[str, FileSum]:
+        """Write what was staged, as `save` would have written it then, while the rank goes on."""
+        staged, self._staged = self._staged, None
+        if staged is None:
+            raise RuntimeError(f"trainer rank {self._rank} has staged nothing")
+        return save_snapshot(directory, staged)
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint. See `PolicyTrainer.load`."""
@@ -294,9 +317,42 @@ class TrainerGroup:
         """Wait for what `begin_weight_sync` began. See `WeightSync.finish_weight_sync`."""
         return self._weight_syncs.finish_weight_sync()
 
-    def save(self, directory: str) -> None:
-        """Write the trainer's part of a checkpoint: policy, optimizer and learning-rate schedule."""
-        self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint")
+    def save(self, directory: str) -> dict[str, FileSum]:
+        """Write the trainer's part of a checkpoint: policy, optimizer and random states.
+
+        Returns:
+            What was written, by file name.
+        """
+        return _together(self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint"))
+
+    def lacks_memory(self) -> str:
+        """Why `begin_save` would put a node at risk of running out of host memory; empty if it would not."""
+        asked: dict[str, int] = {}
+        left: dict[str, int] = {}
+        found = self._get([rank.memory_to_stage.remote() for rank in self.ranks], "asking for host memory")
+        for node, takes, available in found:
+            asked[node] = asked.get(node, 0) + takes
+            left[node] = min(left.get(node, available), available)
+        for node, takes in asked.items():
+            if takes > STAGED_SHARE * left[node]:
+                return f"{node} has {left[node] / 1e9:.1f} GB of memory left, and the trainer's state {takes / 1e9:.1f}"
+        return ""
+
+    def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
+        """Have all ranks copy their state to host memory, and begin to write it.
+
+        Returns:
+            A function that waits until all have written theirs and returns what `save` does. Any thread may call it.
+        """
+        self._get([rank.stage.remote() for rank in self.ranks], "copying the trainer's state to host memory")
+        refs = [rank.write_staged.remote(directory) for rank in self.ranks]
+
+        def written() -> dict[str, FileSum]:
+            # All of them, also where one has failed: nobody writes to the directory any more when it is removed.
+            ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
+            return _together(fetch(refs, self._timeout_s, "saving a checkpoint"))
+
+        return written
 
     def load(self, directory: str) -> None:
         """Continue from a checkpoint."""
@@ -329,3 +385,7 @@ class TrainerGroup:
 
     def _get(self, refs: Any, what: str) -> Any:
         return fetch(refs, self._timeout_s, what, self._tend)
+
+
+def _together(written: list[dict[str, FileSum]]) -> dict[str, FileSum]:
+    return {name: found for of_rank in written for name, found in of_rank.items()}

@@ -18,6 +18,7 @@ from actors.liveness import Death, Watch
 from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
 from s2l_ray.errors import ActorLostError, BroadcastError, S2LError, StepTimeoutError
+from s2l_ray.machine.checksums import FileSum
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
 from s2l_ray.timing import Span
@@ -102,9 +103,21 @@ class RecoveringTrainer:
         self.surviving(lambda: self._group.load(directory))
         self._begin_at(directory)
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> dict[str, FileSum]:
         """See `TrainerGroup.save`."""
-        self.surviving(lambda: self._group.save(directory))
+        return self.surviving(lambda: self._group.save(directory))
+
+    def lacks_memory(self) -> str:
+        """See `TrainerGroup.lacks_memory`."""
+
+        def lacks() -> str:
+            return self._group.lacks_memory()  # of the present ranks
+
+        return self.surviving(lacks)
+
+    def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
+        """See `TrainerGroup.begin_save`. What is under way when ranks are lost is lost with them."""
+        return self.surviving(lambda: self._group.begin_save(directory))
 
     def export(self, directory: str) -> None:
         """See `TrainerGroup.export`."""
@@ -126,10 +139,10 @@ class RecoveringTrainer:
         if self._in_memory:
             self._coming = self._group.begin_snapshot()
 
-    def saved(self, directory: str) -> None:
-        """A checkpoint of the present state is whole."""
+    def saved(self, directory: str, step: int) -> None:
+        """A checkpoint of the state after a step is whole. The step may be an earlier one than the last."""
         if not self._in_memory:
-            self._begin_at(directory)
+            self._base, self._since = directory, [batch for batch in self._since if batch.split.step > step]
 
     def _take_snapshot(self) -> None:
         """Make the snapshot that was begun the base; without room for it in the object store, use checkpoints."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +48,12 @@ def write_summed(path: Path, parts: Iterable[memoryview | bytes]) -> FileSum:
     return FileSum(size, digest.hexdigest())
 
 
-def sum_of(path: Path) -> FileSum:
+def sum_of(path: Path, go_on: Callable[[], None] = lambda: None) -> FileSum:
     """Read a file and sum it up.
+
+    Args:
+        path: of it.
+        go_on: called for every piece.
 
     Raises:
         OSError: it cannot be read.
@@ -57,6 +61,7 @@ def sum_of(path: Path) -> FileSum:
     digest, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(PIECE):
+            go_on()
             digest.update(piece)
             size += len(piece)
     return FileSum(size, digest.hexdigest())

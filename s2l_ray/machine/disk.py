@@ -86,7 +86,7 @@ def write_whole(path: Path, text: str) -> None:
                 partial.unlink()  # it takes space that is short
             raise
     with suppress(OSError):  # not every file system can
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def append(path: Path, text: str) -> None:
@@ -101,6 +101,19 @@ def append(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names of a directory's files on the disk.
+
+    Raises:
+        OSError: the file system cannot do that.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_up(directory: Path) -> None:
@@ -128,14 +141,6 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} is damaged (it is not a JSON object); {remedy}")
     return value
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reasons(error: BaseException | None) -> Iterator[BaseException]:

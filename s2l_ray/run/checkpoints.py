@@ -1,8 +1,11 @@
 """Checkpoints of a run on disk: writing one, finding those that are whole, reading one back.
 
-step-000020/trainer/     the trainer's own state: sharded model, optimizer, random number generators
-step-000020/steps.jsonl  the step log up to and including the step
-step-000020/state.json   everything else; written last, so that a directory without it is not a checkpoint
+step-000020/trainer/       the trainer's own state, see `training.checkpoint`
+step-000020/steps.jsonl    the step log up to and including the step
+step-000020/manifest.json  size and SHA-256 of every other file
+step-000020/state.json     everything else; comes last, so that a directory without it is not a checkpoint
+
+All of it is written into step-000020/.partial/ and moved from there when it is whole.
 
 Those of a later branch of a trial's history (see `lineage`) are named step-000020-branch-1. Branches, and within one
 its steps, are the order from old to new.
@@ -11,24 +14,31 @@ its steps, are the order from old to new.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import ConfigError, DataError, DiskError
-from s2l_ray.machine.disk import read_json, write_whole, writing
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.machine.checksums import FileSum, sum_of, write_summed
+from s2l_ray.machine.disk import read_json, sync_directory, write_whole, writing
 from s2l_ray.machine.places import existing_output
 from s2l_ray.results import StepRecord
+from s2l_ray.run.manifest import MANIFEST, check_files, write_manifest
 from s2l_ray.step_log import StepLog
 
+FORMAT = 2
+"""Of checkpoints; it changes when those of earlier versions cannot be read any more."""
 CHECKPOINTS = "checkpoints"
 TRAINER = "trainer"
 STATE = "state.json"
 STEPS = "steps.jsonl"
+PARTIAL = ".partial"
+"""Where a checkpoint is written, in its directory."""
 NAME = re.compile("step-([0-9]+)(?:-branch-([1-9][0-9]*))?")
 
 
@@ -52,40 +62,75 @@ class Checkpoint:
         return self.directory / TRAINER
 
 
-@contextmanager
-def writing_checkpoint(directory: Path, log: StepLog, state: Mapping[str, Any]) -> Iterator[Path]:
-    """Write a checkpoint into `directory`: whole once the block has ended, absent if the block raises.
+class CheckpointDraft:
+    """A checkpoint that is being written beside its place. It takes it in `complete`, whole.
 
-    The block is given the directory for the trainer's state. It may append to `log`: the copy is taken when it ends. A
-    checkpoint that the directory already holds is replaced, and is gone from the start of the block on.
+    A checkpoint that the directory already holds stays until then.
 
     Args:
         directory: made if it does not exist; other files in it are left alone.
-        log: the run's step log.
         state: contents of state.json; it names the `step`.
 
     Raises:
-        DiskError: the directory cannot be written to.
+        DiskError: here and in every method: the directory cannot be written to.
     """
-    directory = directory.resolve()
-    _discard(directory)
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    try:
-        yield directory / TRAINER
-        log.copy_to(directory / STEPS)
-        write_whole(directory / STATE, json.dumps(state, indent=2) + "\n")
-    except BaseException:
-        with suppress(DiskError):  # what the block raised says more
-            _discard(directory)
-        raise
+
+    def __init__(self, directory: Path, state: Mapping[str, Any]) -> None:
+        self.directory = directory.resolve()
+        self._partial = self.directory / PARTIAL
+        self._state = {"format": FORMAT, **state}
+        with writing(self.directory):
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir(parents=True)
+
+    @property
+    def trainer(self) -> Path:
+        """The directory for the trainer's own state, which the trainer makes."""
+        return self._partial / TRAINER
+
+    def add_log(self, log: StepLog) -> None:
+        """Take the step log as it is now."""
+        if log.path.exists():
+            write_summed(self._partial / STEPS, [log.path.read_bytes()])
+
+    def complete(self, written: Mapping[str, FileSum]) -> None:
+        """Become a whole checkpoint.
+
+        Args:
+            written: files of the trainer's directory with their sums, as far as these are known; others are read.
+        """
+        sums = {f"{TRAINER}/{name}": found for name, found in written.items()}
+        write_whole(self._partial / STATE, json.dumps(self._state, indent=2) + "\n")
+        for path in self._partial.rglob("*"):
+            name = path.relative_to(self._partial).as_posix()
+            if path.is_file() and name not in sums:
+                sums[name] = sum_of(path)
+        write_manifest(self._partial, sums)
+        self._take_place()
+
+    def discard(self) -> None:
+        """Remove what was written, and the directory if nothing else is in it. A checkpoint that it holds stays."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+        with suppress(OSError):
+            self.directory.rmdir()
+
+    def _take_place(self) -> None:
+        with writing(self.directory):
+            (self.directory / STATE).unlink(missing_ok=True)  # first: a checkpoint that is half gone is none
+            shutil.rmtree(self.directory / TRAINER, ignore_errors=True)
+            for name in (TRAINER, STEPS, MANIFEST, STATE):
+                if (self._partial / name).exists():
+                    os.replace(self._partial / name, self.directory / name)
+            self._partial.rmdir()
+        with suppress(OSError):  # not every file system can
+            sync_directory(self.directory)
 
 
 def read_state(directory: Path) -> dict[str, Any]:
     """Read the state.json of a checkpoint. Its `step` is an integer.
 
     Raises:
-        ConfigError: the directory is not a whole checkpoint.
+        ConfigError: the directory is not a whole checkpoint, or one of another version.
         DataError: it is damaged.
     """
     path = directory / STATE
@@ -94,21 +139,29 @@ def read_state(directory: Path) -> dict[str, Any]:
     state = read_json(path, _remedy(directory))
     if not isinstance(state.get("step"), int):
         raise DataError(f"{path} is damaged (it names no step); {_remedy(directory)}")
+    if state.get("format") != FORMAT:
+        raise ConfigError(
+            f"{directory} is a checkpoint of another version of s2l-ray (its format is {state.get('format', 1)}, and "
+            f"this version reads {FORMAT}); go on with the version that wrote it, or begin anew in another run_dir"
+        )
     return state
 
 
-def read_checkpoint(directory: Path, learner: Mapping[str, Any]) -> Checkpoint:
-    """Read a whole checkpoint and check that it belongs to a learner.
+def read_checkpoint(directory: Path, learner: Mapping[str, Any], *, checked: bool = False) -> Checkpoint:
+    """Read a whole checkpoint, and check that its files hold what they should and that it belongs to a learner.
 
     Args:
         directory: that holds the checkpoint.
         learner: the learner that is to load it, as `identity.learner_of` describes it.
+        checked: whether its files have been compared with its manifest already.
 
     Raises:
-        ConfigError: the directory is not a whole checkpoint, or is a checkpoint of another learner.
-        DataError: it is damaged.
+        ConfigError: the directory is not a whole checkpoint, or is one of another learner or another version.
+        DataError: it is damaged; the file is named.
     """
     state = read_state(directory)
+    if not checked:
+        check_files(directory)
     _check_learner(directory, state.get("learner", {}), learner)
     records = StepLog(directory / STEPS).read()
     if len(records) != state["step"]:
@@ -151,15 +204,6 @@ def named_checkpoint(name: str) -> Path:
     raise ConfigError(
         f"resume: {path} is neither a whole checkpoint (it has no {STATE}) nor the directory of a run that has one"
     )
-
-
-def _discard(directory: Path) -> None:
-    """Remove a checkpoint, whole or not. Its state.json goes first: a half-deleted directory is not a checkpoint."""
-    if directory.exists():
-        with writing(directory):
-            (directory / STATE).unlink(missing_ok=True)
-            (directory / STEPS).unlink(missing_ok=True)
-            shutil.rmtree(directory / TRAINER, ignore_errors=True)
 
 
 def _check_learner(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -21,8 +21,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,15 @@ from s2l_ray.rollouts.stragglers import STRAGGLERS
 from s2l_ray.run.branches import Branches
 from s2l_ray.run.checkpoints import (
     CHECKPOINTS,
+    PARTIAL,
     STATE,
     STEPS,
     Checkpoint,
+    CheckpointDraft,
     checkpoints_in,
     named_checkpoint,
     read_checkpoint,
     read_state,
-    writing_checkpoint,
 )
 from s2l_ray.run.earlier import CONFIGURATION, MEMORY, read_configuration, read_memory
 from s2l_ray.run.finished import resuming_overrides
@@ -71,6 +72,8 @@ class RunDirectory:
         self.branches = Branches(path, terms is not None)
         self.in_use: Callable[[], str | None] = lambda: None
         """Gives the name of a checkpoint that has to stay for now, whatever `keep` is; None: all may go."""
+        self.found_whole: Path | None = None
+        """A checkpoint all of whose files were read and found whole since the directory was locked."""
         self._terms = terms
         self._lock = lock
         self._spared: Set[str] = frozenset()
@@ -188,22 +191,34 @@ class RunDirectory:
         """(step, directory) of every whole checkpoint, oldest first."""
         return checkpoints_in(self.path)
 
-    @contextmanager
-    def checkpoint(self, step: int, state: Mapping[str, Any], keep: int) -> Iterator[Path]:
-        """Write the checkpoint of a step, see `writing_checkpoint`. Once it is whole, all but the newest are removed.
+    def begin_checkpoint(self, step: int, state: Mapping[str, Any]) -> CheckpointDraft:
+        """Begin to write the checkpoint of a step.
 
         Args:
             step: after which it is taken.
             state: contents of state.json.
-            keep: how many checkpoints stay, beside those that Tune may still ask for.
 
         Raises:
             DiskError: it cannot be written.
             ConfigError: another process has taken the directory over.
         """
+        self.check_lock()
+        return CheckpointDraft(self.branches.checkpoint_of(step), state)
+
+    def check_lock(self) -> None:
+        """Make sure that the directory is still this process's.
+
+        Raises:
+            ConfigError: another process has taken it over.
+        """
         self._lock.check()
-        with writing_checkpoint(self.branches.checkpoint_of(step), self.log, state) as trainer:
-            yield trainer
+
+    def prune(self, keep: int) -> None:
+        """Remove all whole checkpoints but the newest `keep`, those that Tune may still ask for, and spared ones.
+
+        Raises:
+            DiskError: one cannot be removed.
+        """
         if too_many := [directory for _, directory in self.checkpoints[:-keep]]:
             self._remove(too_many)
 
@@ -252,7 +267,8 @@ class RunDirectory:
             return None
         else:
             directory = named_checkpoint(config.resume)
-        found, steps = read_checkpoint(directory, learner_of(config, contents)), config.schedule.steps
+        learner, steps = learner_of(config, contents), config.schedule.steps
+        found = read_checkpoint(directory, learner, checked=directory == self.found_whole)
         if found.step > steps:
             raise ConfigError(
                 f"schedule.steps is {steps}, but {directory} is of step {found.step}; set schedule.steps to "
@@ -275,8 +291,8 @@ class RunDirectory:
         """Remove what a run that ended while it saved or loaded left: it takes space and is not a checkpoint."""
         shutil.rmtree(self.path / DONATED, ignore_errors=True)
         for directory in (self.path / CHECKPOINTS).glob("step-*"):
-            if not (directory / STATE).exists():
-                shutil.rmtree(directory, ignore_errors=True)
+            unfinished = directory / PARTIAL if (directory / STATE).exists() else directory
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @property
     def _configuration(self) -> Path:

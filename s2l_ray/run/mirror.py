@@ -1,6 +1,6 @@
 """The copy of a run directory in an object store: what is there, and copying to it and back. Nothing here waits.
 
-    MIRROR/NAME/checkpoints/step-000020/  a checkpoint as it is in the run directory, with files.json: bytes by file
+    MIRROR/NAME/checkpoints/step-000020/  a checkpoint as it is in the run directory
     MIRROR/NAME/...                       the other files of the run directory, under their own names
 
 NAME is that of the run directory. Of a checkpoint state.json is written last and removed first, so that one without it
@@ -10,24 +10,32 @@ is not a checkpoint, whatever is interrupted when.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterable, Set
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
-from s2l_ray.errors import StorageError
+from s2l_ray.errors import DataError, StorageError
 from s2l_ray.machine.bounded import bounded
-from s2l_ray.machine.disk import write_whole
+from s2l_ray.machine.checksums import sum_of
+from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.machine.places import output_path
 from s2l_ray.machine.storage import Storage
 from s2l_ray.run.checkpoints import CHECKPOINTS, STATE, place_of
+from s2l_ray.run.manifest import MANIFEST, sums_in
 
-FILES = "files.json"
 SUMMARY = "summary.json"
 KEY = "checkpoint.mirror"
 ANSWER_S = 90.0
 """Longest time without any progress of what a run waits for, in seconds."""
+FETCHED = ".state.json.fetched"
+"""Where a checkpoint's state.json is until all of its files are there."""
 T = TypeVar("T")
+
+
+class DamagedCopyError(StorageError):
+    """A file in a mirror is not what was copied there."""
 
 
 class Mirror:
@@ -68,7 +76,7 @@ class Mirror:
 
     def checkpoints(self) -> list[str]:
         """The names of the whole checkpoints, oldest first."""
-        return [name for name, files in self._checkpoints() if STATE in files and FILES in files]
+        return [name for name, files in self._checkpoints() if STATE in files]
 
     def state_of(self, name: str) -> dict[str, Any]:
         """The state.json of a whole checkpoint."""
@@ -94,8 +102,6 @@ class Mirror:
         if wrong := sorted(name for name, size in sizes.items() if found.get(name) != size):
             done.difference_update(wrong)
             raise StorageError(f"{KEY}: {self}/{there}/{wrong[0]} is not whole after it was written")
-        self._storage.put(self._at(f"{there}/{FILES}"), json.dumps(sizes).encode())
-        go_on()
         self._storage.put(self._at(f"{there}/{STATE}"), (directory / STATE).read_bytes())
 
     def prune(self, keep: int, stay: Set[str] = frozenset()) -> None:
@@ -132,17 +138,25 @@ class Mirror:
         """Copy a whole checkpoint, by its name, into `directory`: whole once this returns, else without its state.json.
 
         Raises:
-            StorageError: it is damaged.
+            DamagedCopyError: a file of it is not what its manifest says.
             DiskError: it cannot be written here.
         """
         there = f"{CHECKPOINTS}/{name}"
-        for file, size in self._json(f"{there}/{FILES}").items():
-            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or file == STATE:
-                raise StorageError(f"{KEY}: {self}/{there}/{FILES} names {file}, which is no file of it")
-            self._storage.download(self._at(f"{there}/{file}"), directory / file, go_on)
-            if (found := (directory / file).stat().st_size) != size:
-                raise StorageError(f"{KEY}: {self}/{there}/{file} has {found} of {size} bytes; remove {self}/{there}")
-        write_whole(directory / STATE, json.dumps(self._json(f"{there}/{STATE}"), indent=2) + "\n")
+        manifest = self._json(f"{there}/{MANIFEST}")
+        try:
+            sums = sums_in(manifest, f"{KEY}: {self}/{there}/{MANIFEST}")
+        except DataError as error:
+            raise DamagedCopyError(str(error).partition("; ")[0]) from None
+        for file, wanted in sums.items():
+            part = directory / (file if file != STATE else FETCHED)
+            self._storage.download(self._at(f"{there}/{file}"), part, go_on)
+            found = sum_of(part, go_on)
+            if found != wanted:
+                what = f"{found.bytes} of {wanted.bytes} bytes" if found.bytes != wanted.bytes else "another SHA-256"
+                raise DamagedCopyError(f"{KEY}: {self}/{there}/{file} is damaged: it has {what}")
+        write_whole(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        with writing(directory):
+            os.replace(directory / FETCHED, directory / STATE)
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
@@ -159,9 +173,9 @@ class Mirror:
         try:
             value = json.loads(self._storage.read(self._at(name)))
         except (ValueError, RecursionError) as error:
-            raise StorageError(f"{KEY}: {self}/{name} is damaged ({error}); remove it") from None
+            raise DamagedCopyError(f"{KEY}: {self}/{name} is damaged ({error}); remove it") from None
         if not isinstance(value, dict):
-            raise StorageError(f"{KEY}: {self}/{name} is damaged (it is not a JSON object); remove it")
+            raise DamagedCopyError(f"{KEY}: {self}/{name} is damaged (it is not a JSON object); remove it")
         return value
 
     def _at(self, name: str) -> str:

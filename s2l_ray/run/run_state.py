@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.errors import ActorLostError
 from s2l_ray.results import StepRecord
-from s2l_ray.run.checkpoints import STATE, STEPS, Checkpoint, read_checkpoint, writing_checkpoint
+from s2l_ray.run.checkpoints import STATE, STEPS, TRAINER, Checkpoint, place_of, read_checkpoint
 from s2l_ray.run.evaluation import RunEvaluation
 from s2l_ray.run.identity import changed_settings, learner_of, trained_with
 from s2l_ray.run.lineage import Donor
+from s2l_ray.run.saving import CheckpointSaver, save_into
 from s2l_ray.run.set_up import RunParts
 from s2l_ray.timing.time_sheet import TimeSheet
+
+ATTEMPTS = 3
+"""How often a checkpoint that has to be there is begun, where trainer ranks are lost while it is written."""
 
 
 class RunState:
@@ -31,6 +35,14 @@ class RunState:
         self._directory, self._tracking, self._uploader = parts.directory, parts.tracking, parts.uploader
         self._learner = learner_of(parts.settings, parts.inputs.contents)
         self._evaluation, self._times = evaluation, times
+        self.saver = CheckpointSaver(
+            parts.directory,
+            lambda: self._graph.trainer,
+            parts.settings.checkpoint,
+            parts.tracking.reporter.note,
+            parts.uploader.copy if parts.uploader else lambda name: None,
+        )
+        """Writes the run's own checkpoints."""
         self._directory.branches.goes_on_from(parts.checkpoint)
         if parts.checkpoint:
             self._resume_from(parts.checkpoint)
@@ -53,8 +65,8 @@ class RunState:
         Raises:
             DiskError: it cannot be written.
         """
-        with writing_checkpoint(directory, self._directory.log, self._state(len(self.records))) as target:
-            self._graph.trainer.save(str(target))
+        self.look_after_checkpoints(wait=True)
+        save_into(directory, self._directory, self._graph.trainer, self._state(len(self.records)))
 
     def restore(self, directory: Path) -> None:
         """Go on from a checkpoint, of this run or of another one.
@@ -63,6 +75,7 @@ class RunState:
             ConfigError: the directory is not a whole checkpoint, or one of another learner.
             DataError: it is damaged.
         """
+        self.look_after_checkpoints(wait=True)
         checkpoint = read_checkpoint(directory.resolve(), self._learner)
         self._directory.branches.goes_on_from(checkpoint)
         self._resume_from(checkpoint)
@@ -78,15 +91,11 @@ class RunState:
             StorageError: it is not in the mirror within checkpoint.mirror_timeout_s.
         """
         self.settle()
+        self.look_after_checkpoints(wait=True)
         own = self._directory.branches.checkpoint_of(len(self.records))
-        made = not (own / STATE).exists()
-        if made:
-            keep = self._settings.checkpoint.keep
-            with self._directory.checkpoint(len(self.records), self._state(len(self.records)), keep) as target:
-                self._graph.trainer.save(str(target))
-            self._tracking.models(self._directory.checkpoints)
+        if not (own / STATE).exists():
+            self._save_now()
         if self._uploader:
-            self._uploader.update(own.name if made else None)
             self._uploader.wait(own.name)
         return own
 
@@ -104,6 +113,7 @@ class RunState:
             ConfigError: the directory is not a whole checkpoint, or one of another learner.
             DataError: it is damaged.
         """
+        self.look_after_checkpoints(wait=True)
         checkpoint, branches = read_checkpoint(directory.resolve(), self._learner), self._directory.branches
         changed = changed_settings(checkpoint.state.get("settings", {}), trained_with(self._settings))
         if donor.run == self.id and not changed:
@@ -122,12 +132,55 @@ class RunState:
                 self._drop_earlier()
                 self._graph.apply_phase(1)
 
-    def checkpoint_if_due(self, step: int) -> AbstractContextManager[Path | None]:
-        """A block around the end of a step that writes its checkpoint, if one is due; see `RunDirectory.checkpoint`."""
-        settings = self._settings.checkpoint
-        if step % settings.every and step < self._settings.schedule.steps:
-            return nullcontext()
-        return self._directory.checkpoint(step, self._state(step), settings.keep)
+    def checkpoint_is_due(self, step: int) -> bool:
+        """Whether the run is saved after a step."""
+        return step % self._settings.checkpoint.every == 0 or step == self._settings.schedule.steps
+
+    def take_checkpoint(self, step: int) -> None:
+        """Take the state after a step for its checkpoint; `saver.write` follows once the step is recorded.
+
+        Raises:
+            DiskError: it, or the checkpoint before it, cannot be written.
+        """
+        self.look_after_checkpoints(wait=True)
+        self.saver.take(step, self._state(step))
+
+    def look_after_checkpoints(self, *, wait: bool = False) -> None:
+        """Pass on that a checkpoint has become whole in the background, and whether the mirror answers.
+
+        Args:
+            wait: until the one that is being written is whole.
+
+        Raises:
+            DiskError: it could not be written. The one before it is still there.
+        """
+        if whole := self.saver.settle(wait=wait):
+            _, step = place_of(whole.name) or (0, 0)
+            self._graph.trainer.saved(str(whole / TRAINER), step)
+            self._directory.prune(self._settings.checkpoint.keep)  # not before: the trainer goes on from the newest
+            self._tracking.models(self._directory.checkpoints)
+        if self._uploader:
+            self._uploader.tell()
+
+    def finish_checkpoints(self) -> None:
+        """After the last step: wait until its checkpoint is whole, and write it again if it was lost with an actor.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        self.look_after_checkpoints(wait=True)
+        if self.saver.lost:
+            self._save_now()
+
+    def _save_now(self) -> None:
+        """Write the checkpoint of the last step; where it is lost with an actor, once more."""
+        for _ in range(ATTEMPTS):
+            self.take_checkpoint(len(self.records))
+            self.saver.write()
+            self.look_after_checkpoints(wait=True)
+            if not self.saver.lost:
+                return
+        raise ActorLostError(f"the checkpoint of step {len(self.records)} was lost with an actor {ATTEMPTS} times")
 
     def _begin(self) -> None:
         """Begin at the first step."""

@@ -23,6 +23,7 @@ from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.stragglers import STRAGGLERS, known_stragglers
 from s2l_ray.run.checkpoints import Checkpoint
+from s2l_ray.run.damaged import damaged_aside
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.driver_log import DriverLog
 from s2l_ray.run.earlier import begun_on, pins_of
@@ -100,8 +101,9 @@ def set_up(
     unlocking.callback(directory.close)
     log.open(directory.path)
     mirror = open_mirror(config)
-    if mirror:
-        fetch(mirror, directory, config, reporter.phase)
+    with damaged_aside(directory, reporter.phase, reporter.note):
+        if mirror:
+            fetch(mirror, directory, config, reporter.phase, reporter.note)
     config, pins = fetch_sources(config, reporter, pins_of(config.run_path))
     config = dated(config, begun_on(config), bank=config.bank.mode != "off")
     inputs = load_inputs(config)

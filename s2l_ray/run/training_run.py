@@ -73,6 +73,7 @@ class TrainingRun:
             self._actors = parts.actors
             self.state = RunState(parts, self._evaluation, self._times)
             """Saved and loaded; it begins, or goes on, where the run directory says."""
+            stack.push(self.state.saver.end)
             self._resources = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -168,6 +169,7 @@ class TrainingRun:
         if self.done and self._summary is not None:
             raise S2LError(f"the run is over: all {self.settings.schedule.steps} steps are done (schedule.steps)")
         self._tracking.failed = True  # until it is known to be otherwise
+        self.state.look_after_checkpoints()
         if not self.done:
             self._train()
         if self.done:
@@ -216,23 +218,23 @@ class TrainingRun:
             HealthError: its numbers end the run, as `health` says. Its checkpoint is written nevertheless.
         """
         step, numbers = numbers.step, self._health.watch(self.records, numbers)
-        self._directory.spare_checkpoints(self._health.endangered(numbers))
+        if endangered := self._health.endangered(numbers):
+            self.state.look_after_checkpoints(wait=True)
+        self._directory.spare_checkpoints(endangered)
         if self._evaluation.is_due(step):
             with clock.phase("evaluate"):
                 self._evaluation.during_training(step)
-        with self.state.checkpoint_if_due(step) as target:  # whole when the step is recorded
-            if target is not None:
-                with clock.phase("checkpoint"):
-                    self.graph.trainer.save(str(target))
-            record = step_record(numbers, outcome, weight_sync, self._times, clock)
-            self._directory.log.append(record)
-            self.records.append(record)
-            self._tracking.step(self.records)
-        if target is not None:
-            self.graph.trainer.saved(str(target))
-            self._tracking.models(self._directory.checkpoints)
-        if self._uploader:
-            self._uploader.update(target.parent.name if target is not None else None)
+        is_saved = self.state.checkpoint_is_due(step)
+        if is_saved:
+            with clock.phase("checkpoint"):
+                self.state.take_checkpoint(step)
+        record = step_record(numbers, outcome, weight_sync, self._times, clock)
+        self._directory.log.append(record)
+        self.records.append(record)
+        self._tracking.step(self.records)
+        if is_saved:
+            self.state.saver.write()
+        self.state.look_after_checkpoints()
         for note in self._health.notes(self.records):
             self._tracking.reporter.note(note)
         if not self.done and (problem := self._health.problem(self.records)):
@@ -245,6 +247,7 @@ class TrainingRun:
         self._tracking.reporter.phase("writing model, summary and figures")
         path, tracker, evaluations = self._directory.path, self._tracking.tracker, self._evaluation.records
         self.graph.trainer.export(str(path / "model"))
+        self.state.finish_checkpoints()
         summary = build_summary(
             config=self.settings,
             dtype=self._dtype,

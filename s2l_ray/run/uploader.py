@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Set
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,7 @@ class Uploader:
         self.uploading: str | None = None
         """Name of the checkpoint that is being copied, which has to stay until it is."""
         self._problem: str | None = None  # why the last attempt failed; None if it did not
-        self._made: set[str] = set()
+        self._made: Counter[str] = Counter()  # a step that is done again makes its checkpoint again
         self._uploaded: set[str] = set()
         self._failures = 0
         self._begun: tuple[str, set[str]] = ("", set())  # checkpoint that was begun, and its files that are copied
@@ -80,17 +81,21 @@ class Uploader:
     ) -> None:
         self.close(STOPPED_S if isinstance(error, KeyboardInterrupt) else self._timeout_s)
 
-    def update(self, name: str | None = None) -> None:
-        """After a step: copy what is new, soon, and say if the store fails now or answers again. Returns at once.
+    def copy(self, name: str) -> None:
+        """Copy a checkpoint that has just become whole, soon. Returns at once; any thread may call it.
 
         Args:
-            name: of its checkpoint, if one has been written; None: nothing is to be copied.
+            name: of the checkpoint.
         """
-        if name is not None:
-            with self._wake:
-                self._made.add(name)
-                self._uploaded.discard(name)
-            self._begin()
+        with self._wake:
+            self._made[name] += 1
+            self._uploaded.discard(name)
+            self._begun = ("", set())
+            self._due = True
+            self._wake.notify_all()
+
+    def tell(self) -> None:
+        """Say if the store fails now or answers again. Returns at once."""
         problem = self._problem
         if self._told != (problem is not None):
             self._told = problem is not None
@@ -145,7 +150,7 @@ class Uploader:
     def _closing_words(self, timeout_s: float) -> str:
         lacking = [f"checkpoint {newest.name}"] if (newest := self._newest()) else []
         lacking += [name for name in reports_in(self._run) if self._copied.get(name) != _about(self._run / name)]
-        left_out = sorted(self._made - self._uploaded - ({newest.name} if newest else set()))
+        left_out = sorted(set(self._made) - self._uploaded - ({newest.name} if newest else set()))
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             reason = f" ({self._problem})" if self._problem else ""
@@ -217,15 +222,18 @@ class Uploader:
 
     def _copy_checkpoint(self, directory: Path) -> None:
         self.uploading = name = directory.name
+        made = self._made[name]
         try:
             # What was there at the start need not be copied again.
-            if name in self._made or name not in self._mirror.checkpoints():
+            if made or name not in self._mirror.checkpoints():
                 if self._begun[0] != name:
                     self._begun = (name, set())
                 self._mirror.upload_checkpoint(directory, self._go_on, self._begun[1])
         finally:
             self.uploading = None
         with self._wake:
+            if self._made[name] != made:
+                return  # it was made again meanwhile, and is copied again
             self._uploaded.add(name)
             self._wake.notify_all()
         self._mirror.prune(self._keep, self._stay())

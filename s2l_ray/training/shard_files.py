@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import DataError, ModelError
 from s2l_ray.machine.checksums import FileSum, write_summed
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64", "int64": "I64"}
@@ -143,5 +143,8 @@ class ShardReader:
             path = shard_file(self._directory, rank)
             if not path.is_file():
                 raise ModelError(f"{self._directory} is no complete trainer checkpoint: it has no {path.name}")
-            self._open[rank] = self._resources.enter_context(safe_open(path, framework="pt"))
+            try:
+                self._open[rank] = self._resources.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise DataError(f"{path} is damaged ({error}); resume from another checkpoint") from None
         return self._open[rank]

@@ -18,10 +18,9 @@ from s2l_ray.cli import main
 from s2l_ray.config import Config, DataConfig, load_config
 from s2l_ray.errors import BankError, ConfigError, DataError, ModelError
 from s2l_ray.miniature.build import Family
-from s2l_ray.run.checkpoints import writing_checkpoint
+from s2l_ray.run.checkpoints import CheckpointDraft
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.earlier import begun_on
-from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.data import Problem
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 from tests.support.run_directories import CONTENTS, save
@@ -129,8 +128,7 @@ def test_a_run_that_goes_on_keeps_its_day_and_refuses_another(configured, tmp_pa
 
 def test_a_run_that_begins_from_anothers_checkpoint_takes_its_day(configured, tmp_path):
     checkpoint = tmp_path / "saved"
-    with writing_checkpoint(checkpoint, StepLog(tmp_path / "none"), {"step": 2, "date": DAY.isoformat()}):
-        pass
+    CheckpointDraft(checkpoint, {"step": 2, "date": DAY.isoformat()}).complete({})
     config = configured(f"resume={checkpoint}")
     assert dated(config, begun_on(config), bank=False).data.date == DAY
 

@@ -45,10 +45,20 @@ def save(run: RunDirectory, step: int, keep: int = 2) -> Path:
     run.log.clear()
     for number in range(1, step):
         run.log.append(replace(RECORD, step=number))
-    with run.checkpoint(step, {"step": step, "learner": learner(run)}, keep) as target:
-        target.mkdir()
-        run.log.append(replace(RECORD, step=step))
-    return target.parent
+    run.log.append(replace(RECORD, step=step))
+    return write_checkpoint(run, step, {"shard": bytes([step]) * 1000}, keep)
+
+
+def write_checkpoint(run: RunDirectory, step: int, trainer: dict[str, bytes], keep: int = 2) -> Path:
+    """A whole checkpoint of the step with the log as it is, and with these files of the trainer."""
+    draft = run.begin_checkpoint(step, {"step": step, "learner": learner(run)})
+    draft.trainer.mkdir()
+    for name, held in trainer.items():
+        (draft.trainer / name).write_bytes(held)
+    draft.add_log(run.log)
+    draft.complete({})
+    run.prune(keep)
+    return draft.directory
 
 
 def learner(run: RunDirectory) -> dict[str, Any]:

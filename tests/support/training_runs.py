@@ -12,9 +12,11 @@ from typing import Any
 from actors.batch import StepBatch
 from actors.weight_sync import WeightSyncReport
 from s2l_ray.config import Config
+from s2l_ray.machine.checksums import FileSum, write_summed
 from s2l_ray.placement.dtype import DtypeChoice
 from s2l_ray.reporter import Reporter
 from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.run.damaged import damaged_aside
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.inputs import Inputs
@@ -37,18 +39,32 @@ class Graph:
         self.weights = "initial"
         self.engines = {"explorer": 1, "learner": 1}
         self.explores = True
+        self.writes: Callable[[], None] = lambda: None
+        """Called when a checkpoint is about to be written, in the background or not."""
         self.trainer = SimpleNamespace(
-            save=self._save, export=lambda path: self._call("export"), saved=lambda directory: None
+            save=self._save,
+            begin_save=self._begin_save,
+            lacks_memory=lambda: "",
+            export=lambda path: self._call("export"),
+            saved=lambda directory, step: None,
         )
 
     def _call(self, name: str, step: int | None = None) -> None:
         self.calls.append(name if step is None else f"{name} {step}")
 
-    def _save(self, directory: str) -> None:
+    def _save(self, directory: str) -> dict[str, FileSum]:
+        return self._begin_save(directory)()
+
+    def _begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
         self._call("save")
-        Path(directory).mkdir()
-        (Path(directory) / "version").write_text(str(self.version))
-        (Path(directory) / "weights").write_text(self.weights)
+        state = {"version": str(self.version), "weights": self.weights}
+
+        def write() -> dict[str, FileSum]:
+            self.writes()
+            Path(directory).mkdir()
+            return {name: write_summed(Path(directory) / name, [text.encode()]) for name, text in state.items()}
+
+        return write
 
     def load(self, directory: str) -> None:
         self._call("load")
@@ -126,8 +142,11 @@ def set_up_over(graph: Graph) -> Callable[..., RunParts]:
         directory = RunDirectory.acquire(config, terms=terms)
         stack.callback(directory.close)
         uploader = None
-        if mirror := open_mirror(config):
-            fetch(mirror, directory, config, lambda text: None)
+        mirror = open_mirror(config)
+        with damaged_aside(directory, reporter.phase, reporter.note):
+            if mirror:
+                fetch(mirror, directory, config, reporter.phase, reporter.note)
+        if mirror:
             keep, timeout_s = config.checkpoint.keep, config.checkpoint.mirror_timeout_s
             uploader = Uploader(mirror, directory.path, keep, timeout_s, reporter, directory.pointed)
         directory.adopt(config, CONTENTS)

@@ -69,7 +69,7 @@ def test_a_text_keeps_paragraphs_and_items_and_loses_line_breaks():
 
 
 @pytest.mark.parametrize(
-    ("prefix", "count"), [("rollout.max_tokens", 1), ("rollout.explorer", 4), ("checkpoint", 4), ("", len(KEYS))]
+    ("prefix", "count"), [("rollout.max_tokens", 1), ("rollout.explorer", 4), ("checkpoint", 5), ("", len(KEYS))]
 )
 def test_a_prefix_is_a_key_or_a_section(prefix: str, count: int):
     found = keys(prefix)

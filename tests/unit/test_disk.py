@@ -158,12 +158,14 @@ def test_what_was_there_stays_and_half_a_line_is_mended(disk: Path) -> None:
 
 def test_what_an_interrupted_save_left_is_cleared_when_the_run_goes_on(tmp_path: Path) -> None:
     run = RunDirectory.acquire(config(tmp_path))
-    with run.checkpoint(2, {"step": 2}, keep=2):
-        pass
+    run.begin_checkpoint(2, {"step": 2}).complete({})
     (run.path / "checkpoints" / "step-000004" / "trainer").mkdir(parents=True)
+    run.begin_checkpoint(2, {"step": 2})  # done again, and interrupted
     run.close()
     RunDirectory.acquire(config(tmp_path)).close()
-    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000002"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in sorted(checkpoints.iterdir())] == ["step-000002"]
+    assert not (checkpoints / "step-000002" / ".partial").exists()
 
 
 def test_a_bank_keeps_what_it_could_not_write(disk: Path) -> None:

@@ -24,7 +24,7 @@ from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.uploader import Uploader
 from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
-from tests.support.run_directories import RECORD, acquired, config, learner, to_resume
+from tests.support.run_directories import RECORD, acquired, config, to_resume, write_checkpoint
 
 WAIT_S = 120.0
 
@@ -74,12 +74,9 @@ def place(store: Store, tmp_path: Path) -> str:
 def saved(run: RunDirectory, step: int, keep: int = 2) -> None:
     """A checkpoint with a trainer's state that names its step."""
     run.log.clear()
-    with run.checkpoint(step, {"step": step, "learner": learner(run)}, keep) as target:
-        target.mkdir()
-        (target / "__0_0.distcp").write_bytes(bytes([step]) * 1000)
-        (target / ".metadata").write_text("torch's own")
-        for number in range(1, step + 1):
-            run.log.append(replace(RECORD, step=number))
+    for number in range(1, step + 1):
+        run.log.append(replace(RECORD, step=number))
+    write_checkpoint(run, step, {"rank-00000.safetensors": bytes([step]) * 1000, "trainer.json": b"{}"}, keep)
 
 
 def files(storage: Storage) -> set[str]:
@@ -99,6 +96,14 @@ def steps_in(mirror: Mirror) -> list[int]:
 
 def go_on() -> None:
     pass
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def manifest_of(name: str) -> bytes:
+    return json.dumps({"files": {name: {"bytes": 2, "sha256": "0" * 64}}}).encode()
 
 
 # ---- there and back -------------------------------------------------------------------------------------------------
@@ -128,27 +133,27 @@ def test_an_empty_run_directory_resumes_from_the_mirror(anywhere: str, tmp_path:
     with Uploader(mirror, run.path, 2, WAIT_S, reporter) as uploader:
         for step in (2, 4, 6):
             saved(run, step)
-            uploader.update(checkpoint_name(step))
+            uploader.copy(checkpoint_name(step))
             eventually(lambda step=step: steps_in(mirror)[-1:] == [step])
         (run.path / "rollouts").mkdir()
         (run.path / "rollouts" / "step-000001.jsonl").write_text("{}\n")
     run.close()
     assert reporter.notes == [f"all reports and the newest checkpoints are in {mirror}"]
     there = files(Storage(anywhere, "checkpoint.mirror"))
-    names = {"trainer/__0_0.distcp", "trainer/.metadata", "steps.jsonl", "state.json", "files.json"}
+    names = {"trainer/rank-00000.safetensors", "trainer/trainer.json", "steps.jsonl", "state.json", "manifest.json"}
     of_checkpoints = {f"run/checkpoints/step-00000{step}/{name}" for step in (4, 6) for name in names}
     reports = {"run/config.yaml", "run/run.json", "run/steps.jsonl", "run/rollouts/step-000001.jsonl"}
     assert there == of_checkpoints | reports and steps_in(mirror) == [4, 6]
 
     elsewhere = mirrored(tmp_path, anywhere, run_dir=str(tmp_path / "new" / "run"))
     fresh = RunDirectory.acquire(elsewhere)
-    fetch(open_mirror(elsewhere), fresh, elsewhere, lambda text: None)
+    fetch(open_mirror(elsewhere), fresh, elsewhere, silent, silent)
     fresh.adopt(elsewhere, run_contents(run))
     assert fresh.remembered()["mlflow_run_id"] == "m1" and fresh.remembered()["id"] == run.remembered()["id"]
     found = to_resume(fresh, elsewhere)
     assert found.step == 6 and [record.step for record in found.records] == list(range(1, 7))
-    assert (found.trainer / "__0_0.distcp").read_bytes() == bytes([6]) * 1000
-    assert (found.trainer / ".metadata").read_text() == "torch's own"
+    assert (found.trainer / "rank-00000.safetensors").read_bytes() == bytes([6]) * 1000
+    assert (found.trainer / "trainer.json").read_bytes() == b"{}"
     fresh.close()
 
 
@@ -164,7 +169,7 @@ def copied(store: Store, tmp_path: Path) -> Config:
     with Uploader(open_mirror(settings), run.path, 2, WAIT_S, SilentReporter()) as uploader:
         for step in (2, 4):
             saved(run, step)
-            uploader.update(checkpoint_name(step))
+            uploader.copy(checkpoint_name(step))
             eventually(lambda step=step: checkpoint_name(step) in uploader._uploaded)
     run.close()
     return settings
@@ -174,12 +179,12 @@ def test_the_newest_of_both_is_resumed_from(copied: Config, store: Store):
     mirror = open_mirror(copied)
     run = RunDirectory.acquire(copied)
     store.fails = lambda method, path: "trainer" in path  # nothing is fetched that is there already
-    fetch(mirror, run, copied, lambda text: None)
+    fetch(mirror, run, copied, silent, silent)
     store.fails = lambda method, path: False
     for _, directory in run.checkpoints:
         (directory / "state.json").unlink()
     said: list[str] = []
-    fetch(mirror, run, copied, said.append)
+    fetch(mirror, run, copied, said.append, silent)
     assert run.checkpoints[-1][0] == 4 and said == [f"fetching checkpoint step-000004 from {mirror}"]
 
 
@@ -187,16 +192,16 @@ def test_a_mirror_that_holds_another_run_is_refused(copied: Config, tmp_path: Pa
     run = RunDirectory.acquire(copied)
     run.remember(id="another")
     with pytest.raises(ConfigError, match="hold different runs; choose another checkpoint.mirror, or another name"):
-        fetch(open_mirror(copied), run, copied, lambda text: None)
+        fetch(open_mirror(copied), run, copied, silent, silent)
     run.close()
     empty = copied.model_copy(update={"run_dir": str(tmp_path / "new" / "run"), "seed": 2})
     fresh = RunDirectory.acquire(empty)
-    fetch(open_mirror(empty), fresh, empty, lambda text: None)
+    fetch(open_mirror(empty), fresh, empty, silent, silent)
     with pytest.raises(ConfigError, match="seed was 1, now 2"):  # as in a run directory that holds it
         fresh.adopt(empty, run_contents(fresh))
     never = empty.model_copy(update={"resume": "never"})
     with pytest.raises(ConfigError, match="already holds a run and resume is never; choose another run_dir or check"):
-        fetch(open_mirror(never), fresh, never, lambda text: None)
+        fetch(open_mirror(never), fresh, never, silent, silent)
     fresh.close()
 
 
@@ -222,7 +227,7 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
     mirror, run = open_mirror(copied), RunDirectory.acquire(copied)
     saved(run, 6)
     directory = run.checkpoints[-1][1]
-    for last in ("trainer/__0_0.distcp", "steps.jsonl", "files.json", "state.json"):
+    for last in ("trainer/rank-00000.safetensors", "steps.jsonl", "manifest.json", "state.json"):
         store.fails = lambda method, path, last=last: method in ("POST", "PUT") and path.endswith(f"06/{last}")
         with pytest.raises(StorageError, match=f"checkpoint.mirror: {mirror}/checkpoints/step-000006/{last}"):
             mirror.upload_checkpoint(directory, go_on, set())
@@ -252,15 +257,42 @@ def test_an_interrupted_copy_is_no_checkpoint_and_the_one_before_it_stays(copied
 
 def test_a_damaged_checkpoint_is_one_clear_message(copied: Config, tmp_path: Path):
     mirror = open_mirror(copied)
-    shard = mirror._at("checkpoints/step-000004/trainer/__0_0.distcp")
+    shard = mirror._at("checkpoints/step-000004/trainer/rank-00000.safetensors")
     mirror._storage.put(shard, b"cut off")
     target = tmp_path / "new" / "step-000004"
-    with pytest.raises(StorageError, match=r"__0_0.distcp has 7 of 1000 bytes; remove .*/checkpoints/step-000004"):
+    with pytest.raises(StorageError, match=r"rank-00000.safetensors is damaged: it has 7 of 1000 bytes"):
+        mirror.download_checkpoint(checkpoint_name(4), target, go_on)
+    mirror._storage.put(shard, bytes([5]) * 1000)
+    with pytest.raises(StorageError, match=r"rank-00000.safetensors is damaged: it has another SHA-256"):
         mirror.download_checkpoint(checkpoint_name(4), target, go_on)
     assert not (target / "state.json").exists()
-    mirror._storage.put(mirror._at("checkpoints/step-000004/files.json"), json.dumps({"../../x": 1}).encode())
+    mirror._storage.put(mirror._at("checkpoints/step-000004/manifest.json"), manifest_of("../../x"))
     with pytest.raises(StorageError, match="names ../../x, which is no file of it"):
         mirror.download_checkpoint(checkpoint_name(4), target, go_on)
+
+
+def test_the_copy_before_a_damaged_one_is_resumed_from_and_that_is_said(copied: Config, tmp_path: Path):
+    mirror = open_mirror(copied)
+
+    def damage(step: int, name: str) -> None:
+        mirror._storage.put(mirror._at(f"checkpoints/step-00000{step}/{name}"), b"cut off")
+
+    damage(4, "trainer/rank-00000.safetensors")
+    empty = copied.model_copy(update={"run_dir": str(tmp_path / "new" / "run")})
+    run, notes = RunDirectory.acquire(empty), []
+    fetch(mirror, run, empty, silent, notes.append)
+    assert [directory.name for _, directory in run.checkpoints] == [checkpoint_name(2)]
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == [checkpoint_name(2)]
+    assert len(notes) == 1 and notes[0].startswith("step-000004 of the mirror is not resumed from: ")
+    assert notes[0].endswith(f"is damaged: it has 7 of 1000 bytes; remove {mirror}/checkpoints/step-000004")
+    run.close()
+    for step in (2, 4):
+        damage(step, "state.json")
+    other = copied.model_copy(update={"run_dir": str(tmp_path / "other" / "run")})
+    run = RunDirectory.acquire(other)
+    with pytest.raises(StorageError, match="step-000004/state.json is damaged"):
+        fetch(mirror, run, other, silent, silent)  # nothing to go on from: not begun anew without a word
+    run.close()
 
 
 def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_later(store: Store, tmp_path: Path):
@@ -272,15 +304,15 @@ def test_a_store_that_is_down_for_a_while_stalls_nothing_and_gets_the_newest_lat
         for step in (2, 4):
             saved(run, step)
             failures = uploader._failures
-            uploader.update(checkpoint_name(step))
+            uploader.copy(checkpoint_name(step))
             eventually(lambda failures=failures: uploader._failures > failures)  # the next attempt is with this one
-        uploader.update()
+        uploader.tell()
         assert len(reporter.notes) == 1 and reporter.notes[0].endswith("; it is tried again")
         assert reporter.notes[0].startswith(f"checkpoint.mirror: {mirror}/checkpoints/step-00000")
         store.fails = lambda method, path: False
         eventually(lambda: steps_in(mirror) == [4])
         eventually(lambda: uploader._problem is None)
-        uploader.update()
+        uploader.tell()
         assert reporter.notes[1] == f"{mirror} answers again"
     run.close()
     assert reporter.notes[2].startswith(f"all reports and the newest checkpoints are in {mirror}; checkpoints left out")
@@ -295,7 +327,7 @@ def test_what_is_not_copied_in_time_is_said(store: Store, tmp_path: Path):
     saved(run, 2)
     store.fails = lambda method, path: True
     with uploader:
-        uploader.update(checkpoint_name(2))
+        uploader.copy(checkpoint_name(2))
         eventually(lambda: uploader._failures > 0)
     words = f"not copied to {mirror} within 0.5 s: checkpoint step-000002, config.yaml, run.json and 1 more ("
     assert reporter.notes[-1].startswith(words) and f"; all of it is in {run.path}; failed" in reporter.notes[-1]
@@ -314,7 +346,7 @@ def test_reports_are_in_the_mirror_before_the_run_ends_where_that_is_waited_for(
 
     with Uploader(mirror, run.path, 2, WAIT_S, reporter) as uploader:
         uploader.settle()
-        assert there("summary.json") and there("checkpoints/step-000002/files.json") and reporter.notes == []
+        assert there("summary.json") and there("checkpoints/step-000002/manifest.json") and reporter.notes == []
         assert not there("undelivered.jsonl")  # MLflow may take it before the run ends
         (run.path / "undelivered.jsonl").unlink()
     assert not there("undelivered.jsonl")
@@ -328,7 +360,7 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
     held, reached = threading.Event(), threading.Event()
 
     def hold(method: str, path: str) -> bool:
-        if method != "GET" and "step-000002/trainer/__0" in path:
+        if method != "GET" and "step-000002/trainer/rank-0" in path:
             reached.set()
             held.wait(WAIT_S)
         return False
@@ -337,7 +369,7 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
     with Uploader(mirror, run.path, 1, WAIT_S, SilentReporter()) as uploader:
         run.in_use = lambda: uploader.uploading
         saved(run, 2)
-        uploader.update(checkpoint_name(2))
+        uploader.copy(checkpoint_name(2))
         assert reached.wait(WAIT_S)
         saved(run, 4, keep=1)
         assert [step for step, _ in run.checkpoints] == [2, 4]
@@ -347,6 +379,37 @@ def test_a_checkpoint_stays_in_the_run_directory_while_it_is_copied(store: Store
         )
         saved(run, 6, keep=1)
         assert [step for step, _ in run.checkpoints] == [6]
+    run.close()
+
+
+def test_the_checkpoint_of_a_step_that_is_done_again_is_copied_again(store: Store, tmp_path: Path):
+    settings = mirrored(tmp_path, place(store, tmp_path))
+    run, mirror = acquired(settings), open_mirror(settings)
+    shard = mirror._at(f"checkpoints/{checkpoint_name(2)}/trainer/rank-00000.safetensors")
+    held, reached = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> bool:
+        if method != "GET" and "step-000002/trainer/trainer" in path:
+            reached.set()
+            held.wait(WAIT_S)
+        return False
+
+    with Uploader(mirror, run.path, 2, WAIT_S, SilentReporter()) as uploader:
+        for again in (b"once", b"then", b"last"):
+            if again == b"last":  # while the one before it is under way, of which the shard is copied already
+                store.fails = hold
+            write_checkpoint(run, 2, {"rank-00000.safetensors": again, "trainer.json": b"{}"})
+            uploader.copy(checkpoint_name(2))
+            if again == b"then":
+                eventually(lambda: checkpoint_name(2) in uploader._uploaded)
+                assert mirror._storage.read(shard) == b"then"
+        assert reached.wait(WAIT_S)
+        write_checkpoint(run, 2, {"rank-00000.safetensors": b"new!", "trainer.json": b"{}"})
+        uploader.copy(checkpoint_name(2))
+        held.set()
+        eventually(lambda: checkpoint_name(2) in uploader._uploaded)
+    assert mirror._storage.read(shard) == b"new!"
+    mirror.download_checkpoint(checkpoint_name(2), tmp_path / "back", go_on)
     run.close()
 
 
@@ -384,16 +447,16 @@ def test_credentials_in_a_uri_are_refused_and_not_shown(tmp_path: Path):
                 config(tmp_path, **{key: url})
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "state.json"])
+@pytest.mark.parametrize("name", ["../a", "/a", "trainer/../../a"])
 def test_a_checkpoint_whose_list_names_other_files_is_refused_and_never_whole(name: str, tmp_path: Path):
     there = tmp_path / "mirror" / "run" / "checkpoints" / "step-000002"
     there.mkdir(parents=True)
     (there / "state.json").write_text("{}")
-    (there / "files.json").write_text(json.dumps({name: 2}))
+    (there / "manifest.json").write_bytes(manifest_of(name))
     mirror = mirroring.Mirror(str(tmp_path / "mirror"), "run")
     with pytest.raises(StorageError, match="which is no file of it"):
         mirror.download_checkpoint(checkpoint_name(2), tmp_path / "here", lambda: None)
     assert not (tmp_path / "here" / "state.json").exists()
-    (there / "files.json").write_text("[" * 100_000)
-    with pytest.raises(StorageError, match="files.json is damaged"):
+    (there / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(StorageError, match="manifest.json is damaged"):
         mirror.download_checkpoint(checkpoint_name(2), tmp_path / "here", lambda: None)

@@ -55,7 +55,8 @@ class Trial:
         path = self.folder / "run.yaml"
         path.write_text(
             "name: mine\nmodels: {learner: a, explorer: b, dtype: float32}\ndata: {train: x.jsonl}\n"
-            "schedule: {steps: 40, mix_steps: 2}\ncheckpoint: {every: 2, keep: 1, mirror_timeout_s: 60}\n"
+            "schedule: {steps: 40, mix_steps: 2}\n"
+            "checkpoint: {every: 2, keep: 1, mirror_timeout_s: 60, asynchronous: false}\n"
         )
         return as_trial(load_config(path, self._given | changed), self.storage, self.name)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.errors import ConfigError, DataError, DiskError
-from s2l_ray.run.checkpoints import read_checkpoint, writing_checkpoint
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.run.checkpoints import CheckpointDraft, read_checkpoint
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.earlier import pins_of
 from s2l_ray.run.finished import next_free
@@ -112,29 +112,33 @@ def test_checkpoints_count_when_whole_and_the_newest_are_kept(tmp_path: Path):
         read_checkpoint(killed.parent, learner(run))
 
 
-@pytest.mark.parametrize("error", [DiskError("full"), KeyboardInterrupt()])
-def test_a_checkpoint_whose_writing_is_interrupted_is_absent_also_where_one_was(error: BaseException, tmp_path: Path):
-    run = acquired(config(tmp_path))
+def test_a_checkpoint_that_does_not_become_whole_leaves_the_one_that_was_there(tmp_path: Path):
     saved = tmp_path / "saved"
     (saved / "of the user").mkdir(parents=True)
-    with writing_checkpoint(saved, run.log, {"step": 0}) as trainer:
-        assert not (saved / "state.json").exists()
-        trainer.mkdir()
-        (trainer / "shard").write_text("old")
+
+    def begun(step: int, shard: str) -> CheckpointDraft:
+        draft = CheckpointDraft(saved, {"step": step})
+        draft.trainer.mkdir()
+        (draft.trainer / "shard").write_text(shard)
+        return draft
+
+    first = begun(0, "old")
+    assert not (saved / "state.json").exists()
+    first.complete({})
+    begun(0, "new").discard()
     assert read_checkpoint(saved, {}).step == 0 and (saved / "trainer" / "shard").read_text() == "old"
-
-    def interrupted() -> None:
-        with writing_checkpoint(saved, run.log, {"step": 1}) as trainer:
-            assert not trainer.exists() and not (saved / "state.json").exists()
-            trainer.mkdir()
-            raise error
-
-    with pytest.raises(type(error)):
-        interrupted()
-    assert [path.name for path in saved.iterdir()] == ["of the user"]
+    assert {path.name for path in saved.iterdir()} == {"of the user", "trainer", "manifest.json", "state.json"}
+    begun(0, "new").complete({})
+    assert read_checkpoint(saved, {}).step == 0 and (saved / "trainer" / "shard").read_text() == "new"
+    assert {path.name for path in saved.iterdir()} == {"of the user", "trainer", "manifest.json", "state.json"}
 
 
-def test_the_checkpoint_includes_what_its_block_logs(tmp_path: Path):
+def test_a_draft_that_is_discarded_leaves_no_directory(tmp_path: Path):
+    CheckpointDraft(tmp_path / "saved", {"step": 0}).discard()
+    assert not (tmp_path / "saved").exists()
+
+
+def test_the_checkpoint_includes_what_was_logged(tmp_path: Path):
     run = acquired(config(tmp_path))
     save(run, 3)
     assert [record.step for record in to_resume(run, config(tmp_path)).records] == [1, 2, 3]

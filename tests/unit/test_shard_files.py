@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from s2l_ray.errors import DiskError
+from s2l_ray.errors import DataError, DiskError
 from s2l_ray.machine.checksums import FileSum, sum_of, write_summed
 from s2l_ray.training import shard_files
 from s2l_ray.training.shard_files import Part, ShardReader, rows_of, shard_file, write_shards
@@ -68,6 +69,25 @@ def test_safetensors_reads_what_was_written(tmp_path: Path):
     with safe_open(path, framework="pt") as opened:
         assert opened.metadata() == {"random": "of rank 0"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # so that the first tensor is aligned
+
+
+class Bomb:
+    """Its pickle writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return Path.write_text, (self.path, "code has run")
+
+
+@pytest.mark.parametrize("dump", [pickle.dump, torch.save])
+def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(dump: object, tmp_path: Path):
+    with (tmp_path / "rank-00000.safetensors").open("wb") as file:
+        dump(Bomb(tmp_path / "mark"), file)
+    with ShardReader(tmp_path, 1) as reader, pytest.raises(DataError, match="rank-00000.safetensors is damaged"):
+        reader.read_whole("count", torch.zeros(()))
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_file_is_summed_up_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.config import Config, HealthConfig, load_config
-from s2l_ray.errors import ActorLostError, ConfigError, DiskError, HealthError, S2LError
+from s2l_ray.errors import ActorLostError, ConfigError, DataError, DiskError, HealthError, S2LError
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.rollouts.stragglers import read_stragglers
 from s2l_ray.run import training_run
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> Config:
     path = tmp_path / "run.yaml"
     path.write_text(
         "name: mine\nmodels: {learner: a, explorer: b, dtype: float32}\ndata: {train: x.jsonl}\n"
-        f"schedule: {{steps: {STEPS}, mix_steps: 2}}\ncheckpoint: {{every: 2, keep: 1}}\n"
+        f"schedule: {{steps: {STEPS}, mix_steps: 2}}\ncheckpoint: {{every: 2, keep: 1, asynchronous: false}}\n"
     )
     return load_config(path, {"run_dir": str(tmp_path / "run")})
 
@@ -160,7 +160,7 @@ def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
         run.step()
         run.step()
     (config.run_path / "checkpoints" / "step-000002" / "trainer" / "version").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError, match="no checkpoint of .*/run is whole. .*/trainer/version is not there; remove"):
         TrainingRun(config, SilentReporter())
     RunDirectory.acquire(config).close()
 

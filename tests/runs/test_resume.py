@@ -1,0 +1,144 @@
+"""A run that is stopped goes on exactly: the same prompts, groups and losses as one that nothing has stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ray import S2LPO, load_config
+from s2l_ray.config import Config
+from s2l_ray.miniature.build import Family
+from s2l_ray.reporter import SilentReporter
+from s2l_ray.training.checkpoint import read_about
+from tests.support.patience import PATIENCE_S
+from tests.support.run_settings import run_config
+from tests.support.train_command import output_of, processes_of, start_train, steps_of, wait_until
+from tests.support.undisturbed import QUICKSTART
+
+STEPS = 6
+SMALL: dict[str, Any] = {
+    "models.dtype": "float32",
+    "data.eval": None,
+    "tracking.enabled": False,
+    "rollout.prompts_per_step": 4,
+    "objective.mini_batch_prompts": 2,
+    "schedule.steps": STEPS,
+    "schedule.mix_steps": 4,
+    "trainer.deterministic": True,
+    "trainer.lr_schedule": "cosine",
+    "checkpoint.every": 1,
+    "checkpoint.keep": STEPS,
+}
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def stopped_after(step: int, whole: Path, run_dir: Path) -> None:
+    """What a run leaves that is killed while it writes the checkpoint and the record of the step after this one."""
+    run_dir.mkdir()
+    for name in ("config.yaml", "run.json", "plan.json"):
+        shutil.copyfile(whole / name, run_dir / name)
+    lines = (whole / "steps.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "steps.jsonl").write_text("".join(lines[:step]) + lines[step][: len(lines[step]) // 2])
+    for done in range(1, step + 1):
+        name = f"checkpoints/step-{done:06d}"
+        shutil.copytree(whole / name, run_dir / name)
+    half = run_dir / f"checkpoints/step-{step + 1:06d}"
+    shutil.copytree(whole / half.relative_to(run_dir) / "trainer", half / ".partial" / "trainer")
+
+
+def told(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Prompts, rollouts and the numbers of the update, to the last bit."""
+    return [(r["step"], r["prompts"], r["digest"], r["trainer"]) for r in records]
+
+
+def finish(algo: S2LPO) -> list[dict[str, Any]]:
+    while not algo.run.done:
+        algo.train()
+    return [record.to_json() for record in algo.run.records]
+
+
+def test_stopped_at_every_step_boundary_the_rest_is_the_same_to_the_bit(family: Family, tmp_path: Path):
+    def config(name: str, **changed: Any) -> Config:
+        return load_config(QUICKSTART, run_config(family, tmp_path / name) | SMALL | changed)
+
+    def model(name: str) -> bytes:
+        return (tmp_path / name / "model" / "model.safetensors").read_bytes()
+
+    reporter = Notes()
+    algo = S2LPO(config("whole"), reporter)
+    try:
+        whole = finish(algo)
+        assert [record["step"] for record in whole] == list(range(1, STEPS + 1))
+        for boundary in range(1, STEPS):
+            name = f"stopped after {boundary}"
+            stopped_after(boundary, tmp_path / "whole", tmp_path / name)
+            assert algo.reset(config(name).model_dump(mode="json")) and algo.run.steps_done == boundary
+            assert told(finish(algo)) == told(whole)
+            assert model(name) == model("whole")
+        assert not [note for note in reporter.notes if "started anew" in note]
+    finally:
+        algo.stop()
+
+    stopped_after(3, tmp_path / "whole", tmp_path / "two ranks")
+    algo = S2LPO(config("two ranks", **{"trainer.ranks": 2, "trainer.cpus": 0.4}))
+    try:
+        assert algo.run.steps_done == 3
+        resumed = finish(algo)
+    finally:
+        algo.stop()
+    checkpoints = tmp_path / "two ranks" / "checkpoints"
+    assert [read_about(checkpoints / f"step-{step:06d}" / "trainer")["ranks"] for step in (3, 4)] == [1, 2]
+    assert [row[:3] for row in told(resumed)] == [row[:3] for row in told(whole)]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        for key in ("loss", "grad_norm"):
+            assert ours["trainer"][key] == pytest.approx(theirs["trainer"][key], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_killed_at_random_moments_it_is_the_same_run(family: Family, tmp_path: Path):
+    """SIGKILL of the whole driver, ten times, from its first seconds on; every command after it is the same."""
+    drawn = random.Random(17)
+
+    def overrides(name: str) -> dict[str, Any]:
+        return run_config(family, tmp_path / name) | SMALL | {"schedule.steps": 12, "checkpoint.every": 2}
+
+    output_of(start_train(overrides("whole"), tmp_path))
+    killed = tmp_path / "killed"
+    for _ in range(10):
+        process, before = start_train(overrides("killed"), tmp_path), _written(killed)
+        if drawn.random() < 0.8:  # else while it sets up
+            wait_until(lambda: _written(killed) > before or process.poll() is not None, "another step")  # noqa: B023
+        time.sleep(drawn.uniform(0, 4))
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+        wait_until(lambda: not processes_of(tmp_path), "no process outlives the killed run")
+    else:
+        output_of(start_train(overrides("killed"), tmp_path))
+    assert told(steps_of(killed)) == told(steps_of(tmp_path / "whole"))
+    models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert models[0] == models[1]
+    assert json.loads((killed / "summary.json").read_text())["weight_versions"] == list(range(12))
+
+
+def _written(run_dir: Path) -> int:
+    """When the step log was written to last."""
+    log = run_dir / "steps.jsonl"
+    return log.stat().st_mtime_ns if log.exists() else 0
