@@ -61,7 +61,7 @@ def test_in_lists_and_sections_too(tmp_path):
 
 @pytest.mark.parametrize("reference", ["${name}", "${data.system}", "${.system}", "${data[system]}"])
 def test_what_would_grow_without_bound_is_refused(reference, tmp_path):
-    """Twenty references to twenty references to a text of 3,000 are 1.2 million characters; two more, half a terabyte."""
+    """Twenty references to twenty references to a text of 3,000 are 1.2 million characters; and so on."""
     twenty = "${models.learner}" * 20
     lines = ["extends: quickstart", f"models: {{learner: {'x' * 3000}}}", f"name: '{twenty}'"]
     lines += ["data:", f"  system: '{twenty}'", f"  prompt: '{reference * 20}'"]
