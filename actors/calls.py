@@ -37,6 +37,10 @@ POLL_S = 1.0
 """Seconds between two reports of a wait's progress."""
 
 
+class CallLostError(ActorLostError):
+    """The connection to an actor broke during a call, and nobody knows whether it was done."""
+
+
 class ObjectGoneError(ActorLostError):
     """A value in Ray's object store is gone, with its node or with the process that had asked for it."""
 
@@ -49,6 +53,12 @@ def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[
         if not waiting:
             return
         tell(done)
+
+
+def _kind_of_loss(cause: BaseException) -> type[ActorLostError]:
+    if isinstance(cause, OBJECT_GONE):
+        return ObjectGoneError
+    return CallLostError if isinstance(cause, ray.exceptions.ActorUnavailableError) else ActorLostError
 
 
 def outcomes(
@@ -120,8 +130,7 @@ def fetch(refs: Any, timeout_s: float, what: str, tend: Callable[[], None] | Non
         if isinstance(cause, S2LError):
             raise cause from error
         if isinstance(cause, LOST):
-            kind = ObjectGoneError if isinstance(cause, OBJECT_GONE) else ActorLostError
-            raise kind(
+            raise _kind_of_loss(cause)(
                 f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
                 "The same command resumes from the last checkpoint."
             ) from error

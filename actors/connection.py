@@ -16,7 +16,7 @@ from actors.private_ray import start_private_ray
 from s2l_ray.config import ClusterConfig
 from s2l_ray.errors import PlacementError
 from s2l_ray.machine.temporary import use_short_tmpdir
-from s2l_ray.ray_bridge import keeping_sigterm_handler, on_loopback
+from s2l_ray.ray_bridge import keeping_sigterm_handler, leave_out_death_reports, on_loopback
 
 
 def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = lambda message: None) -> bool:
@@ -31,6 +31,7 @@ def connect(cluster: ClusterConfig | None = None, note: Callable[[str], None] = 
     """
     if ray.is_initialized():
         return False
+    leave_out_death_reports()
     own_handler = callable(signal.getsignal(signal.SIGTERM)) and threading.current_thread() is threading.main_thread()
     with keeping_sigterm_handler() if own_handler else contextlib.nullcontext():
         return _connect(cluster or ClusterConfig(), note)

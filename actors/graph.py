@@ -204,8 +204,8 @@ class ActorGraph:
 
     @property
     def engines(self) -> dict[Source, int]:
-        """How many engines sample for each source."""
-        return {source: len(self._workers.engines(source)) for source in ("explorer", "learner")}
+        """How many engines sample for each source. One that was lost and is being started again counts."""
+        return {source: self._workers.count(source) for source in ("explorer", "learner")}
 
     @property
     def explores(self) -> bool:
@@ -343,7 +343,7 @@ class ActorGraph:
             self._retire(key)
         workers.launch_engines({key: slot for key, slot in wanted.items() if key not in workers.engine_keys})
         # With no explorer engine at all (the run went back to an earlier step) the wait is as long as at the start.
-        needed = not self.explores and workers.expects("explorer")
+        needed = not workers.engines("explorer") and workers.expects("explorer")
         wait_s = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
         deadline = time.monotonic() + wait_s
         self._tend(devices_free=True)
@@ -397,7 +397,7 @@ class ActorGraph:
 
     def _replace_scheduler(self, death: Death) -> None:
         self._launcher.bury(death.actor, death.node)
-        wait_s = self._budget.spend(death.name, death.cause)
+        wait_s = self._budget.spend(death.name, death.cause, death.log)
         self._note(f"{death.name} is started again: {death.cause}")
         time.sleep(wait_s)
         # What the old one asked for would take the engines' time from what the new one asks for.

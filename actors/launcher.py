@@ -24,7 +24,7 @@ from actors.verifier import Verifier
 from actors.weight_sync import LearnerMember
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.config import Config
-from s2l_ray.errors import PlacementError
+from s2l_ray.errors import NodeLostError, PlacementError
 from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.kinds import Source
 from s2l_ray.machine.processes import kill_with_environment
@@ -103,7 +103,12 @@ class ActorLauncher:
         self._config, self._layout = config, layout
 
     def launch_rank(self, slot: TrainerSlot, ranks: int) -> Any:
-        """Start one of `ranks` trainer ranks."""
+        """Start one of `ranks` trainer ranks.
+
+        Raises:
+            NodeLostError: the node of its bundle is gone.
+        """
+        self._check_node(slot, f"trainer rank {slot.index}")
         process = RankProcess.of(self._config, slot.index, ranks)
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
         env = {"OMP_NUM_THREADS": str(process.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
@@ -113,7 +118,12 @@ class ActorLauncher:
         return rank
 
     def launch_engine(self, slot: EngineSlot) -> PlacedEngine:
-        """Begin to start an engine; `PlacedEngine.ready` is done once it answers."""
+        """Begin to start an engine; `PlacedEngine.ready` is done once it answers.
+
+        Raises:
+            NodeLostError: the node of its bundle is gone.
+        """
+        self._check_node(slot, f"{slot.role} engine {slot.index}")
         settings = engine_settings(self._config, self._layout, slot)
         options = self._reservation.options(
             slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
@@ -244,6 +254,14 @@ class ActorLauncher:
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
                 killing = _kill_there.options(scheduling_strategy=there).remote(mark)
                 ray.get(killing, timeout=BURY_S)
+
+    def _check_node(self, slot: EngineSlot | TrainerSlot, name: str) -> None:
+        node = self._reservation.places[slot.bundle].node
+        if node not in {found["NodeID"] for found in ray.nodes() if found["Alive"]}:
+            raise NodeLostError(
+                f"node {node[:8]} is lost, and with it {name}. The same command resumes from the last checkpoint, on "
+                "the nodes that there are then."
+            )
 
     def _forget(self, actor: Any) -> None:
         self._actors.remove(actor)

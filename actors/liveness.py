@@ -19,7 +19,7 @@ from s2l_ray.errors import EngineError
 from s2l_ray.ray_bridge import error_log
 from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
 
-OUT_OF_MEMORY = "the kernel of its machine killed a process because there was no memory left"
+OUT_OF_MEMORY = "The kernel of its machine killed a process because there was no memory left"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Death:
     actor: Any
     cause: str
     """In one sentence or more, for a message."""
+    log: str
+    """Where its log is, and how it ends if that is on this node; empty if it never gave a heartbeat."""
     node: str | None
     """Id of its node (hex), if it ever gave a heartbeat."""
     replace: Callable[[Death], None]
@@ -121,6 +123,10 @@ class Watch:
                 causes[actor] = cause
         return [self._death(actor, cause, why) for actor, cause in causes.items()]
 
+    def condemn(self, actor: Any, why: BaseException) -> Death:
+        """Count a watched actor among the dead: it answers, but nobody knows any more what it has done."""
+        return self._death(actor, short_cause(unwrapped(why)))
+
     def _ask(self, passed: float) -> None:
         for actor, watched in self._watched.items():
             watched.rest_s -= passed
@@ -149,11 +155,16 @@ class Watch:
         if why is not None and (said := short_cause(unwrapped(why))) and said not in cause:
             cause += f" Noticed as: {said.rstrip('.')}."
         kills, self._kernel_kills = kernel_kills() - self._kernel_kills, kernel_kills()
-        if watched.last is not None:
-            here = watched.last.node == self._node
-            if here and kills > 0:
-                cause += f" {OUT_OF_MEMORY}."
-            tail = log_tail(Path(watched.last.log)) if here else ""
-            where = watched.last.log if here else f"{watched.last.log} on node {watched.last.node[:8]}"
-            cause += f" Its log {where} ends with\n{tail}" if tail else f" Its log: {where}."
-        return Death(watched.name, actor, cause, watched.last.node if watched.last else None, watched.replace)
+        last = watched.last
+        here = last is not None and last.node == self._node
+        if here and kills > 0:
+            cause += f" {OUT_OF_MEMORY}."
+        return Death(watched.name, actor, cause, _about_log(last, here), last.node if last else None, watched.replace)
+
+
+def _about_log(last: Heartbeat | None, here: bool) -> str:
+    if last is None:
+        return ""
+    if here and (tail := log_tail(Path(last.log))):
+        return f"Its log {last.log} ends with\n{tail}"
+    return f"Its log: {last.log}" + ("" if here else f" on node {last.node[:8]}")

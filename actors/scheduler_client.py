@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from actors.calls import fetch, watch
+from actors.calls import CallLostError, fetch, watch
 from actors.liveness import Death, Watch
 from actors.scheduler_settings import SchedulerProgress
 from s2l_ray.errors import ActorLostError
@@ -102,9 +102,17 @@ class SchedulerClient:
                 found: list[Any] = fetch(call(), self._bound_s, what)
                 return found
             except ActorLostError as error:
-                for death in self._vigil.gone([actor], error) if actor is self._actor else []:
-                    death.replace(death)
+                if actor is self._actor:
+                    self._judge(actor, error)
                 if actor is self._actor:  # it is there: the error is about something else
                     raise
                 if not retry:
                     return []
+
+    def _judge(self, actor: Any, error: ActorLostError) -> None:
+        """Have the actor replaced if it is gone, or if a call of it may have been done or not."""
+        deaths = self._vigil.gone([actor], error)
+        if not deaths and isinstance(error, CallLostError):
+            deaths = [self._vigil.condemn(actor, error)]
+        for death in deaths:
+            death.replace(death)

@@ -14,19 +14,23 @@ from typing import Any, TypeVar
 import ray
 
 from actors.batch import StepBatch
+from actors.calls import CallLostError, unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
-from s2l_ray.errors import ActorLostError, BroadcastError, S2LError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, BroadcastError, NodeLostError, S2LError, StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
 from s2l_ray.timing import Span
+from s2l_ray.training.process_group import is_broken
 
 T = TypeVar("T")
 Base = str | GroupSnapshot | None
 """What the ranks are given before updates are done again: directory of a checkpoint, a snapshot, or the base model."""
 NAME = "the trainer"
+LOSSES = (ActorLostError, BroadcastError, StepTimeoutError)
+"""What another attempt to start the ranks may help against."""
 NO_ROOM = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
 """What a snapshot fails with where there is no room for it, in memory or where Ray spills objects to."""
 
@@ -52,6 +56,7 @@ class RecoveringTrainer:
     ) -> None:
         self._start, self._bury, self._vigil, self._budget, self._note = start, bury, vigil, budget, note
         self._cause: str | None = None
+        self._log = ""
         self._in_memory = False
         self._members: list[LearnerMember] = []
         self._begin_at(None)
@@ -161,7 +166,7 @@ class RecoveringTrainer:
     def lose(self, death: Death) -> None:
         """A rank is gone or hangs. All are ended, so that no rank waits for it; `recover` starts them again."""
         if self._cause is None and death.actor in self._group.ranks:
-            self._end_ranks(f"{death.name}: {death.cause}")
+            self._end_ranks(f"{death.name}: {death.cause}", death.log)
 
     def start_over(self, error: S2LError) -> None:
         """Some ranks cannot do what others have begun: end all. The next call starts them again."""
@@ -180,11 +185,19 @@ class RecoveringTrainer:
             try:
                 return call()
             except Exception as error:  # of the lost rank itself, or of whoever was in a collective with it
-                if self._cause is None:
-                    for death in self._vigil.gone(self._group.ranks, error)[:1]:
-                        self.lose(death)
+                self._judge(error)
                 if self._cause is None:
                     raise
+
+    def _judge(self, error: Exception) -> None:
+        """Find out whether a call failed because a rank is lost, stuck, or cut off from the others."""
+        if self._cause is None:
+            for death in self._vigil.gone(self._group.ranks, error):
+                self.lose(death)
+        if self._cause is None and isinstance(error, StepTimeoutError | CallLostError):
+            self._end_ranks(short_cause(error))
+        if self._cause is None and is_broken(unwrapped(error)):
+            self._end_ranks(f"its process group broke: {short_cause(unwrapped(error))}")
 
     def recover(self) -> None:
         """Start the ranks again, if some are lost, and bring them to where they were.
@@ -195,21 +208,25 @@ class RecoveringTrainer:
         begin = time.monotonic()
         while self._cause is not None:
             cause, self._cause = self._cause, None
-            wait_s = self._budget.spend(NAME, cause)
+            wait_s = self._budget.spend(NAME, cause, self._log)
             self._note(f"{NAME} is started again: {cause}")
             time.sleep(wait_s)
             self.restarts += 1
             try:
                 self._start_again()
-            except (ActorLostError, BroadcastError, StepTimeoutError) as error:
-                self._end_ranks(short_cause(error))
+            except NodeLostError:
+                raise
+            except Exception as error:
+                if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
+                    raise
+                self._end_ranks(short_cause(unwrapped(error)))
             else:
                 done = len(self._since)
                 again = f", with {done} updates done again" if done else ""
                 self._note(f"{NAME} is back after {time.monotonic() - begin:.1f} s{again}")
 
-    def _end_ranks(self, cause: str) -> None:
-        self._cause = cause
+    def _end_ranks(self, cause: str, log: str = "") -> None:
+        self._cause, self._log = cause, log
         for rank in self._group.ranks:
             self._vigil.remove(rank)
             self._bury(rank)

@@ -80,6 +80,10 @@ class Workers:
         """Those that are there, in order of their numbers."""
         return [engine for key, engine in self._engines(self._present) if key[0] == source]
 
+    def count(self, source: Source) -> int:
+        """How many engines there are; one that was lost and is being started again counts."""
+        return len({key for key in (*self._present, *self._lost_at) if key[0] == source})
+
     @property
     def all_engines(self) -> list[PlacedEngine]:
         """Those that are there."""
@@ -141,6 +145,7 @@ class Workers:
         """Stop a worker in good order, also one that is only starting, or to be started."""
         self._vacant.pop(key, None)
         self._slots.pop(key, None)
+        self._lost_at.pop(key, None)
         worker = self._present.pop(key, None) or self._starting.pop(key, None)
         if worker is not None:
             self._watch.remove(worker.actor)
@@ -159,10 +164,11 @@ class Workers:
 
     # ---- losing and replacing ---------------------------------------------------------------------------------------
 
-    def lose(self, key: Key, cause: str, node: str | None = None) -> None:
+    def lose(self, key: Key, cause: str, log: str = "", node: str | None = None) -> None:
         """A worker is gone or cannot be used any more: end what is left of it, and have its place filled.
 
         Args:
+            log: the end of its log.
             node: of the worker, where it is not on a bundle.
 
         Raises:
@@ -176,7 +182,7 @@ class Workers:
         self._launcher.bury(worker.actor, node)
         if there:
             self._on_lost(key)
-        wait_s = self._budget.spend(worker.name, cause)
+        wait_s = self._budget.spend(worker.name, cause, log)
         self._lost_at.setdefault(key, time.monotonic())
         self._vacant[key] = time.monotonic() + wait_s
         later = f" in {wait_s:.0f} s" if wait_s else ""
@@ -235,7 +241,7 @@ class Workers:
         return key
 
     def _replace(self, key: Key) -> Callable[[Death], None]:
-        return lambda death: self.lose(key, death.cause, death.node)
+        return lambda death: self.lose(key, death.cause, death.log, death.node)
 
     def _launch(self, key: Key) -> None:
         deadline = time.monotonic() + self._start_timeout_s

@@ -33,6 +33,10 @@ class ActorLostError(S2LError):
     """An actor of the run died: its process was killed, its node went away, or Ray was stopped."""
 
 
+class NodeLostError(ActorLostError):
+    """A node of the cluster went away with an actor of the run, which has its place there."""
+
+
 class BankError(S2LError):
     """The bank has no recording that this run may read, lacks rollouts, or cannot be read or written."""
 

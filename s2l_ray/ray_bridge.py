@@ -151,6 +151,25 @@ def keeping_sigterm_handler() -> Iterator[None]:
         utils.set_sigterm_handler, worker.connect = before
 
 
+DEATH_REPORT = "A worker died or was killed while executing a task"
+
+
+def leave_out_death_reports() -> None:
+    """Print no more of Ray's own reports of dead actors in this process, nor errors of calls that nobody waits for.
+
+    Each is a paragraph or a traceback on the terminal, whatever `log_to_driver` says. A run says itself what died.
+    """
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # which Ray reads whenever there is such an error
+    told = worker.print_to_stdstream
+
+    def tell(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        if not any(line.startswith(DEATH_REPORT) for line in data["lines"]):
+            told(data, *args, **kwargs)
+
+    if getattr(told, "__name__", "") != "tell":
+        worker.print_to_stdstream = tell
+
+
 @contextlib.contextmanager
 def away_from_group_signals() -> Iterator[None]:
     """Processes that Ray starts in here lead sessions of their own: they end with this process, not with its group.

@@ -26,7 +26,9 @@ class VerifierConfig(Section):
     `countdown` it is processor time, so that no reward depends on the machine's load; for your own function, which may
     wait for others, it is the clock's."""
     workers: Positive = 1
-    """Number of verifier actors, each with one worker process."""
+    """Number of verifier actors, each with one worker process. The kernel lets a worker have 4 GiB of memory for `math`
+    and `countdown`, and half of its machine's for your own function; a check that asks for more is `failed`, or
+    `unparsable`, and the next goes on."""
 
     @model_validator(mode="after")
     def _only_math_extracts(self) -> VerifierConfig:

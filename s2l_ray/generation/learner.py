@@ -158,8 +158,9 @@ class LearnerEngine(SamplingEngine):
             WorkerHoldings(answer["problems"], [HeldPart(*row) for row in answer["rows"]], answer["wholes"])
             for answer in answers
         ]
-        self._holdings = EngineHoldings(specs, workers)
-        return self._holdings.problems
+        holdings = EngineHoldings(specs, workers)
+        self._holdings = None if holdings.problems else holdings
+        return holdings.problems
 
     async def weight_digests(self) -> list[HeldDigest]:
         """The digests of the weights that the engine holds now, after `describe_weights` and a weight sync.

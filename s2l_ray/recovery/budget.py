@@ -29,12 +29,13 @@ class RestartBudget:
         self._max_restarts, self._window_s, self._backoff_s, self._clock = max_restarts, window_s, backoff_s, clock
         self._restarts: dict[str, list[float]] = defaultdict(list)
 
-    def spend(self, name: str, cause: str) -> float:
+    def spend(self, name: str, cause: str, log: str = "") -> float:
         """Take one restart of an actor.
 
         Args:
             name: of the actor, such as "explorer engine 1".
-            cause: why it died, and what its log says.
+            cause: why it died.
+            log: the end of its log, for the error.
 
         Returns:
             Seconds to wait before it is started.
@@ -45,7 +46,7 @@ class RestartBudget:
         now = self._clock()
         recent = [then for then in self._restarts[name] if now - then < self._window_s]
         if len(recent) >= self._max_restarts:
-            raise ActorLostError(f"{name} is gone{self._history(len(recent))}. {cause}")
+            raise ActorLostError(f"{name} is gone{self._history(len(recent))}. {cause} {log}".rstrip())
         self._restarts[name] = [*recent, now]
         backing_off = len(recent) - FREE_RESTARTS
         return 0.0 if backing_off < 0 else min(self._backoff_s * 2**backing_off, LONGEST_BACKOFF_S)

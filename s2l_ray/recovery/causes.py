@@ -10,6 +10,11 @@ LONGEST_LINE = 300
 """Characters of one line of a log that are repeated."""
 LONGEST_CAUSE = 400
 """Characters of Ray's account of a death that are repeated: it goes on with advice."""
+KILLED = (
+    "its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a "
+    "connection error code 2. End of file"
+)
+"""What Ray says of a process that ended without telling why."""
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -35,8 +40,9 @@ def kernel_kills(vmstat: Path = VMSTAT) -> int:
 
 
 def short_cause(error: BaseException) -> str:
-    """An error's text in one line without Ray's general advice."""
+    """An error's text in one line, without what Ray adds to every death: the actor's address, and general advice."""
     text = " ".join(str(error).split()) or type(error).__name__
     for beginning in (" Some common causes include", " The same command resumes"):
         text = text.partition(beginning)[0]
-    return text[:LONGEST_CAUSE]
+    reason = text.partition("The actor is dead because ")[2] or text
+    return reason.replace(KILLED, "it was killed, or crashed")[:LONGEST_CAUSE]

@@ -36,8 +36,8 @@ _ANOTHER_CHOICE = re.compile(
 _SEVERAL_LETTERS = re.compile(r"\(?[A-H]\)?(?:(?:\s*(?:,|;|and|&)\s*|\s*)\(?[A-H]\)?)+")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d{4}")
 _CONDITION = re.compile(
-    r"\s*[,(]?\s*(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*([a-z])\s*\\in\s*"
-    r"\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?$"
+    r"\s*+[,(]?\s*+(?:\\text\s*\{\s*(?:where|for|with|and)\s*\}|\b(?:where|for|with))?\s*+([a-z])\s*\\in\s*"
+    r"\\mathbb\s*+\{?\s*+[ZN]\s*+\}?\s*+\)?$"
 )
 _ASKED = r"(?:[Ff]ind|[Cc]ompute|[Dd]etermine|[Ee]valuate|[Cc]alculate|[Ww]hat\s*is|value\s*of)\s*"
 _LEADS = r"(?:=|\\approx|(?:the (?:final )?answer is|approximately|about|exactly|equals)\b)\s*:?\s*"

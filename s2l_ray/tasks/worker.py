@@ -16,13 +16,18 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
 from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
 from s2l_ray.tasks.verifiers import Verifier, resolve_verifier
 
 MEMORY_LIMIT = 4 * 2**30
-"""Bytes of address space of a worker with a built-in verifier: 9**9**9**9 must not take the machine's memory."""
+"""Bytes of address space of a worker with a built-in verifier: no answer must take the machine's memory."""
+OWN_MEMORY_SHARE = 0.5
+"""Share of the machine's memory that the data of a worker with your own function may take, for the same reason. Files
+and what a GPU's driver reserves are no data."""
 _DETAIL_LENGTH = 300
 
 
@@ -37,8 +42,7 @@ def serve(kind: str, options: str, processor_s: str, pipe_fd: int, log_fd: int) 
         pipe_fd, log_fd: descriptors that the process inherited.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if VERIFIERS.is_built_in(kind):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    _limit_memory(kind)
     with Connection(pipe_fd) as pipe:
         try:
             verifier = resolve_verifier(kind, json.loads(options))
@@ -52,6 +56,17 @@ def serve(kind: str, options: str, processor_s: str, pipe_fd: int, log_fd: int) 
             return
         _send(pipe, {"ready": True})
         _serve_chunks(pipe, VerdictLog(log_fd), verifier, float(processor_s))
+
+
+def _limit_memory(kind: str) -> None:
+    """Let the kernel refuse what is too much: the check raises then, or its process ends, and the next goes on."""
+    if VERIFIERS.is_built_in(kind):
+        limited, size = resource.RLIMIT_AS, MEMORY_LIMIT
+    else:
+        limited, size = resource.RLIMIT_DATA, int(OWN_MEMORY_SHARE * psutil.virtual_memory().total)
+    given = resource.getrlimit(limited)[1]
+    size = size if given == resource.RLIM_INFINITY else min(size, given)
+    resource.setrlimit(limited, (size, size))
 
 
 def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier, processor_s: float) -> None:

@@ -39,6 +39,14 @@ def start_process_group(
     return init_device_mesh(device, (world_size,)), here
 
 
+def is_broken(error: BaseException) -> bool:
+    """Whether a collective failed because another rank, or the connection to it, is gone or stands still.
+
+    torch raises a RuntimeError with gloo's message for its gloo groups, and a DistError for the others.
+    """
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
 _stores: list[Store] = []
 """Of this process's groups. torch keeps only the half of a store that is in C++, which does nothing without ours."""
 

@@ -34,6 +34,8 @@ from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.digest import bits_sum, positions_sum, values_sum
 
 UNQUANTISED = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
+UNITS = 512
+"""Unit vectors that a packed weight is read with at a time."""
 Slot = tuple[int, str]
 """id() of a layer, and the name of one of its parameters."""
 
@@ -71,10 +73,14 @@ class Reading:
         held: Tensor = getattr(self.layer, self.name)
         if not self.packed:
             return held.detach()
-        units = torch.eye(shape[1], dtype=held.dtype, device=held.device)
+        weight = torch.empty(shape, dtype=held.dtype, device=held.device)
         layer: Any = self.layer
-        outputs: Tensor = layer.cpu_linear(units, held, None)
-        return outputs[:, : shape[0]].T.contiguous()
+        for first in range(0, shape[1], UNITS):
+            columns = weight[:, first : first + UNITS]
+            units = torch.zeros(columns.shape[1], shape[1], dtype=held.dtype, device=held.device)
+            units[:, first:].fill_diagonal_(1)
+            columns.copy_(layer.cpu_linear(units, held, None)[:, : shape[0]].T)
+        return weight
 
 
 class HeldWeights:

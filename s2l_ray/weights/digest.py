@@ -30,7 +30,7 @@ from torch import Tensor
 from s2l_ray.errors import ModelError
 from s2l_ray.weights.buckets import WeightSpec
 
-CHUNK = {"cpu": 2**16, "cuda": 2**22}
+CHUNK = {"cpu": 2**16, "cuda": 2**20}
 """Elements that are mixed at a time, by the type of the device: as many as its cache holds several times in int64."""
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 WIDTH = {torch.bfloat16: 16, torch.float32: 32}

@@ -145,7 +145,7 @@ def checked_digest(
         if found := difference(specs, trainer, held):
             raise WeightMismatchError(
                 f"after the weight sync of version {version}, learner engine {number} holds other weights than the "
-                f"trainer: {found}. What it samples is not the policy's. The same command resumes from the last "
-                "checkpoint; if it comes again, report it with this line"
+                f"trainer: {found}. It would sample from another policy. The same command resumes from the last "
+                "checkpoint; cluster.verify_weights=false goes on without looking"
             )
     return combined_digest((spec, digest.bits) for spec, digest in zip(specs, trainer, strict=True))

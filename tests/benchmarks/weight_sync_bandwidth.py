@@ -9,6 +9,7 @@ All are groups of two processes, and seconds are the sender's, from the moment a
 - loading: the same into a real vLLM engine, which loads them meanwhile and so holds the sender up.
 - whole: that engine's weight sync, from the call to its return: also pausing, preparing the reload, finishing it,
 resuming.
+- verify: what cluster.verify_weights adds: trainer and engine take the digests of what they hold, at the same time.
 
 On two cores sender, receiver and loader share them. What vLLM does with the weights (a copy into each layer's new
 tensor, oneDNN's packed copy, one more for the embedding) is most of the last two, and its own.
@@ -56,6 +57,7 @@ class Seconds(NamedTuple):
     loading: float
     stall: float
     whole: float
+    verify: float
 
 
 def run() -> list[Result]:
@@ -81,6 +83,7 @@ def _results(name: str, nbytes: int, seconds: Seconds) -> list[Result]:
         Result(f"weight_sync_whole_over_bare_gloo_{name}", bare / seconds.whole, None, "ratio"),
         Result(f"weight_sync_broadcast_gb_per_second_{name}", nbytes / seconds.broadcast / 1e9, None, "GB/s"),
         Result(f"weight_sync_stall_seconds_{name}", seconds.stall, None, "s"),
+        Result(f"weight_sync_verified_over_not_{name}", 1 + seconds.verify / seconds.whole, None, "ratio"),
     ]
 
 
@@ -205,7 +208,7 @@ class Engine:
         from s2l_ray.weights.gloo_sender import GlooSender
         from s2l_ray.weights.messages import Invitation, update_info
 
-        self._trainer = trainer
+        self._trainer, self._specs = trainer, specs
         self._update = update_info(specs)
         self._runner = asyncio.Runner()
         self._thread = ThreadPoolExecutor(1)
@@ -220,14 +223,23 @@ class Engine:
         forming = self._thread.submit(self._sender.form, "engine", 2)
         self._runner.run(self._engine.join(Invitation.to(meeting, "engine", 1, 2, TIMEOUT_S)))
         forming.result()
+        if problems := self._runner.run(self._engine.describe_weights(specs)):
+            raise RuntimeError(problems[0])
 
-    def weight_sync(self, version: int) -> tuple[float, float, float]:
-        """Seconds of the broadcast, of the stall and of all."""
+    def weight_sync(self, version: int) -> tuple[float, float, float, float]:
+        """Seconds of the broadcast, of the stall, of all, and of the verification afterwards."""
+        from s2l_ray.weights.held import checked_digest
+
         begin = time.perf_counter()
         sending = self._thread.submit(lambda: self._sender.send(self._trainer.weights()))
         times = self._runner.run(self._engine.weight_sync(version, self._update))
         whole = time.perf_counter() - begin
-        return sending.result().broadcast_s, times.stall_s, whole
+        broadcast_s = sending.result().broadcast_s
+        begin = time.perf_counter()
+        computing = self._thread.submit(lambda: self._trainer.weights().digests())
+        held = self._runner.run(self._engine.weight_digests())
+        checked_digest(version, self._specs, computing.result(), {0: held})
+        return broadcast_s, times.stall_s, whole, time.perf_counter() - begin
 
     def close(self) -> None:
         self._sender.close()

@@ -18,8 +18,10 @@ import ray
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.training_run import TrainingRun
 
-Kind = Literal["SIGKILL", "SIGSTOP", "exit", "disconnect"]
-"""exit: the process ends itself in the middle of a call. disconnect: all of its TCP connections are shut down."""
+Kind = Literal["SIGKILL", "SIGSTOP", "exit", "disconnect", "stall"]
+"""exit: the process ends itself in the middle of a call. disconnect: all of its TCP connections are shut down. stall:
+it does nothing else for STALL_S, which nobody has to be started again for."""
+STALL_S = 4.0
 ROLES = ("explorer", "learner", "verifier", "bank", "scheduler", "trainer")
 POINTS = ("rollout", "update", "weight_sync", "checkpoint", "evaluate", "hand_over", "idle")
 """Phases of a step, as `Reporter.turn` tells them; idle: between two steps."""
@@ -144,6 +146,9 @@ def do_fault(actor: Any, kind: Kind) -> str:
     if kind == "disconnect":
         actor.__ray_call__.remote(_disconnect)
         return "told to shut its connections down"
+    if kind == "stall":
+        actor.__ray_call__.remote(_stall)
+        return f"told to stall for {STALL_S:g} s"
     pid = ray.get(actor.alive.remote(), timeout=ANSWER_S).pid
     os.kill(pid, getattr(signal, kind))
     return f"process {pid}"
@@ -151,6 +156,10 @@ def do_fault(actor: Any, kind: Kind) -> str:
 
 def _exit(_: Any) -> None:
     os._exit(17)
+
+
+def _stall(_: Any) -> None:
+    time.sleep(STALL_S)
 
 
 def _disconnect(_: Any) -> None:

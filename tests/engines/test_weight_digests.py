@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from s2l_ray.errors import BroadcastError, StaleWeightsError, WeightMismatchError
+from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError, WeightMismatchError
 from s2l_ray.vllm_bridge import arguments
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.digest import directory_digest, tensor_digest
@@ -81,8 +81,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("qwen2")
     model = Qwen2ForCausalLM(Qwen2Config(**QWEN2))
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # biases and norms, which would all be 0 and 1
             torch.nn.init.normal_(parameter)
     model.to(torch.bfloat16).save_pretrained(directory)
     return directory
@@ -160,6 +160,9 @@ def test_what_cannot_be_compared_is_named_beforehand(learner: Verified):
     missing = ["model.norm.weight: no tensor of the trainer's fills it"]
     assert learner.call(learner.engine.describe_weights(fewer)) == missing
     assert "is held in torch.bfloat16, which the" in learner.call(learner.engine.describe_weights(wider))[0]
+    with pytest.raises(EngineError, match="describe_weights comes first"):
+        learner.call(learner.engine.weight_digests())
+    assert learner.call(learner.engine.describe_weights(learner.specs)) == []
 
 
 CHUNKS = 4

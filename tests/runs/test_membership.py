@@ -51,7 +51,7 @@ KILLED_S = 25.0
 """Bound of a weight sync whose member is killed: gloo may notice at once, or wait for its bound."""
 DRAIN_S = 30.0
 BF16 = 0.08
-# Cut over two, two and five buckets: a death at the first tensor leaves seven to come.
+# Two buckets: a death at the first tensor leaves the second to come.
 SPECS = [WeightSpec(f"layer.{i}", "float32", (rows, 1000)) for i, rows in enumerate((4_000, 4_000, 10_000))]
 BYTES = 4 * 18_000_000
 TIMES = WeightSyncTimes(start=0.0, drain_s=0.5, receive_s=0.25, stall_s=0.75, running=3)
@@ -320,7 +320,7 @@ def test_with_nobody_left_it_says_so(it: WeightSyncs):
         it.weight_sync(1)
 
 
-@pytest.mark.parametrize("bucket", [0, 4, 8], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("bucket", [0, 1], ids=["first", "last"])
 def test_a_trainer_rank_that_dies_over_a_bucket_leaves_no_engine_with_part_of_a_version(it: WeightSyncs, bucket: int):
     it.start(None, None)
     it.connect(0, 1)

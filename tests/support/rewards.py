@@ -17,3 +17,8 @@ def first_word_is_even(response: str, answer: str, question: str) -> bool:
 def raises(response: str, answer: str, question: str) -> float:
     """A reward function with a bug."""
     return float(undefined)  # noqa: F821
+
+
+def nothing(response: str, answer: str, question: str) -> float:
+    """A reward function that pays nothing, as one does that reads another form of answers."""
+    return 0.0

@@ -168,3 +168,16 @@ def test_what_a_trial_knows_of_its_storage() -> None:
     for name in ray_bridge.TrialStorage.__annotations__:
         assert name in names or f"self.{name}" in source, f"trials/trial.py reads {name} of Tune's StorageContext"
     assert not dataclasses.is_dataclass(StorageContext)
+
+
+def test_only_reports_of_dead_workers_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.extend(data["lines"]))
+    monkeypatch.delenv("RAY_IGNORE_UNHANDLED_ERRORS", raising=False)
+    assert "print_to_stdstream(" in inspect.getsource(worker.listen_error_messages)
+    for _ in range(2):
+        ray_bridge.leave_out_death_reports()
+    for line in ("A worker died or was killed while executing a task by a fault", "The disk is nearly full"):
+        worker.print_to_stdstream({"lines": [line]}, ignore_prefix=False)
+    assert told == ["The disk is nearly full"]
+    assert '"RAY_IGNORE_UNHANDLED_ERRORS" in os.environ' in inspect.getsource(worker)

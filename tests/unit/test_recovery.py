@@ -36,8 +36,10 @@ def test_one_restart_too_many_within_the_window_is_an_error_with_its_cause() -> 
     for clock[0] in (0.0, 60.0):
         spent.spend("learner engine 3", "")
     clock[0] = 99.0
-    with pytest.raises(ActorLostError, match=r"learner engine 3 is gone after 2 restarts within 100 s.* It burned\."):
-        spent.spend("learner engine 3", "It burned.")
+    with pytest.raises(
+        ActorLostError, match=r"learner engine 3 is gone after 2 restarts within 100 s.* It burned\. Its log ends so\."
+    ):
+        spent.spend("learner engine 3", "It burned.", "Its log ends so.")
     clock[0] = 101.0  # the first of them does not count any more
     assert spent.spend("learner engine 3", "") == 2.0
     with pytest.raises(ActorLostError):

@@ -37,7 +37,7 @@ def calls() -> list[str]:
 def trainer(calls: list[str]) -> RecoveringTrainer:
     numbers = iter(range(9))
     vigil = SimpleNamespace(add=lambda *args: None, remove=lambda rank: None, gone=lambda ranks, error: [])
-    budget = SimpleNamespace(spend=lambda name, cause: 0.0)
+    budget = SimpleNamespace(spend=lambda name, cause, log: 0.0)
     return RecoveringTrainer(
         lambda named: Group(next(numbers), calls), lambda rank: None, vigil, budget, lambda text: None
     )
@@ -48,7 +48,7 @@ def batch(step: int) -> Any:
 
 
 def lose_all(trainer: RecoveringTrainer) -> None:
-    trainer.lose(Death("trainer rank 0", trainer.ranks[0], "killed", None, trainer.lose))
+    trainer.lose(Death("trainer rank 0", trainer.ranks[0], "killed", "", None, trainer.lose))
     trainer.recover()
 
 

@@ -235,8 +235,9 @@ def test_packed_copies_are_compared_by_their_values():
 
 def test_what_the_workers_do_not_hold_whole_cannot_be_compared():
     embed, k, norm = TENSORS
-    for first in (embed[:2], embed[:4]):  # a row is missing; a row is there twice
-        workers = [worker((0, first), (1, k), (2, norm)), worker((0, embed[3:]), (1, k), (2, norm))]
+    # A row is missing; one is there twice; one is missing and another there twice.
+    for first, second in ((embed[:2], embed[3:]), (embed, embed[3:]), (embed[:3], embed[:1])):
+        workers = [worker((0, first), (1, k), (2, norm)), worker((0, second), (1, k), (2, norm))]
         problems = EngineHoldings(SPECS, [described for described, _ in workers]).problems
         assert problems == ["embed: the parts in layer 0 do not make up the whole tensor"]
     lacking = EngineHoldings(SPECS, [worker((0, embed), (2, norm))[0]])

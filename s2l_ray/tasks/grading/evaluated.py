@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from s2l_ray.tasks.grading.atoms import UNKNOWN_FUNCTIONS
@@ -94,7 +95,17 @@ def _sides(formula: str) -> list[Node]:
 
 def _shape(node: Node) -> Node:
     """The same expression with the terms and factors in one order, and without what they were read from."""
-    args = [_shape(argument) for argument in node.args]
     if node.op in ("add", "mul"):
-        args = sorted((part for arg in args for part in (arg.args if arg.op == node.op else (arg,))), key=repr)
-    return Node(node.op, tuple(args), node.name, node.number)
+        return Node(node.op, tuple(sorted(map(_shape, _operands(node)), key=repr)))
+    return Node(node.op, tuple(map(_shape, node.args)), node.name, node.number)
+
+
+def _operands(node: Node) -> Iterator[Node]:
+    """The terms of a sum of sums, or the factors of a product of products. However many there are, each comes once."""
+    left = [node]
+    while left:
+        part = left.pop()
+        if part.op == node.op:
+            left += part.args
+        else:
+            yield part

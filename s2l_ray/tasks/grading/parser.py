@@ -11,12 +11,13 @@ from s2l_ray.tasks.grading.tokens import tokens
 
 KEPT = 4096
 """Answers that a process keeps read: many rollouts of a group give the same one."""
+LONGEST_KEPT = 200
+"""Characters; the tree of a longer one takes up to 100 kB, and hardly ever comes again."""
 _RELATIONS = frozenset({"=", "<", ">", "<=", ">=", "!=", "~=", "in", "equiv"})
 _SETS = {"cup": "union", "cap": "intersection", "setminus": "difference"}
 _SIGNS = frozenset({"+", "-", "+-", "-+"})
 
 
-@lru_cache(KEPT)
 def read(answer: str) -> Node:
     """The tree of an answer that is already `normalised`.
 
@@ -24,11 +25,18 @@ def read(answer: str) -> Node:
         UnreadableError: it is not in a notation that is known here.
         RecursionError: its brackets are nested too deeply.
     """
+    return _kept(answer) if len(answer) <= LONGEST_KEPT else _tree(answer)
+
+
+def _tree(answer: str) -> Node:
     parser = _Parser(tokens(without_thousands_separators(answer)))
     node = parser.listed()
     if not parser.ended():
         raise UnreadableError(f"{parser.peek().text!r} is not expected here")
     return node
+
+
+_kept = lru_cache(KEPT)(_tree)
 
 
 def read_text(answer: str) -> Node:

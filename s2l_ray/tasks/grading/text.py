@@ -64,7 +64,7 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"\*\*", "^"),
         (r"(?i)\\%|\s*\b(?:per\s?cent(?:age)?|pct)\b|\\text\s*\{\s*per\s?cent\s*\}", "%"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", r"\\degree "),
-        (r"(?<=\d)\s*\^?\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"(?<=\d)\s*+\^?\s*+\{?\s*+\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
     )
 ]

@@ -1,0 +1,167 @@
+"""A trainer that loses a rank in any of its calls is, after that, where one is that lost none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.liveness import Death
+from actors.trainer_recovery import RecoveringTrainer
+from s2l_ray.errors import ActorLostError, ConfigError, NodeLostError
+from s2l_ray.recovery.budget import RestartBudget
+
+DISK: dict[str, tuple[str, ...]] = {}
+
+
+class Ranks:
+    """Ranks whose state is the names of what they were trained on. The call with the fatal number kills one of them.
+
+    `calls` counts over all that are started.
+    """
+
+    groups_named = 0
+
+    def __init__(self, world: World) -> None:
+        self.ranks = [object(), object()]
+        self.world = world
+        self.state: tuple[str, ...] = ()
+        self.members: list[Any] = []
+        self.dead = False
+
+    def _call(self, name: str) -> None:
+        self.world.calls.append(name)
+        if self.dead or len(self.world.calls) in self.world.fatal:
+            self.dead = True
+            raise ActorLostError(f"{name} failed: an actor is gone")
+
+    def finish_build(self) -> None:
+        self._call("build")
+
+    def update(self, batch: Any) -> tuple[str, ...]:
+        self._call("update")
+        self.state += (f"batch {batch.split.step}",)
+        return self.state
+
+    def connect(self, members: list[Any]) -> None:
+        self._call("connect")
+        self.members = members
+
+    def save(self, directory: str) -> None:
+        self._call("save")
+        DISK[directory] = self.state
+
+    def load(self, directory: str) -> None:
+        self._call("load")
+        self.state = DISK[directory]
+
+    def begin_snapshot(self) -> list[tuple[str, ...]]:
+        return [self.state]
+
+    def finish_snapshot(self, snapshot: list[tuple[str, ...]]) -> None:
+        self._call("snapshot")
+
+    def restore(self, snapshot: list[tuple[str, ...]]) -> None:
+        self._call("restore")
+        (self.state,) = snapshot
+
+
+@dataclass
+class World:
+    """Starts ranks, watches over them, and has some of their calls fail."""
+
+    fatal: tuple[int, ...]
+    calls: list[str] = field(default_factory=list)
+    started: list[Ranks] = field(default_factory=list)
+    buried: list[Any] = field(default_factory=list)
+
+    def start(self, named: int) -> Ranks:
+        self.started.append(Ranks(self))
+        return self.started[-1]
+
+    def add(self, name: str, rank: Any, replace: Any) -> None: ...
+
+    def remove(self, rank: Any) -> None: ...
+
+    def gone(self, ranks: list[Any], why: Exception) -> list[Death]:
+        now = self.started[-1]
+        return [Death("trainer rank 0", ranks[0], "killed.", "", None, print)] if now.dead else []
+
+
+def batch(step: int) -> Any:
+    return SimpleNamespace(split=SimpleNamespace(step=step))
+
+
+def trained(fatal: tuple[int, ...], in_memory: bool, max_restarts: int = 9) -> tuple[World, RecoveringTrainer]:
+    """Five steps as a run does them, with a checkpoint after the second and fourth."""
+    world = World(fatal)
+    budget = RestartBudget(max_restarts, 1e9, 1e-9)
+    trainer = RecoveringTrainer(world.start, world.buried.append, world, budget, lambda text: None)
+    trainer.finish_build()
+    if in_memory:
+        trainer.keep_snapshots()
+    trainer.connect(["engine"])
+    for step in range(1, 6):
+        assert trainer.update(batch(step)) == tuple(f"batch {i}" for i in range(1, step + 1))
+        trainer.surviving(lambda: trainer.group._call("weight_sync"))
+        trainer.begin_snapshot()
+        if step % 2 == 0:
+            trainer.save(f"step {step}")
+            trainer.saved(f"step {step}", step)
+    return world, trainer
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_rank_that_dies_in_any_call_changes_nothing_but_the_number_of_calls(in_memory: bool) -> None:
+    calls = len(trained((), in_memory)[0].calls)
+    assert calls == 2 + 5 * 2 + 2 + (4 if in_memory else 0)
+    for fatal in range(2, calls + 1):
+        world, trainer = trained((fatal,), in_memory)
+        assert len(world.started) == 2 and trainer.restarts == 1
+        assert world.started[-1].state == tuple(f"batch {i}" for i in range(1, 6))
+        assert world.started[-1].members == (["engine"] if fatal > 2 else world.started[-1].members)
+        assert world.buried == world.started[0].ranks
+        assert DISK["step 4"] == tuple(f"batch {i}" for i in range(1, 5))
+
+
+def test_ranks_that_die_while_they_are_brought_back_are_started_once_more() -> None:
+    for second in range(9, 14):
+        world, trainer = trained((8, second), in_memory=False)
+        assert trainer.restarts == 2 and world.started[-1].state == tuple(f"batch {i}" for i in range(1, 6))
+
+
+def test_what_is_done_again_is_what_came_after_the_snapshot_or_the_checkpoint() -> None:
+    for in_memory, restored, again in ((True, "restore", 0), (False, "load", 1)):
+        calls = trained((), in_memory)[0].calls
+        fourth = [number for number, name in enumerate(calls, 1) if name == "update"][3]  # the checkpoint has two
+        world, _ = trained((fourth,), in_memory)
+        assert world.calls.count(restored) == 1
+        assert world.calls.count("update") == 5 + 1 + again  # one failed
+
+
+def test_the_budget_counts_and_other_errors_are_not_deaths() -> None:
+    with pytest.raises(ActorLostError, match=r"the trainer is gone after 2 restarts .* update failed"):
+        trained((5, 7, 9), in_memory=True, max_restarts=2)
+    _, trainer = trained((), in_memory=True)
+
+    def refuse() -> None:
+        raise ConfigError("trainer.lr: no")
+
+    with pytest.raises(ConfigError):
+        trainer.surviving(refuse)
+    assert trainer.restarts == 0
+
+
+def test_a_lost_node_ends_the_run_at_once() -> None:
+    world, trainer = trained((), in_memory=True)
+    world.started[-1].dead = True
+
+    def no_node(named: int) -> Ranks:
+        raise NodeLostError("node 1 is lost")
+
+    trainer._start = no_node
+    with pytest.raises(NodeLostError):
+        trainer.update(batch(6))
+    assert trainer.restarts == 1
