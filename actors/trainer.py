@@ -325,6 +325,11 @@ class TrainerGroup:
         """
         return _together(self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint"))
 
+    def tend(self) -> None:
+        """What is done every second of a wait for the ranks, for waits elsewhere."""
+        if self._tend is not None:
+            self._tend()
+
     def lacks_memory(self) -> str:
         """Why `begin_save` would put a node at risk of running out of host memory; empty if it would not."""
         asked: dict[str, int] = {}

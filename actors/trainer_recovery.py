@@ -112,6 +112,10 @@ class RecoveringTrainer:
         """See `TrainerGroup.save`."""
         return self.surviving(lambda: self._group.save(directory))
 
+    def tend(self) -> None:
+        """See `TrainerGroup.tend`."""
+        self._group.tend()
+
     def lacks_memory(self) -> str:
         """See `TrainerGroup.lacks_memory`."""
 

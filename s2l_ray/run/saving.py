@@ -22,6 +22,8 @@ from s2l_ray.run.directory import RunDirectory
 
 Written = Callable[[], Mapping[str, FileSum]]
 """Waits until the trainer's files are written, within its own bound, and returns their sums. It raises what failed."""
+POLL_S = 1.0
+"""Seconds between two looks at the trainer while the run waits for it to write."""
 STOPPED_S = 5.0
 """Seconds that a checkpoint has to become whole when the run was stopped by a signal."""
 
@@ -34,6 +36,9 @@ class SavingTrainer(Protocol):
 
     def lacks_memory(self) -> str:
         """Why its state should not be copied to host memory now; empty: nothing speaks against it."""
+
+    def tend(self) -> None:
+        """See to its actors, which may have died or hang; called every second of a wait for them."""
 
     def begin_save(self, directory: str) -> Written:
         """Copy its state to host memory, and begin to write that."""
@@ -101,7 +106,7 @@ class CheckpointSaver:
         self._thread = threading.Thread(target=self._complete, args=(draft, written), name="checkpoint", daemon=True)
         self._thread.start()
         if not self._settings.asynchronous:
-            self._thread.join()
+            self._join()
 
     def settle(self, *, wait: bool = False) -> Path | None:
         """Hear of a checkpoint that was written in the background: its directory, if it has become whole since.
@@ -116,7 +121,7 @@ class CheckpointSaver:
         """
         if self._thread is None or (not wait and self._thread.is_alive()):
             return None
-        self._thread.join()
+        self._join()
         self._thread, failure, self._failure = None, self._failure, None
         if isinstance(failure, ActorLostError):
             self.lost = True
@@ -151,6 +156,12 @@ class CheckpointSaver:
             if error is None:
                 raise
             self._note(f"the last checkpoint could not be written, the one before it stays: {failure}")
+
+    def _join(self) -> None:
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(POLL_S)
+            if self._thread.is_alive():
+                self._trainer().tend()
 
     def _begin(self, directory: str) -> Written:
         trainer = self._trainer()

@@ -129,6 +129,8 @@ def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str)
     results["continued"] = mini_batches(trainer, group), weights_of(trainer)
     trainer.load(f"{out}/checkpoint")
     results["loaded"] = weights_of(trainer)
+    trainer.load(f"{out}/of one rank")
+    results["from one rank"] = mini_batches(trainer, group), weights_of(trainer)
     trainer.close()
     for name in ("mini", "lora"):
         results[f"snapshot {name}"] = after_a_snapshot(model_dir, group, LORA if name == "lora" else {}, joined)
@@ -160,6 +162,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """Where so many ranks wrote, and what each of them found."""
     ranks, out = request.param, tmp_path_factory.mktemp("ranks")
+    alone = make_trainer(model_dir, goal=objective(**KL))
+    even(alone, Group())
+    alone.save(str(out / "of one rank"))
+    alone.close()
     context = mp.get_context("spawn")
     listener = listen("127.0.0.1")
     store = open_store(listener.meeting, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
@@ -208,6 +214,18 @@ def test_a_checkpoint_of_several_ranks_loads_on_one(model_dir: str, several: tup
         for key, value in metrics.items():
             assert got_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
     trainer.close()
+
+
+def test_a_checkpoint_of_one_rank_loads_on_several(model_dir: str, several: tuple[Path, list[Any]]) -> None:
+    out, ranks = several
+    trainer = make_trainer(model_dir, goal=objective(**KL))
+    trainer.load(f"{out}/of one rank")
+    metrics, weights = mini_batches(trainer, Group()), weights_of(trainer)
+    trainer.close()
+    for got_metrics, got_weights in (rank["from one rank"] for rank in ranks):
+        assert_same(got_weights, weights, atol=1e-5)
+        for key, value in metrics.items():
+            assert got_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
 def test_a_checkpoint_that_one_rank_could_not_write_is_not_complete(

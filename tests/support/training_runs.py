@@ -45,6 +45,7 @@ class Graph:
             save=self._save,
             begin_save=self._begin_save,
             lacks_memory=lambda: "",
+            tend=lambda: None,
             export=lambda path: self._call("export"),
             saved=lambda directory, step: None,
         )

@@ -233,6 +233,9 @@ def test_a_run_ends_once_a_condition_has_lasted_and_is_warned_when_it_begins() -
     assert "each of its 1 optimizer steps, which were skipped, as for 3 steps, since step 2; health.skipped" in said
     assert said.startswith("step 4: no weight changed: the loss") and ". Lower trainer.learning_rate" in said
     assert said.endswith("the same command with health.skipped_updates=warn goes on from it")
+    nothing_to_train = {"updates": 0.0, "skipped_updates": 0.0}  # the run was resumed, and this step says nothing
+    later = [*records[:4], health.watch(records[:4], step(5, trainer=nothing_to_train))]
+    assert later[-1].health["skipped_updates"] == 3 and health.problem(later) is None and health.endangered(later[-1])
     warned = HealthConfig(skipped_updates="warn", skipped_updates_steps=3)
     assert Health(warned).problem(records[:4]) is None and not Health(warned).endangered(records[3])
 

@@ -23,7 +23,8 @@ from s2l_ray.step_log import StepLog
 from tests.support.patience import PATIENCE_S
 from tests.support.training_runs import Graph, set_up_over
 
-STEPS = 8
+STEPS = 9
+"""Of a run; it ends with figures, which take long to draw, so most tests stop before."""
 
 
 class Notes(SilentReporter):
@@ -111,7 +112,7 @@ def test_what_is_written_is_the_same_as_without_a_thread(graph: Graph, tmp_path:
         changed = {"run_dir": str(tmp_path / name), "checkpoint.asynchronous": asynchronous}
         config = configured(tmp_path, **changed)
         with TrainingRun(config, SilentReporter()) as run:
-            for _ in range(STEPS):
+            for _ in range(STEPS - 1):
                 run.step()
         files = {
             str(path.relative_to(config.run_path)): path.read_bytes()
@@ -143,8 +144,9 @@ def test_mlflow_hears_of_checkpoints_that_are_there(
     heard: list[list[int]] = []
     monkeypatch.setattr(RunTracking, "models", lambda self, there: heard.append([step for step, _ in there]))
     with TrainingRun(configured(tmp_path, **{"checkpoint.asynchronous": asynchronous}), SilentReporter()) as run:
-        for _ in range(STEPS):
+        for _ in range(STEPS - 1):
             run.step()
+        run.state.look_after_checkpoints(wait=True)
     assert heard == [[2], [2, 4], [4, 6], [6, 8]]
 
 
@@ -194,7 +196,7 @@ def test_a_checkpoint_that_failed_in_the_last_step_is_an_error_of_the_run(config
         with pytest.raises(DiskError, match="No space left"):
             run.step()
     assert not (config.run_path / "summary.json").exists()
-    assert checkpoints(config) == ["step-000004", "step-000006"]
+    assert checkpoints(config) == ["step-000006", "step-000008"]
 
 
 def test_a_checkpoint_that_is_lost_with_an_actor_is_a_note_and_the_next_one_is_written(config: Config, graph: Graph):
@@ -227,7 +229,17 @@ def test_the_checkpoint_of_the_last_step_is_written_again_if_it_is_lost_with_an_
         while not run.done:
             run.step()
         assert run.summary["weight_versions"] == list(range(STEPS))
-    assert len(attempts) == 2 and checkpoints(config) == ["step-000006", "step-000008"]
+    assert len(attempts) == 2 and checkpoints(config) == ["step-000008", "step-000009"]
+
+
+def test_while_a_run_waits_for_a_checkpoint_it_sees_to_the_trainer(
+    run: TrainingRun, graph: Graph, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(saving, "POLL_S", 0.02)
+    gate = Gate(graph)
+    graph.trainer.tend = gate.opened.set  # a rank that hangs is found, and ended
+    run.step()
+    assert run.state.checkpoint().name == "step-000001"
 
 
 def test_a_checkpoint_that_is_lost_again_and_again_is_an_error(config: Config, graph: Graph):
@@ -246,8 +258,9 @@ def test_older_checkpoints_go_only_once_the_trainer_goes_on_from_the_newest(conf
     bases: list[tuple[str, int, list[str]]] = []
     graph.trainer.saved = lambda directory, step: bases.append((directory, step, checkpoints(config)))
     with TrainingRun(config, SilentReporter()) as run:
-        for _ in range(STEPS):
+        for _ in range(STEPS - 1):
             run.step()
+        run.state.look_after_checkpoints(wait=True)
     assert [step for _, step, _ in bases] == [2, 4, 6, 8]
     assert bases[2][0] == str(config.run_path / "checkpoints" / "step-000006" / "trainer")
     assert bases[2][2] == ["step-000002", "step-000004", "step-000006"]  # keep is 2
