@@ -9,6 +9,7 @@ from pathlib import Path
 
 from s2l_ray.errors import DataError
 from s2l_ray.machine.disk import append, write_whole, writing
+from s2l_ray.machine.reading import MOST_LOG_BYTES, read_bounded
 from s2l_ray.results import StepRecord, finite
 
 
@@ -29,12 +30,15 @@ class StepLog:
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        try:
+            lines = read_bounded(self.path, MOST_LOG_BYTES).decode(errors="replace").splitlines(keepends=True)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}") from error
         records = []
         for number, line in enumerate(lines, start=1):
             try:
                 records.append(StepRecord.from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
                 if number == len(lines) and not line.endswith("\n"):
                     break
                 raise DataError(f"{self.path}, line {number}: {_what_it_is(line)}") from None
@@ -78,7 +82,7 @@ def _what_it_is(line: str) -> str:
     """What a line is that is not a StepRecord, and what to do."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if isinstance(row, dict) and isinstance(row.get("step"), int):
         return "written by another version of s2l-ray; read it with that version, or start anew in another run_dir"

@@ -16,8 +16,10 @@ from s2l_ray.redaction import is_secret_name
 
 BEGIN = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 WHOLE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^{}]*)\}")
-MOST = 16
-"""Interpolations in one value."""
+MOST = 200
+"""Interpolations in one configuration."""
+LONGEST = 2**20
+"""Characters of a value that has some."""
 ENVIRONMENT = "oc.env"
 
 
@@ -31,15 +33,24 @@ def check_interpolations(values: dict[str, Any], where: str) -> None:
     Raises:
         ConfigError: a value has one that is refused; the key is named.
     """
-    found = {key: _references(text, f"{where}: {key}") for key, text in _texts(values, "") if "${" in text}
-    for key, references in found.items():
-        for reference in references:
-            target = _absolute(reference, key)
-            if any(len(found[other]) > 1 for other in found if other == target or other.startswith(f"{target}.")):
-                raise ConfigError(
-                    f"{where}: {key}: ${{{reference}}} refers to a value that is put together of several others; write "
-                    "these here"
-                )
+    texts = dict(_texts(values, ""))
+    references = {key: _references(text, f"{where}: {key}") for key, text in texts.items() if "${" in text}
+    if (count := sum(map(len, references.values()))) > MOST:
+        raise ConfigError(f"{where}: has {count} interpolations; {MOST} are the most")
+    sizes: dict[str, int] = {}
+
+    def size(key: str) -> int:
+        """Characters of a text, resolved: at least as many as there will be. A circle is for OmegaConf to refuse."""
+        if key not in sizes:
+            sizes[key] = 0
+            targets = [_absolute(reference, key) for reference in references.get(key, ())]
+            named = [other for target in targets for other in texts if f"{other}.".startswith(f"{target}.")]
+            sizes[key] = len(texts[key]) + sum(map(size, named))
+        return sizes[key]
+
+    for key in references:
+        if size(key) > LONGEST:
+            raise ConfigError(f"{where}: {key}: refers to values that refer to others, until it is larger than 1 MiB")
 
 
 def _references(text: str, where: str) -> list[str]:
@@ -50,8 +61,6 @@ def _references(text: str, where: str) -> list[str]:
             f"{where}: an interpolation is written ${{KEY}} or ${{{ENVIRONMENT}:NAME}}, with no other one in it; for "
             "these characters themselves write \\${"
         )
-    if len(written) > MOST:
-        raise ConfigError(f"{where}: has {len(written)} interpolations; {MOST} are the most")
     references = []
     for one in written:
         resolver, colon, arguments = one.partition(":")

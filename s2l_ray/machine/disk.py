@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError, DiskError, S2LError
+from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 
 _ROOM = "free some space there"
 _ACCESS = "give this user the right to write there, or choose another place"
@@ -134,7 +135,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         DataError: the file cannot be read, or is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(path, MOST_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+CHUNK_BYTES = 2**20
 KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -15,6 +16,12 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 """What a path can name in the place of a file."""
+
+
+MOST_JSON_BYTES = 2**28
+"""Of a JSON file of ours, or of a model: many times the largest, the vocabulary of a tokenizer."""
+MOST_LOG_BYTES = 2**32
+"""Of a log of ours with a line for each step."""
 
 
 def kind_of(path: Path) -> str | None:
@@ -39,7 +46,9 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         if (kind := KINDS.get(stat.S_IFMT(status.st_mode))) is not None:
             raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
-        content = file.read(most_bytes + 1)  # a file of /proc says that it has no bytes
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:.0f} MiB", str(path))
-    return content
+        content = bytearray()
+        while part := file.read(CHUNK_BYTES):  # whatever the size that a file of /proc says it has
+            content += part
+            if len(content) > most_bytes:
+                raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:.0f} MiB", str(path))
+    return bytes(content)

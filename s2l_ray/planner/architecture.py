@@ -16,6 +16,7 @@ from typing import Any
 from s2l_ray.errors import HubError, ModelError
 from s2l_ray.hub.fetching import cached_model, fetch_file
 from s2l_ray.hub.names import model_repository
+from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 from s2l_ray.planner.known_models import KNOWN_MODELS
 
 
@@ -237,8 +238,8 @@ def _load(name_or_path: str) -> ModelShape:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads(read_bounded(file, MOST_JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} holds no JSON object")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.disk import append, write_whole
+from s2l_ray.machine.reading import MOST_LOG_BYTES, read_bounded
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.step_planner import StepPlanner, step_planner
 
@@ -40,7 +41,7 @@ def read_stragglers(path: Path) -> dict[int, list[str]]:
     """
     found: dict[int, list[str]] = {}
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bounded(path, MOST_LOG_BYTES).splitlines()
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}); rollout.replay_stragglers is another run's {STRAGGLERS}"
@@ -49,7 +50,7 @@ def read_stragglers(path: Path) -> dict[int, list[str]]:
         try:
             row = json.loads(line)
             found[int(row["step"])] = [str(prompt_id) for prompt_id in row["stragglers"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             if number < len(lines):
                 raise ConfigError(
                     f'{path}, row {number}: should be {{"step": 1, "stragglers": [...]}}; correct or remove the row'

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import ModelError
+from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 from s2l_ray.tasks import git_lfs
 
 REMEDY = (
@@ -55,7 +56,7 @@ def read_json(key: str, path: Path) -> dict[str, Any]:
         raise ModelError(f"{key}: {path.parent} has no {path.name}; {REMEDY}")
     _refuse_pointer(key, path)
     with readable(key, path):
-        text = path.read_bytes()
+        text = read_bounded(path, MOST_JSON_BYTES)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,8 @@ from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from s2l_ray.weights.rendezvous import SecretStore, check_members
+
 
 def start_process_group(
     device: str, *, rank: int, world_size: int, store: Store | None, timeout_s: float
@@ -31,6 +33,8 @@ def start_process_group(
         timeout=timedelta(seconds=timeout_s),
         store=_held(store),
     )
+    if isinstance(store, SecretStore):  # by gloo, on CUDA too: NCCL's connections ask for the random part of its id
+        check_members(dist.all_to_all_single, store, "trainer", rank, world_size)
     here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
     return init_device_mesh(device, (world_size,)), here
 

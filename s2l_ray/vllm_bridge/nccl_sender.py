@@ -10,7 +10,7 @@ import torch
 
 from s2l_ray.weights.buckets import WeightSource, WeightStream, checked
 from s2l_ray.weights.nccl_bounds import abort_after, agree_on_id, in_time
-from s2l_ray.weights.rendezvous import Store
+from s2l_ray.weights.rendezvous import SecretStore
 from s2l_ray.weights.sender import GroupSender
 from s2l_ray.weights.sizes import GPU_BUFFERS, GPU_CHUNK_BYTES
 
@@ -22,7 +22,7 @@ class NcclSender(GroupSender):
     next arrives: each has GPU_BUFFERS CUDA streams that take turns.
     """
 
-    def _join(self, store: Store, group: str, size: int) -> Any:
+    def _join(self, store: SecretStore, group: str, size: int) -> Any:
         from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
         from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 

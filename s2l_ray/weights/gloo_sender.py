@@ -12,7 +12,7 @@ import torch
 from torch.distributed import Work
 
 from s2l_ray.weights.buckets import Bucket, WeightSource, bucket_bytes, flat_views, plan_buckets
-from s2l_ray.weights.rendezvous import BroadcastGroup, Store
+from s2l_ray.weights.rendezvous import BroadcastGroup, SecretStore
 from s2l_ray.weights.sender import GroupSender
 from s2l_ray.weights.sizes import BUCKET_BYTES, BUCKETS_HELD
 
@@ -32,7 +32,7 @@ class GlooSender(GroupSender):
         size = min(BUCKET_BYTES, sum(spec.nbytes for spec in self._specs))
         return [torch.empty(size, dtype=torch.uint8) for _ in self._buckets[:BUCKETS_HELD]]
 
-    def _join(self, store: Store, group: str, size: int) -> BroadcastGroup:
+    def _join(self, store: SecretStore, group: str, size: int) -> BroadcastGroup:
         return BroadcastGroup(store, group, 0, size, self._host, self._timeout_s)
 
     def walk(self, weights: WeightSource) -> Iterator[torch.Tensor | None]:

@@ -1,10 +1,13 @@
 """The meeting point of a run's processes: a store that listens on one named address, and gloo groups on it.
 
-torch's own `TCPStore` listens on every interface and lets everybody in; see `s2l_ray.weights.store` for ours.
+torch's own `TCPStore` listens on every interface and lets everybody in; see `s2l_ray.weights.store` for ours. gloo
+takes whoever reaches a member's port first for the member that it expects, so members prove themselves to each other.
 """
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -18,7 +21,17 @@ from torch.distributed import (  # type: ignore[attr-defined]  # torch lists som
 from s2l_ray.weights.admission import Listener, Meeting
 from s2l_ray.weights.store import SecretStore
 
-__all__ = ["BroadcastGroup", "Listener", "Meeting", "PrefixStore", "Store", "listen", "open_store"]
+__all__ = [
+    "BroadcastGroup",
+    "Listener",
+    "Meeting",
+    "PrefixStore",
+    "SecretStore",
+    "Store",
+    "check_members",
+    "listen",
+    "open_store",
+]
 
 
 def listen(host: str) -> Listener:
@@ -37,6 +50,29 @@ def open_store(meeting: Meeting, timeout_s: float, listener: Listener | None = N
     return SecretStore(meeting, timeout_s, listener)
 
 
+def check_members(
+    exchange: Callable[[torch.Tensor, torch.Tensor], None], store: SecretStore, name: str, rank: int, size: int
+) -> None:
+    """Make sure that at the other end of each connection of a new group is who should be there.
+
+    Args:
+        exchange: `(received, sent)`: sends the k-th of `size` equal parts of a uint8 tensor to member k, directly, and
+            fills in what the members send to this one.
+        store: where the group met; all members know its secret.
+        name, rank, size: the group, this member, how many there are.
+
+    Raises:
+        RuntimeError: somebody else is there, or nobody within the group's timeout.
+    """
+    pairs = [(rank, other) for other in range(size)]
+    sent = b"".join(store.proof(f"{name} {a} to {b}") for a, b in pairs)
+    expected = b"".join(store.proof(f"{name} {b} to {a}") for a, b in pairs)
+    received = torch.empty(len(sent), dtype=torch.uint8)
+    exchange(received, torch.frombuffer(bytearray(sent), dtype=torch.uint8))
+    if not hmac.compare_digest(bytes(received.tolist()), expected):
+        raise RuntimeError(f"somebody who is no member has connected to the group {name}")
+
+
 class BroadcastGroup:
     """A gloo group beside torch.distributed's default group: member 0 broadcasts, the others receive.
 
@@ -48,12 +84,16 @@ class BroadcastGroup:
         timeout_s: bound on forming the group and on every broadcast.
     """
 
-    def __init__(self, store: Store, name: str, rank: int, size: int, host: str, timeout_s: float) -> None:
+    def __init__(self, store: SecretStore, name: str, rank: int, size: int, host: str, timeout_s: float) -> None:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in torch's stubs
         options._timeout = timedelta(seconds=timeout_s)
         options._devices = [ProcessGroupGloo.create_device(hostname=host)]
         self._base, self._store = store, PrefixStore(name, store)
         self._group = ProcessGroupGloo(self._store, rank, size, options)
+        check_members(self._all_to_all, store, name, rank, size)
+
+    def _all_to_all(self, received: torch.Tensor, sent: torch.Tensor) -> None:
+        self._group.alltoall_base(received, sent, [], []).wait()  # type: ignore[attr-defined]  # not in torch's stubs
 
     def start_broadcast(self, tensor: torch.Tensor) -> Work:
         """Begin to send (rank 0) or receive (others) a contiguous CPU tensor in place.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from s2l_ray.errors import BroadcastError
 from s2l_ray.machine.device_memory import give_back_cached
 from s2l_ray.weights.buckets import WeightSource, WeightSpec
-from s2l_ray.weights.rendezvous import Listener, Meeting, Store, listen, open_store
+from s2l_ray.weights.rendezvous import Listener, Meeting, SecretStore, listen, open_store
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class GroupSender(ABC):
             self._listener = None
 
     @abstractmethod
-    def _join(self, store: Store, group: str, size: int) -> Any:
+    def _join(self, store: SecretStore, group: str, size: int) -> Any:
         """Member 0 of the new group; bounded."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ members, and read or replace weights.
 
 from __future__ import annotations
 
+import hmac
 import socket
 import threading
 from datetime import timedelta
@@ -201,6 +202,10 @@ class SecretStore(Store):
             return getattr(self._entries, name)(*arguments)
         assert self._remote is not None
         return self._remote.ask(name, *arguments, within_s=within_s)
+
+    def proof(self, words: str) -> bytes:
+        """What only those can say of these words who know the store's secret, 32 bytes."""
+        return hmac.digest(self._meeting.secret.encode(), b"words" + words.encode(), "sha256")
 
     # ---- what torch calls ------------------------------------------------------------------------------------------
 

@@ -71,6 +71,22 @@ def test_a_group_of_torch_forms_on_it(served):
         assert [one.result() for one in found] == [[0.0, 1.0, 2.0, 3.0]] * 2
 
 
+def test_a_member_that_gloo_takes_for_another_is_found_out(served):
+    """Somebody has got a member's place at the other end of gloo's connection, and knows all but the secret."""
+    owner, meeting = served
+    impostor = open_store(meeting, SECONDS)
+    impostor._meeting = replace(meeting, secret="0" * 64)
+
+    def take_the_place() -> None:
+        BroadcastGroup(impostor, "g", 1, 2, "127.0.0.1", SECONDS)
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        other = elsewhere.submit(take_the_place)
+        for form in (lambda: BroadcastGroup(owner, "g", 0, 2, "127.0.0.1", SECONDS), other.result):
+            with pytest.raises(RuntimeError, match="somebody who is no member has connected to the group g"):
+                form()
+
+
 def test_another_secret_is_refused_and_reads_nothing(served):
     owner, meeting = served
     owner.set("weights", "addresses")

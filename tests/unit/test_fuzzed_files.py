@@ -23,7 +23,12 @@ from s2l_ray.cluster.infra import load_infra
 from s2l_ray.config import load_config
 from s2l_ray.errors import S2LError
 from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.rollouts.stragglers import read_stragglers
+from s2l_ray.run.checkpoints import read_state
+from s2l_ray.run.earlier import read_memory
+from s2l_ray.step_log import StepLog
 from s2l_ray.tasks.data import load_problems
+from s2l_ray.tasks.model_files import read_json
 from s2l_ray.tuning.reading import load_study
 from tests.support.bad_files import JSONL, PLACES, ROW, YAML
 from tests.support.examples import examples
@@ -99,6 +104,37 @@ def test_data_that_are_no_problems_are_refused(wrong: str, tmp_path: Path):
     path.write_bytes(JSONL[wrong])
     said = refusal(load_problems, path)
     assert said and str(path) in said
+
+
+LEFT: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "memory": ("run.json", read_memory),
+    "checkpoint": ("state.json", lambda path: read_state(path.parent)),
+    "steps": ("steps.jsonl", lambda path: StepLog(path).read()),
+    "stragglers": ("stragglers.jsonl", read_stragglers),
+    "model": ("config.json", lambda path: read_json("models.learner", path)),
+}
+"""What runs and models leave, and what reads it."""
+NOT_THERE = {"nothing", "a link to itself", "links in a circle", "a link to nothing"}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_damaged_files_of_runs_and_models_are_taken_or_refused(kind: str, tmp_path: Path):
+    name, load = LEFT[kind]
+    path = tmp_path / name
+    refused = 0
+    for content in (*JSONL.values(), b"null", b"[]", b"{}", b'{"step": 1e999}', b'{"stragglers": 5, "step": []}\n'):
+        if len(content) < 2**20:
+            path.write_bytes(content)
+            refused += refusal(load, path) is not None
+    assert refused > (2 if kind == "stragglers" else 10)  # a last row of those may be one that a crash cut off
+
+
+@pytest.mark.parametrize("kind", LEFT)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_file_of_a_run_is_not_waited_for(kind: str, place: str, tmp_path: Path):
+    name, load = LEFT[kind]
+    PLACES[place](tmp_path / name)
+    assert refusal(load, tmp_path / name) is not None or (kind == "steps" and place in NOT_THERE)
 
 
 @pytest.mark.parametrize("kind", [*LOADERS, "data"])

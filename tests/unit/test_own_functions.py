@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from s2l_ray.cli import main
 from s2l_ray.config import ObjectiveConfig, ScheduleConfig, load_config
+from s2l_ray.config.own_code import own_functions
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.objective import LossTokens, PolicyLoss, correction, policy_loss
@@ -55,7 +57,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_failing.py").write_text(FAILING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("own_failing", "own_exits", "own_module"):
+    for name in ("own_failing", "own_exits", "own_module", "own_defines"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -264,3 +266,16 @@ def test_corrections_are_finite_tensors(make: Any, message: str, returning: Any)
 def test_a_correction_of_what_is_not_finite_passes(returning: Any) -> None:
     returning(lambda log_ratio, lengths: log_ratio)
     assert correct("own_module:function", (0.0, float("nan"))).isnan().tolist() == [False, True]
+
+
+def test_own_functions_are_recorded_with_the_files_that_they_come_from(own: Path) -> None:
+    (own / "own_defines.py").write_text("def check(response, answer, question):\n    return True\n")
+    (own / "own_module.py").write_text("from own_defines import check\n")
+    config = load_config(QUICKSTART, {"verifier.kind": "own_module:check", "data.train": "x"})
+    (found,) = own_functions(config)
+    digests = {
+        str(own / name): sha256((own / name).read_bytes()).hexdigest() for name in ("own_module.py", "own_defines.py")
+    }
+    assert (found.key, found.name, found.files) == ("verifier.kind", "own_module:check", digests)
+    assert found.describe().startswith(f"verifier.kind=own_module:check from {own}/own_module.py (sha256 ")
+    assert own_functions(load_config(QUICKSTART)) == []
