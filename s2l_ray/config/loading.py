@@ -175,7 +175,7 @@ def _content(path: Path) -> tuple[Path, bytes]:
     named = f"configuration file {path}"
     try:
         resolved = path.resolve()
-        named += f" (a link to {resolved})" if path.is_symlink() else ""
+        named = f"{named} (a link to {resolved})" if path.is_symlink() else f"configuration file {path.absolute()}"
         return resolved, read_bounded(resolved, MOST_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{named} does not exist; {CONFIGURATIONS.hint(path)}") from None

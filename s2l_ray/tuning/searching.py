@@ -18,7 +18,7 @@ from s2l_ray.tuning.space import Values
 
 NOT_MENDED = (
     *("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError"),
-    "BrokenVerifierError",
+    *("BrokenVerifierError", "HealthError"),
 )
 """Errors that the same trial would have again."""
 RAISED = re.compile(r"^(?:s2l_ray\.[\w.]+\.)?(\w+Error): ", re.MULTILINE)

@@ -53,8 +53,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_model("qwen3", tmp_path_factory.mktemp("seeds"))
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**32, -(2**63) - 1, 2**64 - 1, 2**200, -(2**200)])
-def test_any_integer_seeds_every_part_of_a_run(model_dir: str, seed: int):
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**32, 2 - 2**63, 2**63 - 1])
+def test_any_integer_of_64_bits_seeds_every_part_of_a_run(model_dir: str, seed: int):
     config = parse_config(
         {
             "seed": seed,

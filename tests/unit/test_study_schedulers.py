@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
-from s2l_ray.errors import ActorLostError, ConfigError, PlacementError
+from s2l_ray.errors import ActorLostError, ConfigError, HealthError, PlacementError
 from s2l_ray.tasks.verifiers import BrokenVerifierError, VerifierError
 from s2l_ray.tuning import room
 from s2l_ray.tuning.domain import Domain
@@ -208,6 +208,7 @@ def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_e
 
     def configured(number: int, values: Any) -> dict[str, Any]:
         free = {"cluster": {}, "checkpoint": {"every": number}, "run_dir": None, "tracking": {"parent_run": "new"}}
+        free["recovery"] = {"max_restarts": number}
         return {"trainer": {"learning_rate": values[RATE]}, **free}
 
     search = StudyTrials("s", 1, Drawn([{RATE: 1}]), configured, 1)
@@ -230,6 +231,7 @@ def test_an_error_that_would_come_again_is_not_tried_again() -> None:
     assert is_not_mended(raised_in_actor(ConfigError("data.train: is empty")))
     assert is_not_mended(ActorDiedError(raised_in_actor(ConfigError("data.train: is empty"))))
     assert is_not_mended(raised_in_actor(BrokenVerifierError("m:f failed on each of its first 64 answers")))
+    assert is_not_mended(raised_in_actor(HealthError("skipped_updates: 5 steps in a row")))
     assert is_not_mended(ActorDiedError(raised_in_actor(BrokenVerifierError("m:f failed on each"))))
     assert not is_not_mended(raised_in_actor(VerifierError("the worker of verifier m:f did not start within 60 s")))
     assert not is_not_mended(raised_in_actor(ActorLostError("a node went away")))
