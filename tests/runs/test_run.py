@@ -345,7 +345,7 @@ def cli(*words: str) -> tuple[int, str]:
         ({"models.learner": "/nowhere/model"}, "models.learner"),
         ({"data.train": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl"),
         ({"data.max_prompt_tokens": 3}, "data.max_prompt_tokens"),
-        ({"verifier.kind": "tests.support.rewards:nothing"}, "verifier.kind"),
+        ({"verifier.kind": "tests.support.rewards:no_such_function"}, "verifier.kind"),
         ({"tracking.uri": "http://127.0.0.1:9"}, "tracking.uri"),
     ],
 )
