@@ -59,7 +59,9 @@ class Verified(Learner):
 
         async def both() -> None:
             sending = asyncio.to_thread(self.sender.close if dropped else lambda: self.sender.send(self.weights(specs)))
-            await asyncio.gather(self.engine.receive(update_info(specs)), sending)
+            received = asyncio.ensure_future(self.engine.receive(update_info(specs)))
+            await asyncio.gather(received, sending, return_exceptions=True)  # the thread has ended before close() below
+            await received
 
         try:
             self.call(both())
@@ -99,6 +101,7 @@ def learner(family, directory: Path) -> Iterator[Verified]:
             arguments, "engine_arguments", lambda settings: dataclasses.replace(ours(settings), **corruptible)
         )
         learner = Verified(str(directory), {}, tensor_parallel=2, max_tokens=8, max_model_len=64)
+    learner.call(learner.engine.describe_weights(learner.specs))
     yield learner
     learner.close()
 
