@@ -30,7 +30,8 @@ OPERATORS = "+-*/"
 PROMPT = "{question} >"
 """The model's prompt for a question (`data.prompt`, with `data.chat: false`)."""
 
-_STEP = re.compile(r"\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*")
+STEP = re.compile(r"\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*")
+"""A step of a response: the groups are a, the operator, b and c."""
 _HELDOUT_SHARE = 10  # one problem in ten
 _PATIENCE = 10_000  # draws in a row that bring nothing new
 
@@ -84,7 +85,7 @@ def check(response: str, answer: str, question: str = "") -> Verdict:
     numbers, target = parse_question(answer)
     body = response.strip().removesuffix(".")
     parts = body.split(";")
-    steps = [step for part in parts if (step := _STEP.fullmatch(part))]
+    steps = [step for part in parts if (step := STEP.fullmatch(part))]
     if len(steps) < len(parts):
         return Verdict("unparsable", 0.0, f"not of the form 'a op b = c ; ...': {response[:80]!r}")
     fault = _first_fault([(int(s[1]), s[2], int(s[3]), int(s[4])) for s in steps], numbers, target)
@@ -136,7 +137,7 @@ def _first_fault(steps: list[tuple[int, str, int, int]], numbers: list[int], tar
     """The first rule that the steps break; empty when they solve the problem."""
     unused = Counter(numbers)
     for a, op, b, c in steps:
-        if _apply(a, op, b) != c:
+        if applied(a, op, b) != c:
             return f"{a} {op} {b} is not {c}, or not an integer in 1..99"
         unused.subtract([a, b])
         if missing := [n for n in (a, b) if unused[n] < 0]:
@@ -148,7 +149,7 @@ def _first_fault(steps: list[tuple[int, str, int, int]], numbers: list[int], tar
     return "" if left == [target] else f"ends at {left[0]}, not at {target}"
 
 
-def _apply(a: int, op: str, b: int) -> int | None:
+def applied(a: int, op: str, b: int) -> int | None:
     """The result of a step; None when it is not an integer in 1..99."""
     quotient = a // b if b and a % b == 0 else 0
     result = {"+": a + b, "-": a - b, "*": a * b, "/": quotient}[op]
@@ -163,7 +164,7 @@ def _draws(rng: random.Random) -> Iterator[CountdownProblem]:
         while len(pool) > 1:
             rng.shuffle(pool)
             a, b, op = pool.pop(), pool.pop(), rng.choice(OPERATORS)
-            if (c := _apply(a, op, b)) is None:
+            if (c := applied(a, op, b)) is None:
                 break
             pool.append(c)
             steps.append(f"{a} {op} {b} = {c}")
