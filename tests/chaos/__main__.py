@@ -84,6 +84,7 @@ STORIES = (
             "placement.hand_over": "on",
             "placement.hand_over_wait_s": PATIENCE_S,
             "trainer.ranks": 1,
+            "engines.learner.count": 1,
         },
         steps=8,
         mix_steps=3,
