@@ -16,7 +16,7 @@ import ray
 from actors.batch import StepBatch
 from actors.calls import CallLostError, unwrapped
 from actors.liveness import Death, Watch
-from actors.trainer import GroupSnapshot, TrainerGroup
+from actors.trainer_group import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
 from s2l_ray.errors import ActorLostError, BroadcastError, FailureBudgetError, NodeLostError, S2LError, StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
