@@ -4,7 +4,7 @@
     perplexity  exp(-log-prob)
     divergence  the mean of log q(y_t) - log p(y_t), with q what the token was sampled from: estimates the KL divergence
                 of the source from the learner per token, in nats, 0 for the learner itself
-    profile     the mean log-prob in each tenth (or so) of the response: token t of n, from 0, is in part floor(parts t / n)
+    profile     the mean log-prob in each of some parts of the response: token t of n, from 0, is in part parts t // n
 
 p is the learner at the temperature that it is trained at.
 """
@@ -36,7 +36,9 @@ class Coherence:
     """Nats per token of each part."""
 
 
-def coherence(logprobs: Sequence[Sequence[Floats]], sampled: Sequence[Sequence[Floats]], bootstrap: Bootstrap) -> Coherence:
+def coherence(
+    logprobs: Sequence[Sequence[Floats]], sampled: Sequence[Sequence[Floats]], bootstrap: Bootstrap
+) -> Coherence:
     """Measure it.
 
     Args:

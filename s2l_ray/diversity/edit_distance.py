@@ -41,7 +41,7 @@ def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def distances(responses: Sequence[Sequence[int]]) -> Floats:
-    """The distance of every pair of n responses: float64 [n, n], symmetric, 0 on the diagonal. Two empty ones are equal.
+    """The distance of every pair of n responses: float64 [n, n]. Two empty ones are equal.
 
     Equal responses are compared once.
     """

@@ -50,11 +50,13 @@ def check_objective(objective: ObjectiveConfig) -> None:
     """
     if is_over_batch(objective.advantage):
         raise ConfigError(
-            f"objective.advantage={objective.advantage} is normalised over a mini-batch, so that a prompt has no gradient "
-            "of its own; measure with grpo, rloo or pass_at_k"
+            f"objective.advantage={objective.advantage} is normalised over a mini-batch, so that a prompt has no "
+            "gradient of its own; measure with grpo, rloo or pass_at_k"
         )
     if objective.kl:
-        raise ConfigError("objective.kl: the gradient is measured at the reference itself, where the KL is 0; set it to 0")
+        raise ConfigError(
+            "objective.kl: the gradient is measured at the reference itself, where the KL is 0; set it to 0"
+        )
 
 
 class PromptGradients:
@@ -75,8 +77,7 @@ class PromptGradients:
     def of(self, problems: Sequence[RolloutSet], size: int, progress: Callable[[int, int], None]) -> GroupGradients:
         """The gradients of disjoint groups of `size` rollouts, scaled so that the mean over all is a mini-batch's.
 
-        The mini-batch is that of all groups. The learner's weights are those before the step, so that the ratio of every
-        token is 1.
+        The mini-batch is that of all groups. The learner's weights are those before the step: every ratio is 1.
 
         Raises:
             ConfigError: problems have fewer than `size` samples.

@@ -81,6 +81,7 @@ class Bootstrap:
 
 
 def divided(numerators: Floats, denominators: Floats) -> Floats:
-    """numerators / denominators; NaN where the denominator is not above 0."""
+    """The quotients; NaN where the denominator is not above 0."""
     quotients = np.full(np.shape(numerators), np.nan)
-    return np.divide(numerators, denominators, out=quotients, where=denominators > 0)
+    np.divide(numerators, denominators, out=quotients, where=denominators > 0)
+    return quotients

@@ -61,8 +61,8 @@ def match_temperature(
         end = start * (HIGHEST if better else LOWEST)
         if above(end) == better and not found(end):
             raise DataError(
-                f"the learner's pass@1 is {trials[start]:.1%} at temperature {start:g} and {trials[end]:.1%} at {end:g}: "
-                f"no temperature between makes it {wanted:.1%}; compare at matched samples instead"
+                f"the learner's pass@1 is {trials[start]:.1%} at temperature {start:g} and {trials[end]:.1%} at "
+                f"{end:g}: no temperature between makes it {wanted:.1%}; compare at matched samples instead"
             )
         low, high = min(start, end), max(start, end)
     while len(trials) < most and not any(map(found, trials)):

@@ -88,9 +88,7 @@ class LearnerScores:
         batch = pack(row).to(head.device)
         hidden = _hidden(policy, batch)
         scored = [
-            chunked_scores(
-                hidden, head, batch.targets, temperature=each, chunk=policy.chunk, softcap=policy.softcap
-            )
+            chunked_scores(hidden, head, batch.targets, temperature=each, chunk=policy.chunk, softcap=policy.softcap)
             for each in temperatures
         ]
         return [(s.logprobs.double().cpu().numpy(), s.entropy.double().cpu().numpy()) for s in scored]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from s2l_ray.diversity.matching import Match
 from s2l_ray.errors import DataError
 from s2l_ray.rollouts.records import Rollout, RolloutSet
 
 SourceKind = Literal["learner", "token_level", "policy_level"]
-"""learner: the learner as it is trained; token_level: the learner at another temperature; policy_level: another model."""
+"""learner: as it is trained; token_level: the learner at another temperature; policy_level: another model."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class SampledSource:
     def rollouts(self) -> list[Rollout]:
         """All rollouts, problem by problem."""
         return [rollout for problem in self.problems for rollout in problem.rollouts]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The samples of a comparison."""
+
+    sources: list[SampledSource]
+    """The learner first."""
+    answers: Mapping[str, str]
+    """Gold answers by problem id."""
+    matches: Mapping[str, Match]
+    """Of temperatures that were sought: what the search ended at, by the name of the source that was matched."""
 
 
 def check_matched(sources: list[SampledSource]) -> None:

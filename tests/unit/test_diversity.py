@@ -206,7 +206,7 @@ def test_autocorrelation_of_a_markov_chain_is_its_power():
 
 
 def test_the_intra_class_correlation_is_the_share_of_the_common_variance():
-    """An effect of problem and position with variance 1, and noise of variance 3: 1 / 4; rollouts end at different places."""
+    """An effect of problem and position with variance 1, and noise of variance 3: 1 / 4. Lengths differ."""
     rng = np.random.default_rng(5)
     problems = []
     for _ in range(500):

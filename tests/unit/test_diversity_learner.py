@@ -41,7 +41,7 @@ def sets(groups: list[RolloutGroup]) -> list[RolloutSet]:
 
 
 def whole_distributions(policy: PackedPolicy, problem: RolloutSet, rollout: Rollout, temperature: float) -> np.ndarray:
-    """Log-probs over the vocabulary at each response token, float64 [tokens, vocabulary], by the model's own forward."""
+    """Log-probs over the vocabulary at each response token by the model's own forward: [tokens, vocabulary]."""
     ids = torch.tensor(np.concatenate([problem.prompt_token_ids, rollout.token_ids]).astype(np.int64))[None]
     with torch.no_grad():
         logits = policy.model(input_ids=ids, use_cache=False, packed=PackedLayout.of([ids.shape[1]])).logits[0]
