@@ -83,8 +83,8 @@ class Exploration:
     def __exit__(self, *_: object) -> None:
         self._launcher.close()
 
-    def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[SetReport]:
-        """Sample, verify and record; yields the numbers of each request once the bank has its rollouts.
+    def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[tuple[ExplorerRequest, SetReport]]:
+        """Sample, verify and record; yields each request with its numbers once the bank has its rollouts.
 
         Raises:
             StepTimeoutError: nothing came back within cluster.step_timeout_s.
@@ -104,7 +104,7 @@ class Exploration:
                 fetch(recorded, self._timeout_s, "recording rollouts")  # raises what any of the three actors raised
                 done = pending.pop(recorded)
                 load[done.engine] -= done.request.count
-                yield fetch(done.report, self._timeout_s, "reporting rollouts")
+                yield done.request, fetch(done.report, self._timeout_s, "reporting rollouts")
 
     def finish(self) -> None:
         """Write what the bank still holds.

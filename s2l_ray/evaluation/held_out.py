@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.kinds import Source
 from s2l_ray.results import EvaluationRecord, Spent
 from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.statistics.pass_at_k import evaluate_counts
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config

@@ -42,11 +42,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.results import EvaluationRecord, Spent, StepRecord, finite, hand_overs, health_of
+from s2l_ray.statistics.pass_at_k import paired_change
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
