@@ -93,8 +93,8 @@ class Exploration:
     def __exit__(self, *_: object) -> None:
         self._launcher.close()
 
-    def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[SetReport]:
-        """Sample, verify and record; yields the numbers of each request once the bank has its rollouts.
+    def record(self, requests: Sequence[ExplorerRequest]) -> Iterator[tuple[ExplorerRequest, SetReport]]:
+        """Sample, verify and record; yields each request with its numbers once the bank has its rollouts.
 
         Raises:
             StepTimeoutError: nothing came back within cluster.step_timeout_s.
@@ -102,8 +102,8 @@ class Exploration:
             BankError: a shard cannot be written.
         """
         self.begin(requests)
-        for _, report in record_together([self], self._timeout_s):
-            yield report
+        for _, request, report in record_together([self], self._timeout_s):
+            yield request, report
 
     def begin(self, requests: Sequence[ExplorerRequest]) -> None:
         """Have these requests recorded too; `record_together` waits for them."""
@@ -115,14 +115,13 @@ class Exploration:
         """What is done once a request that is under way is recorded."""
         return list(self._pending)
 
-    def take(self, recorded: ray.ObjectRef) -> SetReport:
-        """The numbers of a request of `pending` that is done; the next ones are sent."""
+    def take(self, recorded: ray.ObjectRef) -> tuple[ExplorerRequest, SetReport]:
+        """A request of `pending` that is done, and its numbers; the next ones are sent."""
         fetch(recorded, self._timeout_s, "recording rollouts")  # raises what any of the three actors raised
         done = self._pending.pop(recorded)
         self._load[done.engine] -= done.request.count
         self._fill()
-        report: SetReport = fetch(done.report, self._timeout_s, "reporting rollouts")
-        return report
+        return done.request, fetch(done.report, self._timeout_s, "reporting rollouts")
 
     def _fill(self) -> None:
         """Give every engine as many requests as it can have at one time."""
@@ -147,7 +146,9 @@ class Exploration:
         return self._bank.record.remote(request, scored), report
 
 
-def record_together(explorations: Sequence[Exploration], timeout_s: float) -> Iterator[tuple[int, SetReport]]:
+def record_together(
+    explorations: Sequence[Exploration], timeout_s: float
+) -> Iterator[tuple[int, ExplorerRequest, SetReport]]:
     """The requests that several recordings were begun with, as they are recorded.
 
     Args:
@@ -155,7 +156,7 @@ def record_together(explorations: Sequence[Exploration], timeout_s: float) -> It
         timeout_s: bound on the wait for the next one.
 
     Yields:
-        (number of the exploration, numbers of one of its requests).
+        (number of the exploration, one of its requests, the numbers of its rollouts).
 
     Raises:
         StepTimeoutError: nothing came back in time.
@@ -168,4 +169,4 @@ def record_together(explorations: Sequence[Exploration], timeout_s: float) -> It
                 f"none of {len(refs)} requests was recorded within {timeout_s:.0f} s (cluster.step_timeout_s)"
             )
         for ref in ray.wait(list(refs), num_returns=len(refs), timeout=0)[0]:
-            yield refs[ref], explorations[refs[ref]].take(ref)
+            yield refs[ref], *explorations[refs[ref]].take(ref)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +18,10 @@ from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.plan import Layout
 from s2l_ray.planner.search.explorer_plan import plan_explorers
-from s2l_ray.rollouts.records import SetReport
+from s2l_ray.recovery.budget import RestartBudget
+from s2l_ray.recovery.causes import short_cause
+from s2l_ray.rollouts.requests import ExplorerRequest
+from s2l_ray.run.exploration import LOSSES, Recorded, counts_of, lost_of
 
 NOTHING = 1e-3
 """CPUs of a node that has none left, since a node without any cannot be described."""
@@ -30,40 +34,40 @@ class Planned(NamedTuple):
     plan: RecordingPlan
 
 
-@dataclass
-class Progress:
-    """What has been sampled so far."""
-
-    of: int
-    """Number of samples that are to be drawn."""
-    samples: int = 0
-    tokens: int = 0
-    right: int = 0
-
-    def add(self, report: SetReport) -> None:
-        """Count the samples of a request."""
-        self.samples += len(report.rows)
-        self.tokens += sum(row.response_tokens for row in report.rows)
-        self.right += sum(row.status == "right" for row in report.rows)
-
-
-def sample(planned: Sequence[Planned], inventory: Inventory, progress: Progress, display: TaskDisplay) -> None:
+def sample(planned: Sequence[Planned], inventory: Inventory, done: Recorded, display: TaskDisplay) -> None:
     """Draw every missing sample, and end the engines. What has been drawn stays when this is interrupted.
+
+    Where an actor is lost, those of its round are started again for what is missing then, as often as
+    recovery.max_restarts allows.
 
     Args:
         planned: models.dtype of each is not `auto` any more.
         inventory: the nodes that engines are placed on.
-        progress: counts what is drawn.
+        done: counts what is drawn.
         display: shows it, with an ETA.
 
     Raises:
-        PlacementError, EngineError, ActorLostError, StepTimeoutError, BankError: see `Exploration`.
+        PlacementError, EngineError, ActorLostError, BankError: see `Exploration`.
     """
+    recovery = planned[0].job.config.recovery
+    budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
     for placed in rounds([one.job.config for one in planned], inventory):
-        together = [planned[number] for number, _ in placed]
         layouts = [layout for _, layout in placed]
+        together = [planned[number] for number, _ in placed]
         display.say("sampling " + ", ".join(map(_described, together, layouts)))
-        _sample_round(together, layouts, progress, display)
+        recorded: list[dict[ExplorerRequest, Counter[str]]] = [{} for _ in together]
+        while any(one.plan.requests for one in together):
+            try:
+                _sample_once(together, layouts, recorded, done, display)
+                break
+            except LOSSES as error:
+                cause = short_cause(error)
+                time.sleep(budget.spend("an actor of the evaluation", cause))
+                display.say(f"note: all actors are started again: {cause}")
+            together = [Planned(one.job, one.job.plan()) for one in together]
+            for one, counted in zip(together, recorded, strict=True):
+                for request in lost_of(counted, one.plan.requests):
+                    done.counts -= counted.pop(request)
 
 
 def rounds(configs: Sequence[Config], inventory: Inventory) -> Iterator[list[tuple[int, Layout]]]:
@@ -110,9 +114,14 @@ def remaining(inventory: Inventory, layout: Layout, threads: int) -> Inventory:
     return inventory.model_copy(update={"nodes": tuple(nodes)})
 
 
-def _sample_round(
-    together: Sequence[Planned], layouts: Sequence[Layout], progress: Progress, display: TaskDisplay
+def _sample_once(
+    together: Sequence[Planned],
+    layouts: Sequence[Layout],
+    recorded: Sequence[dict[ExplorerRequest, Counter[str]]],
+    done: Recorded,
+    display: TaskDisplay,
 ) -> None:
+    """Start the engines of a round, all at the same time, and end them."""
     with ExitStack() as stack:
         explorations = []
         for (job, plan), layout in zip(together, layouts, strict=True):
@@ -124,9 +133,10 @@ def _sample_round(
             exploration.__enter__()
             exploration.begin(plan.requests)
         timeout = max(job.config.cluster.step_timeout_s for job, _ in together)
-        for _, report in record_together(explorations, timeout):
-            progress.add(report)
-            display.update("samples", progress.samples, progress.of, f"{progress.right / progress.samples:.1%} right")
+        for number, request, report in record_together(explorations, timeout):
+            recorded[number][request] = counts_of(report)
+            done.counts += recorded[number][request]
+            display.update("samples", done.rollouts, done.of, f"{done.solved:.1%} right")
         for exploration in explorations:
             exploration.finish()
 

@@ -24,8 +24,8 @@ from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.placement.dtype import choose_dtype
-from s2l_ray.run.benchmarking import Planned, Progress, sample
-from s2l_ray.run.exploration import nodes
+from s2l_ray.run.benchmarking import Planned, sample
+from s2l_ray.run.exploration import Recorded, nodes
 from s2l_ray.run.lock import RunLock
 from s2l_ray.style import save_png
 from s2l_ray.tasks.data import load_problems
@@ -149,16 +149,17 @@ def _planned(jobs: Sequence[Job], directory: EvaluationDirectory) -> list[Planne
 def _draw_samples(
     missing: Sequence[Planned], inventory: Inventory, planned: Sequence[Planned], display: TaskDisplay
 ) -> None:
-    progress, begin = Progress(sum(one.plan.rollouts for one in missing)), time.monotonic()
+    done, begin = Recorded(sum(one.plan.rollouts for one in missing)), time.monotonic()
     there = sum(one.plan.recorded for one in planned)
-    display.say(f"{progress.of} samples to draw" + (f"; {there} are there already" if there else ""))
+    display.say(f"{done.of} samples to draw" + (f"; {there} are there already" if there else ""))
     try:
-        sample(missing, inventory, progress, display)
+        if missing:
+            sample(missing, inventory, done, display)
     except KeyboardInterrupt:
-        display.say(f"stopped after {progress.samples} of {progress.of} samples; the same command goes on from there")
+        display.say(f"stopped after {done.rollouts} of {done.of} samples; the same command goes on from there")
         raise
     seconds = time.monotonic() - begin
-    display.say(f"drew {progress.samples} samples of {progress.tokens} tokens in {seconds:.0f} s")
+    display.say(f"drew {done.rollouts} samples of {done.tokens} tokens in {seconds:.0f} s")
 
 
 def _results(
