@@ -16,6 +16,7 @@ from s2l_ray.commands import (
     config,
     diversity,
     doctor,
+    evaluate,
     explore,
     family,
     gpu_check,
@@ -30,7 +31,22 @@ from s2l_ray.commands.arguments import HelpFormatter
 from s2l_ray.errors import S2LError
 from s2l_ray.machine.ending import Ended, ends_when_told, leave
 
-COMMANDS = (train, tune, plan, explore, bank, family, trace, track, verify, diversity, config, doctor, gpu_check)
+COMMANDS = (
+    train,
+    tune,
+    evaluate,
+    diversity,
+    plan,
+    explore,
+    bank,
+    family,
+    trace,
+    track,
+    verify,
+    config,
+    doctor,
+    gpu_check,
+)
 """In the order in which `s2l --help` lists them."""
 
 

@@ -22,12 +22,14 @@ problems: different solutions, coherence under the learner, correlations of
 deviations, and signal and noise of the GRPO gradient, each with its interval."""
 EPILOG = """\
 examples:
-  s2l diversity --config quickstart
-  s2l diversity embedded:large embedded:small embedded:large --config quickstart
-  s2l diversity --config quickstart --match pass_at_1
-  s2l diversity --config quickstart --hot 1.2 --hot 1.5 rollout.group_size=16
+  s2l diversity embedded:large embedded:small --benchmark embedded:heldout.jsonl
+  s2l diversity embedded:large embedded:small embedded:large --hot 1.2 --hot 1.5
+      --benchmark embedded:heldout.jsonl rollout.group_size=16
+  s2l diversity RUN:learner RUN:explorer --match pass_at_1 --config RUN/config.yaml
+      --benchmark embedded:heldout.jsonl
 
-Samples are kept in DIR/samples, so the same command goes on where it was ended."""
+MODEL, FILE and key=value are what they are for `s2l evaluate`. Samples are kept
+in DIR/samples, so the same command goes on where it was ended."""
 
 
 def add_to(commands: Commands) -> None:
@@ -40,12 +42,12 @@ def add_to(commands: Commands) -> None:
         description=DESCRIPTION,
         epilog=EPILOG,
     )
+    parser.set_defaults(overrides=[])
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the learner, then explorers, and key=value")
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="the learner, then explorers (default: those of the configuration)"
+        "--benchmark", required=True, metavar="FILE", help="problems that the learner is not trained on"
     )
-    parser.add_argument(
-        "--config", required=True, metavar="CONFIG", help="of a training run: held-out problems, verifier, objective"
-    )
+    parser.add_argument("--config", metavar="CONFIG", help="take prompts, verifier, objective and engines from it")
     parser.add_argument(
         "--match",
         choices=("samples", "pass_at_1"),
@@ -66,8 +68,8 @@ def add_to(commands: Commands) -> None:
         default=0.01,
         help="largest difference of matched pass@1 (default: %(default)s)",
     )
-    parser.add_argument("--samples", type=positive, default=64, metavar="N", help="of each problem (default: 64)")
-    parser.add_argument("--problems", type=positive, metavar="N", help="only the first N (default: all)")
+    parser.add_argument("--samples", type=positive, default=64, metavar="N", help="n of each problem (default: 64)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N problems")
     parser.add_argument(
         "--edit-threshold",
         type=positive_number,
@@ -75,74 +77,61 @@ def add_to(commands: Commands) -> None:
         metavar="X",
         help="largest edit distance within a cluster, as a share of the tokens (default: %(default)s)",
     )
-    parser.add_argument("--confidence", type=_confidence, default=0.95, help="of intervals (default: %(default)s)")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="for what is written (default: outputs/diversity/NAME)")
-    parser.set_defaults(overrides=[])
+    parser.add_argument(
+        "--to",
+        default="outputs/diversity",
+        metavar="DIR",
+        help="directory of samples, record and figure (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Sample, measure, print the table, and write record and figure."""
+    """Sample what is missing, measure, print the tables, and write record and figure."""
     from s2l_ray.display import TaskDisplay
+    from s2l_ray.display.text import with_short_paths
     from s2l_ray.diversity.figure import diversity_figure
     from s2l_ray.diversity.table import difference_table, diversity_table
     from s2l_ray.machine.console import CommandConsole
     from s2l_ray.machine.disk import write_whole
+    from s2l_ray.machine.places import output_path, refuse_session_directory
     from s2l_ray.style import save_png
 
     if arguments.match == "pass_at_1" and arguments.hot:
         raise ConfigError("--hot: with --match pass_at_1 the temperature is found, not given; leave it out")
+    directory = output_path(arguments.to)
+    refuse_session_directory("--to", directory)
     with TaskDisplay() as display:
-        record, directory = _compare(arguments, display)
-    write_whole(directory / "diversity.json", json.dumps(record.to_json(), indent=1) + "\n")
+        record = _compared(arguments, directory, display)
+    written = directory / "diversity.json"
+    write_whole(written, json.dumps(record.to_json(), indent=1) + "\n")
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
     console = CommandConsole()
-    console.print(diversity_table(record))
-    console.print(difference_table(record))
-    print(f"{record.confidence:.0%} intervals over {record.problems} problems; * does not hold 0")
-    print(f"all measures are in {directory / 'diversity.json'}, the figure is {figure}")
+    for table in (diversity_table(record), difference_table(record)):
+        width = None if console.is_terminal else console.measure(table).maximum
+        console.print(table, width=width)
+    print(f"{record.confidence:.0%} intervals over {record.problems} problems; *: the interval does not hold 0")
+    for path in (written, figure):
+        print(with_short_paths(str(path)))
     return 0
 
 
-def _compare(arguments: argparse.Namespace, display: TaskDisplay) -> tuple[DiversityRecord, Path]:
-    """The record of the comparison, and the directory for what is written."""
-    from s2l_ray.config.run import directory_name
+def _compared(arguments: argparse.Namespace, directory: Path, display: TaskDisplay) -> DiversityRecord:
+    from s2l_ray.benchmark.settings import Options
     from s2l_ray.diversity.comparing import compare
-    from s2l_ray.diversity.gradients import check_objective
-    from s2l_ray.machine.places import output_path
-    from s2l_ray.run.diversity import Comparison, load_models, open_samples
+    from s2l_ray.run.diversity import Request, open_samples
 
-    models, overrides = _told_apart(arguments.models)
-    config, explorers = load_models(arguments.config, overrides + arguments.overrides, models, display)
-    check_objective(config.objective)
-    if arguments.samples < config.rollout.group_size:
-        raise ConfigError(
-            f"--samples {arguments.samples}: a group has {config.rollout.group_size} (rollout.group_size)"
-        )
-    directory = output_path(arguments.to or Path("outputs/diversity") / directory_name(config.name))
-    comparison = Comparison(
-        config, explorers, arguments.hot or [1.5], arguments.samples, arguments.problems, directory / "samples"
+    words = [word for word in arguments.models if "=" in word and not Path(word).exists()]
+    request = Request(
+        models=[word for word in arguments.models if word not in words],
+        benchmark=arguments.benchmark,
+        directory=directory,
+        options=Options(samples=arguments.samples, file=arguments.config, overrides=(*words, *arguments.overrides)),
+        temperatures=arguments.hot or (1.5,),
+        limit=arguments.limit,
     )
-    with open_samples(comparison, display) as samples:
+    with open_samples(request, display) as samples:
         matched = arguments.match == "pass_at_1"
         sampled = samples.at_matches(arguments.tolerance) if matched else samples.at_temperatures()
-    record = compare(
-        sampled,
-        samples.dtype.applied_to(config),
-        arguments.match,
-        edit_threshold=arguments.edit_threshold,
-        confidence=arguments.confidence,
-        progress=display.update,
+    return compare(
+        sampled, samples.config, arguments.match, edit_threshold=arguments.edit_threshold, progress=display.update
     )
-    return record, directory
-
-
-def _told_apart(words: list[str]) -> tuple[list[str], list[str]]:
-    """Models and overrides, which may stand side by side."""
-    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
-
-
-def _confidence(text: str) -> float:
-    number = positive_number(text)
-    if number >= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, such as 0.95, not {text!r}")
-    return number

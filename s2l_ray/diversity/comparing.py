@@ -26,27 +26,26 @@ def compare(
     matched_by: MatchedBy,
     *,
     edit_threshold: float,
-    confidence: float,
     progress: Progress,
 ) -> DiversityRecord:
     """Measure the sources of a comparison under its learner.
 
     Args:
         sampled: the learner's source comes first.
-        config: of a training run of the learner; models.dtype is not `auto` any more.
+        config: with which the learner was sampled; models.dtype is not `auto` any more.
         matched_by: what is the same for explorers and the learner at other temperatures.
         edit_threshold: see `MeasureSettings`.
-        confidence: level of intervals, in (0, 1).
         progress: told how far each stage is.
 
     Raises:
         DataError, ConfigError, ModelError: see `measure` and `load_learner`.
     """
+    confidence = config.evaluation.confidence
     torch.set_num_threads(os.cpu_count() or 1)
-    rollout, trainer = config.rollout, config.trainer
+    temperature, trainer = config.evaluation.sampling.temperature, config.trainer
     policy = load_learner(
         str(model_directory("models.learner", config.models.learner)),
-        temperature=rollout.learner.temperature,
+        temperature=temperature,
         chunk=trainer.logprob_chunk_tokens,
         dtype=config.models.compute_dtype,
         remote_code=config.models.trust_remote_code,
@@ -54,8 +53,8 @@ def compare(
     settings = MeasureSettings(
         verifier=config.verifier.kind,
         objective=config.objective,
-        group_size=rollout.group_size,
-        temperature=rollout.learner.temperature,
+        group_size=config.rollout.group_size,
+        temperature=temperature,
         edit_threshold=edit_threshold,
         budget=trainer.micro_batch_tokens,
         seed=config.seed,
@@ -63,12 +62,12 @@ def compare(
     found = measure(sampled.sources, sampled.answers, policy, settings, progress)
     first = sampled.sources[0]
     return DiversityRecord(
-        name=config.name,
+        name=sampled.name,
         match=matched_by,
         matches=[{"source": name, **asdict(match)} for name, match in sampled.matches.items()],
         problems=len(first.problems),
         samples=first.samples,
-        group_size=rollout.group_size,
+        group_size=config.rollout.group_size,
         confidence=confidence,
         settings={
             "learner_temperature": settings.temperature,

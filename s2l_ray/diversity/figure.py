@@ -77,14 +77,14 @@ def _draw_correlations(axes: Axes, record: DiversityRecord, looks: list[dict[str
     """Over lags, and to the right of a line the two correlations between rollouts."""
     names = [name for name in record.sources[0].measures if name.startswith("autocorrelation@")]
     places = np.arange(len(names) + 2, dtype=float)
-    places[len(names) :] += 0.5
+    places[len(names) :] += (0.6, 1.1)
     labels = [*(name.partition("@")[2] for name in names), "same\nposition", "same\nprefix"]
     names += ["correlation_in_problem", "correlation_after_prefix"]
     for i, (source, look) in enumerate(zip(record.sources, looks, strict=True)):
         points = [source.measures.get(name) for name in names]
         _draw(axes, places + 0.12 * _offset(i, len(looks)), points, look | {"linestyle": ""}, source.name)
     axes.axhline(0, color=MUTED, linewidth=1)
-    axes.axvline(len(names) - 2.25, color=MUTED, linewidth=1, linestyle=":")
+    axes.axvline(len(names) - 2.3, color=MUTED, linewidth=1, linestyle=":")
     axes.set_xticks(places, labels=labels)
     axes.set(
         title="Correlation of deviations",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,6 @@ from s2l_ray.diversity.scores import LearnerScores, Scores
 from s2l_ray.diversity.signal import signal
 from s2l_ray.diversity.solutions import solution_reader
 from s2l_ray.diversity.sources import SampledSource, check_matched
-from s2l_ray.rollouts.records import RolloutSet
 
 if TYPE_CHECKING:
     from s2l_ray.config import ObjectiveConfig
@@ -84,27 +84,24 @@ def measure(
     """
     check_matched(sources)
     bootstrap = Bootstrap(len(sources[0].problems), settings.seed)
-    gradients = PromptGradients(policy, settings.objective, CountSketch(CELLS, settings.seed), settings.budget)
+    sketch = CountSketch(CELLS, settings.seed)
+    gradients = PromptGradients(policy, settings.objective, sketch, settings.budget)
     of_learner: GroupGradients | None = None
     found = []
     for source in sources:
-
-        def told(what: str, name: str = source.name) -> Callable[[int, int], None]:
-            return lambda done, of: progress(f"{name}: {what}", done, of)
-
+        told = partial(_told, progress, source.name)
         measures = solutions_of(source, answers, settings.verifier, bootstrap)
         measures |= edits_of(source, settings.edit_threshold, bootstrap, told("edit distances"))
-        scores = LearnerScores(policy, settings.budget)
-        at_learner = scores.at(source.problems, settings.temperature, told("scored by the learner"))
-        of_coherence, parts = coherence_of(source, at_learner, bootstrap)
-        best = scores.best_temperature(source.problems, settings.temperature, told("temperature sought"))
-        at_best = scores.at(source.problems, best, told("deviations"))
-        measures |= of_coherence | correlations_of(source, at_best, bootstrap)
+        under_learner = under_learner_of(source, policy, settings, bootstrap, told("scored by the learner"))
         of_source = gradients.of(source.problems, settings.group_size, told("gradients"))
         of_learner = of_learner or of_source
-        measures |= gradient_measures(of_source, of_learner, bootstrap)
-        found.append(Measured(source, best, parts, measures))
+        measures |= under_learner.measures | gradient_measures(of_source, of_learner, bootstrap)
+        found.append(replace(under_learner, measures=measures))
     return found
+
+
+def _told(progress: Progress, source: str, what: str) -> Callable[[int, int], None]:
+    return lambda done, of: progress(f"{source}: {what}", done, of)
 
 
 def solutions_of(source: SampledSource, answers: Mapping[str, str], verifier: str, bootstrap: Bootstrap) -> Measures:
@@ -145,21 +142,37 @@ def edits_of(
     }
 
 
-def coherence_of(source: SampledSource, scores: Sequence[Scores], bootstrap: Bootstrap) -> tuple[Measures, int]:
-    """Log-prob, perplexity, divergence and profile, and the number of the profile's parts."""
-    sampled = [[rollout.logprobs.astype(np.float64) for rollout in problem.rollouts] for problem in source.problems]
-    found = coherence([score.logprobs for score in scores], sampled, bootstrap)
-    profile = {f"logprob_part/{part}": each for part, each in enumerate(found.profile)}
-    whole = {"logprob": found.logprob, "perplexity": found.perplexity, "divergence": found.divergence}
-    return whole | profile, len(profile)
+def under_learner_of(
+    source: SampledSource,
+    policy: PackedPolicy,
+    settings: MeasureSettings,
+    bootstrap: Bootstrap,
+    progress: Callable[[int, int], None],
+) -> Measured:
+    """Coherence under the learner, and correlations of deviations; three forwards of every rollout."""
+    scores, problems = LearnerScores(policy, settings.budget), source.problems
+    logprobs = [of.logprobs for of in scores.at(problems, settings.temperature, lambda i, n: progress(i, 3 * n))]
+    best = scores.best_temperature(problems, settings.temperature, lambda i, n: progress(n + i, 3 * n))
+    at_best = scores.at(problems, best, lambda i, n: progress(2 * n + i, 3 * n))
+    sampled = [[rollout.logprobs.astype(np.float64) for rollout in problem.rollouts] for problem in problems]
+    of_coherence = coherence(logprobs, sampled, bootstrap)
+    measures = {
+        "logprob": of_coherence.logprob,
+        "perplexity": of_coherence.perplexity,
+        "divergence": of_coherence.divergence,
+        **{f"logprob_part/{part}": each for part, each in enumerate(of_coherence.profile)},
+    }
+    return Measured(source, best, len(of_coherence.profile), measures | correlations_of(source, at_best, bootstrap))
 
 
 def correlations_of(source: SampledSource, scores: Sequence[Scores], bootstrap: Bootstrap) -> Measures:
     """Correlations of deviations along responses and between them."""
-    problems = [_deviations(*pair) for pair in zip(source.problems, scores, strict=True)]
+    problems = [
+        Deviations([rollout.token_ids.tolist() for rollout in problem.rollouts], of_problem.deviations)
+        for problem, of_problem in zip(source.problems, scores, strict=True)
+    ]
     longest = max(len(rollout.token_ids) for rollout in source.rollouts)
-    lags = [lag for lag in LAGS if lag < longest]
-    along = autocorrelation(problems, lags, bootstrap)
+    along = autocorrelation(problems, [lag for lag in LAGS if lag < longest], bootstrap)
     return {f"autocorrelation@{lag}": each for lag, each in along.items()} | {
         "correlation_in_problem": within_problem(problems, bootstrap),
         "correlation_after_prefix": within_prefix(problems, bootstrap),
@@ -180,7 +193,3 @@ def gradient_measures(of_source: GroupGradients, of_learner: GroupGradients, boo
         "gradient_cosine": found.cosine,
         "empty_groups": found.empty,
     }
-
-
-def _deviations(problem: RolloutSet, scores: Scores) -> Deviations:
-    return Deviations([rollout.token_ids.tolist() for rollout in problem.rollouts], scores.deviations)

@@ -62,11 +62,16 @@ def source_records(found: list[Measured], confidence: float) -> list[SourceRecor
     """The sources, in their order."""
     return [
         SourceRecord(
-            one.source.name, one.source.kind, one.source.model, one.source.temperature, one.noise_temperature, one.parts,
-            {name: value.estimate(confidence) for name, value in one.measures.items()},
+            name=one.source.name,
+            kind=one.source.kind,
+            model=one.source.model,
+            temperature=one.source.temperature,
+            noise_temperature=one.noise_temperature,
+            parts=one.parts,
+            measures={name: value.estimate(confidence) for name, value in one.measures.items()},
         )
         for one in found
-    ]  # fmt: skip
+    ]
 
 
 def difference_records(found: list[Measured], confidence: float) -> list[DifferenceRecord]:

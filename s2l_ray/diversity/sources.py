@@ -42,6 +42,8 @@ class SampledSource:
 class Sampled:
     """The samples of a comparison."""
 
+    name: str
+    """Of the benchmark."""
     sources: list[SampledSource]
     """The learner first."""
     answers: Mapping[str, str]

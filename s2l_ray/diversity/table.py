@@ -47,9 +47,8 @@ def shown(estimate: Estimate | None, factor: float = 1.0) -> str:
 
 
 def _number(value: float) -> str:
-    if value and abs(value) < 1e-2:
-        return f"{value:.1e}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+    """Three significant digits; what is below 1e-4 as a power of ten."""
+    return f"{value:#.3g}".removesuffix(".") if abs(value) >= 1e-4 or not value else f"{value:.0e}"
 
 
 def _marked(difference: DifferenceRecord, name: str, factor: float) -> str:

@@ -137,7 +137,7 @@ def _first_fault(steps: list[tuple[int, str, int, int]], numbers: list[int], tar
     """The first rule that the steps break; empty when they solve the problem."""
     unused = Counter(numbers)
     for a, op, b, c in steps:
-        if applied(a, op, b) != c:
+        if _apply(a, op, b) != c:
             return f"{a} {op} {b} is not {c}, or not an integer in 1..99"
         unused.subtract([a, b])
         if missing := [n for n in (a, b) if unused[n] < 0]:
@@ -149,7 +149,7 @@ def _first_fault(steps: list[tuple[int, str, int, int]], numbers: list[int], tar
     return "" if left == [target] else f"ends at {left[0]}, not at {target}"
 
 
-def applied(a: int, op: str, b: int) -> int | None:
+def _apply(a: int, op: str, b: int) -> int | None:
     """The result of a step; None when it is not an integer in 1..99."""
     quotient = a // b if b and a % b == 0 else 0
     result = {"+": a + b, "-": a - b, "*": a * b, "/": quotient}[op]
@@ -164,7 +164,7 @@ def _draws(rng: random.Random) -> Iterator[CountdownProblem]:
         while len(pool) > 1:
             rng.shuffle(pool)
             a, b, op = pool.pop(), pool.pop(), rng.choice(OPERATORS)
-            if (c := applied(a, op, b)) is None:
+            if (c := _apply(a, op, b)) is None:
                 break
             pool.append(c)
             steps.append(f"{a} {op} {b} = {c}")

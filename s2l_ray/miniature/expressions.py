@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from s2l_ray.miniature.countdown import STEP, applied, parse_question
+from s2l_ray.miniature.countdown import STEP, parse_question
 
 
 class Expression(NamedTuple):
@@ -23,7 +23,7 @@ class Expression(NamedTuple):
 
 
 def solution_expression(response: str, answer: str) -> Expression | None:
-    """The expression of a response, right or wrong.
+    """The expression of a response, right or wrong: arithmetic is not checked, since who errs has tried something too.
 
     Where an operand may be a given number or an earlier result of the same value, it is the given number, or else the
     earliest result. So the form is well defined, though a writer may have meant the other one.
@@ -33,7 +33,7 @@ def solution_expression(response: str, answer: str) -> Expression | None:
         answer: the problem, `"3 7 12 5 : 27"`.
 
     Returns:
-        None where it is not well defined: the response is no list of right steps that use every number once.
+        None where it is not well defined: the response is no list of steps that join all numbers, each used once.
 
     Raises:
         DataError: `answer` is not a problem.
@@ -46,7 +46,7 @@ def solution_expression(response: str, answer: str) -> Expression | None:
             return None
         a, op, b, c = int(step[1]), step[2], int(step[3]), int(step[4])
         left, right = _taken(pool, a), _taken(pool, b)
-        if left is None or right is None or applied(a, op, b) != c:
+        if left is None or right is None:
             return None
         pool.append((c, _joined(left, op, right)))
     return pool[0][1] if len(pool) == 1 else None

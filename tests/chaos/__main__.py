@@ -50,13 +50,13 @@ class Story:
 
     def points_of(self, step: int) -> list[str]:
         """Where a fault can fall within a step."""
+        if self.gpus and step == self.mix_steps + 1:
+            return ["hand_over"]  # there is one such step
         found = [*POINTS]
         if step % EVALUATE_EVERY == 0 and step < self.steps:
             found.append("evaluate")
         if step % self.checkpoint_every == 0:
             found.append("checkpoint")
-        if self.gpus and step == self.mix_steps + 1:
-            found.append("hand_over")
         return found
 
 

@@ -83,10 +83,15 @@ def test_an_operand_that_may_be_given_is_the_given_one():
 
 
 @pytest.mark.parametrize(
-    "text", ["3 + 7 = 11 ; 11 + 12 = 23 ; 23 + 5 = 28", "3 + 7 = 10 ; 10 + 12 = 22", "3 + 8 = 11", "nothing", ""]
+    "text", ["3 + 7 = 10 ; 11 + 12 = 23 ; 23 + 5 = 28", "3 + 7 = 10 ; 10 + 12 = 22", "3 + 8 = 11", "nothing", ""]
 )
 def test_what_is_no_expression_has_no_solution(text: str):
     assert solution_expression(text, PROBLEM) is None
+
+
+def test_a_wrong_result_is_a_solution_that_was_tried():
+    right, wrong = "3 + 7 = 10 ; 10 + 12 = 22 ; 22 + 5 = 27", "3 + 7 = 11 ; 11 + 12 = 23 ; 23 + 5 = 28"
+    assert solution_expression(right, PROBLEM) == solution_expression(wrong, PROBLEM)
 
 
 def rollout(text: str = "", status: str = "wrong", detail: str = "") -> Rollout:
