@@ -13,6 +13,7 @@ import sys
 from s2l_ray import __version__
 from s2l_ray.commands import (
     bank,
+    compare,
     config,
     doctor,
     evaluate,
@@ -20,6 +21,7 @@ from s2l_ray.commands import (
     family,
     gpu_check,
     plan,
+    report,
     trace,
     track,
     train,
@@ -30,7 +32,23 @@ from s2l_ray.commands.arguments import HelpFormatter
 from s2l_ray.errors import S2LError
 from s2l_ray.machine.ending import Ended, ends_when_told, leave
 
-COMMANDS = (train, tune, evaluate, plan, explore, bank, family, trace, track, verify, config, doctor, gpu_check)
+COMMANDS = (
+    train,
+    tune,
+    evaluate,
+    plan,
+    explore,
+    bank,
+    family,
+    report,
+    compare,
+    trace,
+    track,
+    verify,
+    config,
+    doctor,
+    gpu_check,
+)
 """In the order in which `s2l --help` lists them."""
 
 
