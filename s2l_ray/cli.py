@@ -13,6 +13,7 @@ import sys
 from s2l_ray import __version__
 from s2l_ray.commands import (
     bank,
+    compare,
     config,
     diversity,
     doctor,
@@ -21,6 +22,7 @@ from s2l_ray.commands import (
     family,
     gpu_check,
     plan,
+    report,
     trace,
     track,
     train,
@@ -40,6 +42,8 @@ COMMANDS = (
     explore,
     bank,
     family,
+    report,
+    compare,
     trace,
     track,
     verify,

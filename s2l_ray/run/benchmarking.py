@@ -111,7 +111,8 @@ def remaining(inventory: Inventory, layout: Layout, threads: int) -> Inventory:
         gpus = sum(len(one.gpus) for one in taken)
         left = {"count": 1, "gpus": node.gpus - gpus, "cpus": max(node.spec().cpus - cpus, NOTHING)}
         nodes.append(node.model_copy(update=left))
-    return inventory.model_copy(update={"nodes": tuple(nodes)})
+    # Not a copy: that would keep what the inventory has computed of its nodes.
+    return Inventory.model_construct(nodes=tuple(nodes), efficiency=inventory.efficiency, fixed=inventory.fixed)
 
 
 def _sample_once(
