@@ -20,6 +20,8 @@ Compare the rollouts of explorers (policy-level diversity) with the learner's at
 its own and at other temperatures (token-level diversity) on the same held-out
 problems: different solutions, coherence under the learner, correlations of
 deviations, and signal and noise of the GRPO gradient, each with its interval."""
+WIDE = 160
+"""Columns of a table that goes into a file or a pipe."""
 EPILOG = """\
 examples:
   s2l diversity embedded:large embedded:small --benchmark embedded:heldout.jsonl
@@ -107,8 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
     console = CommandConsole()
     for table in (diversity_table(record), difference_table(record)):
-        width = None if console.is_terminal else console.measure(table).maximum
-        console.print(table, width=width)
+        console.print(table, width=None if console.is_terminal else WIDE)
     print(f"{record.confidence:.0%} intervals over {record.problems} problems; *: the interval does not hold 0")
     for path in (written, figure):
         print(with_short_paths(str(path)))

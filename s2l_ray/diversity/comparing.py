@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
-
-import torch
 
 from s2l_ray.diversity.learner import load_learner
 from s2l_ray.diversity.measures import CELLS, MeasureSettings, Progress, measure
@@ -41,7 +38,6 @@ def compare(
         DataError, ConfigError, ModelError: see `measure` and `load_learner`.
     """
     confidence = config.evaluation.confidence
-    torch.set_num_threads(os.cpu_count() or 1)
     temperature, trainer = config.evaluation.sampling.temperature, config.trainer
     policy = load_learner(
         str(model_directory("models.learner", config.models.learner)),

@@ -80,7 +80,7 @@ def _product_of_means(a: Floats, b: Floats, bootstrap: Bootstrap) -> Resampled:
     """
     table, w = a @ b.T, bootstrap.weights
     pairs = ((w @ table) * w).sum(1) - w**2 @ np.diag(table)
-    return bootstrap.statistic(pairs / (w.sum(1) ** 2 - (w**2).sum(1)))
+    return bootstrap.statistic(divided(pairs, w.sum(1) ** 2 - (w**2).sum(1)))
 
 
 def _within(gradients: Floats, bootstrap: Bootstrap) -> Resampled | None:

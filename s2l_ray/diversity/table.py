@@ -10,6 +10,8 @@ from s2l_ray.diversity.record import DifferenceRecord, DiversityRecord, Estimate
 from s2l_ray.statistics import Estimate
 
 NONE = "-"
+RATIO = "gradient_noise_scale"
+"""Has no bound where the signal is lost in noise, so that its differences say nothing."""
 
 
 def diversity_table(record: DiversityRecord) -> Table:
@@ -34,7 +36,8 @@ def difference_table(record: DiversityRecord) -> Table:
     for difference in shown_ones:
         table.add_column(f"{difference.of}\nless {difference.less}", justify="right")
     for label, name, factor in _rows(record):
-        table.add_row(label, *(_marked(difference, name, factor) for difference in shown_ones))
+        if name != RATIO:
+            table.add_row(label, *(_marked(difference, name, factor) for difference in shown_ones))
     return table
 
 
@@ -80,7 +83,7 @@ def _rows(record: DiversityRecord) -> list[tuple[str, str, float]]:
         ("gradient: squared norm", "gradient_squared_norm", 1),
         ("gradient: variance", "gradient_variance", 1),
         (f"gradient: SNR of {record.problems} prompts", "gradient_snr", 1),
-        ("gradient: noise scale (prompts)", "gradient_noise_scale", 1),
+        ("gradient: noise scale (prompts)", RATIO, 1),
         ("gradient: cosine to the learner's", "gradient_cosine", 1),
         ("groups without a gradient (%)", "empty_groups", 100),
     ]  # fmt: skip

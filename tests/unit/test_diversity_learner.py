@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +25,15 @@ from s2l_ray.training.packing import MicroBatch
 from tests.support.training_models import VOCABULARY, objective, random_groups, write_model
 
 TEMPERATURE = 0.8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a machine that runs other tests, two threads wait for each other far longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def quiet(done: int, of: int) -> None:
