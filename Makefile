@@ -16,7 +16,7 @@ help:
 	@echo "make test       set up, then the checks below and all tests (ARGS='-k name' narrows them, '-n 0' is one process)"
 	@echo "make test-long  the tests that take longest: lost nodes, full disks, whole studies, manifests as isolated pods"
 	@echo "make check      lint, types, and the tests that start no engine"
-	@echo "make chaos      runs with 200 faults, compared with the same runs without (ARGS='--faults 20 --only bank'); an hour or two"
+	@echo "make chaos      runs with 240 faults, compared with the same runs without (ARGS='--faults 20 --only bank'); an hour or two"
 	@echo "make audit      ask PyPI's vulnerability service about every pinned package; needs the network"
 	@echo "make bench      run the benchmarks, write benchmarks.json (ARGS='memory' chooses)"
 	@echo "make docs       build the documentation in site/"

@@ -92,7 +92,7 @@ class Dispatcher:
         """The rollouts from the bank if it has them, else from an engine."""
         if self._reads and (await self.bank.covers([request]))[0]:
             part = await self._from_bank(request)
-            batch.banked += request.count
+            batch.banked[request.prompt_id] = request.count
             return part
         part = await self.roll_out(request, batch)
         if self._records:

@@ -19,7 +19,7 @@ from actors.node_files import check_node_files
 from actors.scheduler_client import SchedulerClient
 from actors.scheduler_settings import SchedulerProgress, SchedulerSettings
 from actors.supervision import Supervision
-from actors.trainer import TrainerGroup
+from actors.trainer_group import TrainerGroup
 from actors.trainer_recovery import RecoveringTrainer
 from actors.weight_sync import NoMemberLeftError, WeightSyncReport
 from actors.workers import BANK, Key, Workers

@@ -109,10 +109,13 @@ class Watch:
                 causes[actor] = cause
         return [self._death(actor, cause) for actor, cause in causes.items()]
 
-    def gone(self, actors: list[Any], why: BaseException) -> list[Death]:
-        """Which of these actors, all watched, do not answer now: something that they have part in failed, for `why`.
+    def gone(self, actors: list[Any], why: BaseException | None = None) -> list[Death]:
+        """Which of these actors, all watched, do not answer now that something they have part in failed.
 
         Waits for their answers, for recovery.heartbeat_timeout_s at the longest.
+
+        Args:
+            why: what failed, where it may tell more than the deaths do.
         """
         refs = {actor: actor.alive.remote() for actor in actors if actor in self._watched}
         answered = ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._timeout_s)[0] if refs else []

@@ -40,8 +40,8 @@ class RequestBatch:
         self.tasks: dict[str, asyncio.Task[ScoredSet]] = {}
         self.stale = 0
         """Rollouts that were too old."""
-        self.banked = 0
-        """Rollouts that came from the bank."""
+        self.banked: dict[str, int] = {}
+        """Prompt -> rollouts that came from the bank."""
         self._start: float | None = None
         self._end = 0.0
 

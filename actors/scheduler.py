@@ -123,7 +123,8 @@ class Scheduler:
             explorer_only=compared,
             stragglers=stragglers,
             stale_dropped=learned.stale,
-            banked=explored.banked,
+            banked=sum(explored.banked.values()),
+            banked_prompts=list(explored.banked),
             redone=self._dispatcher.take_redone(),
             prefetched_bytes=self._prefetched.held,
         )

@@ -14,7 +14,6 @@ from actors.trainer_recovery import RecoveringTrainer
 from actors.weight_sync import LearnerMember
 from actors.workers import BANK, Key, Workers
 from s2l_ray.config import Config
-from s2l_ray.errors import ActorLostError
 from s2l_ray.recovery.budget import RestartBudget
 
 ALL_KINDS = ("explorer", "learner", "verifier", "bank")
@@ -93,8 +92,12 @@ class Supervision:
         self.tend(devices_free=True)
 
     def lose(self, key: Key, why: str) -> None:
-        """Replace a worker that failed: it has died, or nothing more is to be expected of it."""
-        for death in self.watch.gone([self.workers.actor(key)], ActorLostError(why)):
+        """Replace a worker that failed: it has died, or nothing more is to be expected of it.
+
+        Args:
+            why: what is said if it still answers; else Ray's account of its death is.
+        """
+        for death in self.watch.gone([self.workers.actor(key)]):
             death.replace(death)
         self.workers.lose_present(key, why)
 

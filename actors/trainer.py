@@ -1,22 +1,17 @@
-"""One FSDP rank as one actor, and the driver's handle on the group of ranks."""
+"""One FSDP rank as one actor."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 import transformers
 
-from actors.batch import GroupRefs, StepBatch
+from actors.batch import GroupRefs
 from actors.blueprint import RankProcess
-from actors.calls import fetch
 from actors.liveness import Heartbeat
-from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
 from s2l_ray.machine.checksums import FileSum
@@ -33,19 +28,6 @@ from s2l_ray.weights.digest import TensorDigest
 from s2l_ray.weights.rendezvous import Listener, Meeting, listen, open_store
 from s2l_ray.weights.sender import ChunkSender, GroupSender, SendTimes
 from s2l_ray.weights.transfers import TRANSFERS
-
-STAGED_SHARE = 0.8
-"""Largest share of a node's available host memory that the state of its trainer ranks may take while it is written."""
-
-
-@dataclass(frozen=True)
-class GroupSnapshot:
-    """The state of all ranks after an update, in Ray's object store; it outlives the ranks."""
-
-    states: list[ray.ObjectRef]
-    """A `Snapshot` of each rank."""
-    taken: list[ray.ObjectRef]
-    """Done once it is whole."""
 
 
 # A heartbeat must not wait for an update, nor an update for a disk: they have threads of their own.
@@ -239,158 +221,3 @@ def _training(config: Config) -> dict[str, Any]:
         "max_tokens": config.rollout.max_tokens,
         "seed": config.seed,
     }
-
-
-class TrainerGroup:
-    """The driver's handle: every method runs on all ranks, since each may hold collectives.
-
-    Args:
-        ranks: `TrainerRank` actors, in rank order.
-        timeout_s: bound on every call.
-        tend: called every second of a wait.
-        groups_named: see `WeightSync`.
-    """
-
-    def __init__(
-        self,
-        ranks: list[Any],
-        timeout_s: float,
-        weight_sync_timeout_s: float,
-        tend: Callable[[], None] | None = None,
-        groups_named: int = 0,
-    ) -> None:
-        self.ranks = ranks
-        self._timeout_s = timeout_s
-        self._weight_sync_timeout_s = weight_sync_timeout_s
-        self._tend = tend
-        self._groups_named = groups_named
-
-    @property
-    def groups_named(self) -> int:
-        """See `WeightSync.groups_named`."""
-        return self._weight_syncs.groups_named if hasattr(self, "_weight_syncs") else self._groups_named
-
-    def build(self, config: Config) -> None:
-        """Join the ranks and load the model."""
-        self.begin_build(config)
-        self.finish_build()
-
-    def begin_build(self, config: Config) -> None:
-        """Let the ranks join and load the model, without waiting: engines start at the same time."""
-        self._verify = config.cluster.verify_weights
-        address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
-        self._building = [rank.build.remote(config, address) for rank in self.ranks]
-
-    def finish_build(self) -> None:
-        """Wait for what `begin_build` began."""
-        specs = self._get(self._building, "building the trainer")[0]
-        bounds = (self._weight_sync_timeout_s, self._timeout_s)
-        self._weight_syncs = WeightSync(
-            self.ranks, specs, *bounds, verify=self._verify, groups_named=self._groups_named, tend=self._tend
-        )
-
-    def begin_rebuild(self, config: Config) -> None:
-        """Let the ranks begin anew, for another run, without waiting; weight syncs go where they went."""
-        self._weight_syncs.verify = config.cluster.verify_weights
-        self._building = [rank.rebuild.remote(config) for rank in self.ranks]
-
-    def finish_rebuild(self) -> None:
-        """Wait for what `begin_rebuild` began."""
-        self._get(self._building, "building the trainer")
-
-    def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
-        """Metrics of the update, and when every rank did what."""
-        pairs = zip(self.ranks, batch.assignment, strict=True)
-        refs = [rank.update.remote(batch.split.step, share) for rank, share in pairs]
-        found = self._get(refs, "the update")
-        return found[0][0], [span for _, spans in found for span in spans]
-
-    def connect(self, members: list[LearnerMember]) -> None:
-        """Weight syncs go to these learner engines from here on. See `WeightSync.connect`."""
-        self._weight_syncs.connect(members)
-
-    def begin_weight_sync(self, version: int) -> None:
-        """Start to give every learner engine the present weights, as `version`. See `WeightSync.begin_weight_sync`."""
-        self._weight_syncs.begin_weight_sync(version)
-
-    def finish_weight_sync(self) -> WeightSyncReport:
-        """Wait for what `begin_weight_sync` began. See `WeightSync.finish_weight_sync`."""
-        return self._weight_syncs.finish_weight_sync()
-
-    def save(self, directory: str) -> dict[str, FileSum]:
-        """Write the trainer's part of a checkpoint: policy, optimizer and random states.
-
-        Returns:
-            What was written, by file name.
-        """
-        return _together(self._get([rank.save.remote(directory) for rank in self.ranks], "saving a checkpoint"))
-
-    def tend(self) -> None:
-        """What is done every second of a wait for the ranks, for waits elsewhere."""
-        if self._tend is not None:
-            self._tend()
-
-    def lacks_memory(self) -> str:
-        """Why `begin_save` would put a node at risk of running out of host memory; empty if it would not."""
-        asked: dict[str, int] = {}
-        left: dict[str, int] = {}
-        found = self._get([rank.memory_to_stage.remote() for rank in self.ranks], "asking for host memory")
-        for node, takes, available in found:
-            asked[node] = asked.get(node, 0) + takes
-            left[node] = min(left.get(node, available), available)
-        for node, takes in asked.items():
-            if takes > STAGED_SHARE * left[node]:
-                return f"{node} has {left[node] / 1e9:.1f} GB of memory left, and the trainer's state {takes / 1e9:.1f}"
-        return ""
-
-    def begin_save(self, directory: str) -> Callable[[], dict[str, FileSum]]:
-        """Have all ranks copy their state to host memory, and begin to write it.
-
-        Returns:
-            A function that waits until all have written theirs and returns what `save` does. Any thread may call it.
-        """
-        self._get([rank.stage.remote() for rank in self.ranks], "copying the trainer's state to host memory")
-        refs = [rank.write_staged.remote(directory) for rank in self.ranks]
-
-        def written() -> dict[str, FileSum]:
-            # All of them, also where one has failed: nobody writes to the directory any more when it is removed.
-            ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
-            return _together(fetch(refs, self._timeout_s, "saving a checkpoint"))
-
-        return written
-
-    def load(self, directory: str) -> None:
-        """Continue from a checkpoint."""
-        self._get([rank.load.remote(directory) for rank in self.ranks], "loading a checkpoint")
-
-    def export(self, directory: str) -> None:
-        """Write the policy as a Hugging Face model directory."""
-        self._get([rank.export.remote(directory) for rank in self.ranks], "exporting the model")
-
-    def begin_snapshot(self) -> GroupSnapshot:
-        """Have every rank copy its present state into the object store, without waiting."""
-        pairs = [rank.snapshot.remote() for rank in self.ranks]
-        return GroupSnapshot([state for state, _ in pairs], [taken for _, taken in pairs])
-
-    def finish_snapshot(self, snapshot: GroupSnapshot) -> None:
-        """Wait until a snapshot is whole."""
-        self._get(snapshot.taken, "taking a snapshot of the trainer")
-
-    def snapshot_bytes(self) -> dict[str, int]:
-        """Size of a snapshot on every node of a rank, by the node's id (hex)."""
-        found = Counter[str]()
-        for node, size in self._get([rank.snapshot_bytes.remote() for rank in self.ranks], "measuring the trainer"):
-            found[node] += size
-        return found
-
-    def restore(self, snapshot: GroupSnapshot) -> None:
-        """Go on from a snapshot, on as many ranks as it was taken of."""
-        pairs = zip(self.ranks, snapshot.states, strict=True)
-        self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
-
-    def _get(self, refs: Any, what: str) -> Any:
-        return fetch(refs, self._timeout_s, what, self._tend)
-
-
-def _together(written: list[dict[str, FileSum]]) -> dict[str, FileSum]:
-    return {name: found for of_rank in written for name, found in of_rank.items()}

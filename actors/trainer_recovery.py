@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import ray
 
 from actors.batch import StepBatch
-from actors.calls import CallLostError, unwrapped
+from actors.calls import CallLostError, ObjectGoneError, unwrapped
 from actors.liveness import Death, Watch
-from actors.trainer import GroupSnapshot, TrainerGroup
+from actors.trainer_group import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
 from s2l_ray.errors import ActorLostError, BroadcastError, FailureBudgetError, NodeLostError, S2LError, StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
@@ -220,6 +220,11 @@ class RecoveringTrainer:
                 self._start_again()
             except (FailureBudgetError, NodeLostError):
                 raise
+            except ObjectGoneError as error:
+                raise ActorLostError(
+                    f"{NAME} was started again, but rollouts that it has to train on once more have gone with the "
+                    f"scheduler or a node. The same command resumes from the last checkpoint. {short_cause(error)}"
+                ) from error
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
                     raise

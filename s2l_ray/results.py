@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
+from s2l_ray.compute import Compute, total
 from s2l_ray.kinds import HealthCondition, Source, VerdictStatus
 from s2l_ray.rollouts.records import RolloutSummary
 
@@ -145,6 +146,8 @@ class StepRecord:
     (`weights.digest.combined_digest`); None without cluster.verify_weights."""
     health: dict[HealthCondition, int] = field(default_factory=dict)
     """Condition -> for how many steps in a row, up to this one, it has held."""
+    compute: Compute | None = None
+    """FLOPs and tokens of the step; None in records that earlier versions have written."""
 
     @property
     def tokens(self) -> int:
@@ -153,7 +156,8 @@ class StepRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, but for numbers that are not finite (see `finite`)."""
-        return asdict(self) | {"pipeline": self.pipeline.to_json()}
+        compute = self.compute and self.compute.to_json()
+        return asdict(self) | {"pipeline": self.pipeline.to_json(), "compute": compute}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> StepRecord:
@@ -169,8 +173,38 @@ class StepRecord:
                 "trainer": {name: math.nan if value is None else value for name, value in row["trainer"].items()},
                 "explorer_only": tuple(row.get("explorer_only", (0, 0))),
                 "pipeline": PipelineStats(**row.get("pipeline", {})),
+                "compute": Compute.from_json(row["compute"]) if row.get("compute") else None,
             }
         )
+
+
+TRAINING_PHASES = ("hand_over", "rollout", "update", "weight_sync")
+"""The phases of a step (`timing.clock.PHASES`) that training takes, whether or not it is evaluated and saved."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has spent on training up to some step."""
+
+    seconds: float
+    """Wall-clock time of the steps' `TRAINING_PHASES`."""
+    compute: Compute | None
+    """FLOPs and tokens; None if an earlier version has written one of the records."""
+
+    @classmethod
+    def on(cls, steps: Sequence[StepRecord]) -> Spent:
+        """On these steps."""
+        seconds = sum(step.seconds.get(phase, 0.0) for step in steps for phase in TRAINING_PHASES)
+        return cls(seconds, total(step.compute for step in steps))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"seconds": self.seconds, "compute": self.compute and self.compute.to_json()}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Spent:
+        """What `to_json` made `row` of."""
+        return cls(row["seconds"], Compute.from_json(row["compute"]) if row["compute"] else None)
 
 
 @dataclass(frozen=True)
@@ -192,10 +226,12 @@ class EvaluationRecord:
     """Number of right answers to each problem, in the order of the held-out file."""
     seconds: float = 0.0
     """Wall-clock time that it took."""
+    spent: Spent | None = None
+    """What training had spent before it; None in records that earlier versions have written."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""
-        row = asdict(self)
+        row = asdict(self) | {"spent": self.spent and self.spent.to_json()}
         pass_at, ci = row.pop("pass_at"), row.pop("ci")
         row |= {f"pass@{k}": value for k, value in pass_at.items()}
         row["ci"] = {f"pass@{k}": list(bounds) for k, bounds in ci.items()}
@@ -207,7 +243,8 @@ class EvaluationRecord:
         row = dict(row)
         ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
         pass_at = {k: row.pop(f"pass@{k}") for k in ci}
-        return cls(**row, pass_at=pass_at, ci=ci)
+        spent = row.pop("spent", None)
+        return cls(**row, pass_at=pass_at, ci=ci, spent=Spent.from_json(spent) if spent else None)
 
 
 def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""What a run achieved: pass@k with intervals, the summary of a run, and its figures."""
+"""What a run achieved: its held-out evaluations, its summary and its figures."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.kinds import Source
-from s2l_ray.results import EvaluationRecord
+from s2l_ray.results import EvaluationRecord, Spent
 from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.statistics.pass_at_k import evaluate_counts
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -58,6 +58,7 @@ def measure(
     source: Source,
     weight_version: int,
     seconds: float,
+    spent: Spent | None = None,
 ) -> EvaluationRecord:
     """pass@k of evaluation rollouts, with intervals.
 
@@ -69,6 +70,7 @@ def measure(
         source: the model that sampled them.
         weight_version: of that model.
         seconds: wall-clock time that sampling and verifying took.
+        spent: on training before.
     """
     settings = config.evaluation
     right = Counter(row.prompt_id for row in rows if row.status == "right")
@@ -86,4 +88,5 @@ def measure(
         response_tokens=sum(row.response_tokens for row in rows),
         correct=correct,
         seconds=seconds,
+        spent=spent,
     )

@@ -14,6 +14,8 @@ Schema (numbers that are not finite are null):
     parts           {part: the same by cause}; they add up to the total (`timing.attribution.PARTS`)
     busy            {role: the share of the steps' time in which its actors worked}
     tokens          {source: sampled response tokens over all steps}
+    spent           {"seconds": wall-clock seconds of the steps without evaluations and checkpoints, "compute": the sum
+                    of the steps' `compute`, null if one of them has none}
     rewards         {"all" | source: [mean reward per step]}, null where the source has no rollouts in the step
     hand_overs      [{"step": the first with other engines than the one before, "engines_before", "engines_after":
                     {source: count}, "seconds_before", "seconds_after": median time of up to 5 steps on either side,
@@ -40,11 +42,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from s2l_ray.evaluation.pass_at_k import paired_change
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
-from s2l_ray.results import EvaluationRecord, StepRecord, finite, hand_overs, health_of
+from s2l_ray.results import EvaluationRecord, Spent, StepRecord, finite, hand_overs, health_of
+from s2l_ray.statistics.pass_at_k import paired_change
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -92,6 +94,7 @@ def build_summary(
                 source: sum(s.sources[source].response_tokens for s in steps if source in s.sources)
                 for source in SOURCES
             },
+            "spent": Spent.on(steps).to_json(),
             "rewards": {"all": [s.reward for s in steps]} | {source: _rewards(steps, source) for source in SOURCES},
             "hand_overs": hand_overs(steps),
             "health": health_of(steps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s2l_ray.compute import update_passes
 from s2l_ray.planner.architecture import ModelShape
 
 
@@ -15,10 +16,5 @@ def update_flops(shape: ModelShape, lengths: list[list[int]], prompt_tokens: int
     Args:
         lengths: of the responses of each group.
     """
-    responses = [n for group in lengths for n in group]
-    totals = [prompt_tokens + n for n in responses]
-    per_token = shape.layers * sum(out * width for out, width in shape.linears.values())
-    # Token i attends to i + 1 tokens: half of length squared, for scores and for weighted values.
-    attention = shape.layers * shape.heads * shape.head_dim * sum(n * (n + 1) for n in totals)
-    forward = 2 * per_token * sum(totals) + 2 * attention + 2 * shape.vocab * shape.hidden * sum(responses)
-    return 3 * forward
+    cost = shape.forward_cost
+    return update_passes(1) * sum(cost.sequence(prompt_tokens, tokens) for group in lengths for tokens in group)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.miniature.countdown import CountdownProblem, check
+from s2l_ray.statistics.pass_at_k import evaluate_counts
 
 PROBLEMS, SAMPLES = 256, 64
 KS = (1, 2, 4, 8, 16, 32, 64)

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.compute import ForwardCost
 from s2l_ray.errors import HubError, ModelError
 from s2l_ray.hub.fetching import cached_model, fetch_file
 from s2l_ray.hub.names import model_repository
@@ -198,17 +199,22 @@ class ModelShape:
     def forward_flops(self, tokens: float, context: float) -> float:
         """Floating-point operations of a forward over `tokens` tokens, each attending to `context` others on average.
 
-        A multiply and an add for each weight of every matrix product, output head included (the embedding is a
-        look-up), and 2 * heads * head_dim each for scores and weighted values of every token attended to. Norms,
-        rotations and softmax are left out: they are below 1%. A backward is twice as much.
+        Of `forward_cost`, with the logits of every token. A backward is twice as much.
         """
-        attention = 4 * self.layers * self.query_width * context
-        return tokens * (2 * self.multiplied_parameters + attention)
+        cost = self.forward_cost
+        return tokens * (cost.layers + cost.head + cost.attention * context)
 
     @cached_property
-    def multiplied_parameters(self) -> int:
-        """Parameters in the matrix products of a forward, output head included."""
-        return self.layers * sum(out * width for out, width in self.linears.values()) + self.vocab * self.hidden
+    def forward_cost(self) -> ForwardCost:
+        """FLOPs of a forward by what they grow with. The embedding is a look-up and costs none, its output head does.
+
+        Attention is 2 * heads * head_dim each for scores and weighted values of every token attended to.
+        """
+        return ForwardCost(
+            layers=2 * self.layers * sum(out * width for out, width in self.linears.values()),
+            attention=4 * self.layers * self.query_width,
+            head=2 * self.vocab * self.hidden,
+        )
 
 
 @lru_cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from s2l_ray.compute import update_passes
 from s2l_ray.kinds import PhaseName
 from s2l_ray.placement.plan import PHASES
 
@@ -112,14 +113,12 @@ class Workload:
         return -(-self.prompts // self.mini_batch_prompts) * (2 if self.separate_groups and both else 1)
 
     def forwards(self, split: Split) -> float:
-        """Forward passes over the step's tokens that the trainer's FLOPs amount to.
+        """Forward passes over the step's tokens that the trainer's FLOPs amount to: `update_passes`, and recompute.
 
-        Forward 1, backward 2, another 1 with recompute, 1 of the reference, and old log-probs of every mini-batch but
-        the first.
+        A backward gathers the weights and counts whole with LoRA too.
         """
         steps = self.optimizer_steps(split)
-        passes = 3.0 + self.recompute + self.reference + (steps - 1) / steps
-        return passes + (1 if self.kl_in_reward else 0)
+        return update_passes(steps, reference=self.reference, kl_in_reward=self.kl_in_reward) + self.recompute
 
 
 def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None = None) -> Workload:

@@ -11,7 +11,7 @@ from s2l_ray.config import Config
 from s2l_ray.errors import S2LError
 from s2l_ray.evaluation.held_out import Evaluations, measure
 from s2l_ray.kinds import Source
-from s2l_ray.results import EvaluationRecord
+from s2l_ray.results import EvaluationRecord, Spent, StepRecord
 from s2l_ray.run.identity import measured_on
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.tracking import RunTracking
@@ -42,7 +42,7 @@ class RunEvaluation:
         if not self._problem_ids:
             return
         self._tracking.reporter.phase("evaluating before training")
-        found = self.measure(["learner", "explorer"] if self._graph.explores else ["learner"], step=0)
+        found = self.measure(["learner", "explorer"] if self._graph.explores else ["learner"], [])
         self.records.before, self.records.explorer = found["learner"], found.get("explorer")
         for record in found.values():
             self._tracking.evaluation(record, "before")
@@ -52,26 +52,26 @@ class RunEvaluation:
         every = self._settings.evaluation.every
         return bool(every) and step % every == 0 and step < self._settings.schedule.steps
 
-    def during_training(self, step: int) -> None:
-        """Evaluate the learner between a step and the next."""
+    def during_training(self, done: Sequence[StepRecord]) -> None:
+        """Evaluate the learner between a step, the last of those that are done, and the next."""
         if self._problem_ids:
-            record = self.measure(["learner"], step)["learner"]
+            record = self.measure(["learner"], done)["learner"]
             self.records.during.append(record)
             self._tracking.evaluation(record, "during")
 
-    def after_training(self, step: int) -> None:
+    def after_training(self, done: Sequence[StepRecord]) -> None:
         """Evaluate the learner after the last step."""
         if self._problem_ids:
             self._tracking.reporter.phase("evaluating after training")
-            self.records.after = self.measure(["learner"], step)["learner"]
+            self.records.after = self.measure(["learner"], done)["learner"]
             self._tracking.evaluation(self.records.after, "after")
 
-    def measure(self, sources: Sequence[Source], step: int) -> dict[Source, EvaluationRecord]:
+    def measure(self, sources: Sequence[Source], done: Sequence[StepRecord]) -> dict[Source, EvaluationRecord]:
         """Pass@k of the models as they are now; their engines work at the same time.
 
         Args:
             sources: which models.
-            step: that was done last.
+            done: the steps that are done.
 
         Raises:
             S2LError: there are no held-out problems (data.eval).
@@ -81,16 +81,18 @@ class RunEvaluation:
         start = time.monotonic()
         found = self._graph.evaluate(self._problem_ids, list(sources))
         seconds = time.monotonic() - start
+        spent = Spent.on(done)
         versions: dict[Source, int] = {"learner": self._graph.version, "explorer": 0}
         return {
             source: measure(
                 self._settings,
                 self._problem_ids,
                 rows,
-                step=step,
+                step=len(done),
                 source=source,
                 weight_version=versions[source],
                 seconds=seconds,
+                spent=spent,
             )
             for source, rows in zip(sources, found, strict=True)
         }

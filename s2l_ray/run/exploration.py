@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from actors.connection import connect
 from actors.exploration import Exploration
 from actors.private_ray import end_private_ray
-from s2l_ray.bank.exploring import RecordingPlan
+from s2l_ray.bank.exploring import RecordingPlan, plan_requests
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
+from s2l_ray.errors import ActorLostError, EngineDiedError, StepTimeoutError
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.live_nodes import nodes_to_plan_for
+from s2l_ray.placement.plan import Layout
 from s2l_ray.planner.search.explorer_plan import plan_explorers
+from s2l_ray.recovery.budget import RestartBudget
+from s2l_ray.recovery.causes import short_cause
 from s2l_ray.rollouts.records import Prompt, SetReport
+from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.compat import model_directory
+
+LOSSES = (ActorLostError, EngineDiedError, StepTimeoutError)
+"""What ends a recording that may go on with other actors."""
 
 
 @dataclass
@@ -26,20 +36,33 @@ class Recorded:
 
     of: int
     """Number of rollouts that are to be recorded."""
-    rollouts: int = 0
-    tokens: int = 0
-    right: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """rollouts, tokens (of responses) and right (answers)."""
 
-    def add(self, report: SetReport) -> None:
-        """Count a set of rollouts."""
-        self.rollouts += len(report.rows)
-        self.tokens += sum(row.response_tokens for row in report.rows)
-        self.right += sum(row.status == "right" for row in report.rows)
+    @property
+    def rollouts(self) -> int:
+        """Number of rollouts."""
+        return self.counts["rollouts"]
+
+    @property
+    def tokens(self) -> int:
+        """Number of their response tokens."""
+        return self.counts["tokens"]
 
     @property
     def solved(self) -> float:
         """Share of right answers."""
-        return self.right / self.rollouts if self.rollouts else 0.0
+        return self.counts["right"] / self.rollouts if self.rollouts else 0.0
+
+
+def counts_of(report: SetReport) -> Counter[str]:
+    """What `Recorded` counts of a request."""
+    rows = report.rows
+    return Counter(
+        rollouts=len(rows),
+        tokens=sum(row.response_tokens for row in rows),
+        right=sum(row.status == "right" for row in rows),
+    )
 
 
 @contextmanager
@@ -67,7 +90,8 @@ def record(
 ) -> None:
     """Start explorer engines, record every request of a plan, and end the engines.
 
-    What has been recorded stays when this is interrupted; a new plan has the rest.
+    Where one of the actors is lost all are started again, for what the bank lacks then, as often as
+    recovery.max_restarts allows. What has been recorded stays when this is interrupted; a new plan has the rest.
 
     Args:
         config: models.dtype is not `auto` any more.
@@ -78,16 +102,53 @@ def record(
         display: shows the progress and an ETA.
 
     Raises:
-        PlacementError, EngineError, ActorLostError, StepTimeoutError, BankError: see `Exploration`.
+        PlacementError, EngineError, ActorLostError, BankError: see `Exploration`.
     """
-    config = _with_absolute_explorer(config)
-    layout = plan_explorers(config, inventory)
+    layout = plan_explorers(_with_absolute_explorer(config), inventory)
+    recovery = config.recovery
+    budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
+    recorded: dict[ExplorerRequest, Counter[str]] = {}
+    while plan.requests:
+        try:
+            _record_once(config, layout, plan, prompts, recorded, done, display)
+            return
+        except LOSSES as error:
+            cause = short_cause(error)
+            time.sleep(budget.spend("an actor of the recording", cause))
+            display.say(f"note: all actors are started again: {cause}")
+        plan = plan_requests(config, prompts, plan.requests)
+        for request in lost_of(recorded, plan.requests):
+            done.counts -= recorded.pop(request)
+
+
+def _record_once(
+    config: Config,
+    layout: Layout,
+    plan: RecordingPlan,
+    prompts: Sequence[Prompt],
+    recorded: dict[ExplorerRequest, Counter[str]],
+    done: Recorded,
+    display: TaskDisplay,
+) -> None:
     started = partial(display.update, "actors started")
-    with Exploration(config, layout, plan.settings, prompts, display.say, started) as exploration:
-        for report in exploration.record(plan.requests):
-            done.add(report)
+    with Exploration(
+        _with_absolute_explorer(config), layout, plan.settings, prompts, display.say, started
+    ) as exploration:
+        for request, report in exploration.record(plan.requests):
+            recorded[request] = counts_of(report)
+            done.counts += recorded[request]
             display.update("recorded", done.rollouts, done.of, f"{done.solved:.1%} right")
         exploration.finish()
+
+
+def lost_of(recorded: Iterable[ExplorerRequest], missing: Sequence[ExplorerRequest]) -> list[ExplorerRequest]:
+    """Requests whose rollouts the bank had taken but not written when it was lost."""
+    gone = {draw for request in missing for draw in _draws(request)}
+    return [request for request in recorded if not gone.isdisjoint(_draws(request))]
+
+
+def _draws(request: ExplorerRequest) -> Iterator[tuple[str, int]]:
+    return ((request.prompt_id, request.first_draw + i) for i in range(request.count))
 
 
 def _with_absolute_explorer(config: Config) -> Config:

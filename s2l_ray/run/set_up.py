@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 from actors.blueprint import RunNeeds
 from actors.graph import ActorGraph
 from s2l_ray.bank.date import dated
 from s2l_ray.bank.preparing import prepare as prepare_bank
+from s2l_ray.compute import ComputeMeter
 from s2l_ray.config import Config
 from s2l_ray.config.own_code import OwnFunction, own_functions
 from s2l_ray.errors import ConfigError
+from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.machine.ending import held
 from s2l_ray.machine.places import output_path, refuse_session_directory
 from s2l_ray.placement.dtype import DtypeChoice
 from s2l_ray.placement.plan import Plan
+from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.show.serialise import plan_json
 from s2l_ray.redaction import has_password
 from s2l_ray.reporter import Reporter
@@ -53,6 +57,8 @@ class RunParts:
     """Prompt ids by step: groups known beforehand that a step does not wait for."""
     tracking: RunTracking
     plan: Plan
+    meter: ComputeMeter
+    """Of what the steps cost."""
     actors: RunActors
     graph: ActorGraph
     """Of `actors`."""
@@ -145,9 +151,25 @@ def set_up(
         stragglers,
         tracking,
         planned.plan,
+        compute_meter(settings),
         actors,
         graph,
         uploader,
+    )
+
+
+def compute_meter(settings: Config) -> ComputeMeter:
+    """What works out the FLOPs of a run's steps.
+
+    Raises:
+        ModelError: a model's shape is not known.
+    """
+    goal = settings.objective
+    return ComputeMeter(
+        {source: ModelShape.load(getattr(settings.models, source)).forward_cost for source in get_args(Source)},
+        reference=goal.kl > 0,
+        kl_in_reward=goal.kl > 0 and goal.kl_in == "reward",
+        lora=settings.trainer.lora_rank > 0,
     )
 
 

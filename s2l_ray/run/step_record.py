@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
+from s2l_ray.compute import ComputeMeter
 from s2l_ray.kinds import Source
 from s2l_ray.results import PipelineStats, SourceStats, StepRecord
 from s2l_ray.rollouts.step_planner import staleness, step_digest
@@ -33,9 +34,9 @@ class StepOutcome:
     """Actors that were started again since the step before."""
 
 
-def step_numbers(outcome: StepOutcome) -> StepRecord:
+def step_numbers(outcome: StepOutcome, meter: ComputeMeter) -> StepRecord:
     """The record of a step without its times and its weight sync: what can be computed while the sync goes on."""
-    batch = outcome.batch
+    batch, metrics = outcome.batch, outcome.metrics
     rows = batch.summaries
     rewards: dict[str, set[float]] = {}
     for row in rows:
@@ -52,13 +53,19 @@ def step_numbers(outcome: StepOutcome) -> StepRecord:
         prompts=batch.prompts,
         digest=step_digest(rows),
         weight_version=outcome.sampled_with,
-        trainer=outcome.metrics,
+        trainer=metrics,
         seconds={},
         spans=batch.spans,
         engines=outcome.engines,
         refilled_groups=batch.refilled,
         explorer_only=batch.explorer_only,
         pipeline=_pipeline(batch, outcome.restarts),
+        compute=meter.step(
+            rows,
+            recorded=batch.banked_prompts,
+            optimizer_steps=max(1.0, metrics.get("updates", 0.0) + metrics.get("skipped_updates", 0.0)),
+            trained_tokens=metrics.get("trained_tokens"),
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,6 +68,7 @@ class TrainingRun:
             self._tracking = parts.tracking
             self._uploader = parts.uploader
             self._evaluation = RunEvaluation(parts.settings, parts.inputs, parts.graph, parts.tracking)
+            self._meter = parts.meter
             self._health = Health(parts.settings.health)
             self._times = TimeSheet(TraceFile(parts.directory.path / "trace.json"), parts.tracking.reporter.turn)
             self._summary: dict[str, Any] | None = None
@@ -198,7 +200,7 @@ class TrainingRun:
         with clock.phase("weight_sync"):
             restarts = self.graph.take_restarts()
             outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines, restarts)
-            weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome))
+            weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome, self._meter))
         if step < self.settings.schedule.steps and not self.graph.phase_changes_before(step + 1):
             self.graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
         self._end_step(numbers, outcome, weight_sync, clock)
@@ -223,7 +225,7 @@ class TrainingRun:
         self._directory.spare_checkpoints(endangered)
         if self._evaluation.is_due(step):
             with clock.phase("evaluate"):
-                self._evaluation.during_training(step)
+                self._evaluation.during_training([*self.records, replace(numbers, seconds=clock.seconds)])
         is_saved = self.state.checkpoint_is_due(step)
         if is_saved:
             with clock.phase("checkpoint"):
@@ -243,7 +245,7 @@ class TrainingRun:
 
     def _finish(self) -> None:
         """After the last step: evaluate, export, summarise, draw."""
-        self._evaluation.after_training(self.steps_done)
+        self._evaluation.after_training(self.records)
         self._tracking.reporter.phase("writing model, summary and figures")
         path, tracker, evaluations = self._directory.path, self._tracking.tracker, self._evaluation.records
         self.graph.trainer.export(str(path / "model"))
@@ -283,4 +285,4 @@ class TrainingRun:
         Raises:
             S2LError: there are no held-out problems (data.eval).
         """
-        return self._evaluation.measure(["learner"], self.steps_done)["learner"]
+        return self._evaluation.measure(["learner"], self.records)["learner"]

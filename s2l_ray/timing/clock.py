@@ -40,6 +40,14 @@ class StepClock:
         yield
         self.phases.append(Span(DRIVER, name, self.step, start, self._now()))
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, of those that have ended."""
+        seconds: dict[str, float] = {}
+        for phase in self.phases:
+            seconds[phase.name] = seconds.get(phase.name, 0.0) + phase.end - phase.start
+        return seconds
+
     def whole(self) -> Span:
         """The span of the step so far."""
         return Span(DRIVER, "step", self.step, self.start, self._now())

@@ -70,12 +70,9 @@ class TimeSheet:
             details: shown with the step in the trace file.
         """
         whole = clock.whole()
-        seconds: dict[str, float] = {}
-        for phase in clock.phases:
-            seconds[phase.name] = seconds.get(phase.name, 0.0) + phase.end - phase.start
         self.trace.append([whole, *clock.phases, *sampled, *updated], details)
         times = StepTimes(
-            seconds=seconds | {"total": whole.end - whole.start},
+            seconds=clock.seconds | {"total": whole.end - whole.start},
             parts=attribute(whole, clock.phases, [*sampled, *updated]),
             busy=self._busy(whole.start, [*sampled, *under_way], engines),
         )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import re
 
-from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.compute import Compute
+from s2l_ray.results import EvaluationRecord, Spent, StepRecord
 
 OF_STEPS = (
     *("alpha", "G_w", "G_s", "reward", "tokens", "tokens_per_second", "weight_version", "groups"),
     *("zero_variance_groups", "refilled_groups", "explorer_only_groups", "compared_groups"),
+    "rollout_compute_saved",
 )
 """Metrics of a step."""
 OF_ANSWERS = ("truncated", "empty", "repetitive", "non_finite", "garbage")
 """Counts of a source's answers, as `SourceStats` names them."""
 FAMILIES_OF_STEPS = (
     *("engines", "rollouts", "tokens", "reward", *OF_ANSWERS, "verdicts"),
-    *("seconds", "busy", "pipeline", "health", "trainer"),
+    *("flops", "seconds", "busy", "pipeline", "health", "trainer"),
 )
 """How the other metrics of a step begin, up to the first slash."""
 
@@ -36,6 +38,7 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "explorer_only_groups": record.explorer_only[0],
         "compared_groups": record.explorer_only[1],
     }
+    metrics |= _compute(record.compute)
     metrics |= {f"engines/{source}": count for source, count in record.engines.items()}
     for source, stats in record.sources.items():
         metrics[f"rollouts/{source}"] = stats.rollouts
@@ -58,10 +61,35 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
 def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
     """The metrics of an evaluation by MLflow name, which cannot have an "@"."""
     metrics = {"reward": record.reward, "response_tokens": record.response_tokens, "seconds": record.seconds}
+    metrics |= _spent(record.spent)
     metrics |= {f"pass_at_{k}": value for k, value in record.pass_at.items()}
     metrics |= {f"pass_at_{k}_low": low for k, (low, _) in record.ci.items()}
     metrics |= {f"pass_at_{k}_high": high for k, (_, high) in record.ci.items()}
     return {f"eval/{record.model}/{key}": value for key, value in metrics.items()}
+
+
+def _compute(compute: Compute | None) -> dict[str, float | None]:
+    if compute is None:
+        return {}
+    metrics: dict[str, float | None] = {f"flops/{source}": value for source, value in compute.rollout_flops.items()}
+    return metrics | {
+        "flops/recorded": compute.recorded_flops,
+        "flops/grpo": compute.grpo_flops,
+        "flops/update": compute.update_flops,
+        "tokens/recorded": compute.recorded_tokens,
+        "rollout_compute_saved": compute.rollout_compute_saved,
+    }
+
+
+def _spent(spent: Spent | None) -> dict[str, float]:
+    if spent is None:
+        return {}
+    metrics = {"spent/seconds": spent.seconds}
+    if (compute := spent.compute) is None:
+        return metrics
+    metrics |= {"spent/prompts": compute.prompts, "spent/tokens": compute.sampled_tokens, "spent/flops": compute.flops}
+    saved = compute.rollout_compute_saved
+    return metrics if saved is None else metrics | {"spent/rollout_compute_saved": saved}
 
 
 def metric_name(name: str) -> str:

@@ -368,7 +368,7 @@ def speed(workload: str, our_runs: list[Curve], theirs: list[Curve]) -> list[Res
 
 def learning(our_runs: list[Curve], theirs: list[Curve], mixed: Curve, family: Any) -> list[Result]:
     """Rewards while training, and held-out pass@1 after the same number of rollouts."""
-    from s2l_ray.evaluation.pass_at_k import evaluate_counts, paired_change
+    from s2l_ray.statistics.pass_at_k import evaluate_counts, paired_change
 
     sides = {"TRL": theirs, "ours": our_runs, "ours, S2L-PO": [mixed]}
     for who, curves in sides.items():

@@ -1,9 +1,9 @@
 """`make chaos`: runs with many faults, each compared with the same run without any; prints a table and keeps the rows.
 
-    python -m tests.chaos [--faults 200] [--out chaos.jsonl] [--only STORY]
+    python -m tests.chaos [--faults 240] [--out chaos.jsonl] [--only STORY]
 
-Every story is one configuration. Its undisturbed run comes first; then runs of STEPS steps with a fault in each, with
-seeds 1, 2, ..., until the story has had its share of the faults. A run whose groups, losses or weights differ, or that
+Every story is one configuration. Its undisturbed run comes first; then runs with a fault in each step, with seeds
+1, 2, ..., until the story has had its share of the faults. A run whose groups, losses or weights differ, or that
 does not end, is an error at the end, and its directory is kept.
 """
 
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -25,8 +26,10 @@ from typing import Any
 from s2l_ray.miniature.build import EMBEDDED
 from tests.chaos.run import Told, run
 from tests.chaos.saboteur import POINTS, Fault, Kind, Outcome, plan_faults
+from tests.support.logical_cluster import logical_cluster
+from tests.support.patience import PATIENCE_S
 
-STEPS = 20
+EVALUATE_EVERY = 5
 KINDS: tuple[Kind, ...] = ("SIGKILL", "SIGSTOP", "exit", "disconnect", "stall")
 
 
@@ -39,21 +42,53 @@ class Story:
     share: float
     """Of all faults."""
     overrides: dict[str, Any] = field(default_factory=dict)
+    steps: int = 20
+    mix_steps: int = 14
+    checkpoint_every: int = 2
+    gpus: tuple[int, ...] = ()
+    """Logical GPUs of each node; the engines are handed over after the mix. None: as on CPUs."""
+
+    def points_of(self, step: int) -> list[str]:
+        """Where a fault can fall within a step."""
+        if self.gpus and step == self.mix_steps + 1:
+            return ["hand_over"]  # there is one such step
+        found = [*POINTS]
+        if step % EVALUATE_EVERY == 0 and step < self.steps:
+            found.append("evaluate")
+        if step % self.checkpoint_every == 0:
+            found.append("checkpoint")
+        return found
 
 
 STORIES = (
-    Story("everybody", ("explorer", "learner", "verifier", "scheduler", "trainer"), 0.6),
+    Story("everybody", ("explorer", "learner", "verifier", "scheduler", "trainer"), 1 / 2),
     Story(
         "bank",
         ("bank", "explorer", "verifier", "scheduler"),
-        0.2,
+        1 / 6,
         {"bank.mode": "readwrite", "bank.path": "{run}/bank", "rollout.prefetch_steps": 2},
     ),
     Story(
         "checkpoints",
         ("trainer", "learner", "scheduler"),
-        0.2,
-        {"recovery.snapshots": "checkpoint", "checkpoint.every": 4, "cluster.verify_weights": True},
+        1 / 6,
+        {"recovery.snapshots": "checkpoint", "cluster.verify_weights": True},
+        checkpoint_every=4,
+    ),
+    Story(
+        "hand-over",
+        ("explorer", "learner", "verifier", "scheduler", "trainer"),
+        1 / 6,
+        {
+            "placement.mode": "mixed",
+            "placement.hand_over": "on",
+            "placement.hand_over_wait_s": PATIENCE_S,
+            "trainer.ranks": 1,
+            "engines.learner.count": 1,
+        },
+        steps=8,
+        mix_steps=3,
+        gpus=(1, 1),
     ),
 )
 
@@ -61,7 +96,7 @@ STORIES = (
 def main(arguments: Sequence[str]) -> int:
     """Run the stories. Returns the exit status: 1 if any run was not as the one without faults."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])
-    parser.add_argument("--faults", type=int, default=200, help="how many, over all stories")
+    parser.add_argument("--faults", type=int, default=240, help="how many, over all stories")
     parser.add_argument("--out", type=Path, default=Path("chaos.jsonl"), help="a line for each fault")
     parser.add_argument("--only", choices=[story.name for story in STORIES], help="one story")
     parser.add_argument("--first-seed", type=int, default=1)
@@ -81,10 +116,10 @@ def main(arguments: Sequence[str]) -> int:
 def _tell_story(story: Story, faults: int, seed: int, out: Path, wrong: list[str]) -> list[dict[str, Any]]:
     scratch = Path(tempfile.mkdtemp(prefix=f"s2l-chaos-{story.name}-"))
     plain = _run(story, scratch / "plain", ())
-    print(f"{story.name}: {STEPS} steps without faults took {plain.seconds:.0f} s", flush=True)
+    print(f"{story.name}: {story.steps} steps without faults took {plain.seconds:.0f} s", flush=True)
     rows: list[dict[str, Any]] = []
     while (left := faults - sum(row["done"] for row in rows)) > 0:
-        planned = plan_faults(seed, range(1, min(STEPS, left) + 1), story.roles, KINDS, POINTS)
+        planned = plan_faults(seed, range(1, min(story.steps, left) + 1), story.roles, KINDS, story.points_of)
         directory = scratch / f"seed-{seed}"
         try:
             told = _run(story, directory, planned)
@@ -117,12 +152,15 @@ def _run(story: Story, directory: Path, faults: Sequence[Fault]) -> Told:
         key: value.format(run=directory.parent / f"{directory.name}-files") if isinstance(value, str) else value
         for key, value in story.overrides.items()
     }
-    return run(
-        EMBEDDED,
-        directory,
-        faults,
-        **{"schedule.steps": STEPS, "schedule.mix_steps": 14, "verifier.workers": 2, **overrides},
-    )
+    settings = {
+        "schedule.steps": story.steps,
+        "schedule.mix_steps": story.mix_steps,
+        "checkpoint.every": story.checkpoint_every,
+        "evaluation.every": EVALUATE_EVERY,
+        "verifier.workers": 2,
+    }
+    with logical_cluster(story.gpus) if story.gpus else nullcontext():
+        return run(EMBEDDED, directory, faults, **settings, **overrides)
 
 
 def differences(plain: Told, told: Told) -> list[str]:

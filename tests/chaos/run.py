@@ -47,7 +47,6 @@ def chaos_config(family: Any, directory: Path, **overrides: Any) -> dict[str, An
         "trainer.ranks": 2,
         "trainer.cpus": 0.25,
         "trainer.deterministic": True,
-        "evaluation.every": 5,
         "evaluation.samples": 2,
         "evaluation.k": [1, 2],
         "tracking.enabled": False,

@@ -8,7 +8,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ Kind = Literal["SIGKILL", "SIGSTOP", "exit", "disconnect", "stall"]
 it does nothing else for STALL_S, which nobody has to be started again for."""
 STALL_S = 4.0
 ROLES = ("explorer", "learner", "verifier", "bank", "scheduler", "trainer")
-POINTS = ("rollout", "update", "weight_sync", "checkpoint", "evaluate", "hand_over", "idle")
-"""Phases of a step, as `Reporter.turn` tells them; idle: between two steps."""
+POINTS = ("rollout", "update", "weight_sync", "idle")
+"""Phases of every step, as `Reporter.turn` tells them; idle: between two steps. Some steps have `evaluate`,
+`checkpoint` or `hand_over` as well."""
 ANSWER_S = 10.0
 
 
@@ -55,23 +57,33 @@ class Outcome:
 
 
 def plan_faults(
-    seed: int, steps: Sequence[int], roles: Sequence[str], kinds: Sequence[Kind], points: Sequence[str] = POINTS
+    seed: int,
+    steps: Sequence[int],
+    roles: Sequence[str],
+    kinds: Sequence[Kind],
+    points_of: Callable[[int], Sequence[str]],
 ) -> list[Fault]:
-    """One fault per step, drawn with a fixed seed; over all of them roles, kinds and points come equally often."""
+    """One fault per step, drawn with a fixed seed.
+
+    Over all of them roles and kinds come equally often, and points as far as the steps have them.
+    """
     chance = random.Random(seed)
-    drawn = [list(options) for options in (roles, kinds, points)]
+    deck_of_roles, deck_of_kinds = _shuffled(chance, roles), _shuffled(chance, kinds)
+    used: Counter[str] = Counter()
     faults = []
-    decks: list[list[Any]] = [[], [], []]
     for step in steps:
-        chosen = []
-        for options, deck in zip(drawn, decks, strict=True):
-            if not deck:
-                deck.extend(options)
-                chance.shuffle(deck)
-            chosen.append(deck.pop())
-        role, kind, point = chosen
-        faults.append(Fault(step, point, role, kind, chance.choice([0.0, chance.uniform(0, 1.5)]), chance.randrange(8)))
+        rarest = min(used[point] for point in points_of(step))
+        point = chance.choice([point for point in points_of(step) if used[point] == rarest])
+        used[point] += 1
+        delay_s = chance.choice([0.0, chance.uniform(0, 1.5)])
+        faults.append(Fault(step, point, next(deck_of_roles), next(deck_of_kinds), delay_s, chance.randrange(8)))
     return faults
+
+
+def _shuffled(chance: random.Random, options: Sequence[Any]) -> Iterator[Any]:
+    """The options in a random order, then again in another one, without end."""
+    while True:
+        yield from chance.sample(options, len(options))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from s2l_ray import S2LPO, load_config
@@ -149,23 +150,34 @@ def test_half_a_bank_is_read_and_the_other_half_recorded(
             assert np.array_equal(ours.token_ids, theirs.token_ids) and ours.verdict == theirs.verdict
 
 
-class StoppedDisplay(TaskDisplay):
-    """Ctrl-C once this many rollouts are recorded."""
+class DisturbedDisplay(TaskDisplay):
+    """SIGKILL of the explorer engine once 8 rollouts are recorded, and Ctrl-C once 20 are."""
 
-    after = 20
+    killed = False
 
     def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
         super().update(stage, done, total, detail)
-        if stage == "recorded" and done >= self.after:
+        if stage == "recorded" and done >= 20:
             raise KeyboardInterrupt
+        if stage == "recorded" and done >= 8 and not self.killed:
+            self.killed = True
+            (engine,) = (p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Explorer"))
+            engine.kill()
 
 
-def test_trials_share_what_was_recorded_and_an_interrupted_recording_goes_on(
+def test_trials_share_what_was_recorded_and_a_recording_that_was_disturbed_goes_on(
     explored: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """8 prompts a step: G = 4 has 32, 24, 16 rollouts, which the bank has; G = 6, abrupt over two steps, 48 and 48."""
     shutil.copytree(explored.bank.path, tmp_path / "bank")
-    own = explored.model_copy(update={"bank": explored.bank.model_copy(update={"path": str(tmp_path / "bank")})})
+    # Two at a time, so that there is something left when the engine is killed.
+    few = explored.engines.explorer.model_copy(update={"max_num_seqs": 2})
+    own = explored.model_copy(
+        update={
+            "bank": explored.bank.model_copy(update={"path": str(tmp_path / "bank")}),
+            "engines": explored.engines.model_copy(update={"explorer": few}),
+        }
+    )
     longer = own.model_copy(
         update={
             "rollout": own.rollout.model_copy(update={"group_size": 6}),
@@ -175,9 +187,10 @@ def test_trials_share_what_was_recorded_and_an_interrupted_recording_goes_on(
     trials = [own, longer, own.model_copy(update={"schedule": own.schedule.model_copy(update={"kind": "off"})})]
     with nodes(own, print):  # one Ray for both
         with pytest.raises(KeyboardInterrupt):
-            share(trials, StoppedDisplay())
+            share(trials, DisturbedDisplay())
         shared = share(trials, TaskDisplay())
     said = capsys.readouterr().out
+    assert "note: all actors are started again: it was killed" in said
     assert "recording 40 explorer rollouts for all trials; 72 are in the bank already" in said
     stopped = int(re.search(r"stopped after (\d+) of 40 explorer rollouts, which the bank keeps", said)[1])
     assert shared.rollouts == 112 and shared.sampled <= 40 - stopped <= 20

@@ -146,6 +146,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a second user")
 def test_a_second_user_can_neither_submit_a_job_nor_read_the_dashboard(head: Head):
     command = [sys.executable, "-c", STRANGER, head.environment["RAY_ADDRESS"]]

@@ -26,7 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.blueprint import RankProcess
 from actors.connection import connect
 from actors.learner import Learner
-from actors.trainer import TrainerGroup, TrainerRank
+from actors.trainer import TrainerRank
+from actors.trainer_group import TrainerGroup
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import EngineConfig, SamplingConfig, load_config
 from s2l_ray.errors import ActorLostError, ConfigError, WeightMismatchError

@@ -92,6 +92,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     assert plan["fits"] and plan["mode"] == mode and plan["ranks"] == 1
 
 
+@pytest.mark.long
 def test_adaptive_schedule_and_dynamic_sampling_go_on_where_they_stopped(family, tmp_path: Path):
     def config(name: str, **more):
         overrides = run_config(family, tmp_path / name) | {

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from s2l_ray.compute import Compute
 from s2l_ray.config import ObjectiveConfig
 from s2l_ray.config.objective import CorrectionConfig
 from s2l_ray.kinds import HealthCondition, Source, VerdictStatus
-from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
+from s2l_ray.results import PipelineStats, SourceStats, Spent, StepRecord
 from s2l_ray.timing.attribution import PARTS
 from s2l_ray.timing.clock import PHASES
 from s2l_ray.tracking.metrics import evaluation_metrics, step_metrics
 from tests.support.paths import ROOT
+from tests.support.step_records import evaluation
 from tests.support.training_models import make_trainer, random_groups, write_model
 
 PLACEHOLDERS = {
@@ -49,10 +51,7 @@ def documented_names() -> set[str]:
 def logged_names(directory: Path) -> set[str]:
     """Every name that a record gives which lacks nothing. The update's metrics are those of real, tiny updates."""
     record = _record(_metrics_of_updates(directory))
-    evaluations = [
-        EvaluationRecord(0, model, 0, 2, 8, {1: 0.5, 8: 1.0}, {1: (0.4, 0.6), 8: (0.9, 1.0)}, 0.5, 100, [4, 4], 1.0)
-        for model in get_args(Source)
-    ]
+    evaluations = [replace(evaluation(model, 0), spent=Spent.on([record])) for model in get_args(Source)]
     mlflow = {*step_metrics(record), *(name for one in evaluations for name in evaluation_metrics(one))}
     return mlflow | {f"json:{path}" for path in _paths(record.to_json())}
 
@@ -80,6 +79,7 @@ def _record(trainer: dict[str, float]) -> StepRecord:
         busy=dict.fromkeys(PLACEHOLDERS["ROLE"], 1.0),
         pipeline=PipelineStats(**{field.name: 1 for field in fields(PipelineStats)}),
         health=dict.fromkeys(PLACEHOLDERS["CONDITION"], 1),
+        compute=Compute(2, dict.fromkeys(sources, 100), dict.fromkeys(sources, 1e6), 100, 1e6, 2e6, 3e6),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.batch import StepBatch
 from actors.weight_sync import WeightSyncReport
+from s2l_ray.compute import ComputeMeter, ForwardCost
 from s2l_ray.config import Config
 from s2l_ray.machine.checksums import FileSum, write_summed
 from s2l_ray.placement.dtype import DtypeChoice
@@ -109,6 +110,7 @@ class Graph:
             stragglers=["late"] if step == 2 else [],
             stale_dropped=0,
             banked=0,
+            banked_prompts=[],
             redone=0,
             prefetched_bytes=3 * 10**6,
         )
@@ -163,6 +165,7 @@ def set_up_over(graph: Graph) -> Callable[..., RunParts]:
             stragglers={},
             tracking=stack.enter_context(RunTracking(NoTracker(), reporter)),
             plan=SimpleNamespace(),
+            meter=ComputeMeter({"explorer": ForwardCost(10, 1, 5), "learner": ForwardCost(100, 2, 50)}),
             actors=actors,
             graph=graph,
             uploader=uploader,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ray.evaluation.pass_at_k import evaluate_counts, paired_change, pass_at_k
+from s2l_ray.statistics.pass_at_k import evaluate_counts, paired_change, pass_at_k
 
 
 @pytest.mark.parametrize(

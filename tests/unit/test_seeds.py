@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s2l_ray.config import parse_config
-from s2l_ray.evaluation.pass_at_k import evaluate_counts
 from s2l_ray.miniature.pretrain import Optimisation, _batches
 from s2l_ray.rollouts.requests import rollout_seed
 from s2l_ray.rollouts.step_planner import StepPlanner
 from s2l_ray.schedule import Schedule
 from s2l_ray.seeds import generator, word
+from s2l_ray.statistics.pass_at_k import evaluate_counts
 from tests.support.training_models import make_trainer, write_model
 
 SEEDS = st.integers() | st.integers(min_value=-(2**200), max_value=2**200)

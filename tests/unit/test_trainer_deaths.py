@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.calls import ObjectGoneError
 from actors.liveness import Death
 from actors.trainer_recovery import RecoveringTrainer
 from s2l_ray.errors import ActorLostError, ConfigError, NodeLostError
@@ -164,4 +165,26 @@ def test_a_lost_node_ends_the_run_at_once() -> None:
     trainer._start = no_node
     with pytest.raises(NodeLostError):
         trainer.update(batch(6))
+    assert trainer.restarts == 1
+
+
+def test_rollouts_that_are_gone_with_the_scheduler_end_the_run_once_they_are_needed_again() -> None:
+    world, trainer = trained((), in_memory=False)
+    world.started[-1].dead = True
+    start = world.start
+
+    def without_rollouts(named: int) -> Ranks:
+        ranks = start(named)
+        ranks.update = lambda batch: fetch_nothing()  # type: ignore[method-assign]
+        return ranks
+
+    def fetch_nothing() -> tuple[str, ...]:
+        raise ObjectGoneError("the update failed")
+
+    trainer._start = without_rollouts
+    with pytest.raises(
+        ActorLostError, match="have gone with the scheduler .* resumes from the last checkpoint"
+    ) as error:
+        trainer.update(batch(6))
+    assert not isinstance(error.value, ObjectGoneError)  # which would be taken for one of the step's own groups
     assert trainer.restarts == 1

@@ -34,6 +34,27 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return (draws - comb(samples - correct, k)) / draws
 
 
+def pass_at_every_k(samples: int, correct: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Unbiased estimates of pass@k of each problem for every k from 1 to n, float64 [problems, n].
+
+    C(n-c, k) / C(n, k) is the product of (n-c-i) / (n-i) over i < k, so that one cumulative product gives all k with
+    a rounding error of at most n units in the last place and no large number.
+
+    Args:
+        samples: n, the same for every problem.
+        correct: c, right answers per problem, [problems].
+
+    Raises:
+        ValueError: n < 1, or a count outside [0, n].
+    """
+    counts = np.asarray(correct, dtype=np.int64)
+    if samples < 1 or (counts.size and not 0 <= counts.min() <= counts.max() <= samples):
+        raise ValueError(f"pass@k of {samples} samples: need n >= 1 and 0 <= c <= n for every problem")
+    i = np.arange(samples)
+    factors = np.maximum(samples - counts[:, None] - i, 0) / (samples - i)
+    return np.asarray(1.0 - np.cumprod(factors, axis=1))
+
+
 def evaluate_counts(
     correct: Sequence[int], samples: int, k: Sequence[int], confidence: float, seed: int
 ) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:

@@ -1,0 +1,39 @@
+"""Statistics in pure functions, over numpy and scipy alone: estimates, intervals, tests, and how large a test must be.
+
+    pass_at_k.py     pass@k without bias, for one k or for every k up to n
+    majority.py      maj@k and mean@k
+    bootstrap.py     intervals of means over problems, and of paired differences
+    significance.py p-values by flipping signs, and Holm's correction for several tests
+    crossover.py     k*, where one pass@k curve overtakes another
+    power.py         the chance that a paired test finds an effect, and the pairs that it needs
+
+A problem is what is resampled everywhere: problems are drawn from a benchmark, and samples of one problem are not
+independent draws of the benchmark.
+"""
+
+from s2l_ray.statistics.bootstrap import Estimate, mean_interval, paired_difference, resampled_means
+from s2l_ray.statistics.crossover import Crossover, crossover_k, crossover_of
+from s2l_ray.statistics.majority import maj_at_every_k, mean_at_k
+from s2l_ray.statistics.pass_at_k import evaluate_counts, paired_change, pass_at_every_k, pass_at_k
+from s2l_ray.statistics.power import pairs_needed, power_of_paired_test
+from s2l_ray.statistics.significance import holm, sign_flip_p_value
+
+__all__ = [
+    "Crossover",
+    "Estimate",
+    "crossover_k",
+    "crossover_of",
+    "evaluate_counts",
+    "holm",
+    "maj_at_every_k",
+    "mean_at_k",
+    "mean_interval",
+    "paired_change",
+    "paired_difference",
+    "pairs_needed",
+    "pass_at_every_k",
+    "pass_at_k",
+    "power_of_paired_test",
+    "resampled_means",
+    "sign_flip_p_value",
+]
