@@ -27,8 +27,8 @@ examples:
   s2l diversity embedded:large embedded:small --benchmark embedded:heldout.jsonl
   s2l diversity embedded:large embedded:small embedded:large --hot 1.2 --hot 1.5
       --benchmark embedded:heldout.jsonl rollout.group_size=16
-  s2l diversity RUN:learner RUN:explorer --match pass_at_1 --config RUN/config.yaml
-      --benchmark embedded:heldout.jsonl
+  s2l diversity RUN:learner RUN:explorer --match pass_at_1
+      --config RUN/config.yaml --benchmark embedded:heldout.jsonl
 
 MODEL, FILE and key=value are what they are for `s2l evaluate`. Samples are kept
 in DIR/samples, so the same command goes on where it was ended."""

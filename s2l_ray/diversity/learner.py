@@ -6,6 +6,7 @@ import torch
 
 from s2l_ray.kinds import Dtype
 from s2l_ray.training.model import PackedPolicy, load_causal_lm
+from s2l_ray.training.stored_model import StoredTensors, fill
 
 
 def load_learner(model_dir: str, *, temperature: float, chunk: int, dtype: Dtype, remote_code: bool) -> PackedPolicy:
@@ -18,12 +19,11 @@ def load_learner(model_dir: str, *, temperature: float, chunk: int, dtype: Dtype
         dtype: of weights and gradients.
 
     Raises:
-        ModelError: see `load_causal_lm`.
+        ModelError: see `load_causal_lm` and `fill`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = PackedPolicy(
-        load_causal_lm(model_dir, trust_remote_code=remote_code), temperature=temperature, chunk=chunk
-    )
-    for parameter in policy.parameters():  # not the buffers: rotary frequencies stay float32
+    model = load_causal_lm(model_dir, trust_remote_code=remote_code)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32
         parameter.data = parameter.data.to(getattr(torch, dtype))
-    return policy.to(device).eval()
+    fill(model, StoredTensors(model_dir), device)
+    return PackedPolicy(model, temperature=temperature, chunk=chunk).to(device).eval()

@@ -13,6 +13,7 @@ from torch import nn
 
 from s2l_ray.diversity.gradients import PromptGradients, check_objective, groups_of
 from s2l_ray.diversity.intervals import Bootstrap
+from s2l_ray.diversity.learner import load_learner
 from s2l_ray.diversity.projection import CountSketch
 from s2l_ray.diversity.scores import LearnerScores, root
 from s2l_ray.diversity.signal import signal
@@ -20,7 +21,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.rollouts.records import Rollout, RolloutGroup, RolloutSet, Verdict
 from s2l_ray.training.attention import PackedLayout
 from s2l_ray.training.logprobs import TokenScores
-from s2l_ray.training.model import PackedPolicy, load_causal_lm
+from s2l_ray.training.model import PackedPolicy
 from s2l_ray.training.packing import MicroBatch
 from tests.support.training_models import VOCABULARY, objective, random_groups, write_model
 
@@ -43,7 +44,9 @@ def quiet(done: int, of: int) -> None:
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> PackedPolicy:
     directory: Path = tmp_path_factory.mktemp("learner")
-    return PackedPolicy(load_causal_lm(write_model("qwen3", directory)), temperature=TEMPERATURE, chunk=16)
+    return load_learner(
+        write_model("qwen3", directory), temperature=TEMPERATURE, chunk=16, dtype="float32", remote_code=False
+    )
 
 
 def sets(groups: list[RolloutGroup]) -> list[RolloutSet]:
