@@ -65,6 +65,9 @@ def add_to(commands: Commands) -> None:
         help="a temperature of the learner, once for each (default: 1.5)",
     )
     parser.add_argument(
+        "--explorer-temperature", type=positive_number, metavar="T", help="of the explorers (default: the learner's)"
+    )
+    parser.add_argument(
         "--tolerance",
         type=positive_number,
         default=0.01,
@@ -128,6 +131,7 @@ def _compared(arguments: argparse.Namespace, directory: Path, display: TaskDispl
         directory=directory,
         options=Options(samples=arguments.samples, file=arguments.config, overrides=(*words, *arguments.overrides)),
         temperatures=arguments.hot or (1.5,),
+        explorer_temperature=arguments.explorer_temperature,
         limit=arguments.limit,
     )
     with open_samples(request, display) as samples:

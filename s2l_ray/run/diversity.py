@@ -46,6 +46,8 @@ class Request:
     options: Options
     temperatures: Sequence[float] = ()
     """Of the learner, for token-level sources."""
+    explorer_temperature: float | None = None
+    """None: the learner's."""
     limit: int | None = None
     """Problems."""
 
@@ -113,11 +115,11 @@ class Samples:
         """Of a model that is given twice, the second is another sample."""
         labels = [model.label for model in self._models[1:]]
         numbers = [labels[: i + 1].count(label) for i, label in enumerate(labels)]
+        names = [f"explorer {label}" + (f" #{n}" if n > 1 else "") for label, n in zip(labels, numbers, strict=True)]
+        temperature = self._request.explorer_temperature
         return [
-            Wanted(
-                f"explorer {model.label}" + (f" #{number}" if number > 1 else ""), "policy_level", model, None, 2 + i
-            )
-            for i, (model, number) in enumerate(zip(self._models[1:], numbers, strict=True))
+            Wanted(name, "policy_level", model, temperature, 2 + i)
+            for i, (name, model) in enumerate(zip(names, self._models[1:], strict=True))
         ]
 
     def _learner_at(self, temperature: float) -> Wanted:
