@@ -21,6 +21,7 @@ from s2l_ray.benchmark.samples import read_outcomes
 from s2l_ray.benchmark.settings import Options, common_configuration, ks_of
 from s2l_ray.benchmark.tracking import track
 from s2l_ray.config import Config
+from s2l_ray.config.embedded import source_name
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.placement.dtype import choose_dtype
@@ -68,14 +69,6 @@ def evaluate(request: Request, display: TaskDisplay) -> dict[str, Any]:
         DiskError: the directory cannot be written to.
     """
     common = common_configuration(request.options)
-    with writing(request.directory):
-        request.directory.mkdir(parents=True, exist_ok=True)
-    with closing(RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)):
-        return _evaluate(request, common, display)
-
-
-def _evaluate(request: Request, common: Config, display: TaskDisplay) -> dict[str, Any]:
-    directory = EvaluationDirectory(request.directory)
     models, benchmarks, training = _sources(request, common, display)
     contamination = {one.name: [text.check(one.problems) for text in training] for one in benchmarks}
     jobs = [
@@ -83,13 +76,17 @@ def _evaluate(request: Request, common: Config, display: TaskDisplay) -> dict[st
         for model in models
         for job in make_jobs(model, benchmarks, request.options, request.directory, clip=request.clip)
     ]
-    jobs = _sampled(jobs, common, directory, display)
-    found = _results(jobs, benchmarks, common, request.directory, contamination)
-    found["settings"] = directory.settings
-    write_whole(request.directory / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    save_png(lambda: pass_at_k_figure(found), request.directory / FIGURE)
-    if problem := track(found, common.tracking, directory):
-        display.say(f"note: {problem}")
+    with writing(request.directory):
+        request.directory.mkdir(parents=True, exist_ok=True)
+    with closing(RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)):
+        directory = EvaluationDirectory(request.directory)
+        jobs = _sampled(jobs, common, directory, display)
+        found = _results(jobs, benchmarks, common, request.directory, contamination)
+        found["settings"] = directory.settings
+        write_whole(request.directory / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        save_png(lambda: pass_at_k_figure(found), request.directory / FIGURE)
+        if problem := track(found, common.tracking, directory):
+            display.say(f"note: {problem}")
     return found
 
 
@@ -105,7 +102,7 @@ def _sources(
     paths = [fetched("data.train", data_source(word)) for word in request.benchmarks]
     benchmarks = load_benchmarks(paths, request.limit)
     against = [fetched("data.train", data_source(word)) for word in request.against]
-    training = [TrainingText(path, load_problems(path).problems, request.words) for path in against]
+    training = [TrainingText(source_name(path), load_problems(path).problems, request.words) for path in against]
     models = [replace(one, source=fetched("models.explorer", one.source)) for one in find_models(request.models)]
     return models, benchmarks, training
 

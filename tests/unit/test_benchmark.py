@@ -388,7 +388,12 @@ def text_of(found: dict) -> str:
 
 def test_the_table_has_models_pairs_and_the_crossover():
     text = text_of(evaluated())
-    assert "b (50 x 8)" in text and "12.5 [12.5, 12.5]" in text and "large - small" in text and "<0.001" in text
+    assert (
+        "b: 50 problems x 8 samples" in text
+        and "12.5 [12.5, 12.5]" in text
+        and "large - small" in text
+        and "<0.001" in text
+    )
     assert "b: small overtakes large at k* = 3.2 [" in text and "(in 100% of the resamples)" in text
 
 
