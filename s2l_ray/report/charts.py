@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,8 +31,10 @@ def rewards_figure(run: RunFiles) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     steps = np.array([record.step for record in run.records])
     for source in ("learner", "explorer"):
-        _draw_reward(top, steps, rewards_of(run, source), source)
-    _draw_evaluations(top, run.learner_evaluations, SOURCE_COLOURS["learner"], "learner, held-out pass@1")
+        _draw_reward(top, run, source)
+    evaluations = run.learner_evaluations
+    places = [float(record.step) for record in evaluations]
+    _draw_evaluations(top, evaluations, places, SOURCE_COLOURS["learner"], "learner, held-out pass@1")
     if (explorer := run.evaluations.explorer) is not None:
         top.axhline(explorer.pass_at[1], color=SOURCE_COLOURS["explorer"], linewidth=1, linestyle=":")
         top.annotate(
@@ -44,9 +46,11 @@ def rewards_figure(run: RunFiles) -> Figure:
             fontsize=9,
             color=SOURCE_COLOURS["explorer"],
         )
-    top.set(ylabel="mean reward, pass@1", ylim=(0, None))
+    # Bands of a few rollouts are wide: they are cut off rather than made the measure of everything.
+    shown = [value for line in top.get_lines() for value in np.asarray(line.get_ydata(), float) if not np.isnan(value)]
+    top.set(ylabel="mean reward, pass@1", ylim=(0, 1.5 * max(shown) or 1))
     top.grid(axis="y")
-    top.legend(loc="upper left", fontsize=9)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     explored = np.array([record.explorer_per_group for record in run.records])
     group = explored + np.array([record.learner_per_group for record in run.records])
     bottom.stackplot(
@@ -56,24 +60,30 @@ def rewards_figure(run: RunFiles) -> Figure:
     return figure
 
 
-def rewards_of(run: RunFiles, source: Source) -> list[float | None]:
-    """Mean reward of a source in each step; None where it has no rollouts."""
-    stats = [record.sources.get(source) for record in run.records]
-    return [s.reward if s and s.rollouts else None for s in stats]
+def band(values: Sequence[float], weights: Sequence[int], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean over the `width` (odd) steps around each step, and half the width of its 95% interval, [steps].
 
+    The interval comes from how much the steps in the window differ (a ratio estimate, Cochran 1977, section 6.3), so it
+    covers the draw of prompts and of rollouts; a slope within the window widens it.
 
-def band(values: Sequence[float | None], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the `width` (odd) steps around each step, and the half width of its 95 % interval, [steps] each.
+    Args:
+        values: mean of each step.
+        weights: how many rollouts it is the mean of; 0: the step has none, and its value is ignored.
 
-    The interval is that of the mean of as many independent values. It comes from how much the steps differ, so it
-    covers the draw of prompts and of rollouts; a slope within the window widens it. NaN where fewer than two are known.
+    Returns:
+        NaN where the window has no rollouts; the half width also where only one step has some.
     """
-    series = np.array([np.nan if value is None else value for value in values], dtype=float)
-    windows = [series[max(0, i - width // 2) : i + width // 2 + 1] for i in range(len(series))]
-    known = [window[~np.isnan(window)] for window in windows]
-    means = [window.mean() if len(window) else np.nan for window in known]
-    errors = [window.std(ddof=1) / len(window) ** 0.5 if len(window) > 1 else np.nan for window in known]
-    return np.array(means), NORMAL_95 * np.array(errors)
+    means, halves = np.full(len(values), np.nan), np.full(len(values), np.nan)
+    for at in range(len(values)):
+        window = slice(max(0, at - width // 2), at + width // 2 + 1)
+        w = np.array(weights[window], dtype=float)
+        x = np.where(w > 0, np.array(values[window], dtype=float), 0.0)
+        if (count := np.count_nonzero(w)) > 0:
+            means[at] = (w * x).sum() / w.sum()
+        if count > 1:
+            squares = (w**2 * (x - means[at]) ** 2).sum() * count / (count - 1)
+            halves[at] = NORMAL_95 * squares**0.5 / w.sum()
+    return means, halves
 
 
 def window_of(steps: int) -> int:
@@ -81,22 +91,26 @@ def window_of(steps: int) -> int:
     return max(3, steps // 10 | 1)
 
 
-def _draw_reward(axes: Axes, steps: np.ndarray, rewards: Sequence[float | None], source: Source) -> None:
-    if all(reward is None for reward in rewards):
+def _draw_reward(axes: Axes, run: RunFiles, source: Source) -> None:
+    stats = [record.sources.get(source) for record in run.records]
+    counts = [s.rollouts if s else 0 for s in stats]
+    if not any(counts):
         return
-    colour = SOURCE_COLOURS[source]
-    means, half = band(rewards, window_of(len(steps)))
+    steps, colour = [record.step for record in run.records], SOURCE_COLOURS[source]
+    means, half = band([s.reward if s else 0.0 for s in stats], counts, window_of(len(steps)))
     axes.plot(steps, means, color=colour, linewidth=1.8, label=f"{source}, reward in training")
     axes.fill_between(steps, means - half, means + half, color=colour, alpha=0.18, linewidth=0)
 
 
-def _draw_evaluations(axes: Axes, records: Sequence[EvaluationRecord], colour: str, label: str) -> None:
+def _draw_evaluations(
+    axes: Axes, records: Sequence[EvaluationRecord], xs: Sequence[float], colour: str, label: str | None
+) -> None:
     if not records:
         return
     values = np.array([record.pass_at[1] for record in records])
     bounds = np.array([record.ci[1] for record in records]).T
     axes.errorbar(
-        [record.step for record in records],
+        xs,
         values,
         yerr=np.abs(bounds - values),
         color=colour,
@@ -109,20 +123,47 @@ def _draw_evaluations(axes: Axes, records: Sequence[EvaluationRecord], colour: s
     )
 
 
+def _seconds(record: EvaluationRecord) -> float | None:
+    return record.spent.seconds if record.spent else None
+
+
+def _flops(record: EvaluationRecord) -> float | None:
+    return record.spent.compute.flops if record.spent and record.spent.compute else None
+
+
+COSTS: dict[str, Callable[[EvaluationRecord], float | None]] = {
+    "step": lambda record: float(record.step),
+    "seconds of training": _seconds,
+    "FLOPs of rollouts and updates": _flops,
+}
+"""What held-out results are drawn over, where all runs know it."""
+
+
 def held_out_figure(runs: Sequence[RunFiles]) -> Figure | None:
-    """Held-out pass@1 over steps, a line for each run, with intervals over problems; None if nothing was evaluated."""
+    """Held-out pass@1, a line for each run, over what it cost; None if nothing was evaluated."""
     from matplotlib.figure import Figure
 
     shown = [run for run in runs if run.learner_evaluations]
     if not shown:
         return None
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
-    axes = figure.subplots()
-    for run, colour in zip(shown, _colours(len(shown)), strict=True):
-        _draw_evaluations(axes, run.learner_evaluations, colour, run.name)
-    axes.set(xlabel="step", ylabel="held-out pass@1")
-    axes.grid(axis="y")
-    axes.legend(loc="best", fontsize=9)
+    known = {
+        label: cost
+        for label, cost in COSTS.items()
+        if all(cost(record) is not None for run in shown for record in run.learner_evaluations)
+    }
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    for number, (axes, (label, cost)) in enumerate(
+        zip(figure.subplots(1, len(known), sharey=True, squeeze=False)[0], known.items(), strict=True)
+    ):
+        places = [[cost(record) or 0.0 for record in run.learner_evaluations] for run in shown]
+        apart = max(max(place) for place in places) / 100
+        for at, (run, place, colour) in enumerate(zip(shown, places, _colours(len(shown)), strict=True)):
+            # A little to the side, so that the bars of one place do not lie on each other.
+            moved = [x + apart * (at - (len(shown) - 1) / 2) for x in place]
+            _draw_evaluations(axes, run.learner_evaluations, moved, colour, None if number else run.name)
+        axes.set(xlabel=label, ylabel=None if number else "held-out pass@1")
+        axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
 
 
@@ -178,8 +219,9 @@ def time_figure(run: RunFiles) -> Figure | None:
         axes.bar(steps, values, bottom=base, width=1.0, color=ACTIVITY_COLOURS.get(part, INK), label=label)
         base += values
     axes.set(xlabel="step", ylabel="seconds", xlim=(steps[0] - 0.5, steps[-1] + 0.5))
-    # A step that was evaluated or recovered may take a hundred times as long as the others.
-    axes.set_ylim(0, 1.15 * float(np.quantile(base, 0.98)))
+    # A step that was evaluated or in which something died may take a hundred times as long as the others.
+    usual = base - parts["evaluate"] - parts["checkpoint"]
+    axes.set_ylim(0, 1.3 * float(np.quantile(usual, 0.98)))
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     axes.grid(axis="y")

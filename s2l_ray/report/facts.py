@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean, median
 from typing import get_args
 
+from s2l_ray.compute import Compute
 from s2l_ray.config import Config
 from s2l_ray.display.text import duration, percent
 from s2l_ray.kinds import Source
 from s2l_ray.report.reading import RunFiles
-from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.results import EvaluationRecord, Spent, StepRecord
 from s2l_ray.statistics import paired_change
 from s2l_ray.timing.attribution import ROLLOUT_PARTS, UPDATE_PARTS
 
@@ -36,17 +38,19 @@ class Facts:
     title: str
     rows: tuple[Fact, ...]
     note: str = ""
+    columns: tuple[str, ...] = ()
+    """Headings, where there is not one column for each run."""
 
 
 def facts_of(runs: Sequence[RunFiles]) -> list[Facts]:
     """All that is compared of runs; rows of which no run has a value are left out."""
+    held_out = _by_k(runs[0]) if len(runs) == 1 else Facts("Held-out problems", tuple(_held_out(runs)))
     sections = [
+        replace(held_out, note=_about_held_out(runs)),
         Facts("What was run", tuple(_rows(runs, SETTINGS))),
-        Facts("Held-out problems", tuple(_held_out(runs)), _about_held_out(runs)),
         Facts("Training", tuple(_rows(runs, TRAINING))),
         Facts("Time", tuple(_rows(runs, TIME))),
         Facts("Work", tuple(_rows(runs, WORK))),
-        Facts("Plan", tuple(_rows(runs, PLAN))),
     ]
     return [section for section in sections if section.rows]
 
@@ -83,8 +87,13 @@ def _machine(run: RunFiles) -> str | None:
     return f"{machine['cpus']} CPUs, {devices}"
 
 
+def _dtype(run: RunFiles) -> str | None:
+    found = run.summary.get("dtype") if run.summary is not None else None
+    return found["dtype"] if found else None
+
+
 def _versions(run: RunFiles) -> str | None:
-    versions = run.summary.get("versions") if run.summary else None
+    versions = run.summary.get("versions") if run.summary is not None else None
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version) if versions else None
 
 
@@ -96,8 +105,9 @@ SETTINGS: dict[str, Value] = {
     "data": lambda run: str(run.config.data.train),
     "prompts per step": lambda run: str(run.config.rollout.prompts_per_step),
     "learning rate": lambda run: f"{run.config.trainer.learning_rate:g}",
+    "placement": lambda run: run.plan.get("mode") if run.plan else None,
     "seed": lambda run: str(run.config.seed),
-    "computed in": lambda run: run.summary["dtype"]["dtype"] if run.summary and run.summary.get("dtype") else None,
+    "computed in": _dtype,
     "driver's machine": _machine,
     "versions": _versions,
 }
@@ -106,20 +116,44 @@ SETTINGS: dict[str, Value] = {
 # ---- held-out problems ----------------------------------------------------------------------------------------------
 
 
+def _by_k(run: RunFiles) -> Facts:
+    """Of one run: a row for each k."""
+    found = run.evaluations
+    columns: dict[str, Callable[[int], str | None]] = {
+        "explorer": lambda k: _pass(found.explorer, k),
+        "learner before": lambda k: _pass(found.before, k),
+        "learner after": lambda k: _pass(_last(run), k),
+        "change": lambda k: _change(run, k),
+    }
+    ks = sorted({k for record in _measured(run) for k in record.pass_at})
+    rows = [Fact(f"pass@{k} in %", tuple(value(k) or NOTHING for value in columns.values())) for k in ks]
+    return Facts("Held-out problems", tuple(rows), columns=tuple(columns))
+
+
 def _held_out(runs: Sequence[RunFiles]) -> Iterator[Fact]:
-    ks = sorted({k for run in runs for record in _measured(run) for k in record.pass_at})
-    for k in ks:
+    """Of several runs: rows for each k."""
+    for k in sorted({k for run in runs for record in _measured(run) for k in record.pass_at}):
         values: dict[str, Value] = {
-            f"pass@{k} of the explorer": lambda run, k=k: _pass(run.evaluations.explorer, k),  # type: ignore[misc]
-            f"pass@{k} before": lambda run, k=k: _pass(run.evaluations.before, k),  # type: ignore[misc]
-            f"pass@{k} after": lambda run, k=k: _pass(_last(run), k),  # type: ignore[misc]
-            f"change of pass@{k}": lambda run, k=k: _change(run, k),  # type: ignore[misc]
+            f"explorer's pass@{k}": partial(_of_explorer, k=k),
+            f"pass@{k} before": partial(_before, k=k),
+            f"pass@{k} after": partial(_after, k=k),
+            f"change of pass@{k}": partial(_change, k=k),
         }
         yield from _rows(runs, values)
-        if len(runs) > 1:
-            cells = [None, *(difference(runs[0], run, k) for run in runs[1:])]
-            if any(cells):
-                yield Fact(f"pass@{k} minus {runs[0].name}'s", tuple(cell or NOTHING for cell in cells))
+        if any(cells := [None, *(difference(runs[0], run, k) for run in runs[1:])]):
+            yield Fact(f"pass@{k} minus {runs[0].name}'s", tuple(cell or NOTHING for cell in cells))
+
+
+def _of_explorer(run: RunFiles, k: int) -> str | None:
+    return _pass(run.evaluations.explorer, k)
+
+
+def _before(run: RunFiles, k: int) -> str | None:
+    return _pass(run.evaluations.before, k)
+
+
+def _after(run: RunFiles, k: int) -> str | None:
+    return _pass(_last(run), k)
 
 
 def _measured(run: RunFiles) -> list[EvaluationRecord]:
@@ -135,7 +169,7 @@ def _last(run: RunFiles) -> EvaluationRecord | None:
 def _pass(record: EvaluationRecord | None, k: int) -> str | None:
     if record is None or k not in record.pass_at:
         return None
-    return f"{percent(record.pass_at[k], record.ci[k])} %"
+    return percent(record.pass_at[k], record.ci[k])
 
 
 def _change(run: RunFiles, k: int) -> str | None:
@@ -168,8 +202,8 @@ def _about_held_out(runs: Sequence[RunFiles]) -> str:
     sizes = {f"{record.problems} problems x {record.samples} samples" for record in measured}
     level = {f"{run.config.evaluation.confidence:.0%}" for run in runs}
     return (
-        f"{' and '.join(sorted(sizes))}. Brackets: {' and '.join(sorted(level))} bootstrap intervals over problems; "
-        "differences are paired by problem. They say nothing about other seeds."
+        f"In %, of {' and '.join(sorted(sizes))}. Brackets: {' and '.join(sorted(level))} bootstrap intervals over "
+        "problems; differences are paired by problem. They say nothing about other seeds."
     )
 
 
@@ -207,7 +241,7 @@ def _metric(name: str, style: str) -> Value:
 
 
 def _health(run: RunFiles) -> str | None:
-    found = run.summary.get("health") if run.summary else None
+    found = run.summary.get("health") if run.summary is not None else None
     return ", ".join(f"{name} ({row['steps']} steps)" for name, row in found.items()) if found else None
 
 
@@ -242,15 +276,22 @@ def _restarts(run: RunFiles) -> str | None:
     return f"{count}, with {redone} requests done again" if count else None
 
 
+def _predicted(run: RunFiles) -> str | None:
+    if not run.plan or not run.plan.get("run_seconds"):
+        return None
+    return f"{run.plan['run_seconds'] / sum(phase['steps'] for phase in run.plan['phases']):.2f} s"
+
+
 TIME: dict[str, Value] = {
     "all steps": lambda run: duration(sum(r.seconds["total"] for r in run.records)),
     "a step, median": lambda run: f"{median(r.seconds['total'] for r in run.records):.2f} s",
-    "of it waiting for rollouts": _share(*ROLLOUT_PARTS),
-    "update": _share(*UPDATE_PARTS),
-    "weight sync": _share("weight_sync"),
-    "evaluation": _share("evaluate"),
-    "checkpoints": _share("checkpoint"),
-    "everything else": _share("hand_over", "other"),
+    "a step as planned, mean": _predicted,
+    "of all steps, waiting for rollouts": _share(*ROLLOUT_PARTS),
+    "update, likewise": _share(*UPDATE_PARTS),
+    "weight sync, likewise": _share("weight_sync"),
+    "evaluation, likewise": _share("evaluate"),
+    "checkpoints, likewise": _share("checkpoint"),
+    "everything else, likewise": _share("hand_over", "other"),
     "actors started again": _restarts,
 }
 
@@ -263,28 +304,30 @@ def _tokens(source: Source) -> Value:
     return value
 
 
+def _flops(of: Callable[[Compute], float]) -> Value:
+    def value(run: RunFiles) -> str | None:
+        compute = Spent.on(run.records).compute
+        return f"{of(compute):.3g}" if compute is not None and of(compute) else None
+
+    return value
+
+
+def _saved(run: RunFiles) -> str | None:
+    compute = Spent.on(run.records).compute
+    saved = compute.rollout_compute_saved if compute is not None else None
+    return None if saved is None else f"{saved:.1%}"
+
+
 WORK: dict[str, Value] = {
     "learner's response tokens": _tokens("learner"),
     "explorer's response tokens": _tokens("explorer"),
+    "FLOPs of the learner's rollouts": _flops(lambda compute: compute.rollout_flops.get("learner", 0.0)),
+    "FLOPs of the explorer's rollouts": _flops(lambda compute: compute.rollout_flops.get("explorer", 0.0)),
+    "of these read from a bank": _flops(lambda compute: compute.recorded_flops),
+    "FLOPs of updates": _flops(lambda compute: compute.update_flops),
+    "FLOPs, all": _flops(lambda compute: compute.flops),
+    "rollout compute saved": _saved,
     "response tokens per second": lambda run: (
         f"{sum(r.tokens for r in run.records) / sum(r.seconds['total'] for r in run.records):,.0f}"
     ),
-}
-
-
-# ---- plan -----------------------------------------------------------------------------------------------------------
-
-
-def _predicted(run: RunFiles) -> str | None:
-    if not run.plan or not run.plan.get("run_seconds"):
-        return None
-    steps = sum(phase["steps"] for phase in run.plan["phases"])
-    done = median(r.seconds["total"] for r in run.records)
-    predicted = run.plan["run_seconds"] / steps
-    return f"{predicted:.2f} s; measured, median {done:.2f} s, {done / predicted:.2f} times"
-
-
-PLAN: dict[str, Value] = {
-    "placement": lambda run: run.plan.get("mode") if run.plan else None,
-    "a step as planned, mean": _predicted,
 }

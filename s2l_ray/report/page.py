@@ -125,20 +125,32 @@ def _contents(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection]
         found.append(("results", "Results" if len(runs) == 1 else "Side by side"))
     if len(runs) > 1 and differing(runs):
         found.append(("differences", "Configurations"))
-    return found + [(f"run-{number}", run.name if len(runs) > 1 else "The run") for number, run in enumerate(runs, 1)]
+    return found + [
+        (f"run-{number}", run.name if len(runs) > 1 else "Plan, rollouts and settings")
+        for number, run in enumerate(runs, 1)
+    ]
 
 
 def tiles_of(run: RunFiles) -> list[Tile]:
     """The most important numbers of one run."""
-    rows = {row.label: row.cells[0] for section in facts_of([run]) for row in section.rows}
+    sections = {section.title: section for section in facts_of([run])}
+    rows = {row.label: row.cells[0] for section in sections.values() for row in section.rows if not section.columns}
+    tiles = []
+    if (held_out := sections.get("Held-out problems")) is not None:
+        first = dict(zip(held_out.columns, held_out.rows[0].cells, strict=True))
+        for column, unit, label in (
+            ("learner after", " %", "held-out pass@1 after training"),
+            ("change", " points", "of change by training, paired by problem"),
+        ):
+            if first[column] != NOTHING:
+                value, _, interval = first[column].partition(" ")
+                tiles.append(Tile(value + unit, f"{interval} {label}"))
     wanted = (
-        ("pass@1 after", "held-out pass@1 after training"),
-        ("change of pass@1", "points of change, paired by problem"),
         ("all steps", f"for {len(run.records)} steps"),
         ("response tokens per second", "response tokens per second"),
         ("rollout compute saved", "of GRPO's rollout compute saved"),
     )
-    return [Tile(rows[label], text) for label, text in wanted if rows.get(label, NOTHING) != NOTHING]
+    return tiles + [Tile(rows[label], text) for label, text in wanted if rows.get(label, NOTHING) != NOTHING]
 
 
 def _shared_figures(runs: Sequence[RunFiles]) -> list[Drawn]:
@@ -148,8 +160,8 @@ def _shared_figures(runs: Sequence[RunFiles]) -> list[Drawn]:
     return _drawn(
         "shared",
         {
-            f"Held-out pass@1 over steps; bars: {level} bootstrap intervals over problems.": lambda: held_out_figure(
-                runs
+            f"Held-out pass@1 over what training cost; bars: {level} bootstrap intervals over problems.": lambda: (
+                held_out_figure(runs)
             ),
             f"Held-out pass@k after training; bands: {level} intervals over problems.": lambda: pass_at_k_figure(runs),
         },
@@ -164,7 +176,7 @@ def _drawn(place: str, figures: dict[str, Callable[[], Figure | None]]) -> list[
 
 def _run_section(run: RunFiles, *, alone: bool) -> RunSection:
     return RunSection(
-        title="The run" if alone else run.name,
+        title="Plan, rollouts and settings" if alone else run.name,
         figures=list(_figures(run, alone)),
         phases=phases_of(run),
         devices=devices_of(run),
@@ -177,9 +189,9 @@ def _run_section(run: RunFiles, *, alone: bool) -> RunSection:
 def _figures(run: RunFiles, alone: bool) -> list[Drawn]:
     level = f"{run.config.evaluation.confidence:.0%}"
     rewards = (
-        f"Mean reward in training by source, over {window_of(len(run.records))} steps, with the 95 % interval of that "
-        f"mean from how much the steps differ; held-out pass@1 with {level} intervals over problems; below, who samples "
-        "a group."
+        f"Mean reward in training by source, over {window_of(len(run.records))} steps, with the 95% interval of that "
+        f"mean from how much the steps differ; held-out pass@1 with {level} intervals over problems; below, who "
+        "samples a group."
     )
     time = "Seconds of each step by cause; a step that lasts much longer than the others is cut off."
     curves: dict[str, Callable[[], Figure | None]] = {rewards: lambda: rewards_figure(run)}

@@ -43,7 +43,7 @@ class RunFiles:
     @cached_property
     def evaluations(self) -> Evaluations:
         """The held-out evaluations; of a run that has not got to its end, those that its newest checkpoint has."""
-        if self.summary:
+        if self.summary is not None:
             found = self.summary["evaluation"]
             once = {when: found[when] for when in ONCE if found.get(when)}
             return Evaluations.from_json({"evaluations": once, "during": found["during"]})

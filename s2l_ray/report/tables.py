@@ -30,7 +30,7 @@ def comparison(runs: Sequence[RunFiles]) -> RenderableType:
 
 
 def _facts(section: Facts, names: Sequence[str]) -> RenderableType:
-    table = _table(section.title, names)
+    table = _table(section.title, section.columns or names)
     for row in section.rows:
         table.add_row(row.label, *map(Text, row.cells))
     return Group(table, Text(section.note, style="dim")) if section.note else table
