@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from s2l_ray.benchmark.contamination import Contamination, TrainingText
 from s2l_ray.benchmark.directory import FIGURE, RESULTS, EvaluationDirectory, settings_of
 from s2l_ray.benchmark.figure import pass_at_k_figure
 from s2l_ray.benchmark.jobs import Job, make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmarks
 from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import read_outcomes
@@ -103,8 +103,16 @@ def _sources(
     benchmarks = load_benchmarks(paths, request.limit)
     against = [fetched("data.train", data_source(word)) for word in request.against]
     training = [TrainingText(source_name(path), load_problems(path).problems, request.words) for path in against]
-    models = [replace(one, source=fetched("models.explorer", one.source)) for one in find_models(request.models)]
+    models = [_fetched_model(one, fetched) for one in find_models(request.models, request.directory)]
+    write_models(models)
     return models, benchmarks, training
+
+
+def _fetched_model(model: EvaluatedModel, fetched: Callable[[str, str], str]) -> EvaluatedModel:
+    """The model with what it needs of the Hub in the local cache."""
+    if model.checkpoint is not None:
+        return replace(model, began_as=fetched("models.learner", model.began_as))
+    return replace(model, source=fetched("models.explorer", model.source))
 
 
 def _sampled(jobs: Sequence[Job], common: Config, directory: EvaluationDirectory, display: TaskDisplay) -> list[Job]:

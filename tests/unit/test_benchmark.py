@@ -172,7 +172,7 @@ def run_directory(path: Path, *, trained: bool) -> Path:
 def test_models_are_directories_runs_and_parts_of_runs(tmp_path):
     run = run_directory(tmp_path / "mine", trained=True)
     words = [str(run), f"{run}:learner", f"{run}:explorer", "Qwen/Qwen3-8B-Base"]
-    found = find_models(words)
+    found = find_models(words, tmp_path / "out")
     assert [one.label for one in found] == ["mine", "mine:learner", "mine:explorer", "Qwen3-8B-Base"]
     assert [one.source for one in found] == [
         str(run / "model"), str(DIRECTORY / "large"), str(DIRECTORY / "small"), "Qwen/Qwen3-8B-Base",
@@ -181,18 +181,18 @@ def test_models_are_directories_runs_and_parts_of_runs(tmp_path):
 
 def test_models_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [run_directory(tmp_path / name, trained=True) for name in ("a", "b")]
-    found = find_models([f"{run}/model" for run in runs])
+    found = find_models([f"{run}/model" for run in runs], tmp_path / "out")
     assert [one.label for one in found] == [f"{run}/model" for run in runs]
 
 
 def test_a_run_without_a_trained_model_and_a_model_given_twice_are_refused(tmp_path):
     run = run_directory(tmp_path / "mine", trained=False)
     with pytest.raises(ModelError, match=r"without a trained model .* or evaluate .*:learner"):
-        find_models([str(run)])
+        find_models([str(run)], tmp_path / "out")
     with pytest.raises(ModelError, match="given twice"):
-        find_models(["embedded:small", "embedded:small"])
+        find_models(["embedded:small", "embedded:small"], tmp_path / "out")
     with pytest.raises(ModelError, match="embedded:tiny: the embedded family has"):
-        find_models(["embedded:tiny"])
+        find_models(["embedded:tiny"], tmp_path / "out")
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def out(tmp_path: Path, problems: list[str]) -> Path:
     """A directory that has every sample of both models of the embedded family on both files."""
     out = tmp_path / "out"
     directory = EvaluationDirectory(out)
-    for model, share in zip(find_models(["embedded:small", "embedded:large"]), (1, 3), strict=True):
+    for model, share in zip(find_models(["embedded:small", "embedded:large"], out), (1, 3), strict=True):
         for job in make_jobs(model, load_benchmarks(problems), Options(SAMPLES), out, clip=False):
             settled = job.with_dtype("float32")
             record(settled, share)
