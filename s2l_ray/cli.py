@@ -11,12 +11,26 @@ import signal
 import sys
 
 from s2l_ray import __version__
-from s2l_ray.commands import bank, config, doctor, explore, family, gpu_check, plan, trace, track, train, tune, verify
+from s2l_ray.commands import (
+    bank,
+    config,
+    doctor,
+    experiment,
+    explore,
+    family,
+    gpu_check,
+    plan,
+    trace,
+    track,
+    train,
+    tune,
+    verify,
+)
 from s2l_ray.commands.arguments import HelpFormatter
 from s2l_ray.errors import S2LError
 from s2l_ray.machine.ending import Ended, ends_when_told, leave
 
-COMMANDS = (train, tune, plan, explore, bank, family, trace, track, verify, config, doctor, gpu_check)
+COMMANDS = (train, tune, experiment, plan, explore, bank, family, trace, track, verify, config, doctor, gpu_check)
 """In the order in which `s2l --help` lists them."""
 
 
