@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
@@ -46,11 +47,9 @@ def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
     for label, text in (("question", file.question), ("hypothesis", file.hypothesis)):
         if text:
             print_line(console, f"{label}: {text}")
-    for name, own in file.arms.items():
-        values = {
-            key: source_name(value) for key, value in study.runs[list(file.arms).index(name)].items() if key in own
-        }
-        print_line(console, f"arm {name}: {values_text(values) or 'as they all are'}")
+    for (name, own), run in zip(file.arms.items(), study.runs, strict=False):
+        values = {key: _named(run[key]) for key in own}
+        print_line(console, f"arm {name}: {values_text(values) or 'what all runs share'}")
     print_line(console, "")
     plans = planned.plans[: len(file.arms)]  # of the first seed: those of the others are the same
     columns = {
@@ -64,6 +63,11 @@ def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
     print_line(console, f"\n{time_text(planned.plans, planned.at_once)}")
     if needed:
         print_line(console, needed)
+
+
+def _named(value: Any) -> Any:
+    """A value, by its name if it is a part of the embedded family."""
+    return source_name(value) if isinstance(value, str) else value
 
 
 def _heading(file: ExperimentFile) -> str:

@@ -79,7 +79,7 @@ def metric_table(found: Comparison, metric: str, width: int) -> Table:
         "arm": _names(found),
         f"{label_of(metric)}\nmean": [value_with_interval(metric, mean.mean, mean.interval) for mean in means],
         "seeds": [str(len(mean.by_seed)) for mean in means],
-        f"less {found.baseline}\npaired by seed": [
+        f"minus {found.baseline}\npaired by seed": [
             "" if d is None else value_with_interval(metric, d.mean, d.interval, "+") for d in differences
         ],
     }

@@ -46,8 +46,8 @@ def p_text(p: float | None) -> str:
 
 
 def large(value: float) -> str:
-    """A large number in three digits: 1.23e12, 45.6M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """A number in three digits: 1.23e12, 45.6M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
         if size <= value < 1000 * size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}" if value < 1e3 else f"{value:.2e}".replace("e+", "e")
