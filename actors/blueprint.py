@@ -53,8 +53,8 @@ class RankProcess:
 
     rank: int
     ranks: int
-    threads: int
-    """CPU threads."""
+    threads: int | None
+    """CPU threads, where trainer.threads says it."""
     cpus: float
     """CPUs that Ray reserves."""
     deterministic: bool

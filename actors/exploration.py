@@ -31,7 +31,9 @@ class _Pending:
 
 
 class Exploration:
-    """The actors of one recording. Use as a context manager: leaving it writes what is held and stops every actor.
+    """The actors of one recording.
+
+    Use it as a context manager: entering waits until the actors answer, leaving writes what is held and stops them.
 
     Args:
         config: of the runs that the recording is for.
@@ -72,12 +74,20 @@ class Exploration:
             starting |= {ready: f"verifier {number}" for number, (_, ready) in enumerate(verifiers)}
             self._verifiers = itertools.cycle([verifier for verifier, _ in verifiers])
             self._bank, ready = self._launcher.launch_bank(bank)
-            self._launcher.wait_ready(starting | {ready: "the bank"}, started)
+            self._starting, self._started = starting | {ready: "the bank"}, started
         except BaseException:
             self._launcher.close()
             raise
+        self._waiting: deque[ExplorerRequest] = deque()
+        self._load = [0] * len(self._engines)
+        self._pending: dict[ray.ObjectRef, _Pending] = {}
 
     def __enter__(self) -> Exploration:
+        try:
+            self._launcher.wait_ready(self._starting, self._started)
+        except BaseException:
+            self._launcher.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,20 +101,35 @@ class Exploration:
             ActorLostError: an actor is gone.
             BankError: a shard cannot be written.
         """
-        waiting = deque(requests)
-        load = [0] * len(self._engines)
-        pending: dict[ray.ObjectRef, _Pending] = {}
-        while waiting or pending:
-            while waiting and min(load) < self._capacity:
-                request, engine = waiting.popleft(), load.index(min(load))
-                recorded, report = self._send(request, engine)
-                pending[recorded] = _Pending(request, engine, report)
-                load[engine] += request.count
-            for recorded in self._finished(pending):
-                fetch(recorded, self._timeout_s, "recording rollouts")  # raises what any of the three actors raised
-                done = pending.pop(recorded)
-                load[done.engine] -= done.request.count
-                yield done.request, fetch(done.report, self._timeout_s, "reporting rollouts")
+        self.begin(requests)
+        for _, request, report in record_together([self], self._timeout_s):
+            yield request, report
+
+    def begin(self, requests: Sequence[ExplorerRequest]) -> None:
+        """Have these requests recorded too; `record_together` waits for them."""
+        self._waiting.extend(requests)
+        self._fill()
+
+    @property
+    def pending(self) -> list[ray.ObjectRef]:
+        """What is done once a request that is under way is recorded."""
+        return list(self._pending)
+
+    def take(self, recorded: ray.ObjectRef) -> tuple[ExplorerRequest, SetReport]:
+        """A request of `pending` that is done, and its numbers; the next ones are sent."""
+        fetch(recorded, self._timeout_s, "recording rollouts")  # raises what any of the three actors raised
+        done = self._pending.pop(recorded)
+        self._load[done.engine] -= done.request.count
+        self._fill()
+        return done.request, fetch(done.report, self._timeout_s, "reporting rollouts")
+
+    def _fill(self) -> None:
+        """Give every engine as many requests as it can have at one time."""
+        while self._waiting and min(self._load) < self._capacity:
+            request, engine = self._waiting.popleft(), self._load.index(min(self._load))
+            recorded, report = self._send(request, engine)
+            self._pending[recorded] = _Pending(request, engine, report)
+            self._load[engine] += request.count
 
     def finish(self) -> None:
         """Write what the bank still holds.
@@ -120,12 +145,28 @@ class Exploration:
         scored, report = next(self._verifiers).verify.remote(sampled)
         return self._bank.record.remote(request, scored), report
 
-    def _finished(self, pending: dict[ray.ObjectRef, _Pending]) -> list[ray.ObjectRef]:
-        refs = list(pending)
-        done, _ = ray.wait(refs, num_returns=1, timeout=self._timeout_s)
-        if not done:
+
+def record_together(
+    explorations: Sequence[Exploration], timeout_s: float
+) -> Iterator[tuple[int, ExplorerRequest, SetReport]]:
+    """The requests that several recordings were begun with, as they are recorded.
+
+    Args:
+        explorations: entered, each with its own engines.
+        timeout_s: bound on the wait for the next one.
+
+    Yields:
+        (number of the exploration, one of its requests, the numbers of its rollouts).
+
+    Raises:
+        StepTimeoutError: nothing came back in time.
+        ActorLostError: an actor is gone.
+        BankError: a shard cannot be written.
+    """
+    while refs := {ref: number for number, one in enumerate(explorations) for ref in one.pending}:
+        if not ray.wait(list(refs), num_returns=1, timeout=timeout_s)[0]:
             raise StepTimeoutError(
-                f"none of {len(refs)} requests was recorded within {self._timeout_s:.0f} s (cluster.step_timeout_s)"
+                f"none of {len(refs)} requests was recorded within {timeout_s:.0f} s (cluster.step_timeout_s)"
             )
-        finished: list[ray.ObjectRef] = ray.wait(refs, num_returns=len(refs), timeout=0)[0]
-        return finished
+        for ref in ray.wait(list(refs), num_returns=len(refs), timeout=0)[0]:
+            yield refs[ref], *explorations[refs[ref]].take(ref)

@@ -321,7 +321,7 @@ class ActorGraph:
         workers.launch_engines({key: slot for key, slot in wanted.items() if key not in workers.engine_keys})
         # With no explorer engine at all (the run went back to an earlier step) the wait is as long as at the start.
         needed = not workers.engines("explorer") and workers.expects("explorer")
-        wait_s = self._config.cluster.start_timeout_s if needed else self._config.placement.hand_over_wait_s
+        wait_s = self._launcher.start_bound.seconds if needed else self._config.placement.hand_over_wait_s
         deadline = time.monotonic() + wait_s
         self._supervision.tend(devices_free=True)
         while any(map(workers.expects, ("explorer", "learner"))) and (left := deadline - time.monotonic()) > 0:

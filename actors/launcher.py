@@ -30,6 +30,7 @@ from s2l_ray.kinds import Source
 from s2l_ray.machine.processes import kill_with_environment
 from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
 from s2l_ray.placement.ray_binding import Reservation
+from s2l_ray.placement.start_bound import start_bound
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.vllm_bridge.environment import engine_environment
@@ -101,6 +102,7 @@ class ActorLauncher:
     def serve(self, config: Config, layout: Layout) -> None:
         """Launch what another run needs from here on, on the same bundles and with the same prompts."""
         self._config, self._layout = config, layout
+        self.start_bound = start_bound(config, layout)
 
     def launch_rank(self, slot: TrainerSlot, ranks: int) -> Any:
         """Start one of `ranks` trainer ranks.
@@ -111,7 +113,7 @@ class ActorLauncher:
         self._check_node(slot, f"trainer rank {slot.index}")
         process = RankProcess.of(self._config, slot.index, ranks)
         # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
-        env = {"OMP_NUM_THREADS": str(process.threads), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
+        env = {"OMP_NUM_THREADS": str(process.threads or 1), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
         rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
         self._nodes[rank] = self._reservation.places[slot.bundle].node
         self._ranks.append(rank)
@@ -211,10 +213,10 @@ class ActorLauncher:
             progress: called every second with how many answer, and how many there are; at the end with all of them.
 
         Raises:
-            PlacementError: some do not within cluster.start_timeout_s.
+            PlacementError: some do not within `start_bound`.
             EngineError: one cannot start.
         """
-        timeout = self._config.cluster.start_timeout_s
+        timeout = self.start_bound.seconds
 
         def tell(done: list[ray.ObjectRef]) -> None:
             fetch(done, timeout, "starting")  # raises what an actor raised while it started
@@ -225,7 +227,7 @@ class ActorLauncher:
         fetch(done, timeout, "starting")
         if late:
             names = sorted(starting[ref] for ref in late)
-            raise PlacementError(f"{names} did not start within {timeout:.0f} s (cluster.start_timeout_s)")
+            raise PlacementError(f"{names} did not start within {self.start_bound.text}")
         progress(len(starting), len(starting))
 
     def stop(self, actor: Any) -> None:

@@ -46,7 +46,7 @@ class Supervision:
         """Whether all actors are there, or were and are replaced."""
         self.watch = Watch(recovery.heartbeat_s, recovery.heartbeat_timeout_s)
         self.budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
-        self.workers = Workers(launcher, self.watch, self.budget, note, self._drop, config.cluster.start_timeout_s)
+        self.workers = Workers(launcher, self.watch, self.budget, note, self._drop)
         self._told = 0
 
     def take_restarts(self) -> int:

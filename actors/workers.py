@@ -50,7 +50,6 @@ class Workers:
         budget: of restarts.
         note: told what is lost and what is back.
         on_lost: called with every worker that was there and is not any more.
-        start_timeout_s: cluster.start_timeout_s.
     """
 
     def __init__(
@@ -60,10 +59,9 @@ class Workers:
         budget: RestartBudget,
         note: Callable[[str], None],
         on_lost: Callable[[Key], None],
-        start_timeout_s: float,
     ) -> None:
         self._launcher, self._watch, self._budget = launcher, watch, budget
-        self._note, self._on_lost, self._start_timeout_s = note, on_lost, start_timeout_s
+        self._note, self._on_lost = note, on_lost
         self._present: dict[Key, Worker] = {}
         self._starting: dict[Key, Worker] = {}
         self._vacant: dict[Key, float] = {}
@@ -223,7 +221,7 @@ class Workers:
                 else:
                     self.lose(key, cause)
             elif worker.deadline < time.monotonic():
-                self.lose(key, f"it did not start within {self._start_timeout_s:.0f} s (cluster.start_timeout_s)")
+                self.lose(key, f"it did not start within {self._launcher.start_bound.text}")
         return arrived
 
     def _why_not(self, worker: Worker) -> str | None:
@@ -244,7 +242,7 @@ class Workers:
         return lambda death: self.lose(key, death.cause, death.log, death.node)
 
     def _launch(self, key: Key) -> None:
-        deadline = time.monotonic() + self._start_timeout_s
+        deadline = time.monotonic() + self._launcher.start_bound.seconds
         if key in self._slots:
             engine = self._launcher.launch_engine(self._slots[key])
             self._starting[key] = Worker(key, engine.actor, engine.ready, deadline, engine)

@@ -13,13 +13,17 @@ import sys
 from s2l_ray import __version__
 from s2l_ray.commands import (
     bank,
+    compare,
     config,
+    diversity,
     doctor,
+    evaluate,
     experiment,
     explore,
     family,
     gpu_check,
     plan,
+    report,
     trace,
     track,
     train,
@@ -30,7 +34,25 @@ from s2l_ray.commands.arguments import HelpFormatter
 from s2l_ray.errors import S2LError
 from s2l_ray.machine.ending import Ended, ends_when_told, leave
 
-COMMANDS = (train, tune, experiment, plan, explore, bank, family, trace, track, verify, config, doctor, gpu_check)
+COMMANDS = (
+    train,
+    tune,
+    experiment,
+    evaluate,
+    diversity,
+    plan,
+    explore,
+    bank,
+    family,
+    report,
+    compare,
+    trace,
+    track,
+    verify,
+    config,
+    doctor,
+    gpu_check,
+)
 """In the order in which `s2l --help` lists them."""
 
 

@@ -227,6 +227,10 @@ VERIFIERS: Registry[Callable[..., Any]] = Registry(
     "verifier.kind",
     "response, answer, question",
     keywords=True,
-    imported={"math": "s2l_ray.tasks.math_answers:check_math", "countdown": "s2l_ray.miniature.countdown:check"},
+    imported={
+        "math": "s2l_ray.tasks.math_answers:check_math",
+        "choice": "s2l_ray.tasks.choice:check_choice",
+        "countdown": "s2l_ray.miniature.countdown:check",
+    },
 )
 """Verifiers (`s2l_ray.tasks.verifiers` calls them). They stand here, since they need mpmath and the like when used."""

@@ -15,7 +15,8 @@ class ClusterConfig(Section):
     fetch_timeout_s: PositiveFloat = 7200.0
     """Longest time for fetching one model or data split from the Hugging Face Hub."""
     start_timeout_s: PositiveFloat = 300.0
-    """Longest time for starting a private Ray, and again for placing and starting all actors."""
+    """Longest time for starting a private Ray, for placing all actors, and for starting them; the last is 60 s longer
+    for each engine beyond the first that compiles on one node, and 2 s for each GB of weights that a node reads."""
     step_timeout_s: PositiveFloat = 3600.0
     """Longest time for each phase of a step."""
     weight_sync_timeout_s: PositiveFloat = 120.0

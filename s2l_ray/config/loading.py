@@ -75,6 +75,20 @@ def load_incomplete(path: str | Path) -> Config:
     return _load(path, (), incomplete=True)
 
 
+def config_of(values: dict[str, Any], where: str, *overrides: list[str] | dict[str, Any] | None) -> Config:
+    """A configuration of nested values in place of a file.
+
+    Args:
+        values: as a file would have them.
+        where: names them in error messages.
+        overrides: as for `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _resolved(_with(OmegaConf.create(values), overrides, where), where, incomplete=False)
+
+
 def load_many(
     path: str | Path, *overrides: list[str] | dict[str, Any] | None
 ) -> Callable[[dict[str, Any] | None], Config]:

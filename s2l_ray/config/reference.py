@@ -91,6 +91,11 @@ def differences(first: Config, second: Config) -> list[Difference]:
     ]
 
 
+def values_of(config: Config) -> dict[str, str]:
+    """Every key with its value as YAML, in the order of the models."""
+    return {name: as_yaml(value) for name, value in _values(config)}
+
+
 def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every key of a section."""
     for name, value in section:

@@ -16,6 +16,9 @@ from s2l_ray.config.section import (
 )
 from s2l_ray.kinds import LrSchedule, Switch
 
+OFFLOAD_THREADS = 8
+"""A GPU's part of a node's cores is seldom less."""
+
 
 class TrainerConfig(Section):
     """How an update is computed."""
@@ -71,8 +74,8 @@ class TrainerConfig(Section):
     """CUDA: each rank keeps its shards of weights, gradients and optimizer states in host memory, copies a layer to the
     GPU when it is used, and steps the optimizer on the CPU: the GPU holds activations and a few layers. Slow, for
     models that do not fit otherwise. On CPUs everything is in host memory anyway."""
-    threads: Positive = 1
-    """CPU threads per rank."""
+    threads: Positive | None = None
+    """CPU threads per rank; default: 1, and 8 for cpu_offload on CUDA, where AdamW runs on the CPU."""
     cpus: PositiveFloat = 1.0
     """CPUs that Ray reserves per rank."""
 
@@ -81,6 +84,10 @@ class TrainerConfig(Section):
         if self.lr_min_ratio and self.lr_schedule == "constant":
             raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
         return self
+
+    def threads_on(self, *, cuda: bool) -> int:
+        """CPU threads of a rank on a device of this kind."""
+        return self.threads or (OFFLOAD_THREADS if self.cpu_offload and cuda else 1)
 
     def lr_schedule_problem(self, total_steps: int) -> str | None:
         """Why the learning rate of a run with this number of optimizer steps is not defined; None if it is."""

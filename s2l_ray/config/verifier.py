@@ -13,21 +13,22 @@ class VerifierConfig(Section):
     """How responses are judged."""
 
     kind: Annotated[str, AfterValidator(VERIFIERS.checked)] = "math"
-    """What judges a response: `math` (its final answer, by what it means), `countdown` (exact, for the embedded task),
-    or your own `module:function`, which is called as function(response=..., answer=..., question=...) and returns a
-    bool, a reward in [0, 1] or a Verdict (examples/verifier.py is one)."""
+    """What judges a response: `math` (its final answer, by what it means), `choice` (the letter that it chooses, of a
+    multiple-choice question), `countdown` (exact, for the embedded task), or your own `module:function`, which is
+    called as function(response=..., answer=..., question=...) and returns a bool, a reward in [0, 1] or a Verdict
+    (examples/verifier.py is one)."""
     extract: ExtractionLevel = "strict"
     """What `math` takes for a response's final answer. `strict`: what the response names as its answer, which is a box,
     `<answer>`, a sentence such as "The answer is 42." or its last sentence, after any `<think>...</think>`. `lenient`:
     if there is nothing of the kind, also the last formula or number, a box that was cut off, the last of several
     different boxes, and the thinking. See docs/concepts/verification.md. Other verifiers read responses themselves."""
     timeout_s: PositiveFloat = 5.0
-    """Longest time for one check; a check that takes longer is killed and counted as a timeout. For `math` and
-    `countdown` it is processor time, so that no reward depends on the machine's load; for your own function, which may
-    wait for others, it is the clock's."""
+    """Longest time for one check; a check that takes longer is killed and counted as a timeout. For the built-in kinds
+    it is processor time, so that no reward depends on the machine's load; for your own function, which may wait for
+    others, it is the clock's."""
     workers: Positive = 1
-    """Number of verifier actors, each with one worker process. The kernel lets a worker have 4 GiB of memory for `math`
-    and `countdown`, and half of its machine's for your own function; a check that asks for more is `failed`, or
+    """Number of verifier actors, each with one worker process. The kernel lets a worker have 4 GiB of memory for the
+    built-in kinds, and half of its machine's for your own function; a check that asks for more is `failed`, or
     `unparsable`, and the next goes on."""
 
     @model_validator(mode="after")

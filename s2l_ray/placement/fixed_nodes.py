@@ -12,7 +12,7 @@ from s2l_ray.placement.inventory import GB, Inventory, NodeSpec
 MEMORY_TOLERANCE = 0.01
 """Ray on Kubernetes has the whole memory limit of a pod."""
 GPU_MEMORY_TOLERANCE = 0.12
-"""Between a data sheet's GB and what nvidia-smi says."""
+"""Between a data sheet's GB and what CUDA says."""
 
 
 def differences(planned: Inventory, there: Inventory) -> list[str]:

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from s2l_ray.config import Config
 from s2l_ray.errors import PlacementError
+from s2l_ray.machine.cuda_driver import first_gpu_bytes
 from s2l_ray.placement.fixed_nodes import differences
 from s2l_ray.placement.gpu_types import LOGICAL, canonical_name
 from s2l_ray.placement.inventory import GB, Inventory, load_inventory
@@ -63,8 +64,8 @@ def _wait_for_nodes(planned: Inventory, timeout_s: float, on_wait: Callable[[str
 def live_inventory() -> Inventory:
     """The nodes that Ray has now, in the order of their addresses; those without CPUs and GPUs hold nothing.
 
-    Ray knows how many GPUs a node has; what they are, nvidia-smi says on one node of each kind. GPUs of a node without
-    nvidia-smi are logical ones.
+    Ray knows how many GPUs a node has; nvidia-smi and CUDA's driver say what they are, on one node of each kind. GPUs
+    of a node without nvidia-smi are logical ones.
 
     Raises:
         PlacementError: a node did not say what its GPUs are.
@@ -97,7 +98,7 @@ def _gpu_model(node: str) -> dict[str, Any]:
     """What `NodeGroup` says of GPUs, by the node's id. Remembered: a study plans every trial."""
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
-        found = ray.get(_ask_nvidia_smi.options(scheduling_strategy=strategy).remote(), timeout=PROBE_TIMEOUT_S)
+        found = ray.get(_ask_of_gpu.options(scheduling_strategy=strategy).remote(), timeout=PROBE_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         raise PlacementError(
             f"node {node} did not say what its GPUs are: {error}. Describe the nodes in a file instead "
@@ -114,14 +115,14 @@ def _gpu_model(node: str) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types
-def _ask_nvidia_smi() -> tuple[str, int, float] | None:
-    """Name, bytes and compute capability of this node's first GPU; None without nvidia-smi."""
+def _ask_of_gpu() -> tuple[str, int, float] | None:
+    """Name, bytes by CUDA and compute capability of this node's first GPU; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return None
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader,nounits"]
     first = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
-    name, mebibytes, capability = first.rsplit(",", 2)
-    return name.strip(), int(mebibytes) * 2**20, float(capability)
+    name, capability = first.rsplit(",", 1)
+    return name.strip(), first_gpu_bytes(), float(capability)
 
 
 def address_of(node: dict[str, Any]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

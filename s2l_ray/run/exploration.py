@@ -55,7 +55,8 @@ class Recorded:
         return self.counts["right"] / self.rollouts if self.rollouts else 0.0
 
 
-def _counts(report: SetReport) -> Counter[str]:
+def counts_of(report: SetReport) -> Counter[str]:
+    """What `Recorded` counts of a request."""
     rows = report.rows
     return Counter(
         rollouts=len(rows),
@@ -116,7 +117,7 @@ def record(
             time.sleep(budget.spend("an actor of the recording", cause))
             display.say(f"note: all actors are started again: {cause}")
         plan = plan_requests(config, prompts, plan.requests)
-        for request in _lost(recorded, plan.requests):
+        for request in lost_of(recorded, plan.requests):
             done.counts -= recorded.pop(request)
 
 
@@ -134,13 +135,13 @@ def _record_once(
         _with_absolute_explorer(config), layout, plan.settings, prompts, display.say, started
     ) as exploration:
         for request, report in exploration.record(plan.requests):
-            recorded[request] = _counts(report)
+            recorded[request] = counts_of(report)
             done.counts += recorded[request]
             display.update("recorded", done.rollouts, done.of, f"{done.solved:.1%} right")
         exploration.finish()
 
 
-def _lost(recorded: Iterable[ExplorerRequest], missing: Sequence[ExplorerRequest]) -> list[ExplorerRequest]:
+def lost_of(recorded: Iterable[ExplorerRequest], missing: Sequence[ExplorerRequest]) -> list[ExplorerRequest]:
     """Requests whose rollouts the bank had taken but not written when it was lost."""
     gone = {draw for request in missing for draw in _draws(request)}
     return [request for request in recorded if not gone.isdisjoint(_draws(request))]

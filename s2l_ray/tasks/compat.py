@@ -72,15 +72,24 @@ def check_context(key: str, name: str, tokens: int) -> None:
     Raises:
         ModelError: it has fewer, or there is no such model.
     """
-    path = model_directory(key, name)
-    config = _text_config(read_json(key, path / "config.json"))
+    limit = context_of(key, name)
+    if limit is not None and limit < tokens:
+        raise ModelError(
+            f"{key}: {model_directory(key, name)} has {limit} positions (max_position_embeddings), but prompt and "
+            f"response may take {tokens} tokens; lower data.max_prompt_tokens or rollout.max_tokens"
+        )
+
+
+def context_of(key: str, name: str) -> int | None:
+    """The most tokens that a model has positions for; None if its config.json does not say, or stretches them.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    config = _text_config(read_json(key, model_directory(key, name) / "config.json"))
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     limit = max(_number(config, "max_position_embeddings"), _number(config, "model_max_length"))
-    if 0 < limit < tokens and "factor" not in str(rope):  # a factor stretches what is trained; the engine knows how
-        raise ModelError(
-            f"{key}: {path} has {limit} positions (max_position_embeddings), but prompt and response may take {tokens} "
-            "tokens; lower data.max_prompt_tokens or rollout.max_tokens"
-        )
+    return limit if limit > 0 and "factor" not in str(rope) else None  # the engine knows how far a factor stretches
 
 
 def _load(key: str, name: str, trust_remote_code: bool) -> _Model:

@@ -1,4 +1,7 @@
-"""Problems from JSONL and Parquet files, in the simple layout (question, answer) or verl's (prompt, reward_model).
+"""Problems from JSONL and Parquet files.
+
+A row has the simple layout (question, answer), verl's (prompt, reward_model), or that of multiple-choice questions
+(question, choices, answerKey), see `tasks.choice`.
 
 Files in verl's layout repeat rows (DAPO-Math-17k does so a hundred times), so repeated questions are dropped, as the
 S2L-PO authors do.
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.tasks.choice import is_choice, lettered
 from s2l_ray.tasks.rows import check_encodable, names_in, read_rows, shown
 from s2l_ray.tasks.sources import data_files
 
@@ -40,6 +44,8 @@ class ProblemSet:
     """Rows left out because an earlier row has the same question."""
     digest: str
     """16 hex digits over every id, question and answer: equal digests mean the same problems in the same order."""
+    choices: int = 0
+    """How many of the problems are multiple-choice questions, with lettered choices in their text."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class _ProblemRow:
     index_id: str | None
     question: str
     answer: str
+    has_choices: bool
 
 
 def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
@@ -78,7 +85,8 @@ def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
     for row in rows:
         first.setdefault(row.question.strip(), row)
     problems = _identify(list(first.values()))
-    return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems))
+    choices = sum(row.has_choices for row in first.values())
+    return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems), choices)
 
 
 def final_answer(value: Any, where: str) -> str:
@@ -129,13 +137,16 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
     else:
         fields = "question", "answer"
         question = text_field(row, "question", where)
-        if "answer" not in row:
+        if is_choice(row):
+            question, answer = lettered(question, row, where)
+        elif "answer" in row:
+            answer = row["answer"]
+        else:
             raise DataError(f"{where}, field answer: missing; the row has {names_in(row)}")
-        answer = row["answer"]
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
         check_encodable(text or "", f"{where}, field {field}")
-    return _ProblemRow(path, number, own_id, index_id, question, answer)
+    return _ProblemRow(path, number, own_id, index_id, question, answer, is_choice(row))
 
 
 def _finite(value: str | float) -> bool:

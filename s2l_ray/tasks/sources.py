@@ -77,6 +77,25 @@ def fetch_sources(
     return config, pins
 
 
+def fetch_source(key: str, value: str, timeout_s: float, watcher: FetchWatcher) -> str:
+    """Fetch what a value names on the Hub, if it does.
+
+    Args:
+        key: whose value it could be, of `SOURCES`.
+        value: a path, or a name on the Hub.
+        timeout_s: bound on it.
+        watcher: told of the download.
+
+    Returns:
+        A path as it is, else the name with a commit.
+
+    Raises:
+        HubError: it cannot be fetched.
+    """
+    source = hub_source(key, value)
+    return value if source is None else str(_fetched(source, timeout_s, watcher))
+
+
 def hub_source(key: str, value: str | None) -> Repository | DatasetSplit | None:
     """What the value of a key names on the Hub; None if it is a path or nothing.
 

@@ -68,7 +68,7 @@ class Probation:
 
 
 def resolve_verifier(kind: str, options: Options = NO_OPTIONS) -> Verifier:
-    """The verifier that `verifier.kind` names: math, countdown, or a user's `module:function`.
+    """The verifier that `verifier.kind` names: math, choice, countdown, or a user's `module:function`.
 
     Args:
         kind: the name.

@@ -6,10 +6,12 @@ Adapters are injected into the transformers model, which keeps its class. Engine
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from s2l_ray.errors import ConfigError
@@ -44,7 +46,23 @@ def add_adapters(model: PreTrainedModel, config: TrainerConfig, *, seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(word(seed))
         adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=sorted(targets))
-        inject_adapter_in_model(adapters, model, ADAPTER)
+        with _stand_ins(model.base_model, targets):
+            inject_adapter_in_model(adapters, model, ADAPTER)
+
+
+@contextmanager
+def _stand_ins(decoder: nn.Module, targets: set[str]) -> Iterator[None]:
+    """Weights of one element of memory in place of those on the meta device.
+
+    peft puts an adapter where its layer's weight is, and there the adapter would lose the values that it begins with.
+    """
+    linear = [m for name, m in decoder.named_modules() if name.rpartition(".")[2] in targets]
+    without = {m: m.weight for m in linear if isinstance(m, nn.Linear) and m.weight.is_meta}
+    for layer, weight in without.items():
+        layer.weight = nn.Parameter(torch.zeros((), dtype=weight.dtype).expand(weight.shape), requires_grad=False)
+    yield
+    for layer, weight in without.items():
+        layer.weight = weight.requires_grad_(False)
 
 
 def base_name(name: str) -> str | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from s2l_ray.errors import ModelError
 from s2l_ray.training.attention import PACKED_ATTENTION
 from s2l_ray.training.logprobs import TokenScores, chunked_scores
 from s2l_ray.training.packing import MicroBatch
+from s2l_ray.training.stored_model import StoredTensors, build_without_weights
 
 
 class PackedPolicy(nn.Module):
@@ -49,7 +48,9 @@ class PackedPolicy(nn.Module):
 
 
 def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a model directory with packed attention, in the type it is stored in, without dropout.
+    """The decoder of a model directory with packed attention, in the type it is stored in, without dropout.
+
+    Its parameters are on the meta device: cut it (`shard`), then `fill` it.
 
     Raises:
         ModelError: the directory is missing, or the architecture computes something that the trainer would get wrong.
@@ -58,15 +59,11 @@ def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTra
         raise ModelError(f"{model_dir} is not a model directory: it has no config.json")
     config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
     _check_config(config, model_dir)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_dir,
-        config=config,
-        dtype="auto",
-        attn_implementation=PACKED_ATTENTION,
-        trust_remote_code=trust_remote_code,
-        local_files_only=True,
+    stored = StoredTensors(model_dir)
+    model = build_without_weights(
+        model_dir, config, stored, attention=PACKED_ATTENTION, trust_remote_code=trust_remote_code
     )
-    _check_model(model, model_dir)
+    _check_model(model, stored)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # the old log-probs and the current ones must be of one function
@@ -78,8 +75,8 @@ def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype,
 
     Weights that are trained are kept in float32, frozen ones in `compute_dtype`.
 
-    Bottom-up, as fully_shard wants it, and each decoder layer takes its master type just before it is cut: no more than
-    one layer exists whole in float32.
+    Bottom-up, as fully_shard wants it, and each decoder layer takes its master type just before it is cut. What is on
+    the meta device stays there, and is filled afterwards.
 
     Args:
         offload: keep shards, their gradients and so the optimizer's states in (on CUDA pinned) host memory.
@@ -113,30 +110,16 @@ def _check_config(config: PretrainedConfig, model_dir: str) -> None:
             raise ModelError(f"{model_dir}: the trainer does not support {name}")
 
 
-def _check_model(model: PreTrainedModel, model_dir: str) -> None:
-    name = type(model).__name__
+def _check_model(model: PreTrainedModel, stored: StoredTensors) -> None:
+    name, model_dir = type(model).__name__, stored.model_dir
     head = model.get_output_embeddings()
     layers = getattr(model.base_model, "layers", None)
     if not model._supports_attention_backend or not isinstance(layers, nn.ModuleList):
         raise ModelError(f"{model_dir}: {name} bypasses transformers' attention registry; it cannot be trained")
     if head is None or getattr(head, "bias", None) is not None:
         raise ModelError(f"{model_dir}: the trainer needs an output layer without bias, which {name} does not have")
-    stored = _stored_names(Path(model_dir))
-    foreign = [n for n, _ in model.named_parameters() if stored and n not in stored]
-    if foreign:
+    if foreign := [n for n, _ in model.named_parameters() if n not in stored]:
         raise ModelError(
             f"{model_dir}: {foreign[0]} of {name} is stored under another name, so engines would not know the trained "
             "weights; save the model again with transformers' save_pretrained, or use a dense model"
         )
-
-
-def _stored_names(model_dir: Path) -> set[str]:
-    """Names of the tensors in the directory's safetensors files; empty if it has none."""
-    index = model_dir / "model.safetensors.index.json"
-    if index.is_file():
-        return set(json.loads(index.read_text())["weight_map"])
-    names: set[str] = set()
-    for file in model_dir.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            names.update(tensors.keys())
-    return names

@@ -35,6 +35,7 @@ from s2l_ray.training.snapshot import (
     state_tensors,
     take_snapshot,
 )
+from s2l_ray.training.stored_model import StoredTensors, fill
 from s2l_ray.training.update import (
     all_sequences,
     by_source,
@@ -145,7 +146,7 @@ class PolicyTrainer:
     def _build(self, seed: int) -> None:
         """The policy and its optimizer at their beginning, and the generators seeded."""
         trainer = self.trainer
-        torch.set_num_threads(trainer.threads)
+        torch.set_num_threads(trainer.threads_on(cuda=self.device.type == "cuda"))
         self.optimizer_steps = 0
         seed_generators(seed + self.rank)
         self.policy = self._load_policy(adapter_seed=seed)
@@ -292,6 +293,7 @@ class PolicyTrainer:
             add_adapters(model, self.trainer, seed=adapter_seed)
         offload = self.objective.reference_offload if frozen else self.trainer.cpu_offload
         shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload)
+        fill(model, StoredTensors(self.model_dir), torch.device("cpu") if offload else self.device)
         if self.trainer.compile:
             compile_layers(model)
         return policy.eval() if frozen else policy.train()

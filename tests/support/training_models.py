@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from s2l_ray.config import ObjectiveConfig, TrainerConfig
 from s2l_ray.rollouts.records import Rollout, RolloutGroup, Verdict
+from s2l_ray.training.model import load_causal_lm
+from s2l_ray.training.stored_model import StoredTensors, fill
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec, plan_buckets
 from tests.support.patience import PATIENCE_S
@@ -40,6 +42,13 @@ def write_model(family: str, directory: Path) -> str:
     random_model(family).save_pretrained(directory)
     (directory / "tokenizer.json").write_text('{"stands for": "a tokenizer"}')
     return str(directory)
+
+
+def whole_model(directory: str) -> PreTrainedModel:
+    """The model of a directory as the trainer builds it, with all of its weights, on the CPU."""
+    model = load_causal_lm(directory)
+    fill(model, StoredTensors(directory), torch.device("cpu"))
+    return model
 
 
 def random_groups(count: int, size: int = 4, seed: int = 0, rewards: list[float] | None = None) -> list[RolloutGroup]:

@@ -182,7 +182,7 @@ def mentioned_keys() -> Iterator[tuple[Path, str]]:
 
 def test_every_key_in_the_text_exists():
     known = {name for key in keys() for name in (key.name, key.section)}
-    known |= {"engines.explorer.engines", "trainer.json"}  # files
+    known |= {"engines.explorer.engines", "evaluation.json", "trainer.json"}  # files
     metrics = {name.removeprefix("json:").split("/")[0] for name in documented_names()}  # `trainer.loss` is one
     unknown = {
         f"{path.relative_to(ROOT)}: {name}"

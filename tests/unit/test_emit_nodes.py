@@ -86,7 +86,7 @@ def test_amounts_are_kubernetes_own(text: str, number: float):
     [
         ([H100, CPU, CPU], []),
         ([CPU, CPU | {"memory_gb": 8.05}, H100], []),  # in any order, and about as much memory
-        ([H100 | {"gpu_memory_gb": 85.5}, CPU, CPU], []),  # as nvidia-smi counts it
+        ([H100 | {"gpu_memory_gb": 85.5}, CPU, CPU], []),  # a little more than in the data sheet
         ([H100, CPU], ["a node of 2 CPUs, 8 GB is missing"]),
         ([], ["a node of 8 x H100-80GB, 192 CPUs, 2000 GB is missing", "2 times: a node of 2 CPUs, 8 GB is missing"]),
         ([H100, CPU, CPU, CPU], ["a node of 2 CPUs, 8 GB is not in the plan"]),

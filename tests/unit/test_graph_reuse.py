@@ -15,6 +15,7 @@ from actors.launcher import PlacedEngine
 from actors.workers import Workers
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.placement.plan import EngineSlot
+from s2l_ray.placement.start_bound import StartBound
 from tests.support.plans import separate_plan
 from tests.unit.test_blueprint import needs
 
@@ -32,6 +33,8 @@ class Actor:
 
 
 class Launcher:
+    start_bound = StartBound(60.0, "60 s")
+
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
 
@@ -81,7 +84,7 @@ def graph_at(step: int, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Ac
     graph._launcher, graph._reservation = Launcher(calls), None
     slots = separate_plan().layout.phase_at(step).engines
     vigil = SimpleNamespace(add=lambda *args: None, remove=lambda actor: None)
-    graph._workers = workers = Workers(graph._launcher, vigil, None, print, lambda key: None, 60.0)
+    graph._workers = workers = Workers(graph._launcher, vigil, None, print, lambda key: None)
     workers.launch_engines({(slot.role, slot.index): slot for slot in slots})
     workers.launch_verifiers(1)
     workers.wait_ready(lambda *counts: None)
@@ -161,7 +164,7 @@ def test_what_a_file_held_when_any_run_of_the_graph_read_it_counts(calls: list[s
 def test_a_wait_for_actors_ends_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of them may answer between two looks: a bar must not stay at two of three."""
     launcher = object.__new__(launchers.ActorLauncher)
-    launcher._config = needs().config
+    launcher.start_bound = StartBound(60.0, "60 s")
     monkeypatch.setattr(launchers, "watch", lambda refs, timeout, tell: tell(refs[:2]))
     monkeypatch.setattr(launchers, "fetch", lambda refs, timeout_s, what: None)
     monkeypatch.setattr(launchers.ray, "wait", lambda refs, **how: (refs, []))

@@ -145,3 +145,15 @@ def test_states_that_are_there_from_the_beginning_change_nothing() -> None:
     assert {name: value.dtype for name, value in state.items()} == {
         name: value.dtype for name, value in optimizers[1].state[theirs.weight].items()
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "on_cuda", "on_cpus"),
+    [({}, 1, 1), ({"cpu_offload": True}, 8, 1), ({"cpu_offload": True, "threads": 3}, 3, 3), ({"threads": 2}, 2, 2)],
+    ids=str,
+)
+def test_an_optimizer_on_the_host_of_a_gpu_has_several_threads(
+    options: dict[str, Any], on_cuda: int, on_cpus: int
+) -> None:
+    config = TrainerConfig(**options)
+    assert (config.threads_on(cuda=True), config.threads_on(cuda=False)) == (on_cuda, on_cpus)

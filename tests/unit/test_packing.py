@@ -16,7 +16,7 @@ from s2l_ray.training.attention import PackedLayout
 from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.model import PackedPolicy, load_causal_lm
 from s2l_ray.training.packing import TrainSequence, idle_micro_batch, micro_batches, pack
-from tests.support.training_models import VOCABULARY, random_model, write_model
+from tests.support.training_models import VOCABULARY, random_model, whole_model, write_model
 
 
 def sequence(ids: list[int], response: int, advantage: float = 1.0, explorer: bool = False) -> TrainSequence:
@@ -143,7 +143,7 @@ def test_packed_equals_one_by_one_in_values_and_gradients(
     expected = one_by_one(plain, sequences, 0.8)
     outer = torch.randn(len(expected), generator=torch.Generator().manual_seed(1))
     (expected * outer).sum().backward()
-    policy = PackedPolicy(load_causal_lm(write_model(family, tmp_path)), temperature=0.8, chunk=5)
+    policy = PackedPolicy(whole_model(write_model(family, tmp_path)), temperature=0.8, chunk=5)
     got = policy(pack(sequences)).logprobs
     (got * outer).sum().backward()
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -164,7 +164,7 @@ def test_packed_equals_padded_in_values_and_gradients(tmp_path: Path) -> None:
         [row[s.tokens - s.response_tokens - 1 : s.tokens - 1] for row, s in zip(every, sequences, strict=True)]
     )
     expected.square().sum().backward()
-    policy = PackedPolicy(load_causal_lm(write_model("qwen3", tmp_path)), temperature=0.8, chunk=5)
+    policy = PackedPolicy(whole_model(write_model("qwen3", tmp_path)), temperature=0.8, chunk=5)
     got = policy(pack(sequences)).logprobs
     got.square().sum().backward()
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -174,7 +174,7 @@ def test_packed_equals_padded_in_values_and_gradients(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_neighbour_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
-    policy = PackedPolicy(load_causal_lm(write_model("qwen3", tmp_path)).to(dtype), temperature=1.0, chunk=64)
+    policy = PackedPolicy(whole_model(write_model("qwen3", tmp_path)).to(dtype), temperature=1.0, chunk=64)
     first, middle, last = random_sequences([(3, 6), (2, 4), (4, 5)])
     other = sequence([(t + 1) % VOCABULARY for t in middle.token_ids], 4)
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_bfloat16_stays_close_to_float32(tmp_path: Path) -> None:
     batch = pack(random_sequences([(3, 6), (2, 4), (4, 5)]))
     with torch.no_grad():
         exact, rough = (
-            PackedPolicy(load_causal_lm(directory).to(t), temperature=1.0, chunk=64)(batch).logprobs
+            PackedPolicy(whole_model(directory).to(t), temperature=1.0, chunk=64)(batch).logprobs
             for t in (torch.float32, torch.bfloat16)
         )
     assert rough.dtype == torch.float32
@@ -209,7 +209,7 @@ SMALL = {
 
 def test_a_sliding_window_is_an_error_only_when_a_sequence_is_longer(tmp_path: Path) -> None:
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)).save_pretrained(tmp_path)
-    policy = PackedPolicy(load_causal_lm(str(tmp_path)), temperature=1.0, chunk=64)
+    policy = PackedPolicy(whole_model(str(tmp_path)), temperature=1.0, chunk=64)
     within = random_sequences([(3, 5), (2, 2)])
     with torch.no_grad():
         expected = one_by_one(MistralForCausalLM.from_pretrained(tmp_path), within, 1.0)
@@ -229,7 +229,7 @@ def test_final_soft_capping_is_read_from_the_config(tmp_path: Path) -> None:
     model = Gemma2ForCausalLM(config)
     model.save_pretrained(tmp_path)
     sequences = random_sequences([(3, 5), (2, 4)])
-    policy = PackedPolicy(load_causal_lm(str(tmp_path)), temperature=0.9, chunk=4)
+    policy = PackedPolicy(whole_model(str(tmp_path)), temperature=0.9, chunk=4)
     with torch.no_grad():
         torch.testing.assert_close(
             policy(pack(sequences)).logprobs, one_by_one(model, sequences, 0.9), rtol=1e-5, atol=1e-5

@@ -122,15 +122,15 @@ def test_resampled_means_have_the_moments_of_a_bootstrap():
 
 
 def test_intervals_cover_the_truth_at_their_nominal_rate():
-    # Skewed differences: exponential minus its mean, 60 problems, 90 % intervals. The standard error of the rate over
-    # 400 repetitions is 1.5 percentage points; the bootstrap itself is a little short for skewed values.
+    # Skewed values: exponential, 60 problems, 90 % intervals. The standard error of the rate over 300 repetitions is
+    # 1.7 percentage points; the bootstrap itself is a little short for skewed values.
     rng = np.random.default_rng(5)
     covered = 0
-    for seed in range(400):
+    for seed in range(300):
         values = rng.exponential(size=(60, 1))
-        (estimate,) = mean_interval(values, 0.9, seed, resamples=1000)
+        (estimate,) = mean_interval(values, 0.9, seed, resamples=500)
         covered += estimate.low <= 1.0 <= estimate.high
-    assert 0.84 <= covered / 400 <= 0.945
+    assert 0.84 <= covered / 300 <= 0.95
 
 
 def test_a_paired_difference_has_the_interval_of_the_differences():

@@ -234,7 +234,7 @@ class _Times:
     def parts(self, handed: int, split: Split) -> StepParts[float]:
         """The parts of a step with this many explorer bundles handed over."""
         frame, actors = self._frame, self._actors
-        rates = self._rates(frame.config.trainer.threads)
+        rates = self._rates(frame.config.trainer.threads_on(cuda=False))
         return StepParts(
             explore=self._sampling("explorer", actors.engines("explorer") - handed, frame.work.explored(split)),
             learner_generate=self._sampling("learner", actors.engines("learner") + handed, split.learner),

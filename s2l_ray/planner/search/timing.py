@@ -49,7 +49,7 @@ class Timing:
 
     def trainer_rates(self, key: CandidateKey) -> Rates:
         """Rates of a trainer rank."""
-        return self.rates(key.trainers, self._frame.config.trainer.threads)
+        return self.rates(key.trainers, self._frame.config.trainer.threads_on(cuda=True))
 
     def sampler(self, role: Source, pool: NodePool, tensor_parallel: int, kv: int) -> Sampler:
         """One engine."""

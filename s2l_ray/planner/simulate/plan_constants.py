@@ -41,7 +41,7 @@ def constants_of_plan(
     learner = ModelShape.load(config.models.learner)
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
     samplers = {source: _sampler(config, layout, inventory, source) for source in sources}
-    rates = _rates(layout, inventory, "trainer", config.trainer.threads)
+    rates = _rates(layout, inventory, "trainer", config.trainer.threads_on(cuda=layout.device == "gpu"))
     beside = "explorer" in samplers and any(
         layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer")
     )

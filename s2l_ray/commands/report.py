@@ -1,0 +1,56 @@
+"""`s2l report`: one page about runs, to send to somebody."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2l_ray.commands.arguments import add_command
+from s2l_ray.machine.places import existing_output
+
+if TYPE_CHECKING:
+    from s2l_ray.commands.arguments import Commands
+
+DESCRIPTION = """\
+Write one HTML page about one or several runs: results with intervals, curves,
+where the time went, the plan beside what was measured, rollouts to read, and how
+the configurations differ. It needs no network and no other file, and prints well.
+Runs need not be finished."""
+EPILOG = """\
+examples:
+  s2l report outputs/quickstart
+  s2l report outputs/quickstart outputs/grpo -o comparison.html"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "report", run, help="write one HTML page about runs", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("directories", nargs="+", type=existing_output, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=html_file,
+        metavar="FILE",
+        help="where to write it (default: report.html in the first RUN)",
+    )
+
+
+def html_file(text: str) -> Path:
+    """The path of a page to write."""
+    if not text.endswith((".html", ".htm")):
+        raise argparse.ArgumentTypeError(f"must end in .html, not {text!r}")
+    return Path(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page."""
+    from s2l_ray.report.page import write_report
+    from s2l_ray.report.reading import read_runs
+
+    path = arguments.output or arguments.directories[0] / "report.html"
+    write_report(read_runs(arguments.directories), path)
+    print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
+    return 0

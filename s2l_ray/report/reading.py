@@ -1,0 +1,112 @@
+"""A run as it lies on disk, finished or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.config import Config, load_config
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.evaluation.held_out import ONCE, Evaluations
+from s2l_ray.machine.reading import MOST_LOG_BYTES, read_bounded
+from s2l_ray.results import EvaluationRecord, StepRecord
+from s2l_ray.run.checkpoints import STATE, checkpoints_in
+from s2l_ray.step_log import StepLog
+
+CONFIG, STEPS, SUMMARY, PLAN = "config.yaml", "steps.jsonl", "summary.json", "plan.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run directory says."""
+
+    directory: Path
+    name: str
+    """Of the run; with its directory's name where another run of the same report is called so as well."""
+    config: Config
+    records: Sequence[StepRecord]
+    """At least one."""
+    summary: dict[str, Any] | None
+    """See `evaluation.summary`; None where the run has not got to its end."""
+    plan: dict[str, Any] | None
+    """See `planner.show.serialise`."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it got to its end."""
+        return self.summary is not None
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """The held-out evaluations; of a run that has not got to its end, those that its newest checkpoint has."""
+        if self.summary is not None:
+            found = self.summary["evaluation"]
+            once = {when: found[when] for when in ONCE if found.get(when)}
+            return Evaluations.from_json({"evaluations": once, "during": found["during"]})
+        for _, checkpoint in reversed(checkpoints_in(self.directory)):
+            if (state := _document(checkpoint / STATE)) is not None and "evaluations" in state:
+                return Evaluations.from_json(state)
+        return Evaluations()
+
+    @cached_property
+    def learner_evaluations(self) -> list[EvaluationRecord]:
+        """The learner's, by step: before training, during and after it."""
+        found = self.evaluations
+        rows = [record for record in (found.before, *found.during, found.after) if record is not None]
+        return list({record.step: record for record in rows}.values())
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        ConfigError: it is none, or no step was done.
+        DataError: one of its files cannot be read, or was written by another version.
+    """
+    records = StepLog(directory / STEPS).read()
+    if not records:
+        raise ConfigError(f"{directory} is no run directory with steps: it has no {STEPS}, or an empty one")
+    if not (directory / CONFIG).exists():
+        raise ConfigError(f"{directory} is no run directory: it has no {CONFIG}")
+    config = load_config(directory / CONFIG)
+    return RunFiles(
+        directory, config.name, config, records, _document(directory / SUMMARY), _document(directory / PLAN)
+    )
+
+
+def read_runs(directories: Sequence[Path]) -> list[RunFiles]:
+    """Read several, whose names then differ.
+
+    Raises:
+        ConfigError, DataError: as `read_run`; or one directory is given twice.
+    """
+    found = [read_run(directory) for directory in directories]
+    places = [run.directory.resolve() for run in found]
+    if twice := {str(place) for place in places if places.count(place) > 1}:
+        raise ConfigError(f"{', '.join(sorted(twice))} is given more than once")
+    names = [run.name for run in found]
+    return [run if names.count(run.name) == 1 else _renamed(run, found) for run in found]
+
+
+def _renamed(run: RunFiles, others: Sequence[RunFiles]) -> RunFiles:
+    """Named after its directory, by as many parts of the path as tell it from the others."""
+    parts = run.directory.resolve().parts
+    same = [o.directory.resolve().parts for o in others if o is not run]
+    count = next(n for n in range(1, len(parts) + 1) if all(parts[-n:] != other[-n:] for other in same))
+    return RunFiles(run.directory, "/".join(parts[-count:]), run.config, run.records, run.summary, run.plan)
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(read_bounded(path, MOST_LOG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Remove it to do without it") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no JSON object. Remove it to do without it")
+    return found
