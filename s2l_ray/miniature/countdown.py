@@ -30,7 +30,8 @@ OPERATORS = "+-*/"
 PROMPT = "{question} >"
 """The model's prompt for a question (`data.prompt`, with `data.chat: false`)."""
 
-_STEP = re.compile(r"\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*")
+STEP = re.compile(r"\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*")
+"""A step of a response: the groups are a, the operator, b and c."""
 _HELDOUT_SHARE = 10  # one problem in ten
 _PATIENCE = 10_000  # draws in a row that bring nothing new
 
@@ -84,7 +85,7 @@ def check(response: str, answer: str, question: str = "") -> Verdict:
     numbers, target = parse_question(answer)
     body = response.strip().removesuffix(".")
     parts = body.split(";")
-    steps = [step for part in parts if (step := _STEP.fullmatch(part))]
+    steps = [step for part in parts if (step := STEP.fullmatch(part))]
     if len(steps) < len(parts):
         return Verdict("unparsable", 0.0, f"not of the form 'a op b = c ; ...': {response[:80]!r}")
     fault = _first_fault([(int(s[1]), s[2], int(s[3]), int(s[4])) for s in steps], numbers, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,9 @@ def rewards_figure(run: RunFiles) -> Figure:
     steps = np.array([record.step for record in run.records])
     for source in ("learner", "explorer"):
         _draw_reward(top, run, source)
-    _draw_evaluations(top, run.learner_evaluations, SOURCE_COLOURS["learner"], "learner, held-out pass@1")
+    evaluations = run.learner_evaluations
+    places = [float(record.step) for record in evaluations]
+    _draw_evaluations(top, evaluations, places, SOURCE_COLOURS["learner"], "learner, held-out pass@1")
     if (explorer := run.evaluations.explorer) is not None:
         top.axhline(explorer.pass_at[1], color=SOURCE_COLOURS["explorer"], linewidth=1, linestyle=":")
         top.annotate(
@@ -101,15 +103,14 @@ def _draw_reward(axes: Axes, run: RunFiles, source: Source) -> None:
 
 
 def _draw_evaluations(
-    axes: Axes, records: Sequence[EvaluationRecord], colour: str, label: str, shift: float = 0.0
+    axes: Axes, records: Sequence[EvaluationRecord], xs: Sequence[float], colour: str, label: str | None
 ) -> None:
-    """Points with their intervals; `shift` (in steps) keeps those of several runs from lying on each other."""
     if not records:
         return
     values = np.array([record.pass_at[1] for record in records])
     bounds = np.array([record.ci[1] for record in records]).T
     axes.errorbar(
-        [record.step + shift for record in records],
+        xs,
         values,
         yerr=np.abs(bounds - values),
         color=colour,
@@ -122,22 +123,47 @@ def _draw_evaluations(
     )
 
 
+def _seconds(record: EvaluationRecord) -> float | None:
+    return record.spent.seconds if record.spent else None
+
+
+def _flops(record: EvaluationRecord) -> float | None:
+    return record.spent.compute.flops if record.spent and record.spent.compute else None
+
+
+COSTS: dict[str, Callable[[EvaluationRecord], float | None]] = {
+    "step": lambda record: float(record.step),
+    "seconds of training": _seconds,
+    "FLOPs of rollouts and updates": _flops,
+}
+"""What held-out results are drawn over, where all runs know it."""
+
+
 def held_out_figure(runs: Sequence[RunFiles]) -> Figure | None:
-    """Held-out pass@1 over steps, a line for each run, with intervals over problems; None if nothing was evaluated."""
+    """Held-out pass@1, a line for each run, over what it cost; None if nothing was evaluated."""
     from matplotlib.figure import Figure
 
     shown = [run for run in runs if run.learner_evaluations]
     if not shown:
         return None
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
-    axes = figure.subplots()
-    apart = max(run.learner_evaluations[-1].step for run in shown) / 150
-    for number, (run, colour) in enumerate(zip(shown, _colours(len(shown)), strict=True)):
-        shift = apart * (number - (len(shown) - 1) / 2)
-        _draw_evaluations(axes, run.learner_evaluations, colour, run.name, shift)
-    axes.set(xlabel="step", ylabel="held-out pass@1")
-    axes.grid(axis="y")
-    axes.legend(loc="best", fontsize=9)
+    known = {
+        label: cost
+        for label, cost in COSTS.items()
+        if all(cost(record) is not None for run in shown for record in run.learner_evaluations)
+    }
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    for number, (axes, (label, cost)) in enumerate(
+        zip(figure.subplots(1, len(known), sharey=True, squeeze=False)[0], known.items(), strict=True)
+    ):
+        places = [[cost(record) or 0.0 for record in run.learner_evaluations] for run in shown]
+        apart = max(max(place) for place in places) / 100
+        for at, (run, place, colour) in enumerate(zip(shown, places, _colours(len(shown)), strict=True)):
+            # A little to the side, so that the bars of one place do not lie on each other.
+            moved = [x + apart * (at - (len(shown) - 1) / 2) for x in place]
+            _draw_evaluations(axes, run.learner_evaluations, moved, colour, None if number else run.name)
+        axes.set(xlabel=label, ylabel=None if number else "held-out pass@1")
+        axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
 
 

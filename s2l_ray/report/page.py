@@ -160,8 +160,8 @@ def _shared_figures(runs: Sequence[RunFiles]) -> list[Drawn]:
     return _drawn(
         "shared",
         {
-            f"Held-out pass@1 over steps; bars: {level} bootstrap intervals over problems.": lambda: held_out_figure(
-                runs
+            f"Held-out pass@1 over what training cost; bars: {level} bootstrap intervals over problems.": lambda: (
+                held_out_figure(runs)
             ),
             f"Held-out pass@k after training; bands: {level} intervals over problems.": lambda: pass_at_k_figure(runs),
         },
