@@ -21,8 +21,8 @@ sampled again, so the same command goes on after an interruption, and a larger
 
 MODEL is a directory, a name on the Hub, embedded:small or embedded:large, or a
 run directory: RUN is its trained model, RUN:learner the one it began with,
-RUN:explorer its explorer, RUN:step-20 a checkpoint. Any key=value is of a run's configuration, such as
-evaluation.sampling.temperature=0.6 or rollout.max_tokens=2048."""
+RUN:explorer its explorer, RUN:step-20 a checkpoint. Any key=value is of a run's
+configuration, such as evaluation.sampling.temperature=0.6."""
 EPILOG = """\
 examples:
   s2l evaluate embedded:small embedded:large --benchmark embedded:heldout.jsonl
