@@ -165,7 +165,7 @@ def held_out_figure(runs: Sequence[RunFiles]) -> Figure | None:
             # A little to the side, so that the bars of one place do not lie on each other.
             moved = [(x + apart * (at - (len(shown) - 1) / 2)) / unit for x in place]
             _draw_evaluations(axes, run.learner_evaluations, moved, colour, None if number else run.name)
-        axes.set(xlabel=label + (f" ({unit:.0e})" if unit > 1 else ""), ylabel=None if number else "held-out pass@1")
+        axes.set(xlabel=label + unit_text(unit), ylabel=None if number else "held-out pass@1")
         axes.grid(axis="y")
     figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
@@ -175,6 +175,11 @@ def unit_of(values: Sequence[float]) -> float:
     """The power of ten that large values are shown in."""
     largest = max(values)
     return 10.0 ** math.floor(math.log10(largest)) if largest >= SHOWN_WHOLE else 1.0
+
+
+def unit_text(unit: float) -> str:
+    """Such as " (1e12)", for the label of an axis."""
+    return f" ({unit:.0e})".replace("e+", "e") if unit > 1 else ""
 
 
 def pass_at_k_figure(runs: Sequence[RunFiles]) -> Figure | None:

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.config.reference import as_yaml, keys
 from s2l_ray.display.text import duration
 from s2l_ray.experiments.experiment_file import Axis
 from s2l_ray.experiments.wording import AXIS_LABELS, label_of, large, p_text, shown, value_with_interval
-from s2l_ray.report.charts import unit_of
+from s2l_ray.report.charts import unit_of, unit_text
 from s2l_ray.report.facts import NOTHING, Fact, Facts
 from s2l_ray.report.reading import document, guarded
 from s2l_ray.report.sections import ExperimentSection, drawn
@@ -98,7 +99,7 @@ def curves_figure(found: dict[str, Any], metric: str) -> Figure | None:
             places = [point["at"][axis] / unit for point in curve]
             _draw(panel, curve, places, metric, colour, None if number else label)
         panel.set(
-            xlabel=AXIS_LABELS[axis] + (f" ({unit:.0e})" if unit > 1 else ""),
+            xlabel=AXIS_LABELS[axis] + unit_text(unit),
             ylabel=None if number else label_of(metric),
         )
         panel.grid(axis="y")
@@ -159,12 +160,19 @@ def _cost_table(found: dict[str, Any]) -> Facts:
 
 
 def _arms_table(found: dict[str, Any]) -> Facts:
-    keys = list(dict.fromkeys(key for arm in found["arms"] for key in arm["values"]))
+    varied = list(dict.fromkeys(key for arm in found["arms"] for key in arm["values"]))
     rows = [
-        Fact(arm["name"], tuple(str(arm["values"][key]) if key in arm["values"] else NOTHING for key in keys))
+        Fact(arm["name"], tuple(_text(key, arm["values"][key]) if key in arm["values"] else NOTHING for key in varied))
         for arm in found["arms"]
     ]
-    return Facts("What the arms differ in", tuple(rows), columns=tuple(keys)) if keys else Facts("", ())
+    return Facts("What the arms differ in", tuple(rows), columns=tuple(varied)) if varied else Facts("", ())
+
+
+def _text(key: str, value: Any) -> str:
+    """A value as it is written in a file, where YAML takes the words on and off for true and false."""
+    words = {True: "on", False: "off"}
+    kinds = {found.name: found.type for found in keys()}.get(key, "")
+    return words[value] if isinstance(value, bool) and words[value] in kinds.split(" | ") else as_yaml(value)
 
 
 def _seeds_tables(found: dict[str, Any]) -> list[Facts]:
