@@ -28,6 +28,7 @@ from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
+from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
@@ -106,7 +107,7 @@ class ActorGraph:
         group = TrainerGroup(
             ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._supervision.tend_busy, groups_named
         )
-        group.begin_build(self._config)
+        group.begin_build(as_planned(self._config, self._layout))
         return group
 
     def _choose_base(self) -> None:
@@ -166,7 +167,7 @@ class ActorGraph:
         for key in workers.engine_keys - (slots.keys() & before):
             workers.stop(key)
         fall_asleep(*self._sleepers())
-        self.trainer.rebuild(lambda group: group.begin_rebuild(config))
+        self.trainer.rebuild(lambda group: group.begin_rebuild(as_planned(config, self._layout)))
         stay = [engine.actor for engine in workers.all_engines] + list(workers.verifiers.values())
         renewing = [actor.renew.remote() for actor in stay] + self._reopen_bank(needs.bank)
         workers.launch_engines({key: slot for key, slot in slots.items() if key not in before})

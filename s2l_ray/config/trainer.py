@@ -56,7 +56,9 @@ class TrainerConfig(Section):
     """Tokens whose logits over the whole vocabulary exist at one time."""
     gradient_checkpointing: Annotated[Switch, YamlWord] = "auto"
     """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time. Loss
-    and gradients are the same. auto: on for CUDA, off for CPUs."""
+    and gradients are the same. auto: off for CPUs; on CUDA for as many layers as the plan's memory ledger needs."""
+    recomputed_layers: NonNegative | None = None
+    """So many decoder layers, the first ones, are computed again instead of all or none, or what auto finds."""
     compile: bool = False
     """Compile the decoder layers (torch.compile), for any number of tokens: a GPU else waits for Python between many
     small kernels. The first update takes longer. Weights move alike, but for rounding."""
@@ -80,10 +82,19 @@ class TrainerConfig(Section):
     """CPUs that Ray reserves per rank."""
 
     @model_validator(mode="after")
-    def _minimum_is_reached(self) -> TrainerConfig:
+    def _keys_go_together(self) -> TrainerConfig:
         if self.lr_min_ratio and self.lr_schedule == "constant":
             raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
+        if self.recomputed_layers is not None and self.gradient_checkpointing != "auto":
+            raise ValueError("recomputed_layers needs gradient_checkpointing: auto")
         return self
+
+    def layers_recomputed(self, layers: int, *, cuda: bool) -> int:
+        """How many of a model's layers are computed again; with auto on CUDA all, unless a plan says how many."""
+        mode = self.gradient_checkpointing
+        if self.recomputed_layers is not None:
+            return min(self.recomputed_layers, layers)
+        return layers if mode == "on" or (mode == "auto" and cuda) else 0
 
     def threads_on(self, *, cuda: bool) -> int:
         """CPU threads of a rank on a device of this kind."""

@@ -111,6 +111,8 @@ class Layout:
     sleep: bool
     """Engines that share a device with a trainer rank sleep while it works, and the trainer's ranks wait while they
     sample; explorers among them then cannot sample ahead."""
+    recomputed_layers: int | None = None
+    """Layers that the trainer computes again, where trainer.gradient_checkpointing: auto leaves that to the plan."""
 
     def phase_at(self, step: int) -> PhaseSlots:
         """The phase of a step (1-based); the last phase for anything later."""

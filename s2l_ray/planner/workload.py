@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.compute import update_passes
 from s2l_ray.kinds import PhaseName
 from s2l_ray.placement.plan import PHASES
+from s2l_ray.planner.architecture import ModelShape
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -75,8 +76,8 @@ class Workload:
     """Longest response."""
     mini_batch_prompts: int
     micro_batch_tokens: int
-    recompute: bool
-    """Gradient checkpointing: each layer's forward is done again in backward."""
+    recompute: float
+    """Gradient checkpointing: share of the layers whose forward is done again in backward."""
     reference: bool
     """A frozen reference model is forwarded for the KL term."""
     kl_in_reward: bool
@@ -129,7 +130,6 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         mean_response_tokens: default: MEAN_OF_LIMIT of rollout.max_tokens.
     """
     rollout, objective, trainer = config.rollout, config.objective, config.trainer
-    checkpointing = trainer.gradient_checkpointing
     return Workload(
         phases=phases(config),
         steps=config.schedule.steps,
@@ -140,7 +140,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         max_tokens=rollout.max_tokens,
         mini_batch_prompts=objective.mini_batch_prompts or rollout.prompts_per_step,
         micro_batch_tokens=trainer.micro_batch_tokens,
-        recompute=checkpointing == "on" or (checkpointing == "auto" and cuda),
+        recompute=_recomputed(config, cuda),
         reference=objective.kl > 0,
         kl_in_reward=objective.kl > 0 and objective.kl_in == "reward",
         separate_groups=objective.grouping == "separate",
@@ -150,6 +150,15 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         stale=rollout.max_staleness > 0,
         banked=config.bank.mode == "read",
     )
+
+
+def _recomputed(config: Config, cuda: bool) -> float:
+    """Share of the learner's layers."""
+    trainer = config.trainer
+    if trainer.recomputed_layers is None:
+        return float(trainer.layers_recomputed(1, cuda=cuda))
+    layers = ModelShape.load(config.models.learner).layers
+    return trainer.layers_recomputed(layers, cuda=cuda) / layers
 
 
 def phases(config: Config) -> tuple[PhaseWork, ...]:

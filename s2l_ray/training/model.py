@@ -92,6 +92,19 @@ def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype,
     return policy
 
 
+def recompute_layers(model: PreTrainedModel, count: int) -> None:
+    """Keep only the inputs of the first `count` decoder layers for backward, which computes the rest of them again.
+
+    The first, because backward comes to them last: by then the others have given their activations back.
+    """
+    if count == 0:
+        model.gradient_checkpointing_disable()
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in model.base_model.layers[count:]:
+        layer.gradient_checkpointing = False
+
+
 def _cast_whole_parameters(module: nn.Module, compute_dtype: torch.dtype) -> None:
     """Not the buffers: rotary frequencies stay float32."""
     for parameter in module.parameters():

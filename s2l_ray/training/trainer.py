@@ -24,7 +24,7 @@ from s2l_ray.training.determinism import compute_deterministically, seed_generat
 from s2l_ray.training.lockstep import check_mini_batches, pack_in_step, without_empty
 from s2l_ray.training.lora import add_adapters
 from s2l_ray.training.metrics import SOURCES, MetricSums
-from s2l_ray.training.model import PackedPolicy, load_causal_lm, shard
+from s2l_ray.training.model import PackedPolicy, load_causal_lm, recompute_layers, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
 from s2l_ray.training.packing import MicroBatch, RankShare, TrainSequence, micro_batches
 from s2l_ray.training.process_group import all_reduce_max, all_reduce_sum, start_process_group, whole
@@ -150,9 +150,8 @@ class PolicyTrainer:
         self.optimizer_steps = 0
         seed_generators(seed + self.rank)
         self.policy = self._load_policy(adapter_seed=seed)
-        checkpointing = trainer.gradient_checkpointing
-        if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
-            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        layers = len(self.policy.model.base_model.layers)
+        recompute_layers(self.policy.model, trainer.layers_recomputed(layers, cuda=self.device.type == "cuda"))
         self.reference = self._load_policy(frozen=True) if self.objective.kl > 0 else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)

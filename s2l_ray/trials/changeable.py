@@ -41,6 +41,7 @@ NOT_CHANGEABLE: Mapping[str, str] = {
     "trainer.micro_batch_tokens": _PLANNED,
     "trainer.logprob_chunk_tokens": _PLANNED,
     "trainer.gradient_checkpointing": _BUILT,
+    "trainer.recomputed_layers": _BUILT,
     "trainer.compile": _BUILT,
     "trainer.deterministic": _BUILT,
     "trainer.lora_rank": "it makes another model",

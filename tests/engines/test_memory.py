@@ -137,6 +137,16 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "qwen3",
         {"trainer__gradient_checkpointing": "on", "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE)},
     ),
+    "one of four layers recomputed": (
+        WIDE,
+        "qwen3",
+        {"trainer__recomputed_layers": 1, "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE)},
+    ),
+    "three of four layers recomputed": (
+        WIDE,
+        "qwen3",
+        {"trainer__recomputed_layers": 3, "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE)},
+    ),
     "recomputed bfloat16": (
         WIDE,
         "llama",

@@ -330,6 +330,27 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_nothing(model_dirs
     assert_same_weights(results["on"][1], results["off"][1], atol=1e-7)
 
 
+def test_so_many_layers_are_recomputed_and_nothing_changes(model_dirs: dict[str, str]) -> None:
+    results, forwards = [], []
+    for count in (0, 1, 2):
+        trainer = make_trainer(model_dirs["qwen3"], config=trainer_config(recomputed_layers=count))
+        calls = [0, 0]
+        for number, layer in enumerate(trainer.policy.model.base_model.layers):
+
+            def counting(*_: object, number: int = number, calls: list[int] = calls) -> None:
+                calls[number] += 1
+
+            layer.mlp.register_forward_pre_hook(counting)
+        trainer.update([random_groups(2)])
+        results.append(weights_of(trainer))
+        forwards.append(calls)
+        trainer.close()
+    once = forwards[0][0]
+    assert forwards == [[once, once], [2 * once, once], [2 * once, 2 * once]]
+    for other in results[1:]:
+        assert_same_weights(other, results[0], atol=0)
+
+
 @pytest.fixture
 def nondeterministic_after() -> Iterator[None]:
     yield

@@ -74,6 +74,10 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("objective.reference_offload=true", "reference_offload needs kl above 0"),
         ("objective.entropy=-1", "objective.entropy: Input should be greater than or equal to 0"),
         ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: Input should be greater than 0"),
+        (
+            "trainer={gradient_checkpointing: on, recomputed_layers: 2}",
+            "recomputed_layers needs gradient_checkpointing: auto",
+        ),
         ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
         ("data.prompt=hello", "prompt must contain {question}"),
         (

@@ -11,6 +11,7 @@ from s2l_ray.config.placement_modes import PLACEMENT_MODES, PlacementMode
 from s2l_ray.errors import PlacementError
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.plan import EngineSlot, Plan
+from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner.search import candidate_search, candidates, explanations, make_plan
 from s2l_ray.planner.search.candidate_search import Search
 from s2l_ray.planner.search.frame import make_frame
@@ -114,6 +115,44 @@ def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
         paper("qwen3_1.7b_to_8b", "trainer.cpu_offload=true", "trainer.logprob_chunk_tokens=256"), cluster("8x24GB")
     )
     assert helped.fits
+
+
+AUTO = "trainer.gradient_checkpointing=auto"
+
+
+def test_as_few_layers_are_recomputed_as_fit() -> None:
+    """So many fit, and one less does not; the rest of the plan is that of the same number given."""
+    colocated = "placement.mode=colocated"
+    found = make_plan(paper("qwen3_1.7b_to_8b", AUTO, colocated), cluster("8xH100"))
+    count = found.layout.recomputed_layers
+    assert 0 < count < 36
+    assert any(note.endswith(f"auto computes {count} of 36 layers again") for note in found.notes)
+    given, fewer = (
+        make_plan(paper("qwen3_1.7b_to_8b", AUTO, colocated, f"trainer.recomputed_layers={n}"), cluster("8xH100"))
+        for n in (count, count - 1)
+    )
+    assert given.layout.recomputed_layers is None  # the key says it
+    assert given.phases == found.phases and given.run_seconds == found.run_seconds
+    assert found.ranks == 8 and not (fewer.fits and fewer.ranks == 8)
+
+
+def test_an_update_takes_as_long_as_the_layers_that_it_computes_again() -> None:
+    """Of the 5 31/32 forwards of the paper's update one is recomputation; it is bound by its FLOPs."""
+    plans = {
+        count: make_plan(paper("qwen3_1.7b_to_8b", AUTO, f"trainer.recomputed_layers={count}"), cluster("2x8xH100"))
+        for count in (18, 36)
+    }
+    half, whole = (plans[count].phases[1].seconds["update"] for count in (18, 36))
+    assert half / whole == pytest.approx((5 + 31 / 32 - 0.5) / (5 + 31 / 32), rel=0.02)
+
+
+def test_layers_are_recomputed_by_the_key_where_a_plan_has_nothing_to_say() -> None:
+    on = make_plan(paper("qwen3_1.7b_to_8b", "trainer.gradient_checkpointing=on"), cluster("8xH100"))
+    assert on.layout.recomputed_layers is None
+    assert as_planned(paper(), on.layout) == paper()
+    auto = make_plan(paper("qwen3_1.7b_to_8b", AUTO), cluster("8xH100"))
+    trainer = as_planned(paper("qwen3_1.7b_to_8b", AUTO), auto.layout).trainer
+    assert trainer.layers_recomputed(36, cuda=True) == auto.layout.recomputed_layers
 
 
 def test_the_larger_pair() -> None:

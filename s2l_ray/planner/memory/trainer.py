@@ -79,8 +79,7 @@ class _Rank:
         self.tokens = min(of_a_step * self.longest, max(self.longest, trainer.micro_batch_tokens))
         self.accumulates = of_a_step * self.longest > self.tokens
         self.responses = self.tokens * rollout.max_tokens // self.longest
-        mode = trainer.gradient_checkpointing
-        self.checkpointing = mode == "on" or (mode == "auto" and cuda)
+        self.recomputed = trainer.layers_recomputed(shape.layers, cuda=cuda)
 
     @cached_property
     def adapters(self) -> list[tuple[int, ...]]:
@@ -201,7 +200,9 @@ def _of_layers(rank: _Rank) -> list[Ledger]:
     waiting = dtype * rank.head_gradient
     of_mlp = 0 if rank.lora else dtype * shape.hidden * shape.intermediate
     work = rank.tokens * dtype * (2 * shape.intermediate + 2 * shape.hidden)
-    work += _saved_by_layer(rank) if rank.checkpointing else 0
+    again = _saved_by_layer(rank)
+    work_last = work + (again if rank.recomputed == shape.layers else 0)
+    work_before = work + (again if rank.recomputed >= max(1, shape.layers - 1) else 0)
     before = _saved(rank, max(1, shape.layers - 1))
     reducing = FLOAT32 * rank.trained_layer
 
@@ -209,8 +210,8 @@ def _of_layers(rank: _Rank) -> list[Ledger]:
         return {"gathered": gathered, "activations": activations, "unreduced_gradients": waiting + unreduced}
 
     return [
-        moment(gathered, _saved(rank, shape.layers) + work, of_mlp),
-        moment(gathered, before + work, of_mlp + reducing),
+        moment(gathered, _saved(rank, shape.layers) + work_last, of_mlp),
+        moment(gathered, before + work_before, of_mlp + reducing),
         moment(gathered - dtype * rank.layer_parameters, before, dtype * rank.trained_layer + reducing),
     ]
 
@@ -236,10 +237,11 @@ def _chunk(rank: _Rank) -> int:
 
 
 def _saved(rank: _Rank, layers: int) -> int:
-    """Activations of this many layers that wait for the backward; with checkpointing, the layers' inputs alone."""
+    """Activations of the first `layers` layers that wait for the backward; of recomputed ones the inputs alone."""
     rotary = 2 * rank.tokens * rank.dtype * rank.shape.head_dim
     layer_input = rank.tokens * rank.dtype * rank.shape.hidden
-    return rotary + layers * (layer_input if rank.checkpointing else _saved_by_layer(rank))
+    recomputed = min(layers, rank.recomputed)
+    return rotary + recomputed * layer_input + (layers - recomputed) * _saved_by_layer(rank)
 
 
 def _saved_at_end(rank: _Rank) -> int:

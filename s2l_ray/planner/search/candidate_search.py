@@ -8,6 +8,7 @@ the whole cluster is always allowed, so that more nodes never make a plan worse.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from s2l_ray.config.placement_modes import PlacementMode
 from s2l_ray.kinds import Source
+from s2l_ray.placement.recomputation import with_recomputed_layers
 from s2l_ray.planner.costs import FloatArray, IntArray
 from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
 from s2l_ray.planner.search.candidates import MODES, Candidate, CandidateKey, Family, Rejected
@@ -120,7 +122,7 @@ class Search:
     def fitted(self, key: CandidateKey) -> Candidate | Rejected:
         """The candidate before its bundles are split, or why it does not fit."""
         config, frame = self.frame.config, self.frame
-        trainer = self.device(key, key.beside, ranked=True)
+        trainer, recomputed = self.ranked(key)
         if isinstance(trainer, Misfit):
             return Rejected(key, trainer)
         bundle_fit: dict[Source, Fit] = {}
@@ -156,6 +158,7 @@ class Search:
             available=bundles_in(sampler_rows),
             shared=shared,
             trainer=trainer,
+            recomputed=recomputed,
             bundle_fit=bundle_fit,
             bundles=BundleSplit((0,) * len(frame.work.phases), 0),
             run_seconds=0.0,
@@ -169,24 +172,50 @@ class Search:
             return ""
         return f"{ranks} trainer ranks off-load {asked / 1e9:.0f} GB to their node's memory, which has {has / 1e9:.0f}"
 
-    def device(self, key: CandidateKey, roles: tuple[Source, ...], *, ranked: bool) -> Fit | Misfit:
+    def ranked(self, key: CandidateKey) -> tuple[Fit | Misfit, int | None]:
+        """A rank's device with the engines beside it; and, if the plan is to say it, how many layers are recomputed."""
+        roles = key.beside
+        return self._cache.get(
+            ("ranked", key.trainers, key.ranks, *((role, key.tp(role)) for role in roles)),
+            lambda: self._least_recomputed(key, roles),
+        )
+
+    def _least_recomputed(self, key: CandidateKey, roles: tuple[Source, ...]) -> tuple[Fit | Misfit, int | None]:
+        """As few layers as fit. Engines beside the rank have the same KV caches: they sleep during an update."""
+        every = self.device(key, roles, ranked=True)
+        trainer = self.frame.config.trainer
+        chosen = trainer.gradient_checkpointing != "auto" or trainer.recomputed_layers is not None
+        if chosen or not self.frame.cuda or isinstance(every, Misfit):
+            return every, None
+        layers = self.frame.learner.layers
+
+        def found(count: int) -> Fit | Misfit:
+            return self.device(key, roles, ranked=True, recomputed=count)
+
+        least = bisect_left(range(layers), True, key=lambda count: isinstance(found(count), Fit))
+        return found(least), least
+
+    def device(
+        self, key: CandidateKey, roles: tuple[Source, ...], *, ranked: bool, recomputed: int | None = None
+    ) -> Fit | Misfit:
         """A device with engines of these roles, and with a trainer rank or without."""
         pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
         return self._cache.get(
-            ("device", pool, ranks, *((role, key.tp(role)) for role in roles)),
+            ("device", pool, ranks, recomputed, *((role, key.tp(role)) for role in roles)),
             lambda: fit(
                 self.frame.budget(pool),
-                self.trainer_memory(ranks) if ranked else None,
+                self.trainer_memory(ranks, recomputed) if ranked else None,
                 [self.need(role, key.tp(role)) for role in roles],
                 sleep=self.frame.cuda,
             ),
         )
 
-    def trainer_memory(self, ranks: int) -> TrainerMemory:
-        """Memory of a trainer rank."""
+    def trainer_memory(self, ranks: int, recomputed: int | None = None) -> TrainerMemory:
+        """Memory of a trainer rank that recomputes as many layers as the configuration says, or as are given."""
         frame = self.frame
+        config = frame.config if recomputed is None else with_recomputed_layers(frame.config, recomputed)
         return self._cache.get(
-            ("trainer", ranks), lambda: trainer_ledger(frame.learner, frame.config, ranks, cuda=frame.cuda)
+            ("trainer", ranks, recomputed), lambda: trainer_ledger(frame.learner, config, ranks, cuda=frame.cuda)
         )
 
     def need(self, role: Source, tp: int) -> EngineNeed:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from s2l_ray.config.placement_modes import PLACEMENT_MODES, PlacementMode
 from s2l_ray.kinds import PlacementModeName, Source
 from s2l_ray.planner.search.fitting import Fit, Misfit
+from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import BundleSplit
 from s2l_ray.planner.search.pools import NodePool, PackedNodes
+from s2l_ray.planner.workload import Workload
 
 MODES = tuple(PLACEMENT_MODES.values())
 
@@ -66,10 +68,18 @@ class Candidate:
     """Engines beside trainer ranks."""
     trainer: Fit
     """A rank's device, with the engines beside it."""
+    recomputed: int | None
+    """Layers that the trainer computes again, where the configuration leaves that to the plan."""
     bundle_fit: dict[Source, Fit]
     """A device of an engine bundle with an engine of this role."""
     bundles: BundleSplit
     run_seconds: float
+
+    def work(self, frame: Frame) -> Workload:
+        """The run's work with this placement."""
+        if self.recomputed is None:
+            return frame.work
+        return replace(frame.work, recompute=self.recomputed / frame.learner.layers)
 
     @property
     def gpus(self) -> int:

@@ -216,6 +216,10 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
     idle = frame.inventory.gpus - best.gpus
     if idle:
         lines.append(f"{idle} of {frame.inventory.gpus} GPUs are idle: {_why_idle(best)}")
+    if best.recomputed is not None:
+        lines.append(
+            f"trainer.gradient_checkpointing: auto computes {best.recomputed} of {frame.learner.layers} layers again"
+        )
     lines += _uneven(best, search)
     lines += _hand_overs(best, found, search)
     for phase in phases:

@@ -38,6 +38,7 @@ def build_layout(candidate: Candidate, frame: Frame) -> Layout:
         bundles=tuple(_with_cpus(bundles, phases, frame)),
         phases=tuple(phases),
         sleep=bool(candidate.key.mode.sleeping),
+        recomputed_layers=candidate.recomputed,
     )
 
 

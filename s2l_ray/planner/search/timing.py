@@ -80,16 +80,17 @@ class Timing:
             ),
         )
 
-    def update(self, key: CandidateKey, nodes: int) -> FloatArray:
+    def update(self, base: Candidate) -> FloatArray:
         """Seconds of a step's optimizer steps, by split."""
-        frame = self._frame
+        frame, key, nodes = self._frame, base.key, base.nodes
+        work = base.work(frame)
         return self._cache.get(
-            ("update", key.trainers, key.ranks, nodes),
+            ("update", key.trainers, key.ranks, nodes, work.recompute),
             lambda: np.array(
                 [
                     costs.update_seconds(
                         frame.learner,
-                        frame.work,
+                        work,
                         split,
                         ranks=key.ranks,
                         nodes=nodes,
@@ -189,7 +190,7 @@ class Timing:
             explore=self.sampling(base, "explorer", learner_bundles) if key.explorer_tp else np.zeros_like(learn),
             learner_generate=learn,
             sleep_wake=np.full_like(learn, self.sleep_wake(base)),
-            update=self.update(key, base.nodes)[:, None],
+            update=self.update(base)[:, None],
             weight_sync=self.weight_sync(base, learner_bundles),
         )
         ahead, stale = frame.work.ahead, frame.work.stale
@@ -204,6 +205,6 @@ class Timing:
             explore=float(self.sampling(base, "explorer", choice)[number, 0]) if explores else 0.0,
             learner_generate=float(self.sampling(base, "learner", choice)[number, 0]),
             sleep_wake=self.sleep_wake(base),
-            update=float(self.update(base.key, base.nodes)[number]),
+            update=float(self.update(base)[number]),
             weight_sync=float(self.weight_sync(base, choice)[0]),
         )

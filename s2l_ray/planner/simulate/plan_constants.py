@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from s2l_ray.errors import PlacementError
 from s2l_ray.kinds import Role, Source
 from s2l_ray.placement.plan import EngineSlot, Layout, Plan
+from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory import dtype_bytes
@@ -35,7 +36,7 @@ def constants_of_plan(
     """
     if plan.dtype is None or plan.layout is None or plan.weight_sync is None:
         raise PlacementError("a plan that does not fit has no times: " + "; ".join(plan.problems))
-    config, layout = plan.dtype.applied_to(config), plan.layout
+    config, layout = as_planned(plan.dtype.applied_to(config), plan.layout), plan.layout
     cuda = any(spec.real_gpus for spec in inventory.specs)
     work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)
     learner = ModelShape.load(config.models.learner)

@@ -19,6 +19,7 @@ import simpy
 
 from s2l_ray.kinds import ActivityKind, Source
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots
+from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner.simulate.constants import Constants
 from s2l_ray.planner.simulate.scope import check_config, left_out
 from s2l_ray.planner.simulate.simulated_actors import (
@@ -84,7 +85,7 @@ class _SimulatedRun:
         self._env = simpy.Environment()
         self._journal = Journal()
         self._schedule = config.schedule.build(config.rollout.group_size).nominal()
-        self._work = workload(config, cuda=layout.device == "gpu")
+        self._work = workload(as_planned(config, layout), cuda=layout.device == "gpu")
         self._cores = {bundle.node: Cores(self._env, constants.cores) for bundle in layout.bundles}
         self._phase: PhaseSlots | None = None
         self._engines: dict[tuple[str, int], SimulatedEngine] = {}

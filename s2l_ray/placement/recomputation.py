@@ -1,0 +1,17 @@
+"""How many layers the trainer computes again: what a plan found, put where the trainer looks for it."""
+
+from __future__ import annotations
+
+from s2l_ray.config import Config
+from s2l_ray.placement.plan import Layout
+
+
+def with_recomputed_layers(config: Config, count: int) -> Config:
+    """The same configuration with trainer.recomputed_layers."""
+    trainer = config.trainer.model_copy(update={"recomputed_layers": count})
+    return config.model_copy(update={"trainer": trainer})
+
+
+def as_planned(config: Config, layout: Layout) -> Config:
+    """The configuration of the trainer's ranks: what it leaves to the plan is as the plan says."""
+    return config if layout.recomputed_layers is None else with_recomputed_layers(config, layout.recomputed_layers)
