@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from s2l_ray.errors import DataError
 
 LOWEST, HIGHEST = 0.1, 2.0
-"""Between which temperatures the match is sought: the lowest is a multiple of the learner's, the highest vLLM's limit."""
+"""The temperatures between which is sought: the lowest, as a multiple of the learner's, and the highest of vLLM."""
 MOST_TRIALS = 10
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def made_up(missing: Sequence[Planned], *_: object) -> None:
 def samples_of(directory: Path, *models: str, **options: object) -> Samples:
     words = [f"embedded:{model}" for model in models]
     request = Request(words, "embedded:heldout.jsonl", directory, Options(samples=SAMPLES), limit=PROBLEMS, **options)
-    found = [model for word in words for model in find_models([word])]
+    found = [model for word in words for model in find_models([word], directory)]
     benchmark = load_benchmark(data_source("embedded:heldout.jsonl"), PROBLEMS)
     display = TaskDisplay(Console(file=io.StringIO()))
-    return Samples(request, found, benchmark, Inventory.of([{"gpus": 0, "cpus": 2}]), display)
+    return Samples(request, found, benchmark, lambda: Inventory.of([{"gpus": 0, "cpus": 2}]), display)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,24 @@ def test_sources_are_sampled_once_and_two_of_one_model_apart(tmp_path: Path):
     again = samples_of(tmp_path, "large", "small", temperatures=(1.5,)).at_temperatures()
     assert len(drawn) == 5
     assert [right_share(s) for s in again.sources] == [right_share(s) for s in found.sources[:3]] == [0.6, 0.4, 0.4]
+
+
+def test_what_is_there_needs_no_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    request = Request(
+        ["embedded:large", "embedded:small"],
+        "embedded:heldout.jsonl",
+        tmp_path,
+        Options(samples=SAMPLES),
+        limit=PROBLEMS,
+    )
+    display = TaskDisplay(Console(file=io.StringIO()))
+    two = nullcontext(Inventory.of([{"gpus": 0, "cpus": 2}]))
+    monkeypatch.setattr(diversity, "nodes", lambda *_: two)
+    with open_samples(request, display) as samples:
+        first = samples.at_temperatures()
+    monkeypatch.setattr(diversity, "nodes", None)
+    with open_samples(request, display) as samples:
+        assert [s.name for s in samples.at_temperatures().sources] == [s.name for s in first.sources]
 
 
 def test_explorers_may_have_a_temperature_of_their_own(tmp_path: Path):
