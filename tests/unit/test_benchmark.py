@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -365,6 +366,16 @@ def test_outcomes_are_the_numbers_of_the_samples(recorded):
     assert found.statuses == {"right": 1, "wrong": 4, "unparsable": 1}
     assert [sorted(votes) for votes in found.wrong] == [[2], [1, 1]]
     assert read_outcomes(directory, replace(evaluation, kind="countdown"), ["b/0"], 2).wrong is None
+
+
+def test_samples_that_two_commands_recorded_count_once(recorded):
+    directory, evaluation = recorded
+    shards = directory / "samples" / evaluation.recording / "shards"
+    for shard in list(shards.glob("*.parquet")):
+        shutil.copy(shard, shard.with_name(f"again-{shard.name}"))
+    found = read_outcomes(directory, evaluation, ["b/0", "b/1"], 3)
+    assert [sorted(votes) for votes in found.wrong] == [[2], [1, 1]]
+    assert [len(rollouts) for rollouts in read_rollouts(directory, evaluation).values()] == [3, 3]
 
 
 def test_missing_samples_are_counted(recorded):
