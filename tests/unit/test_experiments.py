@@ -106,6 +106,7 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
         ({"arm": {}}, "arm: unknown key; did you mean 'arms'"),
         ({"baseline": "c"}, "baseline: 'c' is no arm; there are a, b"),
         ({"seeds": [1, 1]}, "a seed is there twice"),
+        ({"nodes_per_trial": 1, "cpus_per_trial": 1}, "not both"),
         ({"at": {"axis": "flop"}}, "at.axis"),
         ({"arms": "x"}, "must be a mapping"),
     ],
