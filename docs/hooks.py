@@ -22,6 +22,7 @@ os.environ["COLUMNS"] = "88"  # the width at which argparse wraps its help
 
 from s2l_ray.cli import _parser
 from s2l_ray.config.reference import Key, keys, keys_of
+from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.tuning.study_file import StudyFile
 
 CONFIGURATION = """\
@@ -41,6 +42,14 @@ Every key of a study's file, generated from `s2l_ray/tuning/study_file.py`; `s2l
 terminal. [Studies](../guides/studies.md) has an example. On the command line `tune.key=value` replaces a value.
 
 """
+EXPERIMENT = """\
+# Experiment file
+
+Every key of an experiment's file, generated from `s2l_ray/experiments/experiment_file.py`; `s2l experiment --keys`
+prints the same text in a terminal. [Experiments](../guides/experiments.md) has an example. On the command line
+`experiment.key=value` replaces a value.
+
+"""
 COMMAND_LINE = """\
 # Command line
 
@@ -54,6 +63,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     files.append(File.generated(config, "reference/configuration.md", content=configuration_page()))
     files.append(File.generated(config, "reference/study.md", content=study_page()))
+    files.append(File.generated(config, "reference/experiment.md", content=experiment_page()))
     files.append(File.generated(config, "reference/command-line.md", content=command_line_page()))
     return files
 
@@ -70,6 +80,11 @@ def configuration_page() -> str:
 def study_page() -> str:
     """Markdown: the keys of a study's file."""
     return STUDY + "".join(_key(key) for key in keys_of(StudyFile))
+
+
+def experiment_page() -> str:
+    """Markdown: the keys of an experiment's file."""
+    return EXPERIMENT + "".join(_key(key) for key in keys_of(ExperimentFile))
 
 
 def _section_order(key: Key) -> int:

@@ -18,6 +18,7 @@ from s2l_ray.commands import (
     diversity,
     doctor,
     evaluate,
+    experiment,
     explore,
     family,
     gpu_check,
@@ -36,6 +37,7 @@ from s2l_ray.machine.ending import Ended, ends_when_told, leave
 COMMANDS = (
     train,
     tune,
+    experiment,
     evaluate,
     diversity,
     plan,

@@ -3,6 +3,7 @@
 settings.json            what determines the samples, by key; which recording has which model and benchmark
 problems/NAME.jsonl      the problems of a benchmark, with their ids, questions and gold answers
 samples/                 a bank: one record per problem and sample, in Parquet (docs/concepts/bank.md)
+models/LABEL/            the models of checkpoints, as transformers and vLLM load them
 evaluation.json          the results
 pass_at_k.png            the figure
 """

@@ -20,6 +20,7 @@ from s2l_ray.benchmark.models import EvaluatedModel
 from s2l_ray.benchmark.problems import Benchmark
 from s2l_ray.benchmark.settings import Options, configuration
 from s2l_ray.config import Config
+from s2l_ray.config.embedded import source_name
 from s2l_ray.errors import ModelError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import Dtype
@@ -69,7 +70,7 @@ class Job:
         """The job's evaluations, as the directory notes them."""
         recording = self.fingerprint.digest
         return [
-            Evaluation(self.model.label, self.model.source, one.name, one.source, one.kind, recording)
+            Evaluation(self.model.label, source_name(self.model.source), one.name, one.path, one.kind, recording)
             for one in self.benchmarks
         ]
 
@@ -116,8 +117,8 @@ def make_jobs(
 def _job(model: EvaluatedModel, benchmarks: tuple[Benchmark, ...], config: Config, clip: bool) -> Job:
     VERIFIERS.resolve(config.verifier.kind)
     source, trusted = config.models.explorer, config.models.trust_remote_code
+    place = model_directory("MODEL", source)
     check_models(source, source, trusted)
-    place = model_directory(KEY, source)
     tokenizer = load_tokenizer(place, trusted)
     data, given = config.data, config.data.model_fields_set
     if "chat" not in given and not tokenizer.chat_template:

@@ -6,10 +6,12 @@ ORG/NAME[@REV]     a model on the Hub
 RUN                the trained model of a run directory
 RUN:learner        the learner that the run began with
 RUN:explorer       the run's explorer
+RUN:step-20        the learner of a checkpoint of the run
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,13 @@ from s2l_ray.config import load_config
 from s2l_ray.config.embedded import PREFIX, ModelSource
 from s2l_ray.errors import ModelError
 from s2l_ray.machine.places import existing_output
+from s2l_ray.tasks.compat import model_directory
 
 PARTS = ("learner", "explorer")
+STATE, TRAINER = "state.json", "trainer"
+"""What a checkpoint has; the first comes last, so that a directory without it is none."""
+MODELS = "models"
+_STEP = re.compile(r"step-0*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,25 @@ class EvaluatedModel:
     label: str
     """What tables and figures call it; unique among the models of an evaluation."""
     source: str
-    """Directory, or name on the Hub."""
+    """Directory, or name on the Hub. Of a checkpoint: where its model is to be written."""
+    checkpoint: Path | None = None
+    """Directory of the checkpoint, if it is one."""
+    began_as: str = ""
+    """The learner that the checkpoint's run began with."""
 
 
-def find_models(words: Sequence[str]) -> list[EvaluatedModel]:
+def find_models(words: Sequence[str], directory: Path) -> list[EvaluatedModel]:
     """The models that the command line names, each with a label of its own.
+
+    Args:
+        words: of the command line.
+        directory: of the evaluation, which gets the models of checkpoints.
 
     Raises:
         ModelError: a run has no trained model yet, or a model is named twice. Whether other models exist is seen later.
         ConfigError: a run's configuration cannot be read.
     """
-    found = [_find(word) for word in words]
+    found = [_find(word, directory) for word in words]
     labels = [model.label for model in found]
     models = [
         replace(model, label=word.rstrip("/")) if labels.count(model.label) > 1 else model
@@ -53,13 +68,15 @@ def find_models(words: Sequence[str]) -> list[EvaluatedModel]:
     return models
 
 
-def _find(word: str) -> EvaluatedModel:
+def _find(word: str, directory: Path) -> EvaluatedModel:
     if word.startswith(PREFIX):
         return EvaluatedModel(word.removeprefix(PREFIX), _expanded(word))
     name, _, part = word.rpartition(":")
     if name and part in PARTS and (run := _run(name)):
         config = load_config(run / "config.yaml")
         return EvaluatedModel(f"{run.name}:{part}", getattr(config.models, part))
+    if name and (step := _STEP.fullmatch(part)) and (run := _run(name)):
+        return _checkpoint(run, int(step[1]), directory)
     if run := _run(word):
         model = run / "model"
         if not (model / "config.json").is_file():
@@ -69,6 +86,32 @@ def _find(word: str) -> EvaluatedModel:
             )
         return EvaluatedModel(run.name, str(model))
     return EvaluatedModel(Path(word).name or word, word)
+
+
+def _checkpoint(run: Path, step: int, directory: Path) -> EvaluatedModel:
+    states = (run / "checkpoints").glob(f"step-*/{STATE}")
+    found = {int(match[1]): path.parent for path in states if (match := _STEP.fullmatch(path.parent.name))}
+    if step not in found:
+        has = ", ".join(f"{run}:step-{number}" for number in sorted(found)) or "none"
+        raise ModelError(f"{run} has no checkpoint of step {step}; it has {has}")
+    label = f"{run.name}:step-{step}"
+    began_as = load_config(run / "config.yaml").models.learner
+    return EvaluatedModel(label, str(directory / MODELS / label), found[step], began_as)
+
+
+def write_models(models: Sequence[EvaluatedModel]) -> None:
+    """Write the models of checkpoints that are not there yet.
+
+    Raises:
+        ModelError, DataError: a checkpoint or its learner cannot be used.
+        DiskError: a model cannot be written.
+    """
+    for model in models:
+        if model.checkpoint is not None and not Path(model.source).exists():
+            from s2l_ray.training.checkpoint_model import write_checkpoint_model
+
+            began_as = model_directory("models.learner", model.began_as)
+            write_checkpoint_model(model.checkpoint / TRAINER, began_as, Path(model.source))
 
 
 def _expanded(word: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from s2l_ray.config.embedded import DataSource
+from s2l_ray.config.embedded import DataSource, source_name
 from s2l_ray.errors import DataError
 from s2l_ray.hub.names import dataset_split
 from s2l_ray.miniature.countdown import parse_question
@@ -35,6 +35,11 @@ class Benchmark:
     """Of all problems of the file, whether or not they are used."""
     dropped: int
     """Rows left out because an earlier one has the same question."""
+
+    @property
+    def path(self) -> str:
+        """Its source, as records name it."""
+        return source_name(self.source)
 
 
 def data_source(text: str) -> str:

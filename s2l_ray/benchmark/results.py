@@ -70,7 +70,7 @@ def results(
 def _benchmark(benchmark: Benchmark, contamination: Sequence[Contamination]) -> dict[str, Any]:
     return {
         "name": benchmark.name,
-        "path": benchmark.source,
+        "path": benchmark.path,
         "kind": benchmark.kind,
         "problems": len(benchmark.problems),
         "digest": benchmark.digest,

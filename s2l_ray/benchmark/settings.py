@@ -86,7 +86,7 @@ def configuration(model: str, benchmark: Benchmark, options: Options) -> Config:
     if options.file is not None:
         return _sampling(load_config(options.file, named, {"data.eval": None}, *given))
     base: dict[str, Any] = {"name": "evaluation", "models": {}, "data": {}}
-    return _sampling(config_of(base, f"benchmark {benchmark.name}", named, KINDS[benchmark.kind], *given))
+    return _sampling(config_of(base, "s2l evaluate", named, KINDS[benchmark.kind], *given))
 
 
 def common_configuration(options: Options) -> Config:

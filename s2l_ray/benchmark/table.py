@@ -14,62 +14,59 @@ SIGNIFICANT = 0.05
 
 
 def tables(results: dict[str, Any]) -> Iterator[RenderableType]:
-    """What is printed: a table of models, the comparisons of pairs, and what is contaminated.
+    """What is printed: models and comparisons of pairs for each benchmark, crossovers, and what is contaminated.
 
     Args:
         results: see `results.results`.
     """
-    yield _models(results)
+    for benchmark in results["benchmarks"]:
+        rows = [row for row in results["results"] if row["benchmark"] == benchmark["name"]]
+        yield _models(rows, results["k"], results["confidence"])
+    for benchmark in results["benchmarks"]:
+        pairs = [pair for pair in results["pairs"] if pair["benchmark"] == benchmark["name"]]
+        if pairs:
+            yield _pairs(benchmark["name"], pairs, results["k"])
     if results["pairs"]:
-        yield _pairs(results)
-        yield from _crossovers(results)
+        yield "\n".join(_crossovers(results))
     yield from _contamination(results)
 
 
-def _models(results: dict[str, Any]) -> Table:
-    ks, level = results["k"], f"{results['confidence']:.0%}"
-    table = Table(
-        title=f"percent, with {level} bootstrap intervals over problems",
-        title_justify="left", title_style="dim", box=None, pad_edge=False, header_style="bold",
-    )  # fmt: skip
-    votes = any(row["maj_at"] for row in results["results"])
-    table.add_column("benchmark", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    for name in [f"pass@{k}" for k in ks] + [f"maj@{ks[-1]}"] * votes:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right")
-    table.add_column("cut off", justify="right")
-    last = None
-    for row in results["results"]:
-        if last not in (None, row["benchmark"]):
-            table.add_section()
-        cells = [_interval(row["pass_at"][str(k)]) for k in ks]
-        cells += [_interval(row["maj_at"][str(ks[-1])]) if row["maj_at"] else Text("-")] * votes
-        tokens = f"{row['response_tokens']['value']:.1f}"
-        shown = f"{row['benchmark']} ({row['problems']} x {row['samples']})" if row["benchmark"] != last else ""
-        table.add_row(shown, row["model"], *cells, tokens, f"{row['truncated']:.1%}")
-        last = row["benchmark"]
+def _models(rows: list[dict[str, Any]], ks: list[int], confidence: float) -> Table:
+    """A benchmark: a column for each model."""
+    first = rows[0]
+    table = _table(f"{first['benchmark']}: {first['problems']} problems x {first['samples']} samples", "")
+    table.add_column(f"%, {confidence:.0%} interval", style="dim", no_wrap=True)
+    for row in rows:
+        table.add_column(row["model"], header_style="bold")
+    for k in ks:
+        table.add_row(f"pass@{k}", *(_interval(row["pass_at"][str(k)]) for row in rows))
+    if all(row["maj_at"] for row in rows):
+        table.add_row(f"maj@{ks[-1]}", *(_interval(row["maj_at"][str(ks[-1])]) for row in rows))
+    table.add_row("tokens", *(f"{row['response_tokens']['value']:.1f}" for row in rows))
+    table.add_row("cut off", *(f"{100 * row['truncated']:.1f}" for row in rows))
     return table
 
 
-def _pairs(results: dict[str, Any]) -> Table:
-    table = Table(
-        title="difference in points, of the same problems; p by flipping signs, Holm's correction over pairs",
-        title_justify="left", title_style="dim", box=None, pad_edge=False, header_style="bold",
-    )  # fmt: skip
-    for name in ("benchmark", "second - first"):
-        table.add_column(name, no_wrap=True)
-    for k in results["k"]:
-        table.add_column(f"pass@{k}", justify="right", no_wrap=True)
-        table.add_column("p", justify="right", no_wrap=True)
-    for pair in results["pairs"]:
-        cells = []
-        for k in results["k"]:
+def _pairs(name: str, pairs: list[dict[str, Any]], ks: list[int]) -> Table:
+    """The differences of every two models on a benchmark."""
+    table = _table(f"{name}: difference in points, of the same problems", "p: sign flips, Holm-corrected over pairs")
+    table.add_column("second - first", no_wrap=True)
+    for column in ("", "difference", "p"):
+        table.add_column(column, no_wrap=True)
+    for pair in pairs:
+        for k in ks:
             found = pair["difference"][str(k)]
-            style = "bold" if found["p_holm"] <= SIGNIFICANT else ""
-            cells += [_interval(found, signed=True), Text(_p(found["p_holm"]), style)]
-        table.add_row(pair["benchmark"], f"{pair['second']} - {pair['first']}", *cells)
+            p = Text(_p(found["p_holm"]), "bold" if found["p_holm"] <= SIGNIFICANT else "")
+            label = f"{pair['second']} - {pair['first']}" if k == ks[0] else ""
+            table.add_row(label, f"pass@{k}", _interval(found, signed=True), p)
     return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", caption=caption or None, caption_justify="left",
+        caption_style="dim", box=None, padding=(0, 3, 0, 0), header_style="dim",
+    )  # fmt: skip
 
 
 def _crossovers(results: dict[str, Any]) -> Iterator[str]:

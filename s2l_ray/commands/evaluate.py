@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command, positive
+from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
@@ -20,8 +21,8 @@ sampled again, so the same command goes on after an interruption, and a larger
 
 MODEL is a directory, a name on the Hub, embedded:small or embedded:large, or a
 run directory: RUN is its trained model, RUN:learner the one it began with,
-RUN:explorer its explorer. Any key=value is of a run's configuration, such as
-evaluation.sampling.temperature=0.6 or rollout.max_tokens=2048."""
+RUN:explorer its explorer, RUN:step-20 a checkpoint. Any key=value is of a run's
+configuration, such as evaluation.sampling.temperature=0.6."""
 EPILOG = """\
 examples:
   s2l evaluate embedded:small embedded:large --benchmark embedded:heldout.jsonl
@@ -87,8 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.machine.places import output_path, refuse_session_directory
     from s2l_ray.run.evaluate import Request, evaluate
 
-    words = [word for word in arguments.models if "=" in word and not Path(word).exists()]
-    models = [word for word in arguments.models if word not in words]
+    words: list[str] = []
+    models, benchmarks, against = (
+        _without_overrides(given, words) for given in (arguments.models, arguments.benchmark, arguments.against)
+    )
+    if not models or not benchmarks:
+        raise ConfigError(f"give at least one {'--benchmark FILE' if models else 'MODEL'} beside {', '.join(words)}")
     directory = output_path(arguments.to)
     refuse_session_directory("--to", directory)
     options = Options(
@@ -99,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     request = Request(
         models=models,
-        benchmarks=arguments.benchmark,
-        against=arguments.against,
+        benchmarks=benchmarks,
+        against=against,
         words=arguments.ngram,
         limit=arguments.limit,
         clip=arguments.clip,
@@ -117,3 +122,13 @@ def run(arguments: argparse.Namespace) -> int:
     for name in (RESULTS, FIGURE):
         print(with_short_paths(str(directory / name)))
     return 0
+
+
+def _without_overrides(given: list[str], overrides: list[str]) -> list[str]:
+    """The words that are no `key=value`; those that are join `overrides`: an option of many words takes them too."""
+    overrides += [word for word in given if _is_override(word)]
+    return [word for word in given if not _is_override(word)]
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and "://" not in word.partition("=")[0] and not Path(word).exists()

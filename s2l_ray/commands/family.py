@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ def add_to(commands: Commands) -> None:
         "A directory that holds the family of the same recipe is left as it is.",
     )
     build.add_argument("--to", type=Path, default=DIRECTORY, metavar="DIR", help="directory (default: %(default)s)")
+    build.add_argument(
+        "--seed", type=int, default=1, help="of problems and weights: another one makes another family (default: 1)"
+    )
     build.add_argument("--force", action="store_true", help="build it again where it is already there")
     build.add_argument("--measure", action="store_true", help="also measure each model's pass@k, into manifest.json")
     source = add_command(
@@ -48,10 +52,13 @@ def add_to(commands: Commands) -> None:
 def run_build(arguments: argparse.Namespace) -> int:
     """Build the family."""
     from s2l_ray.display import TaskDisplay
-    from s2l_ray.miniature.build import build_family
+    from s2l_ray.miniature.build import QUICK, build_family
 
+    recipe = replace(QUICK, seed=arguments.seed)
     with TaskDisplay() as display:
-        family = build_family(arguments.to, force=arguments.force, measure=arguments.measure, progress=display.update)
+        family = build_family(
+            arguments.to, recipe=recipe, force=arguments.force, measure=arguments.measure, progress=display.update
+        )
     print(f"embedded family: {family.small}, {family.large}; problems: {family.train}, {family.heldout}")
     return 0
 

@@ -1,4 +1,4 @@
-"""The configurations, studies and inventories that s2l-ray ships, and how a file is found that may be one of them.
+"""The configurations, studies, experiments and inventories that s2l-ray ships, and how a file that may be one is found.
 
 In the repository they are the top-level folders configs/ and cluster/inventories/. setup.py puts them into the wheel,
 so that `s2l train quickstart` works wherever the package is installed.
@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parents[1]
 SUFFIX = ".yaml"
 STUDY = "tune_"
 """How the name of a study's file begins."""
+EXPERIMENT = "experiments/"
+"""The folder of experiments, in that of configurations."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class ShippedFiles:
         installed = PACKAGE / "shipped" / self.folder
         folder = installed if installed.is_dir() else PACKAGE.parent / self.source
         files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if file.name.startswith(STUDY) == self.studies)
-        return {file.relative_to(folder).as_posix().removesuffix(SUFFIX): file for file in files}
+        names = {file.relative_to(folder).as_posix().removesuffix(SUFFIX): file for file in files}
+        return {name: file for name, file in names.items() if not name.startswith(EXPERIMENT)}
 
     def find(self, name: str | Path, directory: Path = Path(), but: Path | None = None) -> Path:
         """The file that a user means by `name`: a path, with or without .yaml, or else the name of a shipped file.
@@ -63,4 +66,5 @@ class ShippedFiles:
 
 CONFIGURATIONS = ShippedFiles("configs", "configs")
 STUDIES = ShippedFiles("configs", "configs", studies=True)
+EXPERIMENTS = ShippedFiles("configs/experiments", "configs/experiments")
 INVENTORIES = ShippedFiles("inventories", "cluster/inventories")

@@ -10,7 +10,7 @@ from pathlib import Path
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.benchmark.directory import SAMPLES
 from s2l_ray.benchmark.jobs import Job, make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark
 from s2l_ray.benchmark.settings import Options, common_configuration
 from s2l_ray.config import Config
@@ -177,8 +177,9 @@ def open_samples(request: Request, display: TaskDisplay) -> Iterator[Samples]:
     watcher, timeout = FetchDisplay(display), common.cluster.fetch_timeout_s
     source = fetch_source("data.train", data_source(request.benchmark), timeout, watcher)
     benchmark = load_benchmark(source, request.limit)
-    found = [model for word in request.models for model in find_models([word])]
+    found = [model for word in request.models for model in find_models([word], request.directory)]
     models = [replace(one, source=fetch_source("models.explorer", one.source, timeout, watcher)) for one in found]
+    write_models(models)
     for explorer in models[1:]:
         check_models(models[0].source, explorer.source, common.models.trust_remote_code)
     if request.options.samples < common.rollout.group_size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,14 @@ from s2l_ray.benchmark.contamination import Contamination, TrainingText
 from s2l_ray.benchmark.directory import FIGURE, RESULTS, EvaluationDirectory, settings_of
 from s2l_ray.benchmark.figure import pass_at_k_figure
 from s2l_ray.benchmark.jobs import Job, make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmarks
 from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import read_outcomes
 from s2l_ray.benchmark.settings import Options, common_configuration, ks_of
 from s2l_ray.benchmark.tracking import track
 from s2l_ray.config import Config
+from s2l_ray.config.embedded import source_name
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.placement.dtype import choose_dtype
@@ -68,14 +69,6 @@ def evaluate(request: Request, display: TaskDisplay) -> dict[str, Any]:
         DiskError: the directory cannot be written to.
     """
     common = common_configuration(request.options)
-    with writing(request.directory):
-        request.directory.mkdir(parents=True, exist_ok=True)
-    with closing(RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)):
-        return _evaluate(request, common, display)
-
-
-def _evaluate(request: Request, common: Config, display: TaskDisplay) -> dict[str, Any]:
-    directory = EvaluationDirectory(request.directory)
     models, benchmarks, training = _sources(request, common, display)
     contamination = {one.name: [text.check(one.problems) for text in training] for one in benchmarks}
     jobs = [
@@ -83,13 +76,17 @@ def _evaluate(request: Request, common: Config, display: TaskDisplay) -> dict[st
         for model in models
         for job in make_jobs(model, benchmarks, request.options, request.directory, clip=request.clip)
     ]
-    jobs = _sampled(jobs, common, directory, display)
-    found = _results(jobs, benchmarks, common, request.directory, contamination)
-    found["settings"] = directory.settings
-    write_whole(request.directory / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    save_png(lambda: pass_at_k_figure(found), request.directory / FIGURE)
-    if problem := track(found, common.tracking, directory):
-        display.say(f"note: {problem}")
+    with writing(request.directory):
+        request.directory.mkdir(parents=True, exist_ok=True)
+    with closing(RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)):
+        directory = EvaluationDirectory(request.directory)
+        jobs = _sampled(jobs, common, directory, display)
+        found = _results(jobs, benchmarks, common, request.directory, contamination)
+        found["settings"] = directory.settings
+        write_whole(request.directory / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        save_png(lambda: pass_at_k_figure(found), request.directory / FIGURE)
+        if problem := track(found, common.tracking, directory):
+            display.say(f"note: {problem}")
     return found
 
 
@@ -105,9 +102,17 @@ def _sources(
     paths = [fetched("data.train", data_source(word)) for word in request.benchmarks]
     benchmarks = load_benchmarks(paths, request.limit)
     against = [fetched("data.train", data_source(word)) for word in request.against]
-    training = [TrainingText(path, load_problems(path).problems, request.words) for path in against]
-    models = [replace(one, source=fetched("models.explorer", one.source)) for one in find_models(request.models)]
+    training = [TrainingText(source_name(path), load_problems(path).problems, request.words) for path in against]
+    models = [_fetched_model(one, fetched) for one in find_models(request.models, request.directory)]
+    write_models(models)
     return models, benchmarks, training
+
+
+def _fetched_model(model: EvaluatedModel, fetched: Callable[[str, str], str]) -> EvaluatedModel:
+    """The model with what it needs of the Hub in the local cache."""
+    if model.checkpoint is not None:
+        return replace(model, began_as=fetched("models.learner", model.began_as))
+    return replace(model, source=fetched("models.explorer", model.source))
 
 
 def _sampled(jobs: Sequence[Job], common: Config, directory: EvaluationDirectory, display: TaskDisplay) -> list[Job]:

@@ -4,6 +4,7 @@
     majority.py      maj@k and mean@k
     bootstrap.py     intervals of means over problems, and of paired differences
     significance.py p-values by flipping signs, and Holm's correction for several tests
+    over_seeds.py    Student's t over a few runs
     crossover.py     k*, where one pass@k curve overtakes another
     power.py         the chance that a paired test finds an effect, and the pairs that it needs
 
@@ -14,6 +15,7 @@ independent draws of the benchmark.
 from s2l_ray.statistics.bootstrap import Estimate, mean_interval, paired_difference, resampled_means
 from s2l_ray.statistics.crossover import Crossover, crossover_k, crossover_of
 from s2l_ray.statistics.majority import maj_at_every_k, mean_at_k
+from s2l_ray.statistics.over_seeds import paired_t_p_value, t_interval
 from s2l_ray.statistics.pass_at_k import evaluate_counts, paired_change, pass_at_every_k, pass_at_k
 from s2l_ray.statistics.power import pairs_needed, power_of_paired_test
 from s2l_ray.statistics.significance import holm, sign_flip_p_value
@@ -30,10 +32,12 @@ __all__ = [
     "mean_interval",
     "paired_change",
     "paired_difference",
+    "paired_t_p_value",
     "pairs_needed",
     "pass_at_every_k",
     "pass_at_k",
     "power_of_paired_test",
     "resampled_means",
     "sign_flip_p_value",
+    "t_interval",
 ]

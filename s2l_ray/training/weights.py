@@ -187,11 +187,12 @@ def export_directory(
         config = copy.deepcopy(model.config)
         config.dtype = dtype  # save_pretrained wrote that of the master weights
         config.save_pretrained(target)
-        _copy_beside_weights(Path(model_dir), target)
+        copy_beside_weights(Path(model_dir), target)
         open_up(target)
 
 
-def _copy_beside_weights(source: Path, target: Path) -> None:
+def copy_beside_weights(source: Path, target: Path) -> None:
+    """Copy what a model directory has beside its weights: configuration, tokenizer, templates, code."""
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_FILES) and not (target / file.name).exists():
             shutil.copy2(file, target / file.name)

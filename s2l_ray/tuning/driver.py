@@ -18,6 +18,7 @@ from rich.console import RenderableType
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
+from s2l_ray.config import Config
 from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.display.text import print_line, with_short_paths
 from s2l_ray.errors import ConfigError, S2LError
@@ -29,7 +30,7 @@ from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.final import FinalTable
-from s2l_ray.tuning.last_words import last_words
+from s2l_ray.tuning.last_words import last_words, resume_command
 from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
@@ -73,20 +74,33 @@ class StudyResult:
         return failed[0].error if failed and len(failed) == len(self.outcomes) else None
 
 
-def run_study(config: str, study: str | StudyFile, overrides: Sequence[str] = ()) -> StudyResult:
+@dataclass(frozen=True)
+class Ending:
+    """What a start of a study leaves, and what it says."""
+
+    report: Callable[[StudyAbout, Sequence[TrialOutcome], StudyFacts, Config], list[Path]] = write_report
+    """Writes the results into the study's directory, and returns the files (`report.write_report`)."""
+    resume_command: Callable[[StudyPlace], str] = resume_command
+    """The command that goes on with it."""
+
+
+def run_study(
+    config: str, study: str | StudyFile, overrides: Sequence[str] = (), ending: Ending | None = None
+) -> StudyResult:
     """Run a study, or go on with the unfinished one that the same call has begun. What `s2l tune` does.
 
     Args:
         config: a configuration: a file, or the name of one that s2l-ray ships.
         study: a study's file or the name of one that s2l-ray ships; or its content.
         overrides: `key=value` of the configuration, and `tune.key=value` of the study's file.
+        ending: of what is more than a study.
 
     Raises:
         S2LError: anything that a user can correct; if possible before anything is started.
     """
     with TaskDisplay() as display:
         prepared = _prepared(config, study, overrides, display)
-    return _run(prepared)
+    return _run(prepared, ending or Ending())
 
 
 def resume_study(directory: str, overrides: Sequence[str] = ()) -> StudyResult:
@@ -99,7 +113,7 @@ def resume_study(directory: str, overrides: Sequence[str] = ()) -> StudyResult:
     Raises:
         S2LError: there is no study or it is finished; or as `run_study`.
     """
-    return _run(prepare_again(StudyPlace.existing(directory), overrides))
+    return _run(prepare_again(StudyPlace.existing(directory), overrides), Ending())
 
 
 def _prepared(config: str, study: str | StudyFile, overrides: Sequence[str], display: TaskDisplay) -> PreparedStudy:
@@ -116,14 +130,14 @@ def _prepared(config: str, study: str | StudyFile, overrides: Sequence[str], dis
 # ---- one start of a study -------------------------------------------------------------------------------------------
 
 
-def _run(prepared: PreparedStudy) -> StudyResult:
+def _run(prepared: PreparedStudy, ending: Ending) -> StudyResult:
     place = prepared.place
     with ExitStack() as stack:
         if place.is_local:
             refuse_session_directory("storage", place.directory)
         stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
         with TaskDisplay() as display:
-            ready = _ready(prepared, display, stack)
+            ready = _ready(prepared, display, stack, ending)
         return _tuned(prepared, ready)
 
 
@@ -157,9 +171,10 @@ class _Ready:
     """Of the trials; None: as the configuration says."""
     began: float
     """`time.monotonic()` of this start."""
+    ending: Ending
 
 
-def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _Ready:
+def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, ending: Ending) -> _Ready:
     """Connect to Ray, plan every trial, open MLflow and record the bank. Nothing is written before all are possible."""
     if prepared.resumed:
         display.say(f"going on with the study in {with_short_paths(str(prepared.place))}")
@@ -179,12 +194,12 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack) -> _
     except BaseException as error:
         status: TrackedStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         said = parent.finish(status, [], StudyFacts(time.monotonic() - began), [])
-        for line in last_words(prepared.place, [said], over=False):
+        for line in last_words([said], ending.resume_command(prepared.place)):
             display.say(line)
         with suppress(S2LError):  # the error itself is what is to be shown
             _remember(prepared, seconds=prepared.state.seconds + time.monotonic() - began)
         raise
-    return _Ready(about, at_once, parent, bank_mode, began)
+    return _Ready(about, at_once, parent, bank_mode, began, ending)
 
 
 def _remember(prepared: PreparedStudy, **changes: object) -> None:
@@ -196,7 +211,8 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
 
 def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
     file, place = prepared.file, prepared.place
-    is_grid = all(domain.grid for domain in prepared.space.domains.values())
+    space = prepared.space
+    is_grid = bool(space.runs) or all(domain.grid for domain in space.domains.values())
     return StudyAbout(
         name=place.name,
         keys=prepared.space.keys,
@@ -284,11 +300,12 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
-        files = write_report(ready.about, outcomes, facts, prepared.base_as_given)
+        files = ready.ending.report(ready.about, outcomes, facts, prepared.base_as_given)
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
     _remember(prepared, seconds=seconds, finished=status == "FINISHED")
     console = CommandConsole()
-    for line in last_words(place, said, over=status == "FINISHED"):
+    goes_on = None if status == "FINISHED" else ready.ending.resume_command(place)
+    for line in last_words(said, goes_on):
         print_line(console, line)
     return StudyResult(ready.about, outcomes, facts)
 

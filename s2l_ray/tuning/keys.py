@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -73,6 +73,19 @@ def checked_space(file: StudyFile) -> dict[str, Domain]:
     return found
 
 
+def checked_run(run: Mapping[str, Any], domains: Mapping[str, Domain], number: int) -> dict[str, Any]:
+    """The values of one of the study's `runs` as the configuration has them, in the order of the space.
+
+    Raises:
+        ConfigError: a value is not one of its key's.
+    """
+    found = {key: value_of(key, run[key]) for key in domains}
+    for key, value in found.items():
+        if domains[key].values and value not in domains[key].values:
+            raise ConfigError(f"runs: number {number} has {key}={as_yaml(value)}, which is not in space.{key}")
+    return found
+
+
 def _may_need_a_reference(kl: Domain | None) -> bool:
     """Whether some values of objective.kl are 0 and others are not: an exploit cannot lead from one to the other."""
     return kl is not None and 0 in kl.corners and any(value != 0 for value in kl.corners)
@@ -82,16 +95,15 @@ def _checked(key: str, domain: Domain) -> Domain:
     for fixed, reason in OF_THE_STUDY.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise ConfigError(f"{key} cannot be varied: {reason}")
-    kind = _type_of(key)
-    if section_of(kind):
+    if section_of(_type_of(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     if domain.values:
-        values = tuple(_value(key, value) for value in domain.values)
+        values = tuple(value_of(key, value) for value in domain.values)
         if any(value in values[:place] for place, value in enumerate(values)):  # 1 and "1", say
             raise ConfigError(f"{key}: {domain.kind} has a value twice")
         return domain.model_copy(update={domain.kind: values})
     for bound in domain.bounds or ():
-        _value(key, bound)
+        value_of(key, bound)
     if domain.kind != "randint" and _is_integer(key):
         raise ConfigError(f"{key} is an integer; use randint: [a, b]")
     return domain
@@ -113,8 +125,14 @@ def _type_of(key: str) -> Any:
         raise ConfigError(str(error).removeprefix("override ")) from None
 
 
-def _value(key: str, value: Any) -> Any:
-    """The value as the configuration has it, as a JSON value."""
+def value_of(key: str, value: Any) -> Any:
+    """A value of a key as the configuration has it, as a JSON value.
+
+    Raises:
+        ConfigError: there is no such key, or it cannot have this value.
+    """
+    if section_of(_type_of(key)):
+        raise ConfigError(f"{key} is a section; vary the keys in it")
     adapter = _adapter(key)
     try:
         return adapter.dump_python(adapter.validate_python(value), mode="json")

@@ -9,18 +9,17 @@ from s2l_ray.display.text import with_short_paths
 from s2l_ray.tuning.place import StudyPlace
 
 
-def last_words(place: StudyPlace, problems: Sequence[str | None], *, over: bool) -> list[str]:
+def last_words(problems: Sequence[str | None], goes_on: str | None) -> list[str]:
     """The lines to print.
 
     Args:
-        place: of the study.
         problems: what could not be delivered to a store or to MLflow.
-        over: whether all trials are; if not, the last line is the command that goes on.
+        goes_on: the command that goes on with the study; None if all trials are over.
     """
     notes = [f"note: {with_short_paths(problem)}" for problem in problems if problem]
-    if over:
+    if goes_on is None:
         return notes
-    return [*notes, f"what the study has done is kept; go on with\n  {resume_command(place)}"]
+    return [*notes, f"what the study has done is kept; go on with\n  {goes_on}"]
 
 
 def resume_command(place: StudyPlace) -> str:

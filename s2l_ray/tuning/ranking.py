@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray.statistics.over_seeds import t_interval
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.outcomes import TrialOutcome
 
@@ -99,7 +100,8 @@ def _mean(about: StudyAbout, trials: Sequence[TrialOutcome]) -> SeedMean:
     by_seed = {trial.values[SEED]: trial for trial in trials}
     of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
     values = [trial.metric for trial in of_each if trial.metric is not None]
-    return SeedMean(_others(of_each[0]), of_each, statistics.fmean(values), _interval(values, about.confidence))
+    mean = statistics.fmean(values)
+    return SeedMean(_others(of_each[0]), of_each, mean, t_interval(values, about.confidence) or (mean, mean))
 
 
 def _compared(about: StudyAbout, one: SeedMean, best: SeedMean) -> SeedMean:
@@ -107,17 +109,8 @@ def _compared(about: StudyAbout, one: SeedMean, best: SeedMean) -> SeedMean:
     gaps = [one.by_seed[seed] - best.by_seed[seed] for seed in sorted(common)]
     if len(gaps) < 2:
         return SeedMean(one.values, one.trials, one.mean, one.interval, one.mean - best.mean)
-    between = _interval(gaps, about.confidence)
+    between = t_interval(gaps, about.confidence)
     return SeedMean(one.values, one.trials, one.mean, one.interval, statistics.fmean(gaps), between)
-
-
-def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The confidence interval of the mean of at least two values, by Student's t."""
-    from scipy.stats import t
-
-    mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return mean - half, mean + half
 
 
 def _others(outcome: TrialOutcome) -> dict[str, Any]:

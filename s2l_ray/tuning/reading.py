@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from s2l_ray.config import Config
 from s2l_ray.config.reference import keys_of
+from s2l_ray.config.section import Section
 from s2l_ray.config.shipped import STUDIES
 from s2l_ray.config.text import MOST_BYTES, NOT_YAML, listed, read_yaml, section_of, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
@@ -50,17 +51,33 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
         ConfigError: it is missing or malformed, a key is unknown (the nearest is named) or a value impossible.
     """
     file = STUDIES.find(path)
+    values = read_mapping(file, StudyFile, "study file", STUDIES.hint(path))
+    return parse_study(overridden({"name": file.stem, **values}, overrides), f"study file {file}")
+
+
+def read_mapping(file: Path, kind: type[Section], what: str, hint: str) -> dict[str, Any]:
+    """The keys and values of a YAML file, not checked.
+
+    Args:
+        file: its path.
+        kind: whose keys it has.
+        what: it is, in messages.
+        hint: what could be meant, where there is no such file.
+
+    Raises:
+        ConfigError: it is missing, or is no mapping.
+    """
     try:
-        values = read_yaml(read_bounded(file, MOST_BYTES), StudyFile)
+        values = read_yaml(read_bounded(file, MOST_BYTES), kind)
     except FileNotFoundError:
-        raise ConfigError(f"study file {file} does not exist; {STUDIES.hint(path)}") from None
+        raise ConfigError(f"{what} {file} does not exist; {hint}") from None
     except OSError as error:
-        raise ConfigError(f"study file {file} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{what} {file} cannot be read: {error.strerror}") from None
     except NOT_YAML as error:
-        raise ConfigError(f"study file {file} is not valid YAML: {yaml_problem(error)}") from None
+        raise ConfigError(f"{what} {file} is not valid YAML: {yaml_problem(error)}") from None
     if not isinstance(values, dict | None):
-        raise ConfigError(f"study file {file} must be a mapping of keys to values")
-    return parse_study(overridden({"name": file.stem, **(values or {})}, overrides), f"study file {file}")
+        raise ConfigError(f"{what} {file} must be a mapping of keys to values")
+    return dict(values or {})
 
 
 def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
@@ -73,13 +90,18 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
         file = StudyFile.model_validate(_spelled_out(values))
         checked_space(file)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        separator = " " if len(problems) == 1 else "\n  "
-        raise ConfigError(f"{where}:{separator}" + listed(problems)) from None
+        raise ConfigError(refused(where, error, StudyFile)) from None
     except ConfigError as error:
         separator = "\n  " if "\n" in str(error) else " "
         raise ConfigError(f"{where}:{separator}{error}") from None
     return file
+
+
+def refused(where: str, error: ValidationError, kind: type[Section]) -> str:
+    """Why a file with the keys of `kind`, named `where`, is refused."""
+    problems = [_explain(problem, kind) for problem in error.errors()]
+    separator = " " if len(problems) == 1 else "\n  "
+    return f"{where}:{separator}" + listed(problems)
 
 
 def _spelled_out(values: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +111,16 @@ def _spelled_out(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of a study's file with others, given as `key=value`.
+def overridden(
+    values: dict[str, Any], overrides: Sequence[str], kind: type[Section] = StudyFile, prefix: str = OVERRIDE
+) -> dict[str, Any]:
+    """The values of a file with others, given as `key=value`.
+
+    Args:
+        values: of the file.
+        overrides: without the prefix.
+        kind: whose keys they are.
+        prefix: how they begin on the command line, for messages.
 
     Raises:
         ConfigError: an override is malformed.
@@ -99,13 +129,13 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     for override in overrides:
         key, equals, text = override.partition("=")
         if not key or not equals:
-            raise ConfigError(f"override {OVERRIDE}{override}: write it as {OVERRIDE}key=value")
+            raise ConfigError(f"override {prefix}{override}: write it as {prefix}key=value")
         section, _, rest = key.partition(".")
         try:
-            value = read_yaml(text, type_of(StudyFile, section) if not rest else None)
+            value = read_yaml(text, type_of(kind, section) if not rest else None)
         except NOT_YAML as error:
             raise ConfigError(
-                f"override {OVERRIDE}{override}: the value is not valid YAML: {yaml_problem(error)}"
+                f"override {prefix}{override}: the value is not valid YAML: {yaml_problem(error)}"
             ) from None
         inner = values.get(section)
         changed = {**(inner if isinstance(inner, dict) else {}), rest: value} if rest else value
@@ -113,14 +143,14 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     return values
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, kind: type[Section]) -> str:
     location = [str(part) for part in error["loc"]]
     if error["type"] == "missing":
         return f"{'.'.join(location)}: missing; give it a value"
     if error["type"] == "extra_forbidden":
         if location[:1] == ["space"] and _is_key(key := ".".join(location[1:])):
             return f"{'.'.join(location[:-1])}: the keys of the space are dotted: write {key}"
-        valid = sorted(_section_at(location[:-1]).model_fields)
+        valid = sorted(_section_at(location[:-1], kind).model_fields)
         nearest = difflib.get_close_matches(location[-1].lower(), valid, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
         return f"{'.'.join(location)}: unknown key; {hint}"
@@ -134,7 +164,7 @@ def _is_key(key: str) -> bool:
     return any(known.name == key for known in keys_of(Config))
 
 
-def _section_at(location: Sequence[str]) -> type[StudyFile] | Any:
+def _section_at(location: Sequence[str], kind: type[Section]) -> type[Section] | Any:
     if location[:1] == ["space"]:
         return Domain
-    return section_of(type_of(StudyFile, location[0])) if location else StudyFile
+    return section_of(type_of(kind, location[0])) if location else kind

@@ -62,21 +62,21 @@ def plans_table(keys: Sequence[str], samples: Sequence[Sample], plans: Sequence[
     columns = {
         "trial": [f"{sample.number:05d}" for sample in samples],
         **{heading(key, keys): [value_text(sample.values[key]) for sample in samples] for key in keys},
-        "engines": [_most_engines(plan) for plan in plans],
+        "engines": [most_engines(plan) for plan in plans],
         "trainer\nranks": [str(plan.ranks) for plan in plans],
-        "on": [_devices(plan) for plan in plans],
+        "on": [devices_of(plan) for plan in plans],
         PREDICTED: ["" if plan.run_seconds is None else duration(plan.run_seconds) for plan in plans],
     }
     return fitted_table(columns, keys, (PREDICTED, "trainer\nranks"), [""] * len(samples), width)
 
 
-def _most_engines(plan: Plan) -> str:
+def most_engines(plan: Plan) -> str:
     """The largest number of engines that a run has at one time."""
     assert plan.layout is not None
     return str(max(len(phase.engines) for phase in plan.layout.phases))
 
 
-def _devices(plan: Plan) -> str:
+def devices_of(plan: Plan) -> str:
     """What is reserved for a trial: its GPUs, or its CPUs where it runs on those."""
     assert plan.layout is not None
     kind = plan.layout.device.upper()

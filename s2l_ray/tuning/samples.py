@@ -14,7 +14,7 @@ from s2l_ray.config import Config
 from s2l_ray.config.loading import load_many, parse_config
 from s2l_ray.config.reference import differences
 from s2l_ray.errors import ConfigError
-from s2l_ray.tuning.keys import checked_space, refuse_overrides
+from s2l_ray.tuning.keys import checked_run, checked_space, refuse_overrides
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
 from s2l_ray.tuning.study_file import StudyFile
@@ -64,7 +64,7 @@ class StudyConfigs:
         Raises:
             ConfigError: a file, key or value is impossible.
         """
-        space = Space(checked_space(file))
+        space = space_of(file)
         number_of_trials(file, space)
         refuse_overrides([*flat(file.config), *(word.partition("=")[0] for word in overrides)], file)
         given = (dict(file.config), list(overrides))
@@ -77,12 +77,22 @@ class StudyConfigs:
     @classmethod
     def of(cls, base: Config, file: StudyFile) -> StudyConfigs:
         """Those of a configuration that has been read already, as by a study that is resumed."""
-        return cls(base, Space(checked_space(file)), lambda values: with_values(base, values))
+        return cls(base, space_of(file), lambda values: with_values(base, values))
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """The dotted keys that are varied."""
         return self.space.keys
+
+
+def space_of(file: StudyFile) -> Space:
+    """The search space of a study, with each value as the configuration has it.
+
+    Raises:
+        ConfigError: a key or value is impossible.
+    """
+    domains = checked_space(file)
+    return Space(domains, [checked_run(run, domains, number) for number, run in enumerate(file.runs, 1)])
 
 
 def _possible_values(space: Space, seed: int, configure: Callable[[Values], Config]) -> Values:
@@ -132,16 +142,16 @@ def number_of_trials(file: StudyFile, space: Space) -> int:
         ConfigError: `trials` is missing, or does not go with the grids.
     """
     combinations = space.number_of_combinations
-    is_grid = any(domain.grid for domain in space.domains.values())
-    if file.search == "optuna" and is_grid:
+    if file.search == "optuna" and space.is_listed:
         raise ConfigError("search: optuna chooses values by itself; write a list in place of each grid")
-    if file.trials is None and not is_grid:
+    if file.trials is None and not space.is_listed:
         raise ConfigError("trials: missing; say how many trials the study has")
     trials = file.trials or combinations
     if trials > MOST_TRIALS:
         raise ConfigError(f"trials: {trials} are more than a study may have ({MOST_TRIALS})")
     if trials % combinations:
-        raise ConfigError(f"trials ({trials}) must be a multiple of {combinations}, the combinations of the grids")
+        what = "the runs" if space.runs else "the combinations of the grids"
+        raise ConfigError(f"trials ({trials}) must be a multiple of {combinations}, {what}")
     if file.scheduler.kind == "pbt" and trials < 2:
         raise ConfigError("scheduler.kind: pbt needs at least 2 trials")
     return trials

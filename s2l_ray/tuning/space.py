@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,6 +20,8 @@ class Space:
     """Domains by dotted key, in the order of the file."""
 
     domains: Mapping[str, Domain]
+    runs: Sequence[Values] = ()
+    """The only combinations that there are, if any are given: each has a value for every key."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -27,13 +29,22 @@ class Space:
         return tuple(self.domains)
 
     @property
+    def is_listed(self) -> bool:
+        """Whether the trials are the combinations of grids, or given runs."""
+        return bool(self.runs) or any(domain.grid for domain in self.domains.values())
+
+    @property
     def number_of_combinations(self) -> int:
         """How many combinations of the grids' values there are; 1 where there is no grid."""
+        if self.runs:
+            return len(self.runs)
         return math.prod(len(domain.grid) for domain in self.domains.values() if domain.grid)
 
     @property
     def combinations(self) -> list[Values]:
-        """Every combination of the grids' values; one without values where there is no grid."""
+        """Every combination of the grids' values; one without values where there is no grid. Or the given runs."""
+        if self.runs:
+            return [dict(run) for run in self.runs]
         grids = {key: domain.grid for key, domain in self.domains.items() if domain.grid}
         return [dict(zip(grids, values, strict=True)) for values in product(*grids.values())]
 
@@ -49,7 +60,8 @@ class Space:
             seed: any integer.
         """
         combinations = self.combinations
-        streams = {key: self._stream(key, seed) for key, domain in self.domains.items() if not domain.grid}
+        drawn_keys = [key for key, domain in self.domains.items() if not (domain.grid or self.runs)]
+        streams = {key: self._stream(key, seed) for key in drawn_keys}
         found = []
         for _ in range(trials // len(combinations)):
             drawn = {key: next(stream) for key, stream in streams.items()}

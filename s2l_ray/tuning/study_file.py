@@ -60,6 +60,9 @@ class StudyFile(Section):
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     """The values that trials may have, by dotted key of the configuration: a list to choose from, {grid: [...]},
     {uniform: [a, b]}, {loguniform: [a, b]} or {randint: [a, b]}."""
+    runs: tuple[dict[str, Any], ...] = ()
+    """Trials by their values, one each in this order, in place of what would be drawn: every one of them gives each key
+    of the space one of its values."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Values that all trials have, by dotted key; they take the place of CONFIG's."""
     metric: str = PASS_AT_1
@@ -87,6 +90,15 @@ class StudyFile(Section):
     share_bank: bool = True
     """Record what all trials need of the explorers first, once, and let the trials read it. Without it the trials use
     the bank as the configuration says."""
+
+    @model_validator(mode="after")
+    def _whole_runs(self) -> StudyFile:
+        if self.runs and self.search == "optuna":
+            raise ValueError("search: optuna chooses values by itself; leave runs out")
+        for number, run in enumerate(self.runs, 1):
+            if wrong := sorted(set(run) ^ set(self.space)):
+                raise ValueError(f"runs: number {number} and space differ in the keys {', '.join(wrong)}")
+        return self
 
     @model_validator(mode="after")
     def _one_slice(self) -> StudyFile:

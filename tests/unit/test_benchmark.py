@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from s2l_ray.bank.fingerprint import Fingerprint
 from s2l_ray.bank.recording import create
@@ -18,7 +20,7 @@ from s2l_ray.benchmark.contamination import TrainingText
 from s2l_ray.benchmark.directory import Evaluation, EvaluationDirectory, settings_of
 from s2l_ray.benchmark.figure import pass_at_k_figure
 from s2l_ray.benchmark.jobs import make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark, load_benchmarks
 from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import Outcomes, read_outcomes, read_problems, read_rollouts
@@ -31,7 +33,10 @@ from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import remaining, rounds
 from s2l_ray.statistics import pass_at_k
+from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import Problem
+from s2l_ray.training.checkpoint import save_checkpoint
+from s2l_ray.training.checkpoint_model import write_checkpoint_model
 
 SHARED = Path("/work/shared/data")
 SMALL = EvaluatedModel("small", str(DIRECTORY / "small"))
@@ -172,7 +177,7 @@ def run_directory(path: Path, *, trained: bool) -> Path:
 def test_models_are_directories_runs_and_parts_of_runs(tmp_path):
     run = run_directory(tmp_path / "mine", trained=True)
     words = [str(run), f"{run}:learner", f"{run}:explorer", "Qwen/Qwen3-8B-Base"]
-    found = find_models(words)
+    found = find_models(words, tmp_path / "out")
     assert [one.label for one in found] == ["mine", "mine:learner", "mine:explorer", "Qwen3-8B-Base"]
     assert [one.source for one in found] == [
         str(run / "model"), str(DIRECTORY / "large"), str(DIRECTORY / "small"), "Qwen/Qwen3-8B-Base",
@@ -181,18 +186,47 @@ def test_models_are_directories_runs_and_parts_of_runs(tmp_path):
 
 def test_models_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [run_directory(tmp_path / name, trained=True) for name in ("a", "b")]
-    found = find_models([f"{run}/model" for run in runs])
+    found = find_models([f"{run}/model" for run in runs], tmp_path / "out")
     assert [one.label for one in found] == [f"{run}/model" for run in runs]
 
 
 def test_a_run_without_a_trained_model_and_a_model_given_twice_are_refused(tmp_path):
     run = run_directory(tmp_path / "mine", trained=False)
     with pytest.raises(ModelError, match=r"without a trained model .* or evaluate .*:learner"):
-        find_models([str(run)])
+        find_models([str(run)], tmp_path / "out")
     with pytest.raises(ModelError, match="given twice"):
-        find_models(["embedded:small", "embedded:small"])
+        find_models(["embedded:small", "embedded:small"], tmp_path / "out")
     with pytest.raises(ModelError, match="embedded:tiny: the embedded family has"):
-        find_models(["embedded:tiny"])
+        find_models(["embedded:tiny"], tmp_path / "out")
+
+
+def test_a_checkpoint_becomes_a_model_with_its_weights(tmp_path):
+    run = run_directory(tmp_path / "mine", trained=False)
+    weights = load_file(DIRECTORY / "large" / "model.safetensors")
+    trained = {f"model/model.{name}": tensor.float() + 1 for name, tensor in weights.items()}
+    checkpoint = run / "checkpoints" / "step-000020"
+    state = {"exp_avg/model.lm_head.weight": torch.zeros(2, 2), "step": torch.tensor(5.0)}
+    save_checkpoint(str(checkpoint / "trainer"), trained | state, optimizer_steps=5, rank=0, ranks=1)
+    with pytest.raises(ModelError, match="no checkpoint of step 20; it has none"):  # state.json comes last
+        find_models([f"{run}:step-20"], tmp_path / "out")
+    (checkpoint / "state.json").write_text("{}")
+    (model,) = find_models([f"{run}:step-20"], tmp_path / "out")
+    assert (model.label, model.began_as) == ("mine:step-20", str(DIRECTORY / "large"))
+    write_models([model])
+    found = load_file(Path(model.source) / "model.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name].float() + 1) for name in weights)
+    assert {"config.json", "tokenizer.json"} <= {file.name for file in Path(model.source).iterdir()}
+    check_models(model.source, str(DIRECTORY / "small"))
+    with pytest.raises(ModelError, match=r"no checkpoint of step 40; it has .*mine:step-20"):
+        find_models([f"{run}:step-40"], tmp_path / "out")
+
+
+def test_a_checkpoint_of_adapters_is_refused(tmp_path):
+    adapters = {"model/model.layers.0.q_proj.lora_A.default.weight": torch.zeros(2, 4)}
+    save_checkpoint(str(tmp_path / "trainer"), adapters, optimizer_steps=1, rank=0, ranks=1)
+    with pytest.raises(ModelError, match="adapters alone"):
+        write_checkpoint_model(tmp_path / "trainer", DIRECTORY / "large", tmp_path / "model")
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------
@@ -388,7 +422,12 @@ def text_of(found: dict) -> str:
 
 def test_the_table_has_models_pairs_and_the_crossover():
     text = text_of(evaluated())
-    assert "b (50 x 8)" in text and "12.5 [12.5, 12.5]" in text and "large - small" in text and "<0.001" in text
+    assert (
+        "b: 50 problems x 8 samples" in text
+        and "12.5 [12.5, 12.5]" in text
+        and "large - small" in text
+        and "<0.001" in text
+    )
     assert "b: small overtakes large at k* = 3.2 [" in text and "(in 100% of the resamples)" in text
 
 

@@ -19,6 +19,8 @@ import yaml
 from s2l_ray.cluster.infra import Infra, load_infra
 from s2l_ray.config import load_config
 from s2l_ray.config.reference import keys
+from s2l_ray.experiments.arms import study_of
+from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.placement.inventory import load_inventory
 from s2l_ray.tuning.keys import checked_space
 from s2l_ray.tuning.reading import load_study
@@ -202,6 +204,9 @@ def test_yaml_is_what_the_program_reads(block: Block, tmp_path: Path):
     elif "space" in values:
         file.write_text(block.text)
         assert checked_space(load_study(file))
+    elif "arms" in values:
+        file.write_text(block.text)
+        assert study_of(load_experiment(file, ["config=embedded_experiment"])).runs
     elif "claims" in values:
         file.write_text(block.text)
         assert set(values) == set(Infra.model_fields) and load_infra(file)

@@ -1,0 +1,127 @@
+"""Running an experiment as a study, going on with it, and comparing its arms.
+
+result = run_experiment("figure4", ["experiment.seeds=3"])
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s2l_ray.config import Config
+from s2l_ray.errors import ConfigError
+from s2l_ray.experiments.arms import runs_of, study_of
+from s2l_ray.experiments.comparison import Comparison, compared
+from s2l_ray.experiments.experiment_file import ExperimentFile
+from s2l_ray.experiments.measured import measured_runs
+from s2l_ray.experiments.memory import Memory
+from s2l_ray.experiments.reading import OVERRIDE, load_experiment, split_overrides
+from s2l_ray.experiments.report import write_results
+from s2l_ray.experiments.table import ResultTable
+from s2l_ray.tuning.about import StudyAbout
+from s2l_ray.tuning.driver import Ending, run_study
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.place import StudyPlace, StudyState
+
+OUTCOMES = "runs.json"
+"""The outcomes of the runs, in the experiment's directory: what it is compared again from."""
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What an experiment came to."""
+
+    comparison: Comparison
+    facts: StudyFacts
+    place: StudyPlace
+    again: bool = False
+    """It was finished before: nothing was run."""
+
+    @property
+    def table(self) -> ResultTable:
+        """The results for a terminal."""
+        return ResultTable(self.comparison, self.facts, str(self.place), self.place.directory)
+
+    @property
+    def failed(self) -> int:
+        """How many runs did not get to their end."""
+        return len(self.comparison.unfinished)
+
+
+def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult:
+    """Run an experiment, or go on with the one that the same call has begun. What `s2l experiment` does.
+
+    Of a finished one the arms are compared again, and nothing is run.
+
+    Args:
+        path: the file of an experiment, or the name of one that s2l-ray ships.
+        overrides: `key=value` of the configuration, and `experiment.key=value` of the file.
+
+    Raises:
+        S2LError: anything that a user can correct; if possible before anything is started.
+    """
+    of_config, of_file = split_overrides(overrides)
+    file = load_experiment(path, of_file)
+    study = study_of(file, of_config)
+    place = StudyPlace.of(file.storage, file.name)
+    memory, state = begun(place, file, of_config)
+    writer = _Writer(file, place, memory)
+    if state is not None and state.finished:
+        return writer.again(state)
+    memory.write(place)
+    command = shlex.join(["s2l", "experiment", path, *overrides])
+    run_study(file.config, study, of_config, Ending(writer.write, lambda place: command))
+    return writer.result
+
+
+def begun(place: StudyPlace, file: ExperimentFile, overrides: Sequence[str]) -> tuple[Memory, StudyState | None]:
+    """What an experiment remembers of itself, and the state of its study; None if that has not begun.
+
+    Raises:
+        ConfigError: another study or experiment is there; it names the differences.
+    """
+    now, state = Memory.of(file, overrides), place.read()
+    if state is None:
+        return now, None
+    before = Memory.read(place)
+    if before is None:
+        raise ConfigError(f"{place} holds a study that is no experiment; choose another name ({OVERRIDE}name=...)")
+    before.refuse_differences(place, now)
+    return Memory(now.experiment, now.overrides, before.begun), state
+
+
+@dataclass
+class _Writer:
+    """Compares the arms at the end of a start, and writes that down."""
+
+    file: ExperimentFile
+    place: StudyPlace
+    memory: Memory
+    _results: list[ExperimentResult] = field(default_factory=list)
+
+    @property
+    def result(self) -> ExperimentResult:
+        return self._results[-1]
+
+    def write(self, about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, base: Config) -> list[Path]:
+        """See `tuning.driver.Ending`."""
+        kept = {"confidence": about.confidence, "outcomes": [outcome.to_json() for outcome in outcomes]}
+        self.place.storage.put(OUTCOMES, json.dumps(kept, indent=2).encode())
+        return self._compared(outcomes, about.confidence, facts)
+
+    def again(self, state: StudyState) -> ExperimentResult:
+        """Compare the arms of a finished experiment once more."""
+        kept = json.loads(self.place.storage.read(OUTCOMES))
+        outcomes = [TrialOutcome.from_json(row) for row in kept["outcomes"]]
+        facts = StudyFacts(state.seconds, state.bank, state.mlflow_run_id, state.mlflow_uri)
+        files = self._compared(outcomes, kept["confidence"], facts)
+        self.place.upload(files)
+        return ExperimentResult(self.result.comparison, facts, self.place, again=True)
+
+    def _compared(self, outcomes: Sequence[TrialOutcome], confidence: float, facts: StudyFacts) -> list[Path]:
+        comparison = compared(self.file, measured_runs(runs_of(self.file), outcomes), confidence)
+        self._results.append(ExperimentResult(comparison, facts, self.place))
+        return write_results(comparison, facts, self.place.directory, self.memory.begun)

@@ -1,0 +1,265 @@
+"""Experiments before and after their runs: files, arms, what is refused, and the comparison by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from s2l_ray.compute import Compute
+from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
+from s2l_ray.errors import ConfigError
+from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
+from s2l_ray.experiments.driver import begun
+from s2l_ray.experiments.experiment_file import AtSection
+from s2l_ray.experiments.measured import interpolated, measured_runs
+from s2l_ray.experiments.memory import Memory
+from s2l_ray.experiments.reading import load_experiment
+from s2l_ray.experiments.report import write_results
+from s2l_ray.experiments.table import ResultTable
+from s2l_ray.placement.inventory import Inventory, load_inventory
+from s2l_ray.placement.slicing import slice_of
+from s2l_ray.planner.search import make_plan
+from s2l_ray.results import Spent
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.place import StudyPlace, StudyState
+from s2l_ray.tuning.samples import Sample, StudyConfigs, drawn_samples
+from s2l_ray.tuning.sharing import with_bank
+from s2l_ray.tuning.slices import number_at_once, sliced
+from s2l_ray.tuning.study_file import StudyFile
+from tests.support.experiments import PASS_AT_1, comparison, experiment
+from tests.support.step_records import evaluation
+
+REWARD = "eval/learner/reward"
+TWO_CORES = Inventory.of([{"gpus": 0, "cpus": 2, "memory_gb": 16}])
+PAPER = ["data.train=FILE", "data.eval=FILE"]
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def drawn(name: str) -> tuple[StudyFile, list[Sample]]:
+    file, overrides = load_experiment(name), PAPER if name.startswith("paper/") else []
+    study = study_of(file, overrides)
+    return study, drawn_samples(StudyConfigs.read(file.config, overrides, study, lambda config: {}), study)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS.paths())
+def test_every_run_of_a_shipped_experiment_fits_and_two_run_at_once(name: str) -> None:
+    study, samples = drawn(name)
+    cluster = load_inventory("2x8xH100") if name.startswith("paper/") else TWO_CORES
+    file = load_experiment(name)
+    assert len(samples) == len(file.arms) * 5 and file.hypothesis and file.question
+    for sample in samples[: len(file.arms)]:
+        config = with_bank(sliced(sample.config, study), "read")
+        if not Path(config.models.explorer).exists() and not config.models.explorer.startswith("Qwen/"):
+            config = config.model_copy(update={"models": samples[0].config.models})  # built by a command that it names
+        plan = make_plan(config, slice_of(cluster, config.placement))
+        assert plan.layout is not None, plan.problems
+    assert number_at_once(cluster, sliced(samples[0].config, study).placement, len(samples)) == 2
+
+
+def test_experiments_are_neither_configurations_nor_studies() -> None:
+    assert not [name for name in (*CONFIGURATIONS.paths(), *STUDIES.paths()) if "experiments" in name]
+    assert {"figure4", "paper/figure4"} <= EXPERIMENTS.paths().keys()
+
+
+def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
+    base = {
+        "question": "why?",
+        "values": {"schedule.steps": 8, "schedule.mix_steps": 4},
+        "arms": {"a": {"schedule.kind": "off"}, "b": {"schedule.start": 0.5}, "c": {}},
+        "seeds": 3,
+    }
+    own = {
+        "extends": "base.yaml",
+        "values": {"schedule.mix_steps": 6},
+        "arms": {"a": None, "b": {"schedule.kind": "cosine"}, "d": {"objective.kl": 0.1}},
+    }
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    file = load_experiment(tmp_path / "own.yaml", ["seeds=[4, 9]"])
+    assert (file.name, file.question, file.seed_list) == ("own", "why?", (4, 9))
+    assert file.values == {"schedule.steps": 8, "schedule.mix_steps": 6}
+    assert file.arms == {"b": {"schedule.start": 0.5, "schedule.kind": "cosine"}, "c": {}, "d": {"objective.kl": 0.1}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | {"extends": "own"}))
+    with pytest.raises(ConfigError, match="extends this file itself"):
+        load_experiment(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"arms": {"a": {}}}, "arms"),
+        ({"arm": {}}, "arm: unknown key; did you mean 'arms'"),
+        ({"baseline": "c"}, "baseline: 'c' is no arm; there are a, b"),
+        ({"seeds": [1, 1]}, "a seed is there twice"),
+        ({"at": {"axis": "flop"}}, "at.axis"),
+        ({"arms": "x"}, "must be a mapping"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"arms": {"a": {}, "b": {"objective.kl": 0.1}}} | content))
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(path)
+
+
+# ---- arms -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_arm_runs_with_each_seed_and_arms_share_the_explorers_rollouts() -> None:
+    file = experiment(
+        arms={"grpo": {"schedule.kind": False}, "ours": {}, "mild": {"objective.explorer_negatives": 0.5}}
+    )
+    assert [run.label for run in runs_of(file)][:4] == ["grpo, seed 1", "ours, seed 1", "mild, seed 1", "grpo, seed 2"]
+    study = study_of(file, ["objective.mini_batch_prompts=32"])
+    base = {"schedule.kind": "linear", "objective.explorer_negatives": 0.0}
+    one = {"seed": 1, "rollout.explorer_seed": 1}
+    assert study.runs[:3] == (
+        base | {"schedule.kind": "off"} | one,
+        base | one,
+        base | {"objective.explorer_negatives": 0.5} | one,
+    )
+    assert study.runs[3]["seed"] == study.runs[3]["rollout.explorer_seed"] == 2
+    shared = study_of(experiment(share_explorer_rollouts=True))
+    assert "rollout.explorer_seed" not in shared.space
+    samples = drawn_samples(StudyConfigs.read("quickstart", [], study, lambda config: {}), study)
+    assert [sample.config.schedule.kind for sample in samples] == ["off", "linear", "linear"] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"arms": {"a": {"schedule.knd": "off"}, "b": {}}}, [], r"arms\.a\.schedule\.knd: unknown key"),
+        ({"arms": {"a": {"schedule": {"kind": "off"}}, "b": {}}}, [], "arms.a.schedule is a section"),
+        ({"arms": {"a": {"evaluation.samples": 4}, "b": {}}}, [], "measured in different ways"),
+        ({"arms": {"a": {"seed": 4}, "b": {}}}, [], "arms.a.seed: seeds are those of the experiment"),
+        ({"arms": {"a": {}, "b": {"schedule.kind": "linear"}}}, [], "arms.b: has the same values as arms.a"),
+        ({}, ["schedule.kind=linear"], "schedule.kind: the arms and seeds of the experiment say what it is"),
+        ({"metric": "reward"}, [], "reward is not what arms are compared by"),
+        ({"also": ["eval/learner/pass_at_3"]}, [], "pass_at_3 is not measured"),
+    ],
+)  # fmt: skip
+def test_impossible_arms_are_named(changes: dict[str, Any], overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_of(experiment(**changes), overrides)
+
+
+def test_a_study_with_runs_of_its_own() -> None:
+    with pytest.raises(ValueError, match="number 2 and space differ in the keys seed"):
+        StudyFile(space={"seed": [1, 2]}, runs=({"seed": 1}, {}))
+    study = StudyFile(space={"schedule.kind": ["off", "linear"]}, runs=({"schedule.kind": "cosine"},))
+    with pytest.raises(ConfigError, match="runs: number 1 has schedule.kind=cosine, which is not in space"):
+        StudyConfigs.read("quickstart", [], study, lambda config: {})
+
+
+# ---- going on -------------------------------------------------------------------------------------------------------
+
+
+def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    file = experiment(storage=str(tmp_path))
+    place = StudyPlace.of(file.storage, file.name)
+    memory, state = begun(place, file, ["schedule.steps=40"])
+    assert state is None
+    memory.write(place)
+    place.write(StudyState("quickstart", {}, {}, []))
+    shown = experiment(storage=str(tmp_path), axis="flops", question="other words")
+    again, state = begun(place, shown, ["schedule.steps=40"])
+    assert state is not None and again.begun == memory.begun
+    changed = experiment(
+        storage=str(tmp_path), arms={"grpo": {"schedule.kind": "off", "objective.kl": 0.1}, "new": {}}, hypothesis="so"
+    )
+    with pytest.raises(ConfigError) as error:
+        begun(place, changed, [])
+    assert str(error.value).splitlines()[1:] == [
+        "  hypothesis: '' before, 'so' now",
+        "  arms.grpo.objective.kl: not there before, 0.1 now",
+        "  arms.ours: {} before, not there now",
+        "  arms.new: not there before, {} now",
+        "  overrides: schedule.steps=40 before, none now",
+    ]
+    place.storage.remove("experiment.yaml")
+    with pytest.raises(ConfigError, match="holds a study that is no experiment"):
+        begun(place, file, [])
+    place.storage.put("experiment.yaml", b"{")
+    with pytest.raises(ConfigError, match=r"experiment\.yaml is damaged"):
+        Memory.read(place)
+
+
+# ---- comparison -----------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_compared_by_hand() -> None:
+    found = comparison()
+    grpo, ours, worse = (arm.metrics[PASS_AT_1] for arm in found.arms)
+    assert grpo.mean == pytest.approx(0.2) and grpo.difference is None
+    assert ours.mean == pytest.approx(0.4)
+    gap = ours.difference
+    assert gap is not None and gap.mean == pytest.approx(0.2)
+    half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom; the differences' deviation is 0.1
+    assert gap.interval == pytest.approx((0.2 - half, 0.2 + half))
+    assert gap.p_t == pytest.approx(0.0741799)  # t = 3.4641
+    assert gap.p_sign == 2 / 8
+    assert worse.difference is not None and worse.difference.by_seed == {1: pytest.approx(-0.1), 2: pytest.approx(-0.1)}
+    assert worse.difference.p_t == pytest.approx(0, abs=1e-9) and worse.difference.p_sign == 0.5
+    assert gap.holm_t == gap.p_t and worse.difference.holm_sign == 0.5 == gap.holm_sign  # of two tests
+    assert found.arms[1].compute is not None and found.arms[1].compute.flops == 450 and found.arms[1].seconds == 6
+    assert [r.run.label for r in found.unfinished] == ["worse, seed 3"]
+
+
+def test_arms_can_be_compared_at_equal_flops() -> None:
+    """50 is the most that every run got to: half of GRPO's way, a quarter of the worse arm's."""
+    found = comparison(at={"axis": "flops", "value": "common"})
+    values = [arm.metrics[PASS_AT_1].mean for arm in found.arms]
+    assert found.place == 50 and values == pytest.approx([0.15, 0.4, 0.1])
+    beyond = comparison(at=AtSection(axis="flops", value=150).model_dump())
+    assert [len(arm.metrics[PASS_AT_1].by_seed) for arm in beyond.arms] == [0, 0, 2]
+    assert beyond.arms[2].metrics[PASS_AT_1].difference is None
+    assert interpolated([0, 10, 10], [1, 3, 5], 10) == 3 and interpolated([0, 10], [1, 3], 11) is None
+
+
+def test_results_are_written_and_shown(tmp_path: Path) -> None:
+    found = comparison(question="Does it help?", hypothesis="It does.", earlier_looks=2)
+    files = write_results(found, StudyFacts(65.0), tmp_path, "2026-01-02T03:04:05+00:00")
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == ["experiment.json", "figures/experiment.png"]
+    content = json.loads(files[0].read_text())
+    assert (content["looks"], content["comparisons"], content["begun"][:10]) == (3, 2, "2026-01-02")
+    ours = content["arms"][1]
+    assert ours["metrics"][PASS_AT_1]["difference"]["by_seed"] == pytest.approx({"1": 0.1, "2": 0.2, "3": 0.3})
+    assert [p["mean"] for p in ours["curves"][PASS_AT_1]] == pytest.approx([0.1, 0.4])
+    assert ours["compute"]["rollout_compute_saved"] == pytest.approx(0.2)
+    assert content["runs"][-1]["error"] == "out of memory"
+    console = Console(width=110, record=True, file=(tmp_path / "out").open("w"))
+    console.print(ResultTable(found, StudyFacts(65.0), str(tmp_path), tmp_path))
+    text = console.export_text()
+    assert "hypothesis, fixed beforehand: It does." in text and "+20.0 [-4.8, +44.8]" in text
+    assert "not in the comparison: worse, seed 3 (failed): out of memory" in text and "20.0%" in text
+    assert "asked 2 times before" in text
+
+
+def test_runs_are_read_from_their_directories(tmp_path: Path) -> None:
+    runs = [PlannedRun(1, "grpo", 1), PlannedRun(2, "ours", 1), PlannedRun(3, "late", 1)]
+    spent = Spent(3.0, Compute(8, {"learner": 10}, {"learner": 100.0}, grpo_flops=125.0, update_flops=50.0))
+    record = replace(evaluation("learner", 4), spent=spent)
+    summary = {
+        "evaluation": {"before": evaluation("learner", 0).to_json(), "during": [], "after": record.to_json()},
+        "spent": spent.to_json(),
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    outcomes = [
+        TrialOutcome("e_00001", {}, 4, "finished", directory=str(tmp_path)),
+        TrialOutcome("e_00002", {}, 4, "finished", directory=str(tmp_path / "gone")),
+    ]
+    found, broken, late = measured_runs(runs, outcomes)
+    assert found.points[1].at == {"steps": 4, "prompts": 8, "tokens": 10, "flops": 150, "seconds": 3}
+    assert found.points[1].values[PASS_AT_1] == 0.2 and found.spent == spent
+    assert broken.status == "failed" and "summary.json" in str(broken.error)
+    assert late.status == "waiting"
