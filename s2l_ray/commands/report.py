@@ -13,28 +13,36 @@ if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
 
 DESCRIPTION = """\
-Write one HTML page about one or several runs: results with intervals, curves,
+Write one HTML page about runs and experiments: results with intervals, curves,
 where the time went, the plan beside what was measured, rollouts to read, and how
-the configurations differ. It needs no network and no other file, and prints well.
-Runs need not be finished."""
+the configurations differ; of an experiment its arms with tests and cost. It needs
+no network and no other file, and prints well. Runs need not be finished."""
 EPILOG = """\
 examples:
   s2l report outputs/quickstart
-  s2l report outputs/quickstart outputs/grpo -o comparison.html"""
+  s2l report outputs/quickstart outputs/grpo -o comparison.html
+  s2l report outputs/figure4"""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "report", run, help="write one HTML page about runs", description=DESCRIPTION, epilog=EPILOG
+        commands,
+        "report",
+        run,
+        help="write one HTML page about runs and experiments",
+        description=DESCRIPTION,
+        epilog=EPILOG,
     )
-    parser.add_argument("directories", nargs="+", type=existing_output, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "directories", nargs="+", type=existing_output, metavar="DIR", help="directory of a run or an experiment"
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=html_file,
         metavar="FILE",
-        help="where to write it (default: report.html in the first RUN)",
+        help="where to write it (default: report.html in the first DIR)",
     )
 
 
@@ -47,10 +55,13 @@ def html_file(text: str) -> Path:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page."""
+    from s2l_ray.report.experiment import RESULTS, experiment_section
     from s2l_ray.report.page import write_report
     from s2l_ray.report.reading import read_runs
 
     path = arguments.output or arguments.directories[0] / "report.html"
-    write_report(read_runs(arguments.directories), path)
+    experiments = [directory for directory in arguments.directories if (directory / RESULTS).exists()]
+    runs = read_runs([directory for directory in arguments.directories if directory not in experiments])
+    write_report(runs, path, [experiment_section(directory) for directory in experiments])
     print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 NORMAL_95 = 1.96
 WIDTH = 9.0
 """Inches."""
+SHOWN_WHOLE = 1e5
+"""Values from here on are shown in powers of ten."""
 
 
 def rewards_figure(run: RunFiles) -> Figure:
@@ -156,15 +159,27 @@ def held_out_figure(runs: Sequence[RunFiles]) -> Figure | None:
         zip(figure.subplots(1, len(known), sharey=True, squeeze=False)[0], known.items(), strict=True)
     ):
         places = [[cost(record) or 0.0 for record in run.learner_evaluations] for run in shown]
+        unit = unit_of([x for place in places for x in place])
         apart = max(max(place) for place in places) / 100
         for at, (run, place, colour) in enumerate(zip(shown, places, _colours(len(shown)), strict=True)):
             # A little to the side, so that the bars of one place do not lie on each other.
-            moved = [x + apart * (at - (len(shown) - 1) / 2) for x in place]
+            moved = [(x + apart * (at - (len(shown) - 1) / 2)) / unit for x in place]
             _draw_evaluations(axes, run.learner_evaluations, moved, colour, None if number else run.name)
-        axes.set(xlabel=label, ylabel=None if number else "held-out pass@1")
+        axes.set(xlabel=label + unit_text(unit), ylabel=None if number else "held-out pass@1")
         axes.grid(axis="y")
     figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
+
+
+def unit_of(values: Sequence[float]) -> float:
+    """The power of ten that large values are shown in."""
+    largest = max(values)
+    return 10.0 ** math.floor(math.log10(largest)) if largest >= SHOWN_WHOLE else 1.0
+
+
+def unit_text(unit: float) -> str:
+    """Such as " (1e12)", for the label of an axis."""
+    return f" ({unit:.0e})".replace("e+", "e") if unit > 1 else ""
 
 
 def pass_at_k_figure(runs: Sequence[RunFiles]) -> Figure | None:

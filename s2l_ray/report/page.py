@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from s2l_ray.errors import DataError
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.report.charts import held_out_figure, pass_at_k_figure, rewards_figure, time_figure, window_of
-from s2l_ray.report.facts import NOTHING, Facts, facts_of
-from s2l_ray.report.planned import SKIPPED, PlannedDevice, PlannedPhase, devices_of, phases_of
-from s2l_ray.report.reading import RunFiles
-from s2l_ray.report.samples import SampledPrompt, samples_of
-from s2l_ray.report.settings import Setting, differing, not_default
-from s2l_ray.report.svg import as_svg
+from s2l_ray.report.facts import NOTHING, facts_of
+from s2l_ray.report.planned import SKIPPED, devices_of, phases_of
+from s2l_ray.report.reading import RunFiles, guarded
+from s2l_ray.report.samples import samples_of
+from s2l_ray.report.sections import Drawn, ExperimentSection, RunSection, Tile, drawn
+from s2l_ray.report.settings import differing, not_default
 from s2l_ray.style import SERIES_COLOURS
 from s2l_ray.version import VERSION
 
@@ -27,45 +25,6 @@ if TYPE_CHECKING:
 
 SERIES_DARK = ("#56B4E9", "#F0955A", "#2FC49A", "#E3A3C8", "#F2C14E", "#8ED1F5", "#B59BD0", "#C9A86A")
 """`style.SERIES_COLOURS` on a dark page."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure of the page."""
-
-    svg: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One of the numbers at the top."""
-
-    value: str
-    label: str
-
-
-@dataclass(frozen=True)
-class RunSection:
-    """What the page has of each run."""
-
-    title: str
-    figures: list[Drawn]
-    phases: list[PlannedPhase]
-    devices: list[PlannedDevice]
-    prompts: list[SampledPrompt]
-    settings: list[Setting]
-    configuration: str
-
-
-@dataclass(frozen=True)
-class ExperimentSection:
-    """What the page has of an experiment."""
-
-    title: str
-    paragraphs: list[str]
-    figures: list[Drawn] = field(default_factory=list)
-    tables: list[Facts] = field(default_factory=list)
 
 
 def write_report(runs: Sequence[RunFiles], path: Path, experiments: Sequence[ExperimentSection] = ()) -> None:
@@ -90,16 +49,16 @@ def page(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection] = ()
     environment = Environment(
         loader=PackageLoader("s2l_ray.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    sections = [_guarded(run, partial(_run_section, run, alone=len(runs) == 1)) for run in runs]
+    sections = [guarded(run.directory, partial(_run_section, run, alone=len(runs) == 1)) for run in runs]
     titles = [*(e.title for e in experiments), *(run.name for run in runs)]
     return environment.get_template("page.html.j2").render(
         title=titles[0] if len(titles) == 1 else f"{', '.join(titles[:3])}{' and others' if len(titles) > 3 else ''}",
         subtitle=f"Written {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} by s2l-ray {VERSION}",
         contents=_contents(runs, experiments),
-        tiles=_guarded(runs[0], lambda: tiles_of(runs[0])) if len(runs) == 1 and not experiments else [],
+        tiles=guarded(runs[0].directory, lambda: tiles_of(runs[0])) if len(runs) == 1 and not experiments else [],
         experiments=experiments,
         names=[run.name for run in runs],
-        facts=_guarded(runs[0], lambda: facts_of(runs)) if runs else [],
+        facts=guarded(runs[0].directory, lambda: facts_of(runs)) if runs else [],
         shared_figures=_shared_figures(runs),
         differing=differing(runs) if len(runs) > 1 else [],
         runs=sections,
@@ -107,16 +66,6 @@ def page(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection] = ()
         series=SERIES_COLOURS,
         series_dark=SERIES_DARK,
     )
-
-
-def _guarded(run: RunFiles, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise DataError(
-            f"{run.directory}: its summary.json, plan.json or steps.jsonl is not what this version of s2l-ray writes "
-            f"({type(error).__name__}: {error}). Read it with the version that wrote it"
-        ) from error
 
 
 def _contents(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection]) -> list[tuple[str, str]]:
@@ -157,7 +106,7 @@ def _shared_figures(runs: Sequence[RunFiles]) -> list[Drawn]:
     if len(runs) < 2:
         return []
     level = f"{runs[0].config.evaluation.confidence:.0%}"
-    return _drawn(
+    return drawn(
         "shared",
         {
             f"Held-out pass@1 over what training cost; bars: {level} bootstrap intervals over problems.": lambda: (
@@ -166,12 +115,6 @@ def _shared_figures(runs: Sequence[RunFiles]) -> list[Drawn]:
             f"Held-out pass@k after training; bands: {level} intervals over problems.": lambda: pass_at_k_figure(runs),
         },
     )
-
-
-def _drawn(place: str, figures: dict[str, Callable[[], Figure | None]]) -> list[Drawn]:
-    """Those of the figures, by their captions, that there are data for."""
-    drawn = [(caption, as_svg(make, f"{place}/{number}")) for number, (caption, make) in enumerate(figures.items())]
-    return [Drawn(svg, caption) for caption, svg in drawn if svg is not None]
 
 
 def _run_section(run: RunFiles, *, alone: bool) -> RunSection:
@@ -197,4 +140,4 @@ def _figures(run: RunFiles, alone: bool) -> list[Drawn]:
     curves: dict[str, Callable[[], Figure | None]] = {rewards: lambda: rewards_figure(run)}
     if alone:
         curves[f"Held-out pass@k; bands: {level} intervals over problems."] = lambda: pass_at_k_figure([run])
-    return _drawn(str(run.directory), curves | {time: lambda: time_figure(run)})
+    return drawn(str(run.directory), curves | {time: lambda: time_figure(run)})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, DataError
@@ -17,6 +17,7 @@ from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.run.checkpoints import STATE, checkpoints_in
 from s2l_ray.step_log import StepLog
 
+Made = TypeVar("Made")
 CONFIG, STEPS, SUMMARY, PLAN = "config.yaml", "steps.jsonl", "summary.json", "plan.json"
 
 
@@ -48,7 +49,7 @@ class RunFiles:
             once = {when: found[when] for when in ONCE if found.get(when)}
             return Evaluations.from_json({"evaluations": once, "during": found["during"]})
         for _, checkpoint in reversed(checkpoints_in(self.directory)):
-            if (state := _document(checkpoint / STATE)) is not None and "evaluations" in state:
+            if (state := document(checkpoint / STATE)) is not None and "evaluations" in state:
                 return Evaluations.from_json(state)
         return Evaluations()
 
@@ -73,9 +74,7 @@ def read_run(directory: Path) -> RunFiles:
     if not (directory / CONFIG).exists():
         raise ConfigError(f"{directory} is no run directory: it has no {CONFIG}")
     config = load_config(directory / CONFIG)
-    return RunFiles(
-        directory, config.name, config, records, _document(directory / SUMMARY), _document(directory / PLAN)
-    )
+    return RunFiles(directory, config.name, config, records, document(directory / SUMMARY), document(directory / PLAN))
 
 
 def read_runs(directories: Sequence[Path]) -> list[RunFiles]:
@@ -100,7 +99,12 @@ def _renamed(run: RunFiles, others: Sequence[RunFiles]) -> RunFiles:
     return RunFiles(run.directory, "/".join(parts[-count:]), run.config, run.records, run.summary, run.plan)
 
 
-def _document(path: Path) -> dict[str, Any] | None:
+def document(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is no such file.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
     if not path.exists():
         return None
     try:
@@ -110,3 +114,19 @@ def _document(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise DataError(f"{path} is no JSON object. Remove it to do without it")
     return found
+
+
+def guarded(place: Path, make: Callable[[], Made]) -> Made:
+    """What is made of files, whose contents may be those of another version of s2l-ray.
+
+    Raises:
+        DataError: they are.
+    """
+    try:
+        return make()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        what = place if place.suffix == ".json" else f"{place}: its {SUMMARY}, {PLAN} or {STEPS}"
+        raise DataError(
+            f"{what} is not what this version of s2l-ray writes ({type(error).__name__}: {error}). Read it with the "
+            "version that wrote it"
+        ) from error

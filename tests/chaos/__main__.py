@@ -50,8 +50,8 @@ class Story:
 
     def points_of(self, step: int) -> list[str]:
         """Where a fault can fall within a step."""
-        if self.gpus and step == self.mix_steps + 1:
-            return ["hand_over"]  # there is one such step
+        if self.gpus and step == self.mix_steps:  # from here on G_w = 0
+            return ["hand_over"]
         found = [*POINTS]
         if step % EVALUATE_EVERY == 0 and step < self.steps:
             found.append("evaluate")

@@ -17,10 +17,9 @@ from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
 from s2l_ray.display.text import duration
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
-from s2l_ray.experiments.comparison import Comparison, compared
 from s2l_ray.experiments.driver import begun
-from s2l_ray.experiments.experiment_file import AtSection, ExperimentFile
-from s2l_ray.experiments.measured import MeasuredRun, Point, interpolated, measured_runs
+from s2l_ray.experiments.experiment_file import AtSection
+from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.experiments.rehearsal import Rehearsal
@@ -36,16 +35,12 @@ from s2l_ray.tuning.samples import Sample, StudyConfigs, drawn_samples
 from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import number_at_once, sliced
 from s2l_ray.tuning.study_file import StudyFile
+from tests.support.experiments import PASS_AT_1, comparison, experiment
 from tests.support.step_records import evaluation
 
-PASS_AT_1, REWARD = "eval/learner/pass_at_1", "eval/learner/reward"
+REWARD = "eval/learner/reward"
 TWO_CORES = Inventory.of([{"gpus": 0, "cpus": 2, "memory_gb": 16}])
 PAPER = ["data.train=FILE", "data.eval=FILE"]
-
-
-def experiment(**changes: Any) -> ExperimentFile:
-    values = {"name": "e", "arms": {"grpo": {"schedule.kind": "off"}, "ours": {}}, "seeds": 2}
-    return ExperimentFile.model_validate(values | changes)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -216,32 +211,6 @@ def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None
 
 
 # ---- comparison -----------------------------------------------------------------------------------------------------
-
-
-def point(step: float, value: float, flops: float) -> Point:
-    return Point(
-        {"steps": step, "prompts": 8 * step, "tokens": step, "flops": flops, "seconds": step}, {PASS_AT_1: value}
-    )
-
-
-def run(arm: str, seed: int, *points: Point, number: int = 1) -> MeasuredRun:
-    cost = Compute(8, {"learner": 10}, {"learner": 100.0}, grpo_flops=125.0, update_flops=50.0)
-    return MeasuredRun(PlannedRun(number, arm, seed), "finished", "", None, points, Spent(2.0, cost))
-
-
-def comparison(**changes: Any) -> Comparison:
-    """Three arms and three seeds; `ours` is 0.1, 0.2 and 0.3 above `grpo`, `worse` ran with two seeds."""
-    file = experiment(
-        seeds=3, baseline="grpo", arms={"grpo": {"schedule.kind": "off"}, "ours": {}, "worse": {"objective.kl": 0.1}},
-        **changes,
-    )  # fmt: skip
-    runs = []
-    for seed in (1, 2, 3):
-        runs.append(run("grpo", seed, point(0, 0.1, 0), point(10, 0.2, 100)))
-        runs.append(run("ours", seed, point(0, 0.1, 0), point(10, 0.2 + seed / 10, 50)))
-    runs += [run("worse", seed, point(0, 0.1, 0), point(10, 0.1, 200)) for seed in (1, 2)]
-    runs.append(MeasuredRun(PlannedRun(9, "worse", 3), "failed", "", "out of memory"))
-    return compared(file, runs, 0.95)
 
 
 def test_arms_are_compared_by_hand() -> None:

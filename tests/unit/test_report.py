@@ -15,7 +15,9 @@ from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.summary import build_summary, write_summary
+from s2l_ray.experiments.report import write_results
 from s2l_ray.report.charts import band
+from s2l_ray.report.experiment import experiment_section
 from s2l_ray.report.facts import Facts, facts_of
 from s2l_ray.report.page import page, write_report
 from s2l_ray.report.planned import phases_of
@@ -24,6 +26,8 @@ from s2l_ray.report.samples import LONGEST, shortened
 from s2l_ray.report.settings import differing, not_default
 from s2l_ray.results import EvaluationRecord, SourceStats
 from s2l_ray.step_log import StepLog
+from s2l_ray.tuning.outcomes import StudyFacts
+from tests.support.experiments import comparison
 from tests.support.paths import ROOT
 from tests.support.step_records import step
 
@@ -246,3 +250,25 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys) -> None:
     with pytest.raises(DataError, match="summary"):
         (first / "summary.json").write_text("{")
         read_run(first)
+
+
+def test_an_experiment_has_its_arms_tests_and_cost_on_the_page(tmp_path: Path, capsys) -> None:
+    write_results(comparison(question="Does it <help>?"), StudyFacts(65.0), tmp_path, "2026-01-02T03:04:05Z")
+    content = json.loads((tmp_path / "experiment.json").read_text())
+    content["arms"][0]["values"]["schedule.kind"] = False  # as YAML reads the word off
+    (tmp_path / "experiment.json").write_text(json.dumps(content))
+    section = experiment_section(tmp_path)
+    tested, cost, arms, seeds = section.tables
+    assert tested.rows[1].cells == ("40.0 [15.2, 64.8]", "3", "+20.0 [-4.8, +44.8]", "0.074", "0.250", "0.074", "0.500")
+    assert tested.rows[0].cells[2:] == ("-",) * 5
+    assert cost.rows[1].cells == ("3", "6s", "300", "150", "30", "20.0%")
+    assert arms.columns == ("schedule.kind", "objective.kl")
+    assert [row.cells for row in arms.rows] == [("off", "-"), ("-", "-"), ("-", "0.1")]
+    assert seeds.columns == ("seed 1", "seed 2", "seed 3") and seeds.rows[2].cells == ("10.0", "10.0", "-")
+    assert "Not in the comparison: worse, seed 3 (failed): out of memory" in section.paragraphs
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 0
+    found = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Does it <help>?" in found.text and found.tags.count("svg") == 1
+    (tmp_path / "experiment.json").write_text(json.dumps(content | {"format": 9}))
+    assert main(["report", str(tmp_path)]) != 0
+    assert "format 9, this version reads 1" in " ".join(capsys.readouterr().err.split())
