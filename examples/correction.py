@@ -21,4 +21,4 @@ def geometric_mean(log_ratio: Tensor, lengths: Tensor) -> Tensor:
     Of `sequence`, the product, this is the root that makes long responses comparable with short ones (GSPO's ratio,
     arXiv 2507.18071, eq. 7).
     """
-    return spread(sequence_sums(log_ratio, lengths) / lengths, lengths)
+    return spread(sequence_sums(log_ratio, lengths) / lengths, lengths, len(log_ratio))

@@ -7,14 +7,14 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.commands.arguments import add_command
+from s2l_ray.commands.doctor_cuda import examine_gpus
+from s2l_ray.commands.finding import Finding
 from s2l_ray.redaction import redact
 
 if TYPE_CHECKING:
@@ -44,18 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(finding.good or not finding.needed for finding in findings) else 1
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    what: str
-    good: bool
-    detail: str
-    remedy: str = ""
-    needed: bool = True
-    """False: only some uses need it."""
-
-
 def examine() -> list[Finding]:
     """Look at everything; nothing is started on the network and nothing is written."""
     checks: list[Callable[[], Finding]] = [
@@ -68,10 +56,8 @@ def examine() -> list[Finding]:
         _memory,
         _disk,
         _shm,
-        _gpu,
-        _ray,
     ]
-    return [check() for check in checks]
+    return [*(check() for check in checks), *examine_gpus(), _ray()]
 
 
 def report(findings: list[Finding]) -> None:
@@ -172,18 +158,6 @@ def _shm() -> Finding:
         f"{free:.1f} GiB free",
         "give the container more (docker: --shm-size=4g); Ray's object store lives there",
     )
-
-
-def _gpu() -> Finding:
-    if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", False, "none", "none is needed for the embedded family", needed=False)
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, check=False, capture_output=True, text=True, timeout=20)
-    except subprocess.TimeoutExpired:
-        return Finding("GPU", False, "nvidia-smi does not answer", "check the driver", needed=False)
-    names = "; ".join(answer.stdout.strip().splitlines())
-    return Finding("GPU", answer.returncode == 0 and bool(names), names or "none", "check the driver", needed=False)
 
 
 def _ray() -> Finding:

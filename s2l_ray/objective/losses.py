@@ -121,7 +121,7 @@ def gspo(tokens: LossTokens, objective: LossOptions) -> PolicyLoss:
     over sequences (objective.aggregation: sequence) and clips at 3e-4 and 4e-4.
     """
     mean_log_ratio = sequence_sums(tokens.logprobs - tokens.old_logprobs, tokens.lengths) / tokens.lengths
-    return _clipped(spread(mean_log_ratio.exp(), tokens.lengths), tokens.advantages, objective)
+    return _clipped(spread(mean_log_ratio.exp(), tokens.lengths, len(tokens.advantages)), tokens.advantages, objective)
 
 
 @LOSSES.register("cispo")

@@ -82,7 +82,7 @@ def token_level(log_ratio: Tensor, lengths: Tensor) -> Tensor:
 @CORRECTIONS.register("sequence")
 def sequence_level(log_ratio: Tensor, lengths: Tensor) -> Tensor:
     """The product of the ratios over the response, for each of its tokens (verl's sequence level)."""
-    return spread(sequence_sums(log_ratio, lengths), lengths)
+    return spread(sequence_sums(log_ratio, lengths), lengths, len(log_ratio))
 
 
 class Correction(NamedTuple):

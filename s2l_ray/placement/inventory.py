@@ -58,6 +58,10 @@ class Efficiency(Section):
     """Share of the FLOP rate while an engine reads prompts."""
     decode: Share = 0.7
     """Share of the memory bandwidth while an engine samples."""
+    batch_invariant: Share = 0.6
+    """Share of an engine's speed on GPUs that is left in vLLM's batch-invariant mode (engines.*.batch_invariant). Not
+    measured here: Thinking Machines Lab report 42 s instead of 26 s for 1,000 sequences of Qwen3-8B on one GPU
+    ("Defeating Nondeterminism in LLM Inference", 2025)."""
     link: Share = 0.7
     """Share of a link's rate in collectives."""
     decode_step_s: Annotated[float, Field(ge=0)] = 0.002

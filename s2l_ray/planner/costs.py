@@ -7,7 +7,7 @@ own times (`s2l plan --calibrate RUN`) are better.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Generic, TypeAlias, TypeVar
 
@@ -34,6 +34,8 @@ class Rates:
     prefill: float
     memory: float
     """Device memory, while an engine samples and in the optimizer."""
+    batch_invariant: float
+    """Share of an engine's speed that is left in batch-invariant mode."""
     intra: float
     inter: float
     """Between nodes, all network cards of a node together."""
@@ -45,6 +47,15 @@ class Rates:
     sleep_wake_s: float
     weight_sync_s: float
     engine_start_s: float
+
+    def of_engine(self, *, batch_invariant: bool) -> Rates:
+        """The rates that an engine reaches which samples in this mode."""
+        if not batch_invariant:
+            return self
+        left = self.batch_invariant
+        return replace(
+            self, prefill=self.prefill * left, memory=self.memory * left, decode_step_s=self.decode_step_s / left
+        )
 
     def link(self, nodes: int) -> float:
         """Slowest link of a ring over `nodes` nodes, whose network cards all take part."""
@@ -64,6 +75,7 @@ def rates(specs: list[NodeSpec], efficiency: Efficiency, *, threads: int = 1) ->
         train=flops * efficiency.train,
         prefill=flops * efficiency.prefill,
         memory=memory * efficiency.decode,
+        batch_invariant=efficiency.batch_invariant,
         intra=min(spec.intra for spec in specs) * efficiency.link,
         inter=min(spec.inter for spec in specs) * efficiency.link,
         pcie=min(spec.pcie for spec in specs) * efficiency.link,

@@ -7,7 +7,9 @@ lays the sequences out as rows of a batch, where causality alone hides the right
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,21 +81,39 @@ def packed_attention(
             f"{type(module).__name__}; lower rollout.max_tokens or data.max_prompt_tokens"
         )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
-    if (groups := q.shape[1] // k.shape[1]) > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         return _flash(q, k, v, packed, scaling)[None], None
-    return _batched(q, k, v, packed, scaling)[None], None
+    return _batched(q, _to_heads(k, q), _to_heads(v, q), packed, scaling)[None], None
+
+
+def _to_heads(x: Tensor, query: Tensor) -> Tensor:
+    """Keys or values [T, kv heads, D], each repeated for the heads of queries that share it."""
+    groups = query.shape[1] // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, packed: PackedLayout, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build when it is called
 
     ends, longest = packed.cu_seqlens, packed.max_length
+    grouped: dict[str, Any] = {}
+    if _takes_grouped_queries():
+        grouped["enable_gqa"] = q.shape[1] != k.shape[1]
+    else:
+        k, v = _to_heads(k, q), _to_heads(v, q)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only with return_aux
-        q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, scale=scale, window_size=(-1, 0)
+        q, k, v, ends, ends, longest, longest, scale=scale, window_size=(-1, 0), **grouped
     )
     return out
+
+
+@cache
+def _takes_grouped_queries() -> bool:
+    """Whether this torch's kernel reads shared keys and values as they are, without a copy for every head."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _batched(q: Tensor, k: Tensor, v: Tensor, packed: PackedLayout, scale: float | None) -> Tensor:

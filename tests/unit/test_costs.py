@@ -24,8 +24,8 @@ FLOPS_PER_TOKEN = 2 * (2 * LAYER + 100_000)  # 560,000, attention apart
 ATTENTION = 4 * 2 * 100  # per token and token attended to
 
 RATES = Rates(
-    train=1e9, prefill=1e9, memory=1e8, intra=1e7, inter=1e6, pcie=1e7, host=1e6, decode_step_s=0.001,
-    collective_s=0.01, sleep_wake_s=1.0, weight_sync_s=0.5, engine_start_s=10.0,
+    train=1e9, prefill=1e9, memory=1e8, batch_invariant=0.5, intra=1e7, inter=1e6, pcie=1e7, host=1e6,
+    decode_step_s=0.001, collective_s=0.01, sleep_wake_s=1.0, weight_sync_s=0.5, engine_start_s=10.0,
 )  # fmt: skip
 KV_PER_TOKEN = 2 * 2 * 50 * 2  # keys and values, 2 layers, 5 heads of 10, 2 bytes: 400
 SAMPLER = Sampler(SHAPE, 1, kv_cache_bytes=400_000, max_num_seqs=64, dtype_bytes=2, rates=RATES)
@@ -92,6 +92,14 @@ def test_a_tied_embedding_is_the_head_and_is_streamed() -> None:
 def test_a_decode_step_that_is_bound_by_compute() -> None:
     slow = replace(SAMPLER, rates=replace(RATES, prefill=1e6))
     assert costs.decode_step_seconds(slow, 10, 20) == pytest.approx(10 * (560_000 + 20 * 800) / 1e6 + 0.001)
+
+
+def test_batch_invariant_engines_take_twice_as_long_at_half_of_the_speed() -> None:
+    half = replace(SAMPLER, rates=RATES.of_engine(batch_invariant=True))
+    assert RATES.of_engine(batch_invariant=False) == RATES
+    work = SamplingWork(prompts=4, rollouts=4, prompt_tokens=40, response_tokens=30, max_tokens=60)
+    whole_s = costs.generation_seconds(SAMPLER, work, 1)
+    assert costs.generation_seconds(half, work, 1) == pytest.approx(2 * whole_s)
 
 
 def test_tensor_parallel_halves_the_work_and_adds_all_reduces() -> None:

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from s2l_ray.errors import ModelError
+from s2l_ray.objective import sequence_sums, spread
+from s2l_ray.training import attention
 from s2l_ray.training.attention import PackedLayout
 from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.model import PackedPolicy, load_causal_lm
@@ -239,3 +243,42 @@ def test_final_soft_capping_is_read_from_the_config(tmp_path: Path) -> None:
 def test_a_directory_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="config.json"):
         load_causal_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize("takes_grouped", [True, False])
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_the_kernel_for_gpus_takes_what_it_is_given(
+    kv_heads: int, takes_grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own checks and shapes, forward and backward, without the kernel: shared keys and values as they are."""
+    monkeypatch.setattr(attention, "_takes_grouped_queries", lambda: takes_grouped)
+    seen: list[int] = []
+    real = varlen.varlen_attn
+
+    def noting(query: torch.Tensor, key: torch.Tensor, *more: object, **options: object) -> object:
+        seen.append(key.shape[1])
+        return real(query, key, *more, **options)
+
+    monkeypatch.setattr(varlen, "varlen_attn", noting)
+    with FakeTensorMode():
+        query = torch.empty(24, 8, 64, dtype=torch.bfloat16, requires_grad=True)
+        key, value = (torch.empty(24, kv_heads, 64, dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
+        layout = attention.PackedLayout(torch.empty(4, dtype=torch.int32), 12, None)
+        out = attention._flash(query, key, value, layout, 0.125)
+        gradients = torch.autograd.grad(out.sum(), (query, key, value))
+    assert out.shape == query.shape and out.dtype == torch.bfloat16
+    assert [g.shape for g in gradients] == [query.shape, key.shape, value.shape]
+    assert seen == [kv_heads if takes_grouped else 8]
+
+
+def test_this_torch_takes_grouped_queries() -> None:
+    assert attention._takes_grouped_queries()
+
+
+def test_what_a_loss_does_with_sequences_asks_a_gpu_nothing() -> None:
+    """Fake tensors have no values: whatever would wait for one, to know a size, is an error."""
+    with FakeTensorMode():
+        lengths, values = torch.empty(3, dtype=torch.int64), torch.empty(11)
+        assert spread(sequence_sums(values, lengths), lengths, len(values)).shape == (11,)
+        with pytest.raises(DynamicOutputShapeException):
+            spread(sequence_sums(values, lengths), lengths)

@@ -14,6 +14,7 @@ from s2l_ray.placement.plan import EngineSlot, Plan
 from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner.search import candidate_search, candidates, explanations, make_plan
 from s2l_ray.planner.search.candidate_search import Search
+from s2l_ray.planner.search.explanations import duration
 from s2l_ray.planner.search.frame import make_frame
 from s2l_ray.planner.workload import phases, workload
 from tests.support.paths import ROOT
@@ -115,6 +116,26 @@ def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
         paper("qwen3_1.7b_to_8b", "trainer.cpu_offload=true", "trainer.logprob_chunk_tokens=256"), cluster("8x24GB")
     )
     assert helped.fits
+
+
+def test_batch_invariant_mode_is_planned_with_its_cost() -> None:
+    """On GPUs alone; 1 / 0.6 of the time, as no part of sampling is bound by anything else here."""
+    invariant = ("engines.explorer.batch_invariant=true", "engines.learner.batch_invariant=true")
+    options = ("placement.mode=colocated", "engines.explorer.tensor_parallel=1", "engines.learner.tensor_parallel=1")
+    plain, slower = (
+        make_plan(paper("qwen3_1.7b_to_8b", *options, *more), cluster("8xH100")) for more in ((), invariant)
+    )
+    for part in ("explore", "learner_generate"):
+        assert slower.phases[1].seconds[part] == pytest.approx(plain.phases[1].seconds[part] / 0.6, rel=1e-6)
+    assert any("learner and explorer engines in batch-invariant mode" in note for note in slower.notes)
+    assert not any("batch-invariant" in note for note in plain.notes)
+
+
+@pytest.mark.parametrize(("learner", "high"), [("Qwen/Qwen3-8B-Base", 2.7), ("Qwen/Qwen3-1.7B-Base", 5.0)])
+def test_a_plan_on_gpus_says_between_which_times_the_run_is_expected(learner: str, high: float) -> None:
+    plan = make_plan(paper("qwen3_1.7b_to_8b", f"models.learner={learner}"), cluster("8xH100"))
+    low, most = (duration(plan.run_seconds * factor) for factor in (0.8, high))
+    assert f"no run on GPUs has calibrated these times: the run may take {low} to {most}" in plan.notes
 
 
 AUTO = "trainer.gradient_checkpointing=auto"

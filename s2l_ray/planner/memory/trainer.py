@@ -256,7 +256,8 @@ def _saved_by_layer(rank: _Rank) -> int:
     # Norms, and the inputs of the matrices that follow two of them.
     per_token = shape.norms * _norm_bytes(rank) * shape.hidden + 2 * dtype * shape.hidden
     per_token += _norm_bytes(rank) * (shape.query_width + shape.kv_width) * shape.qk_norm
-    # Queries, keys and values (repeated to all heads), output, log-sum-exp; the output again if it changes type.
+    # Queries, keys and values, output, log-sum-exp; the output again if it changes type. Keys and values are repeated
+    # to all heads on CPUs. The kernel for GPUs takes them as they are: an upper bound there, until it is measured.
     per_token += 4 * attention * shape.query_width + FLOAT32 * shape.heads
     per_token += 0 if attention == dtype else dtype * shape.query_width
     # Gate, its activation, up, their product.

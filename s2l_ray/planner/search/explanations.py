@@ -13,9 +13,12 @@ from s2l_ray.planner.search.fitting import Misfit
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
+    from s2l_ray.planner.architecture import ModelShape
 
 GB = 10**9
 MOST_ALTERNATIVES = 12
+SMALL_PARAMETERS = 3e9
+"""Of learners below it updates have been found to wait for the host."""
 
 
 def alternatives(found: Found, search: Search) -> tuple[Alternative, ...]:
@@ -213,6 +216,16 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
     for group in frame.inventory.nodes:
         if group.assumed:
             lines.append(f"nodes with {group.gpu_memory_gb:g} GB GPUs: rates not given are those of {group.assumed}")
+    if frame.cuda:
+        low, high = (duration(best.run_seconds * factor) for factor in _band(frame.learner))
+        lines.append(f"no run on GPUs has calibrated these times: the run may take {low} to {high}")
+    invariant = [role for role in frame.roles if frame.cuda and frame.engine(role).batch_invariant]
+    if invariant:
+        left = frame.inventory.efficiency.batch_invariant
+        lines.append(
+            f"{' and '.join(invariant)} engines in batch-invariant mode sample at {left:.0%} of their speed "
+            "(efficiency.batch_invariant of the inventory; not measured here)"
+        )
     idle = frame.inventory.gpus - best.gpus
     if idle:
         lines.append(f"{idle} of {frame.inventory.gpus} GPUs are idle: {_why_idle(best)}")
@@ -227,6 +240,14 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
             lines.append(f"{phase.name}: verifying may take longer than a step; raise verifier.workers")
             break
     return tuple(lines)
+
+
+def _band(learner: ModelShape) -> tuple[float, float]:
+    """Between which factors of a predicted time on GPUs the true one is expected to be.
+
+    docs/concepts/plan.md, "What is known of its error", has the measurements: none was faster than predicted.
+    """
+    return 0.8, 5.0 if learner.parameters < SMALL_PARAMETERS else 2.7
 
 
 def _why_idle(best: Candidate) -> str:

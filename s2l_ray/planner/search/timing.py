@@ -62,7 +62,7 @@ class Timing:
                 kv_cache_bytes=kv,
                 max_num_seqs=engine.max_num_seqs,
                 dtype_bytes=frame.dtype_bytes,
-                rates=self.rates(pool, engine.threads),
+                rates=self.rates(pool, engine.threads).of_engine(batch_invariant=engine.batch_invariant and frame.cuda),
             ),
         )
 

@@ -41,7 +41,7 @@ def constants_of_plan(
     work = workload(config, cuda=cuda, mean_response_tokens=mean_response_tokens)
     learner = ModelShape.load(config.models.learner)
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
-    samplers = {source: _sampler(config, layout, inventory, source) for source in sources}
+    samplers = {source: _sampler(config, layout, inventory, source, cuda) for source in sources}
     rates = _rates(layout, inventory, "trainer", config.trainer.threads_on(cuda=layout.device == "gpu"))
     beside = "explorer" in samplers and any(
         layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer")
@@ -75,7 +75,7 @@ def _rates(layout: Layout, inventory: Inventory, role: Role, threads: int) -> co
     return costs.rates(list(dict.fromkeys(specs)), inventory.efficiency, threads=threads)
 
 
-def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Source) -> costs.Sampler:
+def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Source, cuda: bool) -> costs.Sampler:
     engine, slots = getattr(config.engines, source), _engine_slots(layout, source)
     return costs.Sampler(
         shape=ModelShape.load(getattr(config.models, source)),
@@ -83,7 +83,9 @@ def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Sourc
         kv_cache_bytes=min(slot.kv_cache_bytes for slot in slots),
         max_num_seqs=engine.max_num_seqs,
         dtype_bytes=dtype_bytes(config),
-        rates=_rates(layout, inventory, source, engine.threads),
+        rates=_rates(layout, inventory, source, engine.threads).of_engine(
+            batch_invariant=engine.batch_invariant and cuda
+        ),
     )
 
 
