@@ -91,6 +91,12 @@ class ExperimentFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_slice(self) -> ExperimentFile:
+        if self.nodes_per_trial and self.cpus_per_trial:
+            raise ValueError("give nodes_per_trial or cpus_per_trial, not both; null takes an inherited one away")
+        return self
+
+    @model_validator(mode="after")
     def _different_seeds(self) -> ExperimentFile:
         if len(set(self.seed_list)) < len(self.seed_list):
             raise ValueError("seeds: a seed is there twice")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
 
 from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.config.embedded import source_name
 from s2l_ray.display import FetchDisplay, TaskDisplay
-from s2l_ray.display.text import duration, print_line, with_short_paths
+from s2l_ray.display.text import duration, with_short_paths
 from s2l_ray.experiments.arms import study_of
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.reading import load_experiment, split_overrides
@@ -19,9 +24,12 @@ from s2l_ray.placement.plan import Plan
 from s2l_ray.tuning.preparing import prepare
 from s2l_ray.tuning.rehearsal import PREDICTED, devices_of, most_engines
 from s2l_ray.tuning.study_bank import described_need
+from s2l_ray.tuning.study_file import StudyFile
 from s2l_ray.tuning.table import fitted_table
 from s2l_ray.tuning.trial_plans import planned_trials
 from s2l_ray.tuning.wording import values_text
+
+BASELINE = " (baseline)"
 
 
 def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
@@ -42,27 +50,66 @@ def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
         finally:
             if owned:
                 end_private_ray()
-    console = CommandConsole()
-    print_line(console, f"\n{with_short_paths(str(prepared.place))}: {_heading(file)}")
-    for label, text in (("question", file.question), ("hypothesis", file.hypothesis)):
-        if text:
-            print_line(console, f"{label}: {text}")
-    for (name, own), run in zip(file.arms.items(), study.runs, strict=False):
-        values = {key: _named(run[key]) for key in own}
-        print_line(console, f"arm {name}: {values_text(values) or 'what all runs share'}")
-    print_line(console, "")
-    plans = planned.plans[: len(file.arms)]  # of the first seed: those of the others are the same
-    columns = {
-        "arm": [f"{name} (baseline)" if name == file.baseline_arm else name for name in file.arms],
-        "engines": [most_engines(plan) for plan in plans],
-        "trainer\nranks": [str(plan.ranks) for plan in plans],
-        "on": [devices_of(plan) for plan in plans],
-        PREDICTED: ["" if plan.run_seconds is None else duration(plan.run_seconds) for plan in plans],
-    }
-    console.print(fitted_table(columns, (), ("trainer\nranks", "engines"), [""] * len(plans), console.width))
-    print_line(console, f"\n{time_text(planned.plans, planned.at_once)}")
-    if needed:
-        print_line(console, needed)
+    place = with_short_paths(str(prepared.place))
+    CommandConsole().print(Rehearsal(file, study, place, planned.plans, planned.at_once, needed))
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What would be run, for a terminal."""
+
+    file: ExperimentFile
+    study: StudyFile
+    """That runs it."""
+    place: str
+    """The experiment's directory, or its URL."""
+    plans: Sequence[Plan]
+    """Of each run."""
+    at_once: int
+    """How many run at the same time."""
+    needed: str | None
+    """What the bank needs, in a line."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        file = self.file
+        yield Text("")
+        yield Text(f"{self.place}: {_heading(file)}", style="bold")
+        if file.question:
+            yield Text(file.question)
+        if file.hypothesis:
+            yield Text(f"hypothesis: {file.hypothesis}", style="italic")
+        yield Text("")
+        yield self._arms()
+        yield Text("")
+        yield self._plans(options.max_width)
+        yield Text("")
+        yield Text(time_text(self.plans, self.at_once))
+        if self.needed:
+            yield Text(self.needed)
+
+    def _arms(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column("arm", no_wrap=True)
+        table.add_column("differs in")
+        for name, run in zip(self._names, self.study.runs, strict=False):
+            own = self.file.arms[name.removesuffix(BASELINE)]
+            table.add_row(name, Text(values_text({key: _named(run[key]) for key in own}) or "nothing"))
+        return table
+
+    def _plans(self, width: int) -> Table:
+        plans = self.plans[: len(self.file.arms)]  # of the first seed: those of the others are the same
+        columns = {
+            "arm": self._names,
+            "engines": [most_engines(plan) for plan in plans],
+            "trainer\nranks": [str(plan.ranks) for plan in plans],
+            "on": [devices_of(plan) for plan in plans],
+            PREDICTED: ["" if plan.run_seconds is None else duration(plan.run_seconds) for plan in plans],
+        }
+        return fitted_table(columns, (), ("trainer\nranks", "engines"), [""] * len(plans), width)
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"{name}{BASELINE}" if name == self.file.baseline_arm else name for name in self.file.arms]
 
 
 def _named(value: Any) -> Any:

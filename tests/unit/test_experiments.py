@@ -14,6 +14,7 @@ from rich.console import Console
 
 from s2l_ray.compute import Compute
 from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
+from s2l_ray.display.text import duration
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
 from s2l_ray.experiments.driver import begun
@@ -21,6 +22,7 @@ from s2l_ray.experiments.experiment_file import AtSection
 from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
+from s2l_ray.experiments.rehearsal import Rehearsal
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
 from s2l_ray.placement.inventory import Inventory, load_inventory
@@ -66,6 +68,19 @@ def test_every_run_of_a_shipped_experiment_fits_and_two_run_at_once(name: str) -
     assert number_at_once(cluster, sliced(samples[0].config, study).placement, len(samples)) == 2
 
 
+def test_a_rehearsal_has_arms_plans_and_the_time_of_all_runs(tmp_path: Path) -> None:
+    study, samples = drawn("figure4")
+    plans = [make_plan(sliced(sample.config, study), TWO_CORES) for sample in samples]
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    console.print(Rehearsal(load_experiment("figure4"), study, "outputs/figure4", plans, 2, "the bank needs 5"))
+    text = console.export_text()
+    assert "outputs/figure4: 20 runs: 4 arms with 5 seeds (1, 2, 3, 4, 5)" in text
+    assert "grpo (baseline)   schedule.kind=off" in text and "s2l_po            nothing" in text
+    assert "objective.explorer_negatives=0 models.explorer=embedded:large" in text
+    seconds = sum(plan.run_seconds or 0 for plan in plans) / 2
+    assert f"2 runs at a time: about {duration(seconds)} for the steps of all 20" in text
+
+
 def test_experiments_are_neither_configurations_nor_studies() -> None:
     assert not [name for name in (*CONFIGURATIONS.paths(), *STUDIES.paths()) if "experiments" in name]
     assert {"figure4", "paper/figure4"} <= EXPERIMENTS.paths().keys()
@@ -101,6 +116,7 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
         ({"arm": {}}, "arm: unknown key; did you mean 'arms'"),
         ({"baseline": "c"}, "baseline: 'c' is no arm; there are a, b"),
         ({"seeds": [1, 1]}, "a seed is there twice"),
+        ({"nodes_per_trial": 1, "cpus_per_trial": 1}, "not both"),
         ({"at": {"axis": "flop"}}, "at.axis"),
         ({"arms": "x"}, "must be a mapping"),
     ],
