@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from s2l_ray.benchmark.table import largest_k
 from s2l_ray.style import INK, MUTED, SERIES_COLOURS
 
@@ -20,13 +22,15 @@ def pass_at_k_figure(results: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     names = [benchmark["name"] for benchmark in results["benchmarks"]]
-    columns = min(COLUMNS, len(names))
+    columns = 2 if len(names) == 4 else min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(6.6, 4.6 * columns), 4.3 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     models = list(dict.fromkeys(row["model"] for row in results["results"]))
-    for axes, name in zip(panels, names, strict=False):
+    for number, (axes, name) in enumerate(zip(panels, names, strict=False)):
         _draw_panel(axes, results, name, models)
+        if number % columns == 0:
+            axes.set_ylabel(f"pass@k, {results['confidence']:.0%} interval over problems")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -42,7 +46,7 @@ def _draw_panel(axes: Axes, results: dict[str, Any], name: str, models: list[str
     found = [pair["crossover"] for pair in results["pairs"] if pair["benchmark"] == name and pair["crossover"]]
     for crossover in found:
         if crossover["k"] is not None:
-            _draw_crossover(axes, crossover, rows, alone=len(rows) == 2)
+            _draw_crossover(axes, crossover, rows)
     n = largest_k(results, name)
     ticks = [2**power for power in range(n.bit_length())]
     axes.set_xscale("log", base=2)
@@ -50,9 +54,7 @@ def _draw_panel(axes: Axes, results: dict[str, Any], name: str, models: list[str
     axes.minorticks_off()
     axes.set_xlim(1 / 1.08, n * 1.08)
     axes.set_ylim(0, None)
-    level = f"{results['confidence']:.0%}"
     axes.set(title=name, xlabel=f"k (of {n} samples on each of {rows[0]['problems']} problems)")
-    axes.set_ylabel(f"pass@k, {level} interval over problems")
     axes.grid(axis="y")
 
 
@@ -66,11 +68,14 @@ def _draw_curve(axes: Axes, row: dict[str, Any], colour: str, marker: str) -> No
     )
 
 
-def _draw_crossover(axes: Axes, found: dict[str, Any], rows: list[dict[str, Any]], *, alone: bool) -> None:
-    """A line where one curve overtakes another, named if the panel has two curves only."""
-    axes.axvline(found["k"], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    if not alone:
+def _draw_crossover(axes: Axes, found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Where one curve overtakes another: a ring on it; with two curves alone a line as well, and the numbers."""
+    challenger = next(row["pass_at"] for row in rows if row["model"] == found["challenger"])
+    height = np.interp(found["k"], [int(k) for k in challenger], [one["value"] for one in challenger.values()])
+    axes.plot([found["k"]], [height], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=6)
+    if len(rows) > 2:
         return
+    axes.axvline(found["k"], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     n = rows[0]["samples"]
     low, high = (f"{end:.1f}" if end is not None else f">{n}" for end in (found["low"], found["high"]))
     right = found["k"] > n**0.5

@@ -42,7 +42,7 @@ def _models(rows: list[dict[str, Any]], ks: list[int], confidence: float) -> Tab
         table.add_row(f"pass@{k}", *(_interval(row["pass_at"][str(k)]) for row in rows))
     if all(row["maj_at"] for row in rows):
         table.add_row(f"maj@{ks[-1]}", *(_interval(row["maj_at"][str(ks[-1])]) for row in rows))
-    table.add_row("tokens", *(f"{row['response_tokens']['value']:.1f}" for row in rows))
+    table.add_row("tokens, mean", *(f"{row['response_tokens']['value']:.1f}" for row in rows))
     table.add_row("cut off", *(f"{100 * row['truncated']:.1f}" for row in rows))
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import Problem
 from s2l_ray.training.checkpoint import save_checkpoint
 from s2l_ray.training.checkpoint_model import write_checkpoint_model
+from tests.support.word_models import WORDS, make_model
 
 SHARED = Path("/work/shared/data")
 SMALL = EvaluatedModel("small", str(DIRECTORY / "small"))
@@ -261,6 +263,28 @@ def test_seeds_are_of_the_model_the_problem_and_the_sample(tmp_path):
     assert mine[3].first_seed == mine[0].first_seed + 16
 
 
+def test_questions_are_put_into_the_chat_template_with_their_choices_and_the_instruction(tmp_path):
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %} >"
+    model = EvaluatedModel("chat", str(make_model(tmp_path / "chat", WORDS, rows=16, chat_template=template)))
+    choices = {"label": ["1", "2"], "text": ["bank", "library"]}
+    paths = [
+        write(tmp_path / "qa.jsonl", {"question": "Books?", "choices": choices, "answerKey": "2"}),
+        write(tmp_path / "aime.jsonl", {"question": "$1+1$?", "answer": "so\n#### 2"}),
+    ]
+    choice, math = make_jobs(model, load_benchmarks(paths), Options(2), tmp_path / "out", clip=False)
+    asked = "Please answer with the letter of one choice, within \\boxed{}."
+    assert (
+        choice.prompts[0].text == f"user: Books?\nA. bank\nB. library\n\n{asked} >" and choice.prompts[0].answer == "B"
+    )
+    assert (
+        math.prompts[0].text.startswith("user: $1+1$?\n\nPlease reason step by step") and math.prompts[0].answer == "2"
+    )
+    assert (choice.config.verifier.kind, math.config.verifier.kind) == ("choice", "math")
+    plain = EvaluatedModel("plain", str(make_model(tmp_path / "plain", WORDS, rows=16, chat_template=None)))
+    (job, _) = make_jobs(plain, load_benchmarks(paths), Options(2), tmp_path / "out", clip=False)
+    assert job.prompts[0].text.startswith("Books?\nA. bank") and job.config.data.chat is False
+
+
 def test_a_response_beyond_the_positions_is_refused_or_clipped(tmp_path):
     limit = json.loads((DIRECTORY / "small" / "config.json").read_text())["max_position_embeddings"]
     with pytest.raises(
@@ -344,6 +368,16 @@ def test_outcomes_are_the_numbers_of_the_samples(recorded):
     assert read_outcomes(directory, replace(evaluation, kind="countdown"), ["b/0"], 2).wrong is None
 
 
+def test_samples_that_two_commands_recorded_count_once(recorded):
+    directory, evaluation = recorded
+    shards = directory / "samples" / evaluation.recording / "shards"
+    for shard in list(shards.glob("*.parquet")):
+        shutil.copy(shard, shard.with_name(f"again-{shard.name}"))
+    found = read_outcomes(directory, evaluation, ["b/0", "b/1"], 3)
+    assert [sorted(votes) for votes in found.wrong] == [[2], [1, 1]]
+    assert [len(rollouts) for rollouts in read_rollouts(directory, evaluation).values()] == [3, 3]
+
+
 def test_missing_samples_are_counted(recorded):
     directory, evaluation = recorded
     with pytest.raises(DataError, match="2 of 8 samples of small on b are missing; give the command again"):
@@ -403,6 +437,12 @@ def test_majorities_are_counted_from_the_answers():
     benchmark = Benchmark("b", "b.jsonl", "math", (), "d", 0)
     (row,) = results([benchmark], [one], Report([1, 3], 0.9, 1), {})["results"]
     assert row["maj_at"]["3"]["value"] == 0.5 and row["maj_at"]["1"]["value"] == pytest.approx(0.5)
+
+
+def test_majorities_of_very_many_samples_are_left_out():
+    one = outcomes("m", [2, 1], 513, wrong=[[1], [2]])
+    (row,) = results([Benchmark("b", "b.jsonl", "math", (), "d", 0)], [one], Report([1, 513], 0.9, 1), {})["results"]
+    assert row["maj_at"] is None and len(row["pass_at"]) == 513
 
 
 def test_holm_corrects_over_the_pairs_of_a_benchmark():

@@ -260,6 +260,15 @@ def test_a_crossover_beyond_the_samples_is_none_and_so_is_that_end_of_its_interv
     assert 0.2 < at_the_end.share < 0.8
 
 
+def test_a_resample_in_which_the_challenger_leads_from_the_start_has_no_crossover_but_counts_as_one_at_1():
+    leader = curves([0.5] * 20 + [0.0] * 20, 4)
+    challenger = curves([0.25] * 38 + [0.0] * 2, 4)  # pass@1 0.2375 against 0.25, pass@2 0.475 against 0.417
+    found = crossover_of(leader, challenger, 0.9, seed=0)
+    assert found.k == pytest.approx(1 + 0.0125 / (0.0125 + 0.475 - 0.41667), abs=0.01)
+    # In about every third resample the leader's 20 problems are drawn so seldom that it does not lead at all.
+    assert found.low == 1.0 and 0.5 < found.share < 0.85
+
+
 def test_a_crossover_needs_the_same_problems():
     with pytest.raises(ValueError, match="same problems twice"):
         crossover_of(np.zeros((2, 4)), np.zeros((3, 4)), 0.9, 0)
