@@ -28,6 +28,8 @@ from s2l_ray.statistics import (
 from s2l_ray.version import VERSION
 
 FORMAT = 1
+MOST_VOTES = 512
+"""Samples up to which majorities are counted; the time for a problem grows with their square or faster."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def _result(outcomes: Outcomes, report: Report) -> dict[str, Any]:
 
 
 def _majority(outcomes: Outcomes, report: Report) -> dict[str, Any] | None:
-    if outcomes.wrong is None:
-        return None
     n = outcomes.samples
+    if outcomes.wrong is None or n > MOST_VOTES:
+        return None
     values = [maj_at_every_k(n, int(c), wrong) for c, wrong in zip(outcomes.correct, outcomes.wrong, strict=True)]
     return _by_k(np.stack(values), report)
 

@@ -17,8 +17,11 @@ from typing import Any, Literal
 from s2l_ray.benchmark.problems import Benchmark, Kind
 from s2l_ray.config import Config, load_config
 from s2l_ray.config.loading import config_of
+from s2l_ray.errors import ConfigError
 
 Preset = Literal["nothink", "think"]
+MOST_SAMPLES = 4096
+"""Of a problem: intervals for every k up to n take memory in proportion to n."""
 LONGEST = 38_912
 """Most new tokens of a response in the paper's evaluation."""
 PRESETS: dict[Preset, dict[str, Any]] = {
@@ -96,7 +99,10 @@ def common_configuration(options: Options) -> Config:
         ConfigError: a key or a value is wrong.
     """
     nothing = Benchmark("any", "any.jsonl", "math", (), "", 0)
-    return configuration("any", nothing, options)
+    config = configuration("any", nothing, options)
+    if config.evaluation.samples > MOST_SAMPLES:
+        raise ConfigError(f"--samples {config.evaluation.samples}: at most {MOST_SAMPLES} of a problem can be compared")
+    return config
 
 
 def _sampling(config: Config) -> Config:

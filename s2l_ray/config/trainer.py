@@ -59,6 +59,10 @@ class TrainerConfig(Section):
     and gradients are the same. auto: off for CPUs; on CUDA for as many layers as the plan's memory ledger needs."""
     recomputed_layers: NonNegative | None = None
     """So many decoder layers, the first ones, are computed again instead of all or none, or what auto finds."""
+    reshard_after_forward: bool = True
+    """Off: layers that were gathered from all ranks for a forward stay whole until their backward. That saves a gather
+    for every micro-batch, and takes a copy of the whole model in models.dtype on every device. Loss and gradients are
+    the same."""
     compile: bool = False
     """Compile the decoder layers (torch.compile), for any number of tokens: a GPU else waits for Python between many
     small kernels. The first update takes longer. Weights move alike, but for rounding."""

@@ -71,9 +71,8 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     writer = _Writer(file, place, memory)
     if state is not None and state.finished:
         return writer.again(state)
-    memory.write(place)
     command = shlex.join(["s2l", "experiment", path, *overrides])
-    run_study(file.config, study, of_config, Ending(writer.write, lambda place: command))
+    run_study(file.config, study, of_config, Ending(memory.write, writer.write, lambda place: command))
     return writer.result
 
 

@@ -60,6 +60,8 @@ NARROW = {
 }
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "layers recomputed": ({}, {"gradient_checkpointing": "on"}),
+    "three layers recomputed": ({}, {"recomputed_layers": 3}),
+    "layers kept whole": ({}, {"gradient_checkpointing": "on", "reshard_after_forward": False}),
     "all activations kept": ({}, {"gradient_checkpointing": "off"}),
     "chunks of 8,192": ({}, {"gradient_checkpointing": "on", "logprob_chunk_tokens": 8192}),
     "reference": ({"kl": 0.1}, {"gradient_checkpointing": "on"}),

@@ -207,9 +207,9 @@ def update_seconds(
     The FLOPs of the busiest rank or FSDP's traffic, whichever is slower (they overlap), and the optimizer.
 
     Groups go to ranks whole, so with fewer prompts in a mini-batch than ranks some ranks have nothing to do. Every
-    micro-batch gathers the weights for forward and again for backward, and reduces float32 gradients. With off-load
-    each rank's float32 shard crosses PCIe for every gather, its gradients on the way back, and the optimizer runs on
-    the host.
+    micro-batch gathers the weights for forward and, unless they are kept, again for backward, and reduces float32
+    gradients. With off-load each rank's float32 shard crosses PCIe for every gather, its gradients on the way back, and
+    the optimizer runs on the host.
     """
     groups = math.ceil(work.mini_batch_prompts / ranks)
     mini_batches = -(-work.prompts // work.mini_batch_prompts)
@@ -218,7 +218,8 @@ def update_seconds(
     compute = work.forwards(split) * shape.forward_flops(tokens, work.sequence_tokens / 2) / rates.train
 
     rows = steps * math.ceil(tokens / steps / max(work.micro_batch_tokens, work.sequence_tokens))
-    gathers = work.forwards(split) - 1 - work.recompute  # backward's own gather serves the recomputation too
+    # Backward's own gather serves the recomputation too.
+    gathers = work.forwards(split) - 1 - work.recompute - work.keeps_gathered
     link = rates.link(nodes)
     traffic = gathers * gather_seconds(shape.parameters * dtype_bytes, ranks, link)
     traffic += 0.0 if work.lora else gather_seconds(shape.parameters * 4, ranks, link)

@@ -78,6 +78,8 @@ class Workload:
     micro_batch_tokens: int
     recompute: float
     """Gradient checkpointing: share of the layers whose forward is done again in backward."""
+    keeps_gathered: bool
+    """Layers stay gathered from the forward to the backward (trainer.reshard_after_forward off)."""
     reference: bool
     """A frozen reference model is forwarded for the KL term."""
     kl_in_reward: bool
@@ -141,6 +143,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         mini_batch_prompts=objective.mini_batch_prompts or rollout.prompts_per_step,
         micro_batch_tokens=trainer.micro_batch_tokens,
         recompute=_recomputed(config, cuda),
+        keeps_gathered=not trainer.reshard_after_forward,
         reference=objective.kl > 0,
         kl_in_reward=objective.kl > 0 and objective.kl_in == "reward",
         separate_groups=objective.grouping == "separate",

@@ -70,7 +70,9 @@ def load_causal_lm(model_dir: str, *, trust_remote_code: bool = False) -> PreTra
     return model
 
 
-def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype, offload: bool = False) -> PackedPolicy:
+def shard(
+    policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype, offload: bool = False, reshard: bool = True
+) -> PackedPolicy:
     """FSDP2 over `mesh`: weights computed with in `compute_dtype`, gradients added in float32.
 
     Weights that are trained are kept in float32, frozen ones in `compute_dtype`.
@@ -79,6 +81,7 @@ def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype,
     the meta device stays there, and is filled afterwards.
 
     Args:
+        reshard: give gathered layers back after a forward, and not only after the backward.
         offload: keep shards, their gradients and so the optimizer's states in (on CUDA pinned) host memory.
     """
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
@@ -86,7 +89,7 @@ def shard(policy: PackedPolicy, mesh: DeviceMesh, *, compute_dtype: torch.dtype,
     cut = partial(fully_shard, mesh=mesh, mp_policy=precision, offload_policy=offloading)
     for layer in policy.model.base_model.layers:
         _cast_whole_parameters(layer, compute_dtype)
-        cut(layer)
+        cut(layer, reshard_after_forward=reshard)
     _cast_whole_parameters(policy, compute_dtype)
     cut(policy)
     return policy

@@ -291,7 +291,8 @@ class PolicyTrainer:
         if self.trainer.lora_rank and not frozen:
             add_adapters(model, self.trainer, seed=adapter_seed)
         offload = self.objective.reference_offload if frozen else self.trainer.cpu_offload
-        shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload)
+        reshard = frozen or self.trainer.reshard_after_forward  # no backward follows a reference's forward
+        shard(policy, self.mesh, compute_dtype=self.dtype, offload=offload, reshard=reshard)
         fill(model, StoredTensors(self.model_dir), torch.device("cpu") if offload else self.device)
         if self.trainer.compile:
             compile_layers(model)

@@ -42,6 +42,7 @@ NOT_CHANGEABLE: Mapping[str, str] = {
     "trainer.logprob_chunk_tokens": _PLANNED,
     "trainer.gradient_checkpointing": _BUILT,
     "trainer.recomputed_layers": _BUILT,
+    "trainer.reshard_after_forward": _BUILT,
     "trainer.compile": _BUILT,
     "trainer.deterministic": _BUILT,
     "trainer.lora_rank": "it makes another model",

@@ -78,6 +78,8 @@ class StudyResult:
 class Ending:
     """What a start of a study leaves, and what it says."""
 
+    begins: Callable[[StudyPlace], None] = lambda place: None
+    """Called once all trials are known to be possible, before anything is written."""
     report: Callable[[StudyAbout, Sequence[TrialOutcome], StudyFacts, Config], list[Path]] = write_report
     """Writes the results into the study's directory, and returns the files (`report.write_report`)."""
     resume_command: Callable[[StudyPlace], str] = resume_command
@@ -182,6 +184,7 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, endi
         stack.callback(end_private_ray)
     at_once = planned_trials(prepared, display).at_once
     began = time.monotonic()
+    ending.begins(prepared.place)
     prepared.place.write(prepared.state)
     about = _about(prepared, at_once)
     parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)

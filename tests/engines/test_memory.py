@@ -147,6 +147,11 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "qwen3",
         {"trainer__recomputed_layers": 3, "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE)},
     ),
+    "layers kept whole": (
+        WIDE,
+        "llama",
+        {"models__dtype": "bfloat16", "trainer__reshard_after_forward": False},
+    ),
     "recomputed bfloat16": (
         WIDE,
         "llama",

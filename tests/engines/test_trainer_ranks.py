@@ -80,6 +80,7 @@ SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "token": (even, {}, {"micro_batch_tokens": 40}),
     "kl": (mini_batches, KL, {"micro_batch_tokens": 30}),
     "recomputed": (even, {}, {"gradient_checkpointing": "on"}),
+    "kept whole": (mini_batches, KL, {"micro_batch_tokens": 30, "reshard_after_forward": False}),
     "decayed": (mini_batches, {}, DECAYED),
     "lora": (mini_batches, {}, LORA),
     "reinforce++": (mini_batches, WHITENED, {}),

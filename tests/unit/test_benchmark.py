@@ -439,6 +439,12 @@ def test_majorities_are_counted_from_the_answers():
     assert row["maj_at"]["3"]["value"] == 0.5 and row["maj_at"]["1"]["value"] == pytest.approx(0.5)
 
 
+def test_majorities_of_very_many_samples_are_left_out():
+    one = outcomes("m", [2, 1], 513, wrong=[[1], [2]])
+    (row,) = results([Benchmark("b", "b.jsonl", "math", (), "d", 0)], [one], Report([1, 513], 0.9, 1), {})["results"]
+    assert row["maj_at"] is None and len(row["pass_at"]) == 513
+
+
 def test_holm_corrects_over_the_pairs_of_a_benchmark():
     models = [outcomes(name, [c] * 12, 4) for name, c in (("a", 1), ("b", 2), ("c", 3))]
     found = results([Benchmark("b", "b.jsonl", "math", (), "d", 0)], models, Report([1, 4], 0.95, 1), {})

@@ -142,8 +142,9 @@ def test_rollout_flops() -> None:
 
 WORK = Workload(
     phases=(), steps=4, group_size=4, prompts=8, prompt_tokens=20, response_tokens=30, max_tokens=60,
-    mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, reference=True, kl_in_reward=False,
-    separate_groups=False, lora=False, offload=False, ahead=True, stale=False, banked=False,
+    mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, keeps_gathered=False, reference=True,
+    kl_in_reward=False, separate_groups=False, lora=False, offload=False, ahead=True, stale=False,
+    banked=False,
 )  # fmt: skip
 
 
@@ -180,6 +181,9 @@ def test_an_update_that_is_bound_by_links() -> None:
     assert update(WORK, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(near)
     far = 8 * (traffic / 1e6 + starts) + optimizer
     assert update(WORK, Split(2, 2, 1), ranks=2, nodes=2, rates=fast) == pytest.approx(far)
+    kept = 8 * (traffic / 1e7 - PARAMETERS / 1e7 + starts - 2 * 0.01) + optimizer  # no gather for backward
+    work = replace(WORK, keeps_gathered=True)
+    assert update(work, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(kept)
     adapters = replace(WORK, lora=True)
     assert update(adapters, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(8 * (3.5 * PARAMETERS / 1e7 + starts))
 

@@ -115,6 +115,7 @@ def test_a_changed_benchmark_is_refused(problems, out, capsys):
             "samples (16) must be at least the largest k (32)",
         ),
         (["embedded:small", "--benchmark", "embedded:heldout.jsonl", "--settings", "think"], "has 1024 positions"),
+        (["embedded:small", "--benchmark", "embedded:heldout.jsonl", "--samples", "5000"], "at most 4096 of a problem"),
     ],
 )
 def test_errors_come_early_and_leave_nothing(words, message, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,3 +172,20 @@ def test_a_wait_for_actors_ends_with_all_of_them(monkeypatch: pytest.MonkeyPatch
     told: list[tuple[int, int]] = []
     launcher.wait_ready({name: name for name in ("verifier 0", "verifier 1", "the bank")}, lambda *n: told.append(n))
     assert told == [(2, 3), (3, 3)]
+
+
+def test_the_ranks_recompute_as_many_layers_as_the_plan_says(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When they are started, and when they serve another run; the run's own configuration stays as it is."""
+    plan = separate_plan()
+    planned = needs(replace(plan, layout=replace(plan.layout, recomputed_layers=5)))
+    graph = graph_at(1, calls, monkeypatch)
+    built: list[Any] = []
+    graph.trainer.group.begin_rebuild = built.append
+    graph.reconfigure(planned, 1)
+    group = SimpleNamespace(begin_build=built.append)
+    monkeypatch.setattr(graphs, "TrainerGroup", lambda *args: group)
+    graph._launcher.launch_rank = lambda slot, ranks: None
+    graph._supervision.tend_busy = None
+    assert graph._start_ranks(1, 0) is group
+    assert [config.trainer.recomputed_layers for config in built] == [5, 5]
+    assert planned.config.trainer.recomputed_layers is None

@@ -95,6 +95,12 @@ class _Rank:
         """Parameters of one layer, adapters included."""
         return self.shape.layer_parameters + _count(self.adapters)
 
+    def gathered(self, layers: int) -> int:
+        """Bytes of the whole root and of so many gathered layers; of all, where layers stay whole until backward."""
+        if not self.config.trainer.reshard_after_forward:
+            layers = self.shape.layers
+        return self.dtype * (self.shape.root_parameters + layers * self.layer_parameters)
+
     @property
     def trained_layer(self) -> int:
         """Parameters of one layer that have gradients."""
@@ -164,7 +170,7 @@ def _moments(rank: _Rank, gradients: int) -> list[Ledger]:
 def _end_of_forward(rank: _Rank) -> Ledger:
     """Two float32 buffers over the vocabulary for each token of a chunk (training/logprobs.py), on all activations."""
     return {
-        "gathered": rank.dtype * rank.shape.root_parameters,
+        "gathered": rank.gathered(0),
         "activations": _saved(rank, rank.shape.layers) + _saved_at_end(rank),
         "logits": 2 * FLOAT32 * _chunk(rank),
     }
@@ -183,7 +189,7 @@ def _backward_of_head(rank: _Rank) -> Ledger:
     chunk = _chunk(rank)
     # The last layer is gathered ahead, if there is something to gather.
     return {
-        "gathered": dtype * (rank.shape.root_parameters + rank.layer_parameters * (rank.ranks > 1)),
+        "gathered": rank.gathered(1 if rank.ranks > 1 else 0),
         "activations": _saved(rank, rank.shape.layers) + _saved_at_end(rank),
         "logits": FLOAT32 * head + max(of_logits * chunk, dtype * chunk + of_product * head),
     }
@@ -196,7 +202,7 @@ def _of_layers(rank: _Rank) -> list[Ledger]:
     being reduced; and at a layer's end, when its gradients are copied to be reduced.
     """
     shape, dtype = rank.shape, rank.dtype
-    gathered = dtype * (shape.root_parameters + rank.layer_parameters * min(2, rank.ranks))
+    gathered = rank.gathered(min(2, rank.ranks))
     waiting = dtype * rank.head_gradient
     of_mlp = 0 if rank.lora else dtype * shape.hidden * shape.intermediate
     work = rank.tokens * dtype * (2 * shape.intermediate + 2 * shape.hidden)
