@@ -110,9 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     written = directory / "diversity.json"
     write_whole(written, json.dumps(record.to_json(), indent=1) + "\n")
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
-    console = CommandConsole()
+    terminal = CommandConsole()
+    console = terminal if terminal.is_terminal else CommandConsole(width=WIDE)
     for table in (diversity_table(record), difference_table(record)):
-        console.print(table, width=None if console.is_terminal else WIDE)
+        console.print(table)
     print(f"{record.confidence:.0%} intervals over {record.problems} problems; *: the interval does not hold 0")
     for path in (written, figure):
         print(with_short_paths(str(path)))
