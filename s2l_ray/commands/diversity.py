@@ -65,6 +65,9 @@ def add_to(commands: Commands) -> None:
         help="a temperature of the learner, once for each (default: 1.5)",
     )
     parser.add_argument(
+        "--explorer-temperature", type=positive_number, metavar="T", help="of the explorers (default: the learner's)"
+    )
+    parser.add_argument(
         "--tolerance",
         type=positive_number,
         default=0.01,
@@ -107,9 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     written = directory / "diversity.json"
     write_whole(written, json.dumps(record.to_json(), indent=1) + "\n")
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
-    console = CommandConsole()
+    terminal = CommandConsole()
+    console = terminal if terminal.is_terminal else CommandConsole(width=WIDE)
     for table in (diversity_table(record), difference_table(record)):
-        console.print(table, width=None if console.is_terminal else WIDE)
+        console.print(table)
     print(f"{record.confidence:.0%} intervals over {record.problems} problems; *: the interval does not hold 0")
     for path in (written, figure):
         print(with_short_paths(str(path)))
@@ -128,6 +132,7 @@ def _compared(arguments: argparse.Namespace, directory: Path, display: TaskDispl
         directory=directory,
         options=Options(samples=arguments.samples, file=arguments.config, overrides=(*words, *arguments.overrides)),
         temperatures=arguments.hot or (1.5,),
+        explorer_temperature=arguments.explorer_temperature,
         limit=arguments.limit,
     )
     with open_samples(request, display) as samples:

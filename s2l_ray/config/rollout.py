@@ -19,8 +19,8 @@ from s2l_ray.kinds import WeightSyncMode
 class SamplingConfig(Section):
     """How an engine samples a token."""
 
-    temperature: PositiveFloat = 1.0
-    """Divides the logits before a token is sampled."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Divides the logits before a token is sampled; at most 2, as vLLM has it."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample among the most probable tokens whose probabilities add up to this; 1: no limit."""
     top_k: NonNegative = 0

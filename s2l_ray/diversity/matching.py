@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from s2l_ray.errors import DataError
 
-LOWEST, HIGHEST = 0.1, 4.0
-"""Temperatures between which the match is sought, as multiples of the learner's."""
+LOWEST, HIGHEST = 0.1, 2.0
+"""The temperatures between which is sought: the lowest, as a multiple of the learner's, and the highest of vLLM."""
 MOST_TRIALS = 10
 
 
@@ -44,7 +44,7 @@ def match_temperature(
         most: temperatures to sample.
 
     Raises:
-        DataError: no temperature in [LOWEST, HIGHEST] times `start` encloses the wanted pass@1.
+        DataError: no temperature between LOWEST times `start` and HIGHEST encloses the wanted pass@1.
     """
     trials: dict[float, float] = {}
 
@@ -58,7 +58,7 @@ def match_temperature(
     low = high = start
     better = above(start)
     if not found(start):
-        end = start * (HIGHEST if better else LOWEST)
+        end = HIGHEST if better else LOWEST * start
         if above(end) == better and not found(end):
             raise DataError(
                 f"the learner's pass@1 is {trials[start]:.1%} at temperature {start:g} and {trials[end]:.1%} at "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from s2l_ray.bank.rollout_bank import RolloutBank
-from s2l_ray.benchmark.directory import SAMPLES
+from s2l_ray.benchmark.directory import SAMPLES, SETTINGS
 from s2l_ray.benchmark.jobs import Job, make_jobs
 from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark
@@ -19,8 +21,8 @@ from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.diversity.matching import Match, match_temperature
 from s2l_ray.diversity.sources import Sampled, SampledSource, SourceKind
 from s2l_ray.errors import ConfigError
-from s2l_ray.kinds import Source
-from s2l_ray.machine.disk import writing
+from s2l_ray.kinds import Dtype, Source
+from s2l_ray.machine.disk import read_json, write_whole, writing
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollouts.records import Prompt, RolloutSet
@@ -46,6 +48,8 @@ class Request:
     options: Options
     temperatures: Sequence[float] = ()
     """Of the learner, for token-level sources."""
+    explorer_temperature: float | None = None
+    """None: the learner's."""
     limit: int | None = None
     """Problems."""
 
@@ -64,14 +68,22 @@ class Wanted:
 
 
 class Samples:
-    """Draws the samples of sources, or reads what was drawn before. Use it within `open_samples`."""
+    """Draws the samples of sources, or reads what was drawn before. Use it within `open_samples`.
+
+    Args:
+        request: what is to be compared.
+        models: those of the request, fetched.
+        benchmark: that of the request, read.
+        inventory: gives the nodes that engines are placed on; not called where all samples are there.
+        display: shows how far sampling is.
+    """
 
     def __init__(
         self,
         request: Request,
         models: list[EvaluatedModel],
         benchmark: Benchmark,
-        inventory: Inventory,
+        inventory: Callable[[], Inventory],
         display: TaskDisplay,
     ) -> None:
         self._request, self._models, self._benchmark = request, models, benchmark
@@ -113,11 +125,11 @@ class Samples:
         """Of a model that is given twice, the second is another sample."""
         labels = [model.label for model in self._models[1:]]
         numbers = [labels[: i + 1].count(label) for i, label in enumerate(labels)]
+        names = [f"explorer {label}" + (f" #{n}" if n > 1 else "") for label, n in zip(labels, numbers, strict=True)]
+        temperature = self._request.explorer_temperature
         return [
-            Wanted(
-                f"explorer {model.label}" + (f" #{number}" if number > 1 else ""), "policy_level", model, None, 2 + i
-            )
-            for i, (model, number) in enumerate(zip(self._models[1:], numbers, strict=True))
+            Wanted(name, "policy_level", model, temperature, 2 + i)
+            for i, (name, model) in enumerate(zip(names, self._models[1:], strict=True))
         ]
 
     def _learner_at(self, temperature: float) -> Wanted:
@@ -133,7 +145,7 @@ class Samples:
         missing = [one for one in planned if one.plan.requests]
         if missing:
             done = Recorded(sum(one.plan.rollouts for one in missing))
-            sample(missing, self._inventory, done, self._display)
+            sample(missing, self._inventory(), done, self._display)
         return [_read(*pair) for pair in zip(wanted, planned, strict=True)]
 
     def _job(self, wanted: Wanted) -> Job:
@@ -145,7 +157,17 @@ class Samples:
         options = replace(options, overrides=[*options.overrides, *changed])
         model = replace(wanted.model, label=wanted.name)
         (job,) = make_jobs(model, [self._benchmark], options, self._request.directory, clip=False)
-        return job.with_dtype(choose_dtype(job.config, self._inventory).dtype)
+        return job.with_dtype(self._dtype(job.config))
+
+    def _dtype(self, config: Config) -> Dtype:
+        """The type that engines compute in: that of the first samples in the directory, so that others go with them."""
+        file = self._request.directory / SETTINGS
+        if file.is_file():
+            known: Dtype = read_json(file, "move it away, and its directory's samples/ with it")["dtype"]
+            return known
+        chosen = choose_dtype(config, self._inventory()).dtype
+        write_whole(file, json.dumps({"dtype": chosen}) + "\n")
+        return chosen
 
     def _matched(self, source: SampledSource, tolerance: float) -> tuple[SampledSource, Match]:
         """The learner at the temperature at which it is right as often as `source`, and how it was found."""
@@ -164,7 +186,7 @@ class Samples:
 
 @contextmanager
 def open_samples(request: Request, display: TaskDisplay) -> Iterator[Samples]:
-    """Read the benchmark, check the models, and have nodes for as long as samples are drawn.
+    """Read the benchmark, check the models, and have nodes for as long as samples are drawn, if any are missing.
 
     Raises:
         ConfigError: a key or value is wrong.
@@ -189,10 +211,10 @@ def open_samples(request: Request, display: TaskDisplay) -> Iterator[Samples]:
         )
     with writing(request.directory):
         (request.directory / SAMPLES).mkdir(parents=True, exist_ok=True)
-    with (
-        closing(RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)),
-        nodes(common, display.say) as inventory,
-    ):
+    with ExitStack() as stack:
+        lock = RunLock.acquire(request.directory / LOCK, common.cluster.start_timeout_s, display.say)
+        stack.enter_context(closing(lock))
+        inventory = cache(lambda: stack.enter_context(nodes(common, display.say)))
         yield Samples(request, models, benchmark, inventory, display)
 
 

@@ -36,6 +36,7 @@ def test_the_commands():
     assert names == [
         "train",
         "tune",
+        "experiment",
         "evaluate",
         "diversity",
         "plan",

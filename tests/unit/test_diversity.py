@@ -65,6 +65,8 @@ PROBLEM = "3 7 12 5 : 27"
         ("3 + 7 = 10 ; 10 + 12 = 22 ; 22 + 5 = 27 .", "12 + 5 = 17 ; 3 + 7 = 10 ; 17 + 10 = 27", True),
         ("12 - 3 = 9 ; 9 + 7 = 16 ; 16 - 5 = 11", "12 + 7 = 19 ; 3 + 5 = 8 ; 19 - 8 = 11", True),  # 12 - 3 + 7 - 5
         ("3 * 7 = 21 ; 21 - 12 = 9 ; 9 + 5 = 14", "7 * 3 = 21 ; 12 - 5 = 7 ; 21 - 7 = 14", True),  # a - (b - c)
+        ("3 + 7 = 10 ; 10 + 12 = 22 ; 22 - 5 = 17", "12 - 3 = 9 ; 9 + 7 = 16 ; 16 + 5 = 21", False),  # signs
+        ("12 / 3 = 4 ; 4 * 7 = 28 ; 28 + 5 = 33", "12 * 3 = 36 ; 36 * 7 = 252 ; 252 + 5 = 257", False),  # exponents
         ("3 * 7 = 21 ; 21 + 12 = 33 ; 33 - 5 = 28", "3 * 12 = 36 ; 36 - 7 = 29 ; 29 - 5 = 24", False),
         ("12 / 3 = 4 ; 4 * 7 = 28 ; 28 - 5 = 23", "12 * 7 = 84 ; 84 / 3 = 28 ; 28 - 5 = 23", True),  # (12 / 3) * 7
         ("7 - 3 = 4 ; 4 * 5 = 20 ; 20 + 12 = 32", "7 * 5 = 35 ; 35 + 12 = 47 ; 47 - 3 = 44", False),
@@ -262,7 +264,7 @@ def test_what_does_not_exist_has_no_interval():
 # ---- matching -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", [0.15, 0.45])
+@pytest.mark.parametrize("wanted", [0.18, 0.45])
 def test_the_match_is_found_in_either_direction(wanted: float):
     """pass@1 = 0.3 / T: the match is 0.3 / wanted."""
     match = match_temperature(lambda t: min(1.0, 0.3 / t), wanted, start=1.0, tolerance=0.002)
@@ -274,5 +276,5 @@ def test_the_match_is_found_in_either_direction(wanted: float):
 def test_no_match_is_an_error_and_no_closer_one_is_said():
     with pytest.raises(DataError, match="no temperature between makes it 90.0%"):
         match_temperature(lambda t: 0.3 / (1 + t), 0.9, start=1.0, tolerance=0.01)
-    loose = match_temperature(lambda t: float(t < 2), 0.5, start=1.0, tolerance=0.01, most=4)
+    loose = match_temperature(lambda t: float(t < 1.6), 0.5, start=1.0, tolerance=0.01, most=4)
     assert not loose.within and len(loose.trials) == 4
