@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.experiments.comparison import Arm, Comparison
 from s2l_ray.experiments.curves import curve_of
-from s2l_ray.experiments.wording import AXIS_LABELS, label_of, shown
+from s2l_ray.experiments.wording import AXIS_LABELS, is_percent, label_of, shown
 from s2l_ray.style import INK, MUTED, SERIES_COLOURS, save_png
 
 if TYPE_CHECKING:
@@ -79,7 +79,13 @@ def _draw_arm(axes: Axes, comparison: Comparison, arm: Arm, metric: str, number:
         places, [shown(metric, p.mean) for p in points], dashes, color=colour, linewidth=2, marker="o", markersize=4,
         label=label,
     )  # fmt: skip
-    bounds = [(shown(metric, p.interval[0]), shown(metric, p.interval[1])) for p in points if p.interval]
+    most = 1.0 if is_percent(metric) else math.inf  # of two seeds an interval may be wider than all that is possible
+    least = 0.0 if is_percent(metric) else -math.inf
+    bounds = [
+        (shown(metric, max(least, p.interval[0])), shown(metric, min(most, p.interval[1])))
+        for p in points
+        if p.interval
+    ]
     if len(bounds) == len(points):
         lows, highs = zip(*bounds, strict=True)
         axes.fill_between(places, lows, highs, color=colour, alpha=0.13, linewidth=0)

@@ -101,7 +101,7 @@ def cost_table(found: Comparison, width: int) -> Table:
         "rollout\nFLOPs": [_flops(arm, "rollout") for arm in found.arms],
         "update\nFLOPs": [_flops(arm, "update") for arm in found.arms],
         "of these from\nthe bank": [_flops(arm, "recorded") for arm in found.arms],
-        "sampled\ntokens": ["" if arm.compute is None else large(arm.compute.sampled_tokens) for arm in found.arms],
+        "sampled\ntokens": [_tokens(arm) for arm in found.arms],
         "training\ntime": [duration(arm.seconds) if arm.runs else "" for arm in found.arms],
         "rollout\ncompute saved": [_saved(arm) for arm in found.arms],
     }
@@ -125,6 +125,11 @@ def _flops(arm: Arm, what: str) -> str:
         return ""
     rollouts = sum(compute.rollout_flops.values())
     return large({"rollout": rollouts, "update": compute.update_flops, "recorded": compute.recorded_flops}[what])
+
+
+def _tokens(arm: Arm) -> str:
+    compute = arm.compute
+    return "" if compute is None or not arm.runs else large(compute.sampled_tokens)
 
 
 def _saved(arm: Arm) -> str:
