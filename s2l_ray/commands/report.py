@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Write one HTML page about runs and experiments: results with intervals, curves,
-where the time went, the plan beside what was measured, rollouts to read, and how
-the configurations differ; of an experiment its arms with tests and cost. It needs
-no network and no other file, and prints well. Runs need not be finished."""
+where the time went, the plan beside what was measured, rollouts to read, and
+how the configurations differ; of an experiment its arms with tests and cost. It
+needs no network and no other file, and prints well. Runs need not be finished."""
 EPILOG = """\
 examples:
   s2l report outputs/quickstart

@@ -121,6 +121,7 @@ def set_up(
     actors.connect(config.cluster, reporter.note)
     planned = plan_run(config, reporter, directory.dtype)
     settings = planned.settings
+    meter = compute_meter(settings)
     directory.adopt(settings, inputs.contents)
     directory.remember(
         hub={key: asdict(pin) for key, pin in pins.items()}, own_code=[function.record() for function in own]
@@ -151,7 +152,7 @@ def set_up(
         stragglers,
         tracking,
         planned.plan,
-        compute_meter(settings),
+        meter,
         actors,
         graph,
         uploader,

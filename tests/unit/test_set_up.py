@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 from s2l_ray.bank.rollout_bank import BankSettings
+from s2l_ray.compute import ComputeMeter
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, PlacementError, TrackingError
 from s2l_ray.reporter import SilentReporter
@@ -64,6 +65,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(run_actors, "connect", lambda cluster, note: True)
     monkeypatch.setattr(run_actors, "end_private_ray", lambda: done.append("Ray"))
     monkeypatch.setattr(planning, "nodes_to_plan_for", lambda config, on_wait: SimpleNamespace(specs=()))
+    monkeypatch.setattr(setting_up, "compute_meter", lambda config: ComputeMeter({}))
     monkeypatch.setattr(setting_up, "prepare_bank", lambda config, train: None)
     monkeypatch.setattr(setting_up, "known_stragglers", lambda config, train, own: {})
     monkeypatch.setattr(planning, "make_plan", lambda config, inventory, dtype: plan)

@@ -24,6 +24,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_file_of_the_two_folders_is_shipped():
     assert list(CONFIGURATIONS.paths()) == [
+        "embedded_experiment",
         "gsm8k_smollm2",
         "paper/qwen3_1.7b_to_8b",
         "paper/qwen3_4b_to_14b",
@@ -68,7 +69,8 @@ def test_a_file_may_extend_a_shipped_one_also_under_its_name(elsewhere: Path):
 )
 def test_an_unknown_name_lists_the_shipped_ones_and_the_nearest(elsewhere: Path, name: str, meant: str | None):
     hint = f"did you mean {meant}\\? " if meant else ""
-    message = f"configuration file {elsewhere / name} does not exist; {hint}s2l-ray ships gsm8k_smollm2, paper/qwen3_1"
+    shipped = "s2l-ray ships embedded_experiment, gsm8k_smollm2, paper/qwen3_1"
+    message = f"configuration file {elsewhere / name} does not exist; {hint}{shipped}"
     with pytest.raises(ConfigError, match=message):
         load_config(name)
 
