@@ -21,13 +21,11 @@ from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import OVERRIDE, load_experiment, split_overrides
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
+from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.driver import Ending, run_study
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
-
-OUTCOMES = "runs.json"
-"""The outcomes of the runs, in the experiment's directory: what it is compared again from."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class ExperimentResult:
 def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult:
     """Run an experiment, or go on with the one that the same call has begun. What `s2l experiment` does.
 
-    Of a finished one the arms are compared again, and nothing is run.
+    Of a finished one, and of one with `runs_from`, the arms are compared, and nothing is run.
 
     Args:
         path: the file of an experiment, or the name of one that s2l-ray ships.
@@ -69,6 +67,8 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     place = StudyPlace.of(file.storage, file.name)
     memory, state = begun(place, file, of_config)
     writer = _Writer(file, place, memory)
+    if file.runs_from is not None:
+        return writer.of_taken(taken_runs(file, of_config))
     if state is not None and state.finished:
         return writer.again(state)
     command = shlex.join(["s2l", "experiment", path, *overrides])
@@ -82,10 +82,9 @@ def begun(place: StudyPlace, file: ExperimentFile, overrides: Sequence[str]) -> 
     Raises:
         ConfigError: another study or experiment is there; it names the differences.
     """
-    now, state = Memory.of(file, overrides), place.read()
-    if state is None:
+    now, state, before = Memory.of(file, overrides), place.read(), Memory.read(place)
+    if state is None and before is None:
         return now, None
-    before = Memory.read(place)
     if before is None:
         raise ConfigError(f"{place} holds a study that is no experiment; choose another name ({OVERRIDE}name=...)")
     before.refuse_differences(place, now)
@@ -119,6 +118,12 @@ class _Writer:
         files = self._compared(outcomes, kept["confidence"], facts)
         self.place.upload(files)
         return ExperimentResult(self.result.comparison, facts, self.place, again=True)
+
+    def of_taken(self, taken: TakenRuns) -> ExperimentResult:
+        """Compare runs of another experiment."""
+        self.memory.write(self.place)
+        self.place.upload(self._compared(taken.outcomes, taken.confidence, taken.facts))
+        return self.result
 
     def _compared(self, outcomes: Sequence[TrialOutcome], confidence: float, facts: StudyFacts) -> list[Path]:
         comparison = compared(self.file, measured_runs(runs_of(self.file), outcomes), confidence)

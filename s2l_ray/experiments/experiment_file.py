@@ -72,6 +72,9 @@ class ExperimentFile(Section):
     earlier_looks: NonNegative = 0
     """How many experiments have asked the same question before, with other settings, say. P-values are shown with this
     number; they are not corrected for it."""
+    runs_from: str | None = None
+    """Name of another experiment in `storage`, whose runs of the same configurations are compared: nothing is run. So
+    one large experiment answers several questions. P-values are corrected for the arms of this one."""
     share_explorer_rollouts: bool = False
     """Let runs with different seeds train on the same recorded explorer rollouts, which costs less and makes the seeds
     less independent. By default each seed has its own, and the arms share those."""

@@ -17,14 +17,15 @@ from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
 from s2l_ray.display.text import duration
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
-from s2l_ray.experiments.driver import begun
-from s2l_ray.experiments.experiment_file import AtSection
+from s2l_ray.experiments.driver import begun, run_experiment
+from s2l_ray.experiments.experiment_file import AtSection, ExperimentFile
 from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.experiments.rehearsal import Rehearsal
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
+from s2l_ray.experiments.taken import OUTCOMES, taken_runs
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.planner.search import make_plan
@@ -210,6 +211,53 @@ def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None
         Memory.read(place)
 
 
+def finished_runs(file: ExperimentFile, folder: Path) -> None:
+    """What an experiment leaves whose run number n ended at a pass@1 of n / 100."""
+    place = StudyPlace.of(file.storage, file.name)
+    Memory.of(file, []).write(place)
+    outcomes = []
+    for run in runs_of(file):
+        (directory := folder / str(run.number)).mkdir(parents=True)
+        after = replace(evaluation("learner", 4), pass_at={1: run.number / 100}, ci={1: (0.0, 1.0)}).to_json()
+        evaluations = {"before": None, "during": [], "after": after}
+        (directory / "summary.json").write_text(
+            json.dumps({"evaluation": evaluations, "spent": Spent(1, None).to_json()})
+        )
+        name = f"{file.name}_{run.number:05d}"
+        outcomes.append(TrialOutcome(name, {}, 4, "finished", seconds=2.0, directory=str(directory)).to_json())
+    place.storage.put(OUTCOMES, json.dumps({"confidence": 0.9, "outcomes": outcomes}).encode())
+
+
+def test_runs_of_another_experiment_are_compared_for_another_question(tmp_path: Path) -> None:
+    storage = {"storage": str(tmp_path / "outputs")}
+    half = {"objective.explorer_negatives": 0.5}
+    finished_runs(
+        experiment(name="all", arms={"grpo": {"schedule.kind": "off"}, "ours": {}, "half": half}, **storage), tmp_path
+    )
+    own = {"arms": {"a": half, "b": {"schedule.kind": "off"}}, "seeds": [2, 1], "runs_from": "all", **storage}
+    # Of "all", runs 1 to 3 are grpo, ours and half with seed 1, and 4 to 6 with seed 2.
+    taken = taken_runs(experiment(**own, values={"trainer.cpus": 0.5}), [])
+    assert [Path(outcome.directory).name for outcome in taken.outcomes] == ["6", "4", "3", "1"]
+    assert [outcome.name for outcome in taken.outcomes] == [f"e_0000{number}" for number in (1, 2, 3, 4)]
+    assert (taken.confidence, taken.facts.seconds) == (0.9, 8.0)
+    for changes, missing in (({"values": {"objective.kl": 0.1}}, "a, seed 2, b, seed 2, a, seed 1 and 1 more"),
+                             ({"seeds": [3]}, "a, seed 3, b, seed 3")):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"has no run of the configuration of {missing}"):
+            taken_runs(experiment(**own | changes), [])
+    with pytest.raises(ConfigError, match="other holds no experiment"):
+        taken_runs(experiment(**own | {"runs_from": "other"}), [])
+
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | {"seeds": 2}))
+    result = run_experiment(str(tmp_path / "mine.yaml"))
+    a, b = (arm.metrics[PASS_AT_1] for arm in result.comparison.arms)
+    assert (a.by_seed, b.by_seed) == ({1: 0.03, 2: 0.06}, {1: 0.01, 2: 0.04})
+    content = json.loads((tmp_path / "outputs" / "mine" / "experiment.json").read_text())
+    assert content["confidence"] == 0.9 and content["experiment"]["runs_from"] == "all"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | {"seeds": 2, "hypothesis": "found afterwards"}))
+    with pytest.raises(ConfigError, match="hypothesis: '' before, 'found afterwards' now"):
+        run_experiment(str(tmp_path / "mine.yaml"))
+
+
 # ---- comparison -----------------------------------------------------------------------------------------------------
 
 
@@ -279,3 +327,11 @@ def test_runs_are_read_from_their_directories(tmp_path: Path) -> None:
     assert found.points[1].values[PASS_AT_1] == 0.2 and found.spent == spent
     assert broken.status == "failed" and "summary.json" in str(broken.error)
     assert late.status == "waiting"
+
+
+def test_every_shipped_experiment_can_be_compared_from_the_runs_of_all_arms(tmp_path: Path) -> None:
+    finished_runs(load_experiment("all_arms", [f"storage={tmp_path}", "seeds=1"]), tmp_path)
+    for name in EXPERIMENTS.paths():
+        if name not in ("all_arms", "cross_family") and not name.startswith("paper/"):
+            file = load_experiment(name, [f"storage={tmp_path}", "seeds=1", "runs_from=all_arms"])
+            assert len(taken_runs(file, []).outcomes) == len(file.arms), name
