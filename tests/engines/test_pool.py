@@ -449,7 +449,7 @@ def test_a_worker_knows_nothing_of_ray_torch_and_vllm(tmp_path, monkeypatch):
         ("users_verifier:not_callable", r"verifier.kind: .* is 5, not a function"),
         (
             "users_verifier",
-            r"verifier.kind: 'users_verifier' must be one of math, countdown, or your own module:function",
+            r"verifier.kind: 'users_verifier' must be one of math, choice, countdown, or your own module:function",
         ),
     ],
 )

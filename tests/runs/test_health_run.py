@@ -28,6 +28,7 @@ class Notes(SilentReporter):
         self.notes.append(text)
 
 
+@pytest.mark.long
 def test_numbers_that_go_wrong_are_told_or_end_the_run(family: Family, tmp_path: Path):
     def config(directory: str, **overrides: object) -> Config:
         cheap = {"data.eval": None, "checkpoint.every": 20, "health.no_variance_steps": 2}

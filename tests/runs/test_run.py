@@ -174,6 +174,7 @@ def interrupt_three_steps_later(overrides: dict, run_dir: Path, folder: Path) ->
 
 
 @pytest.mark.timeout(3 * PATIENCE_S)
+@pytest.mark.long
 def test_killed_interrupted_and_moved_with_its_copy_in_s3_alone_it_is_the_same_run(
     run: Undisturbed, family: Family, tmp_path: Path
 ):

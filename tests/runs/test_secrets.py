@@ -98,6 +98,7 @@ def finished(family, tmp_path_factory):
         yield folder, output, lines, server, own
 
 
+@pytest.mark.long
 def test_a_run_leaves_no_secret_in_its_files_its_logs_its_tracking_or_on_the_screen(finished):
     folder, output, lines, _, _ = finished
     assert (folder / "run" / "summary.json").exists() and (folder / "store.db").stat().st_size > 0
@@ -108,12 +109,13 @@ def test_a_run_leaves_no_secret_in_its_files_its_logs_its_tracking_or_on_the_scr
     assert len(lines) > 10 and [line for line in lines if MARK in line] == []
 
 
-def test_the_look_would_have_found_one(finished, tmp_path):
+def test_the_look_would_have_found_one(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_bytes(b"\0binary " + MARK.encode())
     assert files_with_a_secret(tmp_path) == [str(tmp_path / "deep" / "file")]
 
 
+@pytest.mark.long
 def test_the_users_own_code_is_named_on_the_screen_in_the_record_and_in_mlflow(finished):
     folder, output, _, server, own = finished
     file, digest = str(own / "own_verifier.py"), hashlib.sha256(OWN.encode()).hexdigest()
