@@ -26,7 +26,7 @@ class ForwardCost:
     """Per token of which logits are computed: 2 * vocabulary * width."""
 
     def positions(self, first: int, last: int) -> int:
-        """Of the tokens at positions `first` to `last` of a sequence, counted from 1, without their logits.
+        """FLOPs of the tokens at positions `first` to `last` of a sequence, counted from 1, without their logits.
 
         The token at position i attends to i tokens.
         """

@@ -154,6 +154,6 @@ def _with_lengths(config: Config, longest: int, label: str, clip: bool) -> Confi
 
 
 def _seed(config: Config) -> int:
-    """Of the model's samples: two models that share a seed do not share their random numbers."""
+    """The seed of a model's samples: two models of one configured seed do not share random numbers."""
     key = f"{config.seed}/{model_digest(model_directory(KEY, config.models.explorer))}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")

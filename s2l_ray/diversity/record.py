@@ -86,7 +86,7 @@ def difference_records(found: list[Measured], confidence: float) -> list[Differe
 
 
 def _differences(a: Measured, b: Measured, confidence: float) -> Estimates:
-    """Of the measures that both have. Profiles with other numbers of parts are not compared."""
+    """The differences of the measures that both have. Profiles with other numbers of parts are not compared."""
     shared = [
         name
         for name in a.measures

@@ -72,5 +72,5 @@ def _most_read(config: Config, layout: Layout) -> int:
 
 
 def _weights_bytes(model: str) -> int:
-    """Of the safetensors files in a model directory; 0 if it is not on this machine."""
+    """Size of the safetensors files in a model directory; 0 if it is not on this machine."""
     return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))

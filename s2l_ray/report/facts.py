@@ -117,7 +117,7 @@ SETTINGS: dict[str, Value] = {
 
 
 def _by_k(run: RunFiles) -> Facts:
-    """Of one run: a row for each k."""
+    """The held-out results of one run, a row for each k."""
     found = run.evaluations
     columns: dict[str, Callable[[int], str | None]] = {
         "explorer": lambda k: _pass(found.explorer, k),
@@ -131,7 +131,7 @@ def _by_k(run: RunFiles) -> Facts:
 
 
 def _held_out(runs: Sequence[RunFiles]) -> Iterator[Fact]:
-    """Of several runs: rows for each k."""
+    """The held-out results of several runs, some rows for each k."""
     for k in sorted({k for run in runs for record in _measured(run) for k in record.pass_at}):
         values: dict[str, Value] = {
             f"explorer's pass@{k}": partial(_of_explorer, k=k),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.held_out import ONCE, Evaluations
-from s2l_ray.machine.reading import MOST_LOG_BYTES, read_bounded
+from s2l_ray.machine.disk import read_json
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.run.checkpoints import STATE, checkpoints_in
 from s2l_ray.step_log import StepLog
@@ -105,15 +104,7 @@ def document(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: it cannot be read, or is something else.
     """
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(read_bounded(path, MOST_LOG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Remove it to do without it") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} is no JSON object. Remove it to do without it")
-    return found
+    return read_json(path, "remove it to do without it") if path.exists() else None
 
 
 def guarded(place: Path, make: Callable[[], Made]) -> Made:

@@ -122,7 +122,7 @@ class Samples:
 
     @property
     def _explorers(self) -> list[Wanted]:
-        """Of a model that is given twice, the second is another sample."""
+        """What is sampled of each explorer; a model that is given twice is sampled twice."""
         labels = [model.label for model in self._models[1:]]
         numbers = [labels[: i + 1].count(label) for i, label in enumerate(labels)]
         names = [f"explorer {label}" + (f" #{n}" if n > 1 else "") for label, n in zip(labels, numbers, strict=True)]

@@ -216,8 +216,8 @@ def test_a_long_response_is_cut_in_its_middle() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("summary.json", "{", "summary.json cannot be read"),
-        ("summary.json", "[]", "summary.json is no JSON object"),
+        ("summary.json", "{", "summary.json is damaged ("),
+        ("summary.json", "[]", "summary.json is damaged (it is not a JSON object)"),
         ("summary.json", "{}", "not what this version of s2l-ray writes"),
         ("plan.json", '{"phases": [{}]}', "not what this version of s2l-ray writes"),
         ("steps.jsonl", "{}\n", "steps.jsonl, line 1"),
