@@ -110,6 +110,8 @@ class Blueprint:
 
     bundles: tuple[PlannedBundle, ...]
     """Of the placement group."""
+    replicas: int
+    """Groups of the trainer's ranks with a copy of the model each, in which they have joined."""
     ranks: Mapping[TrainerSlot, RankProcess]
     engines: Mapping[EngineSlot, EngineSettings]
     verifiers: VerifierConfig
@@ -124,6 +126,7 @@ class Blueprint:
         trainers = layout.phases[0].trainers
         return cls(
             layout.bundles,
+            layout.replicas,
             {slot: RankProcess.of(config, slot.index, len(trainers)) for slot in trainers},
             {slot: engine_settings(config, layout, slot) for slot in engines},
             config.verifier,
@@ -142,7 +145,8 @@ class Blueprint:
         return differ + sorted(f"contents of {key}" for key in shared if self.contents[key] != other.contents[key])
 
     def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"bundles": self.bundles, **_parts("verifiers", self.verifiers)}
+        parts: dict[str, Any] = {"bundles": self.bundles, "trainer.replicas": self.replicas}
+        parts |= _parts("verifiers", self.verifiers)
         parts |= _parts("recovery", self.recovery)
         for rank, process in self.ranks.items():
             name = f"trainer rank {rank.index}"

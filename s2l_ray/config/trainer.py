@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from s2l_ray.config.section import (
     Field,
@@ -14,6 +14,7 @@ from s2l_ray.config.section import (
     YamlWord,
     model_validator,
 )
+from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import LrSchedule, Switch
 
 OFFLOAD_THREADS = 8
@@ -25,6 +26,11 @@ class TrainerConfig(Section):
 
     ranks: Positive | None = None
     """FSDP ranks, one actor each; default: the plan decides (on CPUs: 1)."""
+    replicas: Literal["auto"] | Positive = 1
+    """Copies of the sharded model (HSDP). The ranks are dealt in order to so many groups of equal size, of which each
+    holds every weight, gradient and optimizer state once, in shards; gradients are summed over the groups once per
+    optimizer step. 1: all ranks share one copy. As many as nodes: layers are gathered within a node, and every rank
+    holds more. auto: the plan decides between 1 and one per node (on CPUs: 1). Loss and gradients are the same."""
     learning_rate: PositiveFloat = 1e-6
     """Learning rate of AdamW, after the warm-up and before lr_schedule lowers it."""
     betas: tuple[Fractional, Fractional] = (0.9, 0.999)
@@ -91,7 +97,28 @@ class TrainerConfig(Section):
             raise ValueError("lr_min_ratio needs lr_schedule: linear or cosine")
         if self.recomputed_layers is not None and self.gradient_checkpointing != "auto":
             raise ValueError("recomputed_layers needs gradient_checkpointing: auto")
+        if self.ranks is not None and (problem := self.replicas_problem(self.ranks)):
+            raise ValueError(problem)
         return self
+
+    def replicas_of(self, ranks: int) -> int:
+        """Into how many groups so many ranks are dealt; with auto one, unless a plan says how many.
+
+        Raises:
+            ConfigError: ranks do not divide by it.
+        """
+        if problem := self.replicas_problem(ranks):
+            raise ConfigError(problem)
+        return 1 if self.replicas == "auto" else self.replicas
+
+    def replicas_problem(self, ranks: int) -> str | None:
+        """Why so many ranks cannot be dealt to the replicas; None if they can."""
+        if self.replicas == "auto" or ranks % self.replicas == 0:
+            return None
+        return (
+            f"trainer.replicas: {self.replicas} does not divide {ranks} trainer rank{'' if ranks == 1 else 's'} into "
+            "groups of equal size; set trainer.ranks to a multiple of it, or lower trainer.replicas"
+        )
 
     def layers_recomputed(self, layers: int, *, cuda: bool) -> int:
         """How many of a model's layers are computed again; with auto on CUDA all, unless a plan says how many."""

@@ -113,6 +113,8 @@ class Layout:
     sample; explorers among them then cannot sample ahead."""
     recomputed_layers: int | None = None
     """Layers that the trainer computes again, where trainer.gradient_checkpointing: auto leaves that to the plan."""
+    replicas: int = 1
+    """Groups of the trainer's ranks, dealt in order, that hold a copy of the sharded model each."""
 
     def phase_at(self, step: int) -> PhaseSlots:
         """The phase of a step (1-based); the last phase for anything later."""

@@ -1,4 +1,4 @@
-"""How many layers the trainer computes again: what a plan found, put where the trainer looks for it."""
+"""What the trainer's configuration leaves to the plan: what a plan found, put where the trainer looks for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def with_recomputed_layers(config: Config, count: int) -> Config:
     return config.model_copy(update={"trainer": trainer})
 
 
+def with_replicas(config: Config, count: int) -> Config:
+    """The same configuration with trainer.replicas."""
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"replicas": count})})
+
+
 def as_planned(config: Config, layout: Layout) -> Config:
     """The configuration of the trainer's ranks: what it leaves to the plan is as the plan says."""
+    if config.trainer.replicas == "auto":
+        config = with_replicas(config, layout.replicas)
     return config if layout.recomputed_layers is None else with_recomputed_layers(config, layout.recomputed_layers)

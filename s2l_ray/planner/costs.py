@@ -200,7 +200,16 @@ def rollout_flops(shape: ModelShape, work: SamplingWork) -> float:
 
 
 def update_seconds(
-    shape: ModelShape, work: Workload, split: Split, *, ranks: int, nodes: int, rates: Rates, dtype_bytes: int
+    shape: ModelShape,
+    work: Workload,
+    split: Split,
+    *,
+    ranks: int,
+    nodes: int,
+    rates: Rates,
+    dtype_bytes: int,
+    replicas: int = 1,
+    replica_nodes: int | None = None,
 ) -> float:
     """Seconds of all optimizer steps of one step.
 
@@ -209,7 +218,13 @@ def update_seconds(
     Groups go to ranks whole, so with fewer prompts in a mini-batch than ranks some ranks have nothing to do. Every
     micro-batch gathers the weights for forward and, unless they are kept, again for backward, and reduces float32
     gradients. With off-load each rank's float32 shard crosses PCIe for every gather, its gradients on the way back, and
-    the optimizer runs on the host.
+    the optimizer runs on the host. With replicas layers are gathered and gradients reduced among the ranks of each, and
+    once per optimizer step (with off-load in every micro-batch) the replicas add up their shards of the gradients.
+
+    Args:
+        ranks: of all replicas.
+        nodes: that these span.
+        replica_nodes: that the ranks of one replica span; default: `nodes`.
     """
     groups = math.ceil(work.mini_batch_prompts / ranks)
     mini_batches = -(-work.prompts // work.mini_batch_prompts)
@@ -220,14 +235,17 @@ def update_seconds(
     rows = steps * math.ceil(tokens / steps / max(work.micro_batch_tokens, work.sequence_tokens))
     # Backward's own gather serves the recomputation too.
     gathers = work.forwards(split) - 1 - work.recompute - work.keeps_gathered
-    link = rates.link(nodes)
-    traffic = gathers * gather_seconds(shape.parameters * dtype_bytes, ranks, link)
-    traffic += 0.0 if work.lora else gather_seconds(shape.parameters * 4, ranks, link)
-    starts = 0.0 if ranks == 1 else (gathers + 1) * shape.layers * rates.collective_s
-    shard = 0.0 if work.lora else 4 * shape.parameters / ranks
+    link, sharing = rates.link(replica_nodes or nodes), ranks // replicas
+    traffic = gathers * gather_seconds(shape.parameters * dtype_bytes, sharing, link)
+    traffic += 0.0 if work.lora else gather_seconds(shape.parameters * 4, sharing, link)
+    starts = 0.0 if sharing == 1 else (gathers + 1) * shape.layers * rates.collective_s
+    shard = 0.0 if work.lora else 4 * shape.parameters / sharing
+    sums = rows if work.offload else steps
+    # All ranks of a node send their shards at one time, through the node's network cards.
+    added = sums * all_reduce_seconds(sharing * shard, replicas, rates.link(nodes), shape.layers * rates.collective_s)
     pcie = (gathers - work.reference + 1) * shard / rates.pcie if work.offload else 0.0
     optimizer = steps * 8 * shard / (rates.host if work.offload else rates.memory)
-    return max(compute, rows * (traffic + starts), rows * pcie) + optimizer
+    return max(compute, rows * (traffic + starts) + added, rows * pcie) + optimizer
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
@@ -241,10 +259,13 @@ def weight_sync_bytes(shape: ModelShape, dtype_bytes: int) -> int:
 def weight_sync_seconds(
     shape: ModelShape, *, ranks: int, nodes: int, far: bool, rates: Rates, dtype_bytes: int
 ) -> float:
-    """Gather every tensor over the ranks, and broadcast it to engines on devices of their own, one after the other.
+    """Gather every tensor over the ranks that share a copy, and broadcast it to engines on devices of their own.
+
+    One after the other.
 
     Args:
-        nodes: that the ranks span.
+        ranks: that share a copy.
+        nodes: that these span.
         far: engines are on other nodes than the ranks; engines that share the ranks' devices are handed the gathered
             tensors in place, which costs the other part of the broadcast's time at most.
     """

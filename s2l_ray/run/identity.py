@@ -28,7 +28,7 @@ FREE_TO_CHANGE = (
     *("health", "recovery"),
     *("verifier.workers", "verifier.timeout_s"),
     *("rollout.prefetch_steps", "rollout.prefetch_gb", "rollout.keep_groups"),
-    *("trainer.ranks", "trainer.cpus", "trainer.threads"),
+    *("trainer.ranks", "trainer.replicas", "trainer.cpus", "trainer.threads"),
     *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
 )
 """Keys that may differ when a run is resumed. They say where and how fast it is computed, not what is computed."""

@@ -1,7 +1,9 @@
 """A trainer's checkpoints: every rank writes what it holds into a file of its own, any number of ranks reads them.
 
-trainer.json            format, number of ranks and of optimizer steps, dtypes and shapes of the whole tensors
-rank-00000.safetensors  the rank's rows of every tensor (see `snapshot.StateTensors`), and its random states as text
+trainer.json            format, number of optimizer steps, dtypes and shapes of the whole tensors; numbers of `ranks`
+                        that share one copy of them, and of these copies (`replicas`)
+rank-00000.safetensors  the rank's rows of every tensor (see `snapshot.StateTensors`), which only the first replica
+                        writes, and its random states as text
 
 Of a run with adapters it has these alone: frozen weights are those of the model directory. Nothing in these files can
 run code.
@@ -13,7 +15,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from s2l_ray.errors import ModelError
 from s2l_ray.machine.checksums import FileSum, write_summed
 from s2l_ray.machine.disk import read_json, writing
 from s2l_ray.training.random_state import random_state, set_random_state
-from s2l_ray.training.shard_files import Part, ShardReader, rows_of, shard_file, write_shards
+from s2l_ray.training.shard_files import Part, Rows, ShardReader, rows_of, shard_file, write_shards, written_file
 from s2l_ray.training.snapshot import HostShard, Snapshot, StateTensors, dtype_of, local_part
 
 FORMAT = 2
@@ -30,7 +32,7 @@ REMEDY = "remove the checkpoint that it belongs to: the run then resumes from th
 
 
 def save_checkpoint(
-    directory: str, tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int
+    directory: str, tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int, replicas: int = 1
 ) -> dict[str, FileSum]:
     """Write this rank's part straight from the live tensors, of which one at a time is copied to the host.
 
@@ -47,7 +49,7 @@ def save_checkpoint(
         for name, tensor in tensors.items()
     }
     whole = {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    return _write(Path(directory), parts, whole, random_state(), optimizer_steps, rank, ranks)
+    return _write(Path(directory), parts, whole, random_state(), optimizer_steps, _Place(rank, ranks, replicas))
 
 
 def save_snapshot(directory: str, snapshot: Snapshot) -> dict[str, FileSum]:
@@ -60,9 +62,25 @@ def save_snapshot(directory: str, snapshot: Snapshot) -> dict[str, FileSum]:
     """
     parts = {name: Part(s.dtype, s.shape, partial(_data, s)) for name, s in snapshot.shards.items()}
     whole = {name: (shard.dtype, shard.whole) for name, shard in snapshot.shards.items()}
-    return _write(
-        Path(directory), parts, whole, snapshot.random, snapshot.optimizer_steps, snapshot.rank, snapshot.ranks
-    )
+    place = _Place(snapshot.rank, snapshot.ranks, snapshot.replicas)
+    return _write(Path(directory), parts, whole, snapshot.random, snapshot.optimizer_steps, place)
+
+
+class _Place(NamedTuple):
+    """Where a rank stands."""
+
+    rank: int
+    ranks: int
+    replicas: int
+
+    @property
+    def sharing(self) -> int:
+        """Ranks that share one copy of the model."""
+        return self.ranks // self.replicas
+
+    def rows(self, rows: int) -> Rows:
+        """Those that the rank holds of so many."""
+        return rows_of(rows, self.rank % self.sharing, self.sharing)
 
 
 def _write(
@@ -71,22 +89,25 @@ def _write(
     whole: Mapping[str, tuple[str, tuple[int, ...]]],
     random: dict[str, Any],
     optimizer_steps: int,
-    rank: int,
-    ranks: int,
+    place: _Place,
 ) -> dict[str, FileSum]:
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    path = shard_file(directory, rank)
-    written = {path.name: write_shards(path, parts, {"random": json.dumps(random)})}
-    if rank == 0:
+    path = shard_file(directory, place.rank)
+    own = parts if place.rank < place.sharing else {}  # the other replicas have the same
+    written = {path.name: write_shards(path, own, {"random": json.dumps(random)})}
+    if place.rank == 0:
         tensors = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in whole.items()}
-        about = {"format": FORMAT, "ranks": ranks, "optimizer_steps": optimizer_steps, "tensors": tensors}
+        ranks = {"ranks": place.sharing, "replicas": place.replicas}
+        about = {"format": FORMAT, **ranks, "optimizer_steps": optimizer_steps, "tensors": tensors}
         written[ABOUT] = write_summed(directory / ABOUT, [json.dumps(about, indent=1).encode()])
     return written
 
 
-def load_checkpoint(directory: str, tensors: StateTensors, *, rank: int, ranks: int) -> int:
+def load_checkpoint(directory: str, tensors: StateTensors, *, rank: int, ranks: int, replicas: int = 1) -> int:
     """Read the state of this rank of so many from what any number of ranks wrote; return the count of optimizer steps.
+
+    It may have been saved by ranks in any number of replicas.
 
     Not a collective. A rank that the saved run did not have keeps its own random states.
 
@@ -97,14 +118,17 @@ def load_checkpoint(directory: str, tensors: StateTensors, *, rank: int, ranks: 
     path = Path(directory)
     about = read_about(path)
     _check_tensors(path, about["tensors"], tensors)
+    place, writers = _Place(rank, ranks, replicas), about["ranks"] * about.get("replicas", 1)
+    for writer in range(writers):
+        written_file(path, writer)
     with ShardReader(path, about["ranks"]) as reader:
         for name, tensor in tensors.items():
             if tensor.ndim == 0:
                 reader.read_whole(name, tensor)
             else:
                 rows = tensor.shape[0]
-                reader.read_rows(name, rows_of(rows, rank, ranks), rows, local_part(tensor))
-        if rank < about["ranks"]:
+                reader.read_rows(name, place.rows(rows), rows, local_part(tensor))
+        if rank < writers:
             set_random_state(json.loads(reader.metadata(rank)["random"]))
     return int(about["optimizer_steps"])
 

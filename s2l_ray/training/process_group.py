@@ -14,15 +14,18 @@ from s2l_ray.weights.rendezvous import SecretStore, check_members
 
 
 def start_process_group(
-    device: str, *, rank: int, world_size: int, store: Store | None, timeout_s: float
+    device: str, *, rank: int, world_size: int, store: Store | None, timeout_s: float, replicas: int = 1
 ) -> tuple[DeviceMesh, torch.device]:
     """Join the group and return the mesh over all its ranks and this rank's device.
+
+    With replicas the mesh is [replicate, shard], so that neighbouring ranks share one copy; else it has one dimension.
 
     On CUDA the group also has gloo, for numbers that live on the host. A rank that dies makes the others' collectives
     raise after `timeout_s`.
 
     Args:
         store: where the ranks meet (`s2l_ray.weights.rendezvous`); None with a single rank.
+        replicas: divides world_size.
     """
     if device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())  # an actor that is given one GPU sees only that one
@@ -36,7 +39,10 @@ def start_process_group(
     if isinstance(store, SecretStore):  # by gloo, on CUDA too: NCCL's connections ask for the random part of its id
         check_members(dist.all_to_all_single, store, "trainer", rank, world_size)
     here = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
-    return init_device_mesh(device, (world_size,)), here
+    if replicas == 1:
+        return init_device_mesh(device, (world_size,)), here
+    shape, names = (replicas, world_size // replicas), ("replicate", "shard")
+    return init_device_mesh(device, shape, mesh_dim_names=names), here
 
 
 def is_broken(error: BaseException) -> bool:

@@ -59,6 +59,18 @@ def shard_file(directory: Path, rank: int) -> Path:
     return directory / f"rank-{rank:05d}.safetensors"
 
 
+def written_file(directory: Path, rank: int) -> Path:
+    """The file of a rank, which must be there.
+
+    Raises:
+        ModelError: it is not.
+    """
+    path = shard_file(directory, rank)
+    if not path.is_file():
+        raise ModelError(f"{directory} is no complete trainer checkpoint: it has no {path.name}")
+    return path
+
+
 def write_shards(path: Path, parts: Mapping[str, Part], metadata: Mapping[str, str]) -> FileSum:
     """Write a rank's file.
 
@@ -140,9 +152,7 @@ class ShardReader:
 
     def _file(self, rank: int) -> Any:
         if rank not in self._open:
-            path = shard_file(self._directory, rank)
-            if not path.is_file():
-                raise ModelError(f"{self._directory} is no complete trainer checkpoint: it has no {path.name}")
+            path = written_file(self._directory, rank)
             try:
                 self._open[rank] = self._resources.enter_context(safe_open(path, framework="pt"))
             except SafetensorError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from s2l_ray.errors import ModelError
 from s2l_ray.training.random_state import random_state, set_random_state
@@ -51,7 +51,7 @@ class HostShard:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The training state of one rank of so many."""
+    """The training state of one rank of so many, which are dealt in order to replicas of the sharded model."""
 
     rank: int
     ranks: int
@@ -61,6 +61,7 @@ class Snapshot:
     """By name, see `StateTensors`."""
     random: dict[str, Any]
     """See `random_state`."""
+    replicas: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -68,22 +69,23 @@ class Snapshot:
         return sum(shard.data.nbytes for shard in self.shards.values())
 
 
-def take_snapshot(tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int) -> Snapshot:
+def take_snapshot(tensors: StateTensors, *, optimizer_steps: int, rank: int, ranks: int, replicas: int = 1) -> Snapshot:
     """Copy the training state of this rank. Not a collective."""
     shards = {name: HostShard.copy_of(tensor) for name, tensor in tensors.items()}
-    return Snapshot(rank, ranks, optimizer_steps, shards, random_state())
+    return Snapshot(rank, ranks, optimizer_steps, shards, random_state(), replicas)
 
 
-def restore_snapshot(snapshot: Snapshot, tensors: StateTensors, *, rank: int, ranks: int) -> int:
+def restore_snapshot(snapshot: Snapshot, tensors: StateTensors, *, rank: int, ranks: int, replicas: int = 1) -> int:
     """Write a snapshot into the live tensors of the same rank, and return its count of optimizer steps.
 
     Raises:
-        ModelError: it is of another rank, of another number of ranks or of another model. Nothing is changed then.
+        ModelError: it is of another rank, of another number of ranks or replicas, or of another model. Nothing is
+            changed then.
     """
-    if (snapshot.rank, snapshot.ranks) != (rank, ranks):
+    if (snapshot.rank, snapshot.ranks, snapshot.replicas) != (rank, ranks, replicas):
+        there = _place(snapshot.rank, snapshot.ranks, snapshot.replicas)
         raise ModelError(
-            f"a snapshot of rank {snapshot.rank} of {snapshot.ranks} cannot be restored on rank {rank} of {ranks}; "
-            "load a checkpoint instead"
+            f"a snapshot of {there} cannot be restored on {_place(rank, ranks, replicas)}; load a checkpoint instead"
         )
     ours = {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     theirs = {name: (shard.dtype, shard.whole) for name, shard in snapshot.shards.items()}
@@ -93,6 +95,10 @@ def restore_snapshot(snapshot: Snapshot, tensors: StateTensors, *, rank: int, ra
         snapshot.shards[name].write_to(tensor)
     set_random_state(snapshot.random)
     return snapshot.optimizer_steps
+
+
+def _place(rank: int, ranks: int, replicas: int) -> str:
+    return f"rank {rank} of {ranks}" + (f" in {replicas} replicas" if replicas > 1 else "")
 
 
 def state_tensors(parameters: Sequence[tuple[str, Tensor]], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -123,14 +129,19 @@ def local_part(tensor: Tensor) -> Tensor:
     """The rows of a sharded tensor that this process holds; any other tensor itself.
 
     Raises:
-        ValueError: the tensor is sharded otherwise than by rows over one dimension of ranks.
+        ValueError: the tensor is sharded otherwise than by rows, over the ranks of each replica.
     """
     if not isinstance(tensor, DTensor):
         return tensor
-    if tensor.placements != (Shard(0),):
+    if not dealt_by_rows(tensor):
         raise ValueError(f"a tensor with placements {tensor.placements} is not sharded by rows")
     local: Tensor = tensor.to_local()
     return local
+
+
+def dealt_by_rows(tensor: DTensor) -> bool:
+    """Whether the r-th rank of every replica holds the r-th run of rows, as FSDP2 shards: a run of it laid flat."""
+    return tensor.placements in ((Shard(0),), (Replicate(), Shard(0)))
 
 
 def dtype_of(tensor: Tensor) -> str:

@@ -167,8 +167,9 @@ def _own_rows(parameter: Tensor) -> tuple[Tensor, int]:
     """The rows of a parameter that this rank holds, and the number of the first of them."""
     if not isinstance(parameter, DTensor):
         return parameter, 0
-    mesh = parameter.device_mesh
-    return parameter.to_local(), rows_of(parameter.shape[0], mesh.get_local_rank(), mesh.size()).start
+    mesh, dimension = parameter.device_mesh, parameter.device_mesh.ndim - 1  # before it replicas, if there are any
+    rows = rows_of(parameter.shape[0], mesh.get_local_rank(dimension), mesh.size(dimension))
+    return parameter.to_local(), rows.start
 
 
 def _check_tied(parameter: Tensor, stored: StoredTensors, name: str, dtype: torch.dtype) -> None:

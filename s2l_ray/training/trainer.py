@@ -69,8 +69,8 @@ class PolicyTrainer:
 
     Raises:
         ModelError: the model cannot be loaded, or computes something that the trainer does not support.
-        ConfigError: trainer.lr_schedule does not go with total_steps; a function that the objective names cannot be
-            used; peft or max_tokens is needed and not there.
+        ConfigError: trainer.lr_schedule does not go with total_steps; trainer.replicas does not divide the ranks; a
+            function that the objective names cannot be used; peft or max_tokens is needed and not there.
     """
 
     def __init__(
@@ -96,10 +96,11 @@ class PolicyTrainer:
             compute_deterministically()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model_dir, self.rank, self.world_size = model_dir, rank, world_size
+        self.replicas = trainer.replicas_of(world_size)
         self.dtype = getattr(torch, dtype)
         self.trust_remote_code = trust_remote_code
         self.mesh, self.device = start_process_group(
-            device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s
+            device, rank=rank, world_size=world_size, store=store, timeout_s=timeout_s, replicas=self.replicas
         )
         self._build(seed)
 
@@ -119,8 +120,10 @@ class PolicyTrainer:
 
         Raises:
             ModelError, ConfigError: as the constructor.
-            RuntimeError: trainer.deterministic was another, which a process cannot change.
+            RuntimeError: trainer.deterministic or trainer.replicas was another, which a process cannot change.
         """
+        if trainer.replicas_of(self.world_size) != self.replicas:
+            raise RuntimeError("trainer.replicas is settled when the ranks join")
         if trainer.deterministic != self.trainer.deterministic:
             raise RuntimeError("trainer.deterministic is settled when a process starts")
         self._configure(trainer, objective, temperature, total_steps, max_tokens)
@@ -227,24 +230,20 @@ class PolicyTrainer:
         Raises:
             DiskError: it cannot be written.
         """
-        written = save_checkpoint(
-            directory,
-            self._state_tensors(),
-            optimizer_steps=self.optimizer_steps,
-            rank=self.rank,
-            ranks=self.world_size,
-        )
+        written = save_checkpoint(directory, self._state_tensors(), optimizer_steps=self.optimizer_steps, **self._place)
         give_back_cached()
         return written
 
     def load(self, directory: str) -> None:
-        """Go on from a complete checkpoint, saved by any number of ranks. Not a collective; all ranks load the same.
+        """Go on from a complete checkpoint, saved by any number of ranks and replicas.
+
+        Not a collective; all ranks load the same.
 
         Raises:
             ModelError: the directory holds no complete checkpoint, or one of another model.
             DataError: it is damaged.
         """
-        self.optimizer_steps = load_checkpoint(directory, self._state_tensors(), rank=self.rank, ranks=self.world_size)
+        self.optimizer_steps = load_checkpoint(directory, self._state_tensors(), **self._place)
         self._remember_learning_rate()
         give_back_cached()
 
@@ -258,8 +257,7 @@ class PolicyTrainer:
 
         A snapshot can be pickled, and shares no memory with the trainer.
         """
-        tensors = self._state_tensors()
-        return take_snapshot(tensors, optimizer_steps=self.optimizer_steps, rank=self.rank, ranks=self.world_size)
+        return take_snapshot(self._state_tensors(), optimizer_steps=self.optimizer_steps, **self._place)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot, bitwise as the trainer that it was taken of. Not a collective.
@@ -270,7 +268,7 @@ class PolicyTrainer:
         Raises:
             ModelError: the snapshot does not fit this trainer, which is left as it is.
         """
-        self.optimizer_steps = restore_snapshot(snapshot, self._state_tensors(), rank=self.rank, ranks=self.world_size)
+        self.optimizer_steps = restore_snapshot(snapshot, self._state_tensors(), **self._place)
         self._remember_learning_rate()
 
     def export(self, directory: str) -> None:
@@ -359,7 +357,8 @@ class PolicyTrainer:
         """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""
         self.clock.enter("forward_backward")
         total = torch.zeros((), device=self.device)
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
+            self._sum_over_replicas(after_backward=number == len(batches))
             loss = micro_batch_loss(batch, self.policy(batch), batch.reference_logprobs, self.objective, sums)
             torch.autograd.backward(loss * self.world_size)  # FSDP averages over ranks; these are parts of a sum
             total += loss.detach()
@@ -375,6 +374,15 @@ class PolicyTrainer:
         self.optimizer.zero_grad()
         return mini_batch_loss, norm.item()
 
+    def _sum_over_replicas(self, *, after_backward: bool) -> None:
+        """Whether the next backward sums gradients over the replicas: once per optimizer step suffices.
+
+        Off-loaded gradients leave the device after every backward, and what waits for a later sum could not.
+        """
+        if self.replicas > 1:
+            now = after_backward or self.trainer.cpu_offload
+            cast(FSDPModule, self.policy).set_requires_all_reduce(now)
+
     def _set_learning_rate(self, done: int) -> None:
         """Set the learning rate of the optimizer step that follows `done` of them."""
         for group in self.optimizer.param_groups:
@@ -384,6 +392,10 @@ class PolicyTrainer:
         """Have the rate of the last step that was taken, which an update that takes none reports."""
         if self.optimizer_steps:
             self._set_learning_rate(self.optimizer_steps - 1)
+
+    @property
+    def _place(self) -> dict[str, int]:
+        return {"rank": self.rank, "ranks": self.world_size, "replicas": self.replicas}
 
     def _state_tensors(self) -> dict[str, Tensor]:
         # After a forward that no backward followed FSDP2 shows the root's parameters whole, and would go on with these.

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import CHAT_TEMPLATE_DIR
 
 from s2l_ray.machine.disk import open_up, writing
 from s2l_ray.training.lora import base_name, merged
 from s2l_ray.training.process_group import all_reduce_sum, whole
+from s2l_ray.training.snapshot import dealt_by_rows
 from s2l_ray.weights.buckets import Bucket
 from s2l_ray.weights.digest import TensorDigest, digest_sums, unsigned
 
@@ -66,7 +67,7 @@ class PolicyWeights:
         cuts: list[_Cut] = []
         for i, piece in enumerate(bucket):
             name, parameter = self._named[piece.spec.name]
-            if _dealt_by_rows(parameter) and name == piece.spec.name:
+            if isinstance(parameter, DTensor) and dealt_by_rows(parameter) and name == piece.spec.name:
                 cuts.append(_Cut(i, parameter.detach(), piece.start, piece.stop))
                 continue
             gathered = self._whole(name, parameter)  # by another name: adapters come on top
@@ -86,9 +87,11 @@ class PolicyWeights:
     def _own_sums(self, key: str) -> Tensor:
         """The part of one tensor's `digest_sums` that is this rank's, int64 [2]; a collective."""
         name, parameter = self._named[key]
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        if isinstance(parameter, DTensor) and _dealt_by_rows(parameter) and name == key:
-            held = _held(_Cut(0, parameter, 0, parameter.numel()), rank, ranks)
+        rank = dist.get_rank()
+        if isinstance(parameter, DTensor) and dealt_by_rows(parameter) and name == key:
+            held = _held(_Cut(0, parameter, 0, parameter.numel()), rank)
+            if held.start == held.stop:
+                return torch.zeros(2, dtype=torch.int64, device=self._device)
             shard: Tensor = parameter.to_local().detach()
             return digest_sums(shard.to(self._dtype).flatten(), held.start).to(self._device)
         gathered = self._whole(name, parameter)
@@ -100,7 +103,7 @@ class PolicyWeights:
     def _gather(self, cuts: list[_Cut], targets: list[Tensor] | None) -> None:
         rank, ranks = dist.get_rank(), dist.get_world_size()
         shards = [cut.parameter.to_local().flatten() for cut in cuts]
-        held = [[_held(cut, r, ranks) for cut in cuts] for r in range(ranks)]
+        held = [[_held(cut, r) for cut in cuts] for r in range(ranks)]
         sizes = [sum(piece.stop - piece.start for piece in of_rank) for of_rank in held]
         if targets is None:
             if sizes[rank]:
@@ -143,18 +146,17 @@ class _Held(NamedTuple):
     offset: int
 
 
-def _held(cut: _Cut, rank: int, ranks: int) -> _Held:
-    """Rows are dealt out as by torch.chunk: equally many to every rank but the last ones."""
+def _held(cut: _Cut, rank: int) -> _Held:
+    """Rows are dealt out as by torch.chunk: equally many to every rank but the last ones.
+
+    Of several replicas only the first, to which rank 0 belongs, counts: a rank of another holds nothing.
+    """
+    ranks = cut.parameter.device_mesh.size(-1)
     rows, numel = cut.parameter.shape[0], cut.parameter.numel()
     each = -(-rows // ranks) * (numel // max(1, rows))
     low, high = min(rank * each, numel), min((rank + 1) * each, numel)
-    first, last = max(cut.start, low), min(cut.stop, high)
+    first, last = max(cut.start, low), min(cut.stop, high)  # of later ranks: numel and less
     return _Held(0, 0, 0) if first >= last else _Held(first - cut.start, last - cut.start, first - low)
-
-
-def _dealt_by_rows(parameter: Tensor) -> bool:
-    """Whether rank r holds the r-th run of rows, as FSDP2 shards: a run of the flat tensor, too."""
-    return isinstance(parameter, DTensor) and parameter.placements == (Shard(0),)
 
 
 def _laid_out(parts: list[Tensor], buffer: Tensor) -> Tensor:

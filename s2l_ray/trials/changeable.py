@@ -36,6 +36,7 @@ _BUILT = "the trainer's ranks are built from it"
 _PLANNED = "the plan of a rank's memory is made with it"
 NOT_CHANGEABLE: Mapping[str, str] = {
     "trainer.ranks": "it is the number of trainer actors",
+    "trainer.replicas": "the trainer's ranks joined each other in these groups",
     "trainer.cpus": "Ray reserved them when the trial began",
     "trainer.threads": _BUILT,
     "trainer.micro_batch_tokens": _PLANNED,

@@ -1,10 +1,11 @@
-"""Two and four gloo ranks against one: the same losses, gradients, weights and checkpoints.
+"""Two and four gloo ranks, four also as two replicas of two, against one: the same losses, gradients and checkpoints.
 
 The ranks run every scenario in one life, because starting them is most of the cost.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors import safe_open
 from torch.distributed import PrefixStore
 from transformers import AutoModelForCausalLM
 
@@ -48,6 +50,7 @@ class Group(NamedTuple):
 
     rank: int = 0
     size: int = 1
+    replicas: int = 1
 
     def share(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """Unequal shares: rank 0 has the first group only."""
@@ -91,7 +94,8 @@ SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     scenario, goal, changes = SCENARIOS[name]
-    options |= {"config": readable(**changes), "total_steps": TOTAL_STEPS, "max_tokens": 9}
+    config = readable(**changes, replicas=group.replicas)
+    options |= {"config": config, "total_steps": TOTAL_STEPS, "max_tokens": 9}
     trainer = make_trainer(model_dir, goal=objective(**goal), **options)
     metrics, weights, packed = scenario(trainer, group), weights_of(trainer), packed_weights_of(trainer)
     assert trainer.weights().digests() == [tensor_digest(weight) for weight in weights.values()]
@@ -101,10 +105,10 @@ def run(model_dir: str, name: str, group: Group, **options: Any) -> tuple[dict[s
     return metrics, weights
 
 
-def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str) -> None:
+def rank_main(rank: int, ranks: int, replicas: int, model_dir: str, meeting: Meeting, out: str) -> None:
     results: dict[str, Any] = {}
     store = open_store(meeting, PATIENCE_S)
-    group = Group(rank, ranks)
+    group = Group(rank, ranks, replicas)
 
     def joined(name: str) -> dict[str, Any]:
         return {"rank": rank, "world_size": ranks, "store": PrefixStore(name, store)}
@@ -112,7 +116,8 @@ def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str)
     for name in SCENARIOS:
         results[name] = run(model_dir, name, group, **joined(name))
 
-    trainer = make_trainer(model_dir, goal=objective(**KL), **joined("checkpoint"))
+    config = trainer_config(replicas=replicas)
+    trainer = make_trainer(model_dir, goal=objective(**KL), config=config, **joined("checkpoint"))
     with pytest.raises(GroupError, match="same number"):
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, group)
@@ -133,6 +138,11 @@ def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str)
     trainer.load(f"{out}/of one rank")
     results["from one rank"] = mini_batches(trainer, group), weights_of(trainer)
     trainer.close()
+    moved = trainer_config(replicas=3 - replicas)
+    trainer = make_trainer(model_dir, goal=objective(**KL), config=moved, **joined("other replicas"))
+    trainer.load(f"{out}/checkpoint")
+    results["moved"] = weights_of(trainer), mini_batches(trainer, group), weights_of(trainer)
+    trainer.close()
     for name in ("mini", "lora"):
         results[f"snapshot {name}"] = after_a_snapshot(model_dir, group, LORA if name == "lora" else {}, joined)
     torch.save(results, f"{out}/rank{rank}.pt")
@@ -141,7 +151,7 @@ def rank_main(rank: int, ranks: int, model_dir: str, meeting: Meeting, out: str)
 def after_a_snapshot(model_dir: str, group: Group, changes: dict[str, Any], joined: Any) -> list[Any]:
     """The second update of a trainer, and of a new one that restored a snapshot of the first after one update."""
     kind = "lora" if changes else "mini"
-    options = {"config": readable(**changes), "goal": objective(**KL)}
+    options = {"config": readable(**changes, replicas=group.replicas), "goal": objective(**KL)}
     trainer = make_trainer(model_dir, **options, **joined(f"first {kind}"))
     mini_batches(trainer, group)
     snapshot = pickle.loads(pickle.dumps(trainer.snapshot()))
@@ -159,10 +169,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_model("llama", tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[(2, 1), (4, 1), (4, 2), (2, 2)], ids=["2", "4", "2x2", "2x1"])
 def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """Where so many ranks wrote, and what each of them found."""
-    ranks, out = request.param, tmp_path_factory.mktemp("ranks")
+    (ranks, replicas), out = request.param, tmp_path_factory.mktemp("ranks")
     alone = make_trainer(model_dir, goal=objective(**KL))
     even(alone, Group())
     alone.save(str(out / "of one rank"))
@@ -170,7 +180,7 @@ def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFacto
     context = mp.get_context("spawn")
     listener = listen("127.0.0.1")
     store = open_store(listener.meeting, PATIENCE_S, listener)  # the ranks meet here for as long as it lives
-    arguments = (ranks, model_dir, listener.meeting, str(out))
+    arguments = (ranks, replicas, model_dir, listener.meeting, str(out))
     processes = [context.Process(target=rank_main, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     for process in processes:
         process.start()
@@ -242,6 +252,27 @@ def test_a_checkpoint_that_one_rank_could_not_write_is_not_complete(
 def test_loading_restores_every_rank(several: tuple[Path, list[Any]]) -> None:
     for rank in several[1]:
         assert_same(rank["loaded"], rank["exported"], atol=0)
+
+
+def test_a_checkpoint_moves_between_one_copy_of_the_model_and_two(several: tuple[Path, list[Any]]) -> None:
+    for rank in several[1]:
+        loaded, metrics, weights = rank["moved"]
+        assert_same(loaded, rank["exported"], atol=0)
+        assert_same(weights, rank["continued"][1], atol=1e-5)
+        for key, value in rank["continued"][0].items():
+            assert metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def test_each_replica_holds_the_model_once_and_the_first_writes_it(several: tuple[Path, list[Any]]) -> None:
+    out, found = several
+    about = json.loads((out / "checkpoint" / "trainer.json").read_text())
+    assert about["ranks"] * about["replicas"] == len(found)
+    sizes = [(out / "checkpoint" / f"rank-{r:05d}.safetensors").stat().st_size for r in range(len(found))]
+    one = sum(4 * 3 * weight.numel() for weight in found[0]["exported"].values())  # float32, and AdamW's two states
+    assert one < sum(sizes[: about["ranks"]]) < 1.6 * one
+    assert max(sizes[about["ranks"] :], default=0) < 40_000  # random states alone
+    with safe_open(out / "checkpoint" / f"rank-{len(found) - 1:05d}.safetensors", framework="pt") as last:
+        assert bool(list(last.keys())) == (about["replicas"] == 1)
 
 
 @pytest.mark.parametrize("name", ["mini", "lora"])

@@ -84,6 +84,12 @@ def test_another_layout_or_another_phase_needs_other_engines():
     assert not [line for line in later if line.startswith("learner engine 0")]
 
 
+def test_ranks_that_joined_in_other_groups_are_not_taken_over():
+    plan = colocated_plan()
+    other = needs(replace(plan, layout=replace(plan.layout, replicas=2)))
+    assert blueprint(needs(plan)).differences(blueprint(other)) == ["trainer.replicas"]
+
+
 def test_files_that_both_have_read_must_hold_the_same():
     replaced = needs(contents=CONTENTS | {"models.learner": "digest 12"})
     assert BASE.differences(blueprint(replaced)) == ["contents of models.learner"]

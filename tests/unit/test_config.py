@@ -82,6 +82,11 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
             "trainer={gradient_checkpointing: on, recomputed_layers: 2}",
             "recomputed_layers needs gradient_checkpointing: auto",
         ),
+        (
+            "trainer={ranks: 8, replicas: 3}",
+            r"trainer.replicas: 3 does not divide 8 trainer ranks into groups of equal size; set trainer.ranks to",
+        ),
+        ("trainer.replicas=0", r"trainer.replicas"),
         ("trainer.gradient_checkpointing=yes please", "trainer.gradient_checkpointing: Input should be 'auto', 'on'"),
         ("data.prompt=hello", "prompt must contain {question}"),
         (

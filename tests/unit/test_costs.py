@@ -11,6 +11,7 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.costs import Rates, Sampler, SamplingWork, StepParts
+from s2l_ray.planner.search.pools import replica_nodes
 from s2l_ray.planner.workload import Split, Workload
 
 # 2 layers: q and o 100 x 100, k and v 50 x 100, MLP 3 x 200 x 100 and 2 norms of 100; untied vocabulary of 1000.
@@ -186,6 +187,29 @@ def test_an_update_that_is_bound_by_links() -> None:
     assert update(work, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(kept)
     adapters = replace(WORK, lora=True)
     assert update(adapters, Split(2, 2, 1), ranks=2, rates=fast) == pytest.approx(8 * (3.5 * PARAMETERS / 1e7 + starts))
+
+
+def test_replicas_gather_within_a_node_and_add_gradients_between_nodes() -> None:
+    """4 ranks as 2 nodes of 2: each of 4 micro-batches gathers and reduces among 2 ranks, over the nodes' own links;
+    each of 2 optimizer steps sends all float32 gradients twice halfway around a ring of 2 nodes."""
+    fast = replace(RATES, train=1e15)
+    within = (3.5 * 2 * PARAMETERS + 4 * PARAMETERS) / 2 / 1e7 + 4.5 * 2 * 0.01
+    between = 2 * 0.01 + 2 * 4 * PARAMETERS / 2 / 1e6
+    optimizer = 2 * 32 * PARAMETERS / 2 / 1e8
+    how = {"ranks": 4, "nodes": 2, "replicas": 2, "rates": fast, "dtype_bytes": 2}
+    found = costs.update_seconds(SHAPE, WORK, Split(2, 2, 1), replica_nodes=1, **how)
+    assert found == pytest.approx(4 * within + 2 * between + optimizer)
+    assert found < update(WORK, Split(2, 2, 1), ranks=4, nodes=2, rates=fast)
+    whole = {**how, "replicas": 4}  # each rank has a copy: nothing is gathered, and nothing reduced before it is added
+    copies = costs.update_seconds(SHAPE, WORK, Split(2, 2, 1), replica_nodes=1, **whole)
+    ring = 2 * 0.01 + 2 * 4 * PARAMETERS * 3 / 4 / 1e6
+    assert copies == pytest.approx(2 * ring + 2 * 32 * PARAMETERS / 1e8)
+
+
+def test_nodes_of_a_replica() -> None:
+    assert replica_nodes([8, 8], 1) == 2 and replica_nodes([8, 8], 2) == 1 and replica_nodes([8, 8], 4) == 1
+    assert replica_nodes([8, 4], 2) == 2 and replica_nodes([8, 4], 3) == 1  # ranks 6 to 11 are on both
+    assert replica_nodes([8, 8, 8, 8], 2) == 2 and replica_nodes([3], 1) == 1
 
 
 def test_off_load_crosses_pcie_and_steps_on_the_host() -> None:

@@ -101,6 +101,42 @@ def test_two_nodes_halve_the_step() -> None:
     assert ranks == {0: 8, 1: 8}
 
 
+def optimizer_bytes(plan: Plan) -> int:
+    return next(load.ledger["trainer/optimizer"] for load in plan.phases[0].gpus if "trainer:0" in load.roles)
+
+
+def test_a_replica_on_each_node_holds_the_whole_model() -> None:
+    """8.19e9 parameters with AdamW's two float32 states: over 16 ranks, or over the 8 of each replica."""
+    one, two = (
+        make_plan(paper("qwen3_1.7b_to_8b", "placement.mode=colocated", f"trainer.replicas={n}"), cluster("2x8xH100"))
+        for n in (1, 2)
+    )
+    assert (one.ranks, one.layout.replicas, two.ranks, two.layout.replicas) == (16, 1, 16, 2)
+    assert optimizer_bytes(one) == 8 * 8_190_735_360 // 16 and optimizer_bytes(two) == 8 * 8_190_735_360 // 8
+    assert two.weight_sync.seconds < one.weight_sync.seconds  # gathered within a node
+    assert one.layout.phases == two.layout.phases or two.layout.phases[0].trainers == one.layout.phases[0].trainers
+
+
+def test_auto_replicas_are_what_the_same_number_gives() -> None:
+    def planned(replicas: object, *overrides: str) -> Plan:
+        return make_plan(paper("qwen3_1.7b_to_8b", f"trainer.replicas={replicas}", *overrides), cluster("2x8xH100"))
+
+    auto = planned("auto")
+    given = planned(auto.layout.replicas)
+    assert auto.run_seconds == given.run_seconds == min(planned(n).run_seconds for n in (1, 2))
+    assert any(note.startswith("trainer.replicas: auto keeps") for note in auto.notes)
+    config = as_planned(paper("qwen3_1.7b_to_8b", "trainer.replicas=auto"), auto.layout)
+    assert config.trainer.replicas == auto.layout.replicas
+
+
+def test_replicas_that_do_not_divide_are_refused() -> None:
+    plan = make_plan(paper("qwen3_1.7b_to_8b", *SMALL, "trainer.replicas=2"), Inventory.of([CPUS]))
+    assert plan.problems == (
+        "trainer.replicas: 2 does not divide 1 trainer rank into groups of equal size; set trainer.ranks to a multiple "
+        "of it, or lower trainer.replicas",
+    )
+
+
 def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
     """8.19e9 parameters / 8 with AdamW in float32 are 12.3 GB, gradients 4.1 GB more."""
     plan = make_plan(paper(), cluster("8x24GB"))

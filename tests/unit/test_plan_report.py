@@ -56,7 +56,8 @@ def test_every_plan_is_one_document_with_the_same_keys(plan):
     assert list(document(plan())) == [
         "models", "fits", "problems", "mode", "device", "ranks", "tensor_parallel", "dtype", "dtype_reason",
         "run_seconds", "phases", "gpus", "bundles",
-        "slots", "sleep", "recomputed_layers", "hand_overs", "weight_sync", "saving", "notes", "alternatives",
+        "slots", "sleep", "replicas", "recomputed_layers", "hand_overs",
+        "weight_sync", "saving", "notes", "alternatives",
     ]  # fmt: skip
 
 

@@ -103,9 +103,12 @@ def test_adapters_begin_as_beside_weights_that_are_there(tmp_path: Path) -> None
     assert frozen == {name for name, p in loaded.named_parameters() if not p.requires_grad}
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_reads_its_own_rows(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three ranks, for whom 32, 48 and 64 rows are not equally many: the last one has fewer."""
+@pytest.mark.parametrize(("rank", "replicas"), [(0, 1), (2, 1), (3, 2), (5, 2)])
+def test_a_rank_reads_its_own_rows(rank: int, replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three ranks, for whom 32, 48 and 64 rows are not equally many: the last one has fewer.
+
+    Ranks 3 to 5 are a second replica, which reads what the first does.
+    """
     directory = write_model("llama", tmp_path)
     rows_read: dict[str, int] = {}
     real = StoredTensors.rows
@@ -115,16 +118,17 @@ def test_a_rank_reads_its_own_rows(rank: int, tmp_path: Path, monkeypatch: pytes
         return real(self, name, shape, first, count)
 
     monkeypatch.setattr(StoredTensors, "rows", counting)
-    dist.init_process_group("fake", rank=rank, world_size=3, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=3 * replicas, store=FakeStore())
     try:
         model = load_causal_lm(directory)
         policy = PackedPolicy(model, temperature=1.0, chunk=8)
-        shard(policy, init_device_mesh("cpu", (3,)), compute_dtype=torch.bfloat16)
+        mesh = init_device_mesh("cpu", (replicas, 3)) if replicas > 1 else init_device_mesh("cpu", (3,))
+        shard(policy, mesh, compute_dtype=torch.bfloat16)
         fill(model, StoredTensors(directory), torch.device("cpu"))
         stored = load_file(tmp_path / "model.safetensors")
         for name, parameter in model.named_parameters():
             assert isinstance(parameter, DTensor)
-            expected = torch.chunk(stored[name], 3)[rank]
+            expected = torch.chunk(stored[name], 3)[rank % 3]
             assert torch.equal(parameter.to_local(), expected), name
             assert rows_read[name] == len(expected)
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

@@ -68,6 +68,8 @@ class _Rank:
 
     def __init__(self, shape: ModelShape, config: Config, ranks: int, cuda: bool) -> None:
         self.shape, self.config, self.ranks, self.cuda = shape, config, ranks, cuda
+        self.sharing = ranks // config.trainer.replicas_of(ranks)
+        """Ranks that share one copy of the model."""
         self.dtype = dtype_bytes(config)
         self.lora = config.trainer.lora_rank
         trainer, rollout = config.trainer, config.rollout
@@ -153,7 +155,7 @@ class _Rank:
         """Elements of rank 0's shards: FSDP2 cuts the first dimension into equal parts, rounded up."""
 
         def of(tensors: Iterable[tuple[int, ...]]) -> int:
-            return sum(math.ceil(t[0] / self.ranks) * math.prod(t[1:]) for t in tensors)
+            return sum(math.ceil(t[0] / self.sharing) * math.prod(t[1:]) for t in tensors)
 
         return self.shape.layers * of(layer) + of(root)
 
@@ -163,7 +165,7 @@ def _moments(rank: _Rank, gradients: int) -> list[Ledger]:
     # All gradients are there from the first micro-batch on; with only one, hardly any before the end.
     earlier = {"gradients": gradients if rank.accumulates else 0, "batch": _batch(rank)}
     moments = [earlier | moment for moment in (_end_of_forward(rank), _backward_of_head(rank), *_of_layers(rank))]
-    reduced = gradients if rank.accumulates else FLOAT32 * rank.shape.layers * rank.trained_layer // rank.ranks
+    reduced = gradients if rank.accumulates else FLOAT32 * rank.shape.layers * rank.trained_layer // rank.sharing
     return [*moments, earlier | {"gradients": reduced} | _last_reduction(rank)]
 
 
@@ -189,7 +191,7 @@ def _backward_of_head(rank: _Rank) -> Ledger:
     chunk = _chunk(rank)
     # The last layer is gathered ahead, if there is something to gather.
     return {
-        "gathered": rank.gathered(1 if rank.ranks > 1 else 0),
+        "gathered": rank.gathered(1 if rank.sharing > 1 else 0),
         "activations": _saved(rank, rank.shape.layers) + _saved_at_end(rank),
         "logits": FLOAT32 * head + max(of_logits * chunk, dtype * chunk + of_product * head),
     }
@@ -202,7 +204,7 @@ def _of_layers(rank: _Rank) -> list[Ledger]:
     being reduced; and at a layer's end, when its gradients are copied to be reduced.
     """
     shape, dtype = rank.shape, rank.dtype
-    gathered = rank.gathered(min(2, rank.ranks))
+    gathered = rank.gathered(min(2, rank.sharing))
     waiting = dtype * rank.head_gradient
     of_mlp = 0 if rank.lora else dtype * shape.hidden * shape.intermediate
     work = rank.tokens * dtype * (2 * shape.intermediate + 2 * shape.hidden)
@@ -224,7 +226,7 @@ def _of_layers(rank: _Rank) -> list[Ledger]:
 
 def _last_reduction(rank: _Rank) -> Ledger:
     """Embedding and head come last: their whole gradients, the float32 copy of them, then this rank's part."""
-    return {"unreduced_gradients": rank.trained_root * (FLOAT32 + max(rank.dtype, math.ceil(FLOAT32 / rank.ranks)))}
+    return {"unreduced_gradients": rank.trained_root * (FLOAT32 + max(rank.dtype, math.ceil(FLOAT32 / rank.sharing)))}
 
 
 def _batch(rank: _Rank) -> int:
@@ -289,7 +291,7 @@ def _sending(rank: _Rank, transfer: Transfer) -> int:
     buffers = method.sender_bytes(model, rank.dtype * rank.shape.largest_tensor)
     if method.gathers_tensors or rank.lora:
         return buffers + _gathering(rank)
-    arriving = min(BUCKET_BYTES, model) if rank.ranks > 1 else 0
+    arriving = min(BUCKET_BYTES, model) if rank.sharing > 1 else 0
     return buffers + arriving
 
 
@@ -299,8 +301,8 @@ def _gathering(rank: _Rank) -> int:
     Beside adapters the weights are in the compute dtype already, and the matrices have adapters merged into them.
     """
     largest = rank.dtype * rank.shape.largest_tensor
-    cast = 0 if rank.dtype == FLOAT32 or rank.lora else largest // rank.ranks
-    gathered = largest if rank.ranks > 1 else 0
+    cast = 0 if rank.dtype == FLOAT32 or rank.lora else largest // rank.sharing
+    gathered = largest if rank.sharing > 1 else 0
     matrix = max(math.prod(t) for t in rank.shape.linears.values())
     merging = (3 * FLOAT32 + rank.dtype) * matrix if rank.lora else 0
     return max(cast + gathered, merging)

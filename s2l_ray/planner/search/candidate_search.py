@@ -16,14 +16,23 @@ import numpy as np
 
 from s2l_ray.config.placement_modes import PlacementMode
 from s2l_ray.kinds import Source
-from s2l_ray.placement.recomputation import with_recomputed_layers
+from s2l_ray.placement.recomputation import with_recomputed_layers, with_replicas
 from s2l_ray.planner.costs import FloatArray, IntArray
 from s2l_ray.planner.memory import TrainerMemory, trainer_ledger
 from s2l_ray.planner.search.candidates import MODES, Candidate, CandidateKey, Family, Rejected
 from s2l_ray.planner.search.fitting import EngineNeed, Fit, Misfit, engine_need, fit, tensor_parallel_sizes
 from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import BundleSplit, PhaseCosts, fixed_split, growing_split
-from s2l_ray.planner.search.pools import NodePool, bundles_in, pack, pool_pairs, rank_nodes, shared_engines, sizes
+from s2l_ray.planner.search.pools import (
+    NodePool,
+    bundles_in,
+    pack,
+    pool_pairs,
+    rank_nodes,
+    replica_nodes,
+    shared_engines,
+    sizes,
+)
 from s2l_ray.planner.search.timing import Cache, Timing
 
 NODE_BITS, SPLIT_BITS = 5, 3
@@ -87,7 +96,8 @@ class Search:
                 for ranks in self.ranks(trainers, mode):
                     for learner_tp in learner_tps:
                         for explorer_tp in explorer_tps:
-                            yield CandidateKey(mode, trainers, samplers, ranks, learner_tp, explorer_tp)
+                            for replicas in self.replicas(trainers, ranks):
+                                yield CandidateKey(mode, trainers, samplers, ranks, learner_tp, explorer_tp, replicas)
 
     def ranks(self, pool: NodePool, mode: PlacementMode) -> list[int]:
         """Numbers of trainer ranks to try: trainer.ranks if given.
@@ -106,6 +116,14 @@ class Search:
             if ranks >= self.frame.work.mini_batch_prompts and self._rank_fits(mode, pool, ranks):
                 break
         return found
+
+    def replicas(self, pool: NodePool, ranks: int) -> list[int]:
+        """Numbers of replicas to try: trainer.replicas if it divides the ranks; with auto 1, and one per full node."""
+        trainer = self.frame.config.trainer
+        if trainer.replicas != "auto":
+            return [] if trainer.replicas_problem(ranks) else [trainer.replicas]
+        full, rest = divmod(ranks, pool.largest_node)
+        return [1, full] if full > 1 and not rest else [1]
 
     def _rank_fits(self, mode: PlacementMode, pool: NodePool, ranks: int) -> bool:
         return isinstance(self.device(CandidateKey(mode, pool, pool, ranks, 1, 0), (), ranked=True), Fit)
@@ -155,6 +173,9 @@ class Search:
             rows=rows,
             sampler_rows=sampler_rows,
             nodes=rank_nodes(rows),
+            replica_nodes=replica_nodes(
+                [row.ranks for row in rows if row.ranks for _ in range(row.count)], key.replicas
+            ),
             available=bundles_in(sampler_rows),
             shared=shared,
             trainer=trainer,
@@ -166,7 +187,7 @@ class Search:
 
     def _host_memory(self, key: CandidateKey, ranks: int) -> str:
         """Why a node cannot hold what this many ranks off-load; empty if it can."""
-        asked = ranks * sum(self.trainer_memory(key.ranks).host.values())
+        asked = ranks * sum(self.trainer_memory(key.ranks, replicas=key.replicas).host.values())
         has = min(spec.memory_bytes for spec in key.trainers.specs)
         if asked <= has:
             return ""
@@ -176,7 +197,7 @@ class Search:
         """A rank's device with the engines beside it; and, if the plan is to say it, how many layers are recomputed."""
         roles = key.beside
         return self._cache.get(
-            ("ranked", key.trainers, key.ranks, *((role, key.tp(role)) for role in roles)),
+            ("ranked", key.trainers, key.ranks, key.replicas, *((role, key.tp(role)) for role in roles)),
             lambda: self._least_recomputed(key, roles),
         )
 
@@ -201,21 +222,23 @@ class Search:
         """A device with engines of these roles, and with a trainer rank or without."""
         pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
         return self._cache.get(
-            ("device", pool, ranks, recomputed, *((role, key.tp(role)) for role in roles)),
+            ("device", pool, ranks, key.replicas, recomputed, *((role, key.tp(role)) for role in roles)),
             lambda: fit(
                 self.frame.budget(pool),
-                self.trainer_memory(ranks, recomputed) if ranked else None,
+                self.trainer_memory(ranks, recomputed, replicas=key.replicas) if ranked else None,
                 [self.need(role, key.tp(role)) for role in roles],
                 sleep=self.frame.cuda,
             ),
         )
 
-    def trainer_memory(self, ranks: int, recomputed: int | None = None) -> TrainerMemory:
+    def trainer_memory(self, ranks: int, recomputed: int | None = None, *, replicas: int) -> TrainerMemory:
         """Memory of a trainer rank that recomputes as many layers as the configuration says, or as are given."""
         frame = self.frame
-        config = frame.config if recomputed is None else with_recomputed_layers(frame.config, recomputed)
+        config = with_replicas(frame.config, replicas)
+        config = config if recomputed is None else with_recomputed_layers(config, recomputed)
         return self._cache.get(
-            ("trainer", ranks, recomputed), lambda: trainer_ledger(frame.learner, config, ranks, cuda=frame.cuda)
+            ("trainer", ranks, replicas, recomputed),
+            lambda: trainer_ledger(frame.learner, config, ranks, cuda=frame.cuda),
         )
 
     def need(self, role: Source, tp: int) -> EngineNeed:

@@ -27,6 +27,13 @@ class CandidateKey:
     learner_tp: int
     explorer_tp: int
     """0: no step needs the explorer."""
+    replicas: int = 1
+    """Of the trainer's model; the ranks are dealt to them in order."""
+
+    @property
+    def sharing(self) -> int:
+        """Ranks that share one copy of the model."""
+        return self.ranks // self.replicas
 
     def tp(self, role: Source) -> int:
         """Tensor-parallel size."""
@@ -62,6 +69,8 @@ class Candidate:
     """Nodes of `key.samplers` with bundles."""
     nodes: int
     """Number of nodes with ranks."""
+    replica_nodes: int
+    """Number of nodes that the ranks of one replica span at most."""
     available: int
     """Engine bundles that there is room for; `bundles.total` of them are used."""
     shared: dict[Source, int]
@@ -100,6 +109,7 @@ class Candidate:
             MODES.index(key.mode),
             self.bundles.hands_over,
             key.ranks,
+            key.replicas,
             key.learner_tp,
             key.explorer_tp,
             key.trainers.nodes,

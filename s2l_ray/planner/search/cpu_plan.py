@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from s2l_ray.planner.memory import Ledger, trainer_ledger
 from s2l_ray.planner.search.fitting import device_ledger, engine_need
 from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
+from s2l_ray.planner.search.pools import replica_nodes
 from s2l_ray.planner.search.predictions import Placement, finished_plan
 from s2l_ray.planner.workload import Split
 
@@ -76,6 +78,8 @@ def plan_cpus(frame: Frame) -> Plan:
                 f"works. Leave it out, or set placement.mode={SLEEPLESS.name}",
             ),
         )
+    if problem := frame.config.trainer.replicas_problem(actors.ranks):
+        return Plan(False, (problem,))
     bundles = _bundles(actors, handing_over=frame.config.placement.hand_over == "on")
     nodes = _nodes(bundles, frame)
     if isinstance(nodes, str):
@@ -83,7 +87,8 @@ def plan_cpus(frame: Frame) -> Plan:
     placed = tuple(PlannedBundle(node, (), {"CPU": cpus}) for node, (_, cpus) in zip(nodes, bundles, strict=True))
     times = _Times(frame, actors, nodes)
     handed, seconds = times.best()
-    layout = Layout(SLEEPLESS.name, "cpu", placed, tuple(_phases(frame, actors, handed)), sleep=False)
+    phases, replicas = tuple(_phases(frame, actors, handed)), frame.config.trainer.replicas_of(actors.ranks)
+    layout = Layout(SLEEPLESS.name, "cpu", placed, phases, sleep=False, replicas=replicas)
     loads = [_loads(frame, actors, layout, number) for number in range(len(layout.phases))]
     if short := _short_of_memory(loads):
         return Plan(False, (short,))
@@ -208,7 +213,9 @@ class _Times:
         self._specs = [frame.inventory.specs[node] for node in dict.fromkeys(nodes)]
         # Nodes' figures may be of a GPU that is not used here.
         self._specs = [spec if not spec.real_gpus else spec.without_gpus() for spec in self._specs]
-        self._rank_nodes = len(set(nodes[: actors.ranks]))
+        on_nodes = [len(list(ranks)) for _, ranks in groupby(nodes[: actors.ranks])]
+        self._rank_nodes, self._replicas = len(on_nodes), frame.config.trainer.replicas_of(actors.ranks)
+        self._replica_nodes = replica_nodes(on_nodes, self._replicas)
         self._far = len(set(nodes)) > 1
 
     def _rates(self, threads: int) -> Rates:
@@ -245,13 +252,15 @@ class _Times:
                 split,
                 ranks=actors.ranks,
                 nodes=self._rank_nodes,
+                replicas=self._replicas,
+                replica_nodes=self._replica_nodes,
                 rates=rates,
                 dtype_bytes=frame.dtype_bytes,
             ),
             weight_sync=costs.weight_sync_seconds(
                 frame.learner,
-                ranks=actors.ranks,
-                nodes=self._rank_nodes,
+                ranks=actors.ranks // self._replicas,
+                nodes=self._replica_nodes,
                 far=self._far,
                 rates=rates,
                 dtype_bytes=frame.dtype_bytes,

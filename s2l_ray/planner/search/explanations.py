@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.placement.plan import Alternative, PhasePlan
+from s2l_ray.placement.recomputation import with_replicas
 from s2l_ray.planner.memory import trainer_ledger
 from s2l_ray.planner.search.candidate_search import Found, Search
 from s2l_ray.planner.search.candidates import MODES, Candidate, CandidateKey, Rejected
@@ -49,7 +50,8 @@ def _lost(candidate: Candidate, best: Candidate, search: Search) -> Alternative:
 
 def describe(key: CandidateKey, hands_over: bool) -> str:
     """Such as "mixed, 6 trainer ranks, tensor parallel: learner 1, explorer 2, with hand-over"."""
-    text = f"{key.mode.name}, {key.ranks} trainer ranks, tensor parallel: learner {key.learner_tp}"
+    ranks = f"{key.ranks} trainer ranks" + (f" in {key.replicas} replicas" if key.replicas > 1 else "")
+    text = f"{key.mode.name}, {ranks}, tensor parallel: learner {key.learner_tp}"
     if key.explorer_tp:
         text += f", explorer {key.explorer_tp}"
     return text + (", with hand-over" if hands_over else "")
@@ -109,9 +111,14 @@ def why_not(rejected: Rejected) -> str:
     items = sorted(miss.ledger.items(), key=lambda item: -item[1])
     largest = ", ".join(f"{name} {size / GB:.1f}" for name, size in items[:5])
     return (
-        f"{miss.actors} on a GPU, {rejected.key.ranks} ranks in all: {(miss.budget + miss.short) / GB:.1f} GB needed, "
-        f"{miss.budget / GB:.1f} GB usable per GPU, {miss.short / GB:.1f} GB short ({largest} GB)"
+        f"{miss.actors} on a GPU, {rejected.key.ranks} ranks in {_groups(rejected.key)}: "
+        f"{(miss.budget + miss.short) / GB:.1f} GB needed, {miss.budget / GB:.1f} GB usable per GPU, "
+        f"{miss.short / GB:.1f} GB short ({largest} GB)"
     )
+
+
+def _groups(key: CandidateKey) -> str:
+    return "all" if key.replicas == 1 else f"{key.replicas} replicas"
 
 
 def problems(found: Found, search: Search) -> tuple[str, ...]:
@@ -131,6 +138,7 @@ def _nothing_tried(search: Search) -> str:
     config, inventory = search.frame.config, search.frame.inventory
     asked = {
         f"trainer.ranks={config.trainer.ranks}": config.trainer.ranks,
+        f"trainer.replicas={config.trainer.replicas}": config.trainer.replicas not in (1, "auto"),
         f"engines.learner.tensor_parallel={config.engines.learner.tensor_parallel}": (
             config.engines.learner.tensor_parallel
         ),
@@ -143,15 +151,15 @@ def _nothing_tried(search: Search) -> str:
     }
     pinned = ", ".join(text for text, value in asked.items() if value)
     return (
-        f"nothing to try on {inventory.describe()} with {pinned}: more ranks than GPUs, a tensor-parallel size above a "
-        "node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or "
+        f"nothing to try on {inventory.describe()} with {pinned}: more ranks or replicas than GPUs, a tensor-parallel "
+        "size above a node's GPUs (placement.tensor_parallel_across_nodes=true lets you look at that), or "
         f"{' or '.join(mode.name for mode in MODES if mode.needs_explorer)} without explorer"
     )
 
 
 def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
     ranked = "trainer rank" in miss.actors
-    if ranked and _rank_bytes(search, search.frame.config, key.ranks) > miss.budget:
+    if ranked and _rank_bytes(search, with_replicas(search.frame.config, key.replicas), key.ranks) > miss.budget:
         return _for_ranks(key, miss, search)
     found = ["GPUs with more memory"]
     for role in search.frame.roles:
@@ -163,13 +171,16 @@ def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
 
 def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
     """Changes that make a rank smaller, and the memory that it then needs."""
-    config, cuda = search.frame.config, search.frame.cuda
+    config, cuda = with_replicas(search.frame.config, key.replicas), search.frame.cuda
     before = _rank_bytes(search, config, key.ranks)
     found, ranks = [], key.ranks
     while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
         ranks *= 2
     if ranks > key.ranks and _rank_bytes(search, config, ranks) <= miss.budget:
         found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
+    if key.replicas > 1:
+        after = _rank_bytes(search, with_replicas(config, 1), key.ranks)
+        found.append(f"trainer.replicas=1 (a rank then needs {after / GB:.1f} GB)")
     for name, changed in _smaller_ranks(config, cuda=cuda).items():
         after = _rank_bytes(search, changed, key.ranks)
         if after < before * 0.98:
@@ -229,6 +240,13 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
     idle = frame.inventory.gpus - best.gpus
     if idle:
         lines.append(f"{idle} of {frame.inventory.gpus} GPUs are idle: {_why_idle(best)}")
+    if best.key.replicas > 1 and best.replica_nodes > 1:
+        lines.append(
+            f"the {best.key.sharing} trainer ranks of a replica span {best.replica_nodes} nodes, and gather layers "
+            "between them; trainer.replicas as many as nodes would keep that within a node"
+        )
+    if frame.config.trainer.replicas == "auto" and best.nodes > 1:
+        lines.append(_replicas(best))
     if best.recomputed is not None:
         lines.append(
             f"trainer.gradient_checkpointing: auto computes {best.recomputed} of {frame.learner.layers} layers again"
@@ -240,6 +258,16 @@ def notes(best: Candidate, found: Found, search: Search, phases: tuple[PhasePlan
             lines.append(f"{phase.name}: verifying may take longer than a step; raise verifier.workers")
             break
     return tuple(lines)
+
+
+def _replicas(best: Candidate) -> str:
+    key = best.key
+    if key.replicas == 1:
+        return "trainer.replicas: auto keeps one copy of the model: a copy per node does not fit or is not faster"
+    return (
+        f"trainer.replicas: auto keeps {key.replicas} copies of the model, each in {key.sharing} ranks of a node: "
+        "layers are gathered there, and gradients summed between nodes once per optimizer step"
+    )
 
 
 def _band(learner: ModelShape) -> tuple[float, float]:

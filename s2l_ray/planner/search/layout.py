@@ -39,6 +39,7 @@ def build_layout(candidate: Candidate, frame: Frame) -> Layout:
         phases=tuple(phases),
         sleep=bool(candidate.key.mode.sleeping),
         recomputed_layers=candidate.recomputed,
+        replicas=candidate.key.replicas,
     )
 
 

@@ -54,5 +54,5 @@ def _ledger(candidate: Candidate, search: Search, kinds: tuple[str, ...]) -> Led
         for role in frame.roles
         if role in kinds
     ]
-    trainer = search.trainer_memory(key.ranks, candidate.recomputed) if ranked else None
+    trainer = search.trainer_memory(key.ranks, candidate.recomputed, replicas=key.replicas) if ranked else None
     return device_ledger(trainer, engines, sleep=frame.cuda)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from s2l_ray.placement.inventory import NodeSpec
 
@@ -100,6 +102,18 @@ def pack(
 def rank_nodes(rows: tuple[PackedNodes, ...]) -> int:
     """Nodes with trainer ranks."""
     return sum(row.count for row in rows if row.ranks)
+
+
+def replica_nodes(ranks: Sequence[int], replicas: int) -> int:
+    """The most nodes that one replica's ranks are on, which are dealt to replicas in order.
+
+    Args:
+        ranks: number of ranks of each node that has some, in order.
+    """
+    ends = list(accumulate(ranks))
+    sharing = ends[-1] // replicas
+    firsts = range(0, ends[-1], sharing)
+    return max(bisect_left(ends, first + sharing) - bisect_left(ends, first + 1) + 1 for first in firsts)
 
 
 def shared_engines(rows: tuple[PackedNodes, ...], tensor_parallel: int) -> int:

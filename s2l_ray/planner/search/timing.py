@@ -82,10 +82,10 @@ class Timing:
 
     def update(self, base: Candidate) -> FloatArray:
         """Seconds of a step's optimizer steps, by split."""
-        frame, key, nodes = self._frame, base.key, base.nodes
+        frame, key, nodes, near = self._frame, base.key, base.nodes, base.replica_nodes
         work = base.work(frame)
         return self._cache.get(
-            ("update", key.trainers, key.ranks, nodes, work.recompute),
+            ("update", key.trainers, key.ranks, key.replicas, nodes, near, work.recompute),
             lambda: np.array(
                 [
                     costs.update_seconds(
@@ -93,7 +93,9 @@ class Timing:
                         work,
                         split,
                         ranks=key.ranks,
+                        replicas=key.replicas,
                         nodes=nodes,
+                        replica_nodes=near,
                         rates=self.trainer_rates(key),
                         dtype_bytes=frame.dtype_bytes,
                     )
@@ -108,14 +110,15 @@ class Timing:
         apart = key.trainers is not key.samplers
         near = 0 if apart else base.sampler_rows[0].bundles
         far = learner_bundles > near
-        return np.where(far, self._weight_sync(key, base.nodes, True), self._weight_sync(key, base.nodes, False))
+        nodes = base.replica_nodes
+        return np.where(far, self._weight_sync(key, nodes, True), self._weight_sync(key, nodes, False))
 
     def _weight_sync(self, key: CandidateKey, nodes: int, far: bool) -> float:
         return self._cache.get(
-            ("weight_sync", key.trainers, key.ranks, nodes, far),
+            ("weight_sync", key.trainers, key.sharing, nodes, far),
             lambda: costs.weight_sync_seconds(
                 self._frame.learner,
-                ranks=key.ranks,
+                ranks=key.sharing,
                 nodes=nodes,
                 far=far,
                 rates=self.trainer_rates(key),

@@ -100,7 +100,8 @@ def _headline(plan: Plan, title: str) -> Table:
     fits = ("yes", "bold green") if plan.fits else ("no", "bold red")
     table.add_row("fits", Text.assemble(fits, f", {look.MODE_NAMES[plan.mode]}" if plan.mode else ""))
     if plan.ranks:
-        sizes = [f"{plan.ranks} trainer rank{_s(plan.ranks)}"]
+        copies = f" in {plan.layout.replicas} replicas" if plan.layout and plan.layout.replicas > 1 else ""
+        sizes = [f"{plan.ranks} trainer rank{_s(plan.ranks)}{copies}"]
         sizes += [f"{role} tensor parallel {size}" for role, size in plan.tensor_parallel.items()]
         table.add_row("sizes", ", ".join(sizes))
     if plan.dtype:

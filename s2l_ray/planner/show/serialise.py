@@ -26,6 +26,7 @@ bundles             of the placement group: node, gpus, resources
 slots               per phase of the layout: name, first_step, last_step, slots [role, index, bundle, devices, share; of
                     engines also kv_cache_bytes and transfer]
 sleep               engines sleep while the trainer ranks on their devices work
+replicas            groups of trainer ranks that hold a copy of the model each; 1 when nothing fits
 recomputed_layers   of the trainer, where the plan says how many; else null
 hand_overs          step (the first after it), ends and begins [role, index, bundle, devices], bundles
 weight_sync         bytes, seconds, transfers {way: engines}; null when nothing fits
@@ -120,11 +121,12 @@ def _worst(phases: tuple[PhasePlan, ...]) -> list[dict[str, Any]]:
 
 def _layout(layout: Layout | None) -> dict[str, Any]:
     if layout is None:
-        return {"bundles": [], "slots": [], "sleep": False, "recomputed_layers": None, "hand_overs": []}
+        return {"bundles": [], "slots": [], "sleep": False, "replicas": 1, "recomputed_layers": None, "hand_overs": []}
     return {
         "bundles": [{"node": b.node, "gpus": list(b.gpus), "resources": b.resources} for b in layout.bundles],
         "slots": [{**vars(phase), "slots": [_slot(slot) for slot in phase.slots]} for phase in layout.phases],
         "sleep": layout.sleep,
+        "replicas": layout.replicas,
         "recomputed_layers": layout.recomputed_layers,
         "hand_overs": [_hand_over(change) for change in hand_overs(layout)],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, get_args
 
 from s2l_ray.errors import PlacementError
@@ -11,6 +12,7 @@ from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory import dtype_bytes
+from s2l_ray.planner.search.pools import replica_nodes
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants, lengths_of
 from s2l_ray.planner.workload import Split, Workload, workload
 
@@ -111,12 +113,23 @@ def _update(
     Together they give the plan's update of a step with responses of mean length.
     """
     ranks, nodes = len(layout.phases[0].trainers), len(_nodes(layout, "trainer"))
+    on_nodes = groupby(layout.bundles[slot.bundle].node for slot in layout.phases[0].trainers)
+    near = replica_nodes([len(list(slots)) for _, slots in on_nodes], layout.replicas)
     last = work.phases[-1].splits[-1]
     split = Split(last.explorer, last.learner, 1)
     seconds = costs.update_seconds(
-        shape, work, split, ranks=ranks, nodes=nodes, rates=rates, dtype_bytes=dtype_bytes(config)
+        shape,
+        work,
+        split,
+        ranks=ranks,
+        nodes=nodes,
+        rates=rates,
+        dtype_bytes=dtype_bytes(config),
+        replicas=layout.replicas,
+        replica_nodes=near,
     )
-    optimizer_s = 0.0 if work.lora else 32 * shape.parameters / ranks / rates.memory
+    sharing = ranks // layout.replicas
+    optimizer_s = 0.0 if work.lora else 32 * shape.parameters / sharing / rates.memory
     groups = -(-work.prompts // work.mini_batch_prompts) * -(-work.mini_batch_prompts // ranks)
     tokens = groups * work.group_size * work.sequence_tokens
     rest = seconds - work.optimizer_steps(split) * optimizer_s
