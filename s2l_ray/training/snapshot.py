@@ -139,9 +139,9 @@ def local_part(tensor: Tensor) -> Tensor:
     return local
 
 
-def dealt_by_rows(tensor: DTensor) -> bool:
+def dealt_by_rows(tensor: Tensor) -> bool:
     """Whether the r-th rank of every replica holds the r-th run of rows, as FSDP2 shards: a run of it laid flat."""
-    return tensor.placements in ((Shard(0),), (Replicate(), Shard(0)))
+    return isinstance(tensor, DTensor) and tensor.placements in ((Shard(0),), (Replicate(), Shard(0)))
 
 
 def dtype_of(tensor: Tensor) -> str:

@@ -67,7 +67,7 @@ class PolicyWeights:
         cuts: list[_Cut] = []
         for i, piece in enumerate(bucket):
             name, parameter = self._named[piece.spec.name]
-            if isinstance(parameter, DTensor) and dealt_by_rows(parameter) and name == piece.spec.name:
+            if dealt_by_rows(parameter) and name == piece.spec.name:
                 cuts.append(_Cut(i, parameter.detach(), piece.start, piece.stop))
                 continue
             gathered = self._whole(name, parameter)  # by another name: adapters come on top

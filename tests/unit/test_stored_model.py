@@ -122,7 +122,9 @@ def test_a_rank_reads_its_own_rows(rank: int, replicas: int, tmp_path: Path, mon
     try:
         model = load_causal_lm(directory)
         policy = PackedPolicy(model, temperature=1.0, chunk=8)
-        mesh = init_device_mesh("cpu", (replicas, 3)) if replicas > 1 else init_device_mesh("cpu", (3,))
+        names = ("replicate", "shard")
+        two = init_device_mesh("cpu", (replicas, 3), mesh_dim_names=names)
+        mesh = two if replicas > 1 else two["shard"]
         shard(policy, mesh, compute_dtype=torch.bfloat16)
         fill(model, StoredTensors(directory), torch.device("cpu"))
         stored = load_file(tmp_path / "model.safetensors")
