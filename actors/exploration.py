@@ -105,6 +105,14 @@ class Exploration:
         for _, request, report in record_together([self], self._timeout_s):
             yield request, report
 
+    def reopen(self, bank: BankSettings) -> None:
+        """Write what the bank still holds, and go on with another recording of the same engines.
+
+        Raises:
+            BankError: it cannot be written, or the other one cannot be read.
+        """
+        fetch(self._bank.reopen.remote(bank), self._timeout_s, "opening a recording")
+
     def begin(self, requests: Sequence[ExplorerRequest]) -> None:
         """Have these requests recorded too; `record_together` waits for them."""
         self._waiting.extend(requests)

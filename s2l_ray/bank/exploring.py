@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 class RecordingPlan:
     """What is to be recorded, and where."""
 
+    config: Config
+    """Its fingerprint is the recording's."""
+    prompts: Sequence[Prompt]
+    """Those that the requests name, and maybe others."""
     settings: BankSettings
     """They open the recording."""
     path: str
@@ -39,9 +43,17 @@ class RecordingPlan:
         return sum(request.count for request in self.requests)
 
     @property
-    def prompts(self) -> int:
+    def sampled_prompts(self) -> int:
         """Number of prompts to sample."""
         return len({request.prompt_id for request in self.requests})
+
+    def again(self) -> RecordingPlan:
+        """What the bank still lacks of these requests.
+
+        Raises:
+            BankError: it cannot be read.
+        """
+        return plan_requests(self.config, self.prompts, self.requests)
 
 
 def plan_recording(config: Config, train: Sequence[Prompt], rollouts: int | None = None) -> RecordingPlan:
@@ -86,4 +98,4 @@ def plan_requests(config: Config, prompts: Sequence[Prompt], wanted: Sequence[Ex
     settings = settings_of(storage, recording, reads=True)
     missing = RolloutBank(settings, {prompt.id: prompt for prompt in prompts}).missing(wanted)
     recorded = sum(request.count for request in wanted) - sum(request.count for request in missing)
-    return RecordingPlan(settings, f"{storage.url}/{recording.name}", missing, recorded)
+    return RecordingPlan(config, prompts, settings, f"{storage.url}/{recording.name}", missing, recorded)

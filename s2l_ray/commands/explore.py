@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         begin, done = time.monotonic(), Recorded(plan.rollouts)
         try:
             if plan.requests:
-                record(config, plan, train, inventory, done, display)
+                record([plan], inventory, done, display)
         except KeyboardInterrupt:
             print(f"stopped after {done.rollouts} of {done.of} rollouts; the same command goes on from there")
             raise
@@ -83,6 +83,6 @@ def _summary(plan: RecordingPlan, done: Recorded, seconds: float) -> str:
     if not done.rollouts:
         return f"nothing to record: all {plan.recorded} rollouts are in {plan.path}"
     return (
-        f"recorded {done.rollouts} rollouts of {plan.prompts} prompts, {done.tokens} tokens, {done.solved:.1%} right, "
-        f"in {seconds:.0f} s{there}; they are in {plan.path}"
+        f"recorded {done.rollouts} rollouts of {plan.sampled_prompts} prompts, {done.tokens} tokens, "
+        f"{done.solved:.1%} right, in {seconds:.0f} s{there}; they are in {plan.path}"
     )

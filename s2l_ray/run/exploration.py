@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from functools import partial
 from actors.connection import connect
 from actors.exploration import Exploration
 from actors.private_ray import end_private_ray
-from s2l_ray.bank.exploring import RecordingPlan, plan_requests
+from s2l_ray.bank.exploring import RecordingPlan
 from s2l_ray.config import Config
 from s2l_ray.display import TaskDisplay
 from s2l_ray.errors import ActorLostError, EngineDiedError, StepTimeoutError
@@ -22,7 +22,7 @@ from s2l_ray.placement.plan import Layout
 from s2l_ray.planner.search.explorer_plan import plan_explorers
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
-from s2l_ray.rollouts.records import Prompt, SetReport
+from s2l_ray.rollouts.records import SetReport
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.compat import model_directory
 
@@ -80,23 +80,15 @@ def nodes(config: Config, say: Callable[[str], None]) -> Iterator[Inventory]:
             end_private_ray()
 
 
-def record(
-    config: Config,
-    plan: RecordingPlan,
-    prompts: Sequence[Prompt],
-    inventory: Inventory,
-    done: Recorded,
-    display: TaskDisplay,
-) -> None:
-    """Start explorer engines, record every request of a plan, and end the engines.
+def record(plans: Sequence[RecordingPlan], inventory: Inventory, done: Recorded, display: TaskDisplay) -> None:
+    """Start explorer engines, record every request of these plans, and end the engines.
 
     Where one of the actors is lost all are started again, for what the bank lacks then, as often as
     recovery.max_restarts allows. What has been recorded stays when this is interrupted; a new plan has the rest.
 
     Args:
-        config: models.dtype is not `auto` any more.
-        plan: what is to be recorded.
-        prompts: those that the plan's requests name, and maybe others.
+        plans: one, or several whose configurations mean the same to engines and verifiers: their fingerprints differ in
+            rollout.explorer_seed at most, and prompts with equal ids are equal. models.dtype is not `auto` any more.
         inventory: the nodes that engines are placed on.
         done: counts what is recorded.
         display: shows the progress and an ETA.
@@ -104,41 +96,45 @@ def record(
     Raises:
         PlacementError, EngineError, ActorLostError, BankError: see `Exploration`.
     """
-    layout = plan_explorers(_with_absolute_explorer(config), inventory)
-    recovery = config.recovery
+    left = deque(plan for plan in plans if plan.requests)
+    if not left:
+        return
+    config = _with_absolute_explorer(left[0].config)
+    layout, recovery = plan_explorers(config, inventory), config.recovery
     budget = RestartBudget(recovery.max_restarts, recovery.window_s, recovery.backoff_s)
-    recorded: dict[ExplorerRequest, Counter[str]] = {}
-    while plan.requests:
+    while left:
+        recorded: dict[ExplorerRequest, Counter[str]] = {}  # of the first plan
         try:
-            _record_once(config, layout, plan, prompts, recorded, done, display)
-            return
+            _record_until_lost(config, layout, left, recorded, done, display)
         except LOSSES as error:
             cause = short_cause(error)
             time.sleep(budget.spend("an actor of the recording", cause))
             display.say(f"note: all actors are started again: {cause}")
-        plan = plan_requests(config, prompts, plan.requests)
-        for request in lost_of(recorded, plan.requests):
-            done.counts -= recorded.pop(request)
+            left[0] = left[0].again()
+            for request in lost_of(recorded, left[0].requests):
+                done.counts -= recorded.pop(request)
 
 
-def _record_once(
+def _record_until_lost(
     config: Config,
     layout: Layout,
-    plan: RecordingPlan,
-    prompts: Sequence[Prompt],
+    left: deque[RecordingPlan],
     recorded: dict[ExplorerRequest, Counter[str]],
     done: Recorded,
     display: TaskDisplay,
 ) -> None:
+    """Record these plans with the same actors; one that is recorded is taken from `left`."""
+    prompts = list({prompt.id: prompt for plan in left for prompt in plan.prompts}.values())
     started = partial(display.update, "actors started")
-    with Exploration(
-        _with_absolute_explorer(config), layout, plan.settings, prompts, display.say, started
-    ) as exploration:
-        for request, report in exploration.record(plan.requests):
-            recorded[request] = counts_of(report)
-            done.counts += recorded[request]
-            display.update("recorded", done.rollouts, done.of, f"{done.solved:.1%} right")
-        exploration.finish()
+    with Exploration(config, layout, left[0].settings, prompts, display.say, started) as exploration:
+        while left:
+            for request, report in exploration.record(left[0].requests):
+                recorded[request] = counts_of(report)
+                done.counts += recorded[request]
+                display.update("recorded", done.rollouts, done.of, f"{done.solved:.1%} right")
+            exploration.reopen(left[1].settings) if len(left) > 1 else exploration.finish()
+            left.popleft()
+            recorded.clear()
 
 
 def lost_of(recorded: Iterable[ExplorerRequest], missing: Sequence[ExplorerRequest]) -> list[ExplorerRequest]:

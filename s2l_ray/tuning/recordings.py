@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from s2l_ray.bank.exploring import RecordingPlan, plan_requests
-from s2l_ray.bank.fingerprint import prompt_digest
+from s2l_ray.bank.fingerprint import Fingerprint, prompt_digest
 from s2l_ray.bank.union import union_of
-from s2l_ray.config import Config
 from s2l_ray.errors import BankError
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -19,19 +18,16 @@ from s2l_ray.tuning.needs import Need
 class TrialsRecording:
     """A recording, and what trials read of it together."""
 
-    config: Config
-    """Of one of them."""
-    prompts: list[Prompt]
-    """Those of all of them."""
+    fingerprint: Fingerprint
     requests: list[ExplorerRequest]
     """What they need together."""
     plan: RecordingPlan
-    """What the bank lacks of that."""
+    """What the bank lacks of that: with the configuration of one of them, and the prompts of all."""
 
     @property
     def name(self) -> str:
-        """The recording's name: the fingerprint's digest."""
-        return self.plan.path.rsplit("/", 1)[-1]
+        """The recording's name."""
+        return self.fingerprint.digest
 
 
 def recordings_of(needs: Sequence[Need]) -> list[TrialsRecording]:
@@ -42,6 +38,33 @@ def recordings_of(needs: Sequence[Need]) -> list[TrialsRecording]:
             recorded.
     """
     return [_recording(members) for members in _by_fingerprint(needs)]
+
+
+def by_engines(groups: Sequence[TrialsRecording]) -> list[list[RecordingPlan]]:
+    """What the bank lacks, by what the same engines can record one after the other.
+
+    Those are recordings that differ in rollout.explorer_seed alone, as those of an experiment's seeds do: the seed is
+    in the requests. Engines for each of them would spend more time on starting than on sampling.
+    """
+    found: list[list[TrialsRecording]] = []
+    for group in groups:
+        if not group.plan.requests:
+            continue
+        for others in found:
+            if all(_have_equal_engines(group, other) for other in others):
+                others.append(group)
+                break
+        else:
+            found.append([group])
+    return [[group.plan for group in others] for others in found]
+
+
+def _have_equal_engines(one: TrialsRecording, other: TrialsRecording) -> bool:
+    if one.fingerprint.differences(other.fingerprint, but=["rollout.explorer_seed"]):
+        return False
+    known = {prompt.id: prompt for prompt in one.plan.prompts}
+    shared = [(known[prompt.id], prompt) for prompt in other.plan.prompts if prompt.id in known]
+    return all(a is b or prompt_digest(a) == prompt_digest(b) for a, b in shared)
 
 
 def rollouts_of(needs: Sequence[Need]) -> int:
@@ -75,4 +98,4 @@ def _recording(members: Sequence[Need]) -> TrialsRecording:
                 )
     requests = _together(members)
     everything = list(prompts.values())
-    return TrialsRecording(config, everything, requests, plan_requests(config, everything, requests))
+    return TrialsRecording(members[0].explored.fingerprint, requests, plan_requests(config, everything, requests))

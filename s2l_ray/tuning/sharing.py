@@ -25,7 +25,7 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.run.exploration import Recorded, nodes, record
 from s2l_ray.tuning.needs import Need, needs_of
-from s2l_ray.tuning.recordings import TrialsRecording, recordings_of
+from s2l_ray.tuning.recordings import TrialsRecording, by_engines, recordings_of
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,8 @@ def share(
         begins(_held(configs[0].bank.path, groups))
         _say_what_is_needed(groups, done.of, display)
         try:
-            for group in groups:
-                if group.plan.requests:
-                    record(group.config, group.plan, group.prompts, recorders, done, display)
+            for plans in by_engines(groups):
+                record(plans, recorders, done, display)
         except KeyboardInterrupt:
             display.say(f"stopped after {done.rollouts} of {done.of} explorer rollouts, which the bank keeps")
             raise

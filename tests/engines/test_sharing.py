@@ -21,7 +21,7 @@ from s2l_ray.miniature.build import Family
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.tuning import bound
 from s2l_ray.tuning.needs import needs_of
-from s2l_ray.tuning.recordings import TrialsRecording, recordings_of
+from s2l_ray.tuning.recordings import TrialsRecording, by_engines, recordings_of
 from s2l_ray.tuning.sharing import share, with_bank
 from tests.support.recorded import configured, fill
 
@@ -79,8 +79,9 @@ def test_a_recording_for_each_kind_of_rollout(family: Family, tmp_path: Path, di
     groups = recordings(trials, display)
     assert counts(groups) == [48, 48, 24, 24]
     assert len({group.name for group in groups}) == 4
-    assert [group.config.rollout.explorer.temperature for group in groups] == [1.0, 0.7, 1.0, 1.0]
-    assert groups[2].config.models.explorer == str(family.large)
+    assert [group.plan.config.rollout.explorer.temperature for group in groups] == [1.0, 0.7, 1.0, 1.0]
+    assert groups[2].plan.config.models.explorer == str(family.large)
+    assert by_engines(groups) == [[groups[0].plan, groups[3].plan], [groups[1].plan], [groups[2].plan]]
 
 
 def test_trials_on_other_subsets_and_seeds(family: Family, tmp_path: Path, display: TaskDisplay) -> None:
@@ -93,7 +94,7 @@ def test_trials_on_other_subsets_and_seeds(family: Family, tmp_path: Path, displ
     needs = [needed_requests(trial, [prompt.id for prompt in training_prompts(trial)]) for trial in trials]
     pairs = {(r.prompt_id, r.first_draw + n) for need in needs for r in need for n in range(r.count)}
     assert counts([group]) == [len(pairs)] and len(pairs) > 24
-    assert len(group.prompts) == len(training_prompts(trials[0]))
+    assert len(group.plan.prompts) == len(training_prompts(trials[0]))
 
 
 def test_prompts_of_one_id_that_differ_cannot_share(family: Family, tmp_path: Path, display: TaskDisplay) -> None:
@@ -103,6 +104,8 @@ def test_prompts_of_one_id_that_differ_cannot_share(family: Family, tmp_path: Pa
     trials = [configured(family, tmp_path, *keys) for keys in ([], [f"data.train={other}"])]
     with pytest.raises(BankError, match=r"data.train: prompt \S+ has other tokens, another question or another answer"):
         recordings(trials, display)
+    apart = [trials[0], configured(family, tmp_path, f"data.train={other}", "rollout.explorer_seed=5")]
+    assert [len(plans) for plans in by_engines(recordings(apart, display))] == [1, 1]  # engines know prompts by id
 
 
 def test_what_cannot_be_one_bank_is_refused_before_anything_starts(

@@ -151,15 +151,15 @@ def test_half_a_bank_is_read_and_the_other_half_recorded(
 
 
 class DisturbedDisplay(TaskDisplay):
-    """SIGKILL of the explorer engine once 8 rollouts are recorded, and Ctrl-C once 20 are."""
+    """SIGKILL of the explorer engine once 48 rollouts are recorded, and Ctrl-C once 70 are."""
 
     killed = False
 
     def update(self, stage: str, done: int, total: int, detail: str = "") -> None:
         super().update(stage, done, total, detail)
-        if stage == "recorded" and done >= 20:
+        if stage == "recorded" and done >= 70:
             raise KeyboardInterrupt
-        if stage == "recorded" and done >= 8 and not self.killed:
+        if stage == "recorded" and done >= 48 and not self.killed:
             self.killed = True
             (engine,) = (p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Explorer"))
             engine.kill()
@@ -168,7 +168,10 @@ class DisturbedDisplay(TaskDisplay):
 def test_trials_share_what_was_recorded_and_a_recording_that_was_disturbed_goes_on(
     explored: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """8 prompts a step: G = 4 has 32, 24, 16 rollouts, which the bank has; G = 6, abrupt over two steps, 48 and 48."""
+    """8 prompts a step: G = 4 has 32, 24, 16 rollouts, which the bank has; G = 6, abrupt over two steps, 48 and 48.
+
+    One with another explorer seed needs 72 of its own. The engine that records the 40 others records them too.
+    """
     shutil.copytree(explored.bank.path, tmp_path / "bank")
     # Two at a time, so that there is something left when the engine is killed.
     few = explored.engines.explorer.model_copy(update={"max_num_seqs": 2})
@@ -184,19 +187,29 @@ def test_trials_share_what_was_recorded_and_a_recording_that_was_disturbed_goes_
             "schedule": own.schedule.model_copy(update={"kind": "abrupt", "mix_steps": 2}),
         }
     )
-    trials = [own, longer, own.model_copy(update={"schedule": own.schedule.model_copy(update={"kind": "off"})})]
+    seeded = own.model_copy(update={"rollout": own.rollout.model_copy(update={"explorer_seed": 5})})
+    off = own.model_copy(update={"schedule": own.schedule.model_copy(update={"kind": "off"})})
+    trials = [own, longer, off, seeded]
     with nodes(own, print):  # one Ray for both
         with pytest.raises(KeyboardInterrupt):
             share(trials, DisturbedDisplay())
         shared = share(trials, TaskDisplay())
     said = capsys.readouterr().out
     assert "note: all actors are started again: it was killed" in said
-    assert "recording 40 explorer rollouts for all trials; 72 are in the bank already" in said
-    stopped = int(re.search(r"stopped after (\d+) of 40 explorer rollouts, which the bank keeps", said)[1])
-    assert shared.rollouts == 112 and shared.sampled <= 40 - stopped <= 20
+    assert "recording 112 explorer rollouts for all trials; 72 are in the bank already" in said
+    stopped = int(re.search(r"stopped after (\d+) of 112 explorer rollouts, which the bank keeps", said)[1])
+    assert shared.rollouts == 184 and shared.sampled <= 112 - stopped <= 42
+    assert said.count("starting engines, verifiers and bank") == 3  # at first, after the loss, and when called again
     for trial in trials:
         prepare(with_bank(trial, "read"), training_prompts(trial))
     alone = [sum(tokens) for tokens in shared.separate]
+    train = training_prompts(seeded)
+    prompts = {prompt.id: prompt for prompt in train}
+    recorded = RolloutBank(prepare(with_bank(seeded, "read"), train), prompts)
+    some = needed_requests(seeded, list(prompts))[::8]
+    for request, drawn in zip(some, sample(seeded, prompts, some), strict=True):
+        for ours, theirs in zip(recorded.read(request)[0].rollouts, drawn.rollouts, strict=True):
+            assert np.array_equal(ours.token_ids, theirs.token_ids)
     assert alone[2] == 0 and max(alone) < shared.tokens < sum(alone) == shared.separate_tokens
     assert shared.separate[0][3:] == (0, 0, 0) and shared.separate[1][2:] == (0, 0, 0, 0)
     assert shared.ratio == shared.tokens / sum(alone)
