@@ -204,11 +204,11 @@ def test_a_run_that_is_stopped_is_killed_at_once_and_its_points_are_sent_later(s
 
 
 def test_a_run_whose_process_was_killed_is_sent_with_its_end(servers, proxy: Proxy, tmp_path: Path):
-    tracker = opened(proxy.url, tmp_path / "run", timeout_s=1)
+    tracker = opened(proxy.url, tmp_path / "run")
     proxy.stop()
     for number in (1, 2):
         tracker.log_step(step(number))
-    tracker._writer.stop()  # as SIGKILL: no status, and no request that is still repeated when the server is back
+    tracker._writer.stop()  # as SIGKILL: no status, and no request that is still under way when the server is back
     until(lambda: not tracker._writer._thread.is_alive())
     config = TrackingConfig(uri=proxy.url, timeout_s=1)
     with pytest.raises(TrackingError, match=r"Connection refused|Remote end closed"):
