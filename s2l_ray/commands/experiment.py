@@ -37,9 +37,10 @@ experiment file (YAML):
 `s2l experiment --keys` explains every key of it. key=value replaces a value of
 the configuration, experiment.key=value one of the file.
 
-outputs/NAME has experiment.json, figures/experiment.png and a run directory for
-each run. The same command goes on with an experiment that was interrupted; of a
-finished one it compares the arms again. One whose file has changed is refused.
+outputs/NAME has experiment.json, runs.csv, figures/experiment.png and a run
+directory for each run. The same command goes on with an experiment that was
+interrupted; of a finished one it compares the arms again. One whose file has
+changed is refused.
 
 exit status: 0; 1 if a run failed (the others go on, and the table says why)"""
 

@@ -15,11 +15,13 @@ from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import runs_of, study_of
 from s2l_ray.experiments.comparison import Comparison, compared
+from s2l_ray.experiments.configurations import Configuration, configurations_of
 from s2l_ray.experiments.experiment_file import ExperimentFile
-from s2l_ray.experiments.measured import measured_runs
+from s2l_ray.experiments.measured import MeasuredRun, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import OVERRIDE, load_experiment, split_overrides
 from s2l_ray.experiments.report import write_results
+from s2l_ray.experiments.runs_csv import RUNS, write_runs
 from s2l_ray.experiments.table import ResultTable
 from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
 from s2l_ray.tuning.about import StudyAbout
@@ -66,9 +68,10 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     study = study_of(file, of_config)
     place = StudyPlace.of(file.storage, file.name)
     memory, state = begun(place, file, of_config)
-    writer = _Writer(file, place, memory)
+    configurations = configurations_of(file, of_config)
+    writer = _Writer(file, place, memory, configurations)
     if file.runs_from is not None:
-        return writer.of_taken(taken_runs(file, of_config))
+        return writer.of_taken(taken_runs(file, configurations))
     if state is not None and state.finished:
         return writer.again(state)
     command = shlex.join(["s2l", "experiment", path, *overrides])
@@ -98,6 +101,8 @@ class _Writer:
     file: ExperimentFile
     place: StudyPlace
     memory: Memory
+    configurations: Sequence[Configuration]
+    """Of the runs, as they were when this start began: what they were read from may have changed since."""
     _results: list[ExperimentResult] = field(default_factory=list)
 
     @property
@@ -108,24 +113,37 @@ class _Writer:
         """See `tuning.driver.Ending`."""
         kept = {"confidence": about.confidence, "outcomes": [outcome.to_json() for outcome in outcomes]}
         self.place.storage.put(OUTCOMES, json.dumps(kept, indent=2).encode())
-        return self._compared(outcomes, about.confidence, facts)
+        files = self._compared(self._measured(outcomes), about.confidence, facts)
+        return [*files, self._keep_runs()]
 
     def again(self, state: StudyState) -> ExperimentResult:
         """Compare the arms of a finished experiment once more."""
         kept = json.loads(self.place.storage.read(OUTCOMES))
         outcomes = [TrialOutcome.from_json(row) for row in kept["outcomes"]]
         facts = StudyFacts(state.seconds, state.bank, state.mlflow_run_id, state.mlflow_uri)
-        files = self._compared(outcomes, kept["confidence"], facts)
+        files = self._compared(self._measured(outcomes), kept["confidence"], facts)
+        if not self.place.storage.exists(RUNS):  # of an earlier version; else it stays as the last start wrote it
+            files.append(self._keep_runs())
         self.place.upload(files)
         return ExperimentResult(self.result.comparison, facts, self.place, again=True)
 
     def of_taken(self, taken: TakenRuns) -> ExperimentResult:
-        """Compare runs of another experiment."""
+        """Compare runs that were done elsewhere."""
         self.memory.write(self.place)
-        self.place.upload(self._compared(taken.outcomes, taken.confidence, taken.facts))
+        files = self._compared(taken.runs, taken.confidence, taken.facts)
+        self.place.upload([*files, self._keep_runs()])
         return self.result
 
-    def _compared(self, outcomes: Sequence[TrialOutcome], confidence: float, facts: StudyFacts) -> list[Path]:
-        comparison = compared(self.file, measured_runs(runs_of(self.file), outcomes), confidence)
+    def _measured(self, outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
+        return measured_runs(runs_of(self.file), outcomes)
+
+    def _keep_runs(self) -> Path:
+        """Write the runs that were compared last."""
+        path = self.place.directory / RUNS
+        write_runs(self.result.comparison.runs, self.configurations, path)
+        return path
+
+    def _compared(self, runs: Sequence[MeasuredRun], confidence: float, facts: StudyFacts) -> list[Path]:
+        comparison = compared(self.file, runs, confidence)
         self._results.append(ExperimentResult(comparison, facts, self.place))
         return write_results(comparison, facts, self.place.directory, self.memory.begun)

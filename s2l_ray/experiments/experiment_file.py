@@ -20,6 +20,7 @@ from s2l_ray.tuning.study_file import PASS_AT_1
 Axis = Literal["steps", "prompts", "tokens", "flops", "seconds"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 COMMON: Literal["common"] = "common"
+CSV = ".csv"
 Values = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 Arms = dict[Name, Values]
@@ -72,9 +73,11 @@ class ExperimentFile(Section):
     earlier_looks: NonNegative = 0
     """How many experiments have asked the same question before, with other settings, say. P-values are shown with this
     number; they are not corrected for it."""
-    runs_from: str | None = None
-    """Name of another experiment in `storage`, whose runs of the same configurations are compared: nothing is run. So
-    one large experiment answers several questions. P-values are corrected for the arms of this one."""
+    runs_from: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """What is compared in place of runs of its own; nothing is run. Name of another experiment in `storage`, whose runs
+    of the same configurations are taken: so one large experiment answers several questions. Or the path of a runs.csv
+    file, or a list of such paths, which together have all runs of this experiment, one file per seed, say. P-values are
+    corrected for the arms of this one."""
     share_explorer_rollouts: bool = False
     """Let runs with different seeds train on the same recorded explorer rollouts, which costs less and makes the seeds
     less independent. By default each seed has its own, and the arms share those."""
@@ -104,6 +107,19 @@ class ExperimentFile(Section):
         if len(set(self.seed_list)) < len(self.seed_list):
             raise ValueError("seeds: a seed is there twice")
         return self
+
+    @model_validator(mode="after")
+    def _files_of_runs(self) -> ExperimentFile:
+        if isinstance(self.runs_from, tuple) and not all(name.endswith(CSV) for name in self.runs_from):
+            raise ValueError(f"runs_from: a list is of paths that end in {CSV}")
+        return self
+
+    @property
+    def csv_files(self) -> tuple[str, ...]:
+        """Paths of the runs.csv files of `runs_from`; none where it names an experiment."""
+        if isinstance(self.runs_from, str):
+            return (self.runs_from,) if self.runs_from.endswith(CSV) else ()
+        return self.runs_from or ()
 
     @property
     def baseline_arm(self) -> str:

@@ -22,10 +22,21 @@ SUMMARY = "summary.json"
 class Point:
     """One held-out evaluation of the learner."""
 
-    at: Mapping[Axis, float]
-    """What training had spent before it, by axis."""
+    step: int
     values: Mapping[str, float]
     """The evaluation's metrics, by name: eval/learner/pass_at_1 and so on."""
+    spent: Spent | None = None
+    """What training had spent before it; None of a run by an earlier version."""
+
+    @property
+    def at(self) -> dict[Axis, float]:
+        """Where it is on each axis; not a number where that is not known."""
+        at: dict[Axis, float] = dict.fromkeys(AXES, float("nan")) | {"steps": float(self.step)}
+        if self.spent is not None:
+            at["seconds"] = self.spent.seconds
+            if (compute := self.spent.compute) is not None:
+                at |= {"prompts": compute.prompts, "tokens": compute.sampled_tokens, "flops": compute.flops}
+        return at
 
 
 @dataclass(frozen=True)
@@ -106,11 +117,6 @@ def _measured(run: PlannedRun, outcome: TrialOutcome | None) -> MeasuredRun:
 
 
 def point_of(record: EvaluationRecord) -> Point:
-    """An evaluation as a point of a curve. Of a run by an earlier version only its steps are known."""
-    at: dict[Axis, float] = dict.fromkeys(AXES, float("nan")) | {"steps": float(record.step)}
-    if record.spent is not None:
-        at["seconds"] = record.spent.seconds
-        if (compute := record.spent.compute) is not None:
-            at |= {"prompts": compute.prompts, "tokens": compute.sampled_tokens, "flops": compute.flops}
+    """An evaluation as a point of a curve."""
     values = {f"{EVALUATION}pass_at_{k}": value for k, value in record.pass_at.items()}
-    return Point(at, values | {f"{EVALUATION}reward": record.reward})
+    return Point(record.step, values | {f"{EVALUATION}reward": record.reward}, record.spent)

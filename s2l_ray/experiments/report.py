@@ -107,6 +107,6 @@ def _run(run: MeasuredRun) -> dict[str, Any]:
         "status": run.status,
         "error": run.error,
         "directory": run.directory,
-        "points": [asdict(point) for point in run.points],
+        "points": [{"at": point.at, "values": dict(point.values)} for point in run.points],
         "spent": run.spent and run.spent.to_json(),
     }

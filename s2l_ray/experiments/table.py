@@ -13,6 +13,7 @@ from rich.text import Text
 
 from s2l_ray.display.text import duration, with_short_paths
 from s2l_ray.experiments.comparison import Arm, Comparison, Difference
+from s2l_ray.experiments.runs_csv import RUNS
 from s2l_ray.experiments.wording import label_of, large, p_text, place_text, value_with_interval
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import how_to_open
@@ -22,7 +23,11 @@ from s2l_ray.tuning.table import fitted_table
 
 def experiment_files(directory: Path) -> dict[str, Path]:
     """Where the results of an experiment are, by what they are."""
-    return {"results": directory / "experiment.json", "figure": directory / "figures" / "experiment.png"}
+    return {
+        "results": directory / "experiment.json",
+        "runs": directory / RUNS,
+        "figure": directory / "figures" / "experiment.png",
+    }
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class ResultTable:
 
     def _places(self) -> RenderableType:
         files = experiment_files(self.directory)
-        rows = [("experiment", self.place), ("results", str(files["results"])), ("figure", str(files["figure"]))]
+        rows = [("experiment", self.place), *((label, str(path)) for label, path in files.items())]
         if self.facts.mlflow_uri:
             rows += [("MLflow", how_to_open(redact(self.facts.mlflow_uri))), ("", f"run {self.facts.mlflow_run_id}")]
         table = Table.grid(padding=(0, 2))

@@ -19,10 +19,9 @@ def experiment(**changes: Any) -> ExperimentFile:
     return ExperimentFile.model_validate(values | changes)
 
 
-def point(step: float, value: float, flops: float) -> Point:
-    return Point(
-        {"steps": step, "prompts": 8 * step, "tokens": step, "flops": flops, "seconds": step}, {PASS_AT_1: value}
-    )
+def point(step: int, value: float, flops: float) -> Point:
+    cost = Compute(8 * step, {"learner": step}, {"learner": flops})
+    return Point(step, {PASS_AT_1: value}, Spent(step, cost))
 
 
 def run(arm: str, seed: int, *points: Point, number: int = 1) -> MeasuredRun:

@@ -17,6 +17,7 @@ from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
 from s2l_ray.display.text import duration
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
+from s2l_ray.experiments.configurations import configurations_of
 from s2l_ray.experiments.driver import begun, run_experiment
 from s2l_ray.experiments.experiment_file import AtSection, ExperimentFile
 from s2l_ray.experiments.measured import interpolated, measured_runs
@@ -25,7 +26,7 @@ from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.experiments.rehearsal import Rehearsal
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
-from s2l_ray.experiments.taken import OUTCOMES, taken_runs
+from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.planner.search import make_plan
@@ -228,6 +229,10 @@ def finished_runs(file: ExperimentFile, folder: Path) -> None:
     place.storage.put(OUTCOMES, json.dumps({"confidence": 0.9, "outcomes": outcomes}).encode())
 
 
+def taken_by(file: ExperimentFile) -> TakenRuns:
+    return taken_runs(file, configurations_of(file, []))
+
+
 def test_runs_of_another_experiment_are_compared_for_another_question(tmp_path: Path) -> None:
     storage = {"storage": str(tmp_path / "outputs")}
     half = {"objective.explorer_negatives": 0.5}
@@ -236,16 +241,16 @@ def test_runs_of_another_experiment_are_compared_for_another_question(tmp_path: 
     )
     own = {"arms": {"a": half, "b": {"schedule.kind": "off"}}, "seeds": [2, 1], "runs_from": "all", **storage}
     # Of "all", runs 1 to 3 are grpo, ours and half with seed 1, and 4 to 6 with seed 2.
-    taken = taken_runs(experiment(**own, values={"trainer.cpus": 0.5}), [])
-    assert [Path(outcome.directory).name for outcome in taken.outcomes] == ["6", "4", "3", "1"]
-    assert [outcome.name for outcome in taken.outcomes] == [f"e_0000{number}" for number in (1, 2, 3, 4)]
+    taken = taken_by(experiment(**own, values={"trainer.cpus": 0.5}))
+    assert [Path(run.directory).name for run in taken.runs] == ["6", "4", "3", "1"]
+    assert [run.run.number for run in taken.runs] == [1, 2, 3, 4]
     assert (taken.confidence, taken.facts.seconds) == (0.9, 8.0)
     for changes, missing in (({"values": {"objective.kl": 0.1}}, "a, seed 2, b, seed 2, a, seed 1 and 1 more"),
                              ({"seeds": [3]}, "a, seed 3, b, seed 3")):  # fmt: skip
         with pytest.raises(ConfigError, match=f"has no run of the configuration of {missing}"):
-            taken_runs(experiment(**own | changes), [])
+            taken_by(experiment(**own | changes))
     with pytest.raises(ConfigError, match="other holds no experiment"):
-        taken_runs(experiment(**own | {"runs_from": "other"}), [])
+        taken_by(experiment(**own | {"runs_from": "other"}))
 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | {"seeds": 2}))
     result = run_experiment(str(tmp_path / "mine.yaml"))
@@ -334,4 +339,4 @@ def test_every_shipped_experiment_can_be_compared_from_the_runs_of_all_arms(tmp_
     for name in EXPERIMENTS.paths():
         if name not in ("all_arms", "cross_family") and not name.startswith("paper/"):
             file = load_experiment(name, [f"storage={tmp_path}", "seeds=1", "runs_from=all_arms"])
-            assert len(taken_runs(file, []).outcomes) == len(file.arms), name
+            assert [run.status for run in taken_by(file).runs] == ["finished"] * len(file.arms), name

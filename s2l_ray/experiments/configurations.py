@@ -1,0 +1,58 @@
+"""What each run of an experiment computes, by which its runs are found again elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from s2l_ray.config import load_config
+from s2l_ray.config.embedded import source_name
+from s2l_ray.experiments.arms import EXPLORER_SEED, runs_of, study_of
+from s2l_ray.experiments.experiment_file import ExperimentFile
+from s2l_ray.run.identity import FREE_TO_CHANGE
+from s2l_ray.tuning.outcomes import flat
+from s2l_ray.tuning.ranking import SEED
+
+Configuration = Mapping[str, Any]
+"""The keys of a run that say what is computed, not where and how fast: JSON values by dotted key."""
+
+
+def configurations_of(file: ExperimentFile, overrides: Sequence[str]) -> list[Configuration]:
+    """The configuration of every run, in the order of `arms.runs_of`.
+
+    Args:
+        file: of the experiment.
+        overrides: `key=value` of the configuration.
+
+    Raises:
+        ConfigError: one is impossible.
+    """
+    study = study_of(file, overrides)
+    by_arm: dict[
+        str, Configuration
+    ] = {}  # runs of an arm differ in their seeds, and a configuration takes long to read
+    found: list[Configuration] = []
+    for run, values in zip(runs_of(file), study.runs, strict=True):
+        if run.arm not in by_arm:
+            config = load_config(file.config, dict(study.config), list(overrides), dict(values))
+            keys = flat(config.model_dump(mode="json"))
+            by_arm[run.arm] = {key: value for key, value in keys.items() if not _is_free(key)}
+        found.append({**by_arm[run.arm], **{key: values[key] for key in (SEED, EXPLORER_SEED) if key in values}})
+    return found
+
+
+def portable(configuration: Configuration) -> dict[str, Any]:
+    """The same as it is on any machine: parts of the embedded family, and files, by their names without directories."""
+    return {key: _portable(value) for key, value in configuration.items()}
+
+
+def _portable(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith("/"):
+        return value
+    named = source_name(value)
+    return PurePath(value).name if named == value else named
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)

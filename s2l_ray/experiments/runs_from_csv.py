@@ -1,0 +1,223 @@
+"""The runs of an experiment from runs.csv files that other machines may have made: nothing is taken on trust."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from s2l_ray.compute import Compute
+from s2l_ray.errors import ConfigError
+from s2l_ray.experiments.arms import PlannedRun, runs_of
+from s2l_ray.experiments.configurations import Configuration, portable
+from s2l_ray.experiments.experiment_file import ExperimentFile
+from s2l_ray.experiments.measured import MeasuredRun, Point
+from s2l_ray.experiments.runs_csv import COSTS, COUNTS, ERROR, FLOPS, OF_RUN, ROLLOUT_FLOPS, SECONDS, TOKENS, VALUES
+from s2l_ray.experiments.wording import is_percent
+from s2l_ray.kinds import TrialStatus
+from s2l_ray.machine.places import existing_output
+from s2l_ray.machine.reading import read_bounded
+from s2l_ray.results import Spent
+from s2l_ray.run.identity import all_that_differ
+from s2l_ray.tuning.measured import EVALUATION
+
+MOST_BYTES = 2**26
+"""Of a file: a hundred times that of an experiment of a hundred runs."""
+SHOWN = 60
+"""Characters of a cell that a message repeats."""
+NAMED = 3
+"""Differences of a configuration that are named."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a file."""
+
+    file: Path
+    number: int
+    """As a spreadsheet counts them: the heading is 1."""
+    cells: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, row {self.number}"
+
+    def refused(self, reason: str) -> ConfigError:
+        return ConfigError(f"runs_from: {self.place}: {reason}")
+
+    def amount(self, column: str) -> float:
+        """The number in a cell, finite and not negative."""
+        text = self.cells[column]
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.refused(f"{column} is {text[:SHOWN]!r}, not a number") from None
+        if not math.isfinite(value) or (value < 0 and not column.startswith(EVALUATION)):
+            raise self.refused(f"{column} is {text[:SHOWN]}; give a finite number that is not negative")
+        if is_percent(column) and not 0 <= value <= 1:
+            raise self.refused(f"{column} is {text[:SHOWN]}; it is a share, between 0 and 1")
+        return value
+
+    def count(self, column: str) -> int:
+        """The whole number in a cell."""
+        value = self.amount(column)
+        if value != int(value):
+            raise self.refused(f"{column} is {self.cells[column][:SHOWN]}, not a whole number")
+        return int(value)
+
+    def by_source(self, columns: Mapping[Any, str]) -> dict[Any, float]:
+        """The numbers of several columns, without those whose cells are empty."""
+        return {source: self.amount(column) for source, column in columns.items() if self.cells[column]}
+
+
+def runs_from_csv(
+    names: Sequence[str], file: ExperimentFile, configurations: Sequence[Configuration]
+) -> list[MeasuredRun]:
+    """Every run of an experiment, as the files have it.
+
+    Args:
+        names: paths of the files. Each run is in one of them.
+        file: of the experiment.
+        configurations: of its runs, which the files' must be equal to.
+
+    Returns:
+        The runs in the order of `runs_of`, without their directories.
+
+    Raises:
+        ConfigError: a file cannot be read, is malformed, has a run that the experiment has not or that another
+            configuration was run with, or a run is missing or there twice; it names file and row.
+    """
+    planned = {(run.arm, run.seed): (run, values) for run, values in zip(runs_of(file), configurations, strict=True)}
+    first_rows: dict[tuple[str, int], _Row] = {}
+    found = {}
+    for name in names:
+        rows = _rows_of(existing_output(name), file)
+        for _, group in itertools.groupby(rows, key=lambda row: (row.cells["arm"], row.cells["seed"])):
+            of_run = list(group)
+            key = _identity(of_run[0], file)
+            if (before := first_rows.setdefault(key, of_run[0])) is not of_run[0]:
+                raise of_run[0].refused(f"{key[0]}, seed {key[1]} is there twice; it is also in {before.place}")
+            run, values = planned[key]
+            _refuse_another_configuration(of_run, run, values)
+            found[key] = _measured(of_run, run)
+    if missing := [run.label for key, (run, _) in planned.items() if key not in found]:
+        raise ConfigError(f"runs_from: {', '.join(names)} have no run of {listed(missing)}; give their files too")
+    return [found[key] for key in planned]
+
+
+def listed(labels: Sequence[str]) -> str:
+    """The first of several labels, and how many more there are."""
+    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+    return ", ".join(labels[:NAMED]) + more
+
+
+def _rows_of(path: Path, file: ExperimentFile) -> Iterator[_Row]:
+    """The rows of a file, whose columns are all there."""
+    try:
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")  # spreadsheets begin a file with a mark
+    except OSError as error:
+        raise ConfigError(f"runs_from: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"runs_from: {path} cannot be read: {error}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    number = 1
+    try:
+        heading = next(reader, [])
+        _check_heading(_Row(path, number, {}), heading, file)
+        for number, cells in enumerate(reader, 2):
+            row = _Row(path, number, dict(zip(heading, cells, strict=False)))
+            if len(cells) != len(heading):
+                raise row.refused(f"it has {len(cells)} cells, the heading has {len(heading)}")
+            yield row
+    except csv.Error as error:
+        raise ConfigError(f"runs_from: {path}, after row {number}: it is no CSV: {error}") from None
+
+
+def _check_heading(row: _Row, heading: Sequence[str], file: ExperimentFile) -> None:
+    needed = (*OF_RUN, file.metric, *file.also, *COSTS, ERROR, VALUES)
+    if missing := [column for column in needed if column not in heading]:
+        raise row.refused(f"there is no column {', '.join(missing)}")
+    if len(set(heading)) < len(heading):
+        raise row.refused("two columns have the same name")
+
+
+def _identity(row: _Row, file: ExperimentFile) -> tuple[str, int]:
+    """Arm and seed, which the experiment has."""
+    arm, seed = row.cells["arm"], row.count("seed")
+    if arm not in file.arms:
+        raise row.refused(f"arm {arm[:SHOWN]!r} is none of this experiment's ({', '.join(file.arms)})")
+    if seed not in file.seed_list:
+        raise row.refused(f"seed {seed} is none of this experiment's ({', '.join(map(str, file.seed_list))})")
+    return arm, seed
+
+
+def _refuse_another_configuration(rows: Sequence[_Row], run: PlannedRun, now: Configuration) -> None:
+    first, *others = rows
+    try:
+        before = json.loads(first.cells[VALUES])
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise first.refused(f"{VALUES} is not a JSON object; a run's first row has its configuration there")
+    for row in others:
+        if row.cells[VALUES] not in ("", first.cells[VALUES]):
+            raise row.refused(f"{VALUES} differs from that of the run's first row, {first.number}")
+    if differences := all_that_differ(portable(before), portable(now)):
+        said = "; ".join(text[: 4 * SHOWN] for text in differences[:NAMED])
+        more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+        raise first.refused(f"{run.label} is of another configuration than this experiment's: {said}{more}")
+
+
+def _measured(rows: Sequence[_Row], run: PlannedRun) -> MeasuredRun:
+    first = rows[0]
+    status = _status(rows)
+    error = first.cells[ERROR] or None
+    if status != "finished":
+        if len(rows) > 1 or first.cells["step"]:
+            raise rows[-1].refused(f"a run that is {status} has one row, without a step")
+        return MeasuredRun(run, status, "", error)
+    points = tuple(map(_point, rows))
+    for before, point, row in zip(points, points[1:], rows[1:], strict=False):
+        if point.step <= before.step:
+            raise row.refused(f"step {point.step} follows step {before.step} of the same run")
+    return MeasuredRun(run, status, "", error, points, points[-1].spent)
+
+
+def _status(rows: Sequence[_Row]) -> TrialStatus:
+    """That of a run."""
+    given = rows[0].cells["status"]
+    for row in rows:
+        if row.cells["status"] != given:
+            raise row.refused(
+                f"status is {row.cells['status'][:SHOWN]!r}, but {given[:SHOWN]!r} in the run's first row"
+            )
+    known: tuple[TrialStatus, ...] = get_args(TrialStatus)
+    found = next((status for status in known if status == given), None)
+    if found is None:
+        raise rows[0].refused(f"status is {given[:SHOWN]!r}; there are {', '.join(known)}")
+    return found
+
+
+def _point(row: _Row) -> Point:
+    values = {column: row.amount(column) for column in row.cells if column.startswith(EVALUATION)}
+    return Point(row.count("step"), values, _spent(row))
+
+
+def _spent(row: _Row) -> Spent | None:
+    """What training had spent; None: not known, since an earlier version has run it."""
+    of_compute = [column for column in COSTS if column != SECONDS]
+    if not any(row.cells[column] for column in COSTS):
+        return None
+    if not any(row.cells[column] for column in of_compute):
+        return Spent(row.amount(SECONDS), None)
+    tokens = {source: row.count(TOKENS[source]) for source in row.by_source(TOKENS)}
+    counts = {name: row.count(name) for name in COUNTS}
+    flops = {name: row.amount(name) for name in FLOPS}
+    compute = Compute(tokens=tokens, rollout_flops=row.by_source(ROLLOUT_FLOPS), **counts, **flops)  # type: ignore[arg-type]
+    return Spent(row.amount(SECONDS), compute)
