@@ -75,7 +75,8 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     if state is not None and state.finished:
         return writer.again(state)
     command = shlex.join(["s2l", "experiment", path, *overrides])
-    run_study(file.config, study, of_config, Ending(memory.write, writer.write, lambda place: command))
+    labels = {run.number: run.label for run in runs_of(file)}
+    run_study(file.config, study, of_config, Ending(memory.write, writer.write, lambda place: command, labels))
     return writer.result
 
 

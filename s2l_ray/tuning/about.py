@@ -45,6 +45,8 @@ class StudyAbout:
     """The study file, resolved: JSON values."""
     config: str = ""
     """The configuration that the study varies: a name or a path, as given."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What people call each trial, by its name: shown in place of its number and values. Empty: those are shown."""
 
     @property
     def is_pass_at_k(self) -> bool:

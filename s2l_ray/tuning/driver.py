@@ -7,9 +7,9 @@ result = resume_study("outputs/tune_schedule")
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.room import Room
 from s2l_ray.tuning.samples import nested_with
 from s2l_ray.tuning.schedulers import build_scheduler, rungs_of
-from s2l_ray.tuning.searching import Drawn, Source, StudyTrials
+from s2l_ray.tuning.searching import Drawn, Source, StudyTrials, trial_id
 from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import sliced
 from s2l_ray.tuning.space import Values
@@ -84,6 +84,8 @@ class Ending:
     """Writes the results into the study's directory, and returns the files (`report.write_report`)."""
     resume_command: Callable[[StudyPlace], str] = resume_command
     """The command that goes on with it."""
+    labels: Mapping[int, str] = field(default_factory=dict)
+    """What people call each trial, by its number; empty: by its number and values."""
 
 
 def run_study(
@@ -186,7 +188,7 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, endi
     began = time.monotonic()
     ending.begins(prepared.place)
     prepared.place.write(prepared.state)
-    about = _about(prepared, at_once)
+    about = _about(prepared, at_once, ending.labels)
     parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
     bank_mode = None
     try:
@@ -212,7 +214,7 @@ def _remember(prepared: PreparedStudy, **changes: object) -> None:
     prepared.place.write(prepared.state)
 
 
-def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
+def _about(prepared: PreparedStudy, at_once: int, labels: Mapping[int, str]) -> StudyAbout:
     file, place = prepared.file, prepared.place
     space = prepared.space
     is_grid = bool(space.runs) or all(domain.grid for domain in space.domains.values())
@@ -234,6 +236,7 @@ def _about(prepared: PreparedStudy, at_once: int) -> StudyAbout:
         confidence=prepared.base.evaluation.confidence,
         study=prepared.state.study,
         config=prepared.state.configuration,
+        labels={f"{place.name}_{trial_id(number)}": label for number, label in labels.items()},
     )
 
 

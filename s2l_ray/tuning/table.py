@@ -19,7 +19,7 @@ of engines."""
 
 
 def trial_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], width: int, live: bool = False) -> Table:
-    """A row for each trial, in the order given.
+    """A row for each trial, in the order given: with its values, or its label where it has one.
 
     Where the width is too small, the time is left out, then one of the two columns of steps, then the last keys; the
     last heading says how many keys.
@@ -35,7 +35,7 @@ def trial_table(about: StudyAbout, outcomes: Sequence[TrialOutcome], width: int,
         STATUS_STYLES[outcome.status] if live else ("" if outcome.status == "finished" else "dim")
         for outcome in outcomes
     ]
-    return fitted_table(columns, about.keys, (TIME, AT if live else DONE), styles, width)
+    return fitted_table(columns, _keys(about), (TIME, AT if live else DONE), styles, width)
 
 
 def seeds_table(about: StudyAbout, means: Sequence[SeedMean], width: int) -> Table:
@@ -91,11 +91,16 @@ def fitted_table(
     return table
 
 
+def _keys(about: StudyAbout) -> tuple[str, ...]:
+    """Keys that have columns: labels say what their values are."""
+    return () if about.labels else about.keys
+
+
 def _columns(about: StudyAbout, outcomes: Sequence[TrialOutcome], intervals: bool) -> dict[str, list[str]]:
     """Heading -> cells."""
     return {
-        "trial": [short_name(about, o.name) for o in outcomes],
-        **{heading(key, about.keys): [value_text(o.values.get(key)) for o in outcomes] for key in about.keys},
+        "run" if about.labels else "trial": [short_name(about, o.name) for o in outcomes],
+        **{heading(key, about.keys): [value_text(o.values.get(key)) for o in outcomes] for key in _keys(about)},
         metric_label(about).replace(" ", "\n"): [
             metric_text(about, o.metric, o.interval if intervals else None) for o in outcomes
         ],

@@ -24,8 +24,8 @@ STATUS_STYLES: dict[TrialStatus, str] = {
 
 
 def short_name(about: StudyAbout, name: str) -> str:
-    """The name of a trial without that of its study, which is above the table: NAME_00003 is 00003."""
-    return name.removeprefix(f"{about.name}_") or name
+    """What a trial is called below the name of its study: its label if it has one, else its number, such as 00003."""
+    return about.labels.get(name) or name.removeprefix(f"{about.name}_") or name
 
 
 def metric_label(about: StudyAbout) -> str:
@@ -86,7 +86,8 @@ def event_text(about: StudyAbout, event: TrialEvent, outcome: TrialOutcome) -> s
         else ""
     )
     if event in ("starting", "started"):
-        begins = f"starting: {values_text(outcome.values)}" if event == "starting" else "started"
+        values = "" if about.labels else f": {values_text(outcome.values)}"
+        begins = f"starting{values}" if event == "starting" else "started"
         return begins if not outcome.step else f"{'starting again' if event == 'starting' else 'goes on'} after {at}"
     if event == "paused":
         return f"paused after {at}"

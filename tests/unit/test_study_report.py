@@ -161,6 +161,25 @@ def test_without_a_terminal_an_event_is_a_line():
     assert len(lines) == 4
 
 
+def test_trials_that_have_labels_are_called_by_them():
+    """The runs of an experiment, whose values differ in many keys."""
+    about = study(trials=2, labels={"tune_schedule_00000": "grpo, seed 1", "tune_schedule_00001": "ours, seed 1"})
+    console = Console(width=80, height=24, file=io.StringIO())
+    display = StudyDisplay(about, console)
+    values = {"schedule.mix_steps": 20}
+    display.heard("starting", trial(about, 0, values=values, status="starting"))
+    display.heard("ended", replace(measured(about, 1, 0.25), values=values))
+    assert [line.split("  elapsed")[0].strip() for line in console.file.getvalue().splitlines()] == [
+        "grpo, seed 1  starting",
+        "ours, seed 1  finished  pass@1 % 25.0 [23.0, 27.0] (step 120)",
+    ]
+    text = printed(display.view(), 80)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["run", "%", "step", "done", "status", "took"] in lines and not any("mix" in line for line in lines)
+    assert ["ours,", "seed", "1", "25.0", "120", "120/120", "finished"] in lines
+    assert "best pass@1 % 25.0 [23.0, 27.0]  trial ours, seed 1 at step 120" in text
+
+
 def test_a_study_that_was_resumed_counts_the_time_of_before():
     about, console = study(trials=1), Console(width=80, file=io.StringIO())
     clock = iter([10.0, 40.0])
