@@ -7,10 +7,20 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from s2l_ray.display.text import eta_text, is_live, print_line
+from s2l_ray.display.text import EARLIEST_ETA_S, eta_text, is_live, print_line
 from s2l_ray.machine.console import CommandConsole
+
+
+class TimeLeft(TimeRemainingColumn):
+    """The time left of a stage, once it has gone on for long enough to have a pace."""
+
+    def render(self, task: Task) -> Text:
+        """The time left; dashes while it is too early to say."""
+        is_early = not task.finished and (task.elapsed or 0.0) < EARLIEST_ETA_S
+        return Text("-:--:--", style="progress.remaining") if is_early else super().render(task)
 
 
 class TaskDisplay:
@@ -36,7 +46,7 @@ class TaskDisplay:
                 BarColumn(bar_width=None, complete_style="green"),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[detail]}"),
-                TimeRemainingColumn(),
+                TimeLeft(),
                 console=self.console,
                 expand=True,
             )

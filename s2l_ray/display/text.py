@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 SPARKS = "▁▂▃▄▅▆▇█"
+EARLIEST_ETA_S = 1.0
+"""Before that the first parts say nothing of the pace: some are as good as done when the work begins."""
 
 
 def duration(seconds: float) -> str:
@@ -21,8 +23,9 @@ def duration(seconds: float) -> str:
 
 
 def eta_text(seconds: float, done: int, total: int) -> str:
-    """Such as "ETA 1m32s" if `done` of `total` took `seconds`; empty before the first and after the last."""
-    return f"ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
+    """Such as "ETA 1m32s" if `done` of `total` took `seconds`; empty while it is too early to say, and at the end."""
+    known = seconds >= EARLIEST_ETA_S and 0 < done < total
+    return f"ETA {duration(seconds / done * (total - done))}" if known else ""
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float) -> str:

@@ -43,6 +43,7 @@ def planned_trials(prepared: PreparedStudy, display: TaskDisplay) -> PlannedTria
     problems: list[tuple[str, str]] = []
     plans: list[Plan] = []
     mode = planned_mode(prepared)
+    display.update("trials planned", 0, len(prepared.samples))  # so that the first one counts in the time left
     for done, sample in enumerate(prepared.samples, 1):
         config = sliced(sample.config, prepared.file)
         try:

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from s2l_ray.config import parse_config
 from s2l_ray.display import RunDisplay, TaskDisplay, final_table
 from s2l_ray.display.records import eta_seconds, step_line
 from s2l_ray.display.run import TURNS
+from s2l_ray.display.tasks import TimeLeft
 from s2l_ray.display.text import duration, shared_out, sparkline
 from s2l_ray.evaluation.summary import build_summary
 from s2l_ray.results import EvaluationRecord, SourceStats, StepRecord
@@ -321,7 +323,26 @@ def test_verify_progress():
     with TaskDisplay(target, Clock()) as display:
         for done in (0, 1, 2):
             display.update("verified", done, 2)
-    assert written(target).splitlines() == ["verified 0/2", "verified 1/2  ETA 0s", "verified 2/2"]
+    assert written(target).splitlines() == ["verified 0/2", "verified 1/2", "verified 2/2"]
+
+
+def test_a_fast_first_part_promises_nothing():
+    """The first of twenty plans takes no time, the others 1.5 s each: after two, 18 are left at 0.75 s each."""
+    target, clock = console(live=False), Clock()
+    with TaskDisplay(target, clock) as display:
+        for done, now in ((0, 0.0), (1, 0.01), (2, 1.5)):
+            clock.now = now
+            display.update("planned", done, 20)
+    assert written(target).splitlines() == ["planned 0/20", "planned 2/20  ETA 14s"]
+    progress = Progress(get_time=(clock := Clock()))
+    task = progress.add_task("planned", total=20)
+    said = []
+    for done, now in ((1, 0.01), (2, 0.02), (4, 3.02)):
+        clock.now = now
+        progress.update(task, completed=done)
+        said.append(TimeLeft().render(progress.tasks[0]).plain)
+    assert said[:2] == ["-:--:--"] * 2
+    assert said[2] == "0:00:17"  # 16 are left at three in 3.01 s, rounded up
 
 
 def test_progress_bars_on_a_terminal():
