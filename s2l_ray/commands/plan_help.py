@@ -31,18 +31,19 @@ inventory file (YAML; a GB is 10**9 bytes, as on data sheets):
 
 what can be fixed instead of planned: placement.mode and
 placement.hand_over (`s2l config placement` has their values), trainer.ranks,
-trainer.replicas and of engines.explorer and engines.learner: count, tensor_parallel,
-kv_cache_gb. placement.headroom is the share of each GPU's memory that stays
-free. placement.nodes and placement.cpus plan for a part of the nodes.
+trainer.replicas and of engines.explorer and engines.learner: count,
+tensor_parallel, kv_cache_gb. placement.headroom is the share of each GPU's
+memory that stays free. placement.nodes and placement.cpus plan for a part of
+the nodes.
 
 keys of --json: models, fits, problems, mode, device, ranks, tensor_parallel,
 dtype, dtype_reason, run_seconds, phases [name, steps, first_step, last_step,
 step_seconds, seconds, utilisation, explorer_flops, learner_flops, gpus],
 gpus [node, gpu, capacity_bytes, used_bytes, ledger, worst_phase,
 roles {phase: [...]}], bundles, slots, sleep, replicas, recomputed_layers,
-hand_overs, weight_sync, saving, notes, alternatives; with --simulate also simulation
-[constants, run_seconds, not_simulated, steps]. The `gpus` of a phase are all
-its devices; the outer `gpus` are each at their fullest. A ledger sums to
+hand_overs, weight_sync, saving, notes, alternatives; with --simulate also
+simulation [constants, run_seconds, not_simulated, steps]. The `gpus` of a phase
+are all its devices; the outer `gpus` are each at their fullest. A ledger sums to
 used_bytes. `gpu: null` is the CPU memory of a node. Units: bytes, seconds,
 FLOPs, shares of 1.
 
