@@ -43,8 +43,8 @@ gpus [node, gpu, capacity_bytes, used_bytes, ledger, worst_phase,
 roles {phase: [...]}], bundles, slots, sleep, replicas, recomputed_layers,
 hand_overs, weight_sync, saving, notes, alternatives; with --simulate also
 simulation [constants, run_seconds, not_simulated, steps]. The `gpus` of a phase
-are all its devices; the outer `gpus` are each at their fullest. A ledger sums to
-used_bytes. `gpu: null` is the CPU memory of a node. Units: bytes, seconds,
+are all its devices; the outer `gpus` are each at their fullest. A ledger sums
+to used_bytes. `gpu: null` is the CPU memory of a node. Units: bytes, seconds,
 FLOPs, shares of 1.
 
 --simulate and --calibrate need simpy:

@@ -269,8 +269,9 @@ def test_each_replica_holds_the_model_once_and_the_first_writes_it(several: tupl
     assert about["ranks"] * about["replicas"] == len(found)
     sizes = [(out / "checkpoint" / f"rank-{r:05d}.safetensors").stat().st_size for r in range(len(found))]
     one = sum(4 * 3 * weight.numel() for weight in found[0]["exported"].values())  # float32, and AdamW's two states
-    assert one < sum(sizes[: about["ranks"]]) < 1.6 * one
-    assert max(sizes[about["ranks"] :], default=0) < 40_000  # random states alone
+    random_states = 40_000  # at most, in each file
+    assert one < sum(sizes[: about["ranks"]]) < one + about["ranks"] * random_states
+    assert max(sizes[about["ranks"] :], default=0) < random_states
     with safe_open(out / "checkpoint" / f"rank-{len(found) - 1:05d}.safetensors", framework="pt") as last:
         assert bool(list(last.keys())) == (about["replicas"] == 1)
 
