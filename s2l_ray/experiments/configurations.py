@@ -29,9 +29,7 @@ def configurations_of(file: ExperimentFile, overrides: Sequence[str]) -> list[Co
         ConfigError: one is impossible.
     """
     study = study_of(file, overrides)
-    by_arm: dict[
-        str, Configuration
-    ] = {}  # runs of an arm differ in their seeds, and a configuration takes long to read
+    by_arm: dict[str, Configuration] = {}  # its runs differ in their seeds, and a configuration takes long to read
     found: list[Configuration] = []
     for run, values in zip(runs_of(file), study.runs, strict=True):
         if run.arm not in by_arm:

@@ -132,7 +132,10 @@ def _record_until_lost(
                 recorded[request] = counts_of(report)
                 done.counts += recorded[request]
                 display.update("recorded", done.rollouts, done.of, f"{done.solved:.1%} right")
-            exploration.reopen(left[1].settings) if len(left) > 1 else exploration.finish()
+            if len(left) > 1:
+                exploration.reopen(left[1].settings)
+            else:
+                exploration.finish()
             left.popleft()
             recorded.clear()
 
