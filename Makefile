@@ -9,6 +9,9 @@ AUDIT := .cache/audit
 LINT := $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && \
 	$(VENV)/bin/bandit -q -c pyproject.toml -r s2l_ray actors requirements setup.py
 
+# Many images forbid Python to keep compiled modules. Every engine's process would then compile all of vLLM and torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup setup-dev family train check test test-long chaos audit bench docs clean
 
 help:

@@ -19,7 +19,7 @@ from s2l_ray.tasks.rows import shown
 _CHOICE = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)|\b)(?:[.:)\s-].*)?", re.DOTALL)
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boldsymbol|bf)\s*\{([^{}]*)\}")
-_NAMED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])(?:\)|\b)(?!['\w])")
+_NAMED = re.compile(r"\b(?:answer|option|choice)\b(?:\s{1,9}is)?[\s:*]{0,20}\(?([A-Z])(?:\)|\b)(?!['\w])")
 _ALONE = re.compile(r"\(?([A-Z])(?:\)?[.:]?|\))(?:\s+(.*))?")
 
 

@@ -16,7 +16,7 @@ FIRST = 50
 
 
 def some(canary: Path) -> list[HostileAnswer]:
-    by_hand = [one for n, one in enumerate(hand_made(str(canary))) if n % 5 == 0 or one.kind == "repeated in a box"]
+    by_hand = [one for n, one in enumerate(hand_made(str(canary))) if n % 7 == 0 or one.kind == "repeated in a box"]
     return [*random_ones(200, seed=0), *by_hand]
 
 

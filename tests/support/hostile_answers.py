@@ -123,7 +123,8 @@ def _bait() -> Iterator[HostileAnswer]:
             for ending in ("", ("!", "x", " =", "1", "}")[number % 5]):
                 answer = repeated(piece, IN_AN_ANSWER) + ending
                 yield HostileAnswer(f"repeated in a {place}", frame.replace("%s", answer))
-        yield HostileAnswer("repeated for long", repeated(piece, LONG) + " 42.")
+        for before in ("", "The answer is ", "The answer:"):
+            yield HostileAnswer("repeated for long", before + repeated(piece, LONG) + " 42.")
 
 
 def _towers() -> Iterator[HostileAnswer]:
