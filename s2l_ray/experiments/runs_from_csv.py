@@ -26,6 +26,7 @@ from s2l_ray.machine.reading import read_bounded
 from s2l_ray.results import Spent
 from s2l_ray.run.identity import all_that_differ
 from s2l_ray.tuning.measured import EVALUATION
+from s2l_ray.tuning.ranking import SEED
 
 MOST_BYTES = 2**26
 """Of a file: a hundred times that of an experiment of a hundred runs."""
@@ -76,39 +77,54 @@ class _Row:
         return {source: self.amount(column) for source, column in columns.items() if self.cells[column]}
 
 
+@dataclass(frozen=True)
+class _Run:
+    """The rows of one run."""
+
+    rows: Sequence[_Row]
+    """One or more."""
+    configuration: Configuration
+    """Without the paths of a machine (`configurations.portable`)."""
+
+    @property
+    def first(self) -> _Row:
+        return self.rows[0]
+
+
 def runs_from_csv(
     names: Sequence[str], file: ExperimentFile, configurations: Sequence[Configuration]
 ) -> list[MeasuredRun]:
-    """Every run of an experiment, as the files have it.
+    """Every run of an experiment: the one in the files that has its configuration, whatever arm it is of there.
 
     Args:
-        names: paths of the files. Each run is in one of them.
+        names: paths of the files. Each run is in one of them; other runs there are passed over.
         file: of the experiment.
-        configurations: of its runs, which the files' must be equal to.
+        configurations: of its runs.
 
     Returns:
         The runs in the order of `runs_of`, without their directories.
 
     Raises:
-        ConfigError: a file cannot be read, is malformed, has a run that the experiment has not or that another
-            configuration was run with, or a run is missing or there twice; it names file and row.
+        ConfigError: a file cannot be read or is malformed, or a run is missing or there twice; it names file and row,
+            and what differs in a run of the same arm and seed.
     """
-    planned = {(run.arm, run.seed): (run, values) for run, values in zip(runs_of(file), configurations, strict=True)}
-    first_rows: dict[tuple[str, int], _Row] = {}
-    found = {}
-    for name in names:
-        rows = _rows_of(existing_output(name), file)
-        for _, group in itertools.groupby(rows, key=lambda row: (row.cells["arm"], row.cells["seed"])):
-            of_run = list(group)
-            key = _identity(of_run[0], file)
-            if (before := first_rows.setdefault(key, of_run[0])) is not of_run[0]:
-                raise of_run[0].refused(f"{key[0]}, seed {key[1]} is there twice; it is also in {before.place}")
-            run, values = planned[key]
-            _refuse_another_configuration(of_run, run, values)
-            found[key] = _measured(of_run, run)
-    if missing := [run.label for key, (run, _) in planned.items() if key not in found]:
-        raise ConfigError(f"runs_from: {', '.join(names)} have no run of {listed(missing)}; give their files too")
-    return [found[key] for key in planned]
+    planned = [(run, portable(values)) for run, values in zip(runs_of(file), configurations, strict=True)]
+    found: dict[int, _Run] = {}
+    others: list[_Run] = []
+    for of_file in (_runs_of(existing_output(name), file) for name in names):
+        for there in of_file:
+            run = next((run for run, values in planned if values == there.configuration), None)
+            if run is None:
+                others.append(there)
+            elif (before := found.setdefault(run.number, there)) is not there:
+                raise there.first.refused(f"{run.label} is there twice; it is also in {before.first.place}")
+    if missing := [(run, values) for run, values in planned if run.number not in found]:
+        _refuse_another_configuration(missing, others)
+        raise ConfigError(
+            f"runs_from: {', '.join(names)} have no run of the configuration of "
+            f"{listed([run.label for run, _ in missing])}; give their files too"
+        )
+    return [_measured(found[run.number].rows, run) for run, _ in planned]
 
 
 def listed(labels: Sequence[str]) -> str:
@@ -147,31 +163,41 @@ def _check_heading(row: _Row, heading: Sequence[str], file: ExperimentFile) -> N
         raise row.refused("two columns have the same name")
 
 
-def _identity(row: _Row, file: ExperimentFile) -> tuple[str, int]:
-    """Arm and seed, which the experiment has."""
-    arm, seed = row.cells["arm"], row.count("seed")
-    if arm not in file.arms:
-        raise row.refused(f"arm {arm[:SHOWN]!r} is none of this experiment's ({', '.join(file.arms)})")
-    if seed not in file.seed_list:
-        raise row.refused(f"seed {seed} is none of this experiment's ({', '.join(map(str, file.seed_list))})")
-    return arm, seed
+def _runs_of(path: Path, file: ExperimentFile) -> Iterator[_Run]:
+    """The runs of a file, each with its configuration."""
+    rows = _rows_of(path, file)
+    for _, group in itertools.groupby(rows, key=lambda row: (row.cells["arm"], row.cells["seed"])):
+        first, *more = group
+        yield _Run((first, *more), _configuration(first, more))
 
 
-def _refuse_another_configuration(rows: Sequence[_Row], run: PlannedRun, now: Configuration) -> None:
-    first, *others = rows
+def _configuration(first: _Row, more: Sequence[_Row]) -> Configuration:
+    """That of a run."""
     try:
-        before = json.loads(first.cells[VALUES])
+        found = json.loads(first.cells[VALUES])
     except (ValueError, RecursionError):
-        before = None
-    if not isinstance(before, dict):
+        found = None
+    if not isinstance(found, dict):
         raise first.refused(f"{VALUES} is not a JSON object; a run's first row has its configuration there")
-    for row in others:
+    for row in more:
         if row.cells[VALUES] not in ("", first.cells[VALUES]):
             raise row.refused(f"{VALUES} differs from that of the run's first row, {first.number}")
-    if differences := all_that_differ(portable(before), portable(now)):
-        said = "; ".join(text[: 4 * SHOWN] for text in differences[:NAMED])
-        more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
-        raise first.refused(f"{run.label} is of another configuration than this experiment's: {said}{more}")
+    if first.count("seed") != found.get(SEED):
+        raise first.refused(f"seed is {first.cells['seed'][:SHOWN]}, but {found.get(SEED)!r} in {VALUES}")
+    return portable(found)
+
+
+def _refuse_another_configuration(missing: Sequence[tuple[PlannedRun, Configuration]], others: Sequence[_Run]) -> None:
+    """Where a missing run's arm and seed are there with another configuration, say what differs."""
+    for run, now in missing:
+        for there in others:
+            if (there.first.cells["arm"], there.first.count("seed")) == (run.arm, run.seed):
+                differences = all_that_differ(there.configuration, now)
+                said = "; ".join(text[: 4 * SHOWN] for text in differences[:NAMED])
+                more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+                raise there.first.refused(
+                    f"{run.label} is of another configuration than this experiment's: {said}{more}"
+                )
 
 
 def _measured(rows: Sequence[_Row], run: PlannedRun) -> MeasuredRun:

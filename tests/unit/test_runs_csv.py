@@ -175,8 +175,21 @@ def test_a_run_in_two_files_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other\.csv, row 2: ours, seed 1 is there twice; .*runs\.csv, row 5"):
         read(path, other)
     write(path, rows[:3])
-    with pytest.raises(ConfigError, match="have no run of grpo, seed 2, ours, seed 2; give their files too"):
+    with pytest.raises(
+        ConfigError, match="have no run of the configuration of grpo, seed 2, ours, seed 2; give their files too"
+    ):
         read(path, other)
+
+
+def test_runs_are_found_by_their_configuration_and_others_passed_over(path: Path) -> None:
+    ours = FILE.arms["ours"]
+    another = experiment(also=["eval/learner/reward"], arms={"published": ours, "off": FILE.arms["grpo"]}, seeds=1)
+    found = runs_from_csv([str(path)], another, configurations_of(another, []))
+    whole = {(run.run.arm, run.run.seed): run for run in read(path)}
+    assert [(run.run.label, run.points) for run in found] == [
+        ("published, seed 1", whole["ours", 1].points),
+        ("off, seed 1", whole["grpo", 1].points),
+    ]
 
 
 def change(at: int, **cells: str) -> Callable[[list[Row]], None]:
@@ -205,8 +218,8 @@ def without_column(name: str) -> Callable[[list[Row]], None]:
     [
         (without_column(PASS_AT_1), f"row 1: there is no column {PASS_AT_1}"),
         (without_column("values"), "row 1: there is no column values"),
-        (change(1, arm="theirs"), r"row 3: arm 'theirs' is none of this experiment's \(grpo, ours\)"),
-        (change(9, seed="3"), r"row 11: seed 3 is none of this experiment's \(1, 2\)"),
+        (change(1, arm="theirs"), "row 3: values is not a JSON object; a run's first row has its configuration there"),
+        (change(9, seed="3"), "row 11: seed is 3, but 2 in values"),
         (change(9, seed="1.5"), "row 11: seed is 1.5, not a whole number"),
         (change(2, **{PASS_AT_1: "good"}), f"row 4: {PASS_AT_1} is 'good', not a number"),
         (change(2, **{PASS_AT_1: "nan"}), f"row 4: {PASS_AT_1} is nan; give a finite number"),
@@ -223,12 +236,15 @@ def without_column(name: str) -> Callable[[list[Row]], None]:
         (change(3, values="[" * 100_000), "row 5: values is not a JSON object"),
         (change(4, values="{}"), "row 6: values differs from that of the run's first row, 5"),
         (
-            changed_values(3, objective__kl=0.1, models__learner="other", seed=2),
-            "row 5: ours, seed 1 is of another configuration than this experiment's: models.learner was 'other', now "
-            "'embedded:large'; objective.kl was 0.1, now 0.0; seed was 2, now 1",
+            changed_values(3, objective__kl=0.1, models__learner="other", data__prompt="?"),
+            "row 5: ours, seed 1 is of another configuration than this experiment's: data.prompt was '\\?', now "
+            "'{question} >'; models.learner was 'other', now 'embedded:large'; objective.kl was 0.1, now 0.0",
         ),
-        (change(6, values="{}"), "row 8: grpo, seed 2 is of another configuration .* was None, now .* and [0-9]+ more"),
-        (lambda rows: rows.insert(0, rows.pop(3)), "row 6: ours, seed 1 is there twice; it is also in .*row 2"),
+        (
+            change(6, values='{"seed": 2}'),
+            "row 8: grpo, seed 2 is of another configuration .* was None, now .* and [0-9]+ more",
+        ),
+        (lambda rows: rows.insert(0, rows.pop(3)), "row 6: values is not a JSON object"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_row(
