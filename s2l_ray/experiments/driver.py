@@ -54,6 +54,7 @@ class ExperimentResult:
 def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult:
     """Run an experiment, or go on with the one that the same call has begun. What `s2l experiment` does.
 
+    Runs that failed are tried again, each from its last checkpoint.
     Of a finished one, and of one with `runs_from`, the arms are compared, and nothing is run.
 
     Args:
@@ -76,7 +77,8 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
         return writer.again(state)
     command = shlex.join(["s2l", "experiment", path, *overrides])
     labels = {run.number: run.label for run in runs_of(file)}
-    run_study(file.config, study, of_config, Ending(memory.write, writer.write, lambda place: command, labels))
+    ending = Ending(memory.write, writer.write, lambda place: command, retries_failed=True, labels=labels)
+    run_study(file.config, study, of_config, ending)
     return writer.result
 
 

@@ -84,6 +84,8 @@ class Ending:
     """Writes the results into the study's directory, and returns the files (`report.write_report`)."""
     resume_command: Callable[[StudyPlace], str] = resume_command
     """The command that goes on with it."""
+    retries_failed: bool = False
+    """Whether the study is unfinished while trials have failed: the next start tries them again."""
     labels: Mapping[int, str] = field(default_factory=dict)
     """What people call each trial, by its number; empty: by its number and values."""
 
@@ -287,6 +289,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback])
         max_failures=file.max_failures,
         at_once=ready.at_once,
         exploits=is_pbt,
+        retries_failed=ready.ending.retries_failed,
     )
 
 
@@ -308,10 +311,12 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     if outcomes:
         files = ready.ending.report(ready.about, outcomes, facts, prepared.base_as_given)
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
-    _remember(prepared, seconds=seconds, finished=status == "FINISHED")
+    failed = sum(outcome.status == "failed" for outcome in outcomes) if ready.ending.retries_failed else 0
+    is_finished = status == "FINISHED" and not failed
+    _remember(prepared, seconds=seconds, finished=is_finished)
     console = CommandConsole()
-    goes_on = None if status == "FINISHED" else ready.ending.resume_command(place)
-    for line in last_words(said, goes_on):
+    goes_on = None if is_finished else ready.ending.resume_command(place)
+    for line in last_words(said, goes_on, failed if status == "FINISHED" else 0):
         print_line(console, line)
     return StudyResult(ready.about, outcomes, facts)
 

@@ -92,8 +92,13 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         self._spec = experiment.spec
 
     def renew(self, trials: Sequence[Trial]) -> None:
-        """Give trials that Tune restored what may be another value since then: MLflow's run of the study, say."""
+        """Give trials that Tune restored what may be another value since then: MLflow's run of the study, say.
+
+        One that had failed for good and is tried again may fail as often as a new one.
+        """
         for trial in trials:
+            if not trial.is_finished() and 0 <= trial.max_failures < trial.num_failures:
+                trial.run_metadata.num_failures = 0
             now = self._configured(int(trial.trial_id), trial.evaluated_params)
             trial.config |= {section: now[section] for section in FREE_OF_CONFIG}
             trial.max_failures = self._spec["max_failures"]

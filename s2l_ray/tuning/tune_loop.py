@@ -45,6 +45,8 @@ class Loop:
     at_once: int
     exploits: bool
     """Whether trials go on from others' checkpoints (pbt)."""
+    retries_failed: bool = False
+    """Whether trials that failed in an earlier start go on from their last checkpoints."""
     trainable: type[tune.Trainable] = S2LPO
 
     def run(self) -> None:
@@ -67,6 +69,7 @@ class Loop:
         )
         self.search.adopt(experiment)
         resumes = self.place.has_tunes_state
+        errored = ResumeConfig.ResumeType.RESUME if self.retries_failed else ResumeConfig.ResumeType.SKIP
         steward = Steward(self.search, self.scheduler, resumes=resumes)
         with self._quiet(), _environment(self.at_once), keeping_own_actors(), _usual_signals(), held():
             tune.run(
@@ -74,7 +77,7 @@ class Loop:
                 search_alg=self.search,
                 scheduler=self.scheduler,
                 callbacks=[steward, *self.callbacks],
-                resume_config=ResumeConfig() if resumes else None,
+                resume_config=ResumeConfig(errored=errored) if resumes else None,
                 reuse_actors=True,  # the next trial gets the engines of the one before, see S2LPO.reset_config
                 raise_on_failed_trial=False,
                 verbose=0,

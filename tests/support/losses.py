@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,13 @@ from s2l_ray.objective import LossTokens
 def is_broken(tokens: object, objective: object) -> torch.Tensor:
     """A loss with a bug."""
     raise ZeroDivisionError("in the loss")
+
+
+def is_broken_for_now(tokens: LossTokens, objective: object) -> torch.Tensor:
+    """A loss that raises while there is the file which the environment names."""
+    if Path(os.environ["S2L_TEST_BROKEN"]).exists():
+        raise ZeroDivisionError("in the loss")
+    return -tokens.advantages * torch.exp(tokens.logprobs - tokens.old_logprobs)
 
 
 BATCHES = itertools.count(1)

@@ -1,0 +1,86 @@
+"""Trials that failed and are tried again by the next start: Tune's real loop, with trials that only count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.tune.schedulers import FIFOScheduler
+
+from actors.connection import connect
+from s2l_ray.tuning.observer import StudyObserver
+from s2l_ray.tuning.outcomes import TrialOutcome
+from s2l_ray.tuning.place import FREE_OF_CONFIG, StudyPlace
+from s2l_ray.tuning.searching import Drawn, StudyTrials
+from s2l_ray.tuning.tune_loop import Loop
+from tests.support.counting_trials import STEPS, Counter
+from tests.support.patience import PATIENCE_S
+from tests.support.studies import study
+
+
+@pytest.fixture
+def started_ray() -> Iterator[None]:
+    assert connect(None)
+    yield
+    ray.shutdown()
+
+
+def start(folder: Path, *, max_failures: int, retries_failed: bool = True) -> tuple[list[TrialOutcome], list[str]]:
+    """One start of the study: its outcomes, and the events of the second trial."""
+    place = StudyPlace.of(str(folder / "outputs"), "counted")
+    place.directory.mkdir(parents=True, exist_ok=True)
+    about = study(place.directory, trials=2, keys=("number",), name="counted", steps=STEPS)
+    events: list[str] = []
+    observer = StudyObserver(about, lambda event, trial: events.append(event) if trial.name[-1] == "2" else None)
+
+    def configured(number: int, values: Any) -> dict[str, Any]:
+        return {"number": number, "folder": str(folder), "schedule": {"steps": STEPS}} | dict.fromkeys(FREE_OF_CONFIG)
+
+    Loop(
+        name="counted",
+        place=place,
+        search=StudyTrials("counted", 2, Drawn([{}, {}]), configured, at_once=1),
+        scheduler=FIFOScheduler(),
+        callbacks=[observer],
+        max_failures=max_failures,
+        at_once=1,
+        exploits=False,
+        retries_failed=retries_failed,
+        trainable=Counter,
+    ).run()
+    return observer.outcomes, events
+
+
+def steps(folder: Path) -> list[str]:
+    return (folder / "steps").read_text().split("\n")[:-1]
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_a_trial_that_failed_goes_on_in_the_next_start_and_may_fail_as_often_again(
+    started_ray: None, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    (one, two), events = start(tmp_path, max_failures=1)
+    assert (one.status, one.step, two.status, two.step, two.failures) == ("finished", 3, "failed", 1, 2)
+    assert two.error is not None and "no memory" in two.error and events.count("failed") == 1
+    done = ["1: 1", "1: 2", "1: 3", "2: 1"]
+    assert steps(tmp_path) == done
+
+    (one, two), events = start(tmp_path, max_failures=1, retries_failed=False)
+    assert (two.status, events) == ("failed", ["restored"]) and steps(tmp_path) == done
+
+    (one, two), events = start(tmp_path, max_failures=1)
+    assert (one.status, two.status, two.failures) == ("finished", "failed", 2)
+    assert events.count("failed") == 1 and events[-1] == "ended"  # tried twice more, and given up again
+    assert steps(tmp_path) == done
+
+    broken.unlink()
+    (one, two), events = start(tmp_path, max_failures=0)
+    assert (one.status, two.status, two.step, two.error) == ("finished", "finished", 3, None)
+    assert steps(tmp_path) == [*done, "2: 2", "2: 3"]  # from its last checkpoint on
+    assert json.dumps([trial.to_json() for trial in (one, two)])

@@ -1,0 +1,37 @@
+"""Trials of Ray Tune that only count: whoever runs them imports nothing of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+STEPS = 3
+METRIC = "eval/learner/pass_at_1"
+
+
+class Counter(tune.Trainable):
+    """Counts steps, in a file too. The second trial fails in its second step while the file `broken` is there."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.count = 0
+        self.folder = Path(config["folder"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self.config["number"] == 2 and self.count == 1 and (self.folder / "broken").exists():
+            raise RuntimeError("no memory")
+        self.count += 1
+        with (self.folder / "steps").open("a") as file:
+            print(f"{self.config['number']}: {self.count}", file=file)
+        return {"step": self.count, METRIC: 0.1, "done": self.count == STEPS, "should_checkpoint": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / "count").write_text(str(self.count))
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        self.count = int((Path(checkpoint) / "count").read_text())
