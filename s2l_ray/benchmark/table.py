@@ -27,8 +27,8 @@ def tables(results: dict[str, Any]) -> Iterator[RenderableType]:
         if pairs:
             yield _pairs(benchmark["name"], pairs, results["k"])
     if results["pairs"]:
-        yield "\n".join(_crossovers(results))
-    yield from _contamination(results)
+        yield "\n".join(crossovers(results))
+    yield from contamination(results)
 
 
 def _models(rows: list[dict[str, Any]], ks: list[int], confidence: float) -> Table:
@@ -38,13 +38,24 @@ def _models(rows: list[dict[str, Any]], ks: list[int], confidence: float) -> Tab
     table.add_column(f"%, {confidence:.0%} interval", style="dim", no_wrap=True)
     for row in rows:
         table.add_column(row["model"], header_style="bold")
-    for k in ks:
-        table.add_row(f"pass@{k}", *(_interval(row["pass_at"][str(k)]) for row in rows))
-    if all(row["maj_at"] for row in rows):
-        table.add_row(f"maj@{ks[-1]}", *(_interval(row["maj_at"][str(ks[-1])]) for row in rows))
-    table.add_row("tokens, mean", *(f"{row['response_tokens']['value']:.1f}" for row in rows))
-    table.add_row("cut off", *(f"{100 * row['truncated']:.1f}" for row in rows))
+    for label, cells in model_rows(rows, ks):
+        table.add_row(label, *cells)
     return table
+
+
+def model_rows(rows: list[dict[str, Any]], ks: list[int]) -> Iterator[tuple[str, list[Text]]]:
+    """What is known of the models on a benchmark: a label, and a cell for each model.
+
+    Args:
+        rows: of `results`, those of the benchmark.
+        ks: those of the results.
+    """
+    for k in ks:
+        yield f"pass@{k}", [_interval(row["pass_at"][str(k)]) for row in rows]
+    if all(row["maj_at"] for row in rows):
+        yield f"maj@{ks[-1]}", [_interval(row["maj_at"][str(ks[-1])]) for row in rows]
+    yield "tokens, mean", [Text(f"{row['response_tokens']['value']:.1f}") for row in rows]
+    yield "cut off", [Text(f"{100 * row['truncated']:.1f}") for row in rows]
 
 
 def _pairs(name: str, pairs: list[dict[str, Any]], ks: list[int]) -> Table:
@@ -54,12 +65,17 @@ def _pairs(name: str, pairs: list[dict[str, Any]], ks: list[int]) -> Table:
     for column in ("", "difference", "p"):
         table.add_column(column, no_wrap=True)
     for pair in pairs:
-        for k in ks:
-            found = pair["difference"][str(k)]
-            p = Text(_p(found["p_holm"]), "bold" if found["p_holm"] <= SIGNIFICANT else "")
-            label = f"{pair['second']} - {pair['first']}" if k == ks[0] else ""
-            table.add_row(label, f"pass@{k}", _interval(found, signed=True), p)
+        for number, (k, difference, p) in enumerate(pair_rows(pair, ks)):
+            table.add_row("" if number else f"{pair['second']} - {pair['first']}", f"pass@{k}", difference, p)
     return table
+
+
+def pair_rows(pair: dict[str, Any], ks: list[int]) -> Iterator[tuple[int, Text, Text]]:
+    """For each k the difference of two models on a benchmark, and its corrected p-value."""
+    for k in ks:
+        found = pair["difference"][str(k)]
+        p = Text(_p(found["p_holm"]), "bold" if found["p_holm"] <= SIGNIFICANT else "")
+        yield k, _interval(found, signed=True), p
 
 
 def _table(title: str, caption: str) -> Table:
@@ -69,7 +85,8 @@ def _table(title: str, caption: str) -> Table:
     )  # fmt: skip
 
 
-def _crossovers(results: dict[str, Any]) -> Iterator[str]:
+def crossovers(results: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each two models on a benchmark that have a leader."""
     for pair in results["pairs"]:
         if (found := pair["crossover"]) is not None:
             yield crossover_text(found, pair["benchmark"], largest_k(results, pair["benchmark"]))
@@ -93,7 +110,8 @@ def crossover_text(found: dict[str, Any], benchmark: str, n: int) -> str:
     )
 
 
-def _contamination(results: dict[str, Any]) -> Iterator[str]:
+def contamination(results: dict[str, Any]) -> Iterator[str]:
+    """A line for each benchmark and training file."""
     for benchmark in results["benchmarks"]:
         for one in benchmark["contamination"]:
             yield contamination_text(benchmark["name"], one)

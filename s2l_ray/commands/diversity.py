@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import TaskDisplay
     from s2l_ray.display.text import with_short_paths
     from s2l_ray.diversity.figure import diversity_figure
+    from s2l_ray.diversity.record import RECORD
     from s2l_ray.diversity.table import difference_table, diversity_table
     from s2l_ray.machine.console import CommandConsole
     from s2l_ray.machine.disk import write_whole
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_session_directory("--to", directory)
     with TaskDisplay() as display:
         record = _compared(arguments, directory, display)
-    written = directory / "diversity.json"
+    written = directory / RECORD
     write_whole(written, json.dumps(record.to_json(), indent=1) + "\n")
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
     terminal = CommandConsole()

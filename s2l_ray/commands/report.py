@@ -11,17 +11,19 @@ from s2l_ray.machine.places import existing_output
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
+    from s2l_ray.report.sections import ResultSection
 
 DESCRIPTION = """\
-Write one HTML page about runs and experiments: results with intervals, curves,
-where the time went, the plan beside what was measured, rollouts to read, and
-how the configurations differ; of an experiment its arms with tests and cost. It
-needs no network and no other file, and prints well. Runs need not be finished."""
+Write one HTML page about runs: results with intervals, curves, where the time
+went, the plan beside what was measured, rollouts to read, and how the
+configurations differ; of an experiment its arms with tests and cost; and what
+`s2l evaluate` and `s2l diversity` measured. It needs no network and no other
+file, and prints well. Runs need not be finished."""
 EPILOG = """\
 examples:
   s2l report outputs/quickstart
   s2l report outputs/quickstart outputs/grpo -o comparison.html
-  s2l report outputs/figure4"""
+  s2l report outputs/figure4 outputs/evaluation outputs/diversity"""
 
 
 def add_to(commands: Commands) -> None:
@@ -30,12 +32,16 @@ def add_to(commands: Commands) -> None:
         commands,
         "report",
         run,
-        help="write one HTML page about runs and experiments",
+        help="write one HTML page about runs and what was measured",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
     parser.add_argument(
-        "directories", nargs="+", type=existing_output, metavar="DIR", help="directory of a run or an experiment"
+        "directories",
+        nargs="+",
+        type=existing_output,
+        metavar="DIR",
+        help="directory of a run, experiment, evaluation or comparison",
     )
     parser.add_argument(
         "-o",
@@ -55,13 +61,22 @@ def html_file(text: str) -> Path:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page."""
-    from s2l_ray.report.experiment import RESULTS, experiment_section
+    from s2l_ray.benchmark.directory import RESULTS as EVALUATION
+    from s2l_ray.diversity.record import RECORD
+    from s2l_ray.report.experiment import RESULTS as EXPERIMENT
+    from s2l_ray.report.experiment import experiment_section
+    from s2l_ray.report.measured import diversity_section, evaluation_section
     from s2l_ray.report.page import write_report
     from s2l_ray.report.reading import read_runs
 
     path = arguments.output or arguments.directories[0] / "report.html"
-    experiments = [directory for directory in arguments.directories if (directory / RESULTS).exists()]
-    runs = read_runs([directory for directory in arguments.directories if directory not in experiments])
-    write_report(runs, path, [experiment_section(directory) for directory in experiments])
+    kinds = {EXPERIMENT: experiment_section, EVALUATION: evaluation_section, RECORD: diversity_section}
+    runs: list[Path] = []
+    sections: list[ResultSection] = []
+    for directory in arguments.directories:
+        found = [section for name, section in kinds.items() if (directory / name).exists()]
+        sections += [section(directory) for section in found]
+        runs += [] if found else [directory]
+    write_report(read_runs(runs), path, sections)
     print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
     return 0

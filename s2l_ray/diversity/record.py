@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from s2l_ray.diversity.measures import Measured
 from s2l_ray.diversity.sources import SourceKind
 from s2l_ray.statistics import Estimate
 
+RECORD = "diversity.json"
+"""In the directory of a comparison."""
 FORMAT = 1
 
 Estimates = dict[str, Estimate | None]
@@ -56,6 +60,17 @@ class DiversityRecord:
     def to_json(self) -> dict[str, Any]:
         """As in `diversity.json`; intervals are {"value", "low", "high"}, or null."""
         return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> DiversityRecord:
+        """The record that `to_json` made `found` of.
+
+        Raises:
+            ValueError: it is of another version, or is none.
+        """
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
+        return TypeAdapter(cls).validate_python({key: value for key, value in found.items() if key != "format"})
 
 
 def source_records(found: list[Measured], confidence: float) -> list[SourceRecord]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.table import Table
 
@@ -20,25 +22,40 @@ def diversity_table(record: DiversityRecord) -> Table:
     table.add_column("measure")
     for source in record.sources:
         table.add_column(source.name, justify="right")
-    for label, name, factor in _rows(record):
-        table.add_row(label, *(shown(source.measures.get(name), factor) for source in record.sources))
-    temperatures = (f"{source.noise_temperature:.2f}" for source in record.sources)
-    table.add_row("learner's likeliest temperature", *temperatures)
+    for label, cells in source_rows(record):
+        table.add_row(label, *cells)
     return table
+
+
+def source_rows(record: DiversityRecord) -> Iterator[tuple[str, list[str]]]:
+    """The main measures: a label, and a cell for each source."""
+    for label, name, factor in _rows(record):
+        yield label, [shown(source.measures.get(name), factor) for source in record.sources]
+    yield "learner's likeliest temperature", [f"{source.noise_temperature:.2f}" for source in record.sources]
 
 
 def difference_table(record: DiversityRecord) -> Table:
     """Policy-level less token-level sources; * where the interval does not hold 0."""
-    tokens = {source.name for source in record.sources if source.kind == "token_level"}
-    shown_ones = [d for d in record.differences if d.less in tokens] or record.differences
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("difference, paired")
-    for difference in shown_ones:
+    for difference in main_differences(record):
         table.add_column(f"{difference.of}\nless {difference.less}", justify="right")
+    for label, cells in difference_rows(record):
+        table.add_row(label, *cells)
+    return table
+
+
+def main_differences(record: DiversityRecord) -> list[DifferenceRecord]:
+    """Those of policy-level and token-level sources; all, where there are none."""
+    tokens = {source.name for source in record.sources if source.kind == "token_level"}
+    return [d for d in record.differences if d.less in tokens] or record.differences
+
+
+def difference_rows(record: DiversityRecord) -> Iterator[tuple[str, list[str]]]:
+    """The main measures: a label, and a cell for each of `main_differences`."""
     for label, name, factor in _rows(record):
         if name != RATIO:
-            table.add_row(label, *(_marked(difference, name, factor) for difference in shown_ones))
-    return table
+            yield label, [_marked(difference, name, factor) for difference in main_differences(record)]
 
 
 def shown(estimate: Estimate | None, factor: float = 1.0) -> str:

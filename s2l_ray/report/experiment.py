@@ -14,7 +14,7 @@ from s2l_ray.experiments.wording import AXIS_LABELS, label_of, large, p_text, sh
 from s2l_ray.report.charts import unit_of, unit_text
 from s2l_ray.report.facts import NOTHING, Fact, Facts
 from s2l_ray.report.reading import document, guarded
-from s2l_ray.report.sections import ExperimentSection, drawn
+from s2l_ray.report.sections import ResultSection, drawn
 from s2l_ray.style import INK, SERIES_COLOURS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PANELS: tuple[Axis, ...] = ("steps", "flops", "seconds")
 """Axes that curves are drawn over, where they are known."""
 
 
-def experiment_section(directory: Path) -> ExperimentSection:
+def experiment_section(directory: Path) -> ResultSection:
     """Read and draw an experiment.
 
     Raises:
@@ -37,13 +37,13 @@ def experiment_section(directory: Path) -> ExperimentSection:
     return guarded(directory / RESULTS, partial(_section, found or {}))
 
 
-def _section(found: dict[str, Any]) -> ExperimentSection:
+def _section(found: dict[str, Any]) -> ResultSection:
     if found["format"] != FORMAT:
         raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
     metrics = list(found["arms"][0]["metrics"])
     figures = {_caption(found, metric): partial(curves_figure, found, metric) for metric in metrics}
     tables = [_metric_table(found, metric) for metric in metrics]
-    return ExperimentSection(
+    return ResultSection(
         title=found["name"],
         paragraphs=list(_paragraphs(found)),
         figures=drawn(found["name"], figures),

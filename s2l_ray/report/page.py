@@ -15,7 +15,7 @@ from s2l_ray.report.facts import NOTHING, facts_of
 from s2l_ray.report.planned import SKIPPED, devices_of, phases_of
 from s2l_ray.report.reading import RunFiles, guarded
 from s2l_ray.report.samples import samples_of
-from s2l_ray.report.sections import Drawn, ExperimentSection, RunSection, Tile, drawn
+from s2l_ray.report.sections import Drawn, ResultSection, RunSection, Tile, drawn
 from s2l_ray.report.settings import differing, not_default
 from s2l_ray.style import SERIES_COLOURS
 from s2l_ray.version import VERSION
@@ -27,22 +27,22 @@ SERIES_DARK = ("#56B4E9", "#F0955A", "#2FC49A", "#E3A3C8", "#F2C14E", "#8ED1F5",
 """`style.SERIES_COLOURS` on a dark page."""
 
 
-def write_report(runs: Sequence[RunFiles], path: Path, experiments: Sequence[ExperimentSection] = ()) -> None:
+def write_report(runs: Sequence[RunFiles], path: Path, results: Sequence[ResultSection] = ()) -> None:
     """Write the page.
 
     Args:
         runs: those that it is about, if any; their names differ.
         path: of the HTML file.
-        experiments: those that it is about.
+        results: what else it is about.
 
     Raises:
         DataError: a file of a run is not what this version of s2l-ray writes.
         DiskError: the page cannot be written.
     """
-    write_whole(path, page(runs, experiments))
+    write_whole(path, page(runs, results))
 
 
-def page(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection] = ()) -> str:
+def page(runs: Sequence[RunFiles], results: Sequence[ResultSection] = ()) -> str:
     """The page as text; see `write_report`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -50,13 +50,13 @@ def page(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection] = ()
         loader=PackageLoader("s2l_ray.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     sections = [guarded(run.directory, partial(_run_section, run, alone=len(runs) == 1)) for run in runs]
-    titles = [*(e.title for e in experiments), *(run.name for run in runs)]
+    titles = [*(e.title for e in results), *(run.name for run in runs)]
     return environment.get_template("page.html.j2").render(
         title=titles[0] if len(titles) == 1 else f"{', '.join(titles[:3])}{' and others' if len(titles) > 3 else ''}",
         subtitle=f"Written {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} by s2l-ray {VERSION}",
-        contents=_contents(runs, experiments),
-        tiles=guarded(runs[0].directory, lambda: tiles_of(runs[0])) if len(runs) == 1 and not experiments else [],
-        experiments=experiments,
+        contents=_contents(runs, results),
+        tiles=guarded(runs[0].directory, lambda: tiles_of(runs[0])) if len(runs) == 1 and not results else [],
+        results=results,
         names=[run.name for run in runs],
         facts=guarded(runs[0].directory, lambda: facts_of(runs)) if runs else [],
         shared_figures=_shared_figures(runs),
@@ -68,8 +68,8 @@ def page(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection] = ()
     )
 
 
-def _contents(runs: Sequence[RunFiles], experiments: Sequence[ExperimentSection]) -> list[tuple[str, str]]:
-    found = [(f"experiment-{number}", one.title) for number, one in enumerate(experiments, 1)]
+def _contents(runs: Sequence[RunFiles], results: Sequence[ResultSection]) -> list[tuple[str, str]]:
+    found = [(f"result-{number}", one.title) for number, one in enumerate(results, 1)]
     if runs:
         found.append(("results", "Results" if len(runs) == 1 else "Side by side"))
     if len(runs) > 1 and differing(runs):

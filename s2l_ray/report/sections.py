@@ -46,8 +46,8 @@ class RunSection:
 
 
 @dataclass(frozen=True)
-class ExperimentSection:
-    """What the page has of an experiment."""
+class ResultSection:
+    """What the page has of an experiment, an evaluation, or a comparison of diversity."""
 
     title: str
     paragraphs: list[str]

@@ -27,9 +27,11 @@ from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import Outcomes, read_outcomes, read_problems, read_rollouts
 from s2l_ray.benchmark.settings import PRESETS, Options, common_configuration, configuration, ks_of
 from s2l_ray.benchmark.table import contamination_text, crossover_text, tables
+from s2l_ray.cli import main
 from s2l_ray.config.embedded import DIRECTORY
 from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.placement.inventory import Inventory
+from s2l_ray.report.measured import evaluation_section
 from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import remaining, rounds
@@ -38,9 +40,9 @@ from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import Problem
 from s2l_ray.training.checkpoint import save_checkpoint
 from s2l_ray.training.checkpoint_model import write_checkpoint_model
+from tests.support.paths import SHARED_DATA
 from tests.support.word_models import WORDS, make_model
 
-SHARED = Path("/work/shared/data")
 SMALL = EvaluatedModel("small", str(DIRECTORY / "small"))
 
 
@@ -102,7 +104,7 @@ def test_a_bad_row_and_a_missing_file_are_named(tmp_path):
     ],
 )
 def test_the_published_benchmarks_are_read_as_they_are(name, kind, problems, first):
-    file = SHARED / f"{name}.jsonl"
+    file = SHARED_DATA / f"{name}.jsonl"
     if not file.is_file():
         pytest.skip(f"{file} is not on this machine")
     found = load_benchmark(str(file))
@@ -430,6 +432,29 @@ def test_results_by_hand():
     assert (
         crossover["k"] == pytest.approx(3.2) and crossover["low"] < 3.2 < crossover["high"] and crossover["share"] == 1
     )
+
+
+def test_a_report_has_the_tables_and_the_crossover(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "family"
+    directory.mkdir()
+    (directory / "evaluation.json").write_text(json.dumps(evaluated()))
+    section = evaluation_section(directory)
+    models, pairs = section.tables
+    assert models.columns == ("small", "large")
+    cells = {row.label: [cell.partition(" ")[0] for cell in row.cells] for row in models.rows}
+    assert cells["pass@1"] == ["12.5", "40.0"] and cells["pass@8"] == ["100.0", "40.0"] and "maj@8" not in cells
+    assert cells["tokens, mean"] == ["10.1", "10.4"] and cells["cut off"] == ["87.5", "60.0"]
+    assert [(row.label, row.cells[0].partition(" ")[0]) for row in pairs.rows] == [
+        *[("large - small, pass@1", "+27.5"), ("large - small, pass@4", "-10.0"), ("large - small, pass@8", "-60.0")]
+    ]
+    assert pairs.rows[2].cells[1] == "<0.001"
+    assert section.paragraphs == [crossover_text(evaluated()["pairs"][0]["crossover"], "b", 8)]
+    assert main(["report", str(directory)]) == 0
+    html = (directory / "report.html").read_text(encoding="utf-8")
+    assert html.count("<svg") == 1 and "overtakes large at k* = 3.2" in html
+    (directory / "evaluation.json").write_text(json.dumps(evaluated() | {"format": 9}))
+    assert main(["report", str(directory)]) != 0
+    assert "format 9, this version reads 1" in " ".join(capsys.readouterr().err.split())
 
 
 def test_majorities_are_counted_from_the_answers():

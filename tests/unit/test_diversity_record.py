@@ -15,6 +15,7 @@ from rich.console import Console
 
 from s2l_ray.benchmark.problems import load_benchmark
 from s2l_ray.benchmark.settings import Options, configuration
+from s2l_ray.cli import main
 from s2l_ray.config import Config
 from s2l_ray.diversity.comparing import compare
 from s2l_ray.diversity.figure import diversity_figure
@@ -22,6 +23,7 @@ from s2l_ray.diversity.record import DiversityRecord
 from s2l_ray.diversity.sources import Sampled, SampledSource, SourceKind, check_matched
 from s2l_ray.diversity.table import difference_table, diversity_table, shown
 from s2l_ray.errors import DataError
+from s2l_ray.report.measured import diversity_section
 from s2l_ray.rollouts.records import RolloutSet
 from s2l_ray.statistics import Estimate
 from s2l_ray.style import STYLE
@@ -118,6 +120,23 @@ def test_tables_and_figure_show_every_source(record: DiversityRecord):
     assert len(figure.axes) == 4
     labels = figure.legends[0].get_texts()
     assert [label.get_text() for label in labels] == [one.name for one in record.sources]
+
+
+def test_a_report_has_sources_and_differences(record: DiversityRecord, tmp_path: Path):
+    (tmp_path / "diversity.json").write_text(json.dumps(record.to_json()))
+    section = diversity_section(tmp_path)
+    sources, differences = section.tables
+    assert sources.columns == ("learner", "learner T=1.5", "explorer tiny")
+    assert differences.columns == ("explorer tiny less learner T=1.5",)
+    cells = {row.label: row.cells for row in sources.rows}
+    assert cells["pass@1 (%)"][0] == shown(record.sources[0].measures["pass@1"], 100)
+    edit = record.differences[0].measures["edit_distance"]
+    assert {row.label: row.cells[0] for row in differences.rows}["edit distance (share of tokens)"].startswith(
+        shown(edit)
+    )
+    assert main(["report", str(tmp_path)]) == 0
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("<svg") == 1 and "some: 3 problems, 8 samples of each, matched samples" in html
 
 
 def test_numbers_have_three_digits():

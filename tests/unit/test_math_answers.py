@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,9 +12,8 @@ from s2l_ray.tasks.comparison import _plain, meanings_equal
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.math_answers import check_math
 from tests.support.latex_fuzz import pairs
-from tests.support.paths import ROOT
+from tests.support.paths import SHARED_DATA
 
-SHARED = Path(os.environ.get("S2L_SHARED_DATA", ROOT.parent / "shared" / "data"))
 FORMS = (r"So it is \boxed{%s}.", "2 + 2 = 4. The answer is %s.", "2 + 2 = 4\n#### %s")
 
 
@@ -44,9 +41,9 @@ def test_no_random_answer_raises_and_lenient_pays_what_strict_pays() -> None:
 
 @pytest.mark.parametrize(("file", "stride"), [("gsm8k_test.jsonl", 5), ("gsm8k_train.jsonl", 20), ("math500.jsonl", 3)])
 def test_gold_answers_are_right_and_those_of_other_rows_wrong(file, stride):
-    if not (SHARED / file).is_file():
-        pytest.skip(f"{SHARED / file} is not here; set S2L_SHARED_DATA")
-    problems = load_problems(SHARED / file).problems[::stride]
+    if not (SHARED_DATA / file).is_file():
+        pytest.skip(f"{SHARED_DATA / file} is not here; set S2L_SHARED_DATA")
+    problems = load_problems(SHARED_DATA / file).problems[::stride]
     own = Counter(check_math(form % p.answer, p.answer, p.question).status for p in problems for form in FORMS)
     assert own == {"right": 3 * len(problems)}
     different = [(p.answer, q.answer) for p, q in itertools.pairwise(problems) if p.answer != q.answer]
@@ -57,7 +54,7 @@ def test_gold_answers_are_right_and_those_of_other_rows_wrong(file, stride):
 @pytest.mark.parametrize("name", ["gsm8k_test", "gsm8k_train", "math500", "olympiadbench", "aime24", "aime25"])
 def test_every_gold_answer_is_read_and_means_itself(name):
     """Without a look at the texts, which are the same."""
-    if not (file := SHARED / f"{name}.jsonl").is_file():
+    if not (file := SHARED_DATA / f"{name}.jsonl").is_file():
         pytest.skip(f"{file} is not here; set S2L_SHARED_DATA")
     answers = {problem.answer for problem in load_problems(file).problems}
     assert [answer for answer in sorted(answers) if meanings_equal(_plain(answer), _plain(answer)) is not True] == []
