@@ -107,6 +107,15 @@ class EvaluationDirectory:
         }  # fmt: skip
         write_whole(self.path / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
+    def remember_run(self, run_id: str) -> None:
+        """Note which MLflow run the directory has, and write settings.json.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        self.mlflow_run = run_id
+        self.save()
+
     def write_problems(self, benchmark: Benchmark) -> None:
         """Write the problems of a benchmark, for whoever reads the samples.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from s2l_ray.benchmark.directory import FIGURE, RESULTS, EvaluationDirectory
 from s2l_ray.config import TrackingConfig
-from s2l_ray.errors import TrackingError
-from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.measurements import metric_name, track_measurements
+from s2l_ray.tracking.tracker import Tracker
 
 
 def track(results: dict[str, Any], config: TrackingConfig, directory: EvaluationDirectory) -> str | None:
@@ -22,20 +22,18 @@ def track(results: dict[str, Any], config: TrackingConfig, directory: Evaluation
     Returns:
         What MLflow did not take, and why; None if there is nothing to say. Results are on disk in any case.
     """
-    try:
-        tracker = open_tracker(config, directory.path, directory.path.name, directory.mlflow_run)
-        directory.mlflow_run = tracker.run_id or directory.mlflow_run
-        directory.save()
-        _log(tracker, results, directory)
-        tracker.finish()
-    except TrackingError as error:
-        return str(error)
-    return None
+    return track_measurements(
+        config,
+        directory.path,
+        directory.mlflow_run,
+        directory.remember_run,
+        lambda tracker: _log(tracker, results, directory),
+    )
 
 
 def _log(tracker: Tracker, results: dict[str, Any], directory: EvaluationDirectory) -> None:
     tracker.log_params(directory.settings)
-    tracker.set_tags({"mlflow.source.name": "s2l-ray", "mlflow.source.type": "JOB", "s2l.evaluation": "1"})
+    tracker.set_tags({"s2l.evaluation": "1"})
     for benchmark in results["benchmarks"]:
         profile = {"num_rows": benchmark["problems"]}
         tracker.log_dataset(benchmark["name"], benchmark["path"], benchmark["digest"], "evaluation", profile)
@@ -46,7 +44,7 @@ def _log(tracker: Tracker, results: dict[str, Any], directory: EvaluationDirecto
 
 
 def _metrics(row: dict[str, Any], ks: list[int]) -> Iterator[tuple[str, float]]:
-    name = f"{row['benchmark']}/{row['model']}"
+    name = metric_name(row["benchmark"], row["model"])
     for k in ks:
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
             yield f"{name}/pass_at_{k}{suffix}", row["pass_at"][str(k)][key]

@@ -12,6 +12,7 @@ from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
+    from s2l_ray.config import TrackingConfig
     from s2l_ray.display import TaskDisplay
     from s2l_ray.diversity.record import DiversityRecord
 
@@ -100,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.machine.console import CommandConsole
     from s2l_ray.machine.disk import write_whole
     from s2l_ray.machine.places import output_path, refuse_session_directory
+    from s2l_ray.run.diversity_tracking import track
     from s2l_ray.style import save_png
 
     if arguments.match == "pass_at_1" and arguments.hot:
@@ -107,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = output_path(arguments.to)
     refuse_session_directory("--to", directory)
     with TaskDisplay() as display:
-        record = _compared(arguments, directory, display)
+        record, tracking = _compared(arguments, directory, display)
     written = directory / RECORD
     write_whole(written, json.dumps(record.to_json(), indent=1) + "\n")
     figure = save_png(lambda: diversity_figure(record), directory / "diversity.png")
@@ -118,10 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{record.confidence:.0%} intervals over {record.problems} problems; *: the interval does not hold 0")
     for path in (written, figure):
         print(with_short_paths(str(path)))
+    if problem := track(record, tracking, directory, [written, figure]):
+        print(f"note: {with_short_paths(problem)}")
     return 0
 
 
-def _compared(arguments: argparse.Namespace, directory: Path, display: TaskDisplay) -> DiversityRecord:
+def _compared(
+    arguments: argparse.Namespace, directory: Path, display: TaskDisplay
+) -> tuple[DiversityRecord, TrackingConfig]:
     from s2l_ray.benchmark.settings import Options
     from s2l_ray.diversity.comparing import compare
     from s2l_ray.run.diversity import Request, open_samples
@@ -139,6 +145,7 @@ def _compared(arguments: argparse.Namespace, directory: Path, display: TaskDispl
     with open_samples(request, display) as samples:
         matched = arguments.match == "pass_at_1"
         sampled = samples.at_matches(arguments.tolerance) if matched else samples.at_temperatures()
-    return compare(
+    record = compare(
         sampled, samples.config, arguments.match, edit_threshold=arguments.edit_threshold, progress=display.update
     )
+    return record, samples.config.tracking

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from s2l_ray.bank.rollout_bank import RolloutBank
-from s2l_ray.benchmark.directory import SAMPLES, SETTINGS
+from s2l_ray.benchmark.directory import SAMPLES
 from s2l_ray.benchmark.jobs import Job, make_jobs
 from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark
@@ -22,12 +21,13 @@ from s2l_ray.diversity.matching import Match, match_temperature
 from s2l_ray.diversity.sources import Sampled, SampledSource, SourceKind
 from s2l_ray.errors import ConfigError
 from s2l_ray.kinds import Dtype, Source
-from s2l_ray.machine.disk import read_json, write_whole, writing
+from s2l_ray.machine.disk import writing
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import Planned, sample
+from s2l_ray.run.diversity_settings import DiversitySettings
 from s2l_ray.run.exploration import Recorded, nodes
 from s2l_ray.run.lock import RunLock
 from s2l_ray.tasks.compat import check_models
@@ -161,13 +161,11 @@ class Samples:
 
     def _dtype(self, config: Config) -> Dtype:
         """The type that engines compute in: that of the first samples in the directory, so that others go with them."""
-        file = self._request.directory / SETTINGS
-        if file.is_file():
-            known: Dtype = read_json(file, "move it away, and its directory's samples/ with it")["dtype"]
-            return known
-        chosen = choose_dtype(config, self._inventory()).dtype
-        write_whole(file, json.dumps({"dtype": chosen}) + "\n")
-        return chosen
+        settings = DiversitySettings.read(self._request.directory)
+        if settings.dtype is None:
+            settings.dtype = choose_dtype(config, self._inventory()).dtype
+            settings.write(self._request.directory)
+        return settings.dtype
 
     def _matched(self, source: SampledSource, tolerance: float) -> tuple[SampledSource, Match]:
         """The learner at the temperature at which it is right as often as `source`, and how it was found."""

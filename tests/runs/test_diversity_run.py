@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from s2l_ray.cli import main
+from s2l_ray.run.diversity_settings import DiversitySettings
 
 FEW = ["--limit", "16", "--samples", "16", "rollout.group_size=4"]
 MODELS = ["embedded:large", "embedded:small"]
@@ -40,6 +42,15 @@ def test_explorers_and_temperatures_are_compared_and_samples_are_kept(
 
     assert compare(tmp_path, "--hot", "1.5") == first
     assert "sampling" not in capsys.readouterr().out
+
+    run = MlflowClient(f"sqlite:///{tmp_path.parent}/mlflow.db").get_run(DiversitySettings.read(tmp_path).mlflow_run)
+    assert run.info.status == "FINISHED" and run.data.params["objective.loss"] == "ppo"
+    assert run.data.metrics["heldout/explorer small/pass_at_1"] == pytest.approx(
+        explorer["measures"]["pass@1"]["value"]
+    )
+    logged = run.data.metrics["heldout/explorer small less learner T_1.5/edit_distance_low"]
+    assert logged == pytest.approx(first["differences"][0]["measures"]["edit_distance"]["low"])
+    assert {"match": "samples", "problems": "16"}.items() <= run.data.params.items()
 
     matched = compare(tmp_path, "--match", "pass_at_1", "--tolerance", "0.1")
     (match,) = matched["matches"]

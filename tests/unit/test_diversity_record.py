@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import rc_context
+from mlflow import MlflowClient
 from rich.console import Console
 
 from s2l_ray.benchmark.problems import load_benchmark
 from s2l_ray.benchmark.settings import Options, configuration
 from s2l_ray.cli import main
-from s2l_ray.config import Config
+from s2l_ray.config import Config, TrackingConfig
 from s2l_ray.diversity.comparing import compare
 from s2l_ray.diversity.figure import diversity_figure
 from s2l_ray.diversity.record import DiversityRecord
@@ -25,6 +26,8 @@ from s2l_ray.diversity.table import difference_table, diversity_table, shown
 from s2l_ray.errors import DataError
 from s2l_ray.report.measured import diversity_section
 from s2l_ray.rollouts.records import RolloutSet
+from s2l_ray.run.diversity_settings import DiversitySettings
+from s2l_ray.run.diversity_tracking import track
 from s2l_ray.statistics import Estimate
 from s2l_ray.style import STYLE
 from tests.support.training_models import random_groups, write_model
@@ -137,6 +140,27 @@ def test_a_report_has_sources_and_differences(record: DiversityRecord, tmp_path:
     assert main(["report", str(tmp_path)]) == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("<svg") == 1 and "some: 3 problems, 8 samples of each, matched samples" in html
+
+
+def test_mlflow_gets_measures_and_differences_in_one_run_of_the_directory(record: DiversityRecord, tmp_path: Path):
+    out = tmp_path / "compared"
+    out.mkdir()
+    (file := out / "diversity.json").write_text(json.dumps(record.to_json()))
+    DiversitySettings(dtype="float32").write(out)
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert track(record, tracking, out, [file]) is None
+    settings = DiversitySettings.read(out)
+    run = MlflowClient(tracking.uri).get_run(settings.mlflow_run)
+    assert settings.dtype == "float32" and (run.info.status, run.info.run_name) == ("FINISHED", "compared")
+    assert run.data.metrics["some/learner/pass_at_1"] == pytest.approx(3 / 8)
+    edit = record.differences[0].measures["edit_distance"]
+    logged = [run.data.metrics[f"some/explorer tiny less learner T_1.5/edit_distance{end}"] for end in ("", "_low")]
+    assert logged == pytest.approx([edit.value, edit.low])
+    assert run.data.params["match"] == "samples" and run.data.params["objective.loss"] == "ppo"
+    assert track(record, tracking, out, [file]) is None
+    assert DiversitySettings.read(out) == settings
+    assert track(record, TrackingConfig(enabled=False), out, [file]) is None
+    assert "no answer from MLflow" in (track(record, TrackingConfig(uri="http://127.0.0.1:1", timeout_s=1.0), out, []) or "")
 
 
 def test_numbers_have_three_digits():
