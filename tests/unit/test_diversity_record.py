@@ -160,7 +160,9 @@ def test_mlflow_gets_measures_and_differences_in_one_run_of_the_directory(record
     assert track(record, tracking, out, [file]) is None
     assert DiversitySettings.read(out) == settings
     assert track(record, TrackingConfig(enabled=False), out, [file]) is None
-    assert "no answer from MLflow" in (track(record, TrackingConfig(uri="http://127.0.0.1:1", timeout_s=1.0), out, []) or "")
+    assert "no answer from MLflow" in (
+        track(record, TrackingConfig(uri="http://127.0.0.1:1", timeout_s=1.0), out, []) or ""
+    )
 
 
 def test_numbers_have_three_digits():
