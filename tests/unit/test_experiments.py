@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from s2l_ray.compute import Compute
@@ -20,6 +21,7 @@ from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
 from s2l_ray.experiments.configurations import configurations_of
 from s2l_ray.experiments.driver import begun, run_experiment
 from s2l_ray.experiments.experiment_file import AtSection, ExperimentFile
+from s2l_ray.experiments.figure import experiment_figure
 from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
@@ -30,6 +32,7 @@ from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.planner.search import make_plan
+from s2l_ray.report.experiment import curves_figure
 from s2l_ray.results import Spent
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
@@ -340,3 +343,32 @@ def test_every_shipped_experiment_can_be_compared_from_the_runs_of_all_arms(tmp_
         if name not in ("all_arms", "cross_family") and not name.startswith("paper/"):
             file = load_experiment(name, [f"storage={tmp_path}", "seeds=1", "runs_from=all_arms"])
             assert [run.status for run in taken_by(file).runs] == ["finished"] * len(file.arms), name
+
+
+def lines(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """The curves of a panel by their labels: places and values."""
+    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+
+
+@pytest.mark.parametrize(("axis", "places"), [("flops", [0, 50]), ("seconds", [0, 10]), ("tokens", [0, 10])])
+def test_curves_lie_where_their_cost_is_on_the_axis(axis: str, places: list[float]) -> None:
+    """`ours` cost 50 FLOPs, 10 seconds and 10 tokens until its last evaluation, with every seed."""
+    (panel,) = experiment_figure(comparison(axis=axis)).axes
+    found = lines(panel)
+    assert found["ours"] == (pytest.approx(places), pytest.approx([10, 40]))
+    assert found["grpo (baseline)"][0][1] == pytest.approx({"flops": 100}.get(axis, 10))
+    heights = panel.collections[1].get_paths()[0].vertices[:, 1]  # the band of the second arm
+    low, high = heights.min(), heights.max()
+    # The mean of 0.3, 0.4, 0.5 with Student's t of two degrees of freedom: 0.4 -+ 4.303 * 0.1 / sqrt(3).
+    assert (low, high) == (pytest.approx(10), pytest.approx(64.8, abs=0.05))
+
+
+def test_the_panels_of_a_report_are_steps_flops_and_seconds(tmp_path: Path) -> None:
+    write_results(comparison(), StudyFacts(65.0), tmp_path, "2026-01-02T03:04:05Z")
+    figure = curves_figure(json.loads((tmp_path / "experiment.json").read_text()), PASS_AT_1)
+    assert figure is not None
+    assert [panel.get_xlabel() for panel in figure.axes] == [
+        *("steps", "FLOPs of rollouts and updates", "seconds of training")
+    ]
+    ends = [sorted(line.get_xdata()[-1] for line in panel.get_lines()) for panel in figure.axes]
+    assert ends == [[10, 10, 10], [50, 100, 200], [10, 10, 10]]
