@@ -128,6 +128,7 @@ def measure(config: Config, vocabulary: int) -> tuple[AllocatedBytes, AllocatedB
     return first, second, weight_sync
 
 
+# bfloat16 where it is what is asked about: without AVX-512 a CPU computes it ten times as slowly.
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "plain": (NARROW, "qwen3", {}),
     "bfloat16": (NARROW, "qwen3", {"models__dtype": "bfloat16"}),
@@ -150,7 +151,7 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "layers kept whole": (
         WIDE,
         "llama",
-        {"models__dtype": "bfloat16", "trainer__reshard_after_forward": False},
+        {"trainer__reshard_after_forward": False},
     ),
     "recomputed bfloat16": (
         WIDE,
@@ -161,7 +162,7 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
             "trainer__micro_batch_tokens": 2 * (PROMPT + RESPONSE),
         },
     ),
-    "reference": (BIG_VOCABULARY, "qwen3", {"objective__kl": 0.1, "models__dtype": "bfloat16"}),
+    "reference": (BIG_VOCABULARY, "qwen3", {"objective__kl": 0.1}),
     "big vocabulary": (BIG_VOCABULARY, "qwen3", {}),
     "entropy": (
         BIG_VOCABULARY | {"tie_word_embeddings": True},
@@ -174,12 +175,15 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "adapters": (
         BIG_VOCABULARY | {"tie_word_embeddings": True},
         "qwen3",
-        {"trainer__lora_rank": 8, "models__dtype": "bfloat16"},
+        {"trainer__lora_rank": 8},
     ),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = pytest.param("recomputed bfloat16", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("case", [SLOW if case in SLOW.values else case for case in CASES])
 def test_trainer_allocates_what_the_ledger_says(case: str, tmp_path: Path) -> None:
     sizes, family, changes = CASES[case]
     config = run_config(str(tmp_path), **changes)

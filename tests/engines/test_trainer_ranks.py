@@ -169,7 +169,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_model("llama", tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (4, 1), (4, 2), (2, 2)], ids=["2", "4", "2x2", "2x1"])
+FOUR = pytest.param((4, 1), marks=pytest.mark.long)  # four ranks on two cores: 2x2 are four, too
+
+
+@pytest.fixture(scope="module", params=[(2, 1), FOUR, (4, 2), (2, 2)], ids=["2", "4", "2x2", "2x1"])
 def several(request: Any, model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """Where so many ranks wrote, and what each of them found."""
     (ranks, replicas), out = request.param, tmp_path_factory.mktemp("ranks")

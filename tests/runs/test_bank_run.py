@@ -119,6 +119,7 @@ def test_exploring_again_finds_nothing_to_do(explored: Config, tmp_path: Path, c
     assert "nothing to record" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_half_a_bank_is_read_and_the_other_half_recorded(
     family: Family, explored: Config, run: Undisturbed, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ class DisturbedDisplay(TaskDisplay):
             engine.kill()
 
 
+@pytest.mark.long
 def test_trials_share_what_was_recorded_and_a_recording_that_was_disturbed_goes_on(
     explored: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
