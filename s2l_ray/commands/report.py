@@ -67,9 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.report.experiment import experiment_section
     from s2l_ray.report.measured import diversity_section, evaluation_section
     from s2l_ray.report.page import write_report
-    from s2l_ray.report.reading import read_runs
+    from s2l_ray.report.reading import read_runs, refuse_doubles
 
     path = arguments.output or arguments.directories[0] / "report.html"
+    refuse_doubles(arguments.directories)
     kinds = {EXPERIMENT: experiment_section, EVALUATION: evaluation_section, RECORD: diversity_section}
     runs: list[Path] = []
     sections: list[ResultSection] = []

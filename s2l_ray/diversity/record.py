@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.diversity.measures import Measured
 from s2l_ray.diversity.sources import SourceKind
@@ -70,7 +70,11 @@ class DiversityRecord:
         """
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
-        return TypeAdapter(cls).validate_python({key: value for key, value in found.items() if key != "format"})
+        try:
+            return TypeAdapter(cls).validate_python({key: value for key, value in found.items() if key != "format"})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 def source_records(found: list[Measured], confidence: float) -> list[SourceRecord]:

@@ -14,7 +14,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from s2l_ray.config.section import Field, NonNegative, Place, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.config.section import (
+    Field,
+    NonNegative,
+    Place,
+    Positive,
+    PositiveFloat,
+    Section,
+    field_validator,
+    model_validator,
+)
 from s2l_ray.tuning.study_file import PASS_AT_1
 
 Axis = Literal["steps", "prompts", "tokens", "flops", "seconds"]
@@ -73,7 +82,7 @@ class ExperimentFile(Section):
     earlier_looks: NonNegative = 0
     """How many experiments have asked the same question before, with other settings, say. P-values are shown with this
     number; they are not corrected for it."""
-    runs_from: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    runs_from: str | tuple[str, ...] | None = None
     """What is compared in place of runs of its own; nothing is run. Name of another experiment in `storage`, whose runs
     of the same configurations are taken: so one large experiment answers several questions. Or the path of a runs.csv
     file, or a list of such paths, which together have all runs of this experiment, one file per seed, say. P-values are
@@ -108,11 +117,13 @@ class ExperimentFile(Section):
             raise ValueError("seeds: a seed is there twice")
         return self
 
-    @model_validator(mode="after")
-    def _files_of_runs(self) -> ExperimentFile:
-        if isinstance(self.runs_from, tuple) and not all(name.endswith(CSV) for name in self.runs_from):
-            raise ValueError(f"runs_from: a list is of paths that end in {CSV}")
-        return self
+    @field_validator("runs_from", mode="before")
+    @classmethod
+    def _name_or_files(cls, value: Any) -> Any:
+        are_files = isinstance(value, (list, tuple)) and all(isinstance(v, str) and v.endswith(CSV) for v in value)
+        if value is None or isinstance(value, str) or (are_files and value):
+            return value
+        raise ValueError(f"give the name of an experiment, or a list of paths that end in {CSV}")
 
     @property
     def csv_files(self) -> tuple[str, ...]:

@@ -82,12 +82,21 @@ def read_runs(directories: Sequence[Path]) -> list[RunFiles]:
     Raises:
         ConfigError, DataError: as `read_run`; or one directory is given twice.
     """
+    refuse_doubles(directories)
     found = [read_run(directory) for directory in directories]
-    places = [run.directory.resolve() for run in found]
-    if twice := {str(place) for place in places if places.count(place) > 1}:
-        raise ConfigError(f"{', '.join(sorted(twice))} is given more than once")
     names = [run.name for run in found]
     return [run if names.count(run.name) == 1 else _renamed(run, found) for run in found]
+
+
+def refuse_doubles(directories: Sequence[Path]) -> None:
+    """Refuse a directory that is given twice.
+
+    Raises:
+        ConfigError: it names them.
+    """
+    places = [directory.resolve() for directory in directories]
+    if twice := {str(place) for place in places if places.count(place) > 1}:
+        raise ConfigError(f"{', '.join(sorted(twice))} is given more than once")
 
 
 def _renamed(run: RunFiles, others: Sequence[RunFiles]) -> RunFiles:

@@ -125,7 +125,9 @@ def test_tables_and_figure_show_every_source(record: DiversityRecord):
     assert [label.get_text() for label in labels] == [one.name for one in record.sources]
 
 
-def test_a_report_has_sources_and_differences(record: DiversityRecord, tmp_path: Path):
+def test_a_report_has_sources_and_differences(
+    record: DiversityRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "diversity.json").write_text(json.dumps(record.to_json()))
     section = diversity_section(tmp_path)
     sources, differences = section.tables
@@ -138,7 +140,12 @@ def test_a_report_has_sources_and_differences(record: DiversityRecord, tmp_path:
         shown(edit)
     )
     assert main(["report", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path), str(tmp_path)]) == 1
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "diversity.json").write_text('{"format": 1, "name": "a"}')
+    assert main(["report", str(tmp_path)]) == 1
+    twice, damaged = capsys.readouterr().err.splitlines()
+    assert "is given more than once" in twice and "ValueError: match: Field required" in damaged
     assert html.count("<svg") == 1 and "some: 3 problems, 8 samples of each, matched samples" in html
 
 

@@ -290,6 +290,8 @@ def test_files_that_are_missing_or_huge_are_refused(path: Path, tmp_path: Path) 
 
 
 def test_a_list_is_of_files() -> None:
-    with pytest.raises(ValueError, match=r"runs_from: a list is of paths that end in \.csv"):
-        experiment(runs_from=["a.csv", "figure4"])
+    for given in (["a.csv", "figure4"], [], 3, ["a.csv", 3]):
+        with pytest.raises(ValueError, match=r"runs_from\n.*or a list of paths that end in \.csv") as refused:
+            experiment(runs_from=given)
+        assert str(refused.value).startswith("1 validation error")
     assert experiment(runs_from="a.csv").csv_files == ("a.csv",) and not experiment(runs_from="figure4").csv_files
