@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -48,6 +49,7 @@ def examine() -> list[Finding]:
     """Look at everything; nothing is started on the network and nothing is written."""
     checks: list[Callable[[], Finding]] = [
         _python,
+        _compiled,
         _packages,
         _vllm,
         _strangers,
@@ -81,6 +83,20 @@ def _python() -> Finding:
         sys.version_info >= (3, 11),
         platform.python_version(),
         "install Python 3.11 or later, then `make setup`",
+    )
+
+
+def _compiled() -> Finding:
+    """Whether Python keeps the modules that it has compiled, as images often forbid."""
+    torch = importlib.util.find_spec("torch")
+    is_there = bool(torch and torch.origin and Path(importlib.util.cache_from_source(torch.origin)).exists())
+    kept = is_there or not sys.dont_write_bytecode
+    return Finding(
+        "compiled modules",
+        kept,
+        "kept" if kept else "not kept, PYTHONDONTWRITEBYTECODE is set",
+        "unset it: every engine's process compiles vLLM and torch anew. Or run `python -m compileall` on site-packages",
+        needed=False,
     )
 
 

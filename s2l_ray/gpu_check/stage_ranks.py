@@ -1,4 +1,4 @@
-"""Stage 8: two FSDP ranks, each on a GPU of its own, move the weights as one does."""
+"""Stage 8: two FSDP ranks, each on a GPU of its own, move the weights as one does; so do two replicas (HSDP)."""
 
 from __future__ import annotations
 
@@ -40,30 +40,32 @@ def run(check: Check) -> None:
 
 
 def compare(check: Check, device: TorchDevice) -> None:
-    """Two ranks against one, over nccl or gloo."""
+    """Two ranks against one, that share one copy of the model or hold one each, over nccl or gloo."""
     with tempfile.TemporaryDirectory() as directory:
         model = write_qwen3(Path(directory) / "model", **MODEL)
-        alone = _moved(model, device, 1, Path(directory))
-        together = _moved(model, device, RANKS, Path(directory))
-        error = difference(together, alone)
-        check.measure(error=error)
-        check.expect(error <= BOUNDS["float32"], f"two ranks on {device} move the weights as one: error {error:.1e}")
+        alone = _moved(model, device, 1, 1, Path(directory))
+        for replicas, what in ((1, "ranks"), (RANKS, "replicas")):
+            error = difference(_moved(model, device, RANKS, replicas, Path(directory)), alone)
+            check.measure(**{f"error_of_{what}": error})
+            check.expect(
+                error <= BOUNDS["float32"], f"two {what} on {device} move the weights as one: error {error:.1e}"
+            )
 
 
-def _moved(model: str, device: TorchDevice, ranks: int, directory: Path) -> Weights:
-    """The change of every weight in a run of `ranks` processes."""
-    result = directory / f"moved-{ranks}.pt"
-    arguments = (model, device, ranks, str(directory / f"store-{ranks}"), str(result))
+def _moved(model: str, device: TorchDevice, ranks: int, replicas: int, directory: Path) -> Weights:
+    """The change of every weight in a run of `ranks` processes, dealt to this many copies of the model."""
+    result, store = (directory / f"{what}-{ranks}-{replicas}" for what in ("moved", "store"))
+    arguments = (model, device, ranks, replicas, str(store), str(result))
     mp.spawn(_rank, arguments, ranks)  # type: ignore[attr-defined,no-untyped-call]  # torch gives it no types
     moved: Weights = torch.load(result, weights_only=True)
     return moved
 
 
-def _rank(rank: int, model: str, device: TorchDevice, ranks: int, store: str, result: str) -> None:
+def _rank(rank: int, model: str, device: TorchDevice, ranks: int, replicas: int, store: str, result: str) -> None:
     os.environ["NCCL_CUMEM_ENABLE"] = "0"  # as in a run
     trainer = PolicyTrainer(
         model,
-        trainer=TrainerConfig(**READABLE),
+        trainer=TrainerConfig(**READABLE, replicas=replicas),
         objective=ObjectiveConfig(kl=0.1),
         dtype="float32",
         temperature=0.9,

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from s2l_ray.gpu_check import command, runner, stage_attention, stage_mfu, stage_update
+from s2l_ray.gpu_check import command, runner, stage_attention, stage_mfu, stage_ranks, stage_update
 from s2l_ray.gpu_check.check import Check, Skip, StageResult
 from s2l_ray.gpu_check.flops import update_flops
 from s2l_ray.gpu_check.profile import kind_of, seconds_by_part
@@ -126,6 +126,13 @@ def test_stages_that_need_gpus_say_why_they_are_skipped(
     reason = "there is 1 GPU, and it takes 2" if name == "ranks" else "not installed: vllm"
     with pytest.raises(Skip, match=reason):
         stage.run(check)
+
+
+@pytest.mark.long
+def test_two_ranks_and_two_replicas_move_the_weights_as_one(check: Check) -> None:
+    stage_ranks.compare(check, "cpu")
+    assert check.finish() == "PASS"
+    assert set(check._result.measured) == {"error_of_ranks", "error_of_replicas"}
 
 
 def test_a_part_that_raises_fails_alone(check: Check) -> None:
