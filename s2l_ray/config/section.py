@@ -54,6 +54,7 @@ __all__ = [
     "PositiveFloat",
     "Section",
     "YamlWord",
+    "field_validator",
     "model_validator",
 ]
 
