@@ -7,7 +7,7 @@ from typing import Any
 
 from s2l_ray.benchmark.directory import FIGURE, RESULTS, EvaluationDirectory
 from s2l_ray.config import TrackingConfig
-from s2l_ray.tracking.measurements import metric_name, track_measurements
+from s2l_ray.tracking.measurements import track_measurements
 from s2l_ray.tracking.tracker import Tracker
 
 
@@ -44,7 +44,7 @@ def _log(tracker: Tracker, results: dict[str, Any], directory: EvaluationDirecto
 
 
 def _metrics(row: dict[str, Any], ks: list[int]) -> Iterator[tuple[str, float]]:
-    name = metric_name(row["benchmark"], row["model"])
+    name = f"{row['benchmark']}/{row['model']}"
     for k in ks:
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
             yield f"{name}/pass_at_{k}{suffix}", row["pass_at"][str(k)][key]

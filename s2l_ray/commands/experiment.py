@@ -39,8 +39,8 @@ the configuration, experiment.key=value one of the file.
 
 outputs/NAME has experiment.json, runs.csv, figures/experiment.png and a run
 directory for each run. The same command goes on with an experiment that was
-interrupted; of a finished one it compares the arms again. One whose file has
-changed is refused.
+interrupted, and tries runs that failed again; of a finished one it compares the
+arms again. One whose file has changed is refused.
 
 exit status: 0; 1 if a run failed (the others go on, and the table says why)"""
 

@@ -111,8 +111,8 @@ def runs_from_csv(
     planned = [(run, portable(values)) for run, values in zip(runs_of(file), configurations, strict=True)]
     found: dict[int, _Run] = {}
     others: list[_Run] = []
-    for of_file in (_runs_of(existing_output(name), file) for name in names):
-        for there in of_file:
+    for name in names:
+        for there in _runs_of(existing_output(name), file):
             run = next((run for run, values in planned if values == there.configuration), None)
             if run is None:
                 others.append(there)

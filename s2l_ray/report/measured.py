@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.benchmark.directory import FORMAT
 from s2l_ray.benchmark.directory import RESULTS as EVALUATION
 from s2l_ray.benchmark.figure import pass_at_k_figure
+from s2l_ray.benchmark.results import FORMAT
 from s2l_ray.benchmark.table import contamination, crossovers, model_rows, pair_rows
 from s2l_ray.diversity.figure import diversity_figure
 from s2l_ray.diversity.record import RECORD, DiversityRecord
@@ -26,7 +26,7 @@ def evaluation_section(directory: Path) -> ResultSection:
         DataError: its file cannot be read, or was written by another version.
     """
     path = directory / EVALUATION
-    return guarded(path, partial(_evaluation, directory.name, document(path) or {}))
+    return guarded(path, partial(_evaluation, directory, document(path) or {}))
 
 
 def diversity_section(directory: Path) -> ResultSection:
@@ -36,18 +36,18 @@ def diversity_section(directory: Path) -> ResultSection:
         DataError: its file cannot be read, or was written by another version.
     """
     path = directory / RECORD
-    return guarded(path, lambda: _diversity(directory.name, DiversityRecord.from_json(document(path) or {})))
+    return guarded(path, lambda: _diversity(directory, DiversityRecord.from_json(document(path) or {})))
 
 
-def _evaluation(name: str, found: dict[str, Any]) -> ResultSection:
+def _evaluation(directory: Path, found: dict[str, Any]) -> ResultSection:
     if found["format"] != FORMAT:
         raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
     level = f"{found['confidence']:.0%}"
     caption = f"pass@k of each model over k; bands: {level} bootstrap intervals over problems."
     return ResultSection(
-        title=name,
+        title=directory.name,
         paragraphs=[*crossovers(found), *contamination(found)],
-        figures=drawn(name, {caption: lambda: pass_at_k_figure(found)}),
+        figures=drawn(str(directory), {caption: lambda: pass_at_k_figure(found)}),
         tables=[*_model_tables(found, level), *_pair_tables(found)],
     )
 
@@ -73,19 +73,19 @@ def _pair_tables(found: dict[str, Any]) -> Iterator[Facts]:
         yield Facts(f"{benchmark['name']}: differences", tuple(facts), note, ("difference in points", "p"))
 
 
-def _diversity(name: str, record: DiversityRecord) -> ResultSection:
+def _diversity(directory: Path, record: DiversityRecord) -> ResultSection:
     how = "matched samples" if record.match == "samples" else "matched pass@1"
     level = f"{record.confidence:.0%}"
     caption = f"What explorers add to the learner's rollouts, beside a higher temperature; bars: {level} intervals."
     pairs = [f"{difference.of} less {difference.less}" for difference in main_differences(record)]
     marked = "*: the interval does not hold 0. The measures are not corrected for how many there are."
     return ResultSection(
-        title=name,
+        title=directory.name,
         paragraphs=[
             f"{record.name}: {record.problems} problems, {record.samples} samples of each, {how}; "
             f"{level} intervals over problems."
         ],
-        figures=drawn(name, {caption: lambda: diversity_figure(record)}),
+        figures=drawn(str(directory), {caption: lambda: diversity_figure(record)}),
         tables=[
             Facts("Sources", _facts(source_rows(record)), columns=tuple(source.name for source in record.sources)),
             Facts("Differences, paired by problem", _facts(difference_rows(record)), marked, tuple(pairs)),

@@ -9,7 +9,7 @@ from s2l_ray.config import TrackingConfig
 from s2l_ray.diversity.record import DiversityRecord
 from s2l_ray.run.diversity_settings import DiversitySettings
 from s2l_ray.statistics import Estimate
-from s2l_ray.tracking.measurements import metric_name, track_measurements
+from s2l_ray.tracking.measurements import track_measurements
 from s2l_ray.tracking.tracker import Tracker
 
 
@@ -37,9 +37,9 @@ def _log(tracker: Tracker, record: DiversityRecord, files: list[Path]) -> None:
     tracker.set_tags({"s2l.diversity": "1"})
     metrics: dict[str, float] = {}
     for source in record.sources:
-        metrics |= _metrics(metric_name(record.name, source.name), source.measures)
+        metrics |= _metrics(f"{record.name}/{source.name}", source.measures)
     for one in record.differences:
-        metrics |= _metrics(metric_name(record.name, f"{one.of} less {one.less}"), one.measures)
+        metrics |= _metrics(f"{record.name}/{one.of} less {one.less}", one.measures)
     tracker.log_metrics(metrics, step=record.samples)
     for file in files:
         tracker.log_artifact(file)
@@ -50,6 +50,6 @@ def _metrics(prefix: str, measures: dict[str, Estimate | None]) -> dict[str, flo
     found: dict[str, float] = {}
     for name, estimate in measures.items():
         if estimate is not None:
-            at = metric_name(prefix, name)
+            at = f"{prefix}/{name}"
             found |= {at: estimate.value, f"{at}_low": estimate.low, f"{at}_high": estimate.high}
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from s2l_ray.errors import TrackingError
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 
 SOURCE_TAGS = {"mlflow.source.name": "s2l-ray", "mlflow.source.type": "JOB"}
-REFUSED = re.compile(r"[^\w\-. /:]")
-"""What MLflow takes in no name of a metric."""
 
 
 def track_measurements(
@@ -44,8 +41,3 @@ def track_measurements(
     except TrackingError as error:
         return str(error)
     return None
-
-
-def metric_name(*parts: str) -> str:
-    """The name of a metric, with what MLflow takes in none replaced: heldout/learner T_1.5/pass_at_1."""
-    return REFUSED.sub("_", "/".join(parts).replace("@", "_at_"))
