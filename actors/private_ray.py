@@ -20,7 +20,7 @@ import ray
 
 from actors.own_user import private_directory, require_token
 from s2l_ray.errors import PlacementError
-from s2l_ray.machine.processes import kill_marked, mark
+from s2l_ray.machine.processes import kill_marked, kill_orphans, mark
 from s2l_ray.ray_bridge import (
     away_from_group_signals,
     has_own_cluster,
@@ -48,6 +48,7 @@ def start_private_ray(timeout_s: float, note: Callable[[str], None] = lambda mes
         PlacementError: it is not there within `timeout_s`, or cannot start. Nothing of it is left then.
     """
     require_token(note)
+    kill_orphans()  # of a driver that was killed: Ray's processes that were just starting wait for minutes for its raylet
     sessions = private_directory()
     start = _Start(timeout_s)
     try:

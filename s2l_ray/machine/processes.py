@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,6 +50,21 @@ def mark() -> dict[str, str]:
     return {MARK: f"{os.getpid()}-{psutil.Process().create_time():.2f}"}
 
 
+def kill_orphans() -> None:
+    """Kill every process that was started with the `mark` of a process that is no longer there.
+
+    SIGKILL leaves nobody who could call `kill_marked`. The processes of other PID namespaces are not looked at, since
+    their marks name the ids of their own namespace.
+    """
+    namespace = _pid_namespace("self")
+
+    def orphaned(process: psutil.Process) -> bool:
+        starter = process.environ().get(MARK, "").partition("-")[0]
+        return starter.isdecimal() and not psutil.pid_exists(int(starter)) and _pid_namespace(process.pid) == namespace
+
+    _kill_where(orphaned)
+
+
 def kill_marked() -> None:
     """Kill every process that was started with this process's `mark`, also those whose parents are gone.
 
@@ -63,21 +78,29 @@ def kill_with_environment(variable: str, value: str) -> None:
 
     Returns after END_TIMEOUT_S at the latest.
     """
+    _kill_where(lambda process: process.environ().get(variable) == value)
+
+
+def _kill_where(matches: Callable[[psutil.Process], bool]) -> None:
     deadline = time.monotonic() + END_TIMEOUT_S
-    while time.monotonic() < deadline and (left := _with_environment(variable, value)):
+    while time.monotonic() < deadline and (left := _others(matches)):
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
         time.sleep(0.05)
 
 
-def _with_environment(variable: str, value: str) -> list[psutil.Process]:
+def _others(matches: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # it has ended, or is another user's
-            if process.environ().get(variable) == value and process.pid != os.getpid():
+            if process.pid != os.getpid() and matches(process):
                 found.append(process)
     return found
+
+
+def _pid_namespace(pid: int | str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/pid")
 
 
 def supervised(parent: int, held: Iterable[int]) -> None:

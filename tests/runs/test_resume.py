@@ -136,10 +136,10 @@ def test_killed_at_random_moments_it_is_the_same_run(family: Family, tmp_path: P
             break  # it had got to its end
         process.kill()
         process.communicate(timeout=PATIENCE_S)
-        wait_until(lambda: not processes_of(tmp_path), "no process outlives the killed run")
         process = start_train(overrides("killed"), tmp_path)
     output_of(process)
     assert told(steps_of(killed)) == told(steps_of(tmp_path / "whole"))
     models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert models[0] == models[1]
     assert json.loads((killed / "summary.json").read_text())["weight_versions"] == list(range(12))
+    wait_until(lambda: not processes_of(tmp_path), "nothing outlives a killed run and the next one")
