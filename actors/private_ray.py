@@ -48,7 +48,7 @@ def start_private_ray(timeout_s: float, note: Callable[[str], None] = lambda mes
         PlacementError: it is not there within `timeout_s`, or cannot start. Nothing of it is left then.
     """
     require_token(note)
-    kill_orphans()  # of a driver that was killed: Ray's processes that were just starting wait for minutes for its raylet
+    kill_orphans()  # of a killed driver: what Ray was just starting waits for minutes for a raylet that is gone
     sessions = private_directory()
     start = _Start(timeout_s)
     try:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import settings
 
 from s2l_ray.config import EngineConfig
-from s2l_ray.miniature.build import TINY, Family, build_family
+from s2l_ray.miniature.build import Family, build_family
+from s2l_ray.miniature.recipe import TINY
 from s2l_ray.vllm_bridge.environment import engine_environment
 from tests.support.paths import ROOT
 from tests.support.shared import built_once, shared_directory

@@ -45,6 +45,7 @@ else:
 
 __all__ = [
     "AfterValidator",
+    "BeforeValidator",
     "Field",
     "Fractional",
     "LocalPath",

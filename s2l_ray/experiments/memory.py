@@ -12,9 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
-from s2l_ray.tuning.place import StudyPlace
+from s2l_ray.tuning.place import EXPERIMENT, StudyPlace
 
-MEMORY = "experiment.yaml"
 FREE = ("axis", "also", "question", "storage", "max_failures")
 """Keys without influence on runs and tests: they may change at any time."""
 
@@ -42,17 +41,17 @@ class Memory:
         Raises:
             ConfigError: it is damaged.
         """
-        if not place.storage.exists(MEMORY):
+        if not place.storage.exists(EXPERIMENT):
             return None
         try:
-            return TypeAdapter(cls).validate_python(yaml.safe_load(place.storage.read(MEMORY)))
+            return TypeAdapter(cls).validate_python(yaml.safe_load(place.storage.read(EXPERIMENT)))
         except (yaml.YAMLError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{place}/{MEMORY} is damaged ({reason}); put a copy of it back") from None
+            raise ConfigError(f"{place}/{EXPERIMENT} is damaged ({reason}); put a copy of it back") from None
 
     def write(self, place: StudyPlace) -> None:
         """Keep it, whole or not at all."""
-        place.storage.put(MEMORY, yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True).encode())
+        place.storage.put(EXPERIMENT, yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True).encode())
 
     def refuse_differences(self, place: StudyPlace, now: Memory) -> None:
         """Refuse to go on with an experiment as if it were another one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -14,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,16 +25,14 @@ from s2l_ray.errors import DiskError, ModelError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.machine.disk import refusal, writing
 from s2l_ray.machine.processes import die_with_parent
-from s2l_ray.miniature.countdown import generate, write_jsonl
+from s2l_ray.miniature.countdown import CountdownProblem, generate, write_jsonl
+from s2l_ray.miniature.recipe import QUICK, Recipe
 
 if TYPE_CHECKING:
     from s2l_ray.miniature.curves import Curve
-    from s2l_ray.miniature.pretrain import Shape
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised when the same recipe starts to give another family (task, tokenizer, training loop)."""
 SIZES = ("small", "large")
 STALL_S = 300.0
 """Longest silence of both training processes; they report every few seconds."""
@@ -43,44 +40,6 @@ LOCK = ".lock"
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, such as "large", steps done, steps in all, a few words such as "loss 0.512")."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that the family depends on. Sizes are (width, layers, feed-forward width)."""
-
-    problems: int
-    """Pretraining problems. Few problems and many epochs make the large model memorise, which lowers its pass@k at
-    large k: that is where the small model overtakes it."""
-    epochs: int
-    small: tuple[int, int, int] = (64, 2, 192)
-    large: tuple[int, int, int] = (128, 4, 384)
-    train_problems: int = 4000
-    """RL training problems, none of them a pretraining problem, so that neither model has memorised them."""
-    heldout_problems: int = 512
-    seed: int = 1
-
-    def shape(self, size: str) -> Shape:
-        """The sizes of the "small" or the "large" model."""
-        from s2l_ray.miniature.pretrain import Shape  # which imports torch
-
-        return Shape(*(self.small if size == "small" else self.large))
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits, equal when the recipes are.
-
-        The same recipe in bfloat16 and in float32 gives other weights, with the same pass@k within its intervals.
-        """
-        text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-QUICK = Recipe(problems=6000, epochs=18)
-"""On 256 held-out problems with 64 samples each at temperature 1, pass@1, @8 and @64 in % are 10.2, 46.0, 81.6 for the
-small model and 16.4, 51.1, 72.7 for the large one: the curves cross at k of about 16, and RL has room to raise both."""
-TINY = Recipe(problems=640, epochs=2, large=(64, 4, 192), train_problems=128, heldout_problems=64)
-"""For tests: built in seconds, and as good as untrained."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +118,7 @@ def build_family(
         ModelError: the directory holds something else, another process is building it, or a training process was killed
             or hung.
         DiskError: the directory cannot be written.
+        DataError: there are not as many problems as the recipe asks for.
         RuntimeError: training raised; the message has the traceback.
     """
     directory = Path(directory).absolute()
@@ -171,7 +131,7 @@ def build_family(
         found = _fill(Family(scratch), recipe, measure, progress or (lambda *_: None))
         record = {
             "recipe_fingerprint": recipe.fingerprint,
-            "recipe": asdict(recipe),
+            "recipe": recipe.model_dump(),
             "made_with": _made_with(),
             "loss": {size: found[size]["loss"] for size in SIZES},
             "pass_at_k": {size: found[size]["pass_at_k"] for size in SIZES} if measure else None,
@@ -247,10 +207,11 @@ def _put_in_place(scratch: Path, directory: Path) -> None:
 
 def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> dict[str, dict[str, Any]]:
     """Write data and both models; returns what the manifest says of each model."""
-    pretraining = generate(recipe.problems, "train", recipe.seed)
-    training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining)
+    pretraining, numbers = _pretraining_problems(recipe), recipe.numbers
+    training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining, numbers=numbers)
+    heldout = generate(recipe.heldout_problems, "heldout", recipe.seed, numbers=numbers)
     write_jsonl(training, family.train, "train")
-    write_jsonl(generate(recipe.heldout_problems, "heldout", recipe.seed), family.heldout, "heldout")
+    write_jsonl(heldout, family.heldout, "heldout")
     context = multiprocessing.get_context("spawn")
     children: dict[Connection, tuple[str, BaseProcess]] = {}
     try:
@@ -267,6 +228,10 @@ def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> 
             child.kill()
             child.join()
             pipe.close()
+
+
+def _pretraining_problems(recipe: Recipe) -> list[CountdownProblem]:
+    return generate(recipe.problems, "train", recipe.seed, numbers=recipe.numbers)
 
 
 def _listen(children: dict[Connection, tuple[str, BaseProcess]], progress: Progress) -> dict[str, dict[str, Any]]:
@@ -324,9 +289,9 @@ def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connect
             losses.append(round(loss, 6))
             pipe.send(("progress", (size, done, total, f"loss {loss:.3f}")))
 
-        problems = generate(recipe.problems, "train", recipe.seed)
+        problems = _pretraining_problems(recipe)
         how = Optimisation(epochs=recipe.epochs, seed=recipe.seed, bfloat16=this_cpu().native)
-        pretrain(problems, build_tokenizer(), recipe.shape(size), how, target, report)
+        pretrain(problems, build_tokenizer(), recipe.small if size == "small" else recipe.large, how, target, report)
         curve = _curve(size, recipe, target, pipe) if measure else None
         pipe.send(("done", {"loss": losses, "pass_at_k": curve}))
     except Exception as error:
@@ -337,7 +302,7 @@ def _train(size: str, recipe: Recipe, measure: bool, target: Path, pipe: Connect
 def _curve(size: str, recipe: Recipe, target: Path, pipe: Connection) -> Curve:
     from s2l_ray.miniature.curves import PROBLEMS, measure_curve
 
-    problems = generate(min(PROBLEMS, recipe.heldout_problems), "heldout", recipe.seed)
+    problems = generate(min(PROBLEMS, recipe.heldout_problems), "heldout", recipe.seed, numbers=recipe.numbers)
     return measure_curve(
         target, problems, report=lambda done, total: pipe.send(("progress", (f"{size} pass@k", done, total, "")))
     )

@@ -1,9 +1,9 @@
-"""Countdown with four numbers: problems, an exact checker, and a split that cannot leak.
+"""Countdown: problems, an exact checker, and a split that cannot leak.
 
-A problem is four numbers in 1..20 and a target in 10..99. A solution is three steps with + - * /, each joining two
-numbers that are still unused (given, or the result of an earlier step) into an integer in 1..99; the last result is the
-target. Every number is one token, so a prompt `"3 7 12 5 : 27 >"` is 7 tokens and a solution
-`"a op b = c ; a op b = c ; a op b = c ."` is 18.
+A problem is some numbers in 1..20, four unless said otherwise, and a target in 10..99. A solution has a step less than
+there are numbers. Each step joins two numbers that are still unused (given, or the result of an earlier step) with one
+of + - * / into an integer in 1..99; the last result is the target. Every number is one token, so with four numbers a
+prompt `"3 7 12 5 : 27 >"` is 7 tokens and a solution `"a op b = c ; a op b = c ; a op b = c ."` is 18.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LARGEST_NUMBER = 20
 TARGETS = range(10, 100)
 RESULTS = range(1, 100)
 OPERATORS = "+-*/"
+TOKENS_PER_STEP = 6
 PROMPT = "{question} >"
 """The model's prompt for a question (`data.prompt`, with `data.chat: false`)."""
 
@@ -105,12 +106,13 @@ def parse_question(text: str) -> tuple[list[int], int]:
 
 
 def generate(
-    count: int, split: DataSplit, seed: int, exclude: Iterable[CountdownProblem] = ()
+    count: int, split: DataSplit, seed: int, exclude: Iterable[CountdownProblem] = (), numbers: int = NUMBERS
 ) -> list[CountdownProblem]:
     """`count` different problems of one side of the split, a function of the arguments.
 
     Args:
         exclude: problems (in any order of their numbers) that must not occur.
+        numbers: that each problem has.
 
     Raises:
         DataError: there are not that many.
@@ -119,7 +121,7 @@ def generate(
     seen = {problem.key for problem in exclude}
     problems: list[CountdownProblem] = []
     while len(problems) < count:
-        fresh = (p for p in islice(_draws(rng), _PATIENCE) if p.split == split and p.key not in seen)
+        fresh = (p for p in islice(_draws(rng, numbers), _PATIENCE) if p.split == split and p.key not in seen)
         if (problem := next(fresh, None)) is None:
             raise DataError(f"countdown has hardly more than {len(problems)} such {split} problems; ask for fewer")
         seen.add(problem.key)
@@ -156,10 +158,10 @@ def _apply(a: int, op: str, b: int) -> int | None:
     return result if result in RESULTS else None
 
 
-def _draws(rng: random.Random) -> Iterator[CountdownProblem]:
+def _draws(rng: random.Random, count: int) -> Iterator[CountdownProblem]:
     """Random numbers joined by a random chain; only those with every step and the target in range."""
     while True:
-        numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(NUMBERS))
+        numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(count))
         pool, steps = list(numbers), []
         while len(pool) > 1:
             rng.shuffle(pool)
@@ -168,5 +170,5 @@ def _draws(rng: random.Random) -> Iterator[CountdownProblem]:
                 break
             pool.append(c)
             steps.append(f"{a} {op} {b} = {c}")
-        if len(steps) == NUMBERS - 1 and pool[0] in TARGETS:
+        if len(steps) == count - 1 and pool[0] in TARGETS:
             yield CountdownProblem(numbers, pool[0], " ; ".join(steps) + " .")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from s2l_ray.miniature.countdown import CountdownProblem, check
+from s2l_ray.miniature.countdown import TOKENS_PER_STEP, CountdownProblem, check
 from s2l_ray.statistics.pass_at_k import evaluate_counts
 
 PROBLEMS, SAMPLES = 256, 64
@@ -16,8 +16,8 @@ KS = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = 0.95
 BATCH = 1024
 """Sequences sampled at once."""
-LONGEST = 20
-"""Tokens of a response; a solution has 18."""
+SPARE = 2
+"""Tokens that a response may have beyond those of a solution."""
 
 Curve = dict[int, tuple[float, float, float]]
 """k -> pass@k in [0, 1], and the ends of its confidence interval over problems."""
@@ -55,12 +55,13 @@ def count_right(
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     rows = [number for number in range(len(problems)) for _ in range(samples)]
-    prompts = torch.tensor(tokenizer([problem.prompt for problem in problems])["input_ids"])  # all have 7 tokens
+    prompts = torch.tensor(tokenizer([problem.prompt for problem in problems])["input_ids"])  # all have equally many
+    longest = TOKENS_PER_STEP * (len(problems[0].numbers) - 1) + SPARE
     right = [0] * len(problems)
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        responses = _sample(model, prompts[batch], generator)
+        responses = _sample(model, prompts[batch], longest, generator)
         for number, text in zip(batch, tokenizer.batch_decode(responses, skip_special_tokens=True), strict=True):
             right[number] += check(text, problems[number].question).status == "right"
         report(start + len(batch), len(rows))
@@ -68,16 +69,16 @@ def count_right(
 
 
 @torch.inference_mode()
-def _sample(model: PreTrainedModel, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Responses to prompts of equal length, int64 [rows, LONGEST], filled up with the end-of-sequence token.
+def _sample(model: PreTrainedModel, prompts: torch.Tensor, longest: int, generator: torch.Generator) -> torch.Tensor:
+    """Responses to prompts of equal length, int64 [rows, longest], filled up with the end-of-sequence token.
 
     By hand, since `generate` samples with torch's global generator.
     """
     eos = model.config.eos_token_id
     done = torch.zeros(len(prompts), dtype=torch.bool)
-    out = torch.full((len(prompts), LONGEST), eos)
+    out = torch.full((len(prompts), longest), eos)
     output = model(prompts, use_cache=True, logits_to_keep=1)
-    for position in range(LONGEST):
+    for position in range(longest):
         probabilities = output.logits[:, -1].softmax(-1)
         token = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
         out[:, position] = torch.where(done, eos, token)

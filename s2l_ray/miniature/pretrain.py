@@ -13,9 +13,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from s2l_ray.machine.disk import open_up
 from s2l_ray.miniature.countdown import CountdownProblem
+from s2l_ray.miniature.recipe import BATCH_SIZE, HEAD_DIM, Shape
 from s2l_ray.seeds import word
 
-HEAD_DIM = 32
 MAX_POSITIONS = 1024  # far beyond 25 tokens, so that default prompt and response limits fit
 WARMUP_STEPS = 100
 FINAL_RATE = 0.05
@@ -26,20 +26,11 @@ Report = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Size of a Qwen3 model: `width / 32` attention heads of dimension 32, untied embeddings."""
-
-    width: int
-    layers: int
-    ffn: int
-
-
-@dataclass(frozen=True)
 class Optimisation:
     """AdamW (betas 0.9, 0.98; no weight decay), linear warm-up, linear decay over the second half to 5%."""
 
     epochs: int
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     learning_rate: float = 2e-3
     seed: int = 1
     bfloat16: bool = True
@@ -56,7 +47,7 @@ def pretrain(
 ) -> float:
     """Train on the problems' traces and save model and tokenizer to `target` as a Hugging Face directory (float32).
 
-    The loss is the mean cross-entropy, in nats, of the 18 solution tokens. Returns that of the last batch.
+    The loss is the mean cross-entropy, in nats, of the solution's tokens. Returns that of the last batch.
 
     Raises:
         ValueError: there are fewer problems than one batch.
@@ -98,7 +89,10 @@ def model_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3Confi
 
 
 def encode(problems: list[CountdownProblem], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, int]:
-    """Prompt and trace of every problem: int64 [problems, 25], and the length of the prompt, 7."""
+    """Prompt and trace of every problem: int64 [problems, 25 with four numbers], and the prompts' length, 7 with four.
+
+    All have equally many numbers.
+    """
     texts = [f"{p.prompt} {p.trace}" for p in problems]
     prompt_tokens = len(tokenizer(problems[0].prompt).input_ids)
     return torch.tensor(tokenizer(texts).input_ids), prompt_tokens

@@ -20,6 +20,8 @@ STATE = "study.yaml"
 TUNES = "experiment_state-"
 """How the files of Tune's own state begin."""
 FORMAT = 1
+EXPERIMENT = "experiment.yaml"
+"""What an experiment has beside `STATE`: it is more than the study that it runs."""
 
 
 @dataclass
@@ -85,9 +87,11 @@ class StudyPlace:
         """The place that `--resume` names.
 
         Raises:
-            ConfigError: there is no study.
+            ConfigError: there is no study, or it is an experiment's.
         """
         place = cls(given if "://" in given else str(existing_output(given)), "--resume")
+        if place.storage.exists(EXPERIMENT):
+            raise ConfigError(f"{place} is an experiment's: give the s2l experiment command that began it again")
         if place.read() is None:
             raise ConfigError(f"{place} holds no study: there is no {STATE} in it")
         return place

@@ -32,7 +32,7 @@ def resend_study(path: Path) -> str:
         TrackingError: MLflow cannot be used, has not got the run, or did not take everything.
     """
     table = study_files(path)["table"]
-    row = read_json(table, "end the study again: s2l tune --resume writes it")
+    row = read_json(table, "put a copy of it back")
     if not row.get("mlflow_run_id"):
         raise ConfigError(f"{path} was not tracked (tracking.enabled): there is no MLflow run to send to")
     stopped = any(trial["status"] in ("stopped", "waiting") for trial in row["trials"])

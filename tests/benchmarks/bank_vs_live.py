@@ -15,7 +15,8 @@ import numpy as np
 
 from s2l_ray import S2LPO, load_config
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
-from s2l_ray.miniature.build import TINY, Family, build_family
+from s2l_ray.miniature.build import Family, build_family
+from s2l_ray.miniature.recipe import TINY
 from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from tests.benchmarks.protocol import Result

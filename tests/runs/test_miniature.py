@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +15,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
+from s2l_ray.cli import main
+from s2l_ray.commands.family import recipe_of
 from s2l_ray.config import parse_config
 from s2l_ray.errors import ConfigError, DiskError, ModelError
 from s2l_ray.machine.cpu import this_cpu
-from s2l_ray.miniature.build import EMBEDDED, QUICK, TINY, Family, build_family
-from s2l_ray.miniature.countdown import CountdownProblem, check, generate
-from s2l_ray.miniature.curves import count_right, measure_curve
-from s2l_ray.miniature.pretrain import Optimisation, Shape, encode, learning_rate, model_config, pretrain
+from s2l_ray.miniature.build import EMBEDDED, Family, build_family
+from s2l_ray.miniature.countdown import CountdownProblem, check, generate, parse_question
+from s2l_ray.miniature.curves import KS, count_right, measure_curve
+from s2l_ray.miniature.pretrain import Optimisation, encode, learning_rate, model_config, pretrain
+from s2l_ray.miniature.recipe import QUICK, TINY, Shape
 from s2l_ray.miniature.tokenizer import build_tokenizer
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -169,7 +171,7 @@ def test_the_recipe_begins_as_it_did_for_the_carried_models(size: str, tmp_path:
     problems = generate(QUICK.problems, "train", QUICK.seed)
     how = Optimisation(epochs=QUICK.epochs, seed=QUICK.seed, bfloat16=this_cpu().native)
     with pytest.raises(Enough):
-        pretrain(problems, build_tokenizer(), QUICK.shape(size), how, tmp_path, report)
+        pretrain(problems, build_tokenizer(), getattr(QUICK, size), how, tmp_path, report)
     assert losses == pytest.approx(CARRIED["loss"][size][:3], rel=0.02)
 
 
@@ -204,6 +206,19 @@ def test_a_built_family_is_ordinary_models_and_rows(family: Family) -> None:
     assert check("1 + 1 = 2", heldout[0]["answer"]).status == "wrong"
 
 
+def test_a_family_of_another_recipe(tmp_path: Path) -> None:
+    few = ["problems=64", "epochs=1", "train_problems=8", "heldout_problems=4"]
+    words = ["numbers=3", "small=[32,1,96]", "large=[64,1,96]", *few]
+    assert main(["family", "build", *words, "--measure", "--to", str(tmp_path / "family")]) == 0
+    family = Family(tmp_path / "family")
+    rows = [json.loads(row) for file in (family.train, family.heldout) for row in file.read_text().splitlines()]
+    assert [len(parse_question(row["question"])[0]) for row in rows] == [3] * 12
+    assert sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(family.small).parameters()) == 20_576
+    said = json.loads(family.manifest.read_text())
+    assert said["recipe_fingerprint"] == recipe_of(words).fingerprint
+    assert set(said["pass_at_k"]["small"]) == set(map(str, KS))
+
+
 def test_right_answers_are_counted_by_problem_whatever_the_batch(family: Family, monkeypatch) -> None:
     """A model that always says the same trace solves exactly the problem whose trace that is."""
     problems = generate(3, "heldout", 1)
@@ -231,15 +246,16 @@ def test_the_same_recipe_is_not_built_twice(family: Family) -> None:
 
 def test_every_part_of_a_recipe_is_in_its_fingerprint() -> None:
     changed = [
-        replace(TINY, problems=641),
-        replace(TINY, epochs=3),
-        replace(TINY, small=(32, 2, 192)),
-        replace(TINY, large=(64, 4, 193)),
-        replace(TINY, train_problems=1),
-        replace(TINY, heldout_problems=1),
-        replace(TINY, seed=2),
+        TINY.model_copy(update={"numbers": 3}),
+        TINY.model_copy(update={"problems": 641}),
+        TINY.model_copy(update={"epochs": 3}),
+        TINY.model_copy(update={"small": (32, 2, 192)}),
+        TINY.model_copy(update={"large": (64, 4, 193)}),
+        TINY.model_copy(update={"train_problems": 1}),
+        TINY.model_copy(update={"heldout_problems": 1}),
+        TINY.model_copy(update={"seed": 2}),
     ]
-    assert len({recipe.fingerprint for recipe in [TINY, *changed]}) == 8
+    assert len({recipe.fingerprint for recipe in [TINY, *changed]}) == 9
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
@@ -262,7 +278,7 @@ def test_two_builds_of_one_directory_do_not_meet(tmp_path: Path) -> None:
 
 def test_an_error_in_training_comes_up_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="(?s)pretraining the (small|large) model failed.*10 problems do not fill"):
-        build_family(tmp_path / "family", recipe=replace(TINY, problems=10))
+        build_family(tmp_path / "family", recipe=TINY.model_copy(update={"problems": 10}))
     assert not list(tmp_path.iterdir())
 
 
@@ -270,7 +286,7 @@ def test_a_disk_that_is_too_small_for_the_family_is_one_message(tmp_path: Path) 
     """The larger model's weights take about 700 kB."""
     with small_disk(tmp_path / "disk", 400) as disk:
         with pytest.raises(DiskError, match="disk/.*cannot be written: No space left on device; free some space"):
-            build_family(disk / "family", recipe=replace(TINY, problems=64, epochs=1))
+            build_family(disk / "family", recipe=TINY.model_copy(update={"problems": 64, "epochs": 1}))
         assert not list(disk.iterdir())
 
 
@@ -280,12 +296,13 @@ def test_a_killed_build_keeps_the_old_family_and_the_next_one_replaces_it(tmp_pa
     old.manifest.write_text('{"recipe_fingerprint": "of another recipe"}')
     script = tmp_path / "endless.py"
     script.write_text(
-        "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from s2l_ray.miniature.build import TINY, build_family\n"
+        "from s2l_ray.miniature.build import build_family\n"
+        "from s2l_ray.miniature.recipe import TINY\n"
         "if __name__ == '__main__':\n"
         "    target = Path(__file__).with_name('family')\n"
-        "    build_family(target, recipe=replace(TINY, epochs=10**6), progress=lambda *a: print(*a, flush=True))\n"
+        "    recipe = TINY.model_copy(update={'epochs': 10**6})\n"
+        "    build_family(target, recipe=recipe, progress=lambda *a: print(*a, flush=True))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
@@ -298,7 +315,7 @@ def test_a_killed_build_keeps_the_old_family_and_the_next_one_replaces_it(tmp_pa
     assert [p.name for p in old.directory.iterdir()] == ["manifest.json"]
     assert any((tmp_path / ".family.building").iterdir())
 
-    recipe = replace(TINY, problems=64, epochs=1)
+    recipe = TINY.model_copy(update={"problems": 64, "epochs": 1})
     family = build_family(tmp_path / "family", recipe=recipe)
     assert family.is_whole() and family.fingerprint() == recipe.fingerprint
     assert sorted(p.name for p in tmp_path.iterdir()) == ["endless.py", "family"]

@@ -127,3 +127,12 @@ def test_rows_carry_the_problem_as_gold_answer(tmp_path) -> None:
     assert [row["id"] for row in rows] == ["heldout-0", "heldout-1", "heldout-2"]
     assert all(row["question"] == row["answer"] for row in rows)
     assert [check(p.trace, row["answer"]).reward for p, row in zip(problems, rows, strict=True)] == [1.0] * 3
+
+
+@pytest.mark.parametrize(("numbers", "steps"), [(3, 2), (5, 4)])
+def test_problems_of_other_sizes_are_right_and_as_strictly_split(numbers: int, steps: int) -> None:
+    problems = generate(50, "heldout", 1, numbers=numbers)
+    assert {len(problem.numbers) for problem in problems} == {numbers}
+    assert {problem.trace.count(";") + 1 for problem in problems} == {steps}
+    assert all(check(problem.trace, problem.question).status == "right" for problem in problems)
+    assert {problem.split for problem in problems} == {"heldout"}

@@ -27,7 +27,8 @@ def ended(process: psutil.Process) -> bool:
 
 
 def test_what_a_killed_process_has_left_is_ended_and_nothing_else():
-    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", STARTER]
+    starter = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ours = subprocess.Popen(["sleep", "900"], env=os.environ | mark())
     odd = subprocess.Popen(["sleep", "900"], env=os.environ | {MARK: "no process"})
     try:

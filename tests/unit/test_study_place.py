@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.errors import ConfigError, StorageError
+from s2l_ray.experiments.memory import Memory
 from s2l_ray.reporter import SilentReporter
-from s2l_ray.tuning.place import StudyPlace, within
+from s2l_ray.tuning.place import StudyPlace, StudyState, within
 from s2l_ray.tuning.preparing import prepare, prepare_again
 from s2l_ray.tuning.reading import parse_study
 from tests.support.object_stores import Store, s3
@@ -69,4 +70,14 @@ def test_a_directory_without_a_study_is_no_study(tmp_path: Path) -> None:
         StudyPlace.existing(str(tmp_path))
     (tmp_path / "study.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"study.yaml is damaged \(it is not valid YAML\)"):
+        StudyPlace.existing(str(tmp_path))
+
+
+def test_an_experiment_is_not_gone_on_with_as_the_study_that_it_runs(tmp_path: Path) -> None:
+    """That would leave out what an experiment does at its end, and call runs that failed finished."""
+    place = StudyPlace(str(tmp_path))
+    place.write(StudyState("quickstart", {}, {}, None))
+    assert str(StudyPlace.existing(str(tmp_path))) == str(tmp_path)
+    Memory({}, []).write(place)
+    with pytest.raises(ConfigError, match=r"is an experiment's: give the s2l experiment command that began it again"):
         StudyPlace.existing(str(tmp_path))
