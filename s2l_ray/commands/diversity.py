@@ -130,6 +130,7 @@ def _compared(
 ) -> tuple[DiversityRecord, TrackingConfig]:
     from s2l_ray.benchmark.settings import Options
     from s2l_ray.diversity.comparing import compare
+    from s2l_ray.diversity.gradients import check_objective
     from s2l_ray.run.diversity import Request, open_samples
 
     words = [word for word in arguments.models if "=" in word and not Path(word).exists()]
@@ -143,6 +144,7 @@ def _compared(
         limit=arguments.limit,
     )
     with open_samples(request, display) as samples:
+        check_objective(samples.config.objective)  # now, and not when all samples are drawn
         matched = arguments.match == "pass_at_1"
         sampled = samples.at_matches(arguments.tolerance) if matched else samples.at_temperatures()
     record = compare(

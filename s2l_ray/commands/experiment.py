@@ -19,15 +19,14 @@ EPILOG = """\
 examples:
   s2l experiment figure4
   s2l experiment figure4 --dry-run          arms, runs, plans and time
-  s2l experiment figure4 experiment.seeds=3 schedule.steps=60
+  s2l experiment figure4 experiment.name=short experiment.seeds=3
   s2l experiment mine.yaml
 
 experiment file (YAML):
-  extends: figure4                          its keys, where this file has none
   question: does the explorer help?
-  hypothesis: it does, by its right answers  fixed before the first run
-  config: quickstart                        shared by all runs
-  values: {evaluation.every: 20}            likewise
+  hypothesis: it does, by its right answers   # fixed before the first run
+  config: quickstart                          # what all runs share
+  values: {evaluation.every: 20}              # overrides it
   arms:
     grpo: {schedule.kind: off}
     s2l_po: {objective.explorer_negatives: 1.0}

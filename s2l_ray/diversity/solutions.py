@@ -16,10 +16,10 @@ def solution_reader(verifier: str) -> SolutionOf:
     """How solutions are told apart where `verifier` (`verifier.kind`) judges them.
 
     countdown: by the expression that the steps make of the given numbers, up to the order of steps and operands.
-    math: by the final answer as the verifier normalises it; every right one is the same. Any other verifier: by its
-    text, blanks apart.
+    math and choice: by the final answer as the verifier normalises it; every right one is the same. Any other verifier:
+    by its text, blanks apart.
     """
-    return {"countdown": _expression, "math": _final_answer}.get(verifier, _text)
+    return {"countdown": _expression, "math": _final_answer, "choice": _final_answer}.get(verifier, _text)
 
 
 def _expression(rollout: Rollout, answer: str) -> Hashable | None:

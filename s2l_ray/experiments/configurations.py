@@ -11,6 +11,7 @@ from s2l_ray.config.embedded import source_name
 from s2l_ray.experiments.arms import EXPLORER_SEED, runs_of, study_of
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.run.identity import FREE_TO_CHANGE
+from s2l_ray.tasks.sources import SOURCES
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 
@@ -40,16 +41,23 @@ def configurations_of(file: ExperimentFile, overrides: Sequence[str]) -> list[Co
     return found
 
 
+PATHS = (*SOURCES, "rollout.replay_stragglers")
+"""Keys whose values are paths, or name what is on the Hub."""
+KEPT = 2
+"""Last parts of a path that are compared. The name alone would not do: families of models are small/ and large/ in
+directories of their own."""
+
+
 def portable(configuration: Configuration) -> dict[str, Any]:
-    """The same as it is on any machine: parts of the embedded family, and files, by their names without directories."""
-    return {key: _portable(value) for key, value in configuration.items()}
+    """The same as it is on any machine: parts of the embedded family as such, paths by their last parts (KEPT)."""
+    return {key: _portable(value) if key in PATHS else value for key, value in configuration.items()}
 
 
 def _portable(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith("/"):
+    if not isinstance(value, str):
         return value
     named = source_name(value)
-    return PurePath(value).name if named == value else named
+    return "/".join(PurePath(value).parts[-KEPT:]) if named == value else named
 
 
 def _is_free(key: str) -> bool:

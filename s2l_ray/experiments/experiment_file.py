@@ -52,7 +52,8 @@ class ExperimentFile(Section):
     """Name of the experiment: its directory in `storage`, and the beginning of its runs' names. Default: that of the
     file."""
     extends: str | None = None
-    """Another experiment, by name or by its path from this file: its keys are taken where this file has none. In
+    """Another experiment, by name or by its path from this file: its keys are taken where this file has none, but for
+    `name` and `earlier_looks`. In
     `values` this file adds to them or replaces them key by key, in `arms` arm by arm and in each arm key by key; an arm
     that is null is left out."""
     question: str = ""
@@ -63,7 +64,7 @@ class ExperimentFile(Section):
     config: str = "quickstart"
     """The configuration that all runs share: a file, or the name of one that s2l-ray ships."""
     values: Values = Field(default_factory=dict)
-    """Values that all runs have, by dotted key; they take the place of config's."""
+    """Values that all runs have, by dotted key; they override those of `config`."""
     arms: Annotated[Arms, Field(min_length=2)]
     """The arms by name: the values, by dotted key, in which each differs from what all runs share; {} is an arm that
     does not."""
@@ -72,7 +73,8 @@ class ExperimentFile(Section):
     baseline: str = ""
     """The arm that the others are compared with. Default: the first."""
     metric: str = PASS_AT_1
-    """What is compared and tested: a metric of the learner's held-out evaluations, by default pass@1."""
+    """What is compared and tested, of held-out evaluations: `eval/learner/pass_at_K`, for a K of `evaluation.k`, or
+    `eval/learner/reward`; by default pass@1."""
     also: tuple[str, ...] = ()
     """Further metrics of evaluations, which are shown with intervals and not tested."""
     at: AtSection | None = None
@@ -80,7 +82,7 @@ class ExperimentFile(Section):
     axis: Axis = "steps"
     """The horizontal axis of the figure."""
     earlier_looks: NonNegative = 0
-    """How many experiments have asked the same question before, with other settings, say. P-values are shown with this
+    """How many experiments have asked this question before, with other settings, say. P-values are shown with this
     number; they are not corrected for it."""
     runs_from: str | tuple[str, ...] | None = None
     """What is compared in place of runs of its own; nothing is run. Name of another experiment in `storage`, whose runs

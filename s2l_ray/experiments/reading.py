@@ -16,7 +16,7 @@ from s2l_ray.tuning.reading import overridden, read_mapping, refused
 OVERRIDE = "experiment."
 """How an override begins that changes a key of the experiment's file."""
 EXTENDS = "extends"
-OWN = ("name", EXTENDS)
+OWN = ("name", EXTENDS, "earlier_looks")
 """Keys that an extending file does not inherit."""
 
 

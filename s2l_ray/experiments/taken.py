@@ -12,6 +12,7 @@ from s2l_ray.experiments.configurations import Configuration, configurations_of
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, measured_runs
 from s2l_ray.experiments.memory import Memory
+from s2l_ray.experiments.runs_csv import RUNS
 from s2l_ray.experiments.runs_from_csv import listed, runs_from_csv
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace
@@ -44,11 +45,20 @@ def taken_runs(file: ExperimentFile, configurations: Sequence[Configuration]) ->
     Raises:
         ConfigError: there is no such experiment or file, it has no such run, or what it has cannot be used.
     """
-    if not file.csv_files:
+    files = file.csv_files or _files_of(file)
+    if not files:
         return _of_experiment(file, configurations)
-    runs = runs_from_csv(file.csv_files, file, configurations)
+    runs = runs_from_csv(files, file, configurations)
     seconds = sum(run.spent.seconds for run in runs if run.spent)
     return TakenRuns(runs, configurations[0]["evaluation.confidence"], StudyFacts(seconds))
+
+
+def _files_of(file: ExperimentFile) -> tuple[str, ...]:
+    """The file of an experiment that has run nothing itself, since it was compared from other runs."""
+    assert isinstance(file.runs_from, str)
+    place = StudyPlace.of(file.storage, file.runs_from)
+    runs = place.directory / RUNS
+    return () if place.storage.exists(OUTCOMES) or not runs.is_file() else (str(runs),)
 
 
 def _of_experiment(file: ExperimentFile, configurations: Sequence[Configuration]) -> TakenRuns:

@@ -54,6 +54,10 @@ class Request:
     """Problems."""
 
 
+OF_TEMPERATURES = 10**6
+"""Streams from here on are those of the learner's temperatures, in millionths; below are those of the models."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A source that is to be sampled."""
@@ -133,7 +137,8 @@ class Samples:
         ]
 
     def _learner_at(self, temperature: float) -> Wanted:
-        return Wanted(f"learner T={temperature:.3g}", "token_level", self._models[0], temperature, 1)
+        stream = OF_TEMPERATURES + round(OF_TEMPERATURES * temperature)
+        return Wanted(f"learner T={temperature:.3g}", "token_level", self._models[0], temperature, stream)
 
     def _sampled(self, sources: list[SampledSource], matches: dict[str, Match] | None = None) -> Sampled:
         answers = {problem.id: problem.answer for problem in self._benchmark.problems}

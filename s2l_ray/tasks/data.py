@@ -135,8 +135,8 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
         if isinstance(extra := row.get("extra_info"), dict):
             index_id = _id(extra.get("index"), f"{where}, field extra_info.index")
     else:
-        fields = "question", "answer"
-        question = text_field(row, "question", where)
+        fields = "problem" if "problem" in row and "question" not in row else "question", "answer"
+        question = text_field(row, fields[0], where)
         if is_choice(row):
             question, answer = lettered(question, row, where)
         elif "answer" in row:

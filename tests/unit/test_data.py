@@ -41,6 +41,13 @@ def test_gsm8k_and_aime_rows_become_final_answers_with_row_based_ids(tmp_path):
     ]
 
 
+def test_a_question_may_be_called_problem(tmp_path):
+    """As in MATH-500 on the Hub."""
+    rows = [{"problem": "1 + 1?", "solution": "...", "answer": "2"}, {"question": "q", "problem": "p", "answer": "3"}]
+    loaded = load_problems(write(tmp_path / "x.jsonl", *rows))
+    assert [(p.question, p.answer) for p in loaded.problems] == [("1 + 1?", "2"), ("q", "3")]
+
+
 def test_repeated_questions_are_dropped_and_counted(tmp_path):
     rows = [{"question": q, "answer": "1"} for q in ("a", "b", " a\n", "c", "b")]
     loaded = load_problems(write(tmp_path / "x.jsonl", *rows))
@@ -126,6 +133,7 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
         ('{"question": "q"}', "line 2, field answer: missing; the row has question"),
         ('{"answer": "1"}', "line 2, field question: .* the row has answer"),
         ('{"question": " ", "answer": "1"}', "line 2, field question"),
+        ('{"problem": " ", "answer": "1"}', "line 2, field problem"),
         ('{"question": 5, "answer": "1"}', "line 2, field question"),
         ('{"question": "q", "answer": ""}', "line 2, field answer is empty"),
         ('{"question": "q", "answer": "text ####  "}', "line 2, field answer is empty"),

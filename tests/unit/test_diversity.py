@@ -107,6 +107,10 @@ def test_math_solutions_are_final_answers_and_others_texts():
     assert math(rollout(detail="4"), "3") != math(rollout(detail="5"), "3")
     assert math(rollout("one way", "right", "3"), "3") == math(rollout("another", "right", "6/2"), "3")
     assert math(rollout(status="unparsable", detail="no answer found"), "3") is None
+    choice = solution_reader("choice")
+    assert choice(rollout("so it is B", "right", "B"), "B") == choice(rollout("The answer is B.", "right", "B"), "B")
+    assert choice(rollout("it is A", detail="A"), "B") == choice(rollout("A", detail="A"), "B")
+    assert choice(rollout("A", detail="A"), "B") != choice(rollout("C", detail="C"), "B")
     assert text(rollout("a  b"), "") == text(rollout("a b\n"), "") != text(rollout("b a"), "")
     assert text(rollout(" "), "") is None
 

@@ -97,6 +97,7 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
         "values": {"schedule.steps": 8, "schedule.mix_steps": 4},
         "arms": {"a": {"schedule.kind": "off"}, "b": {"schedule.start": 0.5}, "c": {}},
         "seeds": 3,
+        "earlier_looks": 3,
     }
     own = {
         "extends": "base.yaml",
@@ -107,6 +108,7 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     file = load_experiment(tmp_path / "own.yaml", ["seeds=[4, 9]"])
     assert (file.name, file.question, file.seed_list) == ("own", "why?", (4, 9))
+    assert file.earlier_looks == 0  # those were of another experiment's question
     assert file.values == {"schedule.steps": 8, "schedule.mix_steps": 6}
     assert file.arms == {"b": {"schedule.start": 0.5, "schedule.kind": "cosine"}, "c": {}, "d": {"objective.kl": 0.1}}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | {"extends": "own"}))

@@ -124,8 +124,19 @@ def test_there_is_a_row_for_each_evaluation(path: Path) -> None:
 
 
 def test_paths_of_a_machine_are_not_in_it() -> None:
-    given = {"data.train": "/home/me/data/train.jsonl", "data.prompt": "{question}", "evaluation.k": [1], "seed": 1}
-    assert portable(given) == given | {"data.train": "train.jsonl"}
+    given = {
+        "data.train": "/home/me/data/train.jsonl",
+        "data.prompt": "/a/b/{question}",
+        "evaluation.k": [1],
+        "seed": 1,
+    }
+    there = {"models.learner": "Qwen/Qwen3-8B", "models.explorer": "outputs/family-2/small", "data.eval": None}
+    assert portable(given | there) == given | there | {
+        "data.train": "data/train.jsonl",
+        "models.explorer": "family-2/small",
+    }
+    assert portable(portable(given | there)) == portable(given | there)
+    assert portable({"models.learner": "large"}) == {"models.learner": "large"}
 
 
 def test_an_experiment_compared_from_files_has_the_tables_that_it_has_from_its_runs(tmp_path: Path) -> None:
@@ -152,6 +163,9 @@ def test_an_experiment_compared_from_files_has_the_tables_that_it_has_from_its_r
     )
     assert found["arms"] == told["arms"] and found["confidence"] == told["confidence"] == 0.95
     assert rows_of(tmp_path / "outputs" / "again" / "runs.csv") == rows
+    content |= {"name": "by_name", "runs_from": "again"}  # which has run nothing itself
+    (tmp_path / "by_name.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert run_experiment(str(tmp_path / "by_name.yaml")).comparison.arms == again.comparison.arms
 
 
 def without_directories(result: ExperimentResult) -> ExperimentResult:
