@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _compared(
     arguments: argparse.Namespace, directory: Path, display: TaskDisplay
 ) -> tuple[DiversityRecord, TrackingConfig]:
-    from s2l_ray.benchmark.settings import Options
+    from s2l_ray.benchmark.settings import Options, common_configuration
     from s2l_ray.diversity.comparing import compare
     from s2l_ray.diversity.gradients import check_objective
     from s2l_ray.run.diversity import Request, open_samples
@@ -143,8 +143,8 @@ def _compared(
         explorer_temperature=arguments.explorer_temperature,
         limit=arguments.limit,
     )
+    check_objective(common_configuration(request.options).objective)  # now, and not when all samples are drawn
     with open_samples(request, display) as samples:
-        check_objective(samples.config.objective)  # now, and not when all samples are drawn
         matched = arguments.match == "pass_at_1"
         sampled = samples.at_matches(arguments.tolerance) if matched else samples.at_temperatures()
     record = compare(

@@ -71,6 +71,11 @@ class Wanted:
     """Added to the seed: sources are sampled independently of each other, also two of one model."""
 
 
+def temperature_stream(temperature: float) -> int:
+    """The stream of the learner at a temperature other than that of training (`Wanted.stream`)."""
+    return OF_TEMPERATURES + round(OF_TEMPERATURES * temperature)
+
+
 class Samples:
     """Draws the samples of sources, or reads what was drawn before. Use it within `open_samples`.
 
@@ -137,8 +142,8 @@ class Samples:
         ]
 
     def _learner_at(self, temperature: float) -> Wanted:
-        stream = OF_TEMPERATURES + round(OF_TEMPERATURES * temperature)
-        return Wanted(f"learner T={temperature:.3g}", "token_level", self._models[0], temperature, stream)
+        name = f"learner T={temperature:.3g}"
+        return Wanted(name, "token_level", self._models[0], temperature, temperature_stream(temperature))
 
     def _sampled(self, sources: list[SampledSource], matches: dict[str, Match] | None = None) -> Sampled:
         answers = {problem.id: problem.answer for problem in self._benchmark.problems}

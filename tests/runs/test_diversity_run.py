@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from s2l_ray.cli import main
+from s2l_ray.run.diversity import temperature_stream
 from s2l_ray.run.diversity_settings import DiversitySettings
 
 FEW = ["--limit", "16", "--samples", "16", "rollout.group_size=4"]
@@ -21,6 +22,20 @@ def compare(directory: Path, *words: str) -> dict[str, Any]:
     assert main(command) == 0
     record: dict[str, Any] = json.loads((directory / "diversity.json").read_text())
     return record
+
+
+def test_temperatures_do_not_share_random_numbers() -> None:
+    models = range(100)  # the learner and its explorers
+    assert len({*models, *map(temperature_stream, (0.1, 1.2, 1.4999, 1.5))}) == 104
+
+
+def test_an_objective_without_gradients_of_prompts_is_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["diversity", *MODELS, "--benchmark", "embedded:heldout.jsonl", "--to", str(tmp_path / "d"), *FEW]
+    assert main([*command, "objective.kl=0.1"]) == 1
+    assert "objective.kl: the gradient is measured at the reference itself" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.long
