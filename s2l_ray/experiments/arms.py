@@ -11,7 +11,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import OF_THE_STUDY, value_of
-from s2l_ray.tuning.measured import EVALUATION, check_metric
+from s2l_ray.tuning.measured import EVALUATION
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 from s2l_ray.tuning.study_file import StudyFile
@@ -54,8 +54,10 @@ def study_of(file: ExperimentFile, overrides: Sequence[str] = ()) -> StudyFile:
         ConfigError: a key or value of an arm is impossible, or two arms are alike.
     """
     config = load_config(file.config, dict(file.values), list(overrides))
-    for metric in (file.metric, *file.also):
-        _check_metric(metric, config)
+    for place, metric in [("metric", file.metric), *(("also", metric) for metric in file.also)]:
+        _check_metric(place, metric, config)
+    if SEED in file.values:
+        raise ConfigError(f"values.{SEED}: seeds are those of the experiment (seeds)")
     base = flat(config.model_dump(mode="json"))
     keys = list(dict.fromkeys(key for arm in file.arms.values() for key in arm))
     for key in (override.partition("=")[0] for override in overrides):
@@ -82,26 +84,26 @@ def study_of(file: ExperimentFile, overrides: Sequence[str] = ()) -> StudyFile:
     )
 
 
-def _check_metric(metric: str, config: Config) -> None:
+def _check_metric(place: str, metric: str, config: Config) -> None:
     """Refuse a metric that evaluations do not measure: what a step measures is of other weights in every arm."""
-    check_metric(metric, config)
     known = [*(f"{EVALUATION}pass_at_{k}" for k in config.evaluation.k), f"{EVALUATION}reward"]
     if metric not in known:
-        raise ConfigError(f"metric: {metric} is not what arms are compared by; there are {', '.join(known)}")
+        raise ConfigError(f"{place}: {metric} is not what arms are compared by; there are {', '.join(known)}")
 
 
 def _values(name: str, arm: Mapping[str, Any], keys: Sequence[str], base: Mapping[str, Any]) -> dict[str, Any]:
     """The values of an arm for every key in which any arm differs, as the configuration has them."""
     found = {}
     for key in keys:
+        if key not in arm:
+            continue
         if key in (SEED, EXPLORER_SEED):
             raise ConfigError(f"arms.{name}.{key}: seeds are those of the experiment (seeds)")
         for fixed, reason in OF_THE_STUDY.items():
             if key == fixed or key.startswith(f"{fixed}."):
                 raise ConfigError(f"arms.{name}.{key}: arms cannot differ in it: {reason}")
         try:
-            if key in arm:
-                found[key] = value_of(key, arm[key])
+            found[key] = value_of(key, arm[key])
         except ConfigError as error:
             raise ConfigError(f"arms.{name}.{error}") from None
     return {key: found.get(key, base.get(key)) for key in keys}

@@ -23,7 +23,7 @@ from s2l_ray.experiments.reading import OVERRIDE, load_experiment, split_overrid
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.runs_csv import RUNS, write_runs
 from s2l_ray.experiments.table import ResultTable
-from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
+from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, kept_outcomes, taken_runs
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.driver import Ending, run_study
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
@@ -116,37 +116,31 @@ class _Writer:
         """See `tuning.driver.Ending`."""
         kept = {"confidence": about.confidence, "outcomes": [outcome.to_json() for outcome in outcomes]}
         self.place.storage.put(OUTCOMES, json.dumps(kept, indent=2).encode())
-        files = self._compared(self._measured(outcomes), about.confidence, facts)
-        return [*files, self._keep_runs()]
+        return self._compared(self._measured(outcomes), about.confidence, facts, keep=True)
 
     def again(self, state: StudyState) -> ExperimentResult:
         """Compare the arms of a finished experiment once more."""
-        kept = json.loads(self.place.storage.read(OUTCOMES))
-        outcomes = [TrialOutcome.from_json(row) for row in kept["outcomes"]]
+        confidence, outcomes = kept_outcomes(self.place)
         facts = StudyFacts(state.seconds, state.bank, state.mlflow_run_id, state.mlflow_uri)
-        files = self._compared(self._measured(outcomes), kept["confidence"], facts)
-        if not self.place.storage.exists(RUNS):  # of an earlier version; else it stays as the last start wrote it
-            files.append(self._keep_runs())
-        self.place.upload(files)
+        # The file of runs stays as the last start wrote it; an earlier version wrote none.
+        keep = not self.place.storage.exists(RUNS)
+        self.place.upload(self._compared(self._measured(outcomes), confidence, facts, keep=keep))
         return ExperimentResult(self.result.comparison, facts, self.place, again=True)
 
     def of_taken(self, taken: TakenRuns) -> ExperimentResult:
         """Compare runs that were done elsewhere."""
         self.memory.write(self.place)
-        files = self._compared(taken.runs, taken.confidence, taken.facts)
-        self.place.upload([*files, self._keep_runs()])
+        self.place.upload(self._compared(taken.runs, taken.confidence, taken.facts, keep=True))
         return self.result
 
     def _measured(self, outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
         return measured_runs(runs_of(self.file), outcomes)
 
-    def _keep_runs(self) -> Path:
-        """Write the runs that were compared last."""
-        path = self.place.directory / RUNS
-        write_runs(self.result.comparison.runs, self.configurations, path)
-        return path
-
-    def _compared(self, runs: Sequence[MeasuredRun], confidence: float, facts: StudyFacts) -> list[Path]:
+    def _compared(self, runs: Sequence[MeasuredRun], confidence: float, facts: StudyFacts, *, keep: bool) -> list[Path]:
+        """Write the results, and before them, with `keep`, the runs: all else can be made of these again."""
+        kept = [self.place.directory / RUNS] if keep else []
+        for path in kept:
+            write_runs(runs, self.configurations, path)
         comparison = compared(self.file, runs, confidence)
         self._results.append(ExperimentResult(comparison, facts, self.place))
-        return write_results(comparison, facts, self.place.directory, self.memory.begun)
+        return [*write_results(comparison, facts, self.place.directory, self.memory.begun), *kept]

@@ -30,6 +30,7 @@ Axis = Literal["steps", "prompts", "tokens", "flops", "seconds"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 COMMON: Literal["common"] = "common"
 CSV = ".csv"
+MOST_SEEDS = 1000
 Values = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 Arms = dict[Name, Values]
@@ -65,10 +66,10 @@ class ExperimentFile(Section):
     """The configuration that all runs share: a file, or the name of one that s2l-ray ships."""
     values: Values = Field(default_factory=dict)
     """Values that all runs have, by dotted key; they override those of `config`."""
-    arms: Annotated[Arms, Field(min_length=2)]
+    arms: Arms
     """The arms by name: the values, by dotted key, in which each differs from what all runs share; {} is an arm that
     does not."""
-    seeds: Positive | Annotated[tuple[int, ...], Field(min_length=1)] = 5
+    seeds: Annotated[int, Field(gt=0, le=MOST_SEEDS)] | Annotated[tuple[NonNegative, ...], Field(min_length=1)] = 5
     """How often each arm is run: with the seeds 1 to this number, or those of a list. Arms are paired by seed."""
     baseline: str = ""
     """The arm that the others are compared with. Default: the first."""
@@ -102,6 +103,12 @@ class ExperimentFile(Section):
     """How often a run that failed is tried again, from its last checkpoint."""
 
     @model_validator(mode="after")
+    def _several_arms(self) -> ExperimentFile:
+        if len(self.arms) < 2:
+            raise ValueError("arms: give two or more, to compare")
+        return self
+
+    @model_validator(mode="after")
     def _known_baseline(self) -> ExperimentFile:
         if self.baseline and self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is no arm; there are {', '.join(self.arms)}")
@@ -123,7 +130,7 @@ class ExperimentFile(Section):
     @classmethod
     def _name_or_files(cls, value: Any) -> Any:
         are_files = isinstance(value, (list, tuple)) and all(isinstance(v, str) and v.endswith(CSV) for v in value)
-        if value is None or isinstance(value, str) or (are_files and value):
+        if value is None or (isinstance(value, str) and value) or (are_files and value):
             return value
         raise ValueError(f"give the name of an experiment, or a list of paths that end in {CSV}")
 

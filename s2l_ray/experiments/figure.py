@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 DASHES = ("-", "--", ":")
 """Of arms beyond the number of colours."""
 MOST_PANELS = 3
+TITLE_CHARACTERS = 9
+"""Of an inch of the title."""
 
 
 def draw_experiment(comparison: Comparison, path: Path) -> Path | None:
@@ -44,8 +47,9 @@ def experiment_figure(comparison: Comparison) -> Figure:
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         _draw_panel(axes, comparison, metric)
-    title = file.question or file.name
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", wrap=True)
+    width = int(TITLE_CHARACTERS * figure.get_figwidth())  # by hand: matplotlib reads what it wraps as TeX
+    title = "\n".join(textwrap.wrap(file.question or file.name, width))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=min(4, len(labels)), fontsize=10)
     seeds = len(file.seed_list)

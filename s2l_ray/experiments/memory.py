@@ -45,9 +45,19 @@ class Memory:
             return None
         try:
             return TypeAdapter(cls).validate_python(yaml.safe_load(place.storage.read(EXPERIMENT)))
-        except (yaml.YAMLError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{place}/{EXPERIMENT} is damaged ({reason}); put a copy of it back") from None
+        except (yaml.YAMLError, ValidationError, ValueError, RecursionError) as error:
+            raise _damaged(place, error) from None
+
+    def file(self, place: StudyPlace) -> ExperimentFile:
+        """The file, checked.
+
+        Raises:
+            ConfigError: it is damaged, or of another version of s2l-ray.
+        """
+        try:
+            return ExperimentFile.model_validate(self.experiment)
+        except ValidationError as error:
+            raise _damaged(place, error) from None
 
     def write(self, place: StudyPlace) -> None:
         """Keep it, whole or not at all."""
@@ -68,6 +78,11 @@ class Memory:
                 f"{place} holds an experiment with other settings; give it the same ones, or another name "
                 "(experiment.name=...). They differ in\n  " + "\n  ".join(found)
             )
+
+
+def _damaged(place: StudyPlace, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0]
+    return ConfigError(f"{place}/{EXPERIMENT} is damaged ({reason}); put a copy of it back")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -38,6 +38,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     Raises:
         ConfigError: it is missing or malformed, a key is unknown (the nearest is named) or a value impossible.
     """
+    if any(word.partition("=")[0] == EXTENDS for word in overrides):
+        raise ConfigError(f"override {OVERRIDE}{EXTENDS}: a file says itself what it extends; write one that does")
     file = EXPERIMENTS.find(path)
     values = {"name": file.stem} | _read(file, path, ())
     where = f"experiment file {file}"
@@ -63,7 +65,9 @@ def _read(file: Path, asked: str | Path, under: tuple[Path, ...]) -> dict[str, A
     if not isinstance(base, str):
         raise ConfigError(f"experiment file {file}: extends: give the name or path of one experiment")
     found = EXPERIMENTS.find(base, file.parent, but=file)
-    if found in (*under, file):
+    if not found.exists():
+        raise ConfigError(f"experiment file {file}: extends: {found} does not exist; {EXPERIMENTS.hint(base)}")
+    if found.resolve() in [one.resolve() for one in (*under, file)]:
         raise ConfigError(f"experiment file {file}: extends: {base} extends this file itself")
     inherited = _read(found, base, (*under, file))
     return _extended({key: value for key, value in inherited.items() if key not in OWN}, values)

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import json
-import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from s2l_ray.experiments.configurations import Configuration, portable
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, Point
 from s2l_ray.experiments.runs_csv import COSTS, COUNTS, ERROR, FLOPS, OF_RUN, ROLLOUT_FLOPS, SECONDS, TOKENS, VALUES
-from s2l_ray.experiments.wording import is_percent
+from s2l_ray.experiments.wording import is_percent, listed
 from s2l_ray.kinds import TrialStatus
 from s2l_ray.machine.places import existing_output
 from s2l_ray.machine.reading import read_bounded
@@ -32,6 +32,11 @@ MOST_BYTES = 2**26
 """Of a file: a hundred times that of an experiment of a hundred runs."""
 SHOWN = 60
 """Characters of a cell that a message repeats."""
+PASS_AT_K = rf"{re.escape(EVALUATION)}pass_at_[0-9]{{1,9}}"
+ROUNDING = 1e-9
+STEPS = "schedule.steps"
+LARGEST = 1e100
+"""Amount that a cell may have: sums of such are finite."""
 NAMED = 3
 """Differences of a configuration that are named."""
 
@@ -59,7 +64,7 @@ class _Row:
             value = float(text)
         except ValueError:
             raise self.refused(f"{column} is {text[:SHOWN]!r}, not a number") from None
-        if not math.isfinite(value) or (value < 0 and not column.startswith(EVALUATION)):
+        if not abs(value) <= LARGEST or (value < 0 and not column.startswith(EVALUATION)):
             raise self.refused(f"{column} is {text[:SHOWN]}; give a finite number that is not negative")
         if is_percent(column) and not 0 <= value <= 1:
             raise self.refused(f"{column} is {text[:SHOWN]}; it is a share, between 0 and 1")
@@ -124,13 +129,8 @@ def runs_from_csv(
             f"runs_from: {', '.join(names)} have no run of the configuration of "
             f"{listed([run.label for run, _ in missing])}; give their files too"
         )
-    return [_measured(found[run.number].rows, run) for run, _ in planned]
-
-
-def listed(labels: Sequence[str]) -> str:
-    """The first of several labels, and how many more there are."""
-    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
-    return ", ".join(labels[:NAMED]) + more
+    compared = (file.metric, *file.also)
+    return [_measured(found[run.number].rows, run, values[STEPS], compared) for run, values in planned]
 
 
 def _rows_of(path: Path, file: ExperimentFile) -> Iterator[_Row]:
@@ -200,7 +200,8 @@ def _refuse_another_configuration(missing: Sequence[tuple[PlannedRun, Configurat
                 )
 
 
-def _measured(rows: Sequence[_Row], run: PlannedRun) -> MeasuredRun:
+def _measured(rows: Sequence[_Row], run: PlannedRun, steps: int, compared: Sequence[str]) -> MeasuredRun:
+    """A run of so many steps, whose rows have the metrics that are compared."""
     first = rows[0]
     status = _status(rows)
     error = first.cells[ERROR] or None
@@ -208,10 +209,15 @@ def _measured(rows: Sequence[_Row], run: PlannedRun) -> MeasuredRun:
         if len(rows) > 1 or first.cells["step"]:
             raise rows[-1].refused(f"a run that is {status} has one row, without a step")
         return MeasuredRun(run, status, "", error)
-    points = tuple(map(_point, rows))
-    for before, point, row in zip(points, points[1:], rows[1:], strict=False):
-        if point.step <= before.step:
-            raise row.refused(f"step {point.step} follows step {before.step} of the same run")
+    points = tuple(_point(row, compared) for row in rows)
+    for before, row in itertools.pairwise(rows):
+        if row.count("step") <= before.count("step"):
+            raise row.refused(f"step {row.cells['step']} follows step {before.cells['step']} of the same run")
+        for column in COSTS:
+            if row.cells[column] and before.cells[column] and row.amount(column) < before.amount(column):
+                raise row.refused(f"{column} is {row.cells[column][:SHOWN]}, less than in the row before")
+    if points[-1].step != steps:
+        raise rows[-1].refused(f"the last row of a finished run is of step {points[-1].step}, but {STEPS} is {steps}")
     return MeasuredRun(run, status, "", error, points, points[-1].spent)
 
 
@@ -230,8 +236,14 @@ def _status(rows: Sequence[_Row]) -> TrialStatus:
     return found
 
 
-def _point(row: _Row) -> Point:
-    values = {column: row.amount(column) for column in row.cells if column.startswith(EVALUATION)}
+def _point(row: _Row, compared: Sequence[str]) -> Point:
+    # Several files of one experiment may have been evaluated at other k's; what is compared is in all of them.
+    columns = [c for c, cell in row.cells.items() if c.startswith(EVALUATION) and (cell or c in compared)]
+    values = {column: row.amount(column) for column in columns}
+    by_k = sorted((int(c.rpartition("_")[2]), value) for c, value in values.items() if re.fullmatch(PASS_AT_K, c))
+    for (k, low), (more, high) in itertools.pairwise(by_k):
+        if high < low - ROUNDING:
+            raise row.refused(f"pass@{more} is below pass@{k}, which cannot be")
     return Point(row.count("step"), values, _spent(row))
 
 

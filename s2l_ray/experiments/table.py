@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.text import Text
 from s2l_ray.display.text import duration, with_short_paths
 from s2l_ray.experiments.comparison import Arm, Comparison, Difference
 from s2l_ray.experiments.runs_csv import RUNS
-from s2l_ray.experiments.wording import label_of, large, p_text, place_text, value_with_interval
+from s2l_ray.experiments.wording import label_of, large, listed, p_text, place_text, value_with_interval
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.mlflow_store import how_to_open
 from s2l_ray.tuning.outcomes import StudyFacts
@@ -64,7 +65,7 @@ class ResultTable:
         yield self._places()
 
     def _places(self) -> RenderableType:
-        files = experiment_files(self.directory)
+        files = {label: path for label, path in experiment_files(self.directory).items() if path.exists()}
         rows = [("experiment", self.place), *((label, str(path)) for label, path in files.items())]
         if self.facts.mlflow_uri:
             rows += [("MLflow", how_to_open(redact(self.facts.mlflow_uri))), ("", f"run {self.facts.mlflow_run_id}")]
@@ -150,6 +151,8 @@ def _sentences(found: Comparison) -> Iterator[str]:
         f"Arms are compared {place_text(found)}. Brackets are {found.confidence:.0%} intervals over seeds (Student's "
         "t); means are of all seeds of an arm, differences of those that it shares with the baseline."
     )
+    if short := _too_short(found):
+        yield f"Not compared, since they did not get there: {listed(short)}."
     if tests:
         count, seeds = len(tests), len(file.seed_list)
         yield (
@@ -166,6 +169,14 @@ def _sentences(found: Comparison) -> Iterator[str]:
         )
     if file.also:
         yield "Further metrics are not tested."
+
+
+def _too_short(found: Comparison) -> list[str]:
+    """The runs that ended before the place where arms are compared."""
+    if found.place is None or not math.isfinite(found.place):
+        return []
+    runs = (run for arm in found.arms for run in arm.runs)
+    return [run.run.label for run in runs if run.end(found.file.at_axis) < found.place]
 
 
 def _failures(found: Comparison) -> Iterator[str]:

@@ -13,7 +13,9 @@ from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.runs_csv import RUNS
-from s2l_ray.experiments.runs_from_csv import listed, runs_from_csv
+from s2l_ray.experiments.runs_from_csv import runs_from_csv
+from s2l_ray.experiments.wording import listed
+from s2l_ray.machine.places import existing_output
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace
 
@@ -48,6 +50,12 @@ def taken_runs(file: ExperimentFile, configurations: Sequence[Configuration]) ->
     files = file.csv_files or _files_of(file)
     if not files:
         return _of_experiment(file, configurations)
+    own = StudyPlace.of(file.storage, file.name).directory / RUNS
+    if own.exists() and any(existing_output(name).resolve() == own.resolve() for name in files):
+        raise ConfigError(
+            f"runs_from: {own} is the file that this experiment writes itself; give it another name "
+            "(experiment.name=...), or leave runs_from out"
+        )
     runs = runs_from_csv(files, file, configurations)
     seconds = sum(run.spent.seconds for run in runs if run.spent)
     return TakenRuns(runs, configurations[0]["evaluation.confidence"], StudyFacts(seconds))
@@ -68,9 +76,9 @@ def _of_experiment(file: ExperimentFile, configurations: Sequence[Configuration]
     if memory is None or not place.storage.exists(OUTCOMES):
         what = "no experiment" if memory is None else "an experiment of which no start has ended"
         raise ConfigError(f"runs_from: {place} holds {what}; run it first (s2l experiment {file.runs_from})")
-    kept = json.loads(place.storage.read(OUTCOMES))
-    by_number = {_number(found): found for found in map(TrialOutcome.from_json, kept["outcomes"])}
-    theirs = configurations_of(ExperimentFile.model_validate(memory.experiment), memory.overrides)
+    confidence, outcomes = kept_outcomes(place)
+    by_number = {_number(found): found for found in outcomes}
+    theirs = configurations_of(memory.file(place), memory.overrides)
     taken, missing = [], []
     for run, configuration in zip(runs_of(file), configurations, strict=True):
         number = next((number for number, found in enumerate(theirs, 1) if found == configuration), None)
@@ -84,7 +92,24 @@ def _of_experiment(file: ExperimentFile, configurations: Sequence[Configuration]
             "leave runs_from out to run them"
         )
     facts = StudyFacts(sum(outcome.seconds for outcome in taken))
-    return TakenRuns(measured_runs(runs_of(file), taken), kept["confidence"], facts)
+    return TakenRuns(measured_runs(runs_of(file), taken), confidence, facts)
+
+
+def kept_outcomes(place: StudyPlace) -> tuple[float, list[TrialOutcome]]:
+    """What an experiment remembers of its runs: the confidence of intervals, and how each run stands.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        kept = json.loads(place.storage.read(OUTCOMES))
+        return float(kept["confidence"]), [TrialOutcome.from_json(row) for row in kept["outcomes"]]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            f"{place}/{OUTCOMES} is damaged ({reason}); put a copy of it back, or compare from {RUNS} "
+            f"(experiment.runs_from={place.directory / RUNS} and another experiment.name)"
+        ) from None
 
 
 def _number(outcome: TrialOutcome) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from s2l_ray.experiments.comparison import Comparison, Interval
 from s2l_ray.experiments.experiment_file import Axis
 from s2l_ray.tuning.measured import EVALUATION
 
+NAMED = 3
+"""Labels that a sentence names."""
 PASS_AT = f"{EVALUATION}pass_at_"
 AXIS_LABELS: dict[Axis, str] = {
     "steps": "steps",
@@ -58,5 +63,13 @@ def place_text(comparison: Comparison) -> str:
     at = comparison.file.at
     if at is None or comparison.place is None:
         return "at the end of each run"
+    if not math.isfinite(comparison.place):
+        return f"nowhere: it is not known of every run how many {AXIS_LABELS[at.axis]} it had spent"
     how = ", the most that every run got to" if at.value == "common" else ""
     return f"at {large(comparison.place)} {AXIS_LABELS[at.axis]}{how}"
+
+
+def listed(labels: Sequence[str]) -> str:
+    """The first of several labels, and how many more there are."""
+    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+    return ", ".join(labels[:NAMED]) + more

@@ -12,6 +12,8 @@ OUTPUTS = "S2L_OUTPUTS"
 """Environment variable: the directory that takes the place of outputs/."""
 SESSION = re.compile(r"/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+(/|$)")
 """In the path of a file that belongs to one start of Ray."""
+SHOWN = 80
+"""Characters of an impossible path that a message repeats."""
 
 
 def output_path(path: str | Path) -> Path:
@@ -41,9 +43,18 @@ def expanded(path: str | Path, key: str = "") -> Path:
 
 
 def existing_output(path: str | Path) -> Path:
-    """The absolute path of what a run has written: in the working directory if it is there, else by `output_path`."""
+    """The absolute path of what a run has written: in the working directory if it is there, else by `output_path`.
+
+    Raises:
+        ConfigError: the operating system cannot follow the path.
+    """
     here = expanded(path).absolute()
-    return here if here.exists() else output_path(path)
+    try:
+        here.resolve()
+        return here if here.exists() else output_path(path)
+    except (OSError, RuntimeError) as error:  # a name that is too long, links that go in a circle
+        shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
+        raise ConfigError(f"{shown} cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
 
 
 def refuse_session_directory(key: str, path: Path) -> None:

@@ -41,8 +41,11 @@ class Storage:
     """
 
     def __init__(self, url: str, key: str, error: type[S2LError] = StorageError) -> None:
-        self.url = url if "://" in url else str(Path(url).expanduser().resolve())
         self._key, self._error = key, error
+        try:
+            self.url = url if "://" in url else str(Path(url).expanduser().resolve())
+        except RuntimeError as reason:  # links that go in a circle
+            raise error(f"{key}: {reason}") from None
         with self._explained():
             self._fs, self._root = _opened(self.url)
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from s2l_ray.config.embedded import DIRECTORY
-from s2l_ray.errors import DiskError, ModelError
+from s2l_ray.errors import DataError, DiskError, ModelError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.machine.disk import refusal, writing
 from s2l_ray.machine.processes import die_with_parent
+from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 from s2l_ray.miniature.countdown import CountdownProblem, generate, write_jsonl
 from s2l_ray.miniature.recipe import QUICK, Recipe
 
@@ -83,8 +84,14 @@ class Family:
     def fingerprint(self) -> str | None:
         """Fingerprint of the recipe that made it; None when the directory holds no family."""
         try:
-            return str(json.loads(self.manifest.read_text(encoding="utf-8"))["recipe_fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or somebody else's file of that name
+            return str(json.loads(read_bounded(self.manifest, MOST_JSON_BYTES))["recipe_fingerprint"])
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # not there, or somebody else's file of that name
             return None
 
     def is_whole(self) -> bool:
@@ -121,8 +128,9 @@ def build_family(
         DataError: there are not as many problems as the recipe asks for.
         RuntimeError: training raised; the message has the traceback.
     """
-    directory = Path(directory).absolute()
-    family = Family(directory)
+    with writing(directory):
+        family = Family(_target(directory))
+    directory = family.directory
     if family.fingerprint() == recipe.fingerprint and family.is_whole() and not force:
         return family
     _may_replace(family)
@@ -147,6 +155,17 @@ def _made_with() -> dict[str, str]:
     return packages | {"cpu": this_cpu().describe(), "dtype": "bfloat16" if this_cpu().native else "float32"}
 
 
+def _target(directory: Path) -> Path:
+    """The directory that is put in place at the end: what a link stands for."""
+    try:
+        found = Path(directory).resolve()
+    except RuntimeError:
+        raise ModelError(f"{directory} is a link that goes in a circle; name another directory") from None
+    if found.is_mount():
+        raise ModelError(f"{found} is where a file system is mounted, which cannot be replaced; name a directory in it")
+    return found
+
+
 def _may_replace(family: Family) -> None:
     """Only a family is ever replaced; anything else is the user's."""
     directory = family.directory
@@ -164,6 +183,10 @@ def _building(directory: Path) -> Iterator[Path]:
     and clears what a killed one left behind.
     """
     scratch = directory.with_name(f".{directory.name}.building")
+    if scratch.exists() and any(scratch.iterdir()) and not (scratch / LOCK).exists():
+        raise ModelError(
+            f"{scratch} is needed for building, and holds something else; move it, or name another directory"
+        )
     scratch.mkdir(parents=True, exist_ok=True)
     if (lock := _lock(scratch / LOCK)) is None:
         raise ModelError(f"another process is building {directory}; wait for it, or name another directory")
@@ -207,9 +230,13 @@ def _put_in_place(scratch: Path, directory: Path) -> None:
 
 def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> dict[str, dict[str, Any]]:
     """Write data and both models; returns what the manifest says of each model."""
-    pretraining, numbers = _pretraining_problems(recipe), recipe.numbers
-    training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining, numbers=numbers)
-    heldout = generate(recipe.heldout_problems, "heldout", recipe.seed, numbers=numbers)
+    numbers = recipe.numbers
+    with _of("problems"):
+        pretraining = _pretraining_problems(recipe)
+    with _of("train_problems"):
+        training = generate(recipe.train_problems, "train", recipe.seed + 1, exclude=pretraining, numbers=numbers)
+    with _of("heldout_problems"):
+        heldout = generate(recipe.heldout_problems, "heldout", recipe.seed, numbers=numbers)
     write_jsonl(training, family.train, "train")
     write_jsonl(heldout, family.heldout, "heldout")
     context = multiprocessing.get_context("spawn")
@@ -228,6 +255,15 @@ def _fill(family: Family, recipe: Recipe, measure: bool, progress: Progress) -> 
             child.kill()
             child.join()
             pipe.close()
+
+
+@contextmanager
+def _of(key: str) -> Iterator[None]:
+    """Name the key of the recipe that asks for too many problems."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from None
 
 
 def _pretraining_problems(recipe: Recipe) -> list[CountdownProblem]:

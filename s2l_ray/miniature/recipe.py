@@ -14,6 +14,8 @@ FORMAT = 1
 BATCH_SIZE = 64
 """Problems of an optimizer step of pretraining."""
 HEAD_DIM = 32
+LARGEST = {"width": 1024, "layers": 32, "ffn": 4096}
+"""What a `Shape` may have at most."""
 
 
 class Shape(NamedTuple):
@@ -30,13 +32,16 @@ def _three(value: Any) -> Any:
     return value
 
 
-def _of_whole_heads(shape: Shape) -> Shape:
+def _possible(shape: Shape) -> Shape:
+    for name, value in shape._asdict().items():
+        if value > LARGEST[name]:
+            raise ValueError(f"{value} is too much for this recipe, which is for small models; at most {LARGEST[name]}")
     if shape.width % HEAD_DIM:
         raise ValueError(f"the width, {shape.width}, must be a multiple of {HEAD_DIM}, which an attention head has")
     return shape
 
 
-Size = Annotated[Shape, BeforeValidator(_three), AfterValidator(_of_whole_heads)]
+Size = Annotated[Shape, BeforeValidator(_three), AfterValidator(_possible)]
 
 
 class Recipe(Section):

@@ -63,6 +63,9 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
         f"The question was looked at {looks} time{'s' if looks > 1 else ''}; p-values are corrected for the "
         f"{found['comparisons']} comparisons of this one (Holm), not for earlier ones."
     )
+    if at := found.get("at"):
+        where = "nowhere, for it is not known of every run" if at["value"] is None else f"at {large(at['value'])}"
+        said.append(f"Arms are compared {where} ({AXIS_LABELS[at['axis']]}).")
     return said + [
         f"Not in the comparison: {run['arm']}, seed {run['seed']} ({run['status']}){_prefixed(': ', run['error'])}"
         for run in runs

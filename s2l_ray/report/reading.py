@@ -67,6 +67,8 @@ def read_run(directory: Path) -> RunFiles:
         ConfigError: it is none, or no step was done.
         DataError: one of its files cannot be read, or was written by another version.
     """
+    if not directory.exists():
+        raise ConfigError(f"{directory} does not exist")
     records = StepLog(directory / STEPS).read()
     if not records:
         raise ConfigError(f"{directory} is no run directory with steps: it has no {STEPS}, or an empty one")

@@ -117,7 +117,7 @@ class StudyPlace:
             return None
         try:
             values = yaml.safe_load(self.storage.read(STATE))
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise self.damaged("it is not valid YAML") from None
         if not isinstance(values, dict) or "format" not in values:  # the last key, which a file that is cut off lacks
             raise self.damaged("it is not whole")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from s2l_ray.cli import main
 from s2l_ray.commands.family import recipe_of
 from s2l_ray.config import parse_config
-from s2l_ray.errors import ConfigError, DiskError, ModelError
+from s2l_ray.errors import ConfigError, DataError, DiskError, ModelError
 from s2l_ray.machine.cpu import this_cpu
 from s2l_ray.miniature.build import EMBEDDED, Family, build_family
 from s2l_ray.miniature.countdown import CountdownProblem, check, generate, parse_question
@@ -264,6 +264,29 @@ def test_a_directory_that_is_no_family_is_never_replaced(tmp_path: Path, name: s
     with pytest.raises(ModelError, match="is not an embedded family"):
         build_family(tmp_path, recipe=TINY, force=True)
     assert (tmp_path / name).read_text() == "[]"
+
+
+def test_a_directory_for_building_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    scratch = tmp_path / ".family.building"
+    scratch.mkdir()
+    (scratch / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match=r"\.family\.building is needed for building and holds something else"):
+        build_family(tmp_path / "family", recipe=TINY)
+    assert (scratch / "notes.txt").read_text() == "mine"
+
+
+def test_places_that_cannot_be_replaced_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="/proc is where a file system is mounted"):
+        build_family(Path("/proc"), recipe=TINY)
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ModelError, match="a is a link that goes in a circle"):
+        build_family(tmp_path / "a", recipe=TINY)
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ModelError, match="is not an embedded family"):
+        build_family(tmp_path, recipe=TINY)
+    with pytest.raises(DataError, match="train_problems: countdown has hardly more than"):
+        build_family(tmp_path / "many", recipe=TINY.model_copy(update={"numbers": 2, "train_problems": 100_000}))
 
 
 def test_two_builds_of_one_directory_do_not_meet(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
 from s2l_ray.display.text import duration
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
+from s2l_ray.experiments.comparison import Comparison
 from s2l_ray.experiments.configurations import configurations_of
 from s2l_ray.experiments.driver import begun, run_experiment
 from s2l_ray.experiments.experiment_file import AtSection, ExperimentFile
@@ -114,12 +115,20 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | {"extends": "own"}))
     with pytest.raises(ConfigError, match="extends this file itself"):
         load_experiment(tmp_path / "own.yaml")
+    with pytest.raises(ConfigError, match=r"override experiment\.extends: a file says itself what it extends"):
+        load_experiment("figure6", ["extends=figure4"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"arms": {"a": {}}}, "arms"),
+        ({"arms": {"a": {}}}, "arms: give two or more"),
+        ({"arms": {"a": {}, "b": None}}, "arms: give two or more"),
+        ({"seeds": 10**12}, "seeds"),
+        ({"seeds": [1, -2]}, "seeds"),
+        ({"runs_from": ""}, "runs_from: give the name of an experiment"),
+        ({"extends": "nothing"}, r"wrong\.yaml: extends: .*nothing does not exist"),
+        ({"extends": "wrong.yaml"}, "extends"),
         ({"arm": {}}, "arm: unknown key; did you mean 'arms'"),
         ({"baseline": "c"}, "baseline: 'c' is no arm; there are a, b"),
         ({"seeds": [1, 1]}, "a seed is there twice"),
@@ -164,11 +173,12 @@ def test_each_arm_runs_with_each_seed_and_arms_share_the_explorers_rollouts() ->
         ({"arms": {"a": {"schedule.knd": "off"}, "b": {}}}, [], r"arms\.a\.schedule\.knd: unknown key"),
         ({"arms": {"a": {"schedule": {"kind": "off"}}, "b": {}}}, [], "arms.a.schedule is a section"),
         ({"arms": {"a": {"evaluation.samples": 4}, "b": {}}}, [], "measured in different ways"),
-        ({"arms": {"a": {"seed": 4}, "b": {}}}, [], "arms.a.seed: seeds are those of the experiment"),
+        ({"arms": {"a": {}, "b": {"seed": 4}}}, [], "arms.b.seed: seeds are those of the experiment"),
+        ({"values": {"seed": 7}}, [], "values.seed: seeds are those of the experiment"),
         ({"arms": {"a": {}, "b": {"schedule.kind": "linear"}}}, [], "arms.b: has the same values as arms.a"),
         ({}, ["schedule.kind=linear"], "schedule.kind: the arms and seeds of the experiment say what it is"),
         ({"metric": "reward"}, [], "reward is not what arms are compared by"),
-        ({"also": ["eval/learner/pass_at_3"]}, [], "pass_at_3 is not measured"),
+        ({"also": ["eval/learner/pass_at_3"]}, [], "also: eval/learner/pass_at_3 is not what arms are compared by"),
     ],
 )  # fmt: skip
 def test_impossible_arms_are_named(changes: dict[str, Any], overrides: list[str], message: str) -> None:
@@ -317,6 +327,35 @@ def test_results_are_written_and_shown(tmp_path: Path) -> None:
     assert "hypothesis, fixed beforehand: It does." in text and "+20.0 [-4.8, +44.8]" in text
     assert "not in the comparison: worse, seed 3 (failed): out of memory" in text and "20.0%" in text
     assert "asked 2 times before" in text
+
+
+def sentences(found: Comparison, folder: Path) -> str:
+    console = Console(width=300, record=True, file=(folder / "out").open("w"))
+    console.print(ResultTable(found, StudyFacts(65.0), str(folder), folder))
+    return console.export_text()
+
+
+def test_runs_that_do_not_get_to_where_arms_are_compared_are_named(tmp_path: Path) -> None:
+    beyond = sentences(comparison(at={"axis": "flops", "value": 150}), tmp_path)
+    assert "Arms are compared at 150 FLOPs" in beyond
+    assert "Not compared, since they did not get there: grpo, seed 1, grpo, seed 2, grpo, seed 3 and 3 more." in beyond
+    assert "figure" not in beyond  # nothing was drawn in this folder
+
+
+def test_a_question_is_no_formula(tmp_path: Path) -> None:
+    found = comparison(question=r"Does $\foo$ help?")
+    _, figure = write_results(found, StudyFacts(1.0), tmp_path, "")
+    assert figure.stat().st_size > 10_000
+
+
+def test_damaged_outcomes_are_named_with_the_way_out(tmp_path: Path) -> None:
+    storage = {"storage": str(tmp_path / "outputs")}
+    finished_runs(experiment(name="all", **storage), tmp_path)
+    outcomes = tmp_path / "outputs" / "all" / "runs.json"
+    for content in ("garbage", "[]", '{"confidence": 0.95}', '{"confidence": 0.95, "outcomes": [3]}', "[" * 100_000):
+        outcomes.write_text(content)
+        with pytest.raises(ConfigError, match=r"runs\.json is damaged \(.*compare from runs\.csv"):
+            taken_by(experiment(name="mine", runs_from="all", **storage))
 
 
 def test_runs_are_read_from_their_directories(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_words_take_the_place_of_the_recipe_s_values() -> None:
         ("small=[32,0,96]", "recipe: small.1: must be greater than 0"),
         ("large=large", "recipe: large: must be a list of three numbers: width, layers and feed-forward width"),
         ("large=[64,2]", "recipe: large: must be a list of three numbers"),
+        ("large=[1048576,1,1]", "recipe: large: 1048576 is too much for this recipe, which is for small models"),
         ("epochs=.nan", "recipe: epochs: must be a finite number"),
         ("seed=true", "recipe: seed: must be a number"),
     ],

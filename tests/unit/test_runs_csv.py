@@ -31,7 +31,9 @@ from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
 from tests.support.experiments import PASS_AT_1, experiment
 
-FILE = experiment(also=["eval/learner/reward"], arms={"grpo": {"schedule.kind": "off"}, "ours": {}}, seeds=2)
+FOUR = {"schedule.steps": 4, "schedule.mix_steps": 2}
+ARMS: dict[str, Any] = {"grpo": {"schedule.kind": "off"}, "ours": {}}
+FILE = experiment(also=["eval/learner/reward"], arms=ARMS, seeds=2, values=FOUR)
 Row = dict[str, str]
 
 
@@ -195,9 +197,34 @@ def test_a_run_in_two_files_is_refused(path: Path, tmp_path: Path) -> None:
         read(path, other)
 
 
+def test_files_of_other_ks_are_compared_where_they_agree(path: Path, tmp_path: Path) -> None:
+    rows = rows_of(path)
+    for row in rows[:3]:
+        row[f"{PASS_AT_1[:-1]}8"] = ""
+    fewer, whole = read(write(tmp_path / "fewer.csv", rows)), read(path)
+    assert [set(point.values) for point in fewer[0].points] == [{PASS_AT_1, "eval/learner/reward"}] * 3
+    assert fewer[1:] == whole[1:]
+
+
+def test_the_file_that_an_experiment_writes_is_none_that_it_is_compared_from(tmp_path: Path) -> None:
+    content = FILE.model_dump(mode="json") | {"storage": str(tmp_path), "name": "mine"}
+    (tmp_path / "mine").mkdir()
+    own = tmp_path / "mine" / "runs.csv"
+    write_runs(measured_runs(runs_of(FILE), finished(FILE, tmp_path / "runs")), configurations(), own)
+    before = own.read_bytes()
+    link = tmp_path / "link.csv"
+    link.symlink_to(own)
+    for given in (own, link):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {"runs_from": str(given)}))
+        with pytest.raises(ConfigError, match=r"mine/runs\.csv is the file that this experiment writes itself"):
+            run_experiment(str(tmp_path / "mine.yaml"))
+    assert own.read_bytes() == before
+
+
 def test_runs_are_found_by_their_configuration_and_others_passed_over(path: Path) -> None:
     ours = FILE.arms["ours"]
-    another = experiment(also=["eval/learner/reward"], arms={"published": ours, "off": FILE.arms["grpo"]}, seeds=1)
+    arms = {"published": ours, "off": FILE.arms["grpo"]}
+    another = experiment(also=["eval/learner/reward"], arms=arms, seeds=1, values=FOUR)
     found = runs_from_csv([str(path)], another, configurations_of(another, []))
     whole = {(run.run.arm, run.run.seed): run for run in read(path)}
     assert [(run.run.label, run.points) for run in found] == [
@@ -241,6 +268,11 @@ def without_column(name: str) -> Callable[[list[Row]], None]:
         (change(2, **{PASS_AT_1: ""}), f"row 4: {PASS_AT_1} is '', not a number"),
         (change(2, update_flops="-1"), "row 4: update_flops is -1; give a finite number that is not negative"),
         (change(2, prompts=""), "row 4: prompts is '', not a number"),
+        (change(2, update_flops="1e308"), "row 4: update_flops is 1e308; give a finite number"),
+        (change(2, seconds="0.1"), "row 4: seconds is 0.1, less than in the row before"),
+        (change(2, **{f"{PASS_AT_1[:-1]}8": "0.001"}), "row 4: pass@8 is below pass@1, which cannot be"),
+        (lambda rows: rows.pop(2), "row 3: the last row of a finished run is of step 2, but schedule.steps is 4"),
+        (change(2, step="40"), "row 4: the last row of a finished run is of step 40, but schedule.steps is 4"),
         (change(2, seconds="inf"), "row 4: seconds is inf"),
         (change(2, step="2"), "row 4: step 2 follows step 2 of the same run"),
         (change(2, status="failed"), "row 4: status is 'failed', but 'finished' in the run's first row"),
