@@ -50,7 +50,7 @@ class Storage:
             self._fs, self._root = _opened(self.url)
 
     def __str__(self) -> str:
-        return self.url.partition("?")[0].rstrip("/")
+        return self.url.partition("?")[0].rstrip("/") or "/"
 
     @property
     def is_local(self) -> bool:

@@ -65,6 +65,19 @@ def test_a_study_in_a_store_is_found_again_by_another_machine(
     store.fails = lambda method, path: False
 
 
+def test_paths_that_cannot_be_followed_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigError, match="a cannot be looked at: Symlink loop"):
+        StudyPlace.existing(str(tmp_path / "a"))
+    with pytest.raises(ConfigError, match=r"^n{80}\.\.\. cannot be looked at: File name too long"):
+        StudyPlace.existing("n" * 300)
+    with pytest.raises(StorageError, match="^storage: Symlink loop"):
+        StudyPlace.of(str(tmp_path / "a"), "study")
+    with pytest.raises(ConfigError, match="^/ holds no study"):
+        StudyPlace.existing("/")
+
+
 def test_a_directory_without_a_study_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no study: there is no study.yaml in it"):
         StudyPlace.existing(str(tmp_path))
