@@ -85,13 +85,7 @@ class Family:
         """Fingerprint of the recipe that made it; None when the directory holds no family."""
         try:
             return str(json.loads(read_bounded(self.manifest, MOST_JSON_BYTES))["recipe_fingerprint"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ):  # not there, or somebody else's file of that name
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there, or a file of somebody else's
             return None
 
     def is_whole(self) -> bool:

@@ -270,7 +270,7 @@ def test_a_directory_for_building_that_holds_something_else_is_left_alone(tmp_pa
     scratch = tmp_path / ".family.building"
     scratch.mkdir()
     (scratch / "notes.txt").write_text("mine")
-    with pytest.raises(ModelError, match=r"\.family\.building is needed for building and holds something else"):
+    with pytest.raises(ModelError, match=r"\.family\.building is needed for building, and holds something else"):
         build_family(tmp_path / "family", recipe=TINY)
     assert (scratch / "notes.txt").read_text() == "mine"
 
@@ -286,7 +286,9 @@ def test_places_that_cannot_be_replaced_are_refused_before_anything_is_trained(t
     with pytest.raises(ModelError, match="is not an embedded family"):
         build_family(tmp_path, recipe=TINY)
     with pytest.raises(DataError, match="train_problems: countdown has hardly more than"):
-        build_family(tmp_path / "many", recipe=TINY.model_copy(update={"numbers": 2, "train_problems": 100_000}))
+        build_family(
+            tmp_path / "many", recipe=TINY.model_copy(update={"numbers": 2, "problems": 64, "train_problems": 999})
+        )
 
 
 def test_two_builds_of_one_directory_do_not_meet(tmp_path: Path) -> None:
