@@ -11,7 +11,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import OF_THE_STUDY, value_of
-from s2l_ray.tuning.measured import EVALUATION
+from s2l_ray.tuning.measured import EVALUATION, check_metric
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 from s2l_ray.tuning.study_file import StudyFile
@@ -89,6 +89,7 @@ def _check_metric(place: str, metric: str, config: Config) -> None:
     known = [*(f"{EVALUATION}pass_at_{k}" for k in config.evaluation.k), f"{EVALUATION}reward"]
     if metric not in known:
         raise ConfigError(f"{place}: {metric} is not what arms are compared by; there are {', '.join(known)}")
+    check_metric(metric, config)
 
 
 def _values(name: str, arm: Mapping[str, Any], keys: Sequence[str], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,6 +178,7 @@ def test_each_arm_runs_with_each_seed_and_arms_share_the_explorers_rollouts() ->
         ({"arms": {"a": {}, "b": {"schedule.kind": "linear"}}}, [], "arms.b: has the same values as arms.a"),
         ({}, ["schedule.kind=linear"], "schedule.kind: the arms and seeds of the experiment say what it is"),
         ({"metric": "reward"}, [], "reward is not what arms are compared by"),
+        ({}, ["data.eval=null"], "needs held-out problems"),
         ({"also": ["eval/learner/pass_at_3"]}, [], "also: eval/learner/pass_at_3 is not what arms are compared by"),
     ],
 )  # fmt: skip
