@@ -54,9 +54,8 @@ class ExperimentFile(Section):
     file."""
     extends: str | None = None
     """Another experiment, by name or by its path from this file: its keys are taken where this file has none, but for
-    `name` and `earlier_looks`. In
-    `values` this file adds to them or replaces them key by key, in `arms` arm by arm and in each arm key by key; an arm
-    that is null is left out."""
+    `name` and `earlier_looks`. In `values` this file adds to them or replaces them key by key, in `arms` arm by arm and
+    in each arm key by key; an arm that is null is left out."""
     question: str = ""
     """What is asked, in a sentence: the title of figure and table."""
     hypothesis: str = ""

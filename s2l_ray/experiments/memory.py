@@ -45,7 +45,7 @@ class Memory:
             return None
         try:
             return TypeAdapter(cls).validate_python(yaml.safe_load(place.storage.read(EXPERIMENT)))
-        except (yaml.YAMLError, ValidationError, ValueError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise _damaged(place, error) from None
 
     def file(self, place: StudyPlace) -> ExperimentFile:
