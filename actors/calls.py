@@ -10,7 +10,7 @@ import ray
 
 from s2l_ray.errors import ActorLostError, S2LError, StepTimeoutError
 
-TOKENS_ASIDE = {"RAY_max_direct_call_object_size": "8192"}
+TOKENS_ASIDE = {"RAY_max_direct_call_object_size": "1024"}
 """Environment of actors that return rollouts: what is larger than 8 KiB goes to the object store.
 
 Ray would send up to 100 kB to whoever asked, which is the scheduler, and Ray 2.60 does not give that memory back when

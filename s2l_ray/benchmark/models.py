@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.config import load_config
 from s2l_ray.config.embedded import PREFIX, ModelSource
+from s2l_ray.config.problems import problem_of_value
 from s2l_ray.errors import ModelError
 from s2l_ray.machine.places import existing_output
 from s2l_ray.tasks.compat import model_directory
@@ -118,7 +119,7 @@ def _expanded(word: str) -> str:
     try:
         return TypeAdapter(ModelSource).validate_python(word)
     except ValidationError as error:
-        raise ModelError(f"{word}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise ModelError(f"{word}: {problem_of_value(error)}") from None
 
 
 def _run(text: str) -> Path | None:

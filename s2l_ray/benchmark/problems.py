@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.config.embedded import DataSource, source_name
+from s2l_ray.config.problems import problem_of_value
 from s2l_ray.errors import DataError
 from s2l_ray.hub.names import dataset_split
 from s2l_ray.miniature.countdown import parse_question
@@ -51,7 +52,7 @@ def data_source(text: str) -> str:
     try:
         return TypeAdapter(DataSource).validate_python(text)
     except ValidationError as error:
-        raise DataError(f"{text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise DataError(f"{text}: {problem_of_value(error)}") from None
 
 
 def load_benchmark(source: str, limit: int | None = None) -> Benchmark:

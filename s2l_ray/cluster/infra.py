@@ -12,22 +12,22 @@ Every key has a default.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from s2l_ray.cluster.names import LONGEST_NAME, is_job_name, is_label_value, is_object_name, is_qualified
+from s2l_ray.config.problems import problems_of
 from s2l_ray.config.section import AfterValidator, Section
-from s2l_ray.config.text import NOT_YAML, listed, read_documents, section_of, type_of, yaml_problem
+from s2l_ray.config.text import NOT_YAML, listed, read_documents, yaml_problem
 from s2l_ray.errors import ConfigError
 from s2l_ray.redaction import has_password, is_secret_name
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 SECRET_KEY = re.compile(r"(?!\.\.?$)[\w.-]+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -221,25 +221,4 @@ def load_infra(path: str | Path) -> Infra:
     try:
         return Infra.model_validate(values or {})
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(f"infra file {path}:\n  {listed(problems)}") from None
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    if error["type"] == "extra_forbidden":
-        valid = sorted(_section_at(error["loc"][:-1]).model_fields)
-        nearest = difflib.get_close_matches(str(error["loc"][-1]).lower(), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"valid keys here: {', '.join(valid)}"
-        return f"{key}: unknown key; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    """The section that the keys of this location lead to, by way of mappings and lists of sections."""
-    kind: Any = Infra
-    for part in location:
-        section = section_of(kind)
-        kind = type_of(section, part) if section else next(arg for arg in get_args(kind) if section_of(arg))
-    return section_of(kind) or Infra
+        raise ConfigError(f"infra file {path}:\n  {listed(problems_of(error, Infra))}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from s2l_ray.config.section import Field, Place, Section, YamlWord, model_validator
+from s2l_ray.config.section import FINGERPRINT_PATTERN, Field, Place, Section, YamlWord, model_validator
 from s2l_ray.kinds import BankMode
 
 
@@ -22,7 +22,7 @@ class BankConfig(Section):
     path: Place = "outputs/bank"
     """Directory or URI of the bank: s3://..., gs://..., or fsspec+PROTOCOL://... for any other protocol of fsspec. A
     bank holds recordings with different settings side by side."""
-    recording: Annotated[str, Field(pattern="^[0-9a-f]{4,16}$")] | None = None
+    recording: Annotated[str, Field(pattern=FINGERPRINT_PATTERN)] | None = None
     """With mode: read, the recording to read, by its fingerprint or the beginning of it (`s2l bank show` lists them),
     instead of the one with this run's own settings. Only its rollout.explorer_seed, models.dtype and origin may differ
     from the run's: this is how imported rollouts are read, and those of another seed."""

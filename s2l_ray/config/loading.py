@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.interpolation import check_interpolations
+from s2l_ray.config.problems import problems_of, shown, unknown_key
 from s2l_ray.config.renamed import RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
@@ -31,15 +31,9 @@ from s2l_ray.config.text import (
 )
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.reading import read_bounded
-from s2l_ray.redaction import redact
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 MOST_FILES = 100
 """Files that one configuration is made of."""
-LONGEST_SHOWN = 80
-"""Characters of a refused value that an error message repeats."""
 
 
 class ConfigFile(Config):
@@ -133,7 +127,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        problems = problems_of(error, Config, _renamed)
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
@@ -218,7 +212,7 @@ def _layers(overrides: list[str] | dict[str, Any] | None) -> list[dict[str, Any]
 def _split(item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if not key or not equals:
-        raise ConfigError(f"override {_short(item)}: write it as key=value")
+        raise ConfigError(f"override {shown(item)}: write it as key=value")
     return key, value
 
 
@@ -230,7 +224,7 @@ def _from_word(key: str, value: str) -> dict[str, Any]:
     try:
         return _nested(key, read_yaml(value, key_type))
     except NOT_YAML as error:
-        item = _short(f"{key}={value}")
+        item = shown(f"{key}={value}")
         raise ConfigError(f"override {item}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
@@ -268,37 +262,13 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 # ---- what is wrong, in a line each ----------------------------------------------------------------------------------
 
 
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    given = error["input"]
-    if error["type"] == "extra_forbidden":
-        return _unknown(error["loc"], _section_at(error["loc"][:-1]))
-    if error["type"] == "missing":
-        return f"{key}: missing; give it a value"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] in ("model_type", "dict_type"):
-        message = "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
-    if error["type"] == "string_type" and isinstance(given, dict | list | tuple):
-        message = "must be text; put it in quotes"
-    shown = "" if given is None or isinstance(given, (dict, BaseModel)) else f" (got {_short(given)})"
-    return f"{key + ': ' if key else ''}{message}{shown}"
-
-
 def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
+    return _renamed(path) or unknown_key(path, section)
+
+
+def _renamed(path: Sequence[Any]) -> str | None:
     key = ".".join(map(str, path))
-    if key in RENAMED:
-        return f"{key}: this key is now {RENAMED[key]}"
-    valid = sorted(section.model_fields)
-    nearest = difflib.get_close_matches(str(path[-1]).lower(), valid, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
-    return f"{key}: unknown key; {hint}"
-
-
-def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
-    for part in location:
-        section = section_of(type_of(section, part)) or section
-    return section
+    return f"{key}: this key is now {RENAMED[key]}" if key in RENAMED else None
 
 
 def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
@@ -307,11 +277,3 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
         return f"{where}: {key} must be given, as an override {key}=... or in a file"
     hint = "; for these characters themselves write \\${" if isinstance(error, GrammarParseError) else ""
     return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"
-
-
-def _short(value: Any) -> str:
-    try:
-        shown = redact(repr(value))
-    except ValueError:  # Python does not write integers of more than 4300 digits
-        return "a number of thousands of digits"
-    return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 3] + "..."

@@ -44,11 +44,14 @@ else:
         )
 
 __all__ = [
+    "FINGERPRINT_PATTERN",
+    "NAME_PATTERN",
     "AfterValidator",
     "BeforeValidator",
     "Field",
     "Fractional",
     "LocalPath",
+    "Name",
     "NonNegative",
     "Place",
     "Positive",
@@ -64,6 +67,10 @@ LONGEST_PATH = 4095
 LONGEST_FILE_NAME = 255
 """In bytes; the limit of common file systems."""
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"
+FINGERPRINT_PATTERN = "^[0-9a-f]{4,16}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""Of a study or an experiment, and of what is in one."""
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

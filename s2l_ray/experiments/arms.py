@@ -10,7 +10,7 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.tuning.domain import Domain
-from s2l_ray.tuning.keys import OF_THE_STUDY, value_of
+from s2l_ray.tuning.keys import OF_THE_STUDY, check_keys, value_of
 from s2l_ray.tuning.measured import EVALUATION, check_metric
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
@@ -53,6 +53,7 @@ def study_of(file: ExperimentFile, overrides: Sequence[str] = ()) -> StudyFile:
     Raises:
         ConfigError: a key or value of an arm is impossible, or two arms are alike.
     """
+    check_keys(file.values, "values")
     config = load_config(file.config, dict(file.values), list(overrides))
     for place, metric in [("metric", file.metric), *(("also", metric) for metric in file.also)]:
         _check_metric(place, metric, config)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from s2l_ray.config.section import (
     Field,
+    Name,
     NonNegative,
     Place,
     Positive,
@@ -32,7 +33,6 @@ COMMON: Literal["common"] = "common"
 CSV = ".csv"
 MOST_SEEDS = 1000
 Values = dict[str, Any]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 Arms = dict[Name, Values]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from s2l_ray.config.problems import problems_of
 from s2l_ray.config.section import PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.config.text import NOT_YAML, listed, read_documents, yaml_problem
@@ -26,7 +27,7 @@ from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_n
 from s2l_ray.placement.manifest_nodes import nodes_of_manifest, ray_object
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 GB = 10**9
 CPU_GFLOPS = 50.0
@@ -283,14 +284,4 @@ def _parse(values: dict[str, Any], where: str) -> Inventory:
     try:
         return Inventory.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise PlacementError(f"{where}:\n  {listed(problems)}") from None
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        section = Efficiency if error["loc"][0] == "efficiency" else NodeGroup if len(error["loc"]) > 1 else Inventory
-        return f"{key}: unknown key; valid here: {', '.join(section.model_fields)}"
-    message: str = error["msg"]
-    return f"{key}: " + message.removeprefix("Value error, ")
+        raise PlacementError(f"{where}:\n  {listed(problems_of(error, Inventory))}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import type_at
+from s2l_ray.config.problems import problem_of_value
 from s2l_ray.config.reference import as_yaml, keys_of
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
@@ -95,7 +96,7 @@ def _checked(key: str, domain: Domain) -> Domain:
     for fixed, reason in OF_THE_STUDY.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise ConfigError(f"{key} cannot be varied: {reason}")
-    if section_of(_type_of(key)):
+    if section_of(type_of_key(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     if domain.values:
         values = tuple(value_of(key, value) for value in domain.values)
@@ -109,8 +110,8 @@ def _checked(key: str, domain: Domain) -> Domain:
     return domain
 
 
-def _type_of(key: str) -> Any:
-    """The type of a key's value.
+def type_of_key(key: str) -> Any:
+    """The type of a key's value, which may be a section.
 
     Raises:
         ConfigError: there is no such key; the nearest one is named, whole.
@@ -125,25 +126,36 @@ def _type_of(key: str) -> Any:
         raise ConfigError(str(error).removeprefix("override ")) from None
 
 
+def check_keys(keys: Iterable[str], of: str) -> None:
+    """Refuse what is no key of the configuration.
+
+    Args:
+        keys: of a mapping in a file.
+        of: the key that has the mapping.
+
+    Raises:
+        ConfigError: there is no such key; the nearest one is named.
+    """
+    for key in keys:
+        try:
+            type_of_key(key)
+        except ConfigError as error:
+            raise ConfigError(f"{of}.{error}") from None
+
+
 def value_of(key: str, value: Any) -> Any:
     """A value of a key as the configuration has it, as a JSON value.
 
     Raises:
         ConfigError: there is no such key, or it cannot have this value.
     """
-    if section_of(_type_of(key)):
+    if section_of(type_of_key(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     adapter = _adapter(key)
     try:
         return adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
-        message = plain(error.errors()[0]["msg"])
-        raise ConfigError(f"{key}: {message} (got {as_yaml(value)})") from None
-
-
-def plain(message: str) -> str:
-    """What Pydantic says of a value, shorter."""
-    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+        raise ConfigError(f"{key}: {problem_of_value(error)} (got {as_yaml(value)})") from None
 
 
 def _is_integer(key: str) -> bool:

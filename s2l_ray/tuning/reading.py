@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from s2l_ray.config import Config
+from s2l_ray.config.problems import problems_of
 from s2l_ray.config.reference import keys_of
 from s2l_ray.config.section import Section
 from s2l_ray.config.shipped import STUDIES
-from s2l_ray.config.text import MOST_BYTES, NOT_YAML, listed, read_yaml, section_of, type_of, yaml_problem
+from s2l_ray.config.text import MOST_BYTES, NOT_YAML, listed, read_yaml, type_of, yaml_problem
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.reading import read_bounded
-from s2l_ray.tuning.domain import Domain
-from s2l_ray.tuning.keys import checked_space, plain
+from s2l_ray.tuning.keys import checked_space
 from s2l_ray.tuning.study_file import StudyFile
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-REASONS = {
-    "string_pattern_mismatch": "must have at most 60 letters, digits, '.', '_' and '-', of which the first is a letter "
-    "or a digit",
-    "too_short": "is empty",
-    "tuple_type": "must be a list of values",
-}
-"""What is said of a value, by Pydantic's name of what is wrong with it."""
 OVERRIDE = "tune."
 """How an override begins that changes a key of the study's file."""
 
@@ -99,7 +88,7 @@ def parse_study(values: dict[str, Any], where: str = "study") -> StudyFile:
 
 def refused(where: str, error: ValidationError, kind: type[Section]) -> str:
     """Why a file with the keys of `kind`, named `where`, is refused."""
-    problems = [_explain(problem, kind) for problem in error.errors()]
+    problems = problems_of(error, kind, _nested_in_space)
     separator = " " if len(problems) == 1 else "\n  "
     return f"{where}:{separator}" + listed(problems)
 
@@ -143,28 +132,13 @@ def overridden(
     return values
 
 
-def _explain(error: ErrorDetails, kind: type[Section]) -> str:
-    location = [str(part) for part in error["loc"]]
-    if error["type"] == "missing":
-        return f"{'.'.join(location)}: missing; give it a value"
-    if error["type"] == "extra_forbidden":
-        if location[:1] == ["space"] and _is_key(key := ".".join(location[1:])):
-            return f"{'.'.join(location[:-1])}: the keys of the space are dotted: write {key}"
-        valid = sorted(_section_at(location[:-1], kind).model_fields)
-        nearest = difflib.get_close_matches(location[-1].lower(), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
-        return f"{'.'.join(location)}: unknown key; {hint}"
-    is_section = error["type"] in ("model_type", "dict_type")
-    message = "must be a mapping of keys to values" if is_section else REASONS.get(error["type"], plain(error["msg"]))
-    return f"{'.'.join(location)}: {message}" if location else message
+def _nested_in_space(location: Sequence[int | str]) -> str | None:
+    """What is said of `space: {schedule: {kind: ...}}`."""
+    key = _dotted(location[1:])
+    if location[:1] == ("space",) and any(known.name == key for known in keys_of(Config)):
+        return f"{_dotted(location[:-1])}: the keys of the space are dotted: write {key}"
+    return None
 
 
-def _is_key(key: str) -> bool:
-    """Whether the configuration has this key."""
-    return any(known.name == key for known in keys_of(Config))
-
-
-def _section_at(location: Sequence[str], kind: type[Section]) -> type[Section] | Any:
-    if location[:1] == ["space"]:
-        return Domain
-    return section_of(type_of(kind, location[0])) if location else kind
+def _dotted(location: Sequence[int | str]) -> str:
+    return ".".join(map(str, location))

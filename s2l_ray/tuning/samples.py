@@ -14,7 +14,7 @@ from s2l_ray.config import Config
 from s2l_ray.config.loading import load_many, parse_config
 from s2l_ray.config.reference import differences
 from s2l_ray.errors import ConfigError
-from s2l_ray.tuning.keys import checked_run, checked_space, refuse_overrides
+from s2l_ray.tuning.keys import check_keys, checked_run, checked_space, refuse_overrides
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
 from s2l_ray.tuning.study_file import StudyFile
@@ -66,6 +66,7 @@ class StudyConfigs:
         """
         space = space_of(file)
         number_of_trials(file, space)
+        check_keys(file.config, "config")
         refuse_overrides([*flat(file.config), *(word.partition("=")[0] for word in overrides)], file)
         given = (dict(file.config), list(overrides))
         configure = load_many(config, *given)

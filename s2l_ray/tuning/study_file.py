@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from s2l_ray.config.section import Field, NonNegative, Place, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.config.section import Field, Name, NonNegative, Place, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.tuning.domain import Domain
 
 PASS_AT_1 = "eval/learner/pass_at_1"
@@ -54,7 +54,7 @@ class SchedulerSection(Section):
 class StudyFile(Section):
     """All keys of a study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")] = "study"
+    name: Name = "study"
     """Name of the study: its directory in `storage`, and the beginning of its trials' names. Default: that of the
     file."""
     space: Annotated[dict[str, Domain], Field(min_length=1)]
