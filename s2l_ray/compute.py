@@ -54,22 +54,29 @@ def generation_flops(cost: ForwardCost, prompt_tokens: int, responses: Sequence[
 
 
 def update_passes(
-    optimizer_steps: float, *, reference: bool = False, kl_in_reward: bool = False, lora: bool = False
+    optimizer_steps: float,
+    *,
+    rescored: float = 1,
+    reference: bool = False,
+    kl_in_reward: bool = False,
+    lora: bool = False,
 ) -> float:
     """How many forwards over the rollouts of a step its update amounts to.
 
     One forward, and a backward, which is twice as much, or as much where only adapters have gradients; old log-probs
-    for every mini-batch but the first, whose are those of the forward; one of the reference; one more where the KL is
+    of every mini-batch but the first, whose are those of the forward; one of the reference; one more where the KL is
     in the reward, which is needed before any of these.
 
     Args:
         optimizer_steps: of the step, at least 1.
+        rescored: share of a forward that old log-probs take: all of it, or with objective.old_logprobs: engine that of
+            the explorer's rollouts.
         reference: the KL to a reference is estimated.
         kl_in_reward: objective.kl_in is `reward`.
         lora: adapters are trained (trainer.lora_rank).
     """
     backward = 1 if lora else 2
-    return 1 + backward + (optimizer_steps - 1) / optimizer_steps + reference + kl_in_reward
+    return 1 + backward + rescored * (optimizer_steps - 1) / optimizer_steps + reference + kl_in_reward
 
 
 @dataclass(frozen=True)
@@ -156,12 +163,14 @@ class ComputeMeter:
     Args:
         costs: of a forward, of each source's model.
         reference, kl_in_reward, lora: as `update_passes`.
+        old_from_engine: objective.old_logprobs is `engine`.
     """
 
     costs: Mapping[Source, ForwardCost]
     reference: bool = False
     kl_in_reward: bool = False
     lora: bool = False
+    old_from_engine: bool = False
 
     def step(
         self,
@@ -191,7 +200,11 @@ class ComputeMeter:
             tokens[source] = tokens.get(source, 0) + _response_tokens(rows)
             flops[source] = flops.get(source, 0.0) + self._sampling(rows, source)
         passes = update_passes(
-            optimizer_steps, reference=self.reference, kl_in_reward=self.kl_in_reward, lora=self.lora
+            optimizer_steps,
+            rescored=self._explorers_share(rollouts) if self.old_from_engine else 1,
+            reference=self.reference,
+            kl_in_reward=self.kl_in_reward,
+            lora=self.lora,
         )
         return Compute(
             prompts=len(by_prompt),
@@ -206,6 +219,11 @@ class ComputeMeter:
     def _sampling(self, rows: Sequence[RolloutSummary], source: Source) -> float:
         """Sampling one prompt's responses with the model of `source`."""
         return generation_flops(self.costs[source], rows[0].prompt_tokens, [row.response_tokens for row in rows])
+
+    def _explorers_share(self, rollouts: Sequence[RolloutSummary]) -> float:
+        """What the explorer's rollouts have of the learner's forward over all."""
+        explored = [rollout for rollout in rollouts if rollout.source == "explorer"]
+        return self._forward(explored, None) / self._forward(rollouts, None) if explored else 0.0
 
     def _forward(self, rollouts: Sequence[RolloutSummary], trained_tokens: float | None) -> float:
         """The learner's forward over what is trained on."""

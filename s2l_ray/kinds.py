@@ -41,6 +41,7 @@ DataSplit = Literal["train", "heldout"]
 
 KLEstimator = Literal["k1", "k2", "k3"]
 KLPlace = Literal["loss", "reward"]
+OldLogprobs = Literal["trainer", "engine"]
 Aggregation = Literal["token", "sequence", "constant"]
 Grouping = Literal["mixed", "separate"]
 CorrectionMode = Literal["truncate", "mask"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from s2l_ray.config.section import AfterValidator, Field, Fractional, Positive, PositiveFloat, Section, model_validator
-from s2l_ray.kinds import Aggregation, CorrectionMode, Grouping, KLEstimator, KLPlace, Overlong
+from s2l_ray.kinds import Aggregation, CorrectionMode, Grouping, KLEstimator, KLPlace, OldLogprobs, Overlong
 from s2l_ray.objective import ADVANTAGES, CORRECTIONS, LOSSES, WholeBatch
 
 CorrectionLevel = Annotated[str, AfterValidator(CORRECTIONS.checked)]
@@ -79,6 +79,12 @@ class ObjectiveConfig(Section):
     entropy: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the entropy bonus: entropy times the policy's entropy at each response token is taken off that
     token's loss, and weighs as `aggregation` says."""
+    old_logprobs: OldLogprobs = "trainer"
+    """What r divides by. `trainer`: the learner's probability before the step, which the trainer computes again with
+    more than one optimizer step for each training step. `engine`: for the learner's rollouts, the probability with
+    which the engine sampled the token; for the explorer's, as `trainer`. It saves that computation where the learner
+    has sampled, and r then has the engine's rounding and the staleness of its weights in it, which clipping limits:
+    correction.learner has nothing left to correct. Needs rollout.learner without top_p, top_k and presence_penalty."""
     aggregation: Aggregation = "token"
     """Mean over all response tokens of the mini-batch (DAPO); or mean over sequences of each sequence's token mean
     (GRPO); or mean over sequences of each sequence's token sum / aggregation_tokens (Dr. GRPO, arXiv 2503.20783)."""
@@ -130,6 +136,9 @@ class ObjectiveConfig(Section):
             ),
             "reference_offload needs kl above 0; without it there is no reference": (
                 self.reference_offload and self.kl == 0
+            ),
+            "old_logprobs: engine needs correction.learner: none; its ratio is to the weights that sampled already": (
+                self.old_logprobs == "engine" and self.correction.learner != "none"
             ),
             "kl_in: reward needs kl above 0": self.kl_in == "reward" and self.kl == 0,
             "kl_in: reward makes rewards other than 0 and 1, which advantage: pass_at_k needs; use kl_in: loss": (

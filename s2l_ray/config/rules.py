@@ -57,6 +57,23 @@ def objective_overlong_buffer_tokens(config: Sections) -> str | None:
     )
 
 
+def objective_old_logprobs(config: Sections) -> str | None:
+    """Engines report log-probs of the distribution that they sample from; the trainer's are of the whole softmax."""
+    sampling = config.rollout.learner
+    narrowed = {
+        "top_p": sampling.top_p < 1,
+        "top_k": sampling.top_k > 0,
+        "presence_penalty": sampling.presence_penalty != 0,
+    }
+    if config.objective.old_logprobs != "engine" or not any(narrowed.values()):
+        return None
+    keys = " and ".join(f"rollout.learner.{key}" for key, given in narrowed.items() if given)
+    return (
+        "objective.old_logprobs: engine needs samples of the whole softmax, as the trainer computes it: leave out "
+        f"{keys}, or use old_logprobs: trainer"
+    )
+
+
 def rollout_max_staleness_needs_awake_engines(config: Sections) -> str | None:
     """Learner engines can only sample ahead of the trainer where they do not sleep while it works."""
     name = config.placement.mode
@@ -118,6 +135,7 @@ RULES = (
     objective_pass_k,
     objective_mini_batch_prompts,
     objective_overlong_buffer_tokens,
+    objective_old_logprobs,
     rollout_max_staleness_needs_awake_engines,
     rollout_prefetch_steps,
     rollout_max_staleness_with_adaptive_schedule,

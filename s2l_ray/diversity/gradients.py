@@ -46,7 +46,8 @@ def check_objective(objective: ObjectiveConfig) -> None:
     """Refuse what has no gradient of one prompt, or needs more than the learner.
 
     Raises:
-        ConfigError: the advantage is normalised over the mini-batch, or there is a KL to a reference.
+        ConfigError: the advantage is normalised over the mini-batch, there is a KL to a reference, or the ratio is to
+            the engines' log-probs.
     """
     if is_over_batch(objective.advantage):
         raise ConfigError(
@@ -56,6 +57,11 @@ def check_objective(objective: ObjectiveConfig) -> None:
     if objective.kl:
         raise ConfigError(
             "objective.kl: the gradient is measured at the reference itself, where the KL is 0; set it to 0"
+        )
+    if objective.old_logprobs != "trainer":
+        raise ConfigError(
+            "objective.old_logprobs: the gradient is measured under the weights before a step, where every ratio is 1; "
+            "set it to trainer"
         )
 
 

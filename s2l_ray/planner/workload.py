@@ -86,6 +86,8 @@ class Workload:
     """Policy and reference are forwarded once more, over every rollout, before the update."""
     separate_groups: bool
     """Each mini-batch that has rollouts of both sources is two optimizer steps."""
+    old_from_engine: bool
+    """Old log-probs of the learner's rollouts are the engines' (objective.old_logprobs)."""
     lora: bool
     offload: bool
     """Master weights, gradients and optimizer states live in host memory (trainer.cpu_offload)."""
@@ -121,7 +123,9 @@ class Workload:
         A backward gathers the weights and counts whole with LoRA too.
         """
         steps = self.optimizer_steps(split)
-        return update_passes(steps, reference=self.reference, kl_in_reward=self.kl_in_reward) + self.recompute
+        rescored = split.explorer / self.group_size if self.old_from_engine else 1
+        passes = update_passes(steps, rescored=rescored, reference=self.reference, kl_in_reward=self.kl_in_reward)
+        return passes + self.recompute
 
 
 def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None = None) -> Workload:
@@ -147,6 +151,7 @@ def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None =
         reference=objective.kl > 0,
         kl_in_reward=objective.kl > 0 and objective.kl_in == "reward",
         separate_groups=objective.grouping == "separate",
+        old_from_engine=objective.old_logprobs == "engine",
         lora=trainer.lora_rank > 0,
         offload=trainer.cpu_offload and cuda,
         ahead=rollout.prefetch_steps > 0,

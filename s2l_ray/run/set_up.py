@@ -171,6 +171,7 @@ def compute_meter(settings: Config) -> ComputeMeter:
         reference=goal.kl > 0,
         kl_in_reward=goal.kl > 0 and goal.kl_in == "reward",
         lora=settings.trainer.lora_rank > 0,
+        old_from_engine=goal.old_logprobs == "engine",
     )
 
 

@@ -37,7 +37,9 @@ def without_empty(steps: list[list[RolloutGroup]]) -> list[list[RolloutGroup]]:
     return [groups for groups, count in zip(steps, counts, strict=True) if count]
 
 
-def pack_in_step(steps: list[list[TrainSequence]], budget: int, device: torch.device) -> list[list[MicroBatch]]:
+def pack_in_step(
+    steps: list[list[TrainSequence]], budget: int, device: torch.device, *, old_from_engine: bool = False
+) -> list[list[MicroBatch]]:
     """Micro-batches on the device, equally many (and at least one) per optimizer step on every rank. A collective.
 
     A rank with less to do runs idle micro-batches.
@@ -45,9 +47,24 @@ def pack_in_step(steps: list[list[TrainSequence]], budget: int, device: torch.de
     Args:
         steps: the sequences of each optimizer step on this rank.
         budget: tokens of a micro-batch, see `micro_batches`.
+        old_from_engine: pack the learner's rollouts apart, as such whose ratio is to the engine's log-probs. Which
+            micro-batches these are is the same on every rank.
     """
+    if not old_from_engine:
+        return _in_step(steps, budget, device, least=1)
+    explored = [[sequence for sequence in of_one if sequence.from_explorer] for of_one in steps]
+    learned = [[sequence for sequence in of_one if not sequence.from_explorer] for of_one in steps]
+    recomputed, engines = (_in_step(explored, budget, device, least=0), _in_step(learned, budget, device, least=1))
+    for batch in (batch for of_one in engines for batch in of_one):
+        batch.old_from_engine = True
+    return [[*ours, *theirs] for ours, theirs in zip(recomputed, engines, strict=True)]
+
+
+def _in_step(
+    steps: list[list[TrainSequence]], budget: int, device: torch.device, *, least: int
+) -> list[list[MicroBatch]]:
     rows = [micro_batches(sequences, budget) for sequences in steps]
-    counts = all_reduce_max(torch.tensor([max(1, len(r)) for r in rows])).tolist()
+    counts = all_reduce_max(torch.tensor([max(least, len(r)) for r in rows])).tolist()
     return [
         [(pack(row) if row else idle_micro_batch()).to(device) for row in own + [[]] * (count - len(own))]
         for own, count in zip(rows, counts, strict=True)

@@ -62,22 +62,23 @@ class MetricSums:
             self._sums[name] += getattr(share, name)
 
     def add_tokens(
-        self, batch: MicroBatch, old: Tensor, policy: PolicyLoss, corrected: Correction | None, entropy: Tensor
+        self, batch: MicroBatch, before: Tensor, policy: PolicyLoss, corrected: Correction | None, entropy: Tensor
     ) -> None:
         """Add the tokens of a micro-batch.
 
         Args:
             batch: N response tokens.
-            old: float32 [N], the learner's log-probs under the weights before the update.
+            before: float32 [N], the learner's log-probs under the weights before the update; where old log-probs are
+                the engine's, under those that the mini-batch is trained from.
             policy: their losses.
             corrected: their importance weights; None if neither source is corrected.
             entropy: float32 [N], without gradient.
         """
-        gap = (batch.engine_logprobs - old).abs()
-        sampler_kl = k3(batch.engine_logprobs, old)
+        gap = (batch.engine_logprobs - before).abs()
+        sampler_kl = k3(batch.engine_logprobs, before)
         for source, of_source in zip(SOURCES, (batch.from_explorer, ~batch.from_explorer), strict=True):
             these = batch.real & of_source
-            values = {"tokens": these, "logprob": old, "entropy": entropy, "gap": gap, "sampler_kl": sampler_kl}
+            values = {"tokens": these, "logprob": before, "entropy": entropy, "gap": gap, "sampler_kl": sampler_kl}
             values |= {"ratio": policy.ratio, "clipped": policy.clipped}
             if corrected is not None:
                 values |= {"weight": corrected.weights, "kept": corrected.kept}

@@ -72,14 +72,16 @@ class MicroBatch:
     """float32 [N]."""
     real: Tensor = field(repr=False)
     """bool [N]: False in a micro-batch that only keeps this rank in step with the others."""
+    old_from_engine: bool = False
+    """Whether the ratio divides by `engine_logprobs` (objective.old_logprobs)."""
     old_logprobs: Tensor | None = None
-    """float32 [N]: the learner's, before the step; None: the same as the current ones."""
+    """float32 [N]: the learner's, before the step; None: the same as the current ones, or `old_from_engine`."""
     reference_logprobs: Tensor | None = None
     """float32 [N], under the reference; None without KL in the loss."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on `device`."""
-        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
+        moved: dict[str, Any] = {k: v.to(device) if hasattr(v, "to") else v for k, v in vars(self).items()}
         return MicroBatch(**moved)
 
 

@@ -193,7 +193,9 @@ class PolicyTrainer:
         if self.reference is not None and self.objective.kl_in == "reward":
             mini_batches = self._penalised(mini_batches, self.reference, sums)
         shares = self._prepare(mini_batches)
-        batches = self._pack([share.sequences for share in shares])
+        batches = self._pack(
+            [share.sequences for share in shares], old_from_engine=self.objective.old_logprobs == "engine"
+        )
         for share in shares:
             sums.add_share(share)
         self._score(batches)
@@ -337,16 +339,17 @@ class PolicyTrainer:
         self.clock.enter("prepare")
         return penalised_groups(mini_batches, [self.objective.kl * by_sequence[id(s)] for s in sequences])
 
-    def _pack(self, steps: list[list[TrainSequence]]) -> list[list[MicroBatch]]:
-        return pack_in_step(steps, self.trainer.micro_batch_tokens, self.device)
+    def _pack(self, steps: list[list[TrainSequence]], *, old_from_engine: bool = False) -> list[list[MicroBatch]]:
+        return pack_in_step(steps, self.trainer.micro_batch_tokens, self.device, old_from_engine=old_from_engine)
 
     @torch.no_grad()
     def _score(self, batches: list[list[MicroBatch]]) -> None:
         """Log-probs that the loss compares with: under the weights before the update, and under the reference."""
         # The first mini-batch meets the weights that old log-probs are defined by: its ratio is 1 by construction.
-        if len(batches) > 1:
+        unknown = [batch for later in batches[1:] for batch in later if not batch.old_from_engine]
+        if unknown:
             self.clock.enter("old_logprobs")
-        for batch in (b for later in batches[1:] for b in later):
+        for batch in unknown:
             batch.old_logprobs = self.policy(batch).logprobs
         if self.reference is not None and self.objective.kl_in == "loss":
             self.clock.enter("reference")

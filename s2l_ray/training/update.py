@@ -188,7 +188,8 @@ def micro_batch_loss(
         reference: float32 [N], log-probs under the reference; None without KL in the loss.
     """
     logprobs = scores.logprobs
-    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    old = batch.engine_logprobs if batch.old_from_engine else before
     tokens = LossTokens(logprobs, old, batch.advantages, batch.lengths, batch.from_explorer, batch.engine_logprobs)
     policy = policy_loss(tokens, objective)
     per_token = policy.loss
@@ -201,7 +202,7 @@ def micro_batch_loss(
         sums.add_kl(batch, kl.detach())
     if objective.entropy:
         per_token = per_token - objective.entropy * scores.entropy
-    sums.add_tokens(batch, old, policy, corrected, scores.entropy.detach())
+    sums.add_tokens(batch, before, policy, corrected, scores.entropy.detach())
     return (per_token * batch.weights).sum()
 
 

@@ -23,7 +23,7 @@ CHANGEABLE = (
     *("objective.loss", "objective.clip_low", "objective.clip_high"),
     *("objective.sapo_positive", "objective.sapo_negative"),
     *("objective.kl", "objective.kl_estimator", "objective.kl_in"),
-    *("objective.entropy", "objective.aggregation", "objective.aggregation_tokens"),
+    *("objective.entropy", "objective.aggregation", "objective.aggregation_tokens", "objective.old_logprobs"),
     *("objective.overlong", "objective.overlong_buffer_tokens", "objective.overlong_penalty"),
     *("objective.correction.explorer", "objective.correction.learner"),
     *("objective.correction.mode", "objective.correction.cap"),

@@ -81,7 +81,10 @@ class NaiveTrainer:
                 if rollout.source == "explorer" and advantage < 0:
                     advantage *= self.goal.explorer_negatives
                 logprobs, entropy = self.scores(self.model, group, k)
-                ratio = (logprobs - old[group.prompt_id, k]).exp()
+                before = old[group.prompt_id, k]
+                if self.goal.old_logprobs == "engine" and rollout.source == "learner":
+                    before = torch.from_numpy(rollout.logprobs)
+                ratio = (logprobs - before).exp()
                 bounded = ratio.clamp(1 - self.goal.clip_low, 1 + self.goal.clip_high)
                 loss = -torch.minimum(ratio * advantage, bounded * advantage)
                 if self.goal.kl:
@@ -124,6 +127,7 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"kl": 0.05, "aggregation": "sequence", "explorer_negatives": 0.0},
     {"entropy": 0.5, "clip_low": 0.01, "clip_high": 0.02},
     {"entropy": 0.2, "kl": 0.05, "aggregation": "sequence"},
+    {"old_logprobs": "engine", "clip_low": 0.9, "clip_high": 9.0, "kl": 0.1},
 ]
 
 
@@ -614,6 +618,19 @@ def test_an_updates_parts_in_order(model_dirs: dict[str, str]) -> None:
     penalised = make_trainer(model_dirs["qwen3"], goal=objective(kl=0.1, kl_in="reward"))
     penalised.update([random_groups(2)])
     assert [part.name for part in penalised.parts] == ["prepare", "reference", "prepare", *stepped]
+
+
+def test_old_log_probs_of_the_engine_spare_the_learners_rollouts_a_forward(model_dirs: dict[str, str]) -> None:
+    config = trainer_config(**GRADIENT_READABLE | {"learning_rate": 1e-6})
+    trainer = make_trainer(model_dirs["qwen3"], goal=objective(old_logprobs="engine"), config=config)
+    mini_batches = [random_groups(2), random_groups(2, seed=1)]
+    mixed = trainer.update(mini_batches)
+    assert [part.name for part in trainer.parts][:3] == ["prepare", "old_logprobs", "forward_backward"]
+    assert mixed["ratio/explorer"] == pytest.approx(1, abs=1e-4) and abs(mixed["ratio/learner"] - 1) > 0.01
+    alone = [[replace(g, rollouts=[replace(r, source="learner") for r in g.rollouts]) for g in m] for m in mini_batches]
+    metrics = trainer.update(alone)
+    assert [part.name for part in trainer.parts][:2] == ["prepare", "forward_backward"]
+    assert metrics["logprob_gap/learner"] > 0.1  # measured nevertheless: these engines' log-probs are random
 
 
 def test_a_rebuilt_trainer_is_bit_for_bit_one_that_was_constructed_so(model_dirs: dict[str, str]):

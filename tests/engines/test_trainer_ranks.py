@@ -74,6 +74,7 @@ def mini_batches(trainer: PolicyTrainer, group: Group) -> dict[str, float]:
     return trainer.update([first, group.share(random_groups(4, seed=2))])
 
 
+ENGINE = {"old_logprobs": "engine", "clip_low": 0.9, "clip_high": 9.0}
 DECAYED = {"weight_decay": 0.1, "lr_schedule": "cosine", "lr_min_ratio": 0.1, "skip_grad_norm": 1e3}
 SHAPED = {"entropy": 0.2, "overlong_buffer_tokens": 5, "kl": 0.1, "reference_offload": True}
 LORA = {"lora_rank": 3, "lora_alpha": 3.0, "learning_rate": 0.4, "gradient_checkpointing": "on"}
@@ -82,6 +83,7 @@ TOTAL_STEPS = 4  # of a falling learning rate
 SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "token": (even, {}, {"micro_batch_tokens": 40}),
     "kl": (mini_batches, KL, {"micro_batch_tokens": 30}),
+    "engine": (mini_batches, ENGINE, {"micro_batch_tokens": 30}),
     "recomputed": (even, {}, {"gradient_checkpointing": "on"}),
     "kept whole": (mini_batches, KL, {"micro_batch_tokens": 30, "reshard_after_forward": False}),
     "decayed": (mini_batches, {}, DECAYED),

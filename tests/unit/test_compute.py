@@ -52,6 +52,7 @@ def test_passes_of_an_update() -> None:
     assert update_passes(1) == 3
     assert update_passes(4, reference=True, kl_in_reward=True) == 3 + 0.75 + 2
     assert update_passes(1, lora=True) == 2
+    assert update_passes(4, rescored=0.5) == 3 + 0.5 * 0.75
 
 
 def test_a_mixed_step() -> None:
@@ -72,6 +73,10 @@ def test_a_mixed_step() -> None:
         grpo_flops=alone,
         update_flops=3.5 * forward / 2,
     )
+    explored = 5 * 100 + 2 * 15 + 2 * 50 + 2 * (4 * 100 + 2 * 10 + 50)  # what the explorer sampled, forwarded
+    saving = replace(METER, old_from_engine=True).step(rows, optimizer_steps=2)
+    assert saving.update_flops == pytest.approx(3 * forward + explored / 2)
+    assert replace(METER, old_from_engine=True).step(rows[1:2], optimizer_steps=2).update_flops == 3 * 792
     assert found.rollout_compute_saved == pytest.approx(1 - (of_a + of_b + learner) / alone)
     assert found.flops == of_a + of_b + learner + 3.5 * forward / 2 and found.sampled_tokens == 7
 

@@ -75,6 +75,10 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
             "objective={overlong_buffer_tokens: 9999}",
             r"overlong_buffer_tokens \(9999\) must not exceed rollout.max_tokens",
         ),
+        (
+            "objective={old_logprobs: engine, correction: {learner: token}}",
+            "old_logprobs: engine needs correction.learner",
+        ),
         ("objective.reference_offload=true", "reference_offload needs kl above 0"),
         ("objective.entropy=-1", "objective.entropy: must be greater than or equal to 0"),
         ("trainer.skip_grad_norm=0", "trainer.skip_grad_norm: must be greater than 0"),
@@ -105,6 +109,13 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
 def test_bad_values_name_the_key(minimal: Path, override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_config(minimal, [override])
+
+
+def test_the_engines_old_log_probs_need_the_whole_softmax(minimal: Path):
+    engine = "objective.old_logprobs=engine"
+    assert load_config(minimal, [engine, "rollout.learner.temperature=1.2"]).objective.old_logprobs == "engine"
+    with pytest.raises(ConfigError, match=r"leave out rollout\.learner\.top_p and rollout\.learner\.top_k, or"):
+        load_config(minimal, [engine, "rollout.learner.top_p=0.9", "rollout.learner.top_k=5"])
 
 
 def test_a_bare_on_or_off_is_the_word(minimal: Path):

@@ -144,8 +144,8 @@ def test_rollout_flops() -> None:
 WORK = Workload(
     phases=(), steps=4, group_size=4, prompts=8, prompt_tokens=20, response_tokens=30, max_tokens=60,
     mini_batch_prompts=4, micro_batch_tokens=100, recompute=True, keeps_gathered=False, reference=True,
-    kl_in_reward=False, separate_groups=False, lora=False, offload=False, ahead=True, stale=False,
-    banked=False,
+    kl_in_reward=False, separate_groups=False, old_from_engine=False, lora=False, offload=False, ahead=True,
+    stale=False, banked=False,
 )  # fmt: skip
 
 
@@ -162,6 +162,8 @@ def test_forward_passes_of_an_update() -> None:
     separate = replace(WORK, separate_groups=True)
     assert separate.optimizer_steps(Split(2, 2, 1)) == 4 and separate.optimizer_steps(Split(4, 0, 1)) == 2
     assert separate.forwards(Split(2, 2, 1)) == 5.75
+    engines = replace(WORK, old_from_engine=True)  # the explorer's quarter of the rollouts alone
+    assert engines.forwards(Split(1, 3, 1)) == 5 + 0.5 / 4 and engines.forwards(Split(0, 4, 1)) == 5
     assert replace(WORK, kl_in_reward=True).forwards(Split(2, 2, 1)) == 6.5
 
 

@@ -332,7 +332,10 @@ def test_what_only_a_job_has_is_refused_for_a_cluster_that_stays():
     ("text", "said"),
     [
         ("imgae: a", "imgae: unknown key; did you mean 'image'?"),
-        ("workers: {groups: {cpu-2: {tolerations: [{kye: a}]}}}", "tolerations.0.kye: unknown key; did you mean 'key'?"),
+        (
+            "workers: {groups: {cpu-2: {tolerations: [{kye: a}]}}}",
+            "tolerations.0.kye: unknown key; did you mean 'key'?",
+        ),
         ("workers: {groups: {cpu-2: {shm: 1}}}", "workers.groups.cpu-2.shm: unknown key; did you mean 'shm_gb'?"),
         ("head: {gpus: 1}", "head.gpus: unknown key; did you mean 'cpus'?"),
         ("environment: {HF_TOKEN: abc}", "environment.HF_TOKEN looks like a secret"),
