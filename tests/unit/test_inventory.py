@@ -75,7 +75,7 @@ def test_nodes_without_gpus_keep_their_cpus() -> None:
     ("text", "parts"),
     [
         ("nodes: [{gpus: 8, gpu: H1000}]", ["nodes.0", "did you mean H100", "A100-40GB", "gpu_tflops"]),
-        ("nodes: [{gpus: 8, gpuz: H100}]", ["nodes.0.gpuz", "unknown key", "gpu_memory_gb"]),
+        ("nodes: [{gpus: 8, gpuz: H100}]", ["nodes.0.gpuz", "unknown key", "did you mean 'gpu"]),
         ("nodes: [{count: 2}]", ["nodes.0.gpus"]),
         ("nodes: [{gpus: 8}]", ["nodes.0", "gpu_memory_gb is missing"]),
         ("nodes: [{gpus: 0}]", ["nodes.0", "needs cpus"]),
@@ -90,7 +90,7 @@ def test_nodes_without_gpus_keep_their_cpus() -> None:
         ("nodes: [{gpus: 0, cpus: .inf}]", ["nodes.0.cpus", "finite"]),
         ("nodes: [{gpus: 0, cpus: 4, memory_gb: .inf}]", ["nodes.0.memory_gb", "finite"]),
         ("nodes: [{gpus: 1, gpu: L4}]\nefficiency: {train: 1.5}", ["efficiency.train"]),
-        ("nodes: [{gpus: 1, gpu: L4}]\nefficiency: {trian: 0.5}", ["efficiency.trian", "unknown key", "prefill"]),
+        ("nodes: [{gpus: 1, gpu: L4}]\nefficiency: {trian: 0.5}", ["efficiency.trian", "unknown key", "did you mean 'train'"]),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -167,7 +167,7 @@ def test_values_are_those_of_the_configuration() -> None:
         ("trainer", [1], "space.trainer is a section; vary the keys in it"),
         ("schedule__mix_steps", {"uniform": [1, 9]}, "schedule.mix_steps is an integer; use randint"),
         ("schedule__mix_steps", {"randint": [0, 9]}, "schedule.mix_steps: must be greater than 0 (got 0)"),
-        ("rollout__group_size", [4, "x"], "rollout.group_size: must be a valid integer"),
+        ("rollout__group_size", [4, "x"], "rollout.group_size: must be a whole number"),
         ("schedule__kind", ["cosin"], "schedule.kind: must be one of linear"),
         ("name", ["a"], "name cannot be varied"),
         ("evaluation__samples", [1], "evaluation.samples cannot be varied"),
