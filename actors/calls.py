@@ -11,10 +11,11 @@ import ray
 from s2l_ray.errors import ActorLostError, S2LError, StepTimeoutError
 
 TOKENS_ASIDE = {"RAY_max_direct_call_object_size": "1024"}
-"""Environment of actors that return rollouts: what is larger than 8 KiB goes to the object store.
+"""Environment of actors that return rollouts: what is larger than 1 KiB goes to the object store.
 
 Ray would send up to 100 kB to whoever asked, which is the scheduler, and Ray 2.60 does not give that memory back when
-the result is handed on by reference: 2.8 kB per rollout of 256 tokens (`make bench ARGS=orchestration`).
+the result is returned by reference to a third process: 2.8 kB per rollout of 256 tokens (`make bench
+ARGS=orchestration`), and 3.4 kB per set of eight rollouts of the embedded family, which 8 KiB let pass.
 """
 
 

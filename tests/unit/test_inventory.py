@@ -90,7 +90,10 @@ def test_nodes_without_gpus_keep_their_cpus() -> None:
         ("nodes: [{gpus: 0, cpus: .inf}]", ["nodes.0.cpus", "finite"]),
         ("nodes: [{gpus: 0, cpus: 4, memory_gb: .inf}]", ["nodes.0.memory_gb", "finite"]),
         ("nodes: [{gpus: 1, gpu: L4}]\nefficiency: {train: 1.5}", ["efficiency.train"]),
-        ("nodes: [{gpus: 1, gpu: L4}]\nefficiency: {trian: 0.5}", ["efficiency.trian", "unknown key", "did you mean 'train'"]),
+        (
+            "nodes: [{gpus: 1, gpu: L4}]\nefficiency: {trian: 0.5}",
+            ["efficiency.trian", "unknown key", "did you mean 'train'"],
+        ),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, text: str, parts: list[str]) -> None:
