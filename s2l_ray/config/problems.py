@@ -22,6 +22,7 @@ PATTERNS = {
     NAME_PATTERN: "must have at most 60 letters, digits, '.', '_' and '-', of which the first is a letter or a digit",
     FINGERPRINT_PATTERN: "must be 4 to 16 of the digits 0 to 9 and a to f",
 }
+"""What is said of a text that does not match a pattern."""
 REASONS = {
     "too_short": "is empty",
     "tuple_type": "must be a list of values",

@@ -96,7 +96,7 @@ def _checked(key: str, domain: Domain) -> Domain:
     for fixed, reason in OF_THE_STUDY.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise ConfigError(f"{key} cannot be varied: {reason}")
-    if section_of(type_of_key(key)):
+    if section_of(_type_of(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     if domain.values:
         values = tuple(value_of(key, value) for value in domain.values)
@@ -110,7 +110,7 @@ def _checked(key: str, domain: Domain) -> Domain:
     return domain
 
 
-def type_of_key(key: str) -> Any:
+def _type_of(key: str) -> Any:
     """The type of a key's value, which may be a section.
 
     Raises:
@@ -138,7 +138,7 @@ def check_keys(keys: Iterable[str], of: str) -> None:
     """
     for key in keys:
         try:
-            type_of_key(key)
+            _type_of(key)
         except ConfigError as error:
             raise ConfigError(f"{of}.{error}") from None
 
@@ -149,7 +149,7 @@ def value_of(key: str, value: Any) -> Any:
     Raises:
         ConfigError: there is no such key, or it cannot have this value.
     """
-    if section_of(type_of_key(key)):
+    if section_of(_type_of(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     adapter = _adapter(key)
     try:

@@ -245,3 +245,5 @@ def test_groups_are_disjoint_and_an_impossible_gradient_is_refused():
         check_objective(objective(advantage="reinforce++"))
     with pytest.raises(ConfigError, match="objective.kl"):
         check_objective(objective(kl=0.1))
+    with pytest.raises(ConfigError, match="objective.old_logprobs: .* set it to trainer"):
+        check_objective(objective(old_logprobs="engine"))
