@@ -15,6 +15,7 @@ from actors.connection import connect
 from actors.liveness import Heartbeat, Watch
 from s2l_ray.errors import ActorLostError, EngineDiedError
 from s2l_ray.machine.processes import kill_with_environment
+from tests.support.killed import kill
 from tests.support.patience import PATIENCE_S
 
 TIMEOUT_S = 3.0
@@ -102,6 +103,6 @@ def test_a_driver_that_did_not_look_takes_nobody_for_hung_and_a_failed_call_asks
     watch.look()
     time.sleep(TIMEOUT_S + 0.5)  # the driver itself was busy, or stopped
     assert watch.look() == []
-    ray.kill(gone)
+    kill(gone)
     assert [death.actor for death in watch.gone([actor, gone], ActorLostError("a call failed"))] == [gone]
     assert watch.gone([actor], ActorLostError("a call failed")) == []

@@ -23,6 +23,7 @@ from s2l_ray.placement.live_nodes import live_inventory, nodes_to_plan_for
 from s2l_ray.placement.node_check import check_nodes, may_fit
 from s2l_ray.placement.plan import EngineSlot, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.placement.ray_binding import reserve
+from tests.support.killed import kill
 from tests.support.logical_cluster import logical_cluster
 from tests.support.patience import PATIENCE_S, until
 
@@ -74,7 +75,7 @@ def test_the_nodes_say_how_busy_they_are_and_nobody_waits_for_them(cluster):
     name = f"system/{os.uname().nodename}/cpu_utilization_percentage"
     assert step == 1 and 0 <= values[name] <= 100 and len(values) >= 8
     for meter in meters._meters.values():
-        ray.kill(meter)
+        kill(meter)
     until(lambda: not list(meters.after(3)) and not meters._meters)  # those that are gone are left out
 
 

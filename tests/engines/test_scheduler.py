@@ -28,6 +28,7 @@ from s2l_ray.rollouts.requests import LearnerRequest
 from s2l_ray.rollouts.step_planner import StepPlanner
 from s2l_ray.schedule import Schedule
 from s2l_ray.tasks.verifiers import VerifierError
+from tests.support.killed import kill
 from tests.support.patience import PATIENCE_S
 
 PROMPTS = {f"p{i}": Prompt(f"p{i}", "q", "q", np.arange(3, dtype=np.int32), "0") for i in range(24)}
@@ -392,7 +393,7 @@ def test_what_a_dead_engine_was_sampling_another_one_samples_with_the_same_seeds
     fetch(explorer.hold.remote(list(PROMPTS)), PATIENCE_S, "hold")
     collecting = scheduler.collect.remote(2)
     wait_until(lambda: asked(explorer), "a request of the engine that is to die")
-    ray.kill(explorer)
+    kill(explorer)
     batch = fetch(collecting, PATIENCE_S, "collect")
     assert digests(batch) == digests(collect(undisturbed, 2))
     assert batch.redone > 0
@@ -405,7 +406,7 @@ def test_with_no_engine_left_requests_wait_for_the_next_one(start):
     release(undisturbed, 1)
     scheduler, _, learner = start()
     release(scheduler, 1)
-    ray.kill(learner)
+    kill(learner)
     collecting = scheduler.collect.remote(2)
     wait_until(lambda: fetch(scheduler.progress.remote(), PATIENCE_S, "progress").suspects, "it is noticed")
     fetch(scheduler.drop.remote("learner", 0), PATIENCE_S, "drop")
@@ -416,7 +417,7 @@ def test_with_no_engine_left_requests_wait_for_the_next_one(start):
 def test_a_new_scheduler_collects_what_the_old_one_was_collecting(start):
     scheduler, explorer, learner = start()
     release(scheduler, 1)
-    ray.kill(scheduler)
+    kill(scheduler)
     undisturbed, *_ = start()
     release(undisturbed, 1)
     verifier = Verifier.remote("tests.support.rewards:first_number_is_even", 5.0, PROMPTS)

@@ -33,6 +33,7 @@ from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.uploader import Uploader
 from s2l_ray.timing import read_trace
+from tests.support.killed import kill
 from tests.support.object_stores import CREDENTIALS, s3
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
@@ -289,7 +290,7 @@ def test_two_trainer_ranks_two_learner_engines_two_verifiers(run: Undisturbed, f
         text = np.arange(3, 20, dtype=np.int32)
         scores = algo.run.graph.score(text)
         algo.run.graph.trainer.export(str(tmp_path / "exported"))
-        ray.kill(algo.run.graph._workers.engines("learner")[1].actor)
+        kill(algo.run.graph._workers.engines("learner")[1].actor)
         with pytest.raises(ActorLostError, match="scoring failed: an actor is gone"):
             algo.run.graph.score(text)
         for rank, actor in enumerate(algo.run.graph.trainer.ranks):
