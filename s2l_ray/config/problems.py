@@ -57,6 +57,15 @@ def problem_of_value(error: ValidationError) -> str:
     return _words(next(iter(_one_for_each_key(error.errors()))))
 
 
+def problem_of_record(error: ValidationError) -> str:
+    """The first thing that is wrong with what a program wrote, without the value."""
+    first = next(iter(_one_for_each_key(error.errors())))
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{_dotted(first['loc'])}: unknown key"
+    words = _words(first).partition(";")[0]  # without advice, which is for somebody who writes a file
+    return f"{_dotted(first['loc'])}: {words}" if first["loc"] else f"it {words}"
+
+
 def unknown_key(location: Location, section: type[BaseModel]) -> str:
     """What is said of a key that a section does not have: the nearest one that it has."""
     valid = sorted(section.model_fields)

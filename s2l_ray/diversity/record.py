@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from s2l_ray.config.problems import problem_of_record
 from s2l_ray.diversity.measures import Measured
 from s2l_ray.diversity.sources import SourceKind
 from s2l_ray.statistics import Estimate
@@ -73,8 +74,7 @@ class DiversityRecord:
         try:
             return TypeAdapter(cls).validate_python({key: value for key, value in found.items() if key != "format"})
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            raise ValueError(problem_of_record(error)) from None
 
 
 def source_records(found: list[Measured], confidence: float) -> list[SourceRecord]:

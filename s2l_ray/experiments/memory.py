@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from s2l_ray.config.problems import problem_of_record
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
+from s2l_ray.machine.reading import misread
 from s2l_ray.tuning.place import EXPERIMENT, StudyPlace
 
 FREE = ("axis", "also", "question", "storage", "max_failures")
@@ -81,7 +83,10 @@ class Memory:
 
 
 def _damaged(place: StudyPlace, error: Exception) -> ConfigError:
-    reason = str(error).splitlines()[0]
+    if isinstance(error, ValidationError):
+        reason = problem_of_record(error)
+    else:
+        reason = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else misread(error)
     return ConfigError(f"{place}/{EXPERIMENT} is damaged ({reason}); put a copy of it back")
 
 

@@ -16,6 +16,7 @@ from s2l_ray.experiments.runs_csv import RUNS
 from s2l_ray.experiments.runs_from_csv import runs_from_csv
 from s2l_ray.experiments.wording import listed
 from s2l_ray.machine.places import existing_output
+from s2l_ray.machine.reading import misread
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace
 
@@ -105,9 +106,8 @@ def kept_outcomes(place: StudyPlace) -> tuple[float, list[TrialOutcome]]:
         kept = json.loads(place.storage.read(OUTCOMES))
         return float(kept["confidence"]), [TrialOutcome.from_json(row) for row in kept["outcomes"]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
-            f"{place}/{OUTCOMES} is damaged ({reason}); put a copy of it back, or compare from {RUNS} "
+            f"{place}/{OUTCOMES} is damaged ({misread(error)}); put a copy of it back, or compare from {RUNS} "
             f"(experiment.runs_from={place.directory / RUNS} and another experiment.name)"
         ) from None
 

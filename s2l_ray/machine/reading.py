@@ -1,4 +1,4 @@
-"""Reading a file that a user has named: a file it must be, and not larger than such files are."""
+"""Reading a file that a user has named: it must be a file, no larger than such files are, and hold what it should."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def kind_of(path: Path) -> str | None:
         ValueError: there is a NUL character in it.
     """
     return KINDS.get(stat.S_IFMT(path.stat().st_mode))
+
+
+def misread(error: Exception) -> str:
+    """What is wrong with contents that could not be read, in words, from the exception of the code that read them."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}" if error.args else "a key is missing"
+    if isinstance(error, ValueError) and (said := str(error).strip()):
+        return said.splitlines()[0].rstrip(".")
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "a value in it is of another type, or is missing"
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from s2l_ray.errors import PlacementError
+from s2l_ray.machine.reading import misread
 
 KINDS = ("RayJob", "RayCluster")
 INVENTORY_KEY = "inventory.yaml"
@@ -38,7 +39,7 @@ def nodes_of_manifest(documents: list[Any], where: str) -> dict[str, Any]:
         cluster = found["spec"]["rayClusterSpec"] if found["kind"] == "RayJob" else found["spec"]  # type: ignore[index]
         groups = [_node(group) for group in cluster["workerGroupSpecs"]]
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise PlacementError(f"{where}: no nodes in this manifest: {type(error).__name__} {error}") from None
+        raise PlacementError(f"{where}: no nodes in this manifest: {misread(error)}") from None
     carried = _carried(documents)
     kinds = carried.get("nodes", [])
     if len(kinds) == len(groups):

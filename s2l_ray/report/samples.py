@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError, S2LError
-from s2l_ray.machine.reading import MOST_LOG_BYTES, read_bounded
+from s2l_ray.machine.reading import MOST_LOG_BYTES, misread, read_bounded
 from s2l_ray.report.reading import RunFiles
 from s2l_ray.tasks.data import load_problems
 
@@ -83,7 +83,7 @@ def _of_step(step: int, path: Path, problems: dict[str, tuple[str, str]]) -> Ite
             question, answer = problems.get(prompt_id, (None, None))
             yield SampledPrompt(step, prompt_id, question, answer, _counted(group), _chosen(group))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is no file of rollouts: {type(error).__name__}: {error}. Remove it") from error
+        raise DataError(f"{path} is no file of rollouts ({misread(error)}); remove it") from error
 
 
 def _counted(group: list[dict[str, Any]]) -> str:

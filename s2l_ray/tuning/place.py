@@ -10,6 +10,7 @@ import yaml
 from pyarrow.fs import FileSystem
 from pydantic import TypeAdapter, ValidationError
 
+from s2l_ray.config.problems import problem_of_record
 from s2l_ray.config.run import directory_name
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.machine.places import existing_output, output_path
@@ -126,9 +127,7 @@ class StudyPlace:
         try:
             return TypeAdapter(StudyState).validate_python(values)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise self.damaged(f"{where}: {problem['msg']}") from None
+            raise self.damaged(problem_of_record(error)) from None
 
     def damaged(self, reason: str) -> ConfigError:
         """The error of a study whose state is no longer what was written."""

@@ -145,7 +145,7 @@ def test_a_report_has_sources_and_differences(
     (tmp_path / "diversity.json").write_text('{"format": 1, "name": "a"}')
     assert main(["report", str(tmp_path)]) == 1
     twice, damaged = capsys.readouterr().err.splitlines()
-    assert "is given more than once" in twice and "ValueError: match: Field required" in damaged
+    assert "is given more than once" in twice and "(match: missing)" in damaged
     assert html.count("<svg") == 1 and "some: 3 problems, 8 samples of each, matched samples" in html
 
 

@@ -70,7 +70,7 @@ def test_somebody_elses_manifest_says_its_nodes_too(tmp_path: Path):
     with pytest.raises(PlacementError, match="gpu_memory_gb is missing"):
         load_inventory(file)
     file.write_text("kind: RayJob\nspec: {entrypoint: s2l train quickstart}\n")
-    with pytest.raises(PlacementError, match="no nodes in this manifest: KeyError 'rayClusterSpec'"):
+    with pytest.raises(PlacementError, match="no nodes in this manifest: it has no 'rayClusterSpec'"):
         load_inventory(file)
 
 

@@ -229,9 +229,16 @@ def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None
     place.storage.remove("experiment.yaml")
     with pytest.raises(ConfigError, match="holds a study that is no experiment"):
         begun(place, file, [])
-    place.storage.put("experiment.yaml", b"{")
-    with pytest.raises(ConfigError, match=r"experiment\.yaml is damaged"):
-        Memory.read(place)
+    for damage, reason in (
+        (b"{", "it is not valid YAML"),
+        (b"\xff", "it is not valid YAML"),
+        (b"- 1", "it must be a mapping of keys to values"),
+        (b"overrides: []", "experiment: missing"),
+        (b"{experiment: {}, overrides: [], seed: 1}", "seed: unknown key"),
+    ):
+        place.storage.put("experiment.yaml", damage)
+        with pytest.raises(ConfigError, match=rf"experiment\.yaml is damaged \({reason}\); put a copy of it back"):
+            Memory.read(place)
 
 
 def finished_runs(file: ExperimentFile, folder: Path) -> None:

@@ -218,8 +218,8 @@ def test_a_long_response_is_cut_in_its_middle() -> None:
     [
         ("summary.json", "{", "summary.json is damaged ("),
         ("summary.json", "[]", "summary.json is damaged (it is not a JSON object)"),
-        ("summary.json", "{}", "not what this version of s2l-ray writes"),
-        ("plan.json", '{"phases": [{}]}', "not what this version of s2l-ray writes"),
+        ("summary.json", "{}", "not what this version of s2l-ray writes (it has no 'evaluation')"),
+        ("plan.json", '{"phases": [{}]}', "not what this version of s2l-ray writes (it has no 'first_step')"),
         ("steps.jsonl", "{}\n", "steps.jsonl, line 1"),
         ("steps.jsonl", "", "no run directory with steps"),
         ("rollouts/step-000001.jsonl", "{}\n", "is no file of rollouts"),

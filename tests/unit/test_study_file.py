@@ -318,7 +318,7 @@ def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
     [
         (None, "it is not whole"),
         ({"format": 2}, "is of another version of s2l-ray"),
-        ({"study": None}, "study: Input should be a valid dictionary"),
+        ({"study": None}, "(study: is empty)"),
         ({"trials": []}, "it has 0 trials"),
         ({"trials": [{}] * 4}, "the values of a trial: 'schedule.kind'"),
     ],
