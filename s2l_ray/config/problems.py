@@ -105,7 +105,7 @@ def _words(error: ErrorDetails) -> str:
     kind, given = error["type"], error["input"]
     if kind == "missing":
         return "missing; give it a value"
-    if kind in ("model_type", "dict_type"):
+    if kind in ("model_type", "dict_type", "dataclass_type"):
         return "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
     if kind == "string_type" and isinstance(given, dict | list | tuple):
         return "must be text; put it in quotes"

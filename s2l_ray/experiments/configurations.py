@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
 from s2l_ray.config import load_config
 from s2l_ray.config.embedded import source_name
+from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import EXPLORER_SEED, runs_of, study_of
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.run.identity import FREE_TO_CHANGE
 from s2l_ray.tasks.sources import SOURCES
+from s2l_ray.tuning.keys import default_of
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 
@@ -51,6 +54,19 @@ directories of their own."""
 def portable(configuration: Configuration) -> dict[str, Any]:
     """The same as it is on any machine: parts of the embedded family as such, paths by their last parts (KEPT)."""
     return {key: _portable(value) if key in PATHS else value for key, value in configuration.items()}
+
+
+def completed(configuration: Configuration, keys: Iterable[str]) -> Configuration:
+    """The same with the defaults of further keys: an earlier version, which did not know them, did what they say."""
+    return {key: _default(key) for key in keys if key not in configuration} | dict(configuration)
+
+
+@cache
+def _default(key: str) -> Any:
+    try:
+        return default_of(key)
+    except ConfigError:  # every configuration has it: the file was written by somebody else
+        return None
 
 
 def _portable(value: Any) -> Any:

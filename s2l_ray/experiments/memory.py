@@ -71,10 +71,11 @@ class Memory:
         Raises:
             ConfigError: it names every difference.
         """
-        found = _differences(self.experiment, now.experiment)
+        before = self.file(place).model_dump(mode="json")  # with what keys that it did not know yet stand for
+        found = _differences(before, now.experiment)
         if sorted(self.overrides) != sorted(now.overrides):
-            before, given = (" ".join(one.overrides) or "none" for one in (self, now))
-            found.append(f"overrides: {before} before, {given} now")
+            earlier, given = (" ".join(one.overrides) or "none" for one in (self, now))
+            found.append(f"overrides: {earlier} before, {given} now")
         if found:
             raise ConfigError(
                 f"{place} holds an experiment with other settings; give it the same ones, or another name "

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from s2l_ray.compute import Compute
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of
-from s2l_ray.experiments.configurations import Configuration, portable
+from s2l_ray.experiments.configurations import Configuration, completed, portable
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, Point
 from s2l_ray.experiments.runs_csv import COSTS, COUNTS, ERROR, FLOPS, OF_RUN, ROLLOUT_FLOPS, SECONDS, TOKENS, VALUES
@@ -118,7 +118,7 @@ def runs_from_csv(
     others: list[_Run] = []
     for name in names:
         for there in _runs_of(existing_output(name), file):
-            run = next((run for run, values in planned if values == there.configuration), None)
+            run = next((run for run, values in planned if values == completed(there.configuration, values)), None)
             if run is None:
                 others.append(there)
             elif (before := found.setdefault(run.number, there)) is not there:
@@ -192,7 +192,7 @@ def _refuse_another_configuration(missing: Sequence[tuple[PlannedRun, Configurat
     for run, now in missing:
         for there in others:
             if (there.first.cells["arm"], there.first.count("seed")) == (run.arm, run.seed):
-                differences = all_that_differ(there.configuration, now)
+                differences = all_that_differ(completed(there.configuration, now), now)
                 said = "; ".join(text[: 4 * SHOWN] for text in differences[:NAMED])
                 more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
                 raise there.first.refused(

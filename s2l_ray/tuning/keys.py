@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import type_at
@@ -158,6 +159,18 @@ def value_of(key: str, value: Any) -> Any:
         raise ConfigError(f"{key}: {problem_of_value(error)} (got {as_yaml(value)})") from None
 
 
+def default_of(key: str) -> Any:
+    """The value of a key that a configuration leaves out, as a JSON value.
+
+    Raises:
+        ConfigError: there is no such key, or every configuration must give it a value.
+    """
+    field = _field(key)
+    if field.is_required():
+        raise ConfigError(f"{key} has no default")
+    return value_of(key, field.get_default(call_default_factory=True))
+
+
 def _is_integer(key: str) -> bool:
     try:
         _adapter(key).validate_python(1.5)
@@ -167,9 +180,7 @@ def _is_integer(key: str) -> bool:
 
 
 def _adapter(key: str) -> TypeAdapter[Any]:
-    section, _, name = key.rpartition(".")
-    owner = section_of(type_at(section)) if section else Config
-    field = (owner or Config).model_fields[name]
+    field = _field(key)
     kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     return TypeAdapter(kind, config=ConfigDict(coerce_numbers_to_str=True))
 
@@ -189,3 +200,11 @@ def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:
             raise ConfigError(f"{key} is in the study's space and is also given a value; leave one of them out")
         if key in SET_BY_THE_STUDY:
             raise ConfigError(f"{key} cannot be given to the trials of a study: {SET_BY_THE_STUDY[key]}")
+
+
+def _field(key: str) -> FieldInfo:
+    section, _, name = key.rpartition(".")
+    owner = section_of(_type_of(section)) if section else Config
+    if owner is None or name not in owner.model_fields:
+        raise ConfigError(f"{key}: unknown key")
+    return owner.model_fields[name]

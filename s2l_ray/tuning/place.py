@@ -10,11 +10,13 @@ import yaml
 from pyarrow.fs import FileSystem
 from pydantic import TypeAdapter, ValidationError
 
+from s2l_ray.config import parse_config
 from s2l_ray.config.problems import problem_of_record
 from s2l_ray.config.run import directory_name
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.machine.places import existing_output, output_path
 from s2l_ray.machine.storage import Storage
+from s2l_ray.tuning.reading import parse_study
 from s2l_ray.tuning.space import Values
 
 STATE = "study.yaml"
@@ -183,8 +185,11 @@ def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -
     Raises:
         ConfigError: it names what differs.
     """
-    problems = [*_differences("", before.study, now.study, FREE_OF_STUDY)]
-    problems += _differences("", before.config, now.config, (*FREE_OF_CONFIG, *before.study["space"]))
+    # With what keys stand for that an earlier version, which began the study, did not know.
+    study = parse_study(before.study, str(place)).model_dump(mode="json", exclude_none=True)
+    config = parse_config(before.config, str(place)).model_dump(mode="json")
+    problems = _differences("", study, now.study, FREE_OF_STUDY)
+    problems += _differences("", config, now.config, (*FREE_OF_CONFIG, *study["space"]))
     if problems:
         raise ConfigError(
             f"{place} holds an unfinished study with other settings; give it the same ones, or another name "

@@ -214,6 +214,9 @@ def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None
     shown = experiment(storage=str(tmp_path), axis="flops", question="other words")
     again, state = begun(place, shown, ["schedule.steps=40"])
     assert state is not None and again.begun == memory.begun
+    older = replace(memory, experiment={k: v for k, v in memory.experiment.items() if k not in ("at", "runs_from")})
+    older.write(place)  # by a version that did not know these keys
+    assert begun(place, shown, ["schedule.steps=40"])[1] is not None
     changed = experiment(
         storage=str(tmp_path), arms={"grpo": {"schedule.kind": "off", "objective.kl": 0.1}, "new": {}}, hypothesis="so"
     )

@@ -22,6 +22,7 @@ from s2l_ray.experiments.driver import ExperimentResult, run_experiment
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, measured_runs
 from s2l_ray.experiments.memory import Memory
+from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.experiments.runs_csv import write_runs
 from s2l_ray.experiments.runs_from_csv import runs_from_csv
 from s2l_ray.experiments.taken import OUTCOMES
@@ -30,6 +31,7 @@ from s2l_ray.results import EvaluationRecord, Spent
 from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
 from tests.support.experiments import PASS_AT_1, experiment
+from tests.support.paths import ROOT
 
 FOUR = {"schedule.steps": 4, "schedule.mix_steps": 2}
 ARMS: dict[str, Any] = {"grpo": {"schedule.kind": "off"}, "ours": {}}
@@ -204,6 +206,42 @@ def test_files_of_other_ks_are_compared_where_they_agree(path: Path, tmp_path: P
     fewer, whole = read(write(tmp_path / "fewer.csv", rows)), read(path)
     assert [set(point.values) for point in fewer[0].points] == [{PASS_AT_1, "eval/learner/reward"}] * 3
     assert fewer[1:] == whole[1:]
+
+
+def test_a_key_that_an_earlier_version_did_not_know_has_its_default_there(path: Path, tmp_path: Path) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    older = tmp_path / "older.csv"
+    for left_out, refused in (("objective.old_logprobs", None), ("trainer.learning_rate", "was 1e-06, now 0.0002")):
+        for row in rows:
+            if row["values"]:
+                values = json.loads(row["values"])
+                del values[left_out]
+                row["values"] = json.dumps(values)
+        with older.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        if refused is None:
+            assert read(older) == read(path)
+        else:
+            with pytest.raises(ConfigError, match=f"{left_out} {refused}$"):
+                read(older)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "assets").glob("*.csv")), ids=lambda path: path.stem)
+def test_the_published_runs_are_of_the_shipped_experiments(path: Path) -> None:
+    family = next((name for name in ("wide", "easy") if name in path.stem), None)
+    overrides = ["trainer.learning_rate=1e-4"] if "lower_rate" in path.stem else []
+    if family:
+        files = {"models.learner": "large", "models.explorer": "small"}
+        files |= {"data.train": "train.jsonl", "data.eval": "heldout.jsonl"}
+        overrides += [f"{key}=outputs/family-{family}/{name}" for key, name in files.items()]
+    name, _, seed = path.stem.partition("_seed_")
+    name = "figure4_varied" if family else name
+    file = load_experiment(name, [f"seeds=[{seed}]"] if seed else [])
+    found = runs_from_csv([str(path)], file, configurations_of(file, overrides))
+    assert {run.status for run in found} == {"finished"} and len(found) == len(runs_of(file))
 
 
 def test_the_file_that_an_experiment_writes_is_none_that_it_is_compared_from(tmp_path: Path) -> None:

@@ -284,6 +284,16 @@ def test_the_same_command_goes_on_with_an_unfinished_study_and_begins_another_af
     assert prepared(study).place.name == "small-2"
 
 
+def test_a_study_of_a_version_that_knew_fewer_keys_goes_on(study: str) -> None:
+    first = prepared(study)
+    del first.state.config["objective"]["old_logprobs"], first.state.study["max_failures"]
+    first.place.write(first.state)
+    assert prepared(study).resumed
+    assert prepare_again(StudyPlace.existing(str(first.place.directory)), []).resumed
+    with pytest.raises(ConfigError, match=r"differ in\n  objective.old_logprobs: 'trainer' before, 'engine' now$"):
+        prepared(study, "objective.old_logprobs=engine")
+
+
 def test_an_unfinished_study_is_not_gone_on_with_as_another_one(study: str) -> None:
     first = prepared(study)
     first.place.write(first.state)
