@@ -49,9 +49,10 @@ class HealthConfig(Section):
     reward_collapse_steps: Positive = 20
     """Steps that each mean is over; those without rollouts of the learner are left out."""
     logprob_gap: Action = "warn"
-    """Steps in which the mean |engine's log-prob - trainer's| of the learner's tokens, under the same weights, is above
-    logprob_gap_limit, or is not a number: engine and trainer compute different models. With rollout.learner.top_p or
-    top_k on, the engine's log-probs are of another distribution."""
+    """Steps in which the mean |engine's log-prob - trainer's before the update| of the learner's tokens is above
+    logprob_gap_limit, or is not a number: on-policy, engine and trainer compute different models. With top_p, top_k or
+    presence_penalty of rollout.learner on, the engine's log-probs are of another distribution. With
+    rollout.max_staleness above 0 the gap also contains how far the weights have moved since."""
     logprob_gap_limit: PositiveFloat = 0.05
     """In nats per token. bfloat16 alone gave at most 0.01."""
     logprob_gap_steps: Positive = 1

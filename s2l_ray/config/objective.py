@@ -82,9 +82,9 @@ class ObjectiveConfig(Section):
     old_logprobs: OldLogprobs = "trainer"
     """What r divides by. `trainer`: the learner's probability before the step, which the trainer computes again with
     more than one optimizer step for each training step. `engine`: for the learner's rollouts, the probability with
-    which the engine sampled the token; for the explorer's, as `trainer`. It saves that computation where the learner
-    has sampled, and r then has the engine's rounding and the staleness of its weights in it, which clipping limits:
-    correction.learner has nothing left to correct. Needs rollout.learner without top_p, top_k and presence_penalty."""
+    which the engine sampled the token; for the explorer's, as `trainer`. This saves a forward pass over the learner's
+    rollouts. r then also contains the engine's rounding and the staleness of its weights, which clipping limits, so
+    correction.learner must be none. Needs rollout.learner without top_p, top_k and presence_penalty."""
     aggregation: Aggregation = "token"
     """Mean over all response tokens of the mini-batch (DAPO); or mean over sequences of each sequence's token mean
     (GRPO); or mean over sequences of each sequence's token sum / aggregation_tokens (Dr. GRPO, arXiv 2503.20783)."""
@@ -137,7 +137,7 @@ class ObjectiveConfig(Section):
             "reference_offload needs kl above 0; without it there is no reference": (
                 self.reference_offload and self.kl == 0
             ),
-            "old_logprobs: engine needs correction.learner: none; its ratio is to the weights that sampled already": (
+            "old_logprobs: engine needs correction.learner: none; the ratio divides by the engine's probability": (
                 self.old_logprobs == "engine" and self.correction.learner != "none"
             ),
             "kl_in: reward needs kl above 0": self.kl_in == "reward" and self.kl == 0,

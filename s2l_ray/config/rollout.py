@@ -52,8 +52,8 @@ class RolloutConfig(Section):
     max_staleness: NonNegative = 0
     """Most versions by which the weights that sample a step may be older than the newest, so that learner engines
     sample while the trainer works. 0: on-policy, and the run is reproducible. Above 0 the versions depend on timing.
-    Needs learner engines on devices of their own. Old log-probs are the trainer's; objective.correction.learner
-    corrects the difference."""
+    Needs learner engines on devices of their own. Old log-probs are the trainer's, and objective.correction.learner
+    corrects the difference; or they are the engine's (objective.old_logprobs)."""
     weight_sync_mode: WeightSyncMode = "drain"
     """What a weight sync does with requests that are being sampled, of which there are some only if max_staleness is
     above 0:

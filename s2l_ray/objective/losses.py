@@ -32,7 +32,8 @@ class LossTokens(NamedTuple):
     logprobs: Tensor
     """float32 [N], log-probs under the policy that is trained."""
     old_logprobs: Tensor
-    """float32 [N], of the same tokens under the learner's weights before the step, whoever sampled them."""
+    """float32 [N], of the same tokens under the learner's weights before the step, whoever sampled them. With
+    objective.old_logprobs: engine, those of the learner's tokens are its engine's (`engine_logprobs`)."""
     advantages: Tensor
     """float32 [N]."""
     lengths: Tensor

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from s2l_ray.training.packing import RankShare
 
 SOURCES: tuple[Source, ...] = ("explorer", "learner")
-OF_TOKENS = ("tokens", "logprob", "entropy", "ratio", "clipped", "weight", "kept", "gap", "sampler_kl")
+OF_TOKENS = ("tokens", "entropy", "ratio", "clipped", "weight", "kept", "scored", "logprob", "gap", "sampler_kl")
 """Names of sums over the trained tokens of each source. `entropy` is the policy's, in nats, under the weights that each
-mini-batch is trained from; `sampler_kl` estimates KL(who sampled || learner before the update) by k3."""
+mini-batch is trained from. `scored` counts those whose log-probs under the weights before the update are known, and the
+last three are over these; `sampler_kl` estimates KL(who sampled || learner before the update) by k3."""
 OF_GROUPS = (
     "zero_variance_groups",
     "skipped_rollouts",
@@ -62,30 +63,37 @@ class MetricSums:
             self._sums[name] += getattr(share, name)
 
     def add_tokens(
-        self, batch: MicroBatch, before: Tensor, policy: PolicyLoss, corrected: Correction | None, entropy: Tensor
+        self,
+        batch: MicroBatch,
+        before: Tensor | None,
+        policy: PolicyLoss,
+        corrected: Correction | None,
+        entropy: Tensor,
     ) -> None:
         """Add the tokens of a micro-batch.
 
         Args:
             batch: N response tokens.
-            before: float32 [N], the learner's log-probs under the weights before the update; where old log-probs are
-                the engine's, under those that the mini-batch is trained from.
+            before: float32 [N], the learner's log-probs under the weights before the update; None if not known.
             policy: their losses.
             corrected: their importance weights; None if neither source is corrected.
             entropy: float32 [N], without gradient.
         """
-        gap = (batch.engine_logprobs - before).abs()
-        sampler_kl = k3(batch.engine_logprobs, before)
+        compared: dict[str, Tensor] = {}
+        if before is not None:
+            gap = (batch.engine_logprobs - before).abs()
+            compared = {"logprob": before, "gap": gap, "sampler_kl": k3(batch.engine_logprobs, before)}
+            learner_gap = gap.masked_fill(~batch.real | batch.from_explorer, 0)
+            self._largest_gap = torch.maximum(self._largest_gap, learner_gap.max().double())
         for source, of_source in zip(SOURCES, (batch.from_explorer, ~batch.from_explorer), strict=True):
             these = batch.real & of_source
-            values = {"tokens": these, "logprob": before, "entropy": entropy, "gap": gap, "sampler_kl": sampler_kl}
-            values |= {"ratio": policy.ratio, "clipped": policy.clipped}
+            values = {"tokens": these, "entropy": entropy, "ratio": policy.ratio, "clipped": policy.clipped}
+            if compared:
+                values |= {"scored": these, **compared}
             if corrected is not None:
                 values |= {"weight": corrected.weights, "kept": corrected.kept}
             for name, value in values.items():
                 self._sums[f"{name}/{source}"] += value.masked_fill(~these, 0).sum().double()
-        learner_gap = gap.masked_fill(~batch.real | batch.from_explorer, 0)
-        self._largest_gap = torch.maximum(self._largest_gap, learner_gap.max().double())
 
     def add_kl(self, batch: MicroBatch, kl: Tensor) -> None:
         """Add KL estimates of a micro-batch, float32 [N] without gradient."""
@@ -118,7 +126,7 @@ class MetricSums:
         for source in SOURCES:
             if tokens[source]:
                 result |= _of_source(total, source, tokens[source], source in corrected)
-        if tokens["learner"]:
+        if total["scored/learner"]:
             result["logprob_gap/learner_max"] = largest_gap
         if total["mass"]:
             result["advantage_mass/explorer"] = total["explorer_mass"] / total["mass"]
@@ -126,9 +134,14 @@ class MetricSums:
 
 
 def _of_source(total: dict[str, float], source: Source, tokens: float, corrected: bool) -> dict[str, float]:
-    names = {"logprob": "logprob", "entropy": "entropy", "gap": "logprob_gap", "sampler_kl": "sampler_kl"}
-    names |= {"ratio": "ratio", "clipped": "clip_fraction"}
+    def means(names: dict[str, str], count: float) -> dict[str, float]:
+        return {f"{shown}/{source}": total[f"{name}/{source}"] / count for name, shown in names.items()}
+
+    names = {"entropy": "entropy", "ratio": "ratio", "clipped": "clip_fraction"}
     if corrected:
         names |= {"weight": "correction_weight", "kept": "correction_kept"}
-    means = {f"{shown}/{source}": total[f"{name}/{source}"] / tokens for name, shown in names.items()}
-    return means | {f"perplexity/{source}": float(np.exp(-means[f"logprob/{source}"]))}
+    found = means(names, tokens)
+    if scored := total[f"scored/{source}"]:
+        found |= means({"logprob": "logprob", "gap": "logprob_gap", "sampler_kl": "sampler_kl"}, scored)
+        found[f"perplexity/{source}"] = float(np.exp(-found[f"logprob/{source}"]))
+    return found

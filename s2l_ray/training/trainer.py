@@ -172,7 +172,8 @@ class PolicyTrainer:
 
         Returns:
             Metrics over all ranks; what is not finite or a mean over nothing is left out. `loss` and `grad_norm` are
-            means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update.
+            means over optimizer steps; `logprob/...` and `logprob_gap/...` are under the weights before the update,
+            of the tokens whose log-probs under these were computed.
             `updates` counts optimizer steps, `skipped_updates` those that were not taken because loss or gradient was
             not finite, or the gradient's norm above trainer.skip_grad_norm.
 
@@ -200,7 +201,7 @@ class PolicyTrainer:
             sums.add_share(share)
         self._score(batches)
         before = self.optimizer_steps
-        steps = [self._optimizer_step(of_one_step, sums) for of_one_step in batches]
+        steps = [self._optimizer_step(of_one, sums, is_first=at == 0) for at, of_one in enumerate(batches)]
         self.parts = self.clock.stop()
         finite = [(loss, norm) for loss, norm in steps if np.isfinite(loss) and np.isfinite(norm)]
         corrected = tuple(s for s in SOURCES if getattr(self.objective.correction, s) != "none")
@@ -356,13 +357,14 @@ class PolicyTrainer:
             for batch in (b for of_one_step in batches for b in of_one_step):
                 batch.reference_logprobs = self.reference(batch).logprobs
 
-    def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums) -> tuple[float, float]:
+    def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums, *, is_first: bool) -> tuple[float, float]:
         """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""
         self.clock.enter("forward_backward")
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
             self._sum_over_replicas(after_backward=number == len(batches))
-            loss = micro_batch_loss(batch, self.policy(batch), batch.reference_logprobs, self.objective, sums)
+            scores, reference = self.policy(batch), batch.reference_logprobs
+            loss = micro_batch_loss(batch, scores, reference, self.objective, sums, first_step=is_first)
             torch.autograd.backward(loss * self.world_size)  # FSDP averages over ranks; these are parts of a sum
             total += loss.detach()
         mini_batch_loss = all_reduce_sum(total.double().cpu()).item()

@@ -177,7 +177,13 @@ def mini_batch_moments(
 
 
 def micro_batch_loss(
-    batch: MicroBatch, scores: TokenScores, reference: Tensor | None, objective: ObjectiveConfig, sums: MetricSums
+    batch: MicroBatch,
+    scores: TokenScores,
+    reference: Tensor | None,
+    objective: ObjectiveConfig,
+    sums: MetricSums,
+    *,
+    first_step: bool = True,
 ) -> Tensor:
     """The part of the mini-batch loss that one micro-batch has, a scalar.
 
@@ -186,10 +192,12 @@ def micro_batch_loss(
     Args:
         scores: of the policy that is trained.
         reference: float32 [N], log-probs under the reference; None without KL in the loss.
+        first_step: whether no optimizer step of this update has been taken, so that `scores` are of the weights before
+            it. In later ones the batch has old log-probs, or has them from the engine.
     """
     logprobs = scores.logprobs
-    before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    old = batch.engine_logprobs if batch.old_from_engine else before
+    before = logprobs.detach() if first_step else batch.old_logprobs
+    old = batch.engine_logprobs if batch.old_from_engine or before is None else before
     tokens = LossTokens(logprobs, old, batch.advantages, batch.lengths, batch.from_explorer, batch.engine_logprobs)
     policy = policy_loss(tokens, objective)
     per_token = policy.loss

@@ -628,9 +628,19 @@ def test_old_log_probs_of_the_engine_spare_the_learners_rollouts_a_forward(model
     assert [part.name for part in trainer.parts][:3] == ["prepare", "old_logprobs", "forward_backward"]
     assert mixed["ratio/explorer"] == pytest.approx(1, abs=1e-4) and abs(mixed["ratio/learner"] - 1) > 0.01
     alone = [[replace(g, rollouts=[replace(r, source="learner") for r in g.rollouts]) for g in m] for m in mini_batches]
-    metrics = trainer.update(alone)
+    trainer.update(alone)
     assert [part.name for part in trainer.parts][:2] == ["prepare", "forward_backward"]
-    assert metrics["logprob_gap/learner"] > 0.1  # measured nevertheless: these engines' log-probs are random
+    trainer.close()
+    # Measured nevertheless: under the weights before the update, on the mini-batch that meets them.
+    published = make_trainer(model_dirs["qwen3"], goal=objective(), config=config)
+    of_first = published.update(alone[:1])
+    published.close()
+    fast = trainer_config(**GRADIENT_READABLE | {"learning_rate": 0.1})
+    metrics = make_trainer(model_dirs["qwen3"], goal=objective(old_logprobs="engine"), config=fast).update(alone)
+    for name in ("logprob", "perplexity", "logprob_gap", "sampler_kl"):
+        assert metrics[f"{name}/learner"] == pytest.approx(of_first[f"{name}/learner"], rel=1e-5)
+    assert metrics["logprob_gap/learner_max"] == pytest.approx(of_first["logprob_gap/learner_max"], rel=1e-5)
+    assert metrics["trained_tokens"] > of_first["trained_tokens"]
 
 
 def test_a_rebuilt_trainer_is_bit_for_bit_one_that_was_constructed_so(model_dirs: dict[str, str]):
