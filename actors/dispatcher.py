@@ -17,7 +17,7 @@ import ray
 from actors.bank_client import BankClient
 from actors.calls import GONE, OBJECT_GONE
 from actors.request_batch import RequestBatch, ScoredSet
-from s2l_ray.errors import EngineDiedError, StaleWeightsError, StepTimeoutError
+from s2l_ray.errors import EngineAsleepError, EngineDiedError, StaleWeightsError, StepTimeoutError
 from s2l_ray.kinds import PoolName, Source
 from s2l_ray.rollouts.dispatch import PooledWorker, WorkerPool
 from s2l_ray.rollouts.records import Period, SetReport
@@ -28,6 +28,8 @@ CHECKS = 3
 """Verifiers that a set is given to, one after the other, before its answers count as timed out."""
 STALE_ATTEMPTS = 3
 """Engines that may refuse a request for their weight version: a weight sync can begin while it is on its way."""
+ASLEEP_S = 0.1
+"""Until a request that met a sleeping engine is tried again: it may have been on its way when engines fell asleep."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Dispatcher:
                 return await self._sample_on(engine, request)
             except (*GONE, EngineDiedError):
                 self._suspect(request.source, engine)
+            except EngineAsleepError:
+                await asyncio.sleep(ASLEEP_S)
             except StaleWeightsError:
                 refused += 1
                 if refused == STALE_ATTEMPTS:

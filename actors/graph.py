@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import ray
@@ -55,6 +55,8 @@ class ActorGraph:
 
     def __init__(self, needs: RunNeeds) -> None:
         self._contents: dict[str, str] = {}
+        self._awake: Literal["all", "weights", "nothing"] = "all"
+        """What engines that share devices with the trainer hold of it; `weights`: the learners' alone."""
         self._started = ExitStack()
         self._serve(needs)
 
@@ -86,7 +88,12 @@ class ActorGraph:
         self._supervision = care = Supervision(launcher, config, self._note, self._give_weights)
         self._workers = care.workers
         self.trainer = care.trainer = RecoveringTrainer(
-            lambda named: self._start_ranks(first_step, named), launcher.bury, care.watch, care.budget, self._note
+            lambda named: self._start_ranks(first_step, named),
+            launcher.bury,
+            care.watch,
+            care.budget,
+            self._note,
+            self._room,
         )
         self._workers.launch_engines(_by_key(self._layout, first_step))
         self._workers.launch_verifiers(config.verifier.workers)
@@ -166,7 +173,7 @@ class ActorGraph:
         slots, before = _by_key(self._layout, first_step), {_key(engine.slot) for engine in workers.all_engines}
         for key in workers.engine_keys - (slots.keys() & before):
             workers.stop(key)
-        fall_asleep(*self._sleepers())
+        self._fall_asleep()
         self.trainer.rebuild(lambda group: group.begin_rebuild(as_planned(config, self._layout)))
         stay = [engine.actor for engine in workers.all_engines] + list(workers.verifiers.values())
         renewing = [actor.renew.remote() for actor in stay] + self._reopen_bank(needs.bank)
@@ -250,7 +257,7 @@ class ActorGraph:
         Sleeping engines wake for it in the order that never holds old weights, new weights and KV cache at once.
         """
         self.version = -1
-        self._scheduler.tell("hold", what="holding the learner's requests")
+        self._hold()
         results: list[T] = []
 
         def deliver() -> WeightSyncReport:
@@ -260,13 +267,14 @@ class ActorGraph:
             return self.trainer.group.finish_weight_sync()
 
         report = weight_sync_and_wake(*self._sleepers(), lambda: self._deliver(version, deliver))
-        self.version = version
+        self._awake, self.version = "all", version
         self._scheduler.tell("release", version, what="sending the learner's requests")
         self.trainer.begin_snapshot()
         return report, results[0]
 
     def _deliver(self, version: int, deliver: Callable[[], WeightSyncReport]) -> WeightSyncReport:
         """Deliver a version of the weights, to other learner engines if those that were there are lost."""
+        self._awake = "weights"
         while True:
             try:
                 report = self.trainer.surviving(deliver)
@@ -338,7 +346,33 @@ class ActorGraph:
     def _free_devices(self) -> None:
         """Have the engines on the trainer's devices sleep, those that are starting there too."""
         self._supervision.await_sleepers()
+        self._fall_asleep()
+
+    def _fall_asleep(self) -> None:
         fall_asleep(*self._sleepers())
+        self._awake = "nothing"
+
+    def _hold(self) -> None:
+        """Engines that sleep get no requests until all are awake; nor do the learner's, which get new weights."""
+        asleep = {engine.slot.role for engine in self._workers.all_engines if engine.settings.sleep}
+        self._scheduler.tell("hold", sorted({"learner", *asleep}), what="holding requests")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Have engines sleep while lost ranks are brought back: updates that are done again need as much memory."""
+        awake, version = self._awake, self.version
+        if awake == "nothing" or not self._workers.share_devices:
+            yield
+            return
+        if awake == "all" and version >= 0:
+            self._hold()
+        self._fall_asleep()
+        yield
+        if awake == "weights":
+            self._sleepers()[1]("wake", "weights")
+            self._awake = awake
+        elif version >= 0:
+            self.weight_sync(version)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 

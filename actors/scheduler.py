@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -189,12 +189,14 @@ class Scheduler:
 
     # ---- engines, verifiers and bank --------------------------------------------------------------------------------
 
-    async def hold(self) -> None:
-        """A weight sync begins: learner engines get no request until `release`."""
-        self._engines["learner"].hold()
+    async def hold(self, sources: Collection[Source] = ("learner",)) -> None:
+        """A weight sync begins: engines of these sources get no request until `release`."""
+        for source in sources:
+            self._engines[source].hold()
 
     async def release(self, version: int) -> None:
-        """The learner engines hold `version`."""
+        """The learner engines hold `version`, and all engines are awake."""
+        self._engines["explorer"].release(None)
         self._engines["learner"].release(version)
 
     async def add(self, pool: PoolName, number: int, worker: Any) -> None:

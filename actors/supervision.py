@@ -61,7 +61,8 @@ class Supervision:
         """See who is gone, and bring back who is due.
 
         Args:
-            devices_free: the trainer has nothing to do, so that it can be started again or send weights.
+            devices_free: the trainer has nothing to do, so that it can be started again or send weights. It is started
+                again at its next call where engines would have to sleep for that.
 
         Raises:
             FailureBudgetError: an actor died more often than recovery.max_restarts allows.
@@ -70,7 +71,7 @@ class Supervision:
         if not self.serving:
             return
         self.look()
-        if devices_free:
+        if devices_free and not self.workers.share_devices:
             self.trainer.recover()
         self.workers.fill(devices_free)
         self._admit(self.workers.arrivals(ALL_KINDS if devices_free else BUSY_KINDS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import ray
@@ -44,6 +45,7 @@ class RecoveringTrainer:
         vigil: watches over the ranks.
         budget: of restarts; the ranks count as one actor.
         note: told what was lost, and what was done again.
+        room: entered while the ranks are brought back, with updates done again: they have their devices to themselves.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class RecoveringTrainer:
         vigil: Watch,
         budget: RestartBudget,
         note: Callable[[str], None],
+        room: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._start, self._bury, self._vigil, self._budget, self._note = start, bury, vigil, budget, note
+        self._room = room
         self._cause: str | None = None
         self._log = ""
         self._in_memory = False
@@ -209,6 +213,11 @@ class RecoveringTrainer:
         Raises:
             ActorLostError: as `surviving`.
         """
+        if self._cause is not None:
+            with self._room():
+                self._recover()
+
+    def _recover(self) -> None:
         begin = time.monotonic()
         while self._cause is not None:
             cause, self._cause = self._cause, None

@@ -115,6 +115,11 @@ class Workers:
         coming = [key for key in (*self._starting, *self._vacant) if key[0] == kind]
         return any(not asleep or self._sleeps(key) for key in coming)
 
+    @property
+    def share_devices(self) -> bool:
+        """Whether there are engines that share devices with the trainer, and so sleep while it updates."""
+        return any(map(self._sleeps, self._slots))
+
     # ---- starting and stopping --------------------------------------------------------------------------------------
 
     def launch_engines(self, slots: Mapping[Key, EngineSlot]) -> None:

@@ -22,7 +22,11 @@ class HubError(S2LError):
 
 
 class EngineError(S2LError):
-    """A vLLM engine did not start (the message has its reason and where its log is), or was used while it sleeps."""
+    """A vLLM engine did not start (the message has its reason and where its log is)."""
+
+
+class EngineAsleepError(EngineError):
+    """An engine was asked to compute while its memory is the trainer's."""
 
 
 class EngineDiedError(EngineError):

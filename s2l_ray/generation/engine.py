@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from s2l_ray.errors import EngineError
+from s2l_ray.errors import EngineAsleepError
 from s2l_ray.kinds import EngineMemory, SamplingName, Source, WeightSyncMode
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutSet
 from s2l_ray.rollouts.requests import SampleRequest
@@ -66,7 +66,8 @@ class SamplingEngine:
         Cancelling the call stops the sampling inside the engine at once, and frees its place in the batch.
 
         Raises:
-            EngineError: the engine is asleep, or gone.
+            EngineAsleepError: see `sleep`.
+            EngineDiedError: the engine is gone.
         """
         self._check_awake()
         prompt = self._prompts[request.prompt_id]
@@ -102,7 +103,8 @@ class SamplingEngine:
             float32 [tokens - 1]: natural log-prob of token t + 1 given tokens 0..t.
 
         Raises:
-            EngineError: the engine is asleep, or gone.
+            EngineAsleepError: see `sleep`.
+            EngineDiedError: the engine is gone.
         """
         self._check_awake()
         return await self._vllm.score(token_ids)
@@ -145,4 +147,4 @@ class SamplingEngine:
     def _check_awake(self) -> None:
         if self._asleep:
             asleep = " and ".join(memory for memory in MEMORY if memory in self._asleep)
-            raise EngineError(f"the {self.settings.source} engine is asleep: wake {asleep} first")
+            raise EngineAsleepError(f"the {self.settings.source} engine is asleep: wake {asleep} first")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from s2l_ray.errors import BroadcastError, EngineError, StaleWeightsError
+from s2l_ray.errors import BroadcastError, EngineAsleepError, EngineError, StaleWeightsError
 from s2l_ray.generation.engine import SamplingEngine
 from s2l_ray.generation.sleeping import fall_asleep, weight_sync_and_wake
 from s2l_ray.rollouts.records import Prompt
@@ -183,7 +183,7 @@ def test_asleep_it_refuses_and_after_the_wake_it_has_the_new_weights(learner: Le
         with pytest.raises(StaleWeightsError):
             learner.call(learner.engine.score(text))
         learner.weight_sync(30)
-        with pytest.raises(EngineError, match="asleep: wake kv_cache first"):
+        with pytest.raises(EngineAsleepError, match="asleep: wake kv_cache first"):
             learner.call(learner.engine.score(text))
 
     def nobody(*_: str) -> None:

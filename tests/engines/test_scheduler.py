@@ -21,7 +21,7 @@ from actors.scheduler import Scheduler
 from actors.scheduler_settings import PipelineLimits, SchedulerSettings
 from actors.verifier import Verifier
 from s2l_ray.bank.writer import Receipt
-from s2l_ray.errors import GroupError, StepTimeoutError
+from s2l_ray.errors import EngineAsleepError, GroupError, StepTimeoutError
 from s2l_ray.rollouts.dispatch import WorkerPool
 from s2l_ray.rollouts.records import Period, Prompt, Rollout, RolloutGroup, RolloutSet, report_on
 from s2l_ray.rollouts.requests import LearnerRequest
@@ -73,6 +73,7 @@ class Engine:
         self.late: dict[int, list[int]] = {}
         self.held: set[str] = set()
         self.let_go = asyncio.Event()
+        self.refused, self.asleep = 0, False
 
     async def hold(self, prompt_ids: list[str]) -> None:
         self.held = set(prompt_ids)
@@ -81,6 +82,11 @@ class Engine:
     async def release(self) -> None:
         self.held.clear()
         self.let_go.set()
+
+    async def sleep(self, asleep: bool) -> int:
+        """Fall asleep or wake. Returns how many requests it has refused."""
+        self.asleep = asleep
+        return self.refused
 
     async def be_late(self, step: int, versions: int, times: int) -> None:
         """Pretend so often that a request of this step was sampled with weights so many versions older."""
@@ -91,6 +97,9 @@ class Engine:
 
     @ray.method(num_returns=2)
     async def sample(self, request):
+        if self.asleep:
+            self.refused += 1
+            raise EngineAsleepError("the engine is asleep")
         weight_version = getattr(request, "weight_version", None)
         self.asked.append((request.step, request.prompt_id, request.count, weight_version))
         if request.prompt_id in self.held:
@@ -246,6 +255,22 @@ def test_a_weight_sync_holds_requests_that_the_old_weights_could_answer(start):
     assert asked(learner) == []
     release(scheduler, 1)
     assert {row.weight_version for row in fetch(collecting, PATIENCE_S, "collect").summaries} == {1}
+
+
+def test_engines_that_sleep_get_no_requests_and_one_that_was_on_its_way_is_sent_again(start):
+    undisturbed, *_ = start()
+    release(undisturbed, 0)
+    scheduler, explorer, _ = start()
+    release(scheduler, 0)
+    fetch(scheduler.hold.remote(["explorer", "learner"]), PATIENCE_S, "hold")
+    collecting = scheduler.collect.remote(1)
+    time.sleep(0.3)
+    assert asked(explorer) == []
+    fetch(explorer.sleep.remote(True), PATIENCE_S, "sleep")
+    release(scheduler, 0)  # as if they had been on their way
+    wait_until(lambda: fetch(explorer.sleep.remote(True), PATIENCE_S, "sleep") > 0, "a request is refused")
+    fetch(explorer.sleep.remote(False), PATIENCE_S, "wake")
+    assert digests(fetch(collecting, PATIENCE_S, "collect")) == digests(collect(undisturbed, 1))
 
 
 def test_with_staleness_the_learner_works_ahead_with_the_weights_there_are(start):
