@@ -189,7 +189,7 @@ class Scheduler:
 
     # ---- engines, verifiers and bank --------------------------------------------------------------------------------
 
-    async def hold(self, sources: Collection[Source] = ("learner",)) -> None:
+    async def hold(self, sources: Collection[Source]) -> None:
         """A weight sync begins: engines of these sources get no request until `release`."""
         for source in sources:
             self._engines[source].hold()

@@ -121,6 +121,9 @@ def _one_for_each_key(errors: Iterable[ErrorDetails]) -> list[ErrorDetails]:
     found: dict[Location, list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_key_of(error["loc"]), []).append(error)
+    for key, several in list(found.items()):  # a list all of whose entries are wrong is not empty
+        if several[0]["type"] == "too_short" and any(other[: len(key)] == key for other in found if other != key):
+            del found[key]
     return [one for key, several in found.items() for one in _together(key, several)]
 
 

@@ -26,7 +26,7 @@ STAGES = {
         ("engine", "vLLM samples, sleeps, wakes; log-probs against the trainer's; rate", 480),
         ("weight_sync", "weights from a trainer to an engine on the same GPU by CUDA IPC", 180),
         ("ranks", "two FSDP ranks against one", 120),
-        ("train", "s2l train on the embedded family, in each placement mode that fits", 300),
+        ("train", "s2l train on the embedded family, in each placement mode that fits", 780),
         ("mfu", "model FLOP utilisation of updates at Qwen3-0.6B and 1.7B shapes", 420),
     )
 }

@@ -64,6 +64,7 @@ class Reservation:
         """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
 
         GPUs are pinned by number: Ray would give two actors of half a GPU each the same one, and knows no half of two.
+        An actor without a share sees none, which Ray leaves to whoever starts it: torch would compute on the first.
         """
         place = self.places[slot.bundle]
         gpus = [place.gpus[device] for device in slot.devices]
@@ -75,7 +76,7 @@ class Reservation:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self.group, placement_group_bundle_index=place.index
             ),
-            "runtime_env": {"env_vars": environment | (pin if gpus else {})},
+            "runtime_env": {"env_vars": environment | pin},
         }
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -42,7 +43,10 @@ def start_process_group(
     if replicas == 1:
         return init_device_mesh(device, (world_size,)), here
     shape, names = (replicas, world_size // replicas), ("replicate", "shard")
-    return init_device_mesh(device, shape, mesh_dim_names=names), here
+    mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+    for group in mesh.get_all_groups():  # which begin with torch's own bound
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+    return mesh, here
 
 
 def is_broken(error: BaseException) -> bool:

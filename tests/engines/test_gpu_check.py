@@ -12,13 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from s2l_ray.gpu_check import command, runner, stage_attention, stage_mfu, stage_ranks, stage_update
+from s2l_ray.config import load_config
+from s2l_ray.gpu_check import command, runner, stage_attention, stage_mfu, stage_ranks, stage_train, stage_update
 from s2l_ray.gpu_check.check import Check, Skip, StageResult
 from s2l_ray.gpu_check.flops import update_flops
 from s2l_ray.gpu_check.profile import kind_of, seconds_by_part
 from s2l_ray.gpu_check.stages import STAGES, Stage
 from s2l_ray.gpu_check.workload import groups_of, lognormal_lengths
+from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner.architecture import ModelShape
+from s2l_ray.planner.search import make_plan
 from s2l_ray.training.attention import PackedLayout
 from tests.support.training_models import VOCABULARY, make_trainer, write_model
 
@@ -232,3 +235,12 @@ def test_options_that_do_not_fit_are_known_before(monkeypatch: pytest.MonkeyPatc
         stage_mfu.bytes_needed(shape, stage_mfu.Option(8192, mode, False)) / 2**30 for mode in ("off", "on")
     )
     assert 20 < kept < 40 and 10 < recomputed < 15
+
+
+@pytest.mark.parametrize("mode", stage_train.MODES)
+def test_a_run_of_the_train_stage_fits_as_many_gpus_as_it_says_and_no_fewer(mode: str) -> None:
+    least, keys = stage_train.MODES[mode]
+    config = load_config("quickstart", [f"{key}={value}" for key, value in (stage_train.RUN | keys).items()])
+    machines = [Inventory.model_validate({"nodes": [{"gpus": n, "gpu": "H100"}]}) for n in (least, least - 1) if n]
+    fits = [make_plan(config, machine).fits for machine in machines]
+    assert fits == [True, False][: len(machines)]

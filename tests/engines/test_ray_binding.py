@@ -47,7 +47,7 @@ def cluster(nodes: Cluster) -> Iterator[Cluster]:
 @ray.remote
 class Who:
     def am_i(self) -> tuple[str, str]:
-        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "all")
 
 
 def sit(reservation, slot: Slot) -> tuple[str, str]:
@@ -101,6 +101,15 @@ def test_every_slot_has_its_own_gpus_of_its_own_bundle(cluster):
         # The two single bundles share the node that is left, in the order of its GPUs.
         assert [gpu for _, gpu in single] == ["0", "1"]
         assert {node for node, _ in single} == {n["NodeID"] for n in ray.nodes()} - {ranks[0][0], engine[0]}
+    finally:
+        reservation.release()
+        sit.actors.clear()
+
+
+def test_a_slot_without_gpus_sees_none_of_its_nodes(cluster):
+    reservation = reserve([PlannedBundle(0, (), {"CPU": 2})], PATIENCE_S)
+    try:
+        assert sit(reservation, TrainerSlot(0, 0, (), 1.0))[1] == ""
     finally:
         reservation.release()
         sit.actors.clear()

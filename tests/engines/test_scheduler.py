@@ -236,7 +236,7 @@ def test_learner_requests_wait_for_the_weight_sync_and_carry_its_version(start):
     scheduler, _, learner = start(Schedule("off", G, 5))
     release(scheduler, 0)
     collect(scheduler, 1)
-    fetch(scheduler.hold.remote(), PATIENCE_S, "hold")
+    fetch(scheduler.hold.remote(["learner"]), PATIENCE_S, "hold")
     collecting = scheduler.collect.remote(2)
     time.sleep(0.3)
     assert steps_of(learner) == [1]
@@ -249,7 +249,7 @@ def test_learner_requests_wait_for_the_weight_sync_and_carry_its_version(start):
 def test_a_weight_sync_holds_requests_that_the_old_weights_could_answer(start):
     scheduler, _, learner = start(Schedule("off", G, 5), max_staleness=1)
     release(scheduler, 0)
-    fetch(scheduler.hold.remote(), PATIENCE_S, "hold")
+    fetch(scheduler.hold.remote(["learner"]), PATIENCE_S, "hold")
     collecting = scheduler.collect.remote(1)
     time.sleep(0.3)
     assert asked(learner) == []

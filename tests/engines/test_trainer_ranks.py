@@ -124,6 +124,8 @@ def rank_main(rank: int, ranks: int, replicas: int, model_dir: str, meeting: Mee
         trainer.update([[]] * (rank + 1))
     mini_batches(trainer, group)
     results["parts"] = [part.name for part in trainer.parts]
+    backends = [of._get_backend(torch.device("cpu")) for of in trainer.mesh.get_all_groups()]
+    results["bounds"] = [backend.options._timeout.total_seconds() for backend in backends]
     # The disk refuses the last rank alone, which nobody has to wait for.
     if rank == ranks - 1:
         with largest_file(2000), pytest.raises(DiskError, match="refused.* cannot be written: File too large"):
@@ -297,3 +299,9 @@ def test_several_ranks_export_the_gathered_weights(several: tuple[Path, list[Any
 def test_a_rank_that_is_ready_waits_for_the_others(several: tuple[Path, list[Any]]) -> None:
     before = ["wait_for_ranks", "prepare", "old_logprobs", "reference"]
     assert {tuple(found["parts"]) for found in several[1]} == {(*before, *["forward_backward", "optimizer"] * 2)}
+
+
+def test_collectives_of_every_group_have_the_runs_bound(several: tuple[Path, list[Any]]) -> None:
+    out, found = several
+    replicas = json.loads((out / "checkpoint" / "trainer.json").read_text())["replicas"]
+    assert [rank["bounds"] for rank in found] == [[PATIENCE_S] * (1 if replicas == 1 else 2)] * len(found)
