@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from s2l_ray.commands.arguments import add_command, positive
+from s2l_ray.commands.arguments import add_command, positive, positive_number
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import ExtractionLevel
@@ -47,7 +47,11 @@ def add_to(commands: Commands) -> None:
         help="processes (default: one per core, %(default)s)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="SECONDS", help="limit for each answer (default: %(default)s)"
+        "--timeout",
+        type=positive_number,
+        default=5.0,
+        metavar="SECONDS",
+        help="limit for each answer (default: %(default)s)",
     )
 
 
@@ -57,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.tasks.verify_file import verify_file
 
     options = _options(arguments.kind, arguments.extract)
+    if not arguments.file.name:  # such as . or /
+        raise ConfigError(f"{arguments.file} is a directory; name a JSONL file")
     target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
     with TaskDisplay() as display:
         summary = verify_file(

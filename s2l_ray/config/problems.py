@@ -60,7 +60,7 @@ def problem_of_value(error: ValidationError) -> str:
 def problem_of_record(error: ValidationError) -> str:
     """The first thing that is wrong with what a program wrote, without the value."""
     first = next(iter(_one_for_each_key(error.errors())))
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] == "extra_forbidden":
         return f"{_dotted(first['loc'])}: unknown key"
     words = _words(first).partition(";")[0]  # without advice, which is for somebody who writes a file
     return f"{_dotted(first['loc'])}: {words}" if first["loc"] else f"it {words}"

@@ -117,13 +117,30 @@ Place = Annotated[LocalPath, AfterValidator(_without_credentials)]
 """A directory or a URI of an object store."""
 
 
-def _is_number(annotation: Any) -> bool:
-    """Whether a key's values are numbers, or numbers and none."""
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that a key's values may have."""
     if get_origin(annotation) is Annotated:
-        return _is_number(get_args(annotation)[0])
+        return _kinds(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return all(_is_number(kind) for kind in get_args(annotation) if kind is not type(None))
-    return annotation in (int, float)
+        return [kind for one in get_args(annotation) for kind in _kinds(one)]
+    return [annotation]
+
+
+def no_number(value: Any, annotation: Any) -> str | None:
+    """What is wrong with a value in the place of a number, which pydantic would take; None: nothing.
+
+    It takes true and false for 1 and 0, and integers that nothing else here can hold.
+    """
+    kinds = _kinds(annotation)
+    if isinstance(value, bool):
+        return "must be a number" if bool not in kinds and (int in kinds or float in kinds) else None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "must be a number below 2**63"
+    if isinstance(value, list | tuple):
+        items = [item for kind in kinds if get_origin(kind) in (list, tuple) for item in get_args(kind)]
+        said = (no_number(one, Union[tuple(items)]) for one in value if items)  # noqa: UP007  (made of values)
+        return next((f"has an entry that {words}" for words in said if words), None)
+    return None
 
 
 class Section(BaseModel):
@@ -143,11 +160,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number belongs, which pydantic takes for 1 and 0, and numbers beyond int64."""
-        if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("must be a number")
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("must be a number below 2**63")
+        """Refuse what is no number where one belongs, see `no_number`."""
+        if said := no_number(value, cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(said)
         return value
 
     @field_validator("*")

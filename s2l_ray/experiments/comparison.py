@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,8 @@ def compared(file: ExperimentFile, runs: Sequence[MeasuredRun], confidence: floa
         confidence: of the intervals, in (0, 1).
     """
     finished = {arm: tuple(r for r in runs if r.run.arm == arm and r.points) for arm in file.arms}
-    common = min((run.end(file.at_axis) for of_arm in finished.values() for run in of_arm), default=0.0)
+    ends = [run.end(file.at_axis) for of_arm in finished.values() for run in of_arm]
+    common = math.nan if any(map(math.isnan, ends)) else min(ends, default=0.0)  # not known of one: of none
     metrics = (file.metric, *(metric for metric in file.also if metric != file.metric))
     found: dict[str, dict[str, Mean]] = {arm: {} for arm in file.arms}
     for metric in metrics:

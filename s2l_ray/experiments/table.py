@@ -154,10 +154,14 @@ def _sentences(found: Comparison) -> Iterator[str]:
     if short := _too_short(found):
         yield f"Not compared, since they did not get there: {listed(short)}."
     if tests:
-        count, seeds = len(tests), len(file.seed_list)
+        count = len(tests)
+        seeds = sorted({len(d.by_seed) for arm in tests if (d := arm.metrics[file.metric].difference)})
+        least = [f"{2.0 ** (1 - n):.3g}" for n in seeds]
+        each = ", respectively" if len(seeds) > 1 else ""
         yield (
             f"{count} comparison{'s' if count > 1 else ''} with {found.baseline}, corrected by Holm's method. Flipping "
-            f"the signs of {seeds} differences gives no p-value below {2.0 ** (1 - seeds):.3g}."
+            f"the signs of {' and '.join(map(str, seeds))} differences gives no p-value below "
+            f"{' and '.join(least)}{each}."
         )
     else:
         yield "A test needs two seeds that an arm shares with the baseline."

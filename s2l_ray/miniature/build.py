@@ -161,9 +161,15 @@ def _target(directory: Path) -> Path:
 
 
 def _may_replace(family: Family) -> None:
-    """Only a family is ever replaced; anything else is the user's."""
+    """Only a family is ever replaced; anything else, in its directory too, is the user's."""
     directory = family.directory
     if family.fingerprint() is not None:
+        parts = {part.name for part in (family.small, family.large, family.train, family.heldout, family.manifest)}
+        if others := sorted({path.name for path in directory.iterdir()} - parts - {LOCK}):
+            raise ModelError(
+                f"{directory} holds {', '.join(others)} besides the family, which building it again would remove; move "
+                "that, or name another directory"
+            )
         log.warning("building %s again: its recipe or format is another, files are missing, or it is forced", directory)
     elif directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ModelError(f"{directory} exists and is not an embedded family; name another directory or remove it")

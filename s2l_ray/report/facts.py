@@ -12,7 +12,7 @@ from s2l_ray.compute import Compute
 from s2l_ray.config import Config
 from s2l_ray.display.text import duration, percent
 from s2l_ray.kinds import Source
-from s2l_ray.report.reading import RunFiles
+from s2l_ray.report.reading import RunFiles, guarded
 from s2l_ray.results import EvaluationRecord, Spent, StepRecord
 from s2l_ray.statistics import paired_change
 from s2l_ray.timing.attribution import ROLLOUT_PARTS, UPDATE_PARTS
@@ -60,7 +60,7 @@ Value = Callable[[RunFiles], str | None]
 
 def _rows(runs: Sequence[RunFiles], values: dict[str, Value]) -> Iterator[Fact]:
     for label, value in values.items():
-        cells = [value(run) for run in runs]
+        cells = [guarded(run.directory, partial(value, run)) for run in runs]
         if any(cell is not None for cell in cells):
             yield Fact(label, tuple(NOTHING if cell is None else cell for cell in cells))
 

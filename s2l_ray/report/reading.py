@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +50,9 @@ class RunFiles:
             once = {when: found[when] for when in ONCE if found.get(when)}
             return Evaluations.from_json({"evaluations": once, "during": found["during"]})
         for _, checkpoint in reversed(checkpoints_in(self.directory)):
-            if (state := document(checkpoint / STATE)) is not None and "evaluations" in state:
-                return Evaluations.from_json(state)
+            with suppress(DataError):  # resuming sets a damaged one aside, and goes on from the one before
+                if "evaluations" in (state := read_json(checkpoint / STATE, "")):
+                    return Evaluations.from_json(state)
         return Evaluations()
 
     @cached_property
@@ -76,7 +78,9 @@ def read_run(directory: Path) -> RunFiles:
     if not (directory / CONFIG).exists():
         raise ConfigError(f"{directory} is no run directory: it has no {CONFIG}")
     config = load_config(directory / CONFIG)
-    return RunFiles(directory, config.name, config, records, document(directory / SUMMARY), document(directory / PLAN))
+    run = RunFiles(directory, config.name, config, records, document(directory / SUMMARY), document(directory / PLAN))
+    guarded(directory, lambda: run.learner_evaluations)
+    return run
 
 
 def read_runs(directories: Sequence[Path]) -> list[RunFiles]:
@@ -116,7 +120,7 @@ def document(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: it cannot be read, or is something else.
     """
-    return read_json(path, "remove it to do without it") if path.exists() else None
+    return read_json(path, "put a copy of it back") if path.exists() else None
 
 
 def guarded(place: Path, make: Callable[[], Made]) -> Made:
@@ -127,7 +131,7 @@ def guarded(place: Path, make: Callable[[], Made]) -> Made:
     """
     try:
         return make()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         what = place if place.suffix == ".json" else f"{place}: its {SUMMARY}, {PLAN} or {STEPS}"
         raise DataError(
             f"{what} is not what this version of s2l-ray writes ({misread(error)}). Read it with the "

@@ -41,6 +41,7 @@ from s2l_ray.run.checkpoints import (
     CheckpointDraft,
     checkpoints_in,
     named_checkpoint,
+    place_of,
     read_checkpoint,
     read_state,
 )
@@ -85,7 +86,7 @@ class RunDirectory:
         on_wait: Callable[[str], None] = lambda message: None,
         terms: TrialTerms | None = None,
     ) -> RunDirectory:
-        """Lock the directory of a run, and remove what an interrupted save left in it.
+        """Lock the directory of a run.
 
         Args:
             config: of the run.
@@ -107,7 +108,6 @@ class RunDirectory:
         if config.resume == "never" and run._configuration.exists():
             run.close()
             raise ConfigError(f"{path} already holds a run and resume is never; choose another run_dir, or resume=auto")
-        run._drop_unfinished()
         return run
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class RunDirectory:
         return None if dtype == "auto" else dtype
 
     def adopt(self, config: Config, contents: Contents) -> None:
-        """Make it the directory of this run.
+        """Make it the directory of this run, and remove what an interrupted save left in it.
 
         Args:
             config: resolved configuration of the run.
@@ -151,6 +151,7 @@ class RunDirectory:
                 if self.has_begun:
                     raise ConfigError(self._refusal(differ))
                 self._forget()
+        self._drop_unfinished()
         write_whole(self._configuration, config.to_yaml())
         self.remember(
             contents=dict(contents),
@@ -291,8 +292,9 @@ class RunDirectory:
         """Remove what a run that ended while it saved or loaded left: it takes space and is not a checkpoint."""
         shutil.rmtree(self.path / DONATED, ignore_errors=True)
         for directory in (self.path / CHECKPOINTS).glob("step-*"):
-            unfinished = directory / PARTIAL if (directory / STATE).exists() else directory
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if place_of(directory.name) is not None:  # other names are the user's
+                unfinished = directory / PARTIAL if (directory / STATE).exists() else directory
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     @property
     def _configuration(self) -> Path:

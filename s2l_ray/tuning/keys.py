@@ -13,6 +13,7 @@ from s2l_ray.config import Config
 from s2l_ray.config.loading import type_at
 from s2l_ray.config.problems import problem_of_value
 from s2l_ray.config.reference import as_yaml, keys_of
+from s2l_ray.config.section import no_number
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
 from s2l_ray.trials.changeable import CHANGEABLE
@@ -153,6 +154,8 @@ def value_of(key: str, value: Any) -> Any:
     if section_of(_type_of(key)):
         raise ConfigError(f"{key} is a section; vary the keys in it")
     adapter = _adapter(key)
+    if said := no_number(value, _field(key).annotation):
+        raise ConfigError(f"{key}: {said} (got {as_yaml(value)})")
     try:
         return adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:

@@ -177,6 +177,22 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)} | changes
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.jsonl", "--timeout", "-1"], "must be a number above 0, not '-1'"),
+        (["in.jsonl", "--timeout", "nan"], "must be a number above 0, not 'nan'"),
+        (["."], ". is a directory; name a JSONL file"),
+    ],
+)
+def test_arguments_that_are_refused(arguments: list[str], message: str, capsys):
+    try:
+        status = main(["verify", *arguments])
+    except SystemExit as ended:
+        status = ended.code
+    assert status != 0 and message in capsys.readouterr().err
+
+
 def test_the_command_says_what_could_not_be_checked(tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", {"answer": "3 7 5 2 : 18", "response": "6"}, {"answer": "6"})
     assert main(["verify", str(source), "--kind", "countdown"]) == 0

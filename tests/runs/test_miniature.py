@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,16 @@ def test_a_directory_that_is_no_family_is_never_replaced(tmp_path: Path, name: s
     with pytest.raises(ModelError, match="is not an embedded family"):
         build_family(tmp_path, recipe=TINY, force=True)
     assert (tmp_path / name).read_text() == "[]"
+
+
+def test_a_family_with_something_else_beside_it_is_not_replaced(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED.directory, tmp_path / "family")
+    (tmp_path / "family" / "my_run").mkdir()
+    with pytest.raises(
+        ModelError, match="family holds my_run besides the family, which building it again would remove"
+    ):
+        build_family(tmp_path / "family", recipe=TINY)
+    assert (tmp_path / "family" / "my_run").is_dir()
 
 
 def test_a_directory_for_building_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
         ("schedule.steps=true", r"schedule.steps: must be a number \(got True\)"),
         ("data.eval_limit=false", r"data.eval_limit: must be a number \(got False\)"),
         ("evaluation.confidence=true", r"evaluation.confidence: must be a number"),
+        ("evaluation.k=[1,true]", r"evaluation.k: has an entry that must be a number \(got \[1, True\]\)"),
+        ("trainer.replicas=true", r"trainer.replicas: must be a number \(got True\)"),
         ("seed", "write it as key=value"),
     ],
 )

@@ -161,10 +161,14 @@ def test_what_an_interrupted_save_left_is_cleared_when_the_run_goes_on(tmp_path:
     run.begin_checkpoint(2, {"step": 2}).complete({})
     (run.path / "checkpoints" / "step-000004" / "trainer").mkdir(parents=True)
     run.begin_checkpoint(2, {"step": 2})  # done again, and interrupted
+    (run.path / "checkpoints" / "step-000002-my-copy").mkdir()
     run.close()
-    RunDirectory.acquire(config(tmp_path)).close()
-    checkpoints = tmp_path / "run" / "checkpoints"
-    assert [path.name for path in sorted(checkpoints.iterdir())] == ["step-000002"]
+    checkpoints, names = tmp_path / "run" / "checkpoints", ["step-000002", "step-000002-my-copy"]
+    again = RunDirectory.acquire(config(tmp_path))
+    assert (checkpoints / "step-000004").exists()  # until it is known that this run goes on
+    again.adopt(config(tmp_path), {})
+    again.close()
+    assert [path.name for path in sorted(checkpoints.iterdir())] == names
     assert not (checkpoints / "step-000002" / ".partial").exists()
 
 

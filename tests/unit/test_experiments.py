@@ -237,11 +237,11 @@ def test_another_experiment_in_the_same_place_is_refused(tmp_path: Path) -> None
         (b"\xff", "it is not valid YAML"),
         (b"- 1", "it must be a mapping of keys to values"),
         (b"overrides: []", "experiment: missing"),
-        (b"{experiment: {}, overrides: [], seed: 1}", "seed: unknown key"),
+        (b"{experiment: {}, overrides: []}", "arms: missing"),
     ):
         place.storage.put("experiment.yaml", damage)
         with pytest.raises(ConfigError, match=rf"experiment\.yaml is damaged \({reason}\); put a copy of it back"):
-            Memory.read(place)
+            begun(place, shown, [])
 
 
 def finished_runs(file: ExperimentFile, folder: Path) -> None:
@@ -343,6 +343,8 @@ def test_results_are_written_and_shown(tmp_path: Path) -> None:
     text = console.export_text()
     assert "hypothesis, fixed beforehand: It does." in text and "+20.0 [-4.8, +44.8]" in text
     assert "not in the comparison: worse, seed 3 (failed): out of memory" in text and "20.0%" in text
+    words = " ".join(text.split())  # of the arms, one has two seeds of three
+    assert "Flipping the signs of 2 and 3 differences gives no p-value below 0.5 and 0.25, respectively." in words
     assert "asked 2 times before" in text
 
 
