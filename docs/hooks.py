@@ -1,7 +1,7 @@
 """MkDocs hooks: pages of the reference that are generated from the code when the site is built.
 
 - reference/configuration.md from the configuration's pydantic models, through `s2l_ray.config.reference`;
-- reference/study.md from the model of a study's file, in the same way;
+- reference/study.md and reference/experiment.md from the models of a study's and an experiment's file, in the same way;
 - reference/command-line.md from the parser of the `s2l` command.
 """
 

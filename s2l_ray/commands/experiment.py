@@ -58,7 +58,11 @@ def add_to(commands: Commands) -> None:
         "file", nargs="?", metavar="FILE", help="YAML file of an experiment, or the name of one that s2l-ray ships"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the files")
-    parser.add_argument("--dry-run", action="store_true", help="check, plan and print the runs, and run none")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check, plan and print the runs, and run none; only a Ray is joined, or started, to see the nodes",
+    )
     parser.add_argument("--keys", action="store_true", help="print the keys of an experiment's file, and nothing else")
 
 

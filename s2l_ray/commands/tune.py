@@ -61,7 +61,11 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the files")
     parser.add_argument("--resume", metavar="DIR", help="go on with the study in this directory, or at this URI")
-    parser.add_argument("--dry-run", action="store_true", help="draw, check, plan and print the trials, and run none")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="draw, check, plan and print the trials, and run none; only a Ray is joined, or started, to see the nodes",
+    )
     parser.add_argument("--keys", action="store_true", help="print the keys of a study's file, and nothing else")
 
 

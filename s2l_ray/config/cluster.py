@@ -26,7 +26,7 @@ class ClusterConfig(Section):
     """After every weight sync compare what each learner engine holds with the trainer's weights, bit for bit, and end
     the run with an error that names the first tensor where they differ. Each step records the digest of the weights.
     Takes about as long as reading all weights a few times, in engines and trainer at once. An engine that holds weights
-    in a form that cannot be compared (quantised, mixture of experts) is an error at the start."""
+    in a form that cannot be compared, such as quantised ones, is an error at the start."""
     lock_timeout_s: PositiveFloat = 120.0
     """Longest wait for the lock of run_dir, where the process that holds it is on another machine and shows no sign of
     life."""
