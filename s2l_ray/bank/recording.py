@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from s2l_ray.bank.fingerprint import FREE_WHEN_NAMED, Fingerprint
 from s2l_ray.errors import BankError
+from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.machine.storage import Storage
 
 FORMAT = 1
@@ -98,9 +99,10 @@ def _read(storage: Storage, name: str) -> Recording:
     path = f"{name}/{_ABOUT}"
     try:
         about = json.loads(storage.read(path))
-        version, fields, made_with = about["format"], about["fingerprint"], about["made_with"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BankError(f"bank.path: {storage.url}/{path} is not a recording's ({error!r}); move it away") from error
-    if version != FORMAT:
-        raise BankError(f"bank.path: {storage.url}/{path} has format {version}, this version of s2l-ray reads {FORMAT}")
-    return Recording(name, Fingerprint(fields), dict(made_with))
+        if (version := about["format"]) == FORMAT:
+            return Recording(name, Fingerprint(dict(about["fingerprint"])), dict(about["made_with"]))
+    except MISREAD as error:
+        raise BankError(
+            f"bank.path: {storage.url}/{path} is not a recording's ({misread(error)}); move it away"
+        ) from None
+    raise BankError(f"bank.path: {storage.url}/{path} has format {version}, this version of s2l-ray reads {FORMAT}")

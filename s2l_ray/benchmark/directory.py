@@ -20,6 +20,7 @@ from s2l_ray.bank.fingerprint import Fingerprint, Value
 from s2l_ray.benchmark.problems import Benchmark
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.machine.disk import read_json, write_whole
+from s2l_ray.machine.reading import MISREAD, misread
 
 FORMAT = 1
 SETTINGS, SAMPLES, PROBLEMS, RESULTS, FIGURE = (
@@ -62,9 +63,12 @@ class EvaluationDirectory:
         known: dict[str, Any] = read_json(file, REMEDY) if file.is_file() else {"format": FORMAT}
         if known.get("format") != FORMAT:
             raise DataError(f"{file} has format {known.get('format')}, and this version reads {FORMAT}; {REMEDY}")
-        self.settings: dict[str, Value] = dict(known.get("settings", {}))
-        """What determines the samples, by key."""
-        self.evaluations = [Evaluation(**row) for row in known.get("evaluations", [])]
+        try:
+            self.settings: dict[str, Value] = dict(known.get("settings", {}))
+            """What determines the samples, by key."""
+            self.evaluations = [Evaluation(**row) for row in known.get("evaluations", [])]
+        except MISREAD as error:
+            raise DataError(f"{file} is damaged ({misread(error)}); {REMEDY}") from None
         self.mlflow_run: str | None = known.get("mlflow_run")
 
     def agree(self, wanted: Mapping[str, Value]) -> None:

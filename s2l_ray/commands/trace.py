@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def _steps_between(records: Sequence[StepRecord], window: str) -> list[StepRecor
         ConfigError: that is no such range, or the run has no step in it.
     """
     first, _, last = window.partition("-")
-    if not (first.isdigit() and (last or first).isdigit()):
+    if not all(re.fullmatch("[0-9]{1,18}", step) for step in (first, last or first)):
         raise ConfigError(f"--steps {window}: give a step or a range, such as 12 or 12-15")
     found = [record for record in records if int(first) <= record.step <= int(last or first)]
     if not found:

@@ -10,7 +10,7 @@ from s2l_ray.errors import S2LError
 from s2l_ray.experiments.arms import PlannedRun
 from s2l_ray.experiments.experiment_file import AXES, COMMON, AtSection, Axis
 from s2l_ray.kinds import TrialStatus
-from s2l_ray.machine.reading import misread
+from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.machine.storage import Storage
 from s2l_ray.results import EvaluationRecord, Spent
 from s2l_ray.tuning.measured import EVALUATION
@@ -113,7 +113,7 @@ def _measured(run: PlannedRun, outcome: TrialOutcome | None) -> MeasuredRun:
         spent = Spent.from_json(summary["spent"])
     except S2LError as error:
         return MeasuredRun(run, "failed", outcome.directory, f"its {SUMMARY} cannot be read: {error}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except MISREAD as error:
         reason = f"its {SUMMARY} in {outcome.directory} is damaged ({misread(error)})"
         return MeasuredRun(run, "failed", outcome.directory, reason)
     return MeasuredRun(run, outcome.status, outcome.directory, None, tuple(points), spent)

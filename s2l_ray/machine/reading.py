@@ -34,6 +34,10 @@ def kind_of(path: Path) -> str | None:
     return KINDS.get(stat.S_IFMT(path.stat().st_mode))
 
 
+MISREAD = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
+"""What code raises that reads contents which another version, or somebody else, has written."""
+
+
 def misread(error: Exception) -> str:
     """What is wrong with contents that could not be read, in words, from the exception of the code that read them."""
     if isinstance(error, KeyError):

@@ -13,7 +13,7 @@ from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.held_out import ONCE, Evaluations
 from s2l_ray.machine.disk import read_json
-from s2l_ray.machine.reading import misread
+from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.run.checkpoints import STATE, checkpoints_in
 from s2l_ray.step_log import StepLog
@@ -131,7 +131,7 @@ def guarded(place: Path, make: Callable[[], Made]) -> Made:
     """
     try:
         return make()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+    except MISREAD as error:
         what = place if place.suffix == ".json" else f"{place}: its {SUMMARY}, {PLAN} or {STEPS}"
         raise DataError(
             f"{what} is not what this version of s2l-ray writes ({misread(error)}). Read it with the "

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.errors import DataError
 from s2l_ray.machine.disk import append, write_whole, writing
+from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.timing.spans import Span, number_of, role_of
 
 ROLES = ("driver", "trainer", "learner", "explorer", "bank", "verifier")
@@ -91,7 +93,20 @@ class TraceFile:
 
 
 def read_trace(path: Path) -> list[Span]:
-    """The spans of a trace file, closed or not, rounded to microseconds."""
+    """The spans of a trace file, closed or not, rounded to microseconds.
+
+    Raises:
+        DataError: it cannot be read, or is none of a run.
+    """
+    try:
+        return _spans(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except MISREAD as error:
+        raise DataError(f"{path} is no trace of a run ({misread(error)}); remove it to do without it") from None
+
+
+def _spans(path: Path) -> list[Span]:
     tracks: dict[tuple[int, int], str] = {}
     spans = []
     for event in _events(Path(path)):

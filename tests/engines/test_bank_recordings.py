@@ -209,10 +209,11 @@ def test_what_is_no_recording_is_passed_over_or_named(tmp_path: Path) -> None:
     storage = bank_storage(str(tmp_path))
     (tmp_path / "notes").mkdir()
     assert recordings(storage) == []
-    (tmp_path / "notes" / "recording.json").write_text('{"format": 1}')
-    with pytest.raises(BankError, match="notes/recording.json is not a recording's"):
-        recordings(storage)
-    (tmp_path / "notes" / "recording.json").write_text('{"format": 2, "fingerprint": {}, "made_with": {}}')
+    for content in ('{"format": 1}', '{"format": 1, "fingerprint": 3, "made_with": {}}', "[" * 10_000):
+        (tmp_path / "notes" / "recording.json").write_text(content)
+        with pytest.raises(BankError, match="notes/recording.json is not a recording's"):
+            recordings(storage)
+    (tmp_path / "notes" / "recording.json").write_text('{"format": 2}')
     with pytest.raises(BankError, match="has format 2, this version of s2l-ray reads 1"):
         recordings(storage)
 

@@ -310,6 +310,15 @@ def test_a_changed_setting_is_refused_with_the_difference(tmp_path):
         again.agree({"evaluation.sampling.temperature": 1.0, "seed": 2})
 
 
+@pytest.mark.parametrize("content", ['{"format": 1, "settings": null}', '{"format": 1, "evaluations": [{"what": 1}]}'])
+def test_settings_that_are_damaged_are_named(tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(
+        DataError, match=r"settings\.json is damaged \(a value in it is of another type, or is missing\)"
+    ):
+        EvaluationDirectory(tmp_path)
+
+
 def test_settings_are_told_by_what_they_belong_to(tmp_path):
     (job,) = jobs_of(tmp_path)
     found = settings_of("small", job.benchmarks, job.with_dtype("float32").fingerprint)

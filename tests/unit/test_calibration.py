@@ -104,9 +104,10 @@ def test_a_run_that_lasts_or_is_damaged(run: Path, tmp_path: Path):
     assert len(read_run(copy).records) == 22
     for name in ("plan.json", "summary.json"):
         before = (copy / name).read_text() if (copy / name).exists() else None
-        (copy / name).write_text('{"steps": [')
-        with pytest.raises(DataError, match=f"{name} is damaged .*; restore it, or calibrate on another run"):
-            read_run(copy)
+        for content in ('{"steps": [', "{}"):
+            (copy / name).write_text(content)
+            with pytest.raises(DataError, match=f"{name} is damaged .*; restore it, or calibrate on another run"):
+                read_run(copy)
         (copy / name).unlink() if before is None else (copy / name).write_text(before)
 
 

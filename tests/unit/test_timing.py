@@ -483,6 +483,8 @@ def test_some_steps_are_drawn(recorded: Path, tmp_path: Path, capsys: pytest.Cap
     [
         (["--steps", "4-9"], "the run has steps 1 to 3"),
         (["--steps", "two"], "give a step or a range, such as 12 or 12-15"),
+        (["--steps", "\u00b2"], "give a step or a range, such as 12 or 12-15"),
+        (["--steps", "1-" + "9" * 5000], "give a step or a range, such as 12 or 12-15"),
     ],
 )
 def test_steps_that_are_not_there(
@@ -490,6 +492,21 @@ def test_steps_that_are_not_there(
 ) -> None:
     assert main(["trace", str(recorded), *options]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"a": 1}\n', "trace.json is no trace of a run (it has no 'pid')"), (None, "cannot be read: Is a directory")],
+)
+def test_what_is_no_trace_is_named(
+    recorded: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = recorded / "trace.json"
+    trace.unlink()
+    trace.mkdir() if content is None else trace.write_text(content)
+    assert main(["trace", str(recorded), "--png", str(recorded / "some.png")]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert message in said
 
 
 def test_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

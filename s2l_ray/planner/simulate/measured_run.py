@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from s2l_ray.config import Config, load_config
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.kinds import Source
 from s2l_ray.machine.disk import read_json
+from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.workload import phases
 from s2l_ray.results import StepRecord
@@ -78,8 +80,24 @@ def read_run(run: Path) -> MeasuredRun:
     config = load_config(run / "config.yaml")
     if config.schedule.kind == ADAPTIVE:
         raise ConfigError(f"{run} has schedule.kind={ADAPTIVE}, on which nothing can be calibrated; take another run")
-    layout = _layout(run) or host_layout(config)
-    return MeasuredRun(config, layout, records, tuple(_evaluations(run, config)), _lengths(run, records))
+    with _whole(run / "plan.json"):
+        layout = _layout(run) or host_layout(config)
+    with _whole(run / "summary.json"):
+        evaluations = tuple(_evaluations(run, config))
+    return MeasuredRun(config, layout, records, evaluations, _lengths(run, records))
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Read a file.
+
+    Raises:
+        DataError: there is something else in it than this version of s2l-ray writes.
+    """
+    try:
+        yield
+    except MISREAD as error:
+        raise DataError(f"{file} is damaged ({misread(error)}); {RESTORE}") from None
 
 
 def _layout(run: Path) -> Layout | None:
@@ -124,9 +142,10 @@ def _lengths(run: Path, records: tuple[StepRecord, ...]) -> dict[Source, tuple[i
     """Response tokens: of the rollouts that the run kept, or only their mean."""
     kept: dict[str, list[int]] = defaultdict(list)
     for path in sorted((run / "rollouts").glob("step-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            kept[row["source"]].append(max(1, row["tokens"]))
+        with _whole(path):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                kept[row["source"]].append(max(1, row["tokens"]))
     result: dict[Source, tuple[int, ...]] = {}
     for source in ("explorer", "learner"):
         stats = [record.sources[source] for record in records if record.sources[source].rollouts]
