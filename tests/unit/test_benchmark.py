@@ -314,7 +314,7 @@ def test_a_changed_setting_is_refused_with_the_difference(tmp_path):
 def test_settings_that_are_damaged_are_named(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(
-        DataError, match=r"settings\.json is damaged \(a value in it is of another type, or is missing\)"
+        DataError, match=r"settings\.json is damaged \(a value in it is of another type"
     ):
         EvaluationDirectory(tmp_path)
 
