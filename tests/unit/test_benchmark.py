@@ -313,9 +313,7 @@ def test_a_changed_setting_is_refused_with_the_difference(tmp_path):
 @pytest.mark.parametrize("content", ['{"format": 1, "settings": null}', '{"format": 1, "evaluations": [{"what": 1}]}'])
 def test_settings_that_are_damaged_are_named(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(
-        DataError, match=r"settings\.json is damaged \(a value in it is of another type"
-    ):
+    with pytest.raises(DataError, match=r"settings\.json is damaged \(a value in it is of another type"):
         EvaluationDirectory(tmp_path)
 
 
