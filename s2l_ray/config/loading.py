@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.interpolation import check_interpolations
 from s2l_ray.config.problems import problems_of, shown, unknown_key
-from s2l_ray.config.renamed import RENAMED
+from s2l_ray.config.renamed import ELSEWHERE, RENAMED
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import (
@@ -268,7 +268,9 @@ def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
 
 def _renamed(path: Sequence[Any]) -> str | None:
     key = ".".join(map(str, path))
-    return f"{key}: this key is now {RENAMED[key]}" if key in RENAMED else None
+    if key in RENAMED:
+        return f"{key}: this key is now {RENAMED[key]}"
+    return f"{key}: unknown key; see {ELSEWHERE[key]}" if key in ELSEWHERE else None
 
 
 def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:

@@ -25,11 +25,12 @@ PATTERNS = {
 """What is said of a text that does not match a pattern."""
 REASONS = {
     "too_short": "is empty",
+    "too_long": "has too many entries",
     "tuple_type": "must be a list of values",
+    **dict.fromkeys(("date_type", "date_from_datetime_parsing"), "must be a date, such as 2026-01-31"),
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
-    "string_type": "must be text",
 }
 """What is said of a value, by Pydantic's name of what is wrong with it."""
 IN_A_KEY = "[key]"
@@ -89,6 +90,8 @@ def _dotted(location: Location) -> str:
 
 def _line(error: ErrorDetails, model: type[BaseModel], unknown: Unknown | None) -> str:
     location, given = error["loc"], error["input"]
+    if error["type"] == "missing" and isinstance(location[-1], int):  # of so many entries that a list must have
+        return f"{_dotted(location[:-1])}: has too few entries (got {shown(given)})"
     if error["type"] == "extra_forbidden":
         said = unknown(location) if unknown else None
         return said or unknown_key(location, _section_at(location[:-1], model))
@@ -107,13 +110,19 @@ def _words(error: ErrorDetails) -> str:
         return "missing; give it a value"
     if kind in ("model_type", "dict_type", "dataclass_type"):
         return "is empty; give it keys or leave it out" if given is None else "must be a mapping of keys to values"
-    if kind == "string_type" and isinstance(given, dict | list | tuple):
-        return "must be text; put it in quotes"
-    if kind == "string_type" and error["loc"][-1:] == (IN_A_KEY,):
-        return "must be text; put it in quotes, without which YAML reads on, off, yes and no as true or false"
+    if kind == "string_type":
+        return _no_text(given, in_a_key=error["loc"][-1:] == (IN_A_KEY,))
     if kind == "string_pattern_mismatch" and (said := PATTERNS.get(error["ctx"]["pattern"])):
         return said
     return REASONS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _no_text(given: Any, *, in_a_key: bool) -> str:
+    if in_a_key:
+        return "must be text; put it in quotes, without which YAML reads on, off, yes and no as true or false"
+    if isinstance(given, list | tuple):
+        return "must be one text, not a list; put it in quotes if it is text"
+    return "must be text; put it in quotes" if isinstance(given, dict) else "must be text"
 
 
 def _one_for_each_key(errors: Iterable[ErrorDetails]) -> list[ErrorDetails]:

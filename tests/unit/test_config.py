@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from s2l_ray.config import load_config
 from s2l_ray.config.reference import keys
-from s2l_ray.config.renamed import RENAMED
+from s2l_ray.config.renamed import ELSEWHERE, RENAMED
 from s2l_ray.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -163,6 +164,14 @@ def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
     extended = tmp_path / "mine.yaml"
     extended.write_text(f"extends: {quickstart}\nbank: readwrite\n")
     assert load_config(extended, ["bank.path=/b"]).bank.model_dump() == expected | {"mode": "readwrite"}
+
+
+@pytest.mark.parametrize(("other", "here"), ELSEWHERE.items())
+def test_a_key_of_another_framework_leads_to_ours(other: str, here: str) -> None:
+    with pytest.raises(ConfigError, match=f"^override {other}: unknown key; see {re.escape(here)}$"):
+        load_config("quickstart", [f"{other}=1"])
+    known = {name for key in keys() for name in (key.name, key.section, key.name.partition(".")[0])}
+    assert set(re.split(", | and ", here)) <= known
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
