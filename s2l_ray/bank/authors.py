@@ -159,7 +159,7 @@ class AuthorsFile:
             raise DataError(
                 f"{where} prompt_ids: they are not the tokens of prompt {candidates[-1].id} as this configuration "
                 f"renders it ({shown(token_ids.tolist())}, here {shown(candidates[-1].token_ids.tolist())}); check "
-                "data.prompt, data.chat, data.system, data.date and the tokenizer"
+                "data.prompt, data.chat, data.system, data.chat_template_kwargs, data.date and the tokenizer"
             )
         return None
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.bank.fingerprint import BATCH_INVARIANT, DATE, SAMPLED, Fingerprint, Value
+from s2l_ray.bank.fingerprint import ARGUMENTS, BATCH_INVARIANT, DATE, SAMPLED, Fingerprint, Value
 from s2l_ray.errors import BankError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.hub.names import Repository
@@ -68,6 +68,7 @@ def fingerprint_of(config: Config, origin: str = SAMPLED) -> Fingerprint:
         "rollout.max_tokens": config.rollout.max_tokens,
         "rollout.explorer_seed": config.explorer_seed if origin == SAMPLED else None,
     }
+    fields |= {f"{ARGUMENTS}.{name}": value for name, value in config.data.chat_template_kwargs.items()}
     if config.engines.explorer.batch_invariant and origin == SAMPLED:
         fields[BATCH_INVARIANT] = True
     if writes_date(template):

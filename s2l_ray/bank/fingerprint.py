@@ -15,6 +15,8 @@ SAMPLED = "s2l-ray"
 """The origin of rollouts that this package sampled; that of others tells where they come from."""
 DATE = "data.date"
 """A field that only exists if the chat template writes a date into the prompts."""
+ARGUMENTS = "data.chat_template_kwargs"
+"""How fields begin that only exist for arguments that are given to the chat template."""
 BATCH_INVARIANT = "engines.explorer.batch_invariant"
 """A field that only exists if it is on."""
 FREE_WHEN_NAMED = ("origin", "rollout.explorer_seed", "models.dtype", BATCH_INVARIANT)

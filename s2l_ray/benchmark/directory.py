@@ -78,9 +78,9 @@ class EvaluationDirectory:
             ConfigError: some are known with other values; the message names each, with what it was and what it is.
         """
         changed = [
-            f"{key}: was {_shown(self.settings[key])}, is {_shown(value)}"
-            for key, value in wanted.items()
-            if key in self.settings and self.settings[key] != value
+            f"{key}: was {_shown(self.settings.get(key))}, is {_shown(wanted.get(key))}"
+            for key in self._comparable(wanted)
+            if self.settings.get(key) != wanted.get(key)
         ]
         if changed:
             raise ConfigError(
@@ -88,6 +88,15 @@ class EvaluationDirectory:
                 "(--to DIR), or set what has changed back"
             )
         self.settings |= wanted
+
+    def _comparable(self, wanted: Mapping[str, Value]) -> list[str]:
+        """The keys that both have, and of a model on a benchmark that both have, those that only one has too.
+
+        There are some that exist only where they are set, such as arguments of the chat template.
+        """
+        pairs = {pair for pair in map(_pair, self.settings) if pair} & set(map(_pair, wanted))
+        every = dict.fromkeys((*wanted, *self.settings))
+        return [key for key in every if _pair(key) in pairs or (key in self.settings and key in wanted)]
 
     def add(self, evaluations: Iterable[Evaluation]) -> None:
         """Note what the directory has, and write settings.json.
@@ -146,6 +155,12 @@ def settings_of(label: str, benchmarks: Iterable[Benchmark], fingerprint: Finger
             elif key != "origin":
                 found[f"{label} on {benchmark.name}: {key}"] = value
     return found
+
+
+def _pair(key: str) -> str | None:
+    """Which model on which benchmark a setting is of, see `settings_of`; None if it is of one of them, or of all."""
+    of = key.rpartition(": ")[0]
+    return of if " on " in of else None
 
 
 def _shown(value: Value) -> str:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2l_ray.bank.contents import fingerprint_of, model_digest
 from s2l_ray.bank.date import dated
@@ -18,8 +19,8 @@ from s2l_ray.bank.fingerprint import Fingerprint
 from s2l_ray.benchmark.directory import SAMPLES, Evaluation
 from s2l_ray.benchmark.models import EvaluatedModel
 from s2l_ray.benchmark.problems import Benchmark
-from s2l_ray.benchmark.settings import Options, configuration
-from s2l_ray.config import Config
+from s2l_ray.benchmark.settings import THINKING, Options, configuration
+from s2l_ray.config import Config, DataConfig
 from s2l_ray.config.embedded import source_name
 from s2l_ray.errors import ModelError
 from s2l_ray.extensions import VERIFIERS
@@ -27,7 +28,10 @@ from s2l_ray.kinds import Dtype
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.compat import check_models, context_of, model_directory
-from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
+from s2l_ray.tasks.prompts import load_tokenizer, render_prompts, template_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEY = "models.explorer"
 PER_REQUEST = 16
@@ -103,34 +107,42 @@ def make_jobs(
         ModelError: the model cannot be used, or has fewer positions than prompt and response may take.
     """
     kinds = dict.fromkeys("" if options.file else benchmark.kind for benchmark in benchmarks)
-    jobs = []
-    for kind in kinds:
-        chosen = tuple(one for one in benchmarks if kind in ("", one.kind))
-        config = configuration(model.source, chosen[0], options)
-        config = config.model_copy(
-            update={"bank": config.bank.model_copy(update={"path": str(directory / SAMPLES), "recording": None})}
-        )
-        jobs.append(_job(model, chosen, config, clip))
-    return jobs
+    return [
+        _job(model, tuple(one for one in benchmarks if kind in ("", one.kind)), options, directory, clip)
+        for kind in kinds
+    ]
 
 
-def _job(model: EvaluatedModel, benchmarks: tuple[Benchmark, ...], config: Config, clip: bool) -> Job:
+def _job(
+    model: EvaluatedModel, benchmarks: tuple[Benchmark, ...], options: Options, directory: Path, clip: bool
+) -> Job:
+    config = configuration(model.source, benchmarks[0], options)
     VERIFIERS.resolve(config.verifier.kind)
     source, trusted = config.models.explorer, config.models.trust_remote_code
     place = model_directory("MODEL", source)
     check_models(source, source, trusted)
     tokenizer = load_tokenizer(place, trusted)
-    data, given = config.data, config.data.model_fields_set
-    if "chat" not in given and not tokenizer.chat_template:
-        data = data.model_copy(update={"chat": False})
-    if "max_prompt_tokens" not in given:
-        data = data.model_copy(update={"max_prompt_tokens": ANY_LENGTH})
-    config = dated(config.model_copy(update={"data": data}), bank=True)
+    data = _settled(config.data, tokenizer)
+    if options.preset and data.chat and THINKING in template_arguments(tokenizer, data):
+        config = configuration(model.source, benchmarks[0], options, has_thinking=True)
+        data = _settled(config.data, tokenizer)
+    bank = config.bank.model_copy(update={"path": str(directory / SAMPLES), "recording": None})
+    config = dated(config.model_copy(update={"data": data, "bank": bank}), bank=True)
     problems = [problem for benchmark in benchmarks for problem in benchmark.problems]
     prompts = tuple(render_prompts(problems, tokenizer, config.data))
     config = _with_lengths(config, max(len(prompt.token_ids) for prompt in prompts), model.label, clip)
     models = config.models.model_copy(update={"learner": str(place), "explorer": str(place)})
     return Job(model, benchmarks, config.model_copy(update={"models": models}), prompts)
+
+
+def _settled(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DataConfig:
+    """The settings of prompts, with what the user has left open."""
+    given, settled = data.model_fields_set, data
+    if not (tokenizer.chat_template or "chat" in given or data.chat_template_kwargs):
+        settled = settled.model_copy(update={"chat": False})
+    if "max_prompt_tokens" not in given:
+        settled = settled.model_copy(update={"max_prompt_tokens": ANY_LENGTH})
+    return settled
 
 
 def _with_lengths(config: Config, longest: int, label: str, clip: bool) -> Config:

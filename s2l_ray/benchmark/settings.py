@@ -40,6 +40,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
 }
 """The settings of the paper's two evaluations (arXiv 2605.30789)."""
+THINKING = "enable_thinking"
+"""The argument by which a chat template, such as Qwen3's, is told whether the model thinks before it answers."""
 KINDS: dict[Kind, dict[str, Any]] = {
     "math": {
         "data.prompt": "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
@@ -76,14 +78,22 @@ class Options:
     """`key=value`, which have precedence over all else."""
 
 
-def configuration(model: str, benchmark: Benchmark, options: Options) -> Config:
+def configuration(model: str, benchmark: Benchmark, options: Options, *, has_thinking: bool = False) -> Config:
     """The configuration of one model on one benchmark; data.chat and data.max_prompt_tokens may be settled later.
+
+    Args:
+        model: its directory.
+        benchmark: whose kind says what it is sampled with.
+        options: what the user asks for.
+        has_thinking: the model's chat template takes THINKING, which a preset then sets.
 
     Raises:
         ConfigError: a key or a value is wrong.
     """
     named = {"models.learner": model, "models.explorer": model, "data.train": benchmark.source}
     preset = PRESETS[options.preset] if options.preset else {}
+    if options.preset and has_thinking:
+        preset = preset | {f"data.chat_template_kwargs.{THINKING}": options.preset == "think"}
     needed: dict[str, Any] = {"evaluation.samples": options.samples, "evaluation.k": [1]}
     given: list[list[str] | dict[str, Any]] = [needed, preset, list(options.overrides)]
     if options.file is not None:

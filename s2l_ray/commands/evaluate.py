@@ -55,7 +55,8 @@ def add_to(commands: Commands) -> None:
         "--settings",
         choices=("nothink", "think"),
         help="sampling of the paper: nothink (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5) or think "
-        "(0.6, 0.95, 20), with 38912 new tokens; default: temperature 1, no limit but the benchmark's",
+        "(0.6, 0.95, 20), with 38912 new tokens, and enable_thinking where the chat template takes it; default: "
+        "temperature 1, no limit but the benchmark's",
     )
     parser.add_argument("--samples", type=positive, default=16, metavar="N", help="n of each problem (default: 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N problems of each benchmark")

@@ -20,6 +20,7 @@ from s2l_ray.config.text import (
     MOST_BYTES,
     NOT_YAML,
     can_be_none,
+    entry_type_of,
     from_python,
     is_text,
     listed,
@@ -243,13 +244,13 @@ def type_at(key: str) -> Any:
     key_type: Any = Config
     path: list[str] = []
     for part in key.split("."):
-        section = section_of(key_type)
-        if section is None:
+        section, entry_type = section_of(key_type), entry_type_of(key_type)
+        if section is None and entry_type is None:
             raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
         path.append(part)
-        if part not in section.model_fields:
+        if section and part not in section.model_fields:
             raise ConfigError(f"override {_unknown(path, section)}")
-        key_type = type_of(section, part)
+        key_type = type_of(section, part) if section else entry_type
     return key_type
 
 

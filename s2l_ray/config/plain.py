@@ -6,6 +6,7 @@ not checked. The names are pydantic's.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, dataclass_transform
@@ -49,8 +50,9 @@ def model_validator(*, mode: str) -> Callable[[Method], Method]:
     return mark
 
 
-def Field(**_: Any) -> None:
-    """The range of a number, which is not checked."""
+def Field(*, default_factory: Callable[[], Any] | None = None, **_: Any) -> Any:
+    """What makes a default; or else the range of a number, which is not checked."""
+    return None if default_factory is None else dataclasses.field(default_factory=default_factory)
 
 
 def BeforeValidator(_: Callable[[Any], Any]) -> None:

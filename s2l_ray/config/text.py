@@ -33,8 +33,12 @@ LONGEST_PROBLEM = 1000
 
 
 def is_text(key_type: Any) -> bool:
-    """Whether a key of this type holds text; words that the type lists (Literal) are not text."""
-    return str in _alternatives(key_type)
+    """Whether a key of this type holds text; words that the type lists (Literal) are not text.
+
+    Nor is what may be a boolean or a number as well: YAML says which it is.
+    """
+    kinds = _alternatives(key_type)
+    return str in kinds and not any(kind in kinds for kind in (bool, int, float))
 
 
 def can_be_none(key_type: Any) -> bool:
@@ -46,6 +50,12 @@ def section_of(key_type: Any) -> type[BaseModel] | None:
     """The model of a key that is a section of further keys; None for any other."""
     models = [kind for kind in _alternatives(key_type) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return models[0] if models else None
+
+
+def entry_type_of(key_type: Any) -> Any:
+    """What the entries of a mapping hold, whose names are the user's; None for a key that is no mapping."""
+    entries = [get_args(kind)[1] for kind in _alternatives(key_type) if get_origin(kind) is dict]
+    return entries[0] if entries else None
 
 
 def type_of(section: type[BaseModel], key: Any) -> Any:

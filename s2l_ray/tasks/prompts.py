@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2l_ray.config import DataConfig
+from s2l_ray.config.data import GIVEN_TO_TEMPLATES
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.data import Problem
+from s2l_ray.tasks.template_names import names_read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +65,24 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str:
     return str(templates[chosen])
 
 
+def template_arguments(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> set[str]:
+    """The arguments that the chat template has of its own, beside those that every template is given.
+
+    Raises:
+        ModelError: there is no chat template, or it is malformed.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        read = names_read(chat_template(tokenizer, data))
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} is malformed ({_reason(error)}); correct the template, or "
+            "set data.chat=false"
+        ) from error
+    return read - GIVEN_TO_TEMPLATES.keys() - set(tokenizer.special_tokens_map)
+
+
 def writes_date(template: str) -> bool:
     """Whether a chat template asks for the day on which it is rendered; transformers has no other way to it."""
     return "strftime_now" in template
@@ -79,7 +99,8 @@ def render_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, 
 
     Raises:
         DataError: a prompt is empty or longer than data.max_prompt_tokens.
-        ModelError: data.chat is on and the tokenizer has no chat template, or its template fails on a prompt.
+        ModelError: data.chat is on and the tokenizer has no chat template, or its template fails on a prompt, or does
+            not take an argument of data.chat_template_kwargs.
     """
     if not problems:
         return []
@@ -101,7 +122,9 @@ def _in_chat(
     problems: list[Problem], texts: list[str], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> list[str]:
     template = chat_template(tokenizer, data)
-    options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True} | _clock(template, data)
+    _check_arguments(tokenizer, data)
+    ours = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    options = data.chat_template_kwargs | ours | _clock(template, data)
     system = [] if data.system is None else [{"role": "system", "content": data.system}]
     rendered, before = [], random.getstate()
     try:
@@ -118,6 +141,18 @@ def _in_chat(
     finally:
         random.setstate(before)
     return rendered
+
+
+def _check_arguments(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
+    """Refuse arguments that the chat template would silently ignore."""
+    if not data.chat_template_kwargs:
+        return
+    known = template_arguments(tokenizer, data)
+    if unknown := [f"data.chat_template_kwargs.{name}" for name in data.chat_template_kwargs if name not in known]:
+        raise ModelError(
+            f"{', '.join(unknown)}: the chat template of {tokenizer.name_or_path} takes no such argument; it takes "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
 
 
 def _clock(template: str, data: DataConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from s2l_ray.config.loading import type_at
 from s2l_ray.config.problems import problem_of_value
 from s2l_ray.config.reference import as_yaml, keys_of
 from s2l_ray.config.section import no_number
-from s2l_ray.config.text import section_of
+from s2l_ray.config.text import entry_type_of, section_of
 from s2l_ray.errors import ConfigError
 from s2l_ray.trials.changeable import CHANGEABLE
 from s2l_ray.tuning.domain import Domain
@@ -98,8 +98,7 @@ def _checked(key: str, domain: Domain) -> Domain:
     for fixed, reason in OF_THE_STUDY.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise ConfigError(f"{key} cannot be varied: {reason}")
-    if section_of(_type_of(key)):
-        raise ConfigError(f"{key} is a section; vary the keys in it")
+    _refuse_section(key)
     if domain.values:
         values = tuple(value_of(key, value) for value in domain.values)
         if any(value in values[:place] for place, value in enumerate(values)):  # 1 and "1", say
@@ -110,6 +109,13 @@ def _checked(key: str, domain: Domain) -> Domain:
     if domain.kind != "randint" and _is_integer(key):
         raise ConfigError(f"{key} is an integer; use randint: [a, b]")
     return domain
+
+
+def _refuse_section(key: str) -> None:
+    """Refuse a key that has keys of its own, whose values would be merged with others."""
+    kind = _type_of(key)
+    if section_of(kind) or entry_type_of(kind):
+        raise ConfigError(f"{key} is a section; vary the keys in it")
 
 
 def _type_of(key: str) -> Any:
@@ -151,10 +157,9 @@ def value_of(key: str, value: Any) -> Any:
     Raises:
         ConfigError: there is no such key, or it cannot have this value.
     """
-    if section_of(_type_of(key)):
-        raise ConfigError(f"{key} is a section; vary the keys in it")
+    _refuse_section(key)
     adapter = _adapter(key)
-    if said := no_number(value, _field(key).annotation):
+    if said := no_number(value, _checked_type_of(key)):
         raise ConfigError(f"{key}: {said} (got {as_yaml(value)})")
     try:
         return adapter.dump_python(adapter.validate_python(value), mode="json")
@@ -183,9 +188,16 @@ def _is_integer(key: str) -> bool:
 
 
 def _adapter(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_checked_type_of(key), config=ConfigDict(coerce_numbers_to_str=True))
+
+
+def _checked_type_of(key: str) -> Any:
+    """The type of a key's value, with the range that the key has."""
+    section = key.rpartition(".")[0]
+    if section and entry_type_of(_type_of(section)):
+        return _type_of(key)
     field = _field(key)
-    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    return TypeAdapter(kind, config=ConfigDict(coerce_numbers_to_str=True))
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.config.loading import load_many, parse_config
-from s2l_ray.config.reference import differences
 from s2l_ray.errors import ConfigError
 from s2l_ray.tuning.keys import check_keys, checked_run, checked_space, refuse_overrides
 from s2l_ray.tuning.outcomes import flat
@@ -225,6 +224,6 @@ def settings_of(sample: Sample, base: Config) -> Values:
 
     These are the values of the space, and what the configuration interpolates from them.
     """
-    values = flat(sample.config.model_dump(mode="json"))
-    changed = [difference.name for difference in differences(base, sample.config)]
-    return {key: values[key] for key in dict.fromkeys([*sample.values, *changed])}
+    before, values = (flat(config.model_dump(mode="json")) for config in (base, sample.config))
+    changed = [key for key in before | values if before.get(key) != values.get(key)]
+    return {key: values.get(key) for key in dict.fromkeys([*sample.values, *changed])}
