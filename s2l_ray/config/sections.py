@@ -36,9 +36,9 @@ class Sections(Section):
 
     - `auto`: at the newest checkpoint of run_dir, if there is one;
     - `never`: at step 1; a run_dir that has results is refused;
-    - the path of another run's checkpoint, or of its directory (for its newest checkpoint): there, unless run_dir has a
-      checkpoint of its own. Data and settings may differ from that run's, the learner may not. With trainer.lr_schedule
-      linear or cosine the learning rate follows this run's schedule.steps."""
+    - another run's checkpoint, as RUN:step-N or by its path, or its directory RUN (for its newest checkpoint): there,
+      unless run_dir has a checkpoint of its own. Data and settings may differ from that run's, the learner may not.
+      With trainer.lr_schedule linear or cosine the learning rate follows this run's schedule.steps."""
     seed: int = 1
     """Seed of everything that is random in the run. Equal configuration, seed and data give an equal run."""
     models: ModelsConfig

@@ -40,6 +40,8 @@ STEPS = "steps.jsonl"
 PARTIAL = ".partial"
 """Where a checkpoint is written, in its directory."""
 NAME = re.compile("step-([0-9]+)(?:-branch-([1-9][0-9]*))?")
+OF_STEP = re.compile(r"step-0*([0-9]+)")
+"""What follows RUN: where a checkpoint is named."""
 
 
 @dataclass(frozen=True)
@@ -190,20 +192,35 @@ def checkpoints_in(run: Path) -> list[tuple[int, Path]]:
     return [(step, directory) for (_, step), directory in placed]
 
 
-def named_checkpoint(name: str) -> Path:
-    """The directory of the checkpoint that `resume` names: itself, or the newest one of the run directory it names.
+def named_checkpoint(name: str, key: str = "resume") -> Path:
+    """The directory of the checkpoint that a word names: itself, RUN:step-N, or the newest one of the run RUN.
+
+    Args:
+        name: the word.
+        key: what it is the value of, for messages.
 
     Raises:
         ConfigError: it is neither a checkpoint nor a run directory that has one.
     """
+    run, _, part = name.rpartition(":")
+    if run and (step := OF_STEP.fullmatch(part)):
+        return _of_step(existing_output(run).resolve(), int(step[1]), key)
     path = existing_output(name).resolve()
     if (path / STATE).exists():
         return path
     if checkpoints := checkpoints_in(path):
         return checkpoints[-1][1]
     raise ConfigError(
-        f"resume: {path} is neither a whole checkpoint (it has no {STATE}) nor the directory of a run that has one"
+        f"{key}: {path} is neither a whole checkpoint (it has no {STATE}) nor the directory of a run that has one"
     )
+
+
+def _of_step(run: Path, step: int, key: str) -> Path:
+    found = dict(checkpoints_in(run))  # of several of a step, the newest
+    if step not in found:
+        has = ", ".join(f"{run}:step-{number}" for number in found) or "none"
+        raise ConfigError(f"{key}: {run} has no whole checkpoint of step {step}; it has {has}")
+    return found[step]
 
 
 def _check_learner(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

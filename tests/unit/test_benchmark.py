@@ -222,8 +222,20 @@ def test_a_checkpoint_becomes_a_model_with_its_weights(tmp_path):
     assert all(torch.equal(found[name], weights[name].float() + 1) for name in weights)
     assert {"config.json", "tokenizer.json"} <= {file.name for file in Path(model.source).iterdir()}
     check_models(model.source, str(DIRECTORY / "small"))
+    write_checkpoint_model(checkpoint / "trainer", DIRECTORY / "large", tmp_path / "half", "bfloat16")
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert all(torch.equal(half[name], found[name].bfloat16()) for name in weights)
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and "torch_dtype" not in config
     with pytest.raises(ModelError, match=r"no checkpoint of step 40; it has .*mine:step-20"):
         find_models([f"{run}:step-40"], tmp_path / "out")
+    for word in (run, f"{run}:step-20", checkpoint):
+        assert main(["export", str(word), "--to", str(tmp_path / "exported"), "--dtype", "float32"]) == 0
+        exported = load_file(tmp_path / "exported" / "model.safetensors")
+        assert all(torch.equal(exported[name], found[name]) for name in weights)
+        assert main(["export", str(word), "--to", str(tmp_path / "exported")]) == 1  # it exists
+        shutil.rmtree(tmp_path / "exported")
+    assert main(["export", f"{run}:step-40", "--to", str(tmp_path / "exported")]) == 1
 
 
 def test_a_checkpoint_of_adapters_is_refused(tmp_path):

@@ -47,6 +47,7 @@ def test_the_commands():
         "compare",
         "trace",
         "track",
+        "export",
         "verify",
         "config",
         "doctor",

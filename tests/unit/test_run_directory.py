@@ -158,7 +158,7 @@ def first(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("first/checkpoints/step-000002", 2), ("first", 4), ("./first/../first", 4)]
+    ("name", "step"), [("first/checkpoints/step-000002", 2), ("first", 4), ("./first/../first", 4), ("first:step-2", 2)]
 )
 def test_another_runs_checkpoint_is_where_a_run_begins_and_its_own_where_it_goes_on(
     name: str, step: int, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +173,14 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_its_own_where_it_goes
     for checkpoint in first.glob("checkpoints/*"):  # and it is not needed any more
         checkpoint.rename(first / checkpoint.name)
     assert to_resume(run, settings).step == 5
+
+
+def test_a_step_without_a_checkpoint_is_refused_with_those_that_there_are(first: Path, tmp_path: Path):
+    settings = config(tmp_path, resume=f"{first}:step-3")
+    with pytest.raises(
+        ConfigError, match=f"resume: {first} has no whole checkpoint of step 3; it has {first}:step-2, {first}:step-4$"
+    ):
+        to_resume(acquired(settings), settings)
 
 
 @pytest.mark.parametrize("name", ["nowhere", ".", "first/checkpoints", "first/checkpoints/step-000003"])
