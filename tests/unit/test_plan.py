@@ -154,6 +154,20 @@ def test_8_x_24_gb_is_short_and_says_what_helps() -> None:
     assert helped.fits
 
 
+def test_explorers_asleep_need_host_memory_for_their_weights() -> None:
+    """1,720,574,976 parameters in bfloat16, beside each of 8 ranks: 27.53 GB."""
+    config = paper(
+        "qwen3_1.7b_to_8b", "placement.mode=colocated", "engines.explorer.tensor_parallel=1", "trainer.ranks=8"
+    )
+    enough, short = (
+        make_plan(config, Inventory.model_validate({"nodes": [{**H100, "cpus": 64, "memory_gb": memory}]}))
+        for memory in (27.6, 27.4)
+    )
+    assert enough.fits and not short.fits
+    said = "explorers that sleep beside them keep 28 GB of weights in their node's memory, which has 27"
+    assert any(said in problem for problem in short.problems)
+
+
 def test_batch_invariant_mode_is_planned_with_its_cost() -> None:
     """On GPUs alone; 1 / 0.6 of the time, as no part of sampling is bound by anything else here."""
     invariant = ("engines.explorer.batch_invariant=true", "engines.learner.batch_invariant=true")

@@ -186,12 +186,20 @@ class Search:
         )
 
     def _host_memory(self, key: CandidateKey, ranks: int) -> str:
-        """Why a node cannot hold what this many ranks off-load; empty if it can."""
-        asked = ranks * sum(self.trainer_memory(key.ranks, replicas=key.replicas).host.values())
+        """Why a node cannot hold what this many ranks, and explorers that sleep beside them, off-load; empty if it can.
+
+        An explorer that sleeps keeps its weights in pinned host memory (vLLM's level 1; device_allocator/cumem.py).
+        """
+        offloaded = ranks * sum(self.trainer_memory(key.ranks, replicas=key.replicas).host.values())
+        asleep = 0
+        if self.frame.cuda and "explorer" in key.beside:
+            asleep = ranks * self.need("explorer", key.tp("explorer")).ledger["weights"]
         has = min(spec.memory_bytes for spec in key.trainers.specs)
-        if asked <= has:
+        if offloaded + asleep <= has:
             return ""
-        return f"{ranks} trainer ranks off-load {asked / 1e9:.0f} GB to their node's memory, which has {has / 1e9:.0f}"
+        parts = [f"{ranks} trainer ranks off-load {offloaded / 1e9:.0f} GB"] if offloaded else []
+        parts += [f"explorers that sleep beside them keep {asleep / 1e9:.0f} GB of weights"] if asleep else []
+        return f"{' and '.join(parts)} in their node's memory, which has {has / 1e9:.0f}"
 
     def ranked(self, key: CandidateKey) -> tuple[Fit | Misfit, int | None]:
         """A rank's device with the engines beside it; and, if the plan is to say it, how many layers are recomputed."""
