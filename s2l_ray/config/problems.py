@@ -148,7 +148,8 @@ def _together(key: Location, errors: list[ErrorDetails]) -> list[ErrorDetails]:
     inner = [error for error in errors if len(error["loc"]) > len(key) + 1]
     if inner:  # it is of this type, but for something in it
         return [{**error, "loc": (*key, *error["loc"][len(key) + 1 :])} for error in inner]
-    words = list(dict.fromkeys(_words(error).removeprefix("must be ") for error in errors))
+    said = ("text" if error["type"] == "string_type" else _words(error).removeprefix("must be ") for error in errors)
+    words = list(dict.fromkeys(said))
     if all(error["type"] == "literal_error" for error in errors):
         *others, last = re.findall("'[^']*'", " ".join(words))
         words = [f"{', '.join(others)} or {last}"]
