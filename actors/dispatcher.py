@@ -150,6 +150,7 @@ class Dispatcher:
                 self._suspect(request.source, engine)
             except EngineAsleepError:
                 await asyncio.sleep(ASLEEP_S)
+                continue  # nothing is done again: it was not begun
             except StaleWeightsError:
                 refused += 1
                 if refused == STALE_ATTEMPTS:

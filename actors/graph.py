@@ -268,7 +268,7 @@ class ActorGraph:
 
         report = weight_sync_and_wake(*self._sleepers(), lambda: self._deliver(version, deliver))
         self._awake, self.version = "all", version
-        self._scheduler.tell("release", version, what="sending the learner's requests")
+        self._scheduler.tell("release", version, what="sending requests again")
         self.trainer.begin_snapshot()
         return report, results[0]
 
