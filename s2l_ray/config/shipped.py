@@ -57,6 +57,8 @@ class ShippedFiles:
     def hint(self, name: str | Path) -> str:
         """What could be meant by a name that is not found, such as "did you mean quickstart? s2l-ray ships ..."."""
         names = list(self.paths())
+        if "=" in str(name):
+            return f"the file or name comes first, then keys such as {name}; s2l-ray ships {', '.join(names)}"
         bare = Path(name).name.removesuffix(SUFFIX)
         by_ending = {known.rpartition("/")[2]: known for known in names}
         nearest = difflib.get_close_matches(bare, by_ending, n=1, cutoff=0.6)

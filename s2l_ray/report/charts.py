@@ -59,7 +59,8 @@ def rewards_figure(run: RunFiles) -> Figure:
     bottom.stackplot(
         steps, explored, group - explored, colors=[SOURCE_COLOURS["explorer"], SOURCE_COLOURS["learner"]], alpha=0.7
     )
-    bottom.set(ylabel="of a group", xlabel="step", ylim=(0, group.max()), xlim=(steps[0] - 0.5, steps[-1] + 0.5))
+    xlim = (min([*places, steps[0]]) - 0.5, steps[-1] + 0.5)  # the first evaluation is before the first step
+    bottom.set(ylabel="of a group", xlabel="step", ylim=(0, group.max()), xlim=xlim)
     return figure
 
 

@@ -88,7 +88,7 @@ def tiles_of(run: RunFiles) -> list[Tile]:
     if (held_out := sections.get("Held-out problems")) is not None:
         first = dict(zip(held_out.columns, held_out.rows[0].cells, strict=True))
         for column, unit, label in (
-            ("learner after", " %", "held-out pass@1 after training"),
+            ("learner after", "%", "held-out pass@1 after training"),
             ("change", " points", "of change by training, paired by problem"),
         ):
             if first[column] != NOTHING:

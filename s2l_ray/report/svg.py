@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from s2l_ray.style import INK, MUTED, RULE, SERIES_COLOURS, STYLE
+from s2l_ray.style import ACTIVITY_COLOURS, INK, MUTED, RULE, SERIES_COLOURS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ VARIABLES = {
     INK: "currentColor",
     MUTED: "var(--muted)",
     RULE: "var(--rule)",
+    ACTIVITY_COLOURS["other"]: "var(--rest)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES_COLOURS)},
 }
 """Colour of a figure -> what it is on the page (`page.html.j2`); other colours stay."""

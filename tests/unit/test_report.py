@@ -16,7 +16,7 @@ from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.summary import build_summary, write_summary
 from s2l_ray.experiments.report import write_results
-from s2l_ray.report.charts import band
+from s2l_ray.report.charts import band, rewards_figure
 from s2l_ray.report.experiment import experiment_section
 from s2l_ray.report.facts import Facts, facts_of
 from s2l_ray.report.page import page, write_report
@@ -144,6 +144,14 @@ def test_the_band_is_the_interval_of_the_mean_in_a_window() -> None:
     # 1 of 1 and 1 of 3 rollouts: mean 0.5; residuals 0.5 and -1/6, times 1 and 3: sqrt((0.25 + 0.25) * 2) / 4.
     means, half = band([1.0, 1 / 3], [1, 3], 3)
     assert list(means) == pytest.approx([0.5, 0.5]) and list(half) == pytest.approx([1.96 / 4] * 2)
+
+
+def test_the_evaluation_before_training_is_within_the_figure(tmp_path: Path) -> None:
+    top = rewards_figure(read_run(run_directory(tmp_path / "run", after=[2, 2, 2, 2]))).get_axes()[0]
+    (evaluations,) = top.containers
+    marks, _, _ = evaluations.lines
+    assert list(marks.get_xdata()) == [0, 4]
+    assert top.get_xlim() == (-0.5, 4.5)
 
 
 def test_the_plan_is_compared_without_the_first_steps_evaluations_and_checkpoints(runs: list[RunFiles]) -> None:
