@@ -143,9 +143,8 @@ class ActorLauncher:
         """Begin to start a verifier: its actor, and what is done once it answers."""
         verifier = self._config.verifier
         options = {"runtime_env": {"env_vars": dict(TOKENS_ASIDE)}}
-        actor = self._spawn_holder(
-            Verifier, options, verifier.kind, verifier.timeout_s, self._prompts, verifier.options
-        )
+        called = verifier.options, verifier.columns
+        actor = self._spawn_holder(Verifier, options, verifier.kind, verifier.timeout_s, self._prompts, *called)
         return actor, self._ready[actor]
 
     def launch_bank(self, settings: BankSettings) -> tuple[Any, ray.ObjectRef]:

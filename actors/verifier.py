@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import ray
 
 from actors.calls import TOKENS_ASIDE
 from actors.liveness import Heartbeat
 from s2l_ray.rollouts.records import Period, Prompt, RolloutSet, SetReport, Verdict, report_on
-from s2l_ray.tasks.verifier_process import VerifierProcess
+from s2l_ray.tasks.verifier_process import VerifierProcess, item
 from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, Probation
 
 
@@ -18,9 +19,16 @@ from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, Probation
 class Verifier:
     """Every answer is checked under a time limit that is enforced from outside the checking process."""
 
-    def __init__(self, kind: str, timeout_s: float, prompts: dict[str, Prompt], options: Options = NO_OPTIONS) -> None:
+    def __init__(
+        self,
+        kind: str,
+        timeout_s: float,
+        prompts: dict[str, Prompt],
+        options: Options = NO_OPTIONS,
+        columns: Sequence[str] = (),
+    ) -> None:
         self._kind = kind
-        self._process = VerifierProcess(kind, timeout_s, options)
+        self._process = VerifierProcess(kind, timeout_s, options, columns)
         self._prompts = prompts
         self.renew()
 
@@ -37,7 +45,7 @@ class Verifier:
         """The set with its verdicts, for the trainer; and the numbers alone, for the scheduler."""
         begin = time.time()
         prompt = self._prompts[rollouts.prompt_id]
-        verdicts = self._process.check([(r.text, prompt.answer, prompt.question) for r in rollouts.rollouts])
+        verdicts = self._process.check([item(r.text, prompt) for r in rollouts.rollouts])
         self._probation.judge(verdicts)
         scored = rollouts.scored(verdicts)
         return scored, report_on(scored, Period(begin, time.time()))

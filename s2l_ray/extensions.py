@@ -20,7 +20,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
@@ -38,6 +38,7 @@ class Registry(Generic[Function]):
         key: the configuration key, for messages.
         parameters: names of what a function is called with, by position: "tokens, objective".
         keywords: call by these names instead, so that a function may declare them in any order.
+        further: the key that names further keywords, for messages; see `resolve`.
         imported: built-in functions that are imported when they are used, as name -> "module:function".
         beside: further names that the key may have and that its owner treats itself.
     """
@@ -48,12 +49,14 @@ class Registry(Generic[Function]):
         parameters: str,
         *,
         keywords: bool = False,
+        further: str = "",
         imported: Mapping[str, str] | None = None,
         beside: tuple[str, ...] = (),
     ) -> None:
         self.key = key
         self._parameters = parameters.split(", ")
         self._keywords = keywords
+        self._further = further
         self._built_in: dict[str, Function | str] = dict(imported or {})
         self._beside = beside
 
@@ -95,12 +98,14 @@ class Registry(Generic[Function]):
         """Whether the name stands for a function of this package."""
         return name in self.names
 
-    def resolve(self, name: str, key: str | None = None) -> Function:
+    def resolve(self, name: str, key: str | None = None, further: Sequence[str] | None = None) -> Function:
         """The function that `name` stands for. A user's module is also looked for in the working directory.
 
         Args:
             name: a known name, or module:function.
             key: the configuration key for messages, where several share this registry.
+            further: names of what the function is called with beside the parameters; None: not known here, so that a
+                function may need more than these.
 
         Raises:
             ConfigError: the name is not known, the module cannot be imported, has no such function, or the function
@@ -115,7 +120,7 @@ class Registry(Generic[Function]):
             raise ConfigError(f"{key}: {name!r} {error}") from None
         function = self._import(target, key)
         if found is None:
-            self._check_call(function, name, key)
+            self._check_call(function, name, key, further)
         return cast(Function, function)
 
     def call(self, name: str, *arguments: Any, key: str | None = None) -> Any:
@@ -182,7 +187,7 @@ class Registry(Generic[Function]):
             raise ConfigError(f"{key}: {target} is {function!r}, not a function")
         return cast(Callable[..., Any], function)
 
-    def _check_call(self, function: Callable[..., Any], name: str, key: str) -> None:
+    def _check_call(self, function: Callable[..., Any], name: str, key: str, further: Sequence[str] | None) -> None:
         """Refuse a function that cannot be called as this registry's functions are."""
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise ConfigError(f"{key}: {name} must return its result; it is asynchronous or a generator")
@@ -190,15 +195,20 @@ class Registry(Generic[Function]):
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # of some functions written in C
             return
+        named = [*self._parameters, *(further or ())]
         try:
-            if self._keywords:
-                signature.bind(**dict.fromkeys(self._parameters))
+            if not self._keywords:
+                signature.bind(*named)
+            elif further is None:
+                signature.bind_partial(**dict.fromkeys(named))
             else:
-                signature.bind(*self._parameters)
+                signature.bind(**dict.fromkeys(named))
         except TypeError as error:
-            how = ", ".join(f"{p}=..." if self._keywords else p for p in self._parameters)
+            how = ", ".join(f"{p}=..." if self._keywords else p for p in named)
+            hint = f"; {self._further} names what else it is called with" if self._further else ""
             raise ConfigError(
-                f"{key}: {name} is called as function({how}), which its parameters {signature} do not allow ({error})"
+                f"{key}: {name} is called as function({how}), which its parameters {signature} do not allow "
+                f"({error}){hint}"
             ) from None
 
 
@@ -227,6 +237,7 @@ VERIFIERS: Registry[Callable[..., Any]] = Registry(
     "verifier.kind",
     "response, answer, question",
     keywords=True,
+    further="verifier.columns",
     imported={
         "math": "s2l_ray.tasks.math_answers:check_math",
         "choice": "s2l_ray.tasks.choice:check_choice",

@@ -24,6 +24,7 @@ from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.rows import check_encodable, read_rows, shown
+from s2l_ray.tasks.verifier_process import item
 from s2l_ray.tasks.verifiers import Probation
 
 if TYPE_CHECKING:
@@ -182,11 +183,11 @@ def import_rows(
     model, group = Path(config.models.explorer).name, config.rollout.group_size
     rollouts, probation = file.rollouts(), Probation(config.verifier.kind)
     verifier = config.verifier
-    with VerifierPool(verifier.kind, verifier.workers, verifier.timeout_s, verifier.options) as pool:
+    with VerifierPool(verifier.kind, verifier.workers, verifier.timeout_s, verifier.options, verifier.columns) as pool:
         while batch := list(islice(rollouts, BATCH)):
             known = [rollout for rollout in batch if rollout is not None]
             done.unknown_prompts += len(batch) - len(known)
-            verdicts = pool.check([(one.response, one.prompt.answer, one.prompt.question) for one in known])
+            verdicts = pool.check([item(one.response, one.prompt) for one in known])
             probation.judge(verdicts)
             for one, verdict in zip(known, verdicts, strict=True):
                 draw = done.draws[one.prompt.id]

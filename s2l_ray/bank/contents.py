@@ -168,9 +168,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def _verifier_fields(verifier: VerifierConfig) -> dict[str, Value]:
     """The verifier's name and options; of your own function its module's source, of `math` its rules."""
     kind = verifier.kind
-    VERIFIERS.resolve(kind)
+    verifier.check()
     fields: dict[str, Value] = {"verifier.kind": kind}
     fields |= {f"verifier.{name}": value for name, value in verifier.options.items()}
+    if verifier.columns:
+        fields["verifier.columns"] = ", ".join(sorted(verifier.columns))
     if kind == "math":
         fields["verifier rules"] = RULES
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from s2l_ray.rollouts.records import Prompt
+from s2l_ray.rollouts.records import NO_COLUMNS, Prompt
 
 Value = str | int | float | bool | None
 SAMPLED = "s2l-ray"
@@ -58,9 +58,10 @@ class Fingerprint:
 
 
 def prompt_digest(prompt: Prompt) -> str:
-    """16 hex digits over what determines a rollout's tokens and verdict: the prompt's tokens, answer and question."""
+    """16 hex digits over what determines a rollout: the prompt's tokens, and what its verifier is called with."""
     digest = hashlib.blake2b(prompt.token_ids.astype("<i4").tobytes(), digest_size=8)
-    digest.update(json.dumps([prompt.answer, prompt.question]).encode())
+    columns = () if prompt.columns == NO_COLUMNS else (prompt.columns,)
+    digest.update(json.dumps([prompt.answer, prompt.question, *columns]).encode())
     return digest.hexdigest()
 
 

@@ -11,7 +11,6 @@ from s2l_ray.bank.recording import Recording, create, matching
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
 from s2l_ray.bank.storage import bank_storage
 from s2l_ray.errors import BankError
-from s2l_ray.extensions import VERIFIERS
 from s2l_ray.machine.storage import Storage
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.tasks.compat import check_context, check_models, model_directory
@@ -65,10 +64,10 @@ def training_prompts(config: Config) -> list[Prompt]:
         DataError: a problem is malformed.
         ConfigError: the verifier cannot be imported.
     """
-    VERIFIERS.resolve(config.verifier.kind)
+    config.verifier.check()
     check_models(config.models.explorer, config.models.explorer, config.models.trust_remote_code)
     check_context("models.explorer", config.models.explorer, config.max_model_len("explorer"))
-    problems = load_problems(config.data.train, config.data.train_limit).problems
+    problems = load_problems(config.data.train, config.data.train_limit, config.verifier.columns).problems
     directory = model_directory("models.explorer", config.models.explorer)
     tokenizer = load_tokenizer(directory, config.models.trust_remote_code)
     return render_prompts(problems, tokenizer, config.data)

@@ -23,7 +23,6 @@ from s2l_ray.benchmark.settings import THINKING, Options, configuration
 from s2l_ray.config import Config, DataConfig
 from s2l_ray.config.embedded import source_name
 from s2l_ray.errors import ModelError
-from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import Dtype
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -117,7 +116,7 @@ def _job(
     model: EvaluatedModel, benchmarks: tuple[Benchmark, ...], options: Options, directory: Path, clip: bool
 ) -> Job:
     config = configuration(model.source, benchmarks[0], options)
-    VERIFIERS.resolve(config.verifier.kind)
+    config.verifier.check()
     source, trusted = config.models.explorer, config.models.trust_remote_code
     place = model_directory("MODEL", source)
     check_models(source, source, trusted)

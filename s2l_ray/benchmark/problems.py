@@ -55,24 +55,25 @@ def data_source(text: str) -> str:
         raise DataError(f"{text}: {problem_of_value(error)}") from None
 
 
-def load_benchmark(source: str, limit: int | None = None) -> Benchmark:
+def load_benchmark(source: str, limit: int | None = None, columns: Sequence[str] = ()) -> Benchmark:
     """Read a benchmark.
 
     Args:
         source: JSONL or Parquet file, or a split on the Hub that has been fetched.
         limit: use only the first problems.
+        columns: see `load_problems`.
 
     Raises:
         DataError: see `load_problems`; or only some rows are multiple-choice questions.
         HubError: the split has not been fetched.
     """
-    found = load_problems(source)
+    found = load_problems(source, columns=columns)
     name, kind = _name(source), _kind(source, found)
     problems = tuple(replace(problem, id=f"{name}/{problem.id}") for problem in found.problems[:limit])
     return Benchmark(name, source, kind, problems, found.digest, found.dropped)
 
 
-def load_benchmarks(sources: Sequence[str], limit: int | None = None) -> list[Benchmark]:
+def load_benchmarks(sources: Sequence[str], limit: int | None = None, columns: Sequence[str] = ()) -> list[Benchmark]:
     """Read several benchmarks.
 
     Raises:
@@ -81,7 +82,7 @@ def load_benchmarks(sources: Sequence[str], limit: int | None = None) -> list[Be
     """
     found: dict[str, Benchmark] = {}
     for source in sources:
-        benchmark = load_benchmark(source, limit)
+        benchmark = load_benchmark(source, limit, columns)
         if benchmark.name in found:
             other = found[benchmark.name].source
             raise DataError(f"{source} and {other} would both be benchmark {benchmark.name}; rename one of the files")

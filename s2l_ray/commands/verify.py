@@ -15,6 +15,7 @@ from s2l_ray.kinds import ExtractionLevel
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
+    from s2l_ray.config.verifier import VerifierConfig
 
 DESCRIPTION = """\
 Check the responses in a file against their gold answers. Each row is
@@ -40,6 +41,13 @@ def add_to(commands: Commands) -> None:
         help="what --kind math takes for a response's final answer, as verifier.extract does (default: strict)",
     )
     parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="columns of FILE that a function of your own is called with, too, as with verifier.columns",
+    )
+    parser.add_argument(
         "--workers",
         type=positive,
         default=os.cpu_count() or 1,
@@ -60,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.display import TaskDisplay
     from s2l_ray.tasks.verify_file import verify_file
 
-    options = _options(arguments.kind, arguments.extract)
+    verifier = _verifier(arguments)
     if not arguments.file.name:  # such as . or /
         raise ConfigError(f"{arguments.file} is a directory; name a JSONL file")
     target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
@@ -72,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.workers,
             arguments.timeout,
             lambda done, rows: display.update("verified", done, rows),
-            options,
+            verifier.options,
+            verifier.columns,
         )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     answers = "1 answer" if summary.rows == 1 else f"{summary.rows} answers"
@@ -83,10 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if summary.counts["failed"] == summary.rows else 0
 
 
-def _options(kind: str, extract: ExtractionLevel | None) -> dict[str, str]:
-    """What the verifier is called with, as `VerifierConfig.options`."""
-    if kind == "math":
-        return {"extract": extract or "strict"}
-    if extract is not None:
+def _verifier(arguments: argparse.Namespace) -> VerifierConfig:
+    """What the command line says of the verifier, checked."""
+    from pydantic import ValidationError
+
+    from s2l_ray.config.problems import problems_of
+    from s2l_ray.config.verifier import VerifierConfig
+
+    kind, extract = arguments.kind, arguments.extract
+    if kind != "math" and extract is not None:
         raise ConfigError(f"--extract is for --kind math alone; {kind} reads responses itself: leave it out")
-    return {}
+    try:
+        verifier = VerifierConfig(kind=kind, extract=extract or "strict", columns=arguments.columns)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"--{problem}" for problem in problems_of(error, VerifierConfig))) from None
+    verifier.check()
+    return verifier

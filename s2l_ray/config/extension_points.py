@@ -47,6 +47,7 @@ def check_extensions(config: Config) -> None:
     """
     for extension in extensions(config):
         extension.registry.resolve(extension.name, extension.key)
+    config.verifier.check()
     config.schedule.build(config.rollout.group_size)
 
 

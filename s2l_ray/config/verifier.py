@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Annotated
 
-from s2l_ray.config.section import AfterValidator, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.config.section import AfterValidator, Field, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import ExtractionLevel
+
+GIVEN = ("response", "answer", "question")
+"""What every verifier is called with."""
+
+
+def _column(name: str) -> str:
+    """The name of a column that can be the name of an argument."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError("cannot be the name of an argument; rename the column, with letters, digits and _ alone")
+    if name in GIVEN:
+        raise ValueError("is given to every verifier; leave it out")
+    return name
 
 
 class VerifierConfig(Section):
@@ -22,6 +35,10 @@ class VerifierConfig(Section):
     `<answer>`, a sentence such as "The answer is 42." or its last sentence, after any `<think>...</think>`. `lenient`:
     if there is nothing of the kind, also the last formula or number, a box that was cut off, the last of several
     different boxes, and the thinking. See docs/concepts/verification.md. Other verifiers read responses themselves."""
+    columns: list[Annotated[str, AfterValidator(_column)]] = Field(default_factory=list)
+    """Columns of the data files that your own function is called with, too, each as the keyword of its name, such as
+    `[data_source, extra_info]` of verl's layout. Every row must have them. They are given as JSON has them: texts,
+    numbers, true or false, null, lists and records."""
     timeout_s: PositiveFloat = 5.0
     """Longest time for one check; a check that takes longer is killed and counted as a timeout. For the built-in kinds
     it is processor time, so that no reward depends on the machine's load; for your own function, which may wait for
@@ -37,7 +54,23 @@ class VerifierConfig(Section):
             raise ValueError(f"extract is for kind: math alone; {self.kind} reads responses itself")
         return self
 
+    @model_validator(mode="after")
+    def _only_own_functions_have_columns(self) -> VerifierConfig:
+        if self.columns and VERIFIERS.is_built_in(self.kind):
+            raise ValueError(f"columns are for a function of your own; {self.kind} takes none")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns: a name is there twice; leave it out once")
+        return self
+
+    def check(self) -> None:
+        """Import the verifier.
+
+        Raises:
+            ConfigError: it cannot be imported, or cannot be called with these columns.
+        """
+        VERIFIERS.resolve(self.kind, further=self.columns)
+
     @property
     def options(self) -> dict[str, str]:
-        """What the verifier is called with beside response, answer and question."""
+        """What the verifier is called with for every response alike."""
         return {"extract": self.extract} if self.kind == "math" else {}

@@ -20,6 +20,9 @@ from s2l_ray.kinds import FinishReason, Source, VerdictStatus
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.rollouts.repetition import is_repetitive
 
+NO_COLUMNS = "{}"
+"""`Prompt.columns` where the verifier is called with none."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -35,6 +38,8 @@ class Prompt:
     """int32 [prompt tokens]."""
     answer: str
     """Gold answer, given to the verifier; never to a model."""
+    columns: str = NO_COLUMNS
+    """JSON object of what else the row has for the verifier, see `verifier.columns`; never given to a model."""
 
 
 @dataclass(frozen=True)

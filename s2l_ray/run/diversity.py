@@ -206,7 +206,7 @@ def open_samples(request: Request, display: TaskDisplay) -> Iterator[Samples]:
     common = common_configuration(request.options)
     watcher, timeout = FetchDisplay(display), common.cluster.fetch_timeout_s
     source = fetch_source("data.train", data_source(request.benchmark), timeout, watcher)
-    benchmark = load_benchmark(source, request.limit)
+    benchmark = load_benchmark(source, request.limit, common.verifier.columns)
     found = [model for word in request.models for model in find_models([word], request.directory)]
     models = [replace(one, source=fetch_source("models.explorer", one.source, timeout, watcher)) for one in found]
     write_models(models)

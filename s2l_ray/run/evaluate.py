@@ -100,7 +100,7 @@ def _sources(
         return fetch_source(key, value, timeout, watcher)
 
     paths = [fetched("data.train", data_source(word)) for word in request.benchmarks]
-    benchmarks = load_benchmarks(paths, request.limit)
+    benchmarks = load_benchmarks(paths, request.limit, common.verifier.columns)
     against = [fetched("data.train", data_source(word)) for word in request.against]
     training = [TrainingText(source_name(path), load_problems(path).problems, request.words) for path in against]
     models = [_fetched_model(one, fetched) for one in find_models(request.models, request.directory)]

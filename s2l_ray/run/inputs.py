@@ -42,9 +42,9 @@ def load_inputs(config: Config) -> Inputs:
     kinds: tuple[Source, ...] = ("learner", "explorer")
     for kind in kinds:
         check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
-    problems = {"train": load_problems(data.train, data.train_limit)}
+    problems = {"train": load_problems(data.train, data.train_limit, config.verifier.columns)}
     if data.eval:
-        problems["eval"] = load_problems(data.eval, data.eval_limit)
+        problems["eval"] = load_problems(data.eval, data.eval_limit, config.verifier.columns)
     directory = model_directory("models.learner", models.learner)
     tokenizer = load_tokenizer(directory, models.trust_remote_code)
     prompts = {use: render_prompts(found.problems, tokenizer, data) for use, found in problems.items()}

@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.rollouts.records import NO_COLUMNS
 from s2l_ray.tasks.choice import is_choice, lettered
 from s2l_ray.tasks.rows import check_encodable, names_in, read_rows, shown
 from s2l_ray.tasks.sources import data_files
@@ -32,6 +34,8 @@ class Problem:
     question: str
     answer: str
     """The final answer alone, for the verifier."""
+    columns: str = NO_COLUMNS
+    """JSON object of the columns that the verifier is called with, too."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ProblemSet:
     dropped: int
     """Rows left out because an earlier row has the same question."""
     digest: str
-    """16 hex digits over every id, question and answer: equal digests mean the same problems in the same order."""
+    """16 hex digits over every id, question, answer and column: equal ones mean the same problems in the same order."""
     choices: int = 0
     """How many of the problems are multiple-choice questions, with lettered choices in their text."""
 
@@ -60,9 +64,10 @@ class _ProblemRow:
     question: str
     answer: str
     has_choices: bool
+    columns: str
 
 
-def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
+def load_problems(path: str | Path, limit: int | None = None, columns: Sequence[str] = ()) -> ProblemSet:
     """Read a file of problems, or all files of a split.
 
     A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows;
@@ -71,6 +76,7 @@ def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
     Args:
         path: a `.jsonl` or `.parquet` file, or a split of a data set on the Hub that has been fetched.
         limit: read only the first rows; repeated questions count.
+        columns: those that the verifier is called with, too (`verifier.columns`); every row must have them.
 
     Raises:
         DataError: the file is missing, empty or of another type, a row is malformed, or two different questions have
@@ -78,7 +84,7 @@ def load_problems(path: str | Path, limit: int | None = None) -> ProblemSet:
         HubError: the split has not been fetched.
     """
     read = chain.from_iterable(((file, *row) for row in read_rows(file)) for file in data_files(path))
-    rows = [_parse(row, number, file) for file, number, row in islice(read, limit)]
+    rows = [_parse(row, number, file, columns) for file, number, row in islice(read, limit)]
     if not rows:
         raise DataError(f"{path} has no rows; give it one problem a line, or name another file")
     first: dict[str, _ProblemRow] = {}
@@ -125,7 +131,28 @@ def optional_id(row: dict[str, Any], where: str) -> str | None:
     return _id(row.get("id"), f"{where}, field id")
 
 
-def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
+def columns_of(row: dict[str, Any], columns: Sequence[str], where: str) -> str:
+    """JSON object of these columns of a row; `where` names file and line.
+
+    Raises:
+        DataError: one is missing, or holds what JSON cannot.
+    """
+    for name in columns:
+        if name not in row:
+            raise DataError(
+                f"{where}, field {name}: missing, and verifier.columns names it; the row has {names_in(row)}"
+            )
+        try:
+            json.dumps(row[name], allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"{where}, field {name}: {error}; a column of verifier.columns may hold texts, numbers, true or false, "
+                "and lists and records of these"
+            ) from None
+    return json.dumps({name: row[name] for name in columns}, sort_keys=True)
+
+
+def _parse(row: dict[str, Any], number: int, path: Path, columns: Sequence[str]) -> _ProblemRow:
     where = f"{path}, line {number}"
     own_id, index_id = optional_id(row, where), None
     if "prompt" in row and "question" not in row:
@@ -146,7 +173,9 @@ def _parse(row: dict[str, Any], number: int, path: Path) -> _ProblemRow:
     answer = final_answer(answer, f"{where}, field {fields[1]}")
     for field, text in zip(("id", "extra_info.index", *fields), (own_id, index_id, question, answer), strict=True):
         check_encodable(text or "", f"{where}, field {field}")
-    return _ProblemRow(path, number, own_id, index_id, question, answer, is_choice(row))
+    return _ProblemRow(
+        path, number, own_id, index_id, question, answer, is_choice(row), columns_of(row, columns, where)
+    )
 
 
 def _finite(value: str | float) -> bool:
@@ -192,12 +221,13 @@ def _identify(rows: list[_ProblemRow]) -> list[Problem]:
                 "which has another question; make ids unique or leave them all out"
             )
         first[id] = row
-        problems.append(Problem(id, row.question, row.answer))
+        problems.append(Problem(id, row.question, row.answer, row.columns))
     return problems
 
 
 def _digest(problems: list[Problem]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for problem in problems:
-        digest.update(json.dumps([problem.id, problem.question, problem.answer]).encode())
+        columns = () if problem.columns == NO_COLUMNS else (problem.columns,)
+        digest.update(json.dumps([problem.id, problem.question, problem.answer, *columns]).encode())
     return digest.hexdigest()

@@ -19,12 +19,14 @@ class VerifierPool:
     """Workers that share the answers of each check.
 
     Args:
-        kind, timeout_s, options: as for `VerifierProcess`.
+        kind, timeout_s, options, columns: as for `VerifierProcess`.
         workers: processes; each computes on one core.
     """
 
-    def __init__(self, kind: str, workers: int, timeout_s: float, options: Options = NO_OPTIONS):
-        self._processes = [VerifierProcess(kind, timeout_s, options) for _ in range(workers)]
+    def __init__(
+        self, kind: str, workers: int, timeout_s: float, options: Options = NO_OPTIONS, columns: Sequence[str] = ()
+    ) -> None:
+        self._processes = [VerifierProcess(kind, timeout_s, options, columns) for _ in range(workers)]
         self._free: queue.SimpleQueue[VerifierProcess] = queue.SimpleQueue()
         for process in self._processes:
             self._free.put(process)

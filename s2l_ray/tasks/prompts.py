@@ -114,7 +114,8 @@ def render_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, 
         lacks_bos = not data.chat and bos is not None and tokens[:1] != [bos]  # a chat template writes its own
         ids = [bos, *tokens] if lacks_bos else tokens
         _check_length(problem, len(ids), data)
-        prompts.append(Prompt(problem.id, problem.question, text, np.array(ids, dtype=np.int32), problem.answer))
+        token_ids = np.array(ids, dtype=np.int32)
+        prompts.append(Prompt(problem.id, problem.question, text, token_ids, problem.answer, problem.columns))
     return prompts
 
 

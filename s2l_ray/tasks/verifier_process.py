@@ -29,12 +29,12 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import WorkerEnding
 from s2l_ray.machine.processes import end_supervised
-from s2l_ray.rollouts.records import Verdict
+from s2l_ray.rollouts.records import Prompt, Verdict
 from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
 from s2l_ray.tasks.verifiers import NO_OPTIONS, Options, VerifierError
 
-Item = tuple[str, str, str]
-"""(response, gold answer, question)"""
+Item = tuple[str, str, str] | tuple[str, str, str, str]
+"""(response, gold answer, question), and where the verifier is called with columns these as JSON (`Prompt.columns`)."""
 
 CHUNK = 64
 """Answers a worker is given at once, at most."""
@@ -55,7 +55,7 @@ from s2l_ray.machine.processes import supervised
 pipe_fd, log_fd, parent = map(int, sys.argv[1:4])
 supervised(parent, held=(pipe_fd, log_fd))
 from s2l_ray.tasks.worker import serve
-serve(*sys.argv[4:7], pipe_fd, log_fd)
+serve(*sys.argv[4:8], pipe_fd, log_fd)
 """
 
 
@@ -66,12 +66,12 @@ class _Worker:
         VerifierError: the process cannot be started.
     """
 
-    def __init__(self, kind: str, options: Options, processor_s: float) -> None:
+    def __init__(self, kind: str, options: Options, columns: Sequence[str], processor_s: float) -> None:
         try:
             self.pipe, theirs = _pipe()
             self.log = VerdictLog()
             with theirs:
-                self.process = _started(kind, options, processor_s, (theirs.fileno(), self.log.fd))
+                self.process = _started(kind, options, columns, processor_s, (theirs.fileno(), self.log.fd))
         except OSError as error:
             raise VerifierError(f"no worker of verifier {kind} can be started: {error}") from error
 
@@ -97,14 +97,14 @@ class VerifierProcess:
     Not thread-safe: one `check` at a time.
 
     Args:
-        kind, options: see `resolve_verifier`.
+        kind, options, columns: see `resolve_verifier`.
         timeout_s: limit of each answer in seconds: of processor time for a built-in verifier, of the clock for your own
             function, which may wait for others. A worker's start does not count.
     """
 
-    def __init__(self, kind: str, timeout_s: float, options: Options = NO_OPTIONS) -> None:
+    def __init__(self, kind: str, timeout_s: float, options: Options = NO_OPTIONS, columns: Sequence[str] = ()) -> None:
         self.kind = kind
-        self._options = options
+        self._options, self._columns = options, columns
         self.timeout_s = timeout_s
         self._processor_s = timeout_s if VERIFIERS.is_built_in(kind) else 0.0
         self._clock_s = timeout_s * (WALL_PER_PROCESSOR_S if self._processor_s else 1)
@@ -162,7 +162,7 @@ class VerifierProcess:
         if self._closed:
             raise VerifierError("the verifier is closed")
         if self._worker is None:
-            self._worker = _Worker(self.kind, self._options, self._processor_s)
+            self._worker = _Worker(self.kind, self._options, self._columns, self._processor_s)
             try:
                 self._await_ready(self._worker)
             except BaseException:
@@ -247,7 +247,9 @@ class VerifierProcess:
             worker.kill()
 
 
-def _started(kind: str, options: Options, processor_s: float, descriptors: tuple[int, int]) -> subprocess.Popen[bytes]:
+def _started(
+    kind: str, options: Options, columns: Sequence[str], processor_s: float, descriptors: tuple[int, int]
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             sys.executable,
@@ -258,6 +260,7 @@ def _started(kind: str, options: Options, processor_s: float, descriptors: tuple
             str(os.getpid()),
             kind,
             json.dumps(dict(options)),
+            json.dumps(list(columns)),
             str(processor_s),
         ],
         stdin=subprocess.DEVNULL,
@@ -266,6 +269,11 @@ def _started(kind: str, options: Options, processor_s: float, descriptors: tuple
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
     )
+
+
+def item(response: str, prompt: Prompt) -> Item:
+    """What is to be checked of a response."""
+    return response, prompt.answer, prompt.question, prompt.columns
 
 
 def _pipe() -> tuple[Connection, Connection]:

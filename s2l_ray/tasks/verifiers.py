@@ -2,27 +2,33 @@
 
 The built-in ones are in the registry `s2l_ray.extensions.VERIFIERS`. Every function, built-in or the user's own, is
 called with the keywords response, answer and question, all str, and returns a bool, a reward in [0, 1] (right: exactly
-1) or a Verdict.
+1) or a Verdict. The user's own may be called with further columns of the data file (`verifier.columns`).
 """
 
 from __future__ import annotations
 
+import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 from s2l_ray.errors import S2LError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import VerdictStatus
-from s2l_ray.rollouts.records import Verdict
+from s2l_ray.rollouts.records import NO_COLUMNS, Verdict
 
-Verifier = Callable[[str, str, str], Verdict]
-"""verifier(response, answer, question)"""
+
+class Verifier(Protocol):
+    """A verifier as the pool calls it."""
+
+    def __call__(self, response: str, answer: str, question: str, columns: str = NO_COLUMNS) -> Verdict:
+        """Judge one response; `columns` is a JSON object, see `Prompt.columns`."""
+
 
 Options = Mapping[str, str]
-"""What a verifier is called with beside response, answer and question, see `VerifierConfig.options`."""
+"""What a verifier is called with for every response alike, see `VerifierConfig.options`."""
 NO_OPTIONS: Options = {}
 TRIED = 64
 """A verifier that fails on all of its first answers, this many, does not work."""
@@ -67,20 +73,22 @@ class Probation:
             )
 
 
-def resolve_verifier(kind: str, options: Options = NO_OPTIONS) -> Verifier:
+def resolve_verifier(kind: str, options: Options = NO_OPTIONS, columns: Sequence[str] = ()) -> Verifier:
     """The verifier that `verifier.kind` names: math, choice, countdown, or a user's `module:function`.
 
     Args:
         kind: the name.
         options: further keywords that the function is called with; only `math` has any.
+        columns: names of those of the data file that it is called with, too.
 
     Raises:
         ConfigError: there is no such function, its module cannot be imported, or it cannot be called like this.
     """
-    function = VERIFIERS.resolve(kind)
+    function = VERIFIERS.resolve(kind, further=columns)
 
-    def verifier(response: str, answer: str, question: str) -> Verdict:
-        return as_verdict(function(response=response, answer=answer, question=question, **options), kind)
+    def verifier(response: str, answer: str, question: str, columns: str = NO_COLUMNS) -> Verdict:
+        row = {} if columns == NO_COLUMNS else json.loads(columns)
+        return as_verdict(function(response=response, answer=answer, question=question, **row, **options), kind)
 
     return verifier
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.kinds import VerdictStatus
 from s2l_ray.machine.disk import writing
 from s2l_ray.rollouts.records import Verdict
-from s2l_ray.tasks.data import final_answer, optional_id
+from s2l_ray.tasks.data import columns_of, final_answer, optional_id
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.rows import rows_and_errors
 from s2l_ray.tasks.verifier_process import Item
@@ -57,6 +57,7 @@ def verify_file(
     timeout_s: float = 5.0,
     on_progress: Callable[[int, int], None] | None = None,
     options: Options = NO_OPTIONS,
+    columns: Sequence[str] = (),
 ) -> VerifySummary:
     """Check every row of `source`: {"answer": gold, "response": text}, with "question" and "id" if wanted.
 
@@ -75,6 +76,7 @@ def verify_file(
         timeout_s: verifier.timeout_s of a configuration.
         on_progress: called with (number of rows done, number of rows).
         options: VerifierConfig.options of a configuration.
+        columns: verifier.columns of a configuration; every row must have them.
 
     Raises:
         DataError: `source` has no rows or cannot be read, or `target` cannot be written.
@@ -82,7 +84,7 @@ def verify_file(
         VerifierError: its workers cannot start.
     """
     source, target = Path(source), None if target is None else Path(target)
-    rows = [_read(row, number, f"{source}, line {number}") for number, row in rows_and_errors(source)]
+    rows = [_read(row, number, f"{source}, line {number}", columns) for number, row in rows_and_errors(source)]
     if not rows:
         raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')
     if target is not None and target.exists() and target.samefile(source):
@@ -90,7 +92,7 @@ def verify_file(
     counts: Counter[str] = Counter()
     failure = None
     items = [row.content for row in rows if not isinstance(row.content, DataError)]
-    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s, options) as pool:
+    with VerifierPool(kind, max(1, min(workers, len(items))), timeout_s, options, columns) as pool:
         pool.start()
         start = time.perf_counter()
         for line in _written(_graded(rows, pool.stream(items)), target):
@@ -104,18 +106,18 @@ def verify_file(
     return VerifySummary({status: counts[status] for status in get_args(VerdictStatus)}, len(rows), seconds, failure)
 
 
-def _read(row: dict[str, Any] | DataError, number: int, where: str) -> _Row:
+def _read(row: dict[str, Any] | DataError, number: int, where: str, columns: Sequence[str]) -> _Row:
     if isinstance(row, DataError):
         return _Row(number, None, row)
     id = None
     try:
         id = optional_id(row, where)
-        return _Row(number, id, _item(row, where))
+        return _Row(number, id, _item(row, where, columns))
     except DataError as error:
         return _Row(number, id, error)
 
 
-def _item(row: dict[str, Any], where: str) -> Item:
+def _item(row: dict[str, Any], where: str, columns: Sequence[str]) -> Item:
     response = row.get("response")
     if not isinstance(response, str):  # an empty response is a response
         raise DataError(f"{where}, field response: a text is needed; the row has {', '.join(sorted(row))}")
@@ -124,7 +126,8 @@ def _item(row: dict[str, Any], where: str) -> Item:
         raise DataError(f"{where}, field question must be a text; correct it or leave it out")
     if "answer" not in row:
         raise DataError(f"{where}, field answer: the gold answer is missing; the row has {', '.join(sorted(row))}")
-    return response, final_answer(row["answer"], f"{where}, field answer"), question
+    answer = final_answer(row["answer"], f"{where}, field answer")
+    return response, answer, question, columns_of(row, columns, where)
 
 
 def _graded(rows: list[_Row], verdicts: Iterator[Verdict]) -> Iterator[dict[str, Any]]:

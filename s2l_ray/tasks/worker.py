@@ -31,12 +31,12 @@ and what a GPU's driver reserves are no data."""
 _DETAIL_LENGTH = 300
 
 
-def serve(kind: str, options: str, processor_s: str, pipe_fd: int, log_fd: int) -> None:
+def serve(kind: str, options: str, columns: str, processor_s: str, pipe_fd: int, log_fd: int) -> None:
     """Check what comes through the pipe until its other end is closed.
 
     Args:
         kind: of the verifier.
-        options: of the verifier, as JSON.
+        options, columns: of the verifier, as JSON, see `resolve_verifier`.
         processor_s: seconds of processor time for each answer, after which the kernel ends this process with SIGPROF;
             0 for no limit.
         pipe_fd, log_fd: descriptors that the process inherited.
@@ -45,7 +45,7 @@ def serve(kind: str, options: str, processor_s: str, pipe_fd: int, log_fd: int) 
     _limit_memory(kind)
     with Connection(pipe_fd) as pipe:
         try:
-            verifier = resolve_verifier(kind, json.loads(options))
+            verifier = resolve_verifier(kind, json.loads(options), json.loads(columns))
             if kind == "math":
                 verifier("\\boxed{\\sqrt{2}}", "1", "")  # what evaluates expressions is imported when it is used
         except ConfigError as error:
@@ -87,7 +87,7 @@ def _serve_chunks(pipe: Connection, log: VerdictLog, verifier: Verifier, process
 
 
 def checked(verifier: Verifier, item: Sequence[str]) -> LoggedVerdict:
-    """The verdict on one (response, answer, question), whatever the verifier raises or returns."""
+    """The verdict on one item of a chunk, whatever the verifier raises or returns."""
     try:
         verdict = verifier(*item)
         return LoggedVerdict(time.monotonic(), verdict.status, float(verdict.reward), _encodable(str(verdict.detail)))

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,8 @@ def test_a_prompts_digest_by_hand() -> None:
     prompt = Prompt("p", "1 + 1", "1 + 1 >", np.array([3, 300], np.int32), "2")
     expected = hashlib.blake2b(b"\x03\0\0\0\x2c\x01\0\0" + b'["2", "1 + 1"]', digest_size=8).hexdigest()
     assert prompt_digest(prompt) == expected
+    expected = hashlib.blake2b(b"\x03\0\0\0\x2c\x01\0\0" + b'["2", "1 + 1", "{1}"]', digest_size=8).hexdigest()
+    assert prompt_digest(replace(prompt, columns="{1}")) == expected
 
 
 # ---- which recording ------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import re
 import signal
@@ -10,17 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
-from s2l_ray.rollouts.records import Verdict
+from s2l_ray.rollouts.records import Prompt, Verdict
 from s2l_ray.tasks import verifier_process
 from s2l_ray.tasks.pool import VerifierPool
 from s2l_ray.tasks.verdict_log import LoggedVerdict, VerdictLog
-from s2l_ray.tasks.verifier_process import CHUNK, CHUNK_CHARACTERS, VerifierProcess, _chunk
+from s2l_ray.tasks.verifier_process import CHUNK, CHUNK_CHARACTERS, VerifierProcess, _chunk, item
 from s2l_ray.tasks.verifiers import VerifierError, resolve_verifier
 from tests.support.paths import ROOT
 
@@ -439,6 +441,16 @@ def test_a_worker_knows_nothing_of_ray_torch_and_vllm(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with VerifierProcess("list_modules:check", 20) as process:
         assert statuses(process.check([("", "", "")])) == ["right"]
+
+
+def test_columns_reach_the_function_in_the_worker(tmp_path, monkeypatch):
+    (tmp_path / "with_columns.py").write_text(
+        "def check(response, answer, question, level, tests):\n    return level / 4 if response in tests else 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    prompt = Prompt("p", "q", "q", np.zeros(1, np.int32), "a", json.dumps({"level": 3, "tests": ["yes"]}))
+    with VerifierPool("with_columns:check", 1, 20, columns=["tests", "level"]) as pool:
+        assert [verdict.reward for verdict in pool.check([item("yes", prompt), item("no", prompt)])] == [0.75, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,20 @@ def test_other_verifiers_have_no_level_of_extraction(tmp_path: Path, capsys: pyt
     assert "--extract is for --kind math alone; countdown reads responses itself" in capsys.readouterr().err
 
 
+def test_columns_of_the_file_are_given_to_a_function_of_your_own(tmp_path: Path, capsys) -> None:
+    right = {"answer": "18", "response": r"\boxed{18}", "data_source": "gsm8k"}
+    source = write(tmp_path / "in.jsonl", right, {"answer": "18", "response": "18"})
+    to, kind = str(tmp_path / "out.jsonl"), "examples.verifier:by_data_source"
+    assert main(["verify", str(source), "--to", to, "--kind", kind, "--columns", "data_source"]) == 0
+    first, second = verdicts(tmp_path / "out.jsonl")
+    assert first["verdict"] == "right"
+    assert (second["verdict"], "field data_source: missing" in second["detail"]) == ("failed", True)
+    assert main(["verify", str(source), "--to", to, "--kind", kind]) != 0
+    assert "verifier.columns names what else it is called with" in capsys.readouterr().err
+    assert main(["verify", str(source), "--to", to, "--columns", "data_source"]) != 0
+    assert "columns are for a function of your own; math takes none" in capsys.readouterr().err
+
+
 def verdicts(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]  # of bytes: only at line feeds
 

@@ -26,7 +26,7 @@ from tests.support.train_command import steps_of
 
 STEPS = 6
 OWN = {
-    "verifier.kind": "verifier:partial_credit",
+    "verifier.kind": "verifier:by_data_source",
     "schedule.kind": "schedule:stairs",
     "objective.advantage": "advantage:learner_baseline",
     "objective.loss": "loss:dual_clip",
@@ -59,6 +59,9 @@ def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "rollout.weight_sync_mode": "in_flight",
         "rollout.straggler_groups": 2,
         "cluster.address": "local",
+        "data.train": with_source(family.train, project / "train.jsonl"),
+        "data.eval": with_source(family.heldout, project / "heldout.jsonl"),
+        "verifier.columns": '["data_source"]',
     }
     settings |= {key: f"mine.{function}" for key, function in OWN.items()}
     done = subprocess.run(
@@ -71,6 +74,13 @@ def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return Ran(done.stdout.splitlines(), run_dir)
+
+
+def with_source(file: Path, to: Path) -> str:
+    """The problems of a file, with a column that says which verifier they are for."""
+    rows = [json.loads(line) | {"data_source": "countdown"} for line in file.read_text().splitlines()]
+    to.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(to)
 
 
 def test_python_api_with_every_extension(ran: Ran) -> None:

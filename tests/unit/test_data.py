@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,45 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
         load_problems(write(other, row | {"answer": "2"})).digest,
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_columns_for_the_verifier_come_with_the_problems(tmp_path):
+    rows = [verl_row("p?", "34", "1") | {"level": 2}, verl_row("q?", "-5", "2") | {"level": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    write(tmp_path / "x.jsonl", *rows)
+    for name in ("x.parquet", "x.jsonl"):
+        found = load_problems(tmp_path / name, columns=["level", "extra_info"]).problems
+        assert [json.loads(p.columns) for p in found] == [
+            {"level": 2, "extra_info": {"index": "1"}},
+            {"level": None, "extra_info": {"index": "2"}},
+        ]
+        assert {p.columns for p in load_problems(tmp_path / name).problems} == {"{}"}
+
+
+def test_the_digest_is_of_the_columns_too_and_without_any_that_of_earlier_versions(tmp_path):
+    row = {"question": "a", "answer": "1", "kind": {"x": 1, "y": 2}}
+    reordered, other = row | {"kind": {"y": 2, "x": 1}}, row | {"kind": {"x": 1, "y": 3}}
+    digests = [
+        load_problems(write(tmp_path / "x.jsonl", {"id": "1"} | one), columns=columns).digest
+        for one, columns in ((row, ()), (other, ()), (row, ["kind"]), (reordered, ["kind"]), (other, ["kind"]))
+    ]
+    assert digests[0] == digests[1] == blake2b(b'["1", "a", "1"]', digest_size=8).hexdigest()
+    assert digests[2] == digests[3]
+    assert len({digests[0], digests[2], digests[4]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a", "answer": "1"}, r"field kind: missing, and verifier.columns names it; the row has answer"),
+        ({"question": "a", "answer": "1", "kind": math.nan}, r"line 1, field kind: .*a column of verifier.columns may"),
+        ({"question": "a", "answer": "1", "kind": [b"x"]}, r"line 1, field kind: .*bytes is not JSON serializable"),
+    ],
+)
+def test_columns_that_cannot_be_given_are_errors_with_line_and_field(tmp_path, row, message):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=message):
+        load_problems(tmp_path / "x.parquet", columns=["kind"])
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_every_built_in_function_can_be_called_as_its_registry_says(key: str) ->
     registry = KEYS[key]
     for name in registry.names:
         if name != ADAPTIVE:
-            registry._check_call(registry.resolve(name), name, key)
+            registry._check_call(registry.resolve(name), name, key, ())
 
 
 def test_a_name_is_registered_once() -> None:
@@ -257,6 +257,14 @@ def test_the_example_verifier() -> None:
     verifier = VERIFIERS.resolve("examples.verifier:partial_credit")
     texts = ["3 * 7 = 21 ; 21 - 5 = 16 ; 16 + 2 = 18 .", "3 * 7 = 22 ; 22 - 5 = 17 ; 17 + 2 = 19 .", "no idea"]
     assert [verifier(response=text, answer="3 7 5 2 : 18", question="") for text in texts] == [1.0, 0.1, 0.0]
+
+
+def test_the_example_verifier_of_several_tasks() -> None:
+    verifier = VERIFIERS.resolve("examples.verifier:by_data_source", further=["data_source"])
+    steps, answer = "3 * 7 = 21 ; 21 - 5 = 16 ; 16 + 2 = 18 .", "3 7 5 2 : 18"
+    assert verifier(response=steps, answer=answer, question="", data_source="countdown") == 1.0
+    assert verifier(response=steps, answer="18", question="", data_source="gsm8k").status != "right"
+    assert verifier(response=r"\boxed{18}", answer="18", question="", data_source="gsm8k").reward == 1.0
 
 
 def test_the_example_loss_bounds_what_a_negative_advantage_costs() -> None:

@@ -8,7 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from s2l_ray.config import VerifierConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.rollouts.records import Verdict
@@ -125,6 +127,39 @@ def test_functions_that_can_be_called(functions, name):
 def test_functions_that_cannot_be_called_are_refused_before_anything_starts(functions, name, message):
     with pytest.raises(ConfigError, match=rf"verifier.kind: functions_to_call:{name} .*{message}"):
         resolve_verifier(f"functions_to_call:{name}")
+
+
+def test_columns_are_keywords_of_the_function(functions):
+    verifier = resolve_verifier("functions_to_call:too_many", columns=["model"])
+    assert verifier("r", "a", "q", '{"model": "m"}') == Verdict("right", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "message"),
+    [
+        ("functions_to_call:too_many", ["level"], r"question=..., level=...\).*; verifier.columns names what else"),
+        ("functions_to_call:fits", ["level"], "unexpected keyword argument 'level'"),
+        ("functions_to_call:too_many", [], r"missing a required argument: 'model'\); verifier.columns names what else"),
+    ],
+)
+def test_a_function_and_the_columns_must_fit(functions, kind, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        VerifierConfig(kind=kind, columns=columns).check()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"columns": ["level"]}, "columns are for a function of your own; math takes none"),
+        ({"kind": "m:f", "columns": ["level", "level"]}, "a name is there twice"),
+        ({"kind": "m:f", "columns": ["answer"]}, "is given to every verifier"),
+        ({"kind": "m:f", "columns": ["a b"]}, "cannot be the name of an argument"),
+        ({"kind": "m:f", "columns": ["class"]}, "cannot be the name of an argument"),
+    ],
+)
+def test_columns_that_no_function_can_be_called_with_are_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        VerifierConfig(**values)
 
 
 @pytest.mark.parametrize(("returned", "verdict"), [(True, Verdict("right", 1.0)), (0.25, Verdict("wrong", 0.25))])
