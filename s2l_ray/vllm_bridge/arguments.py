@@ -33,6 +33,7 @@ def engine_arguments(settings: VllmSettings) -> Any:
         gpu_memory_utilization=0.01,
         max_model_len=settings.max_model_len,
         max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.batched_tokens(settings.max_model_len, gpu=not current_platform.is_cpu()),
         enforce_eager=engine.enforce_eager,
         enable_prefix_caching=True,
         # After temperature, top-p and top-k: the distribution that the token really came from.
@@ -44,20 +45,12 @@ def engine_arguments(settings: VllmSettings) -> Any:
         worker_extension_cls="s2l_ray.vllm_bridge.worker.WorkerExtension",
         weight_transfer_config=WeightTransferConfig(backend=backend_name(transfer)) if transfer else None,
         disable_log_stats=True,
-        **(_whole_prompts(settings) if current_platform.is_cpu() else {}),
+        # vLLM 0.32 dies on CPUs when a prompt with a seed is cut at the end of a full batch: it samples for every chunk
+        # and wants to turn the generator back, which CPU generators cannot ("CPU Generator does not use offset").
+        enable_chunked_prefill=False if current_platform.is_cpu() else None,
     )
 
 
 def runs_in_process(settings: VllmSettings) -> bool:
     """Whether vLLM runs inside this process (`in_process`) instead of in processes of its own (`separate`)."""
     return settings.own_process and settings.tensor_parallel == 1 and current_platform.is_cpu()
-
-
-def _whole_prompts(settings: VllmSettings) -> dict[str, Any]:
-    """Arguments with which vLLM computes a prompt in one piece, never in chunks.
-
-    vLLM 0.32 dies on CPUs when a prompt with a seed is cut at the end of a full batch: it samples for every chunk and
-    wants to turn the generator back, which CPU generators cannot ("CPU Generator does not use offset").
-    """
-    batch = settings.max_model_len + settings.engine.max_num_seqs  # the longest text beside a token of each other one
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(batch, 2048)}

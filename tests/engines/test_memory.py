@@ -292,6 +292,20 @@ def test_engine_weights_by_hand() -> None:
     assert weights(16) == 2 * ((shape.parameters - norms - kv) // 16 + kv // 8 + norms)
 
 
+def test_an_engines_activations_by_hand() -> None:
+    """The larger of a forward over a batch of tokens and of sampling: 151,936 logits, 2 + 4 * 4 bytes of each."""
+    shape = ModelShape.load("Qwen/Qwen3-8B-Base")
+
+    def activations(tensor_parallel: int, **engine: int) -> int:
+        config = run_config("Qwen/Qwen3-8B-Base", models__dtype="bfloat16", engines__explorer=engine)
+        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True)["activations"]
+
+    width = 3 * 4096 + 3 * 12288 + 2 * 4096
+    assert activations(1) == 8192 * width * 2 == 939_524_096
+    assert activations(1, max_num_batched_tokens=2048) == 256 * 151_936 * 18
+    assert activations(2, max_num_batched_tokens=32768) == 32768 * (3 * 4096 + (3 * 12288 + 2 * 4096) // 2) * 2
+
+
 def test_only_learners_receive_weights() -> None:
     shape, config = ModelShape.load("Qwen/Qwen3-1.7B"), run_config("Qwen/Qwen3-1.7B")
     explorer = engine_ledger(shape, config, "explorer", 1, 10**9, cuda=True)

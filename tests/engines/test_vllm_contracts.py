@@ -59,6 +59,7 @@ def test_engine_arguments() -> None:
     assert isinstance(found, AsyncEngineArgs)
     assert found.kv_cache_memory_bytes == 7 and found.weight_transfer_config.backend == "s2l_gloo"
     assert found.distributed_executor_backend == "mp"
+    assert (found.max_num_seqs, found.max_num_batched_tokens, found.enable_chunked_prefill) == (256, 2048, False)
     assert found.worker_extension_cls == "s2l_ray.vllm_bridge.worker.WorkerExtension"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.config import load_config
+from s2l_ray.config import EngineConfig, load_config
 from s2l_ray.config.reference import keys
 from s2l_ray.config.renamed import ELSEWHERE, RENAMED
 from s2l_ray.errors import ConfigError
@@ -197,3 +197,25 @@ def test_an_extended_file_that_is_missing_is_named_with_the_file_that_extends_it
     (tmp_path / "run.yaml").write_text("extends: quickstrat\n")
     with pytest.raises(ConfigError, match=r"run.yaml: extends: /.*/quickstrat does not exist; did you mean quickstart"):
         load_config(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("engine", "longest", "gpu", "cpu"),
+    [
+        ({}, 4096, 8192, 4352),  # 4096 + 256
+        ({}, 1000, 8192, 2048),
+        ({"max_num_seqs": 4}, 1000, 4000, 2048),  # four texts of 1,000 tokens
+        ({"max_num_seqs": 10_000}, 1000, 10_000, 11_000),
+        ({"max_num_batched_tokens": 3000}, 1000, 3000, 3000),
+    ],
+)
+def test_the_most_tokens_of_an_engines_batch(engine, longest, gpu, cpu):
+    settings = EngineConfig(**engine)
+    assert (settings.batched_tokens(longest, gpu=True), settings.batched_tokens(longest, gpu=False)) == (gpu, cpu)
+
+
+def test_a_batch_holds_a_token_of_each_sequence(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"engines.learner: max_num_batched_tokens must be at least max_num_seqs \(256\)"
+    ):
+        load_config("quickstart", {"engines.learner.max_num_batched_tokens": 255})

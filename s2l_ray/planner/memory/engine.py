@@ -23,8 +23,6 @@ from s2l_ray.weights.transfers import TRANSFERS
 if TYPE_CHECKING:
     from s2l_ray.config import Config, EngineConfig
 
-BATCHED_TOKENS = 2048
-"""max_num_batched_tokens of an AsyncLLM that is not told another (SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS)."""
 VOCABULARY_PADDING = 64
 """The vocabulary is padded to a multiple of it (model_executor/layers/vocab_parallel_embedding.py)."""
 
@@ -53,7 +51,13 @@ def engine_ledger(
         {
             "weights": engine_weight_bytes(shape, tensor_parallel, dtype),
             "kv_cache": kv_cache_bytes,
-            "activations": _activations(shape, engine, config.max_model_len(role), tensor_parallel, dtype),
+            "activations": _activations(
+                shape,
+                engine.batched_tokens(config.max_model_len(role), gpu=cuda),
+                engine.max_num_seqs,
+                tensor_parallel,
+                dtype,
+            ),
             "cuda_graphs": 0 if engine.enforce_eager or not cuda else _cuda_graph_bytes(shape),
             "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if role == "learner" else 0,
             "context": context_bytes(cuda, tensor_parallel, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
@@ -101,17 +105,16 @@ def engine_weight_bytes(shape: ModelShape, tensor_parallel: int, dtype_bytes: in
     return dtype_bytes * (shape.layers * layer + matrices * vocabulary * shape.hidden + shape.hidden)
 
 
-def _activations(shape: ModelShape, engine: EngineConfig, max_model_len: int, tensor_parallel: int, dtype: int) -> int:
-    """The larger of a forward over the largest batch of tokens and of sampling for the largest number of sequences.
+def _activations(shape: ModelShape, tokens: int, sequences: int, tensor_parallel: int, dtype: int) -> int:
+    """The larger of a forward over so many tokens and of sampling for so many sequences, the most of each.
 
     On CPUs sampling takes less: an upper bound there.
     """
-    tokens = min(BATCHED_TOKENS, engine.max_num_seqs * max_model_len)
     # Residual, hidden and normalised state; gate, up and their product; queries and output.
     width = 3 * shape.hidden + (3 * shape.intermediate + 2 * shape.query_width) // tensor_parallel
     # Logits (gathered whole on every device) in both types, processed log-probs, probabilities, and the noise that
     # picks a token (v1/sample/ops/topk_topp_sampler.py, forward_native).
-    sampling = engine.max_num_seqs * shape.vocab * (dtype + 4 * FLOAT32)
+    sampling = sequences * shape.vocab * (dtype + 4 * FLOAT32)
     return max(tokens * width * dtype, sampling)
 
 
