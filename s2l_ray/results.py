@@ -228,10 +228,13 @@ class EvaluationRecord:
     """Wall-clock time that it took."""
     spent: Spent | None = None
     """What training had spent before it; None in records that earlier versions have written."""
+    files: dict[str, EvaluationRecord] = field(default_factory=dict)
+    """The same for the problems of each file, by its stem, where data.eval is a directory."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""
         row = asdict(self) | {"spent": self.spent and self.spent.to_json()}
+        row["files"] = {name: record.to_json() for name, record in self.files.items()}
         pass_at, ci = row.pop("pass_at"), row.pop("ci")
         row |= {f"pass@{k}": value for k, value in pass_at.items()}
         row["ci"] = {f"pass@{k}": list(bounds) for k, bounds in ci.items()}
@@ -244,7 +247,8 @@ class EvaluationRecord:
         ci = {int(k.removeprefix("pass@")): tuple(bounds) for k, bounds in row.pop("ci").items()}
         pass_at = {k: row.pop(f"pass@{k}") for k in ci}
         spent = row.pop("spent", None)
-        return cls(**row, pass_at=pass_at, ci=ci, spent=Spent.from_json(spent) if spent else None)
+        files = {name: cls.from_json(record) for name, record in row.pop("files", {}).items()}
+        return cls(**row, pass_at=pass_at, ci=ci, spent=Spent.from_json(spent) if spent else None, files=files)
 
 
 def hand_overs(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:

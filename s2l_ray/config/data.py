@@ -45,15 +45,16 @@ class DataConfig(Section):
     """Training and held-out problems, and how they become prompts."""
 
     train: DataSource
-    """JSONL or Parquet file of training problems, or a split of a data set on the Hugging Face Hub:
-    `hf://datasets/ORG/NAME[@REVISION][/PATH][:SPLIT]`. PATH is a subset of the data set, or a directory or file of
-    its repository. `embedded:train.jsonl` is the file of the embedded family."""
+    """JSONL or Parquet file of training problems, a directory of such files, or a split of a data set on the Hugging
+    Face Hub: `hf://datasets/ORG/NAME[@REVISION][/PATH][:SPLIT]`. PATH is a subset of the data set, or a directory or
+    file of its repository. `embedded:train.jsonl` is the file of the embedded family."""
     eval: DataSource | None = None
-    """File or split of held-out problems, such as `embedded:heldout.jsonl`. Without it nothing is evaluated."""
+    """File, directory or split of held-out problems, such as `embedded:heldout.jsonl`. In a directory each file is also
+    evaluated by itself. Without it nothing is evaluated."""
     train_limit: Positive | None = None
-    """Use only the first N rows of `train`."""
+    """Use only the first N rows of `train`; of a directory the first N of each file."""
     eval_limit: Positive | None = None
-    """Use only the first N rows of `eval`."""
+    """Use only the first N rows of `eval`; of a directory the first N of each file."""
     chat: bool = True
     """Render prompts with the tokenizer's chat template. Off: the text of `prompt` is the whole prompt."""
     system: str | None = None

@@ -41,6 +41,10 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
         table.add_column(Text(heading, SOURCE_COLOURS[record["model"]]), no_wrap=True)
     for k in ks:
         table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
+    for file in measured.get("files", {}):
+        of_file = [record["files"][file] for record in records.values()]
+        for key in dict.fromkeys((f"pass@{ks[0]}", f"pass@{ks[-1]}")):
+            table.add_row(f"{file} {key}", *(percent(r[key], r["ci"][key]) for r in of_file))
     lines: list[RenderableType] = [table, Text("")]
     if evaluation["change"]:
         lines += [Text(_change(evaluation["change"], f"pass@{k}")) for k in ks]

@@ -45,6 +45,7 @@ def evaluation_line(record: EvaluationRecord, when: str) -> str:
         f"pass@{k} {record.pass_at[k]:.3f} [{record.ci[k][0]:.3f}, {record.ci[k][1]:.3f}]"
         for k in sorted(record.pass_at)
     ]
+    fields += [f"{name} pass@1 {of_file.pass_at[1]:.3f}" for name, of_file in record.files.items()]
     return "  ".join([*fields, f"{record.problems} problems x {record.samples} samples", f"{record.seconds:.1f} s"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from s2l_ray.statistics.pass_at_k import evaluate_counts
 if TYPE_CHECKING:
     from s2l_ray.config import Config
 
+NO_FILES: Mapping[str, Sequence[str]] = {}
 ONCE = ("before", "explorer", "after")
 
 
@@ -59,6 +60,7 @@ def measure(
     weight_version: int,
     seconds: float,
     spent: Spent | None = None,
+    files: Mapping[str, Sequence[str]] = NO_FILES,
 ) -> EvaluationRecord:
     """pass@k of evaluation rollouts, with intervals.
 
@@ -71,6 +73,7 @@ def measure(
         weight_version: of that model.
         seconds: wall-clock time that sampling and verifying took.
         spent: on training before.
+        files: ids of the problems of each file that is to be measured by itself, too.
     """
     settings = config.evaluation
     right = Counter(row.prompt_id for row in rows if row.status == "right")
@@ -89,4 +92,17 @@ def measure(
         correct=correct,
         seconds=seconds,
         spent=spent,
+        files={
+            name: measure(
+                config,
+                ids,
+                [row for row in rows if row.prompt_id in set(ids)],
+                step=step,
+                source=source,
+                weight_version=weight_version,
+                seconds=seconds,
+                spent=spent,
+            )
+            for name, ids in files.items()
+        },
     )

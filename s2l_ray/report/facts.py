@@ -119,15 +119,26 @@ SETTINGS: dict[str, Value] = {
 def _by_k(run: RunFiles) -> Facts:
     """The held-out results of one run, a row for each k."""
     found = run.evaluations
-    columns: dict[str, Callable[[int], str | None]] = {
-        "explorer": lambda k: _pass(found.explorer, k),
-        "learner before": lambda k: _pass(found.before, k),
-        "learner after": lambda k: _pass(_last(run), k),
-        "change": lambda k: _change(run, k),
-    }
+    explorer, before, after = found.explorer, found.before, _last(run)
+
+    def row(name: str, k: int, file: str | None = None) -> Fact:
+        measured = [_of_file(record, file) for record in (explorer, before, after)]
+        change = _paired(measured[1], measured[2], k, run.config)
+        return Fact(name, tuple(cell or NOTHING for cell in (*(_pass(record, k) for record in measured), change)))
+
     ks = sorted({k for record in _measured(run) for k in record.pass_at})
-    rows = [Fact(f"pass@{k} in %", tuple(value(k) or NOTHING for value in columns.values())) for k in ks]
-    return Facts("Held-out problems", tuple(rows), columns=tuple(columns))
+    rows = [row(f"pass@{k} in %", k) for k in ks]
+    rows += [
+        row(f"{file}: pass@{k} in %", k, file)
+        for file in dict.fromkeys(name for record in _measured(run) for name in record.files)
+        for k in dict.fromkeys((ks[0], ks[-1]))
+    ]
+    return Facts("Held-out problems", tuple(rows), columns=("explorer", "learner before", "learner after", "change"))
+
+
+def _of_file(record: EvaluationRecord | None, file: str | None) -> EvaluationRecord | None:
+    """The record of one file of the held-out problems; the record itself for all of them."""
+    return record if record is None or file is None else record.files.get(file)
 
 
 def _held_out(runs: Sequence[RunFiles]) -> Iterator[Fact]:
@@ -142,6 +153,12 @@ def _held_out(runs: Sequence[RunFiles]) -> Iterator[Fact]:
         yield from _rows(runs, values)
         if any(cells := [None, *(difference(runs[0], run, k) for run in runs[1:])]):
             yield Fact(f"pass@{k} minus {runs[0].name}'s", tuple(cell or NOTHING for cell in cells))
+    for file in dict.fromkeys(name for run in runs for record in _measured(run) for name in record.files):
+        yield from _rows(runs, {f"{file}: pass@1 after": partial(_after_in, file=file)})
+
+
+def _after_in(run: RunFiles, file: str) -> str | None:
+    return _pass(_of_file(_last(run), file), 1)
 
 
 def _of_explorer(run: RunFiles, k: int) -> str | None:

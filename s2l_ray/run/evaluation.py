@@ -33,6 +33,7 @@ class RunEvaluation:
         self.records = Evaluations()
         self._settings = settings
         self._problem_ids = [prompt.id for prompt in inputs.held_out]
+        self._files = inputs.files
         self._graph = graph
         self._tracking = tracking
         self._measured_on = measured_on(settings, inputs.contents)
@@ -93,6 +94,7 @@ class RunEvaluation:
                 weight_version=versions[source],
                 seconds=seconds,
                 spent=spent,
+                files=self._files,
             )
             for source, rows in zip(sources, found, strict=True)
         }

@@ -28,6 +28,16 @@ class Inputs:
     contents: dict[str, str]
     """What the files hold that these were read from, see `identity.contents_of`."""
 
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """Ids of the held-out prompts by the file of data.eval that they are from, where that is a directory."""
+        found: dict[str, list[str]] = {}
+        if "eval" in self.problems:
+            for problem, prompt in zip(self.problems["eval"].problems, self.held_out, strict=True):
+                if problem.file:
+                    found.setdefault(problem.file, []).append(prompt.id)
+        return found
+
 
 def load_inputs(config: Config) -> Inputs:
     """Check the models, the data and the functions that the configuration names, and render the prompts.

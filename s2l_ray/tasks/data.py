@@ -1,4 +1,4 @@
-"""Problems from JSONL and Parquet files.
+"""Problems from JSONL and Parquet files, and from directories of these.
 
 A row has the simple layout (question, answer), verl's (prompt, reward_model), or that of multiple-choice questions
 (question, choices, answerKey), see `tasks.choice`.
@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 from s2l_ray.errors import DataError
 from s2l_ray.rollouts.records import NO_COLUMNS
 from s2l_ray.tasks.choice import is_choice, lettered
-from s2l_ray.tasks.rows import check_encodable, names_in, read_rows, shown
+from s2l_ray.tasks.rows import SUFFIXES, check_encodable, names_in, read_rows, shown
 from s2l_ray.tasks.sources import data_files
 
 
@@ -36,11 +38,13 @@ class Problem:
     """The final answer alone, for the verifier."""
     columns: str = NO_COLUMNS
     """JSON object of the columns that the verifier is called with, too."""
+    file: str = ""
+    """Stem of the file that it is from, where that is one of a directory, see `load_problems`."""
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """The problems of one data file, or of one split of a data set."""
+    """The problems of one data file, of one directory of files, or of one split of a data set."""
 
     path: str
     problems: list[Problem]
@@ -68,21 +72,24 @@ class _ProblemRow:
 
 
 def load_problems(path: str | Path, limit: int | None = None, columns: Sequence[str] = ()) -> ProblemSet:
-    """Read a file of problems, or all files of a split.
+    """Read a file of problems, all files of a directory, or all files of a split.
 
     A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows;
-    else file stem and row number, as in `train-000017`.
+    else file stem and row number, as in `train-000017`. In a directory the file's stem comes before that, as in
+    `aime24/7`.
 
     Args:
-        path: a `.jsonl` or `.parquet` file, or a split of a data set on the Hub that has been fetched.
-        limit: read only the first rows; repeated questions count.
+        path: a `.jsonl` or `.parquet` file, a directory, or a split of a data set on the Hub that has been fetched.
+        limit: read only the first rows, of each file of a directory; repeated questions count.
         columns: those that the verifier is called with, too (`verifier.columns`); every row must have them.
 
     Raises:
-        DataError: the file is missing, empty or of another type, a row is malformed, or two different questions have
-            the same id. File, line, field and remedy are named.
+        DataError: the file is missing, empty or of another type, a directory has no file of these types, a row is
+            malformed, or two different questions have the same id. File, line, field and remedy are named.
         HubError: the split has not been fetched.
     """
+    if os.path.isdir(path):
+        return _of_directory(Path(path), limit, columns)
     read = chain.from_iterable(((file, *row) for row in read_rows(file)) for file in data_files(path))
     rows = [_parse(row, number, file, columns) for file, number, row in islice(read, limit)]
     if not rows:
@@ -93,6 +100,29 @@ def load_problems(path: str | Path, limit: int | None = None, columns: Sequence[
     problems = _identify(list(first.values()))
     choices = sum(row.has_choices for row in first.values())
     return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems), choices)
+
+
+def _of_directory(directory: Path, limit: int | None, columns: Sequence[str]) -> ProblemSet:
+    try:
+        files = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES and file.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{directory} cannot be read ({error.strerror}); check its permissions") from None
+    if not files:
+        raise DataError(f"{directory} is a directory without a file of type {' or '.join(SUFFIXES)}; name another")
+    first: dict[str, Problem] = {}
+    rows = choices = 0
+    stems: dict[str, Path] = {}
+    for file in files:
+        stem = re.sub(r"[^\w.-]+", "-", file.stem)
+        if other := stems.get(stem):
+            raise DataError(f"{file} and {other.name} would both be called {stem}; rename one of the files")
+        stems[stem] = file
+        found = load_problems(file, limit, columns)
+        rows, choices = rows + len(found.problems) + found.dropped, choices + found.choices
+        for problem in found.problems:
+            first.setdefault(problem.question.strip(), replace(problem, id=f"{stem}/{problem.id}", file=stem))
+    problems = list(first.values())
+    return ProblemSet(str(directory), problems, rows - len(problems), _digest(problems), choices)
 
 
 def final_answer(value: Any, where: str) -> str:

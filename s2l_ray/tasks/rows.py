@@ -28,6 +28,8 @@ _OTHER_TYPES = {
 """By how they begin: files that are not JSONL in any of their lines."""
 
 
+SUFFIXES = (".jsonl", ".parquet")
+"""Of the files that can be read."""
 WANTED = "give the path of a .jsonl or .parquet file, or hf://datasets/ORG/NAME of the Hub"
 LONGEST_REASON = 200
 """Characters of a library's reason that a message repeats."""
@@ -53,7 +55,7 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
     Raises:
         DataError: the file is missing, cannot be read or is of another type.
     """
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = dict(zip(SUFFIXES, (_read_jsonl, _read_parquet), strict=True))
     try:
         if kind := kind_of(path):
             raise DataError(f"{path} is {kind}; {WANTED}")

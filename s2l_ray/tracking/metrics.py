@@ -65,6 +65,9 @@ def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
     metrics |= {f"pass_at_{k}": value for k, value in record.pass_at.items()}
     metrics |= {f"pass_at_{k}_low": low for k, (low, _) in record.ci.items()}
     metrics |= {f"pass_at_{k}_high": high for k, (_, high) in record.ci.items()}
+    for file, of_file in record.files.items():
+        metrics[f"{file}/reward"] = of_file.reward
+        metrics |= {f"{file}/pass_at_{k}": value for k, value in of_file.pass_at.items()}
     return {f"eval/{record.model}/{key}": value for key, value in metrics.items()}
 
 

@@ -52,6 +52,9 @@ def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("example")
     run_dir, project = folder / "run", folder / "project"
     shutil.copytree(ROOT / "examples", project / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    (held_out := project / "heldout").mkdir()
+    with_source(family.heldout, held_out / "first.jsonl", slice(4))
+    with_source(family.heldout, held_out / "second.jsonl", slice(4, 10))
     settings = run_config(family, run_dir) | {
         "schedule.steps": STEPS,
         "schedule.mix_steps": 4,
@@ -60,7 +63,7 @@ def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "rollout.straggler_groups": 2,
         "cluster.address": "local",
         "data.train": with_source(family.train, project / "train.jsonl"),
-        "data.eval": with_source(family.heldout, project / "heldout.jsonl"),
+        "data.eval": str(held_out),
         "verifier.columns": '["data_source"]',
     }
     settings |= {key: f"mine.{function}" for key, function in OWN.items()}
@@ -76,9 +79,9 @@ def ran(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(done.stdout.splitlines(), run_dir)
 
 
-def with_source(file: Path, to: Path) -> str:
-    """The problems of a file, with a column that says which verifier they are for."""
-    rows = [json.loads(line) | {"data_source": "countdown"} for line in file.read_text().splitlines()]
+def with_source(file: Path, to: Path, some: slice = slice(None)) -> str:
+    """Problems of a file, with a column that says which verifier they are for."""
+    rows = [json.loads(line) | {"data_source": "countdown"} for line in file.read_text().splitlines()[some]]
     to.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(to)
 
@@ -89,6 +92,9 @@ def test_python_api_with_every_extension(ran: Ran) -> None:
     # G = 4 in stairs of one step each: 4, 3, 2 and 1 of the explorer's
     assert [row["explorer_per_group"] for row in ran.steps] == [4, 3, 2, 1, 0, 0]
     assert all(source["verdicts"]["failed"] == 0 for row in ran.steps for source in row["sources"].values())
+    after = json.loads((ran.run_dir / "summary.json").read_text())["evaluation"]["after"]
+    assert {name: found["problems"] for name, found in after["files"].items()} == {"first": 4, "second": 6}
+    assert [right for found in after["files"].values() for right in found["correct"]] == after["correct"]
     contents = json.loads((ran.run_dir / "run.json").read_text())["contents"]
     assert {"verifier source", *(f"{key} source" for key in OWN if key != "verifier.kind")} <= set(contents)
 

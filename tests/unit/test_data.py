@@ -108,6 +108,36 @@ def test_digest_is_of_the_problems_not_of_the_file(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_files_of_a_directory_are_told_apart(tmp_path):
+    rows = [{"id": 1, "question": "a", "answer": "1"}, {"question": "b", "answer": "2"}]
+    write(tmp_path / "math 500.jsonl", *rows, {"question": "e", "answer": "2"})
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"id": 1, "question": q, "answer": "3"} for q in "cd"][:1]),
+        tmp_path / "aime.parquet",
+    )
+    for ignored in (".hidden.jsonl", "README.md"):
+        (tmp_path / ignored).write_text("no problems")
+    found = load_problems(tmp_path, limit=2)
+    assert [(p.id, p.question, p.file) for p in found.problems] == [
+        ("aime/1", "c", "aime"),
+        ("math-500/1", "a", "math-500"),
+        ("math-500/math 500-000002", "b", "math-500"),
+    ]
+    write(tmp_path / "more.jsonl", {"question": " c", "answer": "3"})
+    again = load_problems(tmp_path, limit=2)
+    assert (again.dropped, again.digest) == (1, found.digest)
+
+
+def test_a_directory_without_data_or_with_two_files_of_one_name_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"is a directory without a file of type .jsonl or .parquet"):
+        load_problems(tmp_path)
+    for name in ("a b.jsonl", "a-b.jsonl"):
+        write(tmp_path / name, {"question": name, "answer": "3"})
+    with pytest.raises(DataError, match=r"a-b.jsonl and a b.jsonl would both be called a-b; rename one of the files"):
+        load_problems(tmp_path)
+
+
 def test_columns_for_the_verifier_come_with_the_problems(tmp_path):
     rows = [verl_row("p?", "34", "1") | {"level": 2}, verl_row("q?", "-5", "2") | {"level": None}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")

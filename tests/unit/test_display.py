@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from s2l_ray.config import parse_config
 from s2l_ray.display import RunDisplay, TaskDisplay, final_table
-from s2l_ray.display.records import eta_seconds, step_line
+from s2l_ray.display.records import eta_seconds, evaluation_line, step_line
 from s2l_ray.display.run import TURNS
 from s2l_ray.display.tasks import TimeLeft
 from s2l_ray.display.text import duration, shared_out, sparkline
@@ -256,6 +256,21 @@ def test_the_end_of_a_run_without_evaluation_or_tracking(tmp_path):
 def test_the_end_says_which_conditions_held(tmp_path):
     flat = summary(tmp_path) | {"health": {"no_variance": {"steps": 7, "first": 3, "longest": 4}}}
     assert "health.no_variance: held in 7 steps, 4 in a row; the first was step 3" in rendered(final_table(flat), 80)
+
+
+def test_the_end_has_each_file_of_held_out_problems(tmp_path):
+    files = {"aime24": evaluation(0, 0.1), "math-500": evaluation(0, 0.4)}
+    text = rendered(final_table(summary(tmp_path, before=replace(evaluation(0, 0.2), files=files))), 80)
+    rows = [line.split() for line in text.splitlines() if line.startswith(("aime24", "math-500"))]
+    assert rows == [
+        ["aime24", "pass@1", "10.0", "[5.0,", "15.0]"],
+        ["aime24", "pass@8", "30.0", "[20.0,", "40.0]"],
+        ["math-500", "pass@1", "40.0", "[35.0,", "45.0]"],
+        ["math-500", "pass@8", "60.0", "[50.0,", "70.0]"],
+    ]
+    assert "aime24 pass@1 0.100  math-500 pass@1 0.400" in evaluation_line(
+        replace(evaluation(0, 0.2), files=files), "x"
+    )
 
 
 def test_the_end_of_a_run_that_was_evaluated_once(tmp_path):

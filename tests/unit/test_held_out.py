@@ -9,6 +9,7 @@ from s2l_ray.evaluation.held_out import Evaluations, measure
 from s2l_ray.kinds import Source
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.rollouts.records import RolloutSummary
+from s2l_ray.tracking.metrics import evaluation_metrics
 
 CONFIG = parse_config(
     {
@@ -39,6 +40,25 @@ def test_pass_at_k_by_hand():
     assert all(low <= record.pass_at[k] <= high for k, (low, high) in record.ci.items())
     assert (record.reward, record.response_tokens, record.problems, record.samples) == (0.25, 120, 3, 4)
     assert (record.step, record.model, record.weight_version, record.seconds) == (5, "learner", 3, 1.5)
+
+
+def test_each_file_of_a_directory_is_measured_by_itself():
+    files = {"first": ["c", "a"], "second": ["b"]}
+    record = measure(
+        CONFIG, ["c", "a", "b"], rows(), step=5, source="learner", weight_version=3, seconds=1.5, files=files
+    )
+    first, second = record.files["first"], record.files["second"]
+    assert (first.correct, second.correct) == ([1, 2], [0])
+    assert first.pass_at == pytest.approx({1: 3 / 8, 2: (1 / 2 + 5 / 6) / 2, 4: 1})
+    assert set(second.pass_at.values()) == {0.0}
+    assert (first.reward, second.reward, first.response_tokens, first.problems) == (3 / 8, 0.0, 80, 2)
+    assert EvaluationRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    named = {name: value for name, value in evaluation_metrics(record).items() if name.count("/") == 3}
+    assert named == {
+        "eval/learner/first/reward": 3 / 8,
+        **{f"eval/learner/first/pass_at_{k}": value for k, value in first.pass_at.items()},
+        **dict.fromkeys((f"eval/learner/second/{key}" for key in ("reward", "pass_at_1", "pass_at_2", "pass_at_4")), 0),
+    }
 
 
 def test_a_checkpoint_keeps_what_was_evaluated():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.support.paths import ROOT
 from tests.support.step_records import step
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+MACHINE = {"cpus": 2, "gpus": [], "python": "3.11", "platform": "Linux"}
 HOSTILE = "</pre><script>alert(1)</script><img src=http://example.invalid/x onerror=alert(2)>"
 
 
@@ -69,10 +71,12 @@ def run_directory(folder: Path, *, after: list[int] | None, explorer_steps: int 
     (folder / "config.yaml").write_text(config.to_yaml())
     if after is not None:
         summary = build_summary(
-            config=config, steps=records, before=evaluated(0, [1, 0, 2, 1]), after=evaluated(4, after), machine={
-                "cpus": 2, "gpus": [], "python": "3.11", "platform": "Linux"
-            }
-        )  # fmt: skip
+            config=config,
+            steps=records,
+            before=evaluated(0, [1, 0, 2, 1]),
+            after=evaluated(4, after),
+            machine=MACHINE,
+        )
         write_summary(folder / "summary.json", summary)
     return folder
 
@@ -144,6 +148,23 @@ def test_the_band_is_the_interval_of_the_mean_in_a_window() -> None:
     # 1 of 1 and 1 of 3 rollouts: mean 0.5; residuals 0.5 and -1/6, times 1 and 3: sqrt((0.25 + 0.25) * 2) / 4.
     means, half = band([1.0, 1 / 3], [1, 3], 3)
     assert list(means) == pytest.approx([0.5, 0.5]) and list(half) == pytest.approx([1.96 / 4] * 2)
+
+
+def test_each_file_of_held_out_problems_has_rows(tmp_path: Path) -> None:
+    def with_files(record: EvaluationRecord, first: list[int]) -> EvaluationRecord:
+        return replace(record, files={"aime24": evaluated(record.step, first)})
+
+    folder = run_directory(tmp_path / "run", after=None)
+    before, after = with_files(evaluated(0, [1, 0, 2, 1]), [1, 0]), with_files(evaluated(4, [2, 2, 2, 2]), [2, 2])
+    steps, config = StepLog(folder / "steps.jsonl").read(), load_config(folder / "config.yaml")
+    summary = build_summary(config=config, steps=steps, before=before, after=after, machine=MACHINE)
+    write_summary(folder / "summary.json", summary)
+    run = read_run(folder)
+    explorer, *of_learner, change = cells(facts_of([run]), "aime24: pass@1 in %")
+    assert (explorer, of_learner) == ("-", ["12.5 [2.5, 22.5]", "50.0 [40.0, 60.0]"])
+    assert change.startswith("+37.5 [")  # of two problems that have a quarter, and a half, more right
+    other = replace(run, directory=tmp_path / "other")
+    assert cells(facts_of([run, other]), "aime24: pass@1 after") == ("50.0 [40.0, 60.0]",) * 2
 
 
 def test_the_evaluation_before_training_is_within_the_figure(tmp_path: Path) -> None:
