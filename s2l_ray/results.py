@@ -229,7 +229,7 @@ class EvaluationRecord:
     spent: Spent | None = None
     """What training had spent before it; None in records that earlier versions have written."""
     files: dict[str, EvaluationRecord] = field(default_factory=dict)
-    """The same for the problems of each file, by its stem, where data.eval is a directory."""
+    """Of the problems of each file, by its stem, where data.eval is a directory; without `seconds` and `spent`."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""

@@ -172,7 +172,7 @@ def _verifier_fields(verifier: VerifierConfig) -> dict[str, Value]:
     fields: dict[str, Value] = {"verifier.kind": kind}
     fields |= {f"verifier.{name}": value for name, value in verifier.options.items()}
     if verifier.columns:
-        fields["verifier.columns"] = ", ".join(sorted(verifier.columns))
+        fields["verifier.columns"] = ", ".join(verifier.columns)
     if kind == "math":
         fields["verifier rules"] = RULES
     try:

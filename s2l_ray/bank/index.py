@@ -146,7 +146,7 @@ class Index:
         for name, digest in ((names[i], values[j]) for i, j in pairs.T):
             if self._prompts.get(name, digest) != digest:
                 raise BankError(
-                    f"prompt {name} was recorded with other tokens, another question or another answer than it has in "
-                    f"this run ({self._storage.url}/{self._folder}); give the prompts of the two files different ids, "
-                    "or choose another bank.path"
+                    f"prompt {name} was recorded with other tokens, another question, answer or column for the "
+                    f"verifier than it has in this run ({self._storage.url}/{self._folder}); give the prompts of the "
+                    "two files different ids, or choose another bank.path"
                 )

@@ -135,7 +135,7 @@ class EvaluationDirectory:
         Raises:
             DiskError: they cannot be written.
         """
-        rows: list[dict[str, Any]] = [asdict(problem) for problem in benchmark.problems]
+        rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in benchmark.problems]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_whole(self.path / PROBLEMS / f"{benchmark.name}.jsonl", text)
 

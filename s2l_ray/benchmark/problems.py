@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -64,9 +65,11 @@ def load_benchmark(source: str, limit: int | None = None, columns: Sequence[str]
         columns: see `load_problems`.
 
     Raises:
-        DataError: see `load_problems`; or only some rows are multiple-choice questions.
+        DataError: see `load_problems`; or it is a directory, or only some rows are multiple-choice questions.
         HubError: the split has not been fetched.
     """
+    if os.path.isdir(source):
+        raise DataError(f"{source} is a directory; name the files in it, each of which is a benchmark")
     found = load_problems(source, columns=columns)
     name, kind = _name(source), _kind(source, found)
     problems = tuple(replace(problem, id=f"{name}/{problem.id}") for problem in found.problems[:limit])

@@ -89,7 +89,7 @@ def path_in_pod(key: str, path: str, infra: Infra) -> str:
         return path
     claims = {OUTPUTS: infra.claims.outputs, MODELS: infra.claims.models, DATA: infra.claims.data}
     mounted = [folder for folder, claim in claims.items() if claim]
-    if any(path.startswith(f"{folder}/") for folder in mounted):
+    if any(f"{path}/".startswith(f"{folder}/") for folder in mounted):
         return path
     raise ConfigError(
         f"{key}: {path} is no path in the pods, which have {', '.join(mounted)} (claims: of the infra file). Give the "

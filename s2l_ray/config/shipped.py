@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class ShippedFiles:
     def hint(self, name: str | Path) -> str:
         """What could be meant by a name that is not found, such as "did you mean quickstart? s2l-ray ships ..."."""
         names = list(self.paths())
-        if "=" in str(name):
+        if re.match(r"[\w.]+=[^/]*$", str(name)):
             return f"the file or name comes first, then keys such as {name}; s2l-ray ships {', '.join(names)}"
         bare = Path(name).name.removesuffix(SUFFIX)
         by_ending = {known.rpartition("/")[2]: known for known in names}

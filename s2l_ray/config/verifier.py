@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from typing import Annotated
 
-from s2l_ray.config.section import AfterValidator, Field, Positive, PositiveFloat, Section, model_validator
+from s2l_ray.config.section import AfterValidator, Positive, PositiveFloat, Section, model_validator
 from s2l_ray.extensions import VERIFIERS
 from s2l_ray.kinds import ExtractionLevel
 
@@ -22,6 +22,11 @@ def _column(name: str) -> str:
     return name
 
 
+def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
+    """In one order, since it makes no difference."""
+    return tuple(sorted(names))
+
+
 class VerifierConfig(Section):
     """How responses are judged."""
 
@@ -35,7 +40,7 @@ class VerifierConfig(Section):
     `<answer>`, a sentence such as "The answer is 42." or its last sentence, after any `<think>...</think>`. `lenient`:
     if there is nothing of the kind, also the last formula or number, a box that was cut off, the last of several
     different boxes, and the thinking. See docs/concepts/verification.md. Other verifiers read responses themselves."""
-    columns: list[Annotated[str, AfterValidator(_column)]] = Field(default_factory=list)
+    columns: Annotated[tuple[Annotated[str, AfterValidator(_column)], ...], AfterValidator(_sorted)] = ()
     """Columns of the data files that your own function is called with, too, each as the keyword of its name, such as
     `[data_source, extra_info]` of verl's layout. Every row must have them. They are given as JSON has them: texts,
     numbers, true or false, null, lists and records."""

@@ -29,7 +29,7 @@ def final_table(summary: dict[str, Any]) -> RenderableType:
 def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     records = {name: evaluation[name] for name in ("explorer", "before", "after") if evaluation[name]}
     if not records:
-        return Text("Nothing was evaluated: set data.eval to a file of held-out problems.")
+        return Text("Nothing was evaluated: set data.eval to held-out problems.")
     measured = list(records.values())[-1]
     ks = sorted(int(key.removeprefix("pass@")) for key in measured["ci"])
     table = Table(
@@ -42,9 +42,9 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
     for k in ks:
         table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
     for file in measured.get("files", {}):
-        of_file = [record["files"][file] for record in records.values()]
+        of_file = [record.get("files", {}).get(file) for record in records.values()]
         for key in dict.fromkeys((f"pass@{ks[0]}", f"pass@{ks[-1]}")):
-            table.add_row(f"{file} {key}", *(percent(r[key], r["ci"][key]) for r in of_file))
+            table.add_row(f"{file} {key}", *(percent(r[key], r["ci"][key]) if r else "-" for r in of_file))
     lines: list[RenderableType] = [table, Text("")]
     if evaluation["change"]:
         lines += [Text(_change(evaluation["change"], f"pass@{k}")) for k in ks]

@@ -58,7 +58,7 @@ def measure(
     step: int,
     source: Source,
     weight_version: int,
-    seconds: float,
+    seconds: float = 0.0,
     spent: Spent | None = None,
     files: Mapping[str, Sequence[str]] = NO_FILES,
 ) -> EvaluationRecord:
@@ -71,7 +71,7 @@ def measure(
         step: after which they were sampled; 0: before training.
         source: the model that sampled them.
         weight_version: of that model.
-        seconds: wall-clock time that sampling and verifying took.
+        seconds: wall-clock time that sampling and verifying took; not known of a file.
         spent: on training before.
         files: ids of the problems of each file that is to be measured by itself, too.
     """
@@ -93,16 +93,12 @@ def measure(
         seconds=seconds,
         spent=spent,
         files={
-            name: measure(
-                config,
-                ids,
-                [row for row in rows if row.prompt_id in set(ids)],
-                step=step,
-                source=source,
-                weight_version=weight_version,
-                seconds=seconds,
-                spent=spent,
-            )
+            name: measure(config, ids, _of(rows, ids), step=step, source=source, weight_version=weight_version)
             for name, ids in files.items()
         },
     )
+
+
+def _of(rows: Sequence[RolloutSummary], problem_ids: Sequence[str]) -> list[RolloutSummary]:
+    wanted = set(problem_ids)
+    return [row for row in rows if row.prompt_id in wanted]

@@ -9,8 +9,8 @@ Schema (numbers that are not finite are null):
     steps           [StepRecord.to_json()] in order of steps
     evaluation      before, after: the learner's EvaluationRecord.to_json(); explorer: the explorer's; null when not
                     measured. during: [the learner's while it trains]. Where data.eval is a directory each has `files`,
-                    {stem: the same for the problems of this file}. change: after minus before on the same problems,
-                    {"pass@k": ..., "ci": {"pass@k": [low, high]}}, null without both
+                    {stem: that of this file's problems, without seconds and spent}. change: after minus before on the
+                    same problems, {"pass@k": ..., "ci": {"pass@k": [low, high]}}, null without both
     seconds         {phase: wall-clock seconds over all steps}, `total` among them
     parts           {part: the same by cause}; they add up to the total (`timing.attribution.PARTS`)
     busy            {role: the share of the steps' time in which its actors worked}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from s2l_ray.config import Config
 from s2l_ray.config.extension_points import check_extensions
+from s2l_ray.errors import DataError
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.run.identity import contents_of
@@ -34,8 +35,8 @@ class Inputs:
         found: dict[str, list[str]] = {}
         if "eval" in self.problems:
             for problem, prompt in zip(self.problems["eval"].problems, self.held_out, strict=True):
-                if problem.file:
-                    found.setdefault(problem.file, []).append(prompt.id)
+                for file in problem.files:
+                    found.setdefault(file, []).append(prompt.id)
         return found
 
 
@@ -60,8 +61,17 @@ def load_inputs(config: Config) -> Inputs:
     prompts = {use: render_prompts(found.problems, tokenizer, data) for use, found in problems.items()}
     # Ids are unique within a file; the two files' must not meet.
     held_out = [replace(prompt, id=f"eval/{prompt.id}") for prompt in prompts.get("eval", [])]
+    _check_ids(prompts["train"], held_out, data.train)
     contents = contents_of(config, problems, [*prompts["train"], *held_out], tokenizer)
     return Inputs(problems, prompts["train"], held_out, contents)
+
+
+def _check_ids(train: list[Prompt], held_out: list[Prompt], path: str) -> None:
+    """Refuse a training problem with a held-out one's id; only those of a directory can have one."""
+    if both := {prompt.id for prompt in train} & {prompt.id for prompt in held_out}:
+        raise DataError(
+            f"data.train: problem {min(both)} of {path} has the id of a held-out one; rename the file eval in it"
+        )
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError
+from s2l_ray.machine.places import left_out_of_upload
 from s2l_ray.rollouts.records import NO_COLUMNS
 from s2l_ray.tasks.choice import is_choice, lettered
 from s2l_ray.tasks.rows import SUFFIXES, check_encodable, names_in, read_rows, shown
@@ -32,14 +33,16 @@ class Problem:
     """One problem of a data file."""
 
     id: str
-    """Unique within its file."""
+    """Unique within its file or directory."""
     question: str
     answer: str
     """The final answer alone, for the verifier."""
     columns: str = NO_COLUMNS
     """JSON object of the columns that the verifier is called with, too."""
-    file: str = ""
-    """Stem of the file that it is from, where that is one of a directory, see `load_problems`."""
+    files: tuple[str, ...] = ()
+    """Stems of the files of a directory that have its question, see `load_problems`."""
+    has_choices: bool = False
+    """It is a multiple-choice question, with lettered choices in its text."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class ProblemSet:
     """Rows left out because an earlier row has the same question."""
     digest: str
     """16 hex digits over every id, question, answer and column: equal ones mean the same problems in the same order."""
-    choices: int = 0
-    """How many of the problems are multiple-choice questions, with lettered choices in their text."""
+
+    @property
+    def choices(self) -> int:
+        """How many of the problems are multiple-choice questions."""
+        return sum(problem.has_choices for problem in self.problems)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def load_problems(path: str | Path, limit: int | None = None, columns: Sequence[
 
     A problem's id is the row's `id`; else verl's `extra_info.index`, where that is given and different in all rows;
     else file stem and row number, as in `train-000017`. In a directory the file's stem comes before that, as in
-    `aime24/7`.
+    `aime24/7`, and a question that several files have is one problem, with the id of the first.
 
     Args:
         path: a `.jsonl` or `.parquet` file, a directory, or a split of a data set on the Hub that has been fetched.
@@ -98,31 +104,33 @@ def load_problems(path: str | Path, limit: int | None = None, columns: Sequence[
     for row in rows:
         first.setdefault(row.question.strip(), row)
     problems = _identify(list(first.values()))
-    choices = sum(row.has_choices for row in first.values())
-    return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems), choices)
+    return ProblemSet(str(path), problems, len(rows) - len(problems), _digest(problems))
 
 
 def _of_directory(directory: Path, limit: int | None, columns: Sequence[str]) -> ProblemSet:
     try:
-        files = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES and file.name[0] != ".")
+        found = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES and file.name[0] != ".")
+        files = [file for file in found if not file.is_dir()]
     except OSError as error:
         raise DataError(f"{directory} cannot be read ({error.strerror}); check its permissions") from None
     if not files:
-        raise DataError(f"{directory} is a directory without a file of type {' or '.join(SUFFIXES)}; name another")
+        missing = f"is a directory without a file of type {' or '.join(SUFFIXES)}"
+        raise DataError(f"{directory} {missing}{left_out_of_upload(directory)}; name another")
     first: dict[str, Problem] = {}
-    rows = choices = 0
+    rows = 0
     stems: dict[str, Path] = {}
     for file in files:
-        stem = re.sub(r"[^\w.-]+", "-", file.stem)
+        stem = re.sub(r"[^\w.-]+", "-", file.stem, flags=re.ASCII)  # MLflow's names have these alone
         if other := stems.get(stem):
             raise DataError(f"{file} and {other.name} would both be called {stem}; rename one of the files")
         stems[stem] = file
-        found = load_problems(file, limit, columns)
-        rows, choices = rows + len(found.problems) + found.dropped, choices + found.choices
-        for problem in found.problems:
-            first.setdefault(problem.question.strip(), replace(problem, id=f"{stem}/{problem.id}", file=stem))
+        of_file = load_problems(file, limit, columns)
+        rows += len(of_file.problems) + of_file.dropped
+        for problem in of_file.problems:
+            known = first.get(question := problem.question.strip(), replace(problem, id=f"{stem}/{problem.id}"))
+            first[question] = replace(known, files=(*known.files, stem))
     problems = list(first.values())
-    return ProblemSet(str(directory), problems, rows - len(problems), _digest(problems), choices)
+    return ProblemSet(str(directory), problems, rows - len(problems), _digest(problems))
 
 
 def final_answer(value: Any, where: str) -> str:
@@ -170,13 +178,13 @@ def columns_of(row: dict[str, Any], columns: Sequence[str], where: str) -> str:
     for name in columns:
         if name not in row:
             raise DataError(
-                f"{where}, field {name}: missing, and verifier.columns names it; the row has {names_in(row)}"
+                f"{where}, field {name}: missing, and the verifier is to have it; the row has {names_in(row)}"
             )
         try:
             json.dumps(row[name], allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{where}, field {name}: {error}; a column of verifier.columns may hold texts, numbers, true or false, "
+                f"{where}, field {name}: {error}; a column for the verifier may hold texts, numbers, true or false, "
                 "and lists and records of these"
             ) from None
     return json.dumps({name: row[name] for name in columns}, sort_keys=True)
@@ -251,7 +259,7 @@ def _identify(rows: list[_ProblemRow]) -> list[Problem]:
                 "which has another question; make ids unique or leave them all out"
             )
         first[id] = row
-        problems.append(Problem(id, row.question, row.answer, row.columns))
+        problems.append(Problem(id, row.question, row.answer, row.columns, has_choices=row.has_choices))
     return problems
 
 

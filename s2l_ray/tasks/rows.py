@@ -30,7 +30,7 @@ _OTHER_TYPES = {
 
 SUFFIXES = (".jsonl", ".parquet")
 """Of the files that can be read."""
-WANTED = "give the path of a .jsonl or .parquet file, or hf://datasets/ORG/NAME of the Hub"
+WANTED = "give the path of a .jsonl or .parquet file, of a directory of them, or hf://datasets/ORG/NAME of the Hub"
 LONGEST_REASON = 200
 """Characters of a library's reason that a message repeats."""
 LONGEST_LINE = 2**26

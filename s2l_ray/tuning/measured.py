@@ -33,7 +33,9 @@ def check_metric(metric: str, base: Config) -> None:
         raise ConfigError(f"metric: {metric} needs held-out problems; give data.eval, or another metric such as reward")
     known = [*(f"pass_at_{k}" for k in base.evaluation.k), *OF_EVALUATIONS]
     if name not in known:
-        raise ConfigError(f"metric: {metric} is not measured; with evaluation.k as it is there are {', '.join(known)}")
+        of_file = "; a study takes none of a single file" if name.rpartition("/")[2] in known else ""
+        there = f"with evaluation.k as it is there are {', '.join(known)}"
+        raise ConfigError(f"metric: {metric} is not measured; {there}{of_file}")
 
 
 def is_measured_at(metric: str, step: int, base: Config) -> bool:

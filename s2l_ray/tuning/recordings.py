@@ -93,8 +93,9 @@ def _recording(members: Sequence[Need]) -> TrialsRecording:
             known = prompts.setdefault(prompt.id, prompt)
             if known is not prompt and prompt_digest(known) != prompt_digest(prompt):
                 raise BankError(
-                    f"data.train: prompt {prompt.id} has other tokens, another question or another answer in one trial "
-                    "than in another, so they cannot share a recording; give the prompts of the two files different ids"
+                    f"data.train: prompt {prompt.id} has other tokens, another question, answer or column for the "
+                    "verifier in one trial than in another, so they cannot share a recording; give the prompts of the "
+                    "two files different ids"
                 )
     requests = _together(members)
     everything = list(prompts.values())

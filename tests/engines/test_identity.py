@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from s2l_ray.config import load_config
+from s2l_ray.errors import DataError
 from s2l_ray.miniature.build import Family
 from s2l_ray.run.identity import differences
 from s2l_ray.run.inputs import load_inputs, with_absolute_paths
@@ -72,6 +73,26 @@ def test_held_out_problems_count_as_far_as_they_are_read(project: Family):
     assert changed(project, before) == set()  # data.eval_limit is 8
     project.heldout.write_text("".join(reversed(lines)))
     assert changed(project, before) == {"data.eval", "rendered prompts"}
+
+
+def test_directories_of_problems(project: Family):
+    """Held-out problems by their files; and an id is of one problem alone, also where a training file is named eval."""
+    (held_out := project.directory / "held").mkdir()
+    lines = project.heldout.read_text().splitlines(keepends=True)
+    (held_out / "one.jsonl").write_text("".join(lines[:3]))
+    (held_out / "two.jsonl").write_text("".join(lines[2:4]))
+    inputs = load_inputs(configured(project, **{"data.eval": str(held_out)}))
+    assert inputs.files == {
+        "one": [f"eval/one/heldout-{n}" for n in range(3)],
+        "two": ["eval/one/heldout-2", "eval/two/heldout-3"],
+    }
+    assert [prompt.id for prompt in inputs.held_out] == [*inputs.files["one"], "eval/two/heldout-3"]
+    (training := project.directory / "training").mkdir()
+    (training / "eval.jsonl").write_text(lines[5])
+    with pytest.raises(
+        DataError, match=r"data.train: problem eval/heldout-5 of .*training has the id of a held-out one"
+    ):
+        load_inputs(configured(project, **{"data.train": str(training)}))
 
 
 @pytest.mark.parametrize("kind", ["learner", "explorer"])

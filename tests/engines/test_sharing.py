@@ -102,7 +102,7 @@ def test_prompts_of_one_id_that_differ_cannot_share(family: Family, tmp_path: Pa
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps(row) for row in (first | {"answer": "another"}, *rest)))
     trials = [configured(family, tmp_path, *keys) for keys in ([], [f"data.train={other}"])]
-    with pytest.raises(BankError, match=r"data.train: prompt \S+ has other tokens, another question or another answer"):
+    with pytest.raises(BankError, match=r"data.train: prompt \S+ has other tokens, another question, answer or column"):
         recordings(trials, display)
     apart = [trials[0], configured(family, tmp_path, f"data.train={other}", "rollout.explorer_seed=5")]
     assert [len(plans) for plans in by_engines(recordings(apart, display))] == [1, 1]  # engines know prompts by id

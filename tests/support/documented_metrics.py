@@ -30,6 +30,7 @@ PLACEHOLDERS = {
     "SPAN": ("explore", "learner_generate"),
     "ROLE": ("explorer", "learner", "verifier", "trainer", "bank"),
     "K": ("1", "8"),
+    "FILE": ("aime24",),
 }
 SECOND_COLUMN = "`steps.jsonl`"
 
@@ -51,7 +52,10 @@ def documented_names() -> set[str]:
 def logged_names(directory: Path) -> set[str]:
     """Every name that a record gives which lacks nothing. The update's metrics are those of real, tiny updates."""
     record = _record(_metrics_of_updates(directory))
-    evaluations = [replace(evaluation(model, 0), spent=Spent.on([record])) for model in get_args(Source)]
+    evaluations = [
+        replace(evaluation(model, 0), spent=Spent.on([record]), files={"aime24": evaluation(model, 0)})
+        for model in get_args(Source)
+    ]
     mlflow = {*step_metrics(record), *(name for one in evaluations for name in evaluation_metrics(one))}
     return mlflow | {f"json:{path}" for path in _paths(record.to_json())}
 

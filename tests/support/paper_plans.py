@@ -47,8 +47,8 @@ def columns() -> list[Column]:
     ]
 
 
-def tables(plans: list[Column]) -> list[str]:
-    """The lines of both tables, in Markdown."""
+def tables(plans: list[Column]) -> tuple[list[str], list[str]]:
+    """The lines of both tables, in Markdown: sizes and times, and ledgers."""
     titles = _line("", (column.title for column in plans))
     sizes = [titles, "|---" * (len(plans) + 1) + "|"]
     sizes += [_line(name, map(text, plans)) for name, text in ROWS.items()]
@@ -57,7 +57,7 @@ def tables(plans: list[Column]) -> list[str]:
     ledgers += [_line(look.ledger_name(key), (_item(column, key) for column in plans)) for key in keys]
     ledgers.append(_line("**used**", (f"**{look.gib(column.ledger.used_bytes)}**" for column in plans)))
     ledgers.append(_line("of", (look.gib(column.ledger.capacity_bytes) for column in plans)))
-    return [*sizes, *ledgers]
+    return sizes, ledgers
 
 
 def problems() -> list[str]:
@@ -116,4 +116,5 @@ def _line(name: str, cells: Iterator[str]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join([*tables(columns()), *problems()]))
+    for lines in (*tables(columns()), problems()):
+        print("\n".join(lines), end="\n\n")

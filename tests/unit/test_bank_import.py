@@ -133,6 +133,30 @@ def test_imported_rollouts_are_read_by_a_run_that_names_them(offline: Offline, c
         assert statuses[0] == "right" and "right" not in statuses[1:]
 
 
+def test_columns_are_given_to_the_verifier_and_are_of_the_recording(offline: Offline, monkeypatch) -> None:
+    own = "def check(response, answer, question, level):\n    return level / 4\n"
+    (offline.folder / "by_level.py").write_text(own)
+    monkeypatch.syspath_prepend(offline.folder)
+    problems = offline.folder / "levels.jsonl"
+    rows = [json.loads(line) for line in offline.family.train.read_text().splitlines()[:8]]
+    problems.write_text("".join(json.dumps(row | {"level": n % 3}) + "\n" for n, row in enumerate(rows)))
+    settings = f"data.train={problems}", "verifier.kind=by_level:check", "verifier.columns=[level]"
+    offline.config = offline.configured(*settings)
+    assert offline.import_() == 0
+    (recording,) = recordings(bank_storage(offline.config.bank.path))
+    assert recording.fingerprint.fields["verifier.columns"] == "level"
+    run = offline.configured("bank.mode=read", f"bank.recording={recording.name}", *settings)
+    prompts = training_prompts(run)
+    bank = RolloutBank(prepare(run, prompts), {prompt.id: prompt for prompt in prompts})
+    for number, prompt in enumerate(prompts):
+        found, _ = bank.read(ExplorerRequest(1, prompt.id, DRAWS, 9, 0))
+        assert [rollout.reward for rollout in found.rollouts] == [number % 3 / 4] * DRAWS
+    with pytest.raises(BankError, match="another question, answer or column for the verifier"):
+        problems.write_text(problems.read_text().replace('"level": 2', '"level": 3'))
+        others = training_prompts(run)
+        RolloutBank(prepare(run, others), {prompt.id: prompt for prompt in others})
+
+
 def test_a_run_that_does_not_name_it_does_not_read_it(offline: Offline) -> None:
     offline.import_()
     (recording,) = recordings(bank_storage(offline.config.bank.path))

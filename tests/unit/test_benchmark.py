@@ -83,6 +83,26 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path):
         load_benchmarks(paths)
 
 
+def test_a_directory_is_no_benchmark(tmp_path):
+    countdown(tmp_path / "x.jsonl")
+    with pytest.raises(DataError, match="is a directory; name the files in it, each of which is a benchmark"):
+        load_benchmark(str(tmp_path))
+
+
+def test_columns_for_the_verifier_are_in_the_prompts_but_not_in_the_file_of_problems(tmp_path, monkeypatch):
+    (tmp_path / "by_level.py").write_text("def check(response, answer, question, level):\n    return level / 4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = write(tmp_path / "x.jsonl", {"id": "7", "question": "1+1?", "answer": 2, "level": 3})
+    words = ["verifier.kind=by_level:check", "verifier.columns=[level]", "data.chat=false"]
+    (job,) = make_jobs(
+        SMALL, load_benchmarks([file], None, ["level"]), Options(1, overrides=words), tmp_path, clip=False
+    )
+    assert [json.loads(prompt.columns) for prompt in job.prompts] == [{"level": 3}]
+    EvaluationDirectory(tmp_path / "out").write_problems(job.benchmarks[0])
+    written = (tmp_path / "out" / "problems" / "x.jsonl").read_text()
+    assert json.loads(written) == {"id": "x/7", "question": "1+1?", "answer": "2"}
+
+
 def test_a_bad_row_and_a_missing_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"bad.jsonl, line 2, field answer: missing"):
         load_benchmark(write(tmp_path / "bad.jsonl", {"question": "a", "answer": 1}, {"question": "b"}))

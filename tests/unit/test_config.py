@@ -8,6 +8,7 @@ import pytest
 from s2l_ray.config import EngineConfig, load_config
 from s2l_ray.config.reference import keys
 from s2l_ray.config.renamed import ELSEWHERE, RENAMED
+from s2l_ray.config.shipped import CONFIGURATIONS as CONFIGURATIONS_SHIPPED
 from s2l_ray.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -212,6 +213,18 @@ def test_an_extended_file_that_is_missing_is_named_with_the_file_that_extends_it
 def test_the_most_tokens_of_an_engines_batch(engine, longest, gpu, cpu):
     settings = EngineConfig(**engine)
     assert (settings.batched_tokens(longest, gpu=True), settings.batched_tokens(longest, gpu=False)) == (gpu, cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("schedule.steps=12", "the file or name comes first, then keys such as schedule.steps=12; s2l-ray ships"),
+        ("lr=0.1/quickstrat", "did you mean quickstart"),
+        ("/data/lr=0.1/quickstrat.yaml", "did you mean quickstart"),
+    ],
+)
+def test_what_could_have_been_meant_by_a_name_that_is_not_found(name, said):
+    assert said in CONFIGURATIONS_SHIPPED.hint(name)
 
 
 def test_a_batch_holds_a_token_of_each_sequence(tmp_path):

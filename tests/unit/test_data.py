@@ -115,26 +115,28 @@ def test_the_files_of_a_directory_are_told_apart(tmp_path):
         pyarrow.Table.from_pylist([{"id": 1, "question": q, "answer": "3"} for q in "cd"][:1]),
         tmp_path / "aime.parquet",
     )
-    for ignored in (".hidden.jsonl", "README.md"):
+    (tmp_path / "spark.parquet").mkdir()
+    for ignored in (".hidden.jsonl", "README.md", "spark.parquet/part-0.parquet"):
         (tmp_path / ignored).write_text("no problems")
     found = load_problems(tmp_path, limit=2)
-    assert [(p.id, p.question, p.file) for p in found.problems] == [
-        ("aime/1", "c", "aime"),
-        ("math-500/1", "a", "math-500"),
-        ("math-500/math 500-000002", "b", "math-500"),
+    assert [(p.id, p.question, p.files) for p in found.problems] == [
+        ("aime/1", "c", ("aime",)),
+        ("math-500/1", "a", ("math-500",)),
+        ("math-500/math 500-000002", "b", ("math-500",)),
     ]
     write(tmp_path / "more.jsonl", {"question": " c", "answer": "3"})
     again = load_problems(tmp_path, limit=2)
     assert (again.dropped, again.digest) == (1, found.digest)
+    assert again.problems[0].files == ("aime", "more")
 
 
 def test_a_directory_without_data_or_with_two_files_of_one_name_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"is a directory without a file of type .jsonl or .parquet"):
         load_problems(tmp_path)
-    for name in ("a b.jsonl", "a-b.jsonl"):
+    for name in ("数学.jsonl", "物理.jsonl"):  # MLflow would call both so
         write(tmp_path / name, {"question": name, "answer": "3"})
-    with pytest.raises(DataError, match=r"a-b.jsonl and a b.jsonl would both be called a-b; rename one of the files"):
+    with pytest.raises(DataError, match=r"物理.jsonl and 数学.jsonl would both be called -; rename one of the files"):
         load_problems(tmp_path)
 
 
@@ -166,8 +168,8 @@ def test_the_digest_is_of_the_columns_too_and_without_any_that_of_earlier_versio
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "a", "answer": "1"}, r"field kind: missing, and verifier.columns names it; the row has answer"),
-        ({"question": "a", "answer": "1", "kind": math.nan}, r"line 1, field kind: .*a column of verifier.columns may"),
+        ({"question": "a", "answer": "1"}, r"field kind: missing, and the verifier is to have it; the row has answer"),
+        ({"question": "a", "answer": "1", "kind": math.nan}, r"line 1, field kind: .*a column for the verifier may"),
         ({"question": "a", "answer": "1", "kind": [b"x"]}, r"line 1, field kind: .*bytes is not JSON serializable"),
     ],
 )

@@ -254,10 +254,12 @@ def test_the_carried_nodes_are_fixed():
         ("bank.path", "s3://bucket/bank", "s3://bucket/bank"),
         ("models.learner", "Qwen/Qwen3-8B-Base@main", "Qwen/Qwen3-8B-Base@main"),
         ("models.learner", "/models/mine", "/models/mine"),
+        ("data.eval", "/data", "/data"),
+        ("data.eval", "/data/held-out", "/data/held-out"),
     ],
 )
 def test_paths_are_those_of_pods(key: str, path: str, there: str):
-    assert path_in_pod(key, path, Infra.model_validate({"claims": {"models": "m"}})) == there
+    assert path_in_pod(key, path, Infra.model_validate({"claims": {"models": "m", "data": "d"}})) == there
 
 
 @pytest.mark.parametrize("path", ["/home/me/data.jsonl", "data/a.jsonl", "/data/a.jsonl"])

@@ -43,21 +43,23 @@ def test_pass_at_k_by_hand():
 
 
 def test_each_file_of_a_directory_is_measured_by_itself():
-    files = {"first": ["c", "a"], "second": ["b"]}
+    files = {"first": ["c", "a"], "second": ["b", "a"]}
     record = measure(
         CONFIG, ["c", "a", "b"], rows(), step=5, source="learner", weight_version=3, seconds=1.5, files=files
     )
     first, second = record.files["first"], record.files["second"]
-    assert (first.correct, second.correct) == ([1, 2], [0])
+    assert (first.correct, second.correct) == ([1, 2], [0, 2])  # a is in both files
     assert first.pass_at == pytest.approx({1: 3 / 8, 2: (1 / 2 + 5 / 6) / 2, 4: 1})
-    assert set(second.pass_at.values()) == {0.0}
-    assert (first.reward, second.reward, first.response_tokens, first.problems) == (3 / 8, 0.0, 80, 2)
+    assert second.pass_at == pytest.approx({1: 2 / 8, 2: 5 / 12, 4: 1 / 2})
+    assert (first.reward, second.reward, first.response_tokens, first.problems) == (3 / 8, 2 / 8, 80, 2)
+    assert (first.seconds, first.spent) == (0.0, None)
     assert EvaluationRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
     named = {name: value for name, value in evaluation_metrics(record).items() if name.count("/") == 3}
     assert named == {
         "eval/learner/first/reward": 3 / 8,
         **{f"eval/learner/first/pass_at_{k}": value for k, value in first.pass_at.items()},
-        **dict.fromkeys((f"eval/learner/second/{key}" for key in ("reward", "pass_at_1", "pass_at_2", "pass_at_4")), 0),
+        "eval/learner/second/reward": 2 / 8,
+        **{f"eval/learner/second/pass_at_{k}": value for k, value in second.pass_at.items()},
     }
 
 

@@ -18,11 +18,12 @@ def plans() -> list[Column]:
 
 def test_the_tables_of_the_papers_set_ups(plans: list[Column]) -> None:
     assert all(column.plan.fits for column in plans)
-    assert [line for line in tables(plans) if line not in PAGE.splitlines()] == [], AGAIN
+    for table in tables(plans):
+        assert "\n".join(["", "", *table, "", ""]) in PAGE, AGAIN
 
 
 def test_why_the_published_settings_do_not_fit_on_24_gb() -> None:
-    assert "\n".join(problems()) in PAGE, AGAIN
+    assert "\n".join(["", *problems(), "```"]) in PAGE, AGAIN
 
 
 def test_the_rate_that_is_compared_with_a_published_one(plans: list[Column]) -> None:
