@@ -89,9 +89,7 @@ def test_directories_of_problems(project: Family):
     assert [prompt.id for prompt in inputs.held_out] == [*inputs.files["one"], "eval/two/heldout-3"]
     (training := project.directory / "training").mkdir()
     (training / "eval.jsonl").write_text(lines[5])
-    with pytest.raises(
-        DataError, match=r"data.train: problem eval/heldout-5 of .*training has the id of a held-out one"
-    ):
+    with pytest.raises(DataError, match=r"data.train: problem eval/heldout-5 of .* has the id of a held-out one"):
         load_inputs(configured(project, **{"data.train": str(training)}))
 
 

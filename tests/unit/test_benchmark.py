@@ -93,7 +93,7 @@ def test_columns_for_the_verifier_are_in_the_prompts_but_not_in_the_file_of_prob
     (tmp_path / "by_level.py").write_text("def check(response, answer, question, level):\n    return level / 4\n")
     monkeypatch.syspath_prepend(tmp_path)
     file = write(tmp_path / "x.jsonl", {"id": "7", "question": "1+1?", "answer": 2, "level": 3})
-    words = ["verifier.kind=by_level:check", "verifier.columns=[level]", "data.chat=false"]
+    words = ["verifier.kind=by_level:check", "verifier.columns=[level]", "data.chat=false", "rollout.max_tokens=8"]
     (job,) = make_jobs(
         SMALL, load_benchmarks([file], None, ["level"]), Options(1, overrides=words), tmp_path, clip=False
     )
