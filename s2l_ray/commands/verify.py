@@ -21,10 +21,13 @@ DESCRIPTION = """\
 Check the responses in a file against their gold answers. Each row is
 {"answer": gold, "response": text}, with "question" and "id" if wanted; each
 verdict is right, wrong, unparsable (no answer can be read), timeout or failed
-(the check could not be done).
+(the check could not be done)."""
+EPILOG = """\
+examples:
+  s2l verify answers.jsonl
+  s2l verify answers.jsonl --kind my_rewards:check --columns data_source
 
-  s2l verify answers.jsonl --kind my_rewards:check --columns data_source"""
-EPILOG = "exit status: 0, or 1 if no row could be checked"
+exit status: 0, or 1 if no row could be checked"""
 
 
 def add_to(commands: Commands) -> None:
