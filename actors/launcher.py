@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -31,7 +31,7 @@ from s2l_ray.machine.processes import kill_with_environment
 from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
 from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.placement.start_bound import start_bound
-from s2l_ray.rollouts.records import NO_COLUMNS, Prompt
+from s2l_ray.rollouts.records import Prompt, without_columns
 from s2l_ray.rollouts.step_planner import step_planner
 from s2l_ray.vllm_bridge.environment import engine_environment
 
@@ -88,11 +88,8 @@ class ActorLauncher:
         self.serve(config, layout)
         self._reservation = reservation
         self._prompts = ray.put(prompts)
-        # The verifier's columns, such as unit tests, may be large, and engines have no use for them.
-        bare = {
-            id: replace(prompt, columns=NO_COLUMNS) for id, prompt in prompts.items() if prompt.columns != NO_COLUMNS
-        }
-        self._for_engines = ray.put(prompts | bare) if bare else self._prompts
+        bare = without_columns(prompts)
+        self._for_engines = self._prompts if bare is prompts else ray.put(bare)
         self._actors: list[Any] = []
         self._ready: dict[Any, ray.ObjectRef] = {}
         """Of the actors that hold something to close: done once they do."""

@@ -23,8 +23,9 @@ class EngineConfig(Section):
     """Most sequences in one batch of the engine."""
     max_num_batched_tokens: Positive | None = None
     """Most tokens that the engine computes at once: pieces of prompts, and one token of each sequence that is being
-    sampled. Default: 8192 on GPUs and 2048 on CPUs. What a batch cannot fill counts as what it can; and on CPUs, where
-    prompts are not cut, there is always room for the longest text beside a token of each other sequence."""
+    sampled. Default: 8192 on GPUs and 2048 on CPUs. On GPUs it is never more than `max_num_seqs` sequences of full
+    length come to. On CPUs, where prompts are not cut, the longest text beside a token of each other sequence always
+    fits."""
     kv_cache_gb: PositiveFloat | None = None
     """Size of the KV cache on each device, in GiB; default: what the plan finds room and use for (on CPUs: 0.5)."""
     enforce_eager: bool = False

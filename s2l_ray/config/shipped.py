@@ -58,7 +58,7 @@ class ShippedFiles:
     def hint(self, name: str | Path) -> str:
         """What could be meant by a name that is not found, such as "did you mean quickstart? s2l-ray ships ..."."""
         names = list(self.paths())
-        if re.match(r"[\w.]+=[^/]*$", str(name)):
+        if re.match(r"\w+(\.\w+)+=|\w+=[^/]*$", str(name)):  # a path may have "=" in it, too
             return f"the file or name comes first, then keys such as {name}; s2l-ray ships {', '.join(names)}"
         bare = Path(name).name.removesuffix(SUFFIX)
         by_ending = {known.rpartition("/")[2]: known for known in names}

@@ -64,7 +64,7 @@ class VerifierConfig(Section):
         if self.columns and VERIFIERS.is_built_in(self.kind):
             raise ValueError(f"columns are for a function of your own; {self.kind} takes none")
         if len(set(self.columns)) < len(self.columns):
-            raise ValueError("columns: a name is there twice; leave it out once")
+            raise ValueError("columns: a name is given twice; give it once")
         return self
 
     def check(self) -> None:

@@ -42,6 +42,16 @@ class Prompt:
     """JSON object of what else the row has for the verifier, see `verifier.columns`; never given to a model."""
 
 
+def without_columns(prompts: dict[str, Prompt]) -> dict[str, Prompt]:
+    """What engines get of the prompts: the verifier's columns, such as unit tests, may be large.
+
+    Returns:
+        `prompts` itself, if none has any.
+    """
+    bare = {id: replace(prompt, columns=NO_COLUMNS) for id, prompt in prompts.items() if prompt.columns != NO_COLUMNS}
+    return prompts | bare if bare else prompts
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verifier's judgement of one response. `detail` is for people: the parsed answer, or what went wrong."""

@@ -58,7 +58,7 @@ def rows_and_errors(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataErro
     readers = dict(zip(SUFFIXES, (_read_jsonl, _read_parquet), strict=True))
     try:
         if kind := kind_of(path):
-            raise DataError(f"{path} is {kind}; {WANTED}")
+            raise DataError(f"{path} is {kind}; give the path of a {' or '.join(SUFFIXES)} file")
         pointer = git_lfs.is_pointer(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist{left_out_of_upload(path)}; {WANTED}") from None

@@ -219,6 +219,8 @@ def test_the_most_tokens_of_an_engines_batch(engine, longest, gpu, cpu):
     ("name", "said"),
     [
         ("schedule.steps=12", "the file or name comes first, then keys such as schedule.steps=12; s2l-ray ships"),
+        ("data.train=/a/b.jsonl", "the file or name comes first, then keys such as data.train=/a/b.jsonl"),
+        ("seed=3", "the file or name comes first, then keys such as seed=3"),
         ("lr=0.1/quickstrat", "did you mean quickstart"),
         ("/data/lr=0.1/quickstrat.yaml", "did you mean quickstart"),
     ],

@@ -13,12 +13,14 @@ from ray import cloudpickle
 from s2l_ray.errors import GroupError
 from s2l_ray.rollouts.records import (
     Period,
+    Prompt,
     Rollout,
     RolloutGroup,
     RolloutSet,
     SetReport,
     Verdict,
     report_on,
+    without_columns,
     write_groups,
 )
 
@@ -92,3 +94,12 @@ def test_texts_that_utf8_cannot_encode_are_written_as_escapes(tmp_path) -> None:
     write_groups(path, [RolloutGroup("p", np.array([1], np.int32), [odd])])
     assert "\U0001f642" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["response"] == odd.text
+
+
+def test_engines_get_no_columns_and_the_same_prompts_where_there_are_none():
+    plain = Prompt("a", "q", "q >", np.array([1], np.int32), "2")
+    tested = Prompt("b", "q", "q >", np.array([2], np.int32), "3", '{"tests": ["x"]}')
+    assert without_columns(only := {"a": plain}) is only
+    bare = without_columns({"a": plain, "b": tested})
+    assert bare["a"] is plain and list(bare) == ["a", "b"]
+    assert (bare["b"].columns, bare["b"].answer, bare["b"].token_ids.tolist()) == ("{}", "3", [2])

@@ -151,7 +151,7 @@ def test_a_function_and_the_columns_must_fit(functions, kind, columns, message):
     ("values", "message"),
     [
         ({"columns": ["level"]}, "columns are for a function of your own; math takes none"),
-        ({"kind": "m:f", "columns": ["level", "level"]}, "a name is there twice"),
+        ({"kind": "m:f", "columns": ["level", "level"]}, "a name is given twice"),
         ({"kind": "m:f", "columns": ["answer"]}, "is given to every verifier"),
         ({"kind": "m:f", "columns": ["a b"]}, "cannot be the name of an argument"),
         ({"kind": "m:f", "columns": ["class"]}, "cannot be the name of an argument"),
