@@ -64,7 +64,8 @@ class Recipe(Section):
     heldout_problems: Positive = 512
     """Problems to evaluate on, which no recipe trains on."""
     seed: NonNegative = 1
-    """Of problems and weights."""
+    """Of problems and weights. The RL problems are drawn by seed + 1, as the pretraining problems of that seed's family
+    are: the families of two seeds that follow each other are not independent."""
 
     @property
     def fingerprint(self) -> str:

@@ -134,10 +134,10 @@ def test_paths_of_a_machine_are_not_in_it() -> None:
         "evaluation.k": [1],
         "seed": 1,
     }
-    there = {"models.learner": "Qwen/Qwen3-8B", "models.explorer": "outputs/family-2/small", "data.eval": None}
+    there = {"models.learner": "Qwen/Qwen3-8B", "models.explorer": "outputs/family-3/small", "data.eval": None}
     assert portable(given | there) == given | there | {
         "data.train": "data/train.jsonl",
-        "models.explorer": "family-2/small",
+        "models.explorer": "family-3/small",
     }
     assert portable(portable(given | there)) == portable(given | there)
     assert portable({"models.learner": "large"}) == {"models.learner": "large"}
