@@ -21,6 +21,15 @@ MACHINES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+VARIED = {
+    "engines.*.max_num_seqs=512": ["engines.explorer.max_num_seqs=512", "engines.learner.max_num_seqs=512"],
+    "engines.*.max_num_seqs=1024": ["engines.explorer.max_num_seqs=1024", "engines.learner.max_num_seqs=1024"],
+    "trainer.reshard_after_forward=false": ["trainer.reshard_after_forward=false"],
+    "placement.mode=separate": ["placement.mode=separate"],
+}
+"""Settings that the plan leaves as they are, and the placement that it did not choose."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One of the plans."""
@@ -58,6 +67,23 @@ def tables(plans: list[Column]) -> tuple[list[str], list[str]]:
     ledgers.append(_line("**used**", (f"**{look.gib(column.ledger.used_bytes)}**" for column in plans)))
     ledgers.append(_line("of", (look.gib(column.ledger.capacity_bytes) for column in plans)))
     return sizes, ledgers
+
+
+def varied(plans: list[Column]) -> list[str]:
+    """The lines of the table, in Markdown, of how much longer or shorter a run is with each of `VARIED`."""
+    ours = [("1.7B to 8B", "8 x 80 GB"), ("4B to 14B", "2 x 8 x 80 GB")]
+    titles = [f"{models} on {machine}" for models, machine in ours]
+    lines = [_line("", iter(titles)), "|---" * (len(ours) + 1) + "|"]
+    usual = {column.title: column.plan.run_seconds or 0.0 for column in plans}
+    for name, overrides in VARIED.items():
+        cells = []
+        for (models, machine), title in zip(ours, titles, strict=True):
+            plan = make_plan(load_config(MODELS[models], overrides), load_inventory(MACHINES[machine][0]))
+            assert plan.run_seconds is not None
+            change = plan.run_seconds / usual[title] - 1
+            cells.append("none" if abs(change) < 5e-4 else f"{change:+.1%}")
+        lines.append(_line(f"`{name}`", iter(cells)))
+    return lines
 
 
 def problems() -> list[str]:
@@ -116,5 +142,6 @@ def _line(name: str, cells: Iterator[str]) -> str:
 
 
 if __name__ == "__main__":
-    for lines in (*tables(columns()), problems()):
+    plans = columns()
+    for lines in (*tables(plans), varied(plans), problems()):
         print("\n".join(lines), end="\n\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.paper_plans import Column, columns, problems, tables
+from tests.support.paper_plans import Column, columns, problems, tables, varied
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "concepts" / "plan.md").read_text()
@@ -20,6 +20,10 @@ def test_the_tables_of_the_papers_set_ups(plans: list[Column]) -> None:
     assert all(column.plan.fits for column in plans)
     for table in tables(plans):
         assert "\n".join(["", "", *table, "", ""]) in PAGE, AGAIN
+
+
+def test_what_other_settings_would_change(plans: list[Column]) -> None:
+    assert "\n".join(["", "", *varied(plans), "", ""]) in PAGE, AGAIN
 
 
 def test_why_the_published_settings_do_not_fit_on_24_gb() -> None:
