@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from s2l_ray.gpu_check.check import Check
 from s2l_ray.gpu_check.timer import device_seconds
 from s2l_ray.training.attention import PackedLayout, packed_attention
+from s2l_ray.training.flash_attention import problem_with_version_3, use_flash_attention
 
 UNEQUAL, EQUAL, ALONE = [1, 5, 64, 131, 300], [64, 64, 64], [1]
 CASES = ((4, 4, 64, UNEQUAL), (16, 8, 64, UNEQUAL), (16, 8, 128, UNEQUAL), (8, 1, 128, UNEQUAL), (16, 8, 128, EQUAL),
@@ -68,6 +69,8 @@ def run(check: Check) -> None:
     check.need_gpu("packed attention on the CPU is right")
     with check.part("speed"):
         _speed(check)
+    with check.part("FlashAttention 3"):
+        _version_3(check)
 
 
 def _name(case: tuple[int, int, int, list[int]], dtype: torch.dtype) -> str:
@@ -132,6 +135,23 @@ def _speed(check: Check) -> None:
         _time(check, "keys not repeated", packed, lambda: _unrepeated(packed))
     except (RuntimeError, TypeError) as error:  # a kernel that the trainer does not use
         check.say(f"keys not repeated: not offered by this torch ({str(error).splitlines()[0]})")
+
+
+def _version_3(check: Check) -> None:
+    """The same comparisons and times with trainer.flash_attention: 3, where that can be used."""
+    device = torch.device("cuda")
+    if problem := problem_with_version_3(device):
+        check.say(f"trainer.flash_attention: 3 {problem}")
+        return
+    use_flash_attention(3, device)
+    try:
+        for case in CASES:
+            name = f"FlashAttention 3, {_name(case, torch.bfloat16)}"
+            _compare(check, name, Packed.random(*case, "cuda", torch.bfloat16))
+        packed = Packed.random(TIMED_HEADS, TIMED_KV_HEADS, TIMED_DIM, TIMED_LENGTHS, "cuda", torch.bfloat16)
+        _time(check, "FlashAttention 3", packed, packed.attend)
+    finally:
+        use_flash_attention(2, device)
 
 
 def _time(check: Check, name: str, packed: Packed, attend: Callable[[], Tensor]) -> None:

@@ -21,6 +21,7 @@ from s2l_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from s2l_ray.training.clock import UpdateClock, UpdatePart
 from s2l_ray.training.compiled import compile_layers
 from s2l_ray.training.determinism import compute_deterministically, seed_generators
+from s2l_ray.training.flash_attention import use_flash_attention
 from s2l_ray.training.lockstep import check_mini_batches, pack_in_step, without_empty
 from s2l_ray.training.lora import add_adapters
 from s2l_ray.training.metrics import SOURCES, MetricSums
@@ -70,7 +71,8 @@ class PolicyTrainer:
     Raises:
         ModelError: the model cannot be loaded, or computes something that the trainer does not support.
         ConfigError: trainer.lr_schedule does not go with total_steps; trainer.replicas does not divide the ranks; a
-            function that the objective names cannot be used; peft or max_tokens is needed and not there.
+            function that the objective names cannot be used; peft, max_tokens or what trainer.flash_attention asks for
+            is needed and not there.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class PolicyTrainer:
         torch.set_num_threads(trainer.threads_on(cuda=self.device.type == "cuda"))
         self.optimizer_steps = 0
         seed_generators(seed + self.rank)
+        use_flash_attention(trainer.flash_attention, self.device)
         self.policy = self._load_policy(adapter_seed=seed)
         layers = len(self.policy.model.base_model.layers)
         recompute_layers(self.policy.model, trainer.layers_recomputed(layers, cuda=self.device.type == "cuda"))

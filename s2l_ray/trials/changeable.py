@@ -45,6 +45,7 @@ NOT_CHANGEABLE: Mapping[str, str] = {
     "trainer.recomputed_layers": _BUILT,
     "trainer.reshard_after_forward": _BUILT,
     "trainer.compile": _BUILT,
+    "trainer.flash_attention": _BUILT,
     "trainer.deterministic": _BUILT,
     "trainer.lora_rank": "it makes another model",
     "trainer.lora_alpha": "it makes another model",
