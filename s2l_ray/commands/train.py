@@ -20,7 +20,8 @@ examples:
 
 A run that was interrupted resumes from its last checkpoint when the same
 command is given again. Where outputs/NAME holds a finished run and no run_dir
-is given, the new run is written to outputs/NAME-2, and so on.
+is given, the new run is written to outputs/NAME-2, and so on. With run_dir, the
+same command again finds the run finished and has nothing to do.
 
 `s2l config` explains every key. RUN_DIR/config.yaml lists the values of a run."""
 
@@ -38,9 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
     from s2l_ray.display import RunDisplay, final_table
     from s2l_ray.machine.console import CommandConsole
-    from s2l_ray.run.finished import next_free
+    from s2l_ray.run.finished import done_already, next_free
 
-    config, notice = next_free(load_config(arguments.config, arguments.overrides))
+    config = load_config(arguments.config, arguments.overrides)
+    if done := done_already(config):
+        CommandConsole().print(done, soft_wrap=True, highlight=False, markup=False)
+        return 0
+    config, notice = next_free(config)
     from s2l_ray.algorithm import S2LPO
 
     with RunDisplay(config.schedule.steps, config.name) as display:

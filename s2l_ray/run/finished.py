@@ -8,6 +8,9 @@ from pathlib import Path
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
 from s2l_ray.run.checkpoints import checkpoints_in
+from s2l_ray.run.earlier import CONFIGURATION, pins_of, read_configuration
+from s2l_ray.run.identity import flat, is_same_run
+from s2l_ray.run.inputs import with_absolute_paths
 from s2l_ray.run.mirror import SUMMARY, Mirror, answered
 
 
@@ -37,6 +40,29 @@ def next_free(config: Config) -> tuple[Config, str | None]:
         path = first.with_name(f"{first.name}-{number}")
     here = config.model_copy(update={"run_dir": str(path)})
     return here, f"{where} holds a finished run; this one is in {path}." + ("" if config.resume != "auto" else f" {on}")
+
+
+def done_already(config: Config) -> str | None:
+    """What to say where `run_dir` was given and holds this very run, finished; None where there is something to do.
+
+    A job that is started again after its end has nothing to do: that is no error, else Kubernetes and batch systems would
+    take the run for failed and start it again. Settings are compared, and not the contents of data files and models.
+    """
+    path = config.run_path
+    if config.run_dir is None or config.resume == "never" or not (path / SUMMARY).exists():
+        return None
+    before, pins = read_configuration(path / CONFIGURATION), pins_of(path)
+    there, asked = flat(before.model_dump(mode="json")), flat(with_absolute_paths(config).model_dump(mode="json"))
+    # What was left to the run is there as it was settled: a date, a type, the commit of a branch.
+    settled = {key for key, value in asked.items() if value in (None, "auto")}
+    settled |= {key for key, pin in pins.items() if asked.get(key) == pin.asked}
+    same = {key: there.get(key) for key in settled}
+    if not is_same_run(there, asked | same) or before.schedule.steps != config.schedule.steps:
+        return None
+    return (
+        f"{path} holds this run, finished after {before.schedule.steps} steps; there is nothing to do. To train on from its "
+        f"end: {resuming_overrides(path, config)}"
+    )
 
 
 def resuming_overrides(path: Path, config: Config | None = None) -> str:

@@ -30,6 +30,8 @@ FREE_TO_CHANGE = (
     *("rollout.prefetch_steps", "rollout.prefetch_gb", "rollout.keep_groups"),
     *("trainer.ranks", "trainer.replicas", "trainer.cpus", "trainer.threads"),
     *("trainer.micro_batch_tokens", "trainer.logprob_chunk_tokens"),
+    *("trainer.gradient_checkpointing", "trainer.recomputed_layers", "trainer.reshard_after_forward"),
+    *("trainer.compile", "trainer.flash_attention", "trainer.cpu_offload", "objective.reference_offload"),
 )
 """Keys that may differ when a run is resumed. They say where and how fast it is computed, not what is computed."""
 
@@ -107,6 +109,12 @@ def differences(
         if not key.endswith(" source") or old.get(named := key.removesuffix(" source")) == new.get(named)
     ]
     return of_settings + of_contents
+
+
+def is_same_run(before: Settings, now: Settings) -> bool:
+    """Whether all settings are equal but those that are free to change."""
+    keys = before.keys() | now.keys()
+    return all(before.get(key) == now.get(key) or _is_within(key, FREE_TO_CHANGE) for key in keys)
 
 
 def trained_with(config: Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.kinds import Source
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.run.identity import contents_of
-from s2l_ray.tasks.compat import check_context, check_models, model_directory
+from s2l_ray.tasks.compat import check_context, check_models, check_window, model_directory
 from s2l_ray.tasks.data import ProblemSet, load_problems
 from s2l_ray.tasks.prompts import load_tokenizer, render_prompts
 
@@ -53,6 +53,8 @@ def load_inputs(config: Config) -> Inputs:
     kinds: tuple[Source, ...] = ("learner", "explorer")
     for kind in kinds:
         check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
+    longest = max(map(config.max_model_len, kinds))  # the learner is trained on the rollouts of both
+    check_window("models.learner", models.learner, longest, models.trust_remote_code)
     problems = {"train": load_problems(data.train, data.train_limit, config.verifier.columns)}
     if data.eval:
         problems["eval"] = load_problems(data.eval, data.eval_limit, config.verifier.columns)

@@ -14,7 +14,7 @@ from s2l_ray.tasks.model_files import REMEDY, check_rows, check_small_files, rea
 from s2l_ray.tasks.prompts import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 PROBES = (
     "Natalia sold 48/2 = 24 clips in May.",
@@ -80,6 +80,26 @@ def check_context(key: str, name: str, tokens: int) -> None:
         )
 
 
+def check_window(key: str, name: str, tokens: int, trust_remote_code: bool = False) -> None:
+    """Check that prompt and response fit into a sliding window of the model's layers: the trainer has none.
+
+    Args:
+        tokens: of both together.
+
+    Raises:
+        ModelError: they do not, or there is no such model.
+    """
+    config = _transformers_config(key, model_directory(key, name), trust_remote_code)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
+    if slides and window is not None and window < tokens:
+        raise ModelError(
+            f"{key}: {model_directory(key, name)} has layers with a sliding window of {window} tokens, but prompt and "
+            f"response may take {tokens}, and the trainer computes whole attention alone; lower data.max_prompt_tokens "
+            "or rollout.max_tokens"
+        )
+
+
 def context_of(key: str, name: str) -> int | None:
     """The most tokens that a model has positions for; None if its config.json does not say, or stretches them.
 
@@ -96,7 +116,7 @@ def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
     path = model_directory(key, name)
     config = read_json(key, path / "config.json")
     check_small_files(key, path)
-    _check_architecture(key, path, trust_remote_code)
+    _transformers_config(key, path, trust_remote_code)
     rows = _number(_text_config(config), "vocab_size") or None
     check_rows(key, path, weight_shapes(key, path), rows)
     try:
@@ -118,11 +138,11 @@ def _number(config: dict[str, Any], name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _check_architecture(key: str, path: Path, trust_remote_code: bool) -> None:
+def _transformers_config(key: str, path: Path, trust_remote_code: bool) -> PretrainedConfig:
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # from an unknown architecture to an impossible value: as many types as models
         reason = " ".join(str(error).split())
         raise ModelError(

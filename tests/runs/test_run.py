@@ -242,6 +242,8 @@ def test_more_steps_after_the_end_go_the_way_that_is_named(
         code = main(["train", str(QUICKSTART), *words_of(overrides | changes)])
         return code, "".join(capfd.readouterr())
 
+    code, output = train()
+    assert code == 0 and "finished after 6 steps; there is nothing to do" in output
     code, output = train(**{"schedule.steps": 7})
     assert code == 1 and "already holds a finished run" in output
     way = dict(word.split("=", 1) for word in shlex.split(output.rpartition("train on from its end: ")[2]))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from s2l_ray.errors import DataError, ModelError
-from s2l_ray.tasks.compat import check_context, check_models
+from s2l_ray.tasks.compat import check_context, check_models, check_window
 from s2l_ray.tasks.data import load_problems
 from s2l_ray.tasks.model_files import weight_shapes
 from tests.support.examples import examples
@@ -200,3 +200,27 @@ def test_positions_for_prompt_and_response(model):
     for more in ({"model_max_length": 128}, stretched, {"max_position_embeddings": None}):
         path.write_text(json.dumps(config | more))
         check_context("models.explorer", str(model), 65)
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, False),
+        ({"model_type": "mistral", "sliding_window": None}, True),
+        ({"model_type": "gemma3_text", "sliding_window": 64, "num_hidden_layers": 6}, False),
+        # A Qwen model has windows only where it says so, and only above max_window_layers.
+        ({"model_type": "qwen3", "sliding_window": 64}, True),
+        ({"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0}, False),
+        ({"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 32}, True),
+        ({"model_type": "llama"}, True),
+    ],
+)
+def test_a_sliding_window_for_prompt_and_response(model, config: dict[str, object], fits: bool):
+    (model / "config.json").write_text(json.dumps(config))
+    check_window("models.learner", str(model), 64)
+    if fits:
+        check_window("models.learner", str(model), 65)
+    else:
+        message = "models.learner: .* a sliding window of 64 tokens, but prompt and response may take 65, .*; lower data.max"
+        with pytest.raises(ModelError, match=message):
+            check_window("models.learner", str(model), 65)

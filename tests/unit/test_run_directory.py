@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from s2l_ray.cli import main
+from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.run.checkpoints import CheckpointDraft, read_checkpoint
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.earlier import pins_of
-from s2l_ray.run.finished import next_free
+from s2l_ray.run.finished import done_already, next_free
 from s2l_ray.tasks.sources import Pin
 from tests.support.run_directories import CONTENTS, RECORD, acquired, config, learner, save, to_resume
 
@@ -41,6 +43,8 @@ def test_another_configuration_is_refused_and_the_keys_named(tmp_path: Path):
         acquired(config(tmp_path, seed=2))
     # What does not enter the computation may change.
     acquired(config(tmp_path, **{"checkpoint.every": 3, "cluster.step_timeout_s": 9})).close()
+    less_memory = {"trainer.gradient_checkpointing": "on", "trainer.cpu_offload": True, "trainer.compile": True}
+    acquired(config(tmp_path, **less_memory)).close()
 
 
 @pytest.mark.parametrize("key", CONTENTS)
@@ -238,6 +242,48 @@ def test_more_steps_after_the_end_go_the_way_that_the_message_names(first: Path,
         assert notice is None and longer.run_path == Path(f"{first}-more")
         assert to_resume(acquired(longer), longer).step == 4 and longer.schedule.steps == more
         (longer.run_path / ".lock").unlink()
+
+
+def finished(settings: Config) -> Config:
+    """The settings of a run whose directory holds its end, with what the run settled by itself."""
+    settled = {"models": settings.models.model_copy(update={"dtype": "float32"})}
+    acquired(settings.model_copy(update=settled)).close()
+    (settings.run_path / "summary.json").write_text("{}")
+    return settings
+
+
+def test_the_same_command_finds_its_run_finished(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    settings = finished(config(tmp_path))
+    done = (
+        f"{tmp_path}/run holds this run, finished after 60 steps; there is nothing to do. To train on from its end: "
+        f"resume={tmp_path}/run run_dir={tmp_path}/run-more schedule.steps=60"
+    )
+    assert done_already(settings) == done
+    assert done_already(config(tmp_path, **{"engines.learner.count": 2, "trainer.cpu_offload": True})) == done
+    assert main(["train", str(tmp_path / "run.yaml"), f"run_dir={tmp_path}/run"]) == 0
+    assert capfd.readouterr().out == f"{done}\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 2}, {"schedule.steps": 61}, {"models.dtype": "bfloat16"}, {"resume": "never"}, {"data.train": "y.jsonl"}],
+)
+def test_another_run_than_the_finished_one_is_refused(other: dict[str, object], tmp_path: Path):
+    finished(config(tmp_path))
+    assert done_already(config(tmp_path, **other)) is None
+    with pytest.raises(ConfigError, match="already holds a finished run"):
+        next_free(config(tmp_path, **other))
+
+
+def test_the_commit_of_a_branch_is_what_was_asked_for(tmp_path: Path):
+    address = "hf://datasets/openai/gsm8k/main/train"
+    acquired(config(tmp_path, **{"data.train": f"{address}@1234"})).close()
+    memory = tmp_path / "run" / "run.json"
+    pins = {"hub": {"data.train": {"asked": address, "pinned": f"{address}@1234"}}}
+    memory.write_text(json.dumps(json.loads(memory.read_text()) | pins))
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    assert done_already(config(tmp_path, **{"data.train": address})) is not None
+    assert done_already(config(tmp_path, **{"data.train": f"{address}@5678"})) is None
 
 
 def test_a_finished_run_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
