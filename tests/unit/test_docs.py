@@ -22,6 +22,7 @@ from s2l_ray.config.reference import keys
 from s2l_ray.experiments.arms import study_of
 from s2l_ray.experiments.reading import load_experiment
 from s2l_ray.placement.inventory import load_inventory
+from s2l_ray.run.identity import FREE_TO_CHANGE
 from s2l_ray.tuning.keys import checked_space
 from s2l_ray.tuning.reading import load_study
 from tests.benchmarks.runner import names
@@ -228,6 +229,13 @@ def test_python_compiles_and_its_imports_exist(block: Block):
             assert all(hasattr(module, alias.name) for alias in node.names)
     if block.marker == "run":
         exec(compile(block.text, block.name, "exec"), {"__name__": "block"})
+
+
+def test_what_may_change_on_resume_is_what_the_program_lets_change():
+    text = (ROOT / "docs/guides/resuming.md").read_text().split("## What may change\n")[1].split("\n## ")[0]
+    listed = "".join(line for line in text.splitlines(keepends=True) if re.match(r"- |  ", line))
+    names = {name for code in re.findall(r"`([^`]+)`", listed) for name in braces(code)}
+    assert names == {*FREE_TO_CHANGE, "schedule.steps", "trainer.lr_schedule"}
 
 
 def test_files_in_the_text_exist():

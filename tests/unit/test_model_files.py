@@ -221,6 +221,8 @@ def test_a_sliding_window_for_prompt_and_response(model, config: dict[str, objec
     if fits:
         check_window("models.learner", str(model), 65)
     else:
-        message = "models.learner: .* a sliding window of 64 tokens, but prompt and response may take 65, .*; lower data.max"
+        message = (
+            "models.learner: .* a sliding window of 64 tokens, but prompt and response may take 65, .*; lower data.max"
+        )
         with pytest.raises(ModelError, match=message):
             check_window("models.learner", str(model), 65)
