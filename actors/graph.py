@@ -112,9 +112,19 @@ class ActorGraph:
         cluster, slots = self._config.cluster, self._layout.phase_at(step).trainers
         ranks = [self._launcher.launch_rank(slot, len(slots)) for slot in slots]
         group = TrainerGroup(
-            ranks, cluster.step_timeout_s, cluster.weight_sync_timeout_s, self._supervision.tend_busy, groups_named
+            ranks,
+            cluster.step_timeout_s,
+            cluster.weight_sync_timeout_s,
+            self._supervision.tend_busy,
+            groups_named,
+            self._launcher.start_bound,
         )
-        group.begin_build(as_planned(self._config, self._layout))
+        try:
+            group.begin_build(as_planned(self._config, self._layout))
+        except BaseException:  # nobody has them yet, and the next ones need their devices
+            for rank in ranks:
+                self._launcher.bury(rank)
+            raise
         return group
 
     def _choose_base(self) -> None:
@@ -233,13 +243,21 @@ class ActorGraph:
         self._observed[step] = batch.explorer_only
         return batch
 
-    def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
-        """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`."""
+    def update(self, batch: StepBatch) -> tuple[StepBatch, dict[str, float], list[Span]]:
+        """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`.
+
+        Returns:
+            What was trained on as well: rollouts that are gone with their scheduler are sampled again, and need not be
+            the same.
+        """
         self._free_devices()
         try:
-            return self.trainer.update(batch)
+            return batch, *self.trainer.update(batch)
         except ObjectGoneError as error:  # rollouts belong to the scheduler that asked for them
             self.trainer.start_over(error)
+            if self._workers.share_devices:  # whose engines sleep, and have nothing to sample with
+                self.trainer.recover()
+                self.weight_sync(self.version)
             return self.update(self.collect(batch.split.step))
 
     def load(self, directory: str) -> None:
@@ -396,7 +414,7 @@ class ActorGraph:
                 # Looked up at every call: the weight sync may have lost one.
                 engines = [engine for engine in self._workers.engines(source) if engine.settings.sleep]
                 calls = {engine.slot.index: getattr(engine.actor, method).remote(*args) for engine in engines}
-                _, failed = outcomes(calls, self._bound)
+                _, failed = outcomes(calls, self._bound, tend=self._supervision.look)
                 for number, error in failed.items():
                     self._workers.lose_present((source, number), f"{method} {' '.join(args)} failed: {error}")
 

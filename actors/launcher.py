@@ -33,7 +33,7 @@ from s2l_ray.placement.ray_binding import Reservation
 from s2l_ray.placement.start_bound import start_bound
 from s2l_ray.rollouts.records import Prompt, without_columns
 from s2l_ray.rollouts.step_planner import step_planner
-from s2l_ray.vllm_bridge.environment import engine_environment
+from s2l_ray.vllm_bridge.environment import engine_environment, nccl_environment
 
 BYTES_PER_TOKEN = 16
 """Upper bound in the object store: 4 for a token's id, 4 for its log-prob and up to 8 for its text."""
@@ -114,8 +114,7 @@ class ActorLauncher:
         """
         self._check_node(slot, f"trainer rank {slot.index}")
         process = RankProcess.of(self._config, slot.index, ranks)
-        # NCCL_CUMEM_ENABLE as vLLM sets it: else a common group hangs while it forms.
-        env = {"OMP_NUM_THREADS": str(process.threads or 1), "NCCL_CUMEM_ENABLE": "0"} | _loopback()
+        env = {"OMP_NUM_THREADS": str(process.threads or 1)} | nccl_environment() | _loopback()
         rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
         self._nodes[rank] = self._reservation.places[slot.bundle].node
         self._ranks.append(rank)
@@ -241,12 +240,16 @@ class ActorLauncher:
     def bury(self, actor: Any, node: str | None = None) -> None:
         """End what is left of an actor that is dead or hangs: its process, and all that it has started. Does not fail.
 
+        Of an actor that was ended already nothing is left.
+
         `ray.kill` alone asks the process itself, which one that is stopped never hears of, and an engine's processes on
         a GPU outlive their parent.
 
         Args:
             node: its id, for an actor that is on no bundle.
         """
+        if actor not in self._marks:
+            return
         mark, node = self._marks[actor], self._nodes.get(actor, node)
         self._forget(actor)
         with contextlib.suppress(ray.exceptions.RayError):

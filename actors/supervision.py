@@ -8,6 +8,7 @@ from collections.abc import Callable
 from actors.calls import POLL_S, outcomes
 from actors.launcher import ActorLauncher
 from actors.liveness import Death, Watch
+from actors.scheduler_client import NAME as SCHEDULER
 from actors.scheduler_client import SchedulerClient
 from actors.scheduler_settings import SchedulerProgress
 from actors.trainer_recovery import RecoveringTrainer
@@ -79,7 +80,8 @@ class Supervision:
     def look(self) -> None:
         """See who is gone, and end what is left of them."""
         if self.serving:
-            for death in self.watch.look():
+            # The scheduler first: it is told of the others, and nobody watches any more over one that is gone.
+            for death in sorted(self.watch.look(), key=lambda death: death.name != SCHEDULER):
                 death.replace(death)
 
     def tend_busy(self) -> None:
@@ -107,7 +109,8 @@ class Supervision:
         for member in lost:
             key = ("learner", member.number)
             if self.workers.actor(key) == member.actor:
-                self.lose(key, f"it did not take part in the weight sync of version {version}")
+                why = f": {member.why}" if member.why else ""
+                self.lose(key, f"it did not take part in the weight sync of version {version}{why}")
 
     def await_learner(self) -> None:
         """Wait for a learner engine that is starting again. It gets no request before weights are there."""

@@ -13,7 +13,9 @@ from actors.batch import StepBatch
 from actors.calls import fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
+from s2l_ray.errors import StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
+from s2l_ray.placement.start_bound import StartBound
 from s2l_ray.timing import Span
 
 STAGED_SHARE = 0.8
@@ -38,6 +40,7 @@ class TrainerGroup:
         timeout_s: bound on every call.
         tend: called every second of a wait.
         groups_named: see `WeightSync`.
+        start_bound: cluster.start_timeout_s, for the ranks to join and to load the model; default: `timeout_s`.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class TrainerGroup:
         weight_sync_timeout_s: float,
         tend: Callable[[], None] | None = None,
         groups_named: int = 0,
+        start_bound: StartBound | None = None,
     ) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
         self._weight_sync_timeout_s = weight_sync_timeout_s
         self._tend = tend
         self._groups_named = groups_named
+        self._start_bound = start_bound
 
     @property
     def groups_named(self) -> int:
@@ -67,12 +72,12 @@ class TrainerGroup:
     def begin_build(self, config: Config) -> None:
         """Let the ranks join and load the model, without waiting: engines start at the same time."""
         self._verify = config.cluster.verify_weights
-        address = self._get(self.ranks[0].listen.remote(), "starting trainer rank 0")
+        address = self._started(self.ranks[0].listen.remote(), "trainer rank 0")
         self._building = [rank.build.remote(config, address) for rank in self.ranks]
 
     def finish_build(self) -> None:
         """Wait for what `begin_build` began."""
-        specs = self._get(self._building, "building the trainer")[0]
+        specs = self._started(self._building, "the trainer")[0]
         bounds = (self._weight_sync_timeout_s, self._timeout_s)
         self._weight_syncs = WeightSync(
             self.ranks, specs, *bounds, verify=self._verify, groups_named=self._groups_named, tend=self._tend
@@ -176,6 +181,17 @@ class TrainerGroup:
         """Go on from a snapshot, on as many ranks as it was taken of."""
         pairs = zip(self.ranks, snapshot.states, strict=True)
         self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
+
+    def _started(self, refs: Any, who: str) -> Any:
+        bound = self._start_bound
+        try:
+            return fetch(refs, bound.seconds if bound else self._timeout_s, f"starting {who}", self._tend)
+        except StepTimeoutError as error:
+            within = bound.text if bound else f"{self._timeout_s:.0f} s"
+            raise StepTimeoutError(
+                f"{who} did not start within {within}. Its ranks load the model, and connect to each other at ports of "
+                "their choice: nothing may be filtered between their nodes"
+            ) from error
 
     def _get(self, refs: Any, what: str) -> Any:
         return fetch(refs, self._timeout_s, what, self._tend)

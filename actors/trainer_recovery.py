@@ -237,7 +237,8 @@ class RecoveringTrainer:
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
                     raise
-                self._end_ranks(short_cause(unwrapped(error)))
+                if self._cause is None:  # else `lose` has found out why, and ended them
+                    self._end_ranks(short_cause(unwrapped(error)))
             else:
                 done = len(self._since)
                 again = f", with {done} updates done again" if done else ""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
-from actors.calls import fetch, outcomes
+from actors.calls import fetch, outcomes, unwrapped
 from s2l_ray.errors import ActorLostError, BroadcastError, ConfigError
 from s2l_ray.generation.learner import WeightSyncTimes
 from s2l_ray.kinds import Transfer
+from s2l_ray.recovery.causes import short_cause
 from s2l_ray.weights.buckets import WeightSpec
 from s2l_ray.weights.held import checked_digest, refusal
 from s2l_ray.weights.messages import Invitation, merge_chunks, update_info
@@ -23,6 +25,12 @@ SETTLE_S = 10.0
 """Seconds in which actors notice that their group broke, and answers arrive."""
 IDLE_S = 0.2
 """Seconds in which engines that have nothing to finish say so."""
+TIMES = 2
+"""How often something is tried with members that all answer."""
+RANK_0 = -1
+"""Where failures go by the numbers of members: trainer rank 0."""
+CONSEQUENCE = re.compile(r"time.?out|timed out|within [0-9.]+ s|not all members|by peer|connection", re.IGNORECASE)
+"""What is said where somebody waited for a member, or was connected to one, that failed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class LearnerMember:
     tensor_parallel: int
     """Its workers, each a member of the broadcast group."""
     transfer: Transfer
+    why: str = ""
+    """Why it was dropped; empty while it takes part."""
 
 
 @dataclass(frozen=True)
@@ -253,14 +263,17 @@ class WeightSync:
                 return
             self._standing.discard(transfer)
             self._drop_absent(transfer)
-            if not any(member.number in missed for member in self._of(transfer)):
+            members = self._of(transfer)
+            if not any(member.number in missed for member in members):
                 return  # the others have it already; they regroup at the next weight sync
-            failures += len(self._of(transfer)) == before
-            if failures > 1:
-                number, error = next(iter(missed.items()))
+            failures += len(members) == before
+            if failures >= TIMES:
+                if self._drop(_of_their_own(missed, members)):
+                    failures = 0
+                    continue
                 raise BroadcastError(
                     f"the weight sync of version {self._version} failed twice although all engines answer; "
-                    f"learner engine {number}: {error}"
+                    f"{_most_telling(missed)}"
                 )
 
     def _wait_for_drains(self, transfer: Transfer) -> None:
@@ -279,36 +292,51 @@ class WeightSync:
         """Finish the attempt that `begin_weight_sync` started, or make a new one.
 
         Returns:
-            What went wrong, by the number of each member that did not get the version.
+            What went wrong, by the number of each member that did not get the version; that of rank 0 as RANK_0's.
         """
         attempt, self._attempt = self._attempt or self._start(transfer), None
         patience = self._timeout_s + SETTLE_S
         sent: list[SendTimes] = []
+        of_rank_0: dict[int, Exception] = {}
         try:
             # Twice: the whole is bounded, and so is each wait in it, the last one of which may begin late.
             bound_s = 2 * self._timeout_s + SETTLE_S
             sent = self._fetch(attempt.sends, bound_s, "sending weights")[:1]
-        except BroadcastError:
-            patience = SETTLE_S
+        except BroadcastError as error:
+            patience, of_rank_0 = SETTLE_S, {RANK_0: error}
         received, failed = self._outcomes(attempt.weight_syncs, patience)
         self._received += received.values()
         self._sent += sent
-        return failed
+        return of_rank_0 | failed if failed else {}
 
     def _regroup(self, transfer: Transfer) -> None:
-        """Form a new group of rank 0 and every member that answers; after a failure, again without those gone."""
-        attempts = len(self._of(transfer)) + 1
-        for _ in range(attempts):
+        """Form a new group of rank 0 and every member that answers; after a failure, again without those gone.
+
+        With the same members twice: something may have been in the way for a moment only.
+        """
+        tried: list[LearnerMember] = []
+        failed: dict[int, Exception] = {}
+        times = 0
+        while True:
             self._drop_absent(transfer)
-            if not self._of(transfer) or not TRANSFERS[transfer].grouped:
+            members = self._of(transfer)
+            if not members or not TRANSFERS[transfer].grouped:
                 break
-            if self._form(transfer):
+            times = times + 1 if members == tried else 1
+            if times > TIMES:
+                if self._drop(_of_their_own(failed, members)):
+                    continue
+                raise BroadcastError(
+                    f"no {transfer} group of trainer rank 0 and the learner engines forms although all of them answer; "
+                    f"{_most_telling(failed)}"
+                )
+            if not (failed := self._form(transfer)):
                 break
-        else:
-            raise BroadcastError(f"no {transfer} group formed in {attempts} attempts although all engines answer")
+            tried = members
         self._standing.add(transfer)
 
-    def _form(self, transfer: Transfer) -> bool:
+    def _form(self, transfer: Transfer) -> dict[int, Exception]:
+        """Try it once. Returns what went wrong, by the number of the member; that of rank 0 as RANK_0's."""
         members = self._of(transfer)
         name = f"weights-{self.groups_named}"
         self.groups_named += 1
@@ -325,10 +353,9 @@ class WeightSync:
             offset += member.tensor_parallel
         try:
             self._fetch(forming, 2 * self._timeout_s + SETTLE_S, "forming a broadcast group")
-        except BroadcastError:
-            self._outcomes(joins, SETTLE_S)
-            return False
-        return not self._outcomes(joins, patience)[1]
+        except BroadcastError as error:
+            return {RANK_0: error} | self._outcomes(joins, SETTLE_S)[1]
+        return self._outcomes(joins, patience)[1]
 
     # ---- chunks ----
 
@@ -389,6 +416,26 @@ class WeightSync:
     def _drop(self, failed: dict[int, Exception]) -> bool:
         """Continue without the members that failed; whether there are any."""
         gone = [member for member in self._members if member.number in failed]
-        self._lost += gone
+        self._lost += [replace(member, why=_words(failed[member.number])) for member in gone]
         self._members = [member for member in self._members if member not in gone]
         return bool(gone)
+
+
+def _words(error: BaseException) -> str:
+    return short_cause(unwrapped(error)).rstrip(".")
+
+
+def _of_their_own(failed: Mapping[int, Exception], members: list[LearnerMember]) -> dict[int, Exception]:
+    """The failures of members that did not just wait for another one; none if rank 0 or all of them have such.
+
+    A member that answers but cannot take part, for want of memory say, is lost like one that is gone.
+    """
+    found = {number: error for number, error in failed.items() if not CONSEQUENCE.search(_words(error))}
+    return {} if RANK_0 in found or len(found) == len(members) else found
+
+
+def _most_telling(failed: Mapping[int, Exception]) -> str:
+    """What is said of one that did not just wait for another one, if there is one."""
+    of_their_own = [number for number, error in failed.items() if not CONSEQUENCE.search(_words(error))]
+    number = (of_their_own or list(failed))[0]
+    return f"{'trainer rank 0' if number == RANK_0 else f'learner engine {number}'}: {_words(failed[number])}"

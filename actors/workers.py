@@ -155,11 +155,22 @@ class Workers:
             self._launcher.stop(worker.actor)
 
     def withdraw(self, key: Key) -> None:
-        """Count a worker, if it is there, among those that are not: it is about to be stopped."""
+        """Count a worker, if it is there, among those that are not: it is about to be stopped.
+
+        If it dies or hangs until then, it is ended and not started again.
+        """
         worker = self._present.pop(key, None)
-        if worker is not None:
-            self._watch.remove(worker.actor)
-            self._starting[key] = worker
+        if worker is None:
+            return
+        self._starting[key] = worker
+
+        def end(death: Death) -> None:
+            if self._starting.get(key) is worker:
+                del self._starting[key]
+                self._launcher.bury(worker.actor, death.node)
+                self._note(f"{worker.name}, which was about to be stopped, is ended: {death.cause}")
+
+        self._watch.add(worker.name, worker.actor, end)
 
     def reopened_bank(self, settings: BankSettings | None) -> None:
         """The bank's actor holds another recording from now on."""
@@ -244,7 +255,12 @@ class Workers:
         return key
 
     def _replace(self, key: Key) -> Callable[[Death], None]:
-        return lambda death: self.lose(key, death.cause, death.log, death.node)
+        def replace(death: Death) -> None:
+            worker = self._present.get(key) or self._starting.get(key)
+            if worker is not None and worker.actor == death.actor:  # else it has been replaced already
+                self.lose(key, death.cause, death.log, death.node)
+
+        return replace
 
     def _launch(self, key: Key) -> None:
         deadline = time.monotonic() + self._launcher.start_bound.seconds

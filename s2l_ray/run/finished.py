@@ -45,8 +45,8 @@ def next_free(config: Config) -> tuple[Config, str | None]:
 def done_already(config: Config) -> str | None:
     """What to say where `run_dir` was given and holds this very run, finished; None where there is something to do.
 
-    A job that is started again after its end has nothing to do: that is no error, else Kubernetes and batch systems would
-    take the run for failed and start it again. Settings are compared, and not the contents of data files and models.
+    A job that is started again after its end has nothing to do. That is no error, else Kubernetes and batch systems
+    would take the run for failed and start it again. Settings are compared, not the contents of data files and models.
     """
     path = config.run_path
     if config.run_dir is None or config.resume == "never" or not (path / SUMMARY).exists():
@@ -60,8 +60,8 @@ def done_already(config: Config) -> str | None:
     if not is_same_run(there, asked | same) or before.schedule.steps != config.schedule.steps:
         return None
     return (
-        f"{path} holds this run, finished after {before.schedule.steps} steps; there is nothing to do. To train on from its "
-        f"end: {resuming_overrides(path, config)}"
+        f"{path} holds this run, finished after {before.schedule.steps} steps; there is nothing to do. To train on "
+        f"from its end: {resuming_overrides(path, config)}"
     )
 
 

@@ -193,22 +193,28 @@ class TrainingRun:
             with clock.phase("hand_over"):
                 self.graph.apply_phase(step)
         with clock.phase("rollout"):  # of each group G_w rollouts by the explorer and G_s by the learner, with rewards
-            batch = self.graph.collect(step)
-            self._keep_stragglers(batch)
+            sampled = self.graph.collect(step)
+            self._keep_stragglers(sampled)
         with clock.phase("update"):  # advantages over each mixed group, and the optimizer steps
-            metrics, trained = self.graph.update(batch)
+            batch, metrics, spans = self.graph.update(sampled)
+            if batch is not sampled:
+                self._keep_stragglers(batch)
         with clock.phase("weight_sync"):
             restarts = self.graph.take_restarts()
-            outcome = StepOutcome(batch, metrics, trained, self.graph.version, self.graph.engines, restarts)
+            outcome = StepOutcome(batch, metrics, spans, self.graph.version, self.graph.engines, restarts)
             weight_sync, numbers = self.graph.weight_sync_during(step, lambda: step_numbers(outcome, self._meter))
         if step < self.settings.schedule.steps and not self.graph.phase_changes_before(step + 1):
             self.graph.begin_collect(step + 1)  # sampling goes on while this step is evaluated, saved and recorded
         self._end_step(numbers, outcome, weight_sync, clock)
 
     def _keep_stragglers(self, batch: StepBatch) -> None:
-        """Write down which groups the step did not wait for, before it is trained: it may have to be done again."""
+        """Write down which groups the step did not wait for, before it is trained: it may have to be done again.
+
+        A scheduler that is started anew learns of them too, and leaves the same ones out.
+        """
         step = batch.split.step
-        if chosen := self._stragglers.get(step) or batch.stragglers:
+        if chosen := batch.stragglers or self._stragglers.get(step):
+            self._stragglers[step] = chosen
             append_stragglers(self._directory.path / STRAGGLERS, step, chosen)
 
     def _end_step(

@@ -29,8 +29,8 @@ def use_flash_attention(version: Literal[2, 3], device: torch.device) -> None:
             attention.activate_flash_attention_impl("FA3")
         except (ImportError, OSError, RuntimeError) as error:  # built for another torch or CUDA, or without backward
             raise ConfigError(
-                f"trainer.flash_attention: 3 cannot use the module {MODULE} that is installed ({error}); install one that "
-                "is built for this torch and CUDA, or use 2, which comes with torch"
+                f"trainer.flash_attention: 3 cannot use the module {MODULE} that is installed ({error}); install one "
+                "that is built for this torch and CUDA, or use 2, which comes with torch"
             ) from error
     elif hasattr(attention, "current_flash_attention_impl") and attention.current_flash_attention_impl() is not None:
         attention.restore_flash_attention_impl()

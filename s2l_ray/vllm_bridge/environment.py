@@ -32,7 +32,14 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
             "TOKENIZERS_PARALLELISM": "false",
-            # The trainer's NCCL must agree with vLLM's choice, or a common group hangs while it forms.
-            "NCCL_CUMEM_ENABLE": "0",
         }
+        | nccl_environment()
     )
+
+
+def nccl_environment() -> dict[str, str]:
+    """What trainer ranks and engines must agree on, or a common group hangs while it forms: as the run's driver has it.
+
+    The default is what vLLM chose until version 0.10.
+    """
+    return {"NCCL_CUMEM_ENABLE": os.environ.get("NCCL_CUMEM_ENABLE", "0")}

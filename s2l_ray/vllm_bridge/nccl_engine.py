@@ -6,6 +6,7 @@ Not run on this project's CPU machines: it needs two GPUs.
 from __future__ import annotations
 
 import base64
+from copy import copy
 
 import torch
 from vllm.distributed.weight_transfer.nccl_engine import (
@@ -33,13 +34,16 @@ class BoundedNcclEngine(NCCLWeightTransferEngine):
         store = open_store(init_info.meeting, init_info.timeout_s)
         unique_id = agree_on_id(store, init_info.group, rank, init_info.size)
         theirs = vllm_init_info(init_info, unique_id)
-        join = super().init_transfer_engine
 
-        def on_this_workers_gpu() -> None:
+        def joined() -> BoundedNcclEngine:
+            # vLLM writes what it has formed into the engine: into one apart, or a group that is late would take the
+            # place of a newer one.
+            apart = copy(self)
             with torch.accelerator.device_index(self.device.index):  # the current device is a thread's own
-                join(theirs)
+                NCCLWeightTransferEngine.init_transfer_engine(apart, theirs)
+            return apart
 
-        in_time(on_this_workers_gpu, self._timeout_s)
+        self.__dict__.update(in_time(joined, self._timeout_s, undo=lambda late: late.shutdown()).__dict__)
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
         """Receive the whole model, within the bound."""

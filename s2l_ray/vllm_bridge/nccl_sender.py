@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ class NcclSender(GroupSender):
 
         unique_id = agree_on_id(store, group, 0, size, lambda: bytes(NCCLLibrary().ncclGetUniqueId().internal))
         device = torch.cuda.current_device()
-        return in_time(lambda: uid_init_process_group(unique_id, 0, size, device), self._timeout_s)
+        form = partial(uid_init_process_group, unique_id, 0, size, device)
+        return in_time(form, self._timeout_s, undo=lambda group: group.destroy())
 
     def walk(self, weights: WeightSource) -> WeightStream:
         """The weights, tensor by tensor."""

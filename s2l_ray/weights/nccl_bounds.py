@@ -31,26 +31,38 @@ def agree_on_id(store: Store, group: str, rank: int, size: int, mint: Callable[[
     return store.get("id")
 
 
-def in_time(call: Callable[[], T], timeout_s: float) -> T:
+def in_time(call: Callable[[], T], timeout_s: float, undo: Callable[[T], None]) -> T:
     """`call()`, in a thread that is given up after `timeout_s` seconds.
+
+    Args:
+        undo: is given what the call returns after it was given up.
 
     Raises:
         TimeoutError: it is still running; it cannot be stopped, only left.
     """
     outcome: dict[str, Any] = {}
+    given_up, settled = False, threading.Lock()
 
     def run() -> None:
         try:
-            outcome["result"] = call()
+            made = call()
         except BaseException as error:
             outcome["error"] = error
+            return
+        with settled:
+            if not given_up:
+                outcome["result"] = made
+                return
+        undo(made)
 
     thread = threading.Thread(target=run, name="nccl-init", daemon=True)
     thread.start()
     thread.join(timeout_s)
+    with settled:
+        given_up = "result" not in outcome
     if "error" in outcome:
         raise outcome["error"]
-    if "result" not in outcome:
+    if given_up:
         raise TimeoutError(f"the communicator did not form within {timeout_s:.0f} s")
     result: T = outcome["result"]
     return result

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import os
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -334,13 +335,19 @@ def test_what_takes_too_long_is_aborted():
     with pytest.raises(KeyError), abort_after(PATIENCE_S, aborted.set):
         raise KeyError("its own error")
     assert not aborted.is_set()
-    assert in_time(lambda: 5, PATIENCE_S) == 5
+
+
+def test_what_forms_too_late_is_undone():
+    undone: queue.SimpleQueue[int] = queue.SimpleQueue()
+    assert in_time(lambda: 5, PATIENCE_S, undone.put) == 5
     with pytest.raises(KeyError):
-        in_time(lambda: {}["nothing"], PATIENCE_S)
-    never = threading.Event()
+        in_time(lambda: {}["nothing"], PATIENCE_S, undone.put)
+    late = threading.Event()
     with pytest.raises(TimeoutError, match="did not form"):
-        in_time(never.wait, 0.1)
-    never.set()
+        in_time(lambda: late.wait(PATIENCE_S) and 6, 0.1, undone.put)
+    assert undone.empty()
+    late.set()
+    assert undone.get(timeout=PATIENCE_S) == 6
 
 
 # ---- the order of sleeping ----

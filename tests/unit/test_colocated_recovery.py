@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.calls import ObjectGoneError
 from actors.graph import ActorGraph
 from actors.liveness import Death
 from actors.supervision import Supervision
@@ -106,6 +107,37 @@ def test_ranks_lost_in_an_update_for_which_engines_sleep_already(run: Run):
     run.fatal.append("update")
     run.graph.update(SimpleNamespace(split=SimpleNamespace(step=2)))
     assert run.calls == [*SLEEP, "update 2", *AGAIN, "update 2"]
+
+
+@pytest.mark.parametrize("share_devices", [True, False])
+def test_rollouts_that_are_gone_are_sampled_again_by_engines_that_are_awake(
+    run: Run, monkeypatch: pytest.MonkeyPatch, share_devices: bool
+):
+    gone, again = (SimpleNamespace(split=SimpleNamespace(step=2)) for _ in range(2))
+    update = run.graph.trainer.update
+
+    def without_rollouts(batch: Any) -> Any:
+        if batch is gone:
+            raise ObjectGoneError("the scheduler is gone")
+        return update(batch)
+
+    def collect(step: int) -> Any:
+        run.calls.append(f"collect {step}")
+        return again
+
+    monkeypatch.setattr(run.graph.trainer, "update", without_rollouts)
+    monkeypatch.setattr(run.graph, "collect", collect)
+    run.graph._workers.share_devices = share_devices
+    assert run.graph.update(gone)[0] is again
+    awake = [*AGAIN, HOLD, *SLEEP, *WEIGHT_SYNC, *WAKE, "release 1"]
+    assert run.calls == [
+        *SLEEP,
+        *(awake if share_devices else []),
+        "collect 2",
+        *SLEEP,
+        *([] if share_devices else AGAIN),
+        "update 2",
+    ]
 
 
 @pytest.mark.parametrize("share_devices", [True, False])

@@ -21,7 +21,7 @@ library = torch.library.Library("flash_attn_3", "DEF")
 library.define("fwd(Tensor q) -> Tensor")
 {more}
 """
-PROGRAM = f"""
+PROGRAM = """
 import torch
 from torch.nn import attention
 from s2l_ray.errors import ConfigError
@@ -44,7 +44,7 @@ def gpu_of(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None
 
 
 def with_package(directory: Path, text: str) -> list[str]:
-    """What `PROGRAM` prints where the package's module is `text`. In a process of its own: torch's registry is one's."""
+    """What `PROGRAM` prints where the package's module is `text`, in a process with a registry of its own."""
     (directory / f"{MODULE}.py").write_text(text)
     environment = {"PYTHONPATH": f"{directory}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120)
@@ -54,8 +54,8 @@ def with_package(directory: Path, text: str) -> list[str]:
 
 def test_on_cpus_it_is_refused_and_version_2_changes_nothing() -> None:
     message = (
-        r"^trainer.flash_attention: 3 needs a GPU of compute capability 9.0 \(H100, H200\), and the trainer computes on "
-        "the CPU; use 2, which comes with torch$"
+        r"^trainer.flash_attention: 3 needs a GPU of compute capability 9.0 \(H100, H200\), and the trainer computes "
+        "on the CPU; use 2, which comes with torch$"
     )
     with pytest.raises(ConfigError, match=message):
         use_flash_attention(3, torch.device("cpu"))

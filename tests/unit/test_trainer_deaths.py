@@ -36,6 +36,7 @@ class Ranks:
         self.world.calls.append(name)
         if self.dead or len(self.world.calls) in self.world.fatal:
             self.dead = True
+            self.world.noticed(self.ranks[0])
             raise ActorLostError(f"{name} failed: an actor is gone")
 
     def finish_build(self) -> None:
@@ -77,14 +78,23 @@ class World:
     calls: list[str] = field(default_factory=list)
     started: list[Ranks] = field(default_factory=list)
     buried: list[Any] = field(default_factory=list)
+    watched: dict[Any, Any] = field(default_factory=dict)
+    looks: bool = False
+    """Whether the watch sees who is gone before the call that waits for it does."""
+
+    def noticed(self, rank: Any) -> None:
+        if self.looks and (lose := self.watched.get(rank)):
+            lose(Death("trainer rank 0", rank, "it gave no heartbeat for 120 s", "", None, lose))
 
     def start(self, named: int) -> Ranks:
         self.started.append(Ranks(self))
         return self.started[-1]
 
-    def add(self, name: str, rank: Any, replace: Any) -> None: ...
+    def add(self, name: str, rank: Any, replace: Any) -> None:
+        self.watched[rank] = replace
 
-    def remove(self, rank: Any) -> None: ...
+    def remove(self, rank: Any) -> None:
+        self.watched.pop(rank, None)
 
     def gone(self, ranks: list[Any], why: Exception) -> list[Death]:
         now = self.started[-1]
@@ -95,9 +105,11 @@ def batch(step: int) -> Any:
     return SimpleNamespace(split=SimpleNamespace(step=step))
 
 
-def trained(fatal: tuple[int, ...], in_memory: bool, max_restarts: int = 9) -> tuple[World, RecoveringTrainer]:
+def trained(
+    fatal: tuple[int, ...], in_memory: bool, max_restarts: int = 9, looks: bool = False
+) -> tuple[World, RecoveringTrainer]:
     """Five steps as a run does them, with a checkpoint after the second and fourth."""
-    world = World(fatal)
+    world = World(fatal, looks=looks)
     budget = RestartBudget(max_restarts, 1e9, 1e-9)
     trainer = RecoveringTrainer(world.start, world.buried.append, world, budget, lambda text: None)
     trainer.finish_build()
@@ -127,10 +139,12 @@ def test_a_rank_that_dies_in_any_call_changes_nothing_but_the_number_of_calls(in
         assert DISK["step 4"] == tuple(f"batch {i}" for i in range(1, 5))
 
 
-def test_ranks_that_die_while_they_are_brought_back_are_started_once_more() -> None:
+@pytest.mark.parametrize("looks", [False, True])
+def test_ranks_that_die_while_they_are_brought_back_are_started_once_more(looks: bool) -> None:
     for second in range(9, 14):
-        world, trainer = trained((8, second), in_memory=False)
+        world, trainer = trained((8, second), in_memory=False, looks=looks)
         assert trainer.restarts == 2 and world.started[-1].state == tuple(f"batch {i}" for i in range(1, 6))
+        assert world.buried == [rank for ranks in world.started[:2] for rank in ranks.ranks]  # each once
 
 
 def test_what_is_done_again_is_what_came_after_the_snapshot_or_the_checkpoint() -> None:
