@@ -39,7 +39,7 @@ def configurations_of(file: ExperimentFile, overrides: Sequence[str]) -> list[Co
         if run.arm not in by_arm:
             config = load_config(file.config, dict(study.config), list(overrides), dict(values))
             keys = flat(config.model_dump(mode="json"))
-            by_arm[run.arm] = {key: value for key, value in keys.items() if not _is_free(key)}
+            by_arm[run.arm] = {key: value for key, value in keys.items() if not is_free(key)}
         found.append({**by_arm[run.arm], **{key: values[key] for key in (SEED, EXPLORER_SEED) if key in values}})
     return found
 
@@ -76,5 +76,6 @@ def _portable(value: Any) -> Any:
     return "/".join(PurePath(value).parts[-KEPT:]) if named == value else named
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a key only says where and how fast a run is computed."""
     return any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from s2l_ray.compute import Compute
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import PlannedRun, runs_of
-from s2l_ray.experiments.configurations import Configuration, completed, portable
+from s2l_ray.experiments.configurations import Configuration, completed, is_free, portable
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.measured import MeasuredRun, Point
 from s2l_ray.experiments.runs_csv import COSTS, COUNTS, ERROR, FLOPS, OF_RUN, ROLLOUT_FLOPS, SECONDS, TOKENS, VALUES
@@ -184,7 +184,8 @@ def _configuration(first: _Row, more: Sequence[_Row]) -> Configuration:
             raise row.refused(f"{VALUES} differs from that of the run's first row, {first.number}")
     if first.count("seed") != found.get(SEED):
         raise first.refused(f"seed is {first.cells['seed'][:SHOWN]}, but {found.get(SEED)!r} in {VALUES}")
-    return portable(found)
+    # Of an earlier version, which compared keys that are free now.
+    return portable({key: value for key, value in found.items() if not is_free(key)})
 
 
 def _refuse_another_configuration(missing: Sequence[tuple[PlannedRun, Configuration]], others: Sequence[_Run]) -> None:
