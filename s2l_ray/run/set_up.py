@@ -130,8 +130,8 @@ def set_up(
     bank = prepare_bank(settings, inputs.train)
     stragglers = known_stragglers(settings, inputs.train, directory.path / STRAGGLERS)
 
-    reporter.phase("opening MLflow")
     if settings.tracking.enabled:
+        reporter.phase("opening MLflow")
         importlib.import_module("mlflow")  # takes seconds, which a stop need not wait for
     with held():
         tracking = ending_mlflow.enter_context(RunTracking.open(settings, directory, inputs, bank, reporter))
