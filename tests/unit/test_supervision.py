@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors import graph, trainer_group
+from actors import graph, launcher, trainer_group
 from actors.graph import ActorGraph
 from actors.launcher import ActorLauncher
 from actors.liveness import Death
@@ -127,9 +127,9 @@ def test_ranks_that_do_not_begin_to_build_leave_their_devices(monkeypatch: pytes
 
 
 def test_what_was_ended_already_is_not_ended_again() -> None:
-    launcher = object.__new__(ActorLauncher)
-    launcher._marks = {}
-    launcher.bury("an actor")
+    run = object.__new__(ActorLauncher)
+    run._marks = {}
+    run.bury("an actor")
 
 
 def test_the_trainer_starts_within_the_bound_of_starting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +221,27 @@ def test_a_broadcast_that_fails_for_all_ends_the_run() -> None:
     with pytest.raises(BroadcastError, match=r"failed twice .* learner engine 0: CUDA out of memory"):
         it._broadcast_until_held("nccl")
     assert it.attempts == 2
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_leave_their_process_groups_before_they_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NCCL group that is killed, and not left, can keep the others of it waiting."""
+    done: list[str] = []
+
+    class Actor:
+        def __init__(self, name: str) -> None:
+            self.close = SimpleNamespace(remote=lambda: done.append(f"ask {name}") or name)
+            self.name = name
+
+    run = object.__new__(ActorLauncher)
+    ranks = [Actor("rank 0"), Actor("rank 1")]
+    run._ranks, run._ready, run._actors, run._closed = ranks, {}, [*ranks, Actor("a worker")], False
+    run._reservation = SimpleNamespace(release=lambda: done.append("release"))
+    monkeypatch.setattr(launcher, "_finish", lambda refs, timeout_s: done.append(f"wait for {refs}"))
+    monkeypatch.setattr(launcher.ray, "kill", lambda actor: done.append(f"kill {actor.name}"))
+    run.close()
+    run.close()
+    asked = ["ask rank 0", "ask rank 1", "wait for []", "wait for ['rank 0', 'rank 1']"]
+    assert done == [*asked, "kill rank 0", "kill rank 1", "kill a worker", "release"]
