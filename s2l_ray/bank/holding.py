@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from s2l_ray.bank.index import THREADS
 from s2l_ray.bank.recording import Recording
+from s2l_ray.bank.shard import opened_shard
 from s2l_ray.machine.storage import Storage
 
 
@@ -68,4 +68,4 @@ def distinct_rollouts(storage: Storage, folder: str, columns: list[str]) -> pa.T
 
 def _columns(storage: Storage, path: str, columns: list[str]) -> pa.Table:
     with storage.open(path) as file:
-        return pq.ParquetFile(file, read_dictionary=["prompt_id"], pre_buffer=True).read(columns=columns)
+        return opened_shard(file, f"{storage.url}/{path}").read(columns=columns)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from s2l_ray.bank.shard import KEYS
+from s2l_ray.bank.shard import KEYS, opened_shard
 from s2l_ray.errors import BankError
 from s2l_ray.machine.storage import Storage
 
@@ -128,10 +127,13 @@ class Index:
         return self._numbers[prompt_id] * _DRAWS + draw
 
     def _read(self, shard: str) -> _ShardKeys:
-        with self._storage.open(f"{self._folder}/{shard}") as file:
-            parquet = pq.ParquetFile(file, read_dictionary=KEYS[:2], pre_buffer=True)
+        path = f"{self._folder}/{shard}"
+        with self._storage.open(path) as file:
+            parquet = opened_shard(file, f"{self._storage.url}/{path}")
             table = parquet.read(columns=KEYS).unify_dictionaries().combine_chunks()
             groups = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+        if len(table) == 0:
+            return _ShardKeys(np.empty(0, np.int64), np.empty(0, np.int32), np.zeros(1, np.int64))
         ids, digests = (table.column(name).chunk(0) for name in KEYS[:2])
         self._check_digests(ids, digests)
         numbers = np.array([self._numbers.get(id, -1) for id in ids.dictionary.to_pylist()], np.int64)

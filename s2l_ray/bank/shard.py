@@ -7,13 +7,13 @@ step are next to each other, and reading them reads little else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.errors import GroupError
+from s2l_ray.errors import BankError, GroupError
 from s2l_ray.rollouts.records import Rollout, Verdict
 
 SCHEMA = pa.schema(
@@ -43,6 +43,22 @@ _OF_NUMBERS = ["token_ids.list.element", "logprobs.list.element"]
 """Split into byte streams, numbers compress to three quarters of their size otherwise, and read three times as fast."""
 _ROW_BYTES = 64
 """Size of the columns of fixed size, in a row."""
+
+
+def opened_shard(file: Any, path: str) -> pq.ParquetFile:
+    """A shard in an open file, for its keys.
+
+    Raises:
+        BankError: it is a Parquet file of another kind.
+    """
+    try:
+        parquet = pq.ParquetFile(file, read_dictionary=KEYS[:2], pre_buffer=True)
+        lacks = next((name for name in SCHEMA.names if name not in parquet.schema_arrow.names), None)
+    except KeyError:  # pyarrow's, of a column that is to be read as a dictionary
+        lacks = KEYS[0]
+    if lacks is not None:
+        raise BankError(f"{path} is no shard of a recording: it lacks the column {lacks}; remove it")
+    return parquet
 
 
 class ShardRow(NamedTuple):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.bank.fingerprint import prompt_digest
+from s2l_ray.bank.holding import distinct_rollouts
 from s2l_ray.bank.index import DrawRange, Index, Location
 from s2l_ray.bank.reader import Reader
 from s2l_ray.bank.rollout_bank import BankSettings, RolloutBank
@@ -374,6 +375,22 @@ def test_a_broken_shard_is_named(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(BankError, match=shard.name):
         new_bank(tmp_path)
+
+
+def test_a_parquet_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    record(tmp_path, requests(3))
+    shard = shards_of(tmp_path)[0]
+    whole = pq.read_table(shard)
+    other = shard.with_name("other.parquet")
+    for table, lacks in ((whole.drop_columns(["draw"]), "draw"), (pa.table({"question": ["1 + 1"]}), "prompt_id")):
+        pq.write_table(table, other)
+        message = rf"other.parquet is no shard of a recording: it lacks the column {lacks}; remove it"
+        with pytest.raises(BankError, match=message):
+            new_bank(tmp_path)
+        with pytest.raises(BankError, match=message):
+            distinct_rollouts(bank_storage(str(tmp_path)), str(shard.parent.relative_to(tmp_path)), ["tokens"])
+    pq.write_table(whole.slice(0, 0), other)
+    assert len(new_bank(tmp_path)) == len(whole)  # without rows it is one, which holds nothing
 
 
 def test_a_store_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
