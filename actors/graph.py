@@ -121,7 +121,7 @@ class ActorGraph:
         )
         try:
             group.begin_build(as_planned(self._config, self._layout))
-        except BaseException:  # nobody has them yet, and the next ones need their devices
+        except Exception:  # nobody has them yet, and the next ones need their devices
             for rank in ranks:
                 self._launcher.bury(rank)
             raise
@@ -247,8 +247,8 @@ class ActorGraph:
         """One update of the learner; engines on the trainer's devices sleep meanwhile. See `TrainerGroup.update`.
 
         Returns:
-            What was trained on as well: rollouts that are gone with their scheduler are sampled again, and need not be
-            the same.
+            The batch that was trained on, the metrics and the spans. It is another batch than the argument where its
+            rollouts were lost with the scheduler and sampled again.
         """
         self._free_devices()
         try:

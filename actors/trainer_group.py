@@ -183,14 +183,14 @@ class TrainerGroup:
         self._get([rank.restore.remote(state) for rank, state in pairs], "restoring a snapshot of the trainer")
 
     def _started(self, refs: Any, who: str) -> Any:
-        bound = self._start_bound
+        bound = self._start_bound or StartBound(self._timeout_s, f"{self._timeout_s:.0f} s (cluster.step_timeout_s)")
         try:
-            return fetch(refs, bound.seconds if bound else self._timeout_s, f"starting {who}", self._tend)
+            return fetch(refs, bound.seconds, f"starting {who}", self._tend)
         except StepTimeoutError as error:
-            within = bound.text if bound else f"{self._timeout_s:.0f} s"
+            joining = ", and that nothing is filtered between the nodes of its ranks" if len(self.ranks) > 1 else ""
             raise StepTimeoutError(
-                f"{who} did not start within {within}. Its ranks load the model, and connect to each other at ports of "
-                "their choice: nothing may be filtered between their nodes"
+                f"{who} did not start within {bound.text}; raise cluster.start_timeout_s if models load slowly, and "
+                f"see that its node has memory and CPUs left{joining}"
             ) from error
 
     def _get(self, refs: Any, what: str) -> Any:

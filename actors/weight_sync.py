@@ -29,7 +29,10 @@ TIMES = 2
 """How often something is tried with members that all answer."""
 RANK_0 = -1
 """Where failures go by the numbers of members: trainer rank 0."""
-CONSEQUENCE = re.compile(r"time.?out|timed out|within [0-9.]+ s|not all members|by peer|connection", re.IGNORECASE)
+CONSEQUENCE = re.compile(
+    r"time.?out|timed out|within [0-9.]+ s|not all members|by peer|connection|broken pipe|remote process|network error",
+    re.IGNORECASE,
+)
 """What is said where somebody waited for a member, or was connected to one, that failed."""
 
 
@@ -425,17 +428,22 @@ def _words(error: BaseException) -> str:
     return short_cause(unwrapped(error)).rstrip(".")
 
 
+def _is_consequence(error: BaseException) -> bool:
+    """Whether it only says that another member failed. An engine says "; " between what its workers say."""
+    return all(CONSEQUENCE.search(part) for part in str(unwrapped(error)).split("; "))
+
+
 def _of_their_own(failed: Mapping[int, Exception], members: list[LearnerMember]) -> dict[int, Exception]:
     """The failures of members that did not just wait for another one; none if rank 0 or all of them have such.
 
     A member that answers but cannot take part, for want of memory say, is lost like one that is gone.
     """
-    found = {number: error for number, error in failed.items() if not CONSEQUENCE.search(_words(error))}
+    found = {number: error for number, error in failed.items() if not _is_consequence(error)}
     return {} if RANK_0 in found or len(found) == len(members) else found
 
 
 def _most_telling(failed: Mapping[int, Exception]) -> str:
     """What is said of one that did not just wait for another one, if there is one."""
-    of_their_own = [number for number, error in failed.items() if not CONSEQUENCE.search(_words(error))]
+    of_their_own = [number for number, error in failed.items() if not _is_consequence(error)]
     number = (of_their_own or list(failed))[0]
     return f"{'trainer rank 0' if number == RANK_0 else f'learner engine {number}'}: {_words(failed[number])}"

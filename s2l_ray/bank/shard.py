@@ -54,10 +54,12 @@ def opened_shard(file: Any, path: str) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file, read_dictionary=KEYS[:2], pre_buffer=True)
         lacks = next((name for name in SCHEMA.names if name not in parquet.schema_arrow.names), None)
-    except KeyError:  # pyarrow's, of a column that is to be read as a dictionary
-        lacks = KEYS[0]
+    except KeyError as error:  # pyarrow's, of a column that is to be read as a dictionary
+        lacks = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
     if lacks is not None:
-        raise BankError(f"{path} is no shard of a recording: it lacks the column {lacks}; remove it")
+        raise BankError(
+            f"{path} is no shard of a recording, since it has no column {lacks}; move the file out of the bank"
+        )
     return parquet
 
 

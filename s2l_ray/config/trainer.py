@@ -73,8 +73,8 @@ class TrainerConfig(Section):
     """Compile the decoder layers (torch.compile), for any number of tokens: a GPU else waits for Python between many
     small kernels. The first update takes longer. Weights move alike, but for rounding."""
     flash_attention: Literal[2, 3] = 2
-    """FlashAttention of the trainer on GPUs. 3 is faster on those of compute capability 9.0 (H100, H200) and for none
-    else, and needs its package, which provides the module flash_attn_interface, on every node. 2 comes with torch."""
+    """FlashAttention of the trainer on GPUs. 3 is faster, works only on GPUs of compute capability 9.0 (H100, H200) and
+    needs its package, which provides the module flash_attn_interface, on every node. 2 comes with torch."""
     deterministic: bool = False
     """Equal inputs give bit-equal updates, at some cost in speed; an operation that cannot raises an error."""
     lora_rank: NonNegative = 0

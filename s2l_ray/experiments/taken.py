@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,8 +47,15 @@ def taken_runs(file: ExperimentFile, configurations: Sequence[Configuration]) ->
         configurations: of its runs.
 
     Raises:
-        ConfigError: there is no such experiment or file, it has no such run, or what it has cannot be used.
+        ConfigError: there is no such experiment or file, it has no such run, or what it has cannot be used; or two of
+            this experiment's arms could not be told apart.
     """
+    for (one, ours), (other, theirs) in itertools.combinations(zip(runs_of(file), configurations, strict=True), 2):
+        if ours == theirs:
+            raise ConfigError(
+                f"runs_from: {one.label} and {other.label} differ only in where and how fast they are computed, by "
+                "which runs are not told apart; leave runs_from out, or one of the arms"
+            )
     files = file.csv_files or _files_of(file)
     if not files:
         return _of_experiment(file, configurations)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2l_ray.config import Config
+from s2l_ray.hub.fetching import cached_model
+from s2l_ray.hub.names import model_repository
 from s2l_ray.placement.plan import Layout
 
 COMPILING_S = 60.0
@@ -72,5 +74,9 @@ def _most_read(config: Config, layout: Layout) -> int:
 
 
 def _weights_bytes(model: str) -> int:
-    """Size of the safetensors files in a model directory; 0 if it is not on this machine."""
-    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    """Size of a model's safetensors files, in a directory or in the Hub's cache; 0 if it is not on this machine."""
+    directory: Path | None = Path(model).expanduser()
+    if not (directory and directory.is_dir()):
+        repository = model_repository(model)
+        directory = cached_model(repository) if repository else None
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors")) if directory else 0

@@ -47,17 +47,24 @@ def done_already(config: Config) -> str | None:
 
     A job that is started again after its end has nothing to do. That is no error, else Kubernetes and batch systems
     would take the run for failed and start it again. Settings are compared, not the contents of data files and models.
+
+    Raises:
+        ConfigError, DataError: what the directory says of its run is damaged.
+        StorageError: checkpoint.mirror cannot be read.
     """
-    path = config.run_path
+    path, mirror = config.run_path, config.checkpoint.mirror
     if config.run_dir is None or config.resume == "never" or not (path / SUMMARY).exists():
         return None
     before, pins = read_configuration(path / CONFIGURATION), pins_of(path)
     there, asked = flat(before.model_dump(mode="json")), flat(with_absolute_paths(config).model_dump(mode="json"))
-    # What was left to the run is there as it was settled: a date, a type, the commit of a branch.
-    settled = {key for key, value in asked.items() if value in (None, "auto")}
+    # A run settles its date, its type and the commits of branches by itself.
+    settled = {key for key in ("data.date", "models.dtype") if asked[key] in (None, "auto")}
     settled |= {key for key, pin in pins.items() if asked.get(key) == pin.asked}
-    same = {key: there.get(key) for key in settled}
-    if not is_same_run(there, asked | same) or before.schedule.steps != config.schedule.steps:
+    same = is_same_run(there, asked | {key: there.get(key) for key in settled})
+    begun_alike = config.resume in {"auto", before.resume}
+    if not same or not begun_alike or before.schedule.steps != config.schedule.steps:
+        return None
+    if mirror is not None and not answered(mirror, lambda go_on: Mirror(mirror, path.name).is_finished()):
         return None
     return (
         f"{path} holds this run, finished after {before.schedule.steps} steps; there is nothing to do. To train on "

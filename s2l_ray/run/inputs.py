@@ -53,7 +53,7 @@ def load_inputs(config: Config) -> Inputs:
     kinds: tuple[Source, ...] = ("learner", "explorer")
     for kind in kinds:
         check_context(f"models.{kind}", getattr(models, kind), config.max_model_len(kind))
-    longest = max(map(config.max_model_len, kinds))  # the learner is trained on the rollouts of both
+    longest = data.max_prompt_tokens + config.rollout.max_tokens
     check_window("models.learner", models.learner, longest, models.trust_remote_code)
     problems = {"train": load_problems(data.train, data.train_limit, config.verifier.columns)}
     if data.eval:

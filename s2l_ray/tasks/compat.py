@@ -95,7 +95,7 @@ def check_window(key: str, name: str, tokens: int, trust_remote_code: bool = Fal
     if slides and window is not None and window < tokens:
         raise ModelError(
             f"{key}: {model_directory(key, name)} has layers with a sliding window of {window} tokens, but prompt and "
-            f"response may take {tokens}, and the trainer computes whole attention alone; lower data.max_prompt_tokens "
+            f"response may take {tokens}, and the trainer supports full attention only; lower data.max_prompt_tokens "
             "or rollout.max_tokens"
         )
 

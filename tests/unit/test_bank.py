@@ -382,9 +382,10 @@ def test_a_parquet_file_of_another_kind_is_named(tmp_path: Path) -> None:
     shard = shards_of(tmp_path)[0]
     whole = pq.read_table(shard)
     other = shard.with_name("other.parquet")
-    for table, lacks in ((whole.drop_columns(["draw"]), "draw"), (pa.table({"question": ["1 + 1"]}), "prompt_id")):
+    others = [(whole.drop_columns([column]), column) for column in ("draw", "prompt_digest", "text")]
+    for table, lacks in [*others, (pa.table({"question": ["1 + 1"]}), "prompt_id")]:
         pq.write_table(table, other)
-        message = rf"other.parquet is no shard of a recording: it lacks the column {lacks}; remove it"
+        message = rf"other.parquet is no shard of a recording, since it has no column {lacks}; move"
         with pytest.raises(BankError, match=message):
             new_bank(tmp_path)
         with pytest.raises(BankError, match=message):

@@ -283,6 +283,9 @@ def test_runs_of_another_experiment_are_compared_for_another_question(tmp_path: 
             taken_by(experiment(**own | changes))
     with pytest.raises(ConfigError, match="other holds no experiment"):
         taken_by(experiment(**own | {"runs_from": "other"}))
+    alike = {"arms": {"a": half, "b": half | {"trainer.compile": True}}}
+    with pytest.raises(ConfigError, match=r"runs_from: a, seed 2 and b, seed 2 differ only in where and how fast"):
+        taken_by(experiment(**own | alike))
 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | {"seeds": 2}))
     result = run_experiment(str(tmp_path / "mine.yaml"))

@@ -275,6 +275,30 @@ def test_another_run_than_the_finished_one_is_refused(other: dict[str, object], 
         next_free(config(tmp_path, **other))
 
 
+@pytest.mark.parametrize("key", ["data.train_limit", "rollout.explorer_seed", "trainer.skip_grad_norm"])
+def test_what_has_no_value_now_is_not_what_had_one(key: str, tmp_path: Path):
+    limited = {key: 7}
+    finished(config(tmp_path, **limited))
+    assert done_already(config(tmp_path, **limited)) is not None
+    assert done_already(config(tmp_path)) is None
+
+
+def test_a_run_that_began_from_another_checkpoint_is_another_one(tmp_path: Path):
+    finished(config(tmp_path, resume="outputs/a:step-20"))
+    assert done_already(config(tmp_path, resume="outputs/a:step-20")) is not None
+    assert done_already(config(tmp_path)) is not None  # as a job that is started again says it
+    assert done_already(config(tmp_path, resume="outputs/b")) is None
+
+
+def test_a_run_whose_mirror_is_not_whole_is_not_done(tmp_path: Path):
+    mirror = {"checkpoint.mirror": f"file://{tmp_path}/mirror"}
+    finished(config(tmp_path, **mirror))
+    assert done_already(config(tmp_path, **mirror)) is None
+    (tmp_path / "mirror" / "run").mkdir(parents=True)
+    (tmp_path / "mirror" / "run" / "summary.json").write_text("{}")
+    assert done_already(config(tmp_path, **mirror)) is not None
+
+
 def test_the_commit_of_a_branch_is_what_was_asked_for(tmp_path: Path):
     address = "hf://datasets/openai/gsm8k/main/train"
     acquired(config(tmp_path, **{"data.train": f"{address}@1234"})).close()

@@ -59,3 +59,14 @@ def test_it_grows_with_what_a_node_reads_once(tmp_path: Path) -> None:
     bound = start_bound(config(**EAGER, **models), separate_plan().layout)
     assert bound.seconds == 430
     assert "130 s more for 65 GB of weights that a node reads" in bound.text
+
+
+def test_models_of_the_hub_count_as_they_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, commit = tmp_path / "models--somebody--model", "ab" * 20
+    (repository / "snapshots").mkdir(parents=True)
+    model(repository / "snapshots" / commit, 40 * 10**9)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    names = {"models.learner": "somebody/model", "models.explorer": "somebody/other"}
+    assert start_bound(config(**EAGER, **names), separate_plan().layout).seconds == 300 + 40 / 0.5

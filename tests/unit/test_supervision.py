@@ -143,7 +143,7 @@ def test_the_trainer_starts_within_the_bound_of_starting(monkeypatch: pytest.Mon
     rank = SimpleNamespace(listen=SimpleNamespace(remote=lambda: None))
     bound = StartBound(300.0, "300 s (cluster.start_timeout_s)")
     group = TrainerGroup([rank], 3600.0, 120.0, start_bound=bound)
-    message = r"trainer rank 0 did not start within 300 s \(cluster.start_timeout_s\). Its ranks .* filtered"
+    message = r"trainer rank 0 did not start within 300 s \(cluster.start_timeout_s\); raise .* CPUs left$"
     with pytest.raises(StepTimeoutError, match=message):
         group.begin_build(SimpleNamespace(cluster=SimpleNamespace(verify_weights=False)))  # type: ignore[arg-type]
     assert bounds == [300.0]
@@ -214,6 +214,21 @@ def test_a_member_that_answers_and_cannot_load_is_dropped_with_its_reason() -> N
     it = Broadcasts([{RANK_0: broken, 0: WAITED, 2: NO_MEMORY}] * 2)
     it._broadcast_until_held("nccl")
     assert it.attempts == 3 and [(member.number, member.why) for member in it._lost] == [(2, "CUDA out of memory")]
+
+
+@pytest.mark.parametrize(
+    ("of_rank_0", "neighbour"),
+    [
+        ("the broadcast failed: NCCL error: remote process exited or there was a network error", "Broken pipe"),
+        ("the broadcast failed: [Errno 32] Broken pipe", "NCCL error: remote process exited"),
+    ],
+)
+def test_an_engine_is_the_culprit_if_one_of_its_workers_is(of_rank_0: str, neighbour: str) -> None:
+    workers = "not all members took part within 120 s; " * 20 + "CUDA out of memory"
+    failed = {RANK_0: BroadcastError(of_rank_0), 0: BroadcastError(workers), 1: BroadcastError(neighbour), 2: WAITED}
+    it = Broadcasts([dict(failed)] * 2)
+    it._broadcast_until_held("nccl")
+    assert [member.number for member in it._lost] == [0]
 
 
 def test_a_broadcast_that_fails_for_all_ends_the_run() -> None:
