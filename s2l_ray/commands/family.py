@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 DIRECTORY = Path(".cache/family")
 RECIPE = """\
 the recipe: values that make another family
-  seed=1                of problems and weights; the family of seed=2 is pretrained
-                        on the RL problems of seed=1, that of seed=3 is not
+  seed=1                of problems and weights; the RL problems of one seed are
+                        those that the next seed's family is pretrained on
   numbers=4             of a problem, 2 to 6: more make it harder
   problems=6000         that are trained on, epochs=18 times; few problems and
                         many epochs make the large model memorise

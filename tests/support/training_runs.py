@@ -115,9 +115,9 @@ class Graph:
             prefetched_bytes=3 * 10**6,
         )
 
-    def update(self, batch: StepBatch) -> tuple[dict[str, float], list]:
+    def update(self, batch: StepBatch) -> tuple[StepBatch, dict[str, float], list]:
         self._call("update", batch.split.step)
-        return {"loss": 0.5}, []
+        return batch, {"loss": 0.5}, []
 
     def weight_sync(self, version: int) -> None:
         self._call("weight_sync", version)

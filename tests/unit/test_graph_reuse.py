@@ -95,7 +95,7 @@ def graph_at(step: int, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Ac
     names = ("begin_rebuild", "finish_rebuild", "connect")
     group = SimpleNamespace(**{name: lambda *args, name=name: calls.append(f"trainer {name}") for name in names})
     graph.trainer = SimpleNamespace(ranks=[], group=group, connect=group.connect, rebuild=lambda begin: begin(group))
-    graph._supervision = SimpleNamespace(serving=True)
+    graph._supervision = SimpleNamespace(serving=True, look=lambda: None)
     calls.clear()
     return graph
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors.batch import StepBatch
 from s2l_ray.config import Config, HealthConfig, load_config
 from s2l_ray.errors import ActorLostError, ConfigError, DataError, DiskError, HealthError, S2LError
 from s2l_ray.reporter import SilentReporter
@@ -165,12 +167,27 @@ def test_a_run_that_cannot_resume_holds_nothing(config: Config, graph: Graph):
     RunDirectory.acquire(config).close()
 
 
+def test_the_record_is_of_what_was_trained_on(run: TrainingRun, graph: Graph, config: Config, monkeypatch):
+    """Rollouts that are gone with the scheduler are sampled again, and need not be the same."""
+    again = [replace(row, digest="11", reward=1.0) for row in graph.collect(1).summaries]
+
+    def update(batch: StepBatch) -> tuple[StepBatch, dict[str, float], list]:
+        return replace(batch, summaries=again, stragglers=["another"]), {"loss": 0.5}, []
+
+    plain = run.step()
+    monkeypatch.setattr(graph, "update", update)
+    record = run.step()
+    assert (plain.reward, record.reward) == (0.5, 1.0)
+    assert record.digest != plain.digest
+    assert read_stragglers(config.run_path / "stragglers.jsonl") == {2: ["another"]}
+
+
 def test_numbers_that_go_wrong_end_a_run_that_keeps_its_last_good_checkpoint(
     config: Config, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ):
-    def update(batch: object) -> tuple[dict[str, float], list]:
-        step = batch.split.step
-        return ({"updates": 1.0, "skipped_updates": 0.0} if step < 3 else {"updates": 0.0, "skipped_updates": 1.0}), []
+    def update(batch: object) -> tuple[object, dict[str, float], list]:
+        went_well = batch.split.step < 3
+        return batch, {"updates": float(went_well), "skipped_updates": float(not went_well)}, []
 
     class Told(SilentReporter):
         notes: list[str] = []  # noqa: RUF012 - of this test alone
@@ -192,7 +209,7 @@ def test_numbers_that_go_wrong_end_a_run_that_keeps_its_last_good_checkpoint(
     assert [note[:24] for note in Told.notes] == ["step 3: no weight change"]
     # keep is 1: without the trouble, step 4 would have replaced step 2. Step 5 is saved since the run ends there.
     assert checkpoints(config) == ["step-000002", "step-000004", "step-000005"]
-    monkeypatch.setattr(graph, "update", lambda batch: ({"updates": 1.0, "skipped_updates": 0.0}, []))
+    monkeypatch.setattr(graph, "update", lambda batch: (batch, {"updates": 1.0, "skipped_updates": 0.0}, []))
     with TrainingRun(config, SilentReporter()) as run:  # the same command goes on, with what was wrong put right
         assert run.steps_done == 5 and run.step().health["skipped_updates"] == 0
         assert checkpoints(config) == ["step-000006"]
