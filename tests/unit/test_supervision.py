@@ -126,10 +126,13 @@ def test_ranks_that_do_not_begin_to_build_leave_their_devices(monkeypatch: pytes
     assert buried == ["rank on slot 0", "rank on slot 1"]
 
 
-def test_what_was_ended_already_is_not_ended_again() -> None:
+def test_what_was_ended_already_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr(launcher.ray, "kill", killed.append)
     run = object.__new__(ActorLauncher)
     run._marks = {}
     run.bury("an actor")
+    assert killed == []
 
 
 def test_the_trainer_starts_within_the_bound_of_starting(monkeypatch: pytest.MonkeyPatch) -> None:
