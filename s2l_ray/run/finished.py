@@ -53,7 +53,8 @@ def done_already(config: Config) -> str | None:
         StorageError: checkpoint.mirror cannot be read.
     """
     path, mirror = config.run_path, config.checkpoint.mirror
-    if config.run_dir is None or config.resume == "never" or not (path / SUMMARY).exists():
+    is_there = (path / SUMMARY).exists() and (path / CONFIGURATION).exists()
+    if config.run_dir is None or config.resume == "never" or not is_there:
         return None
     before, pins = read_configuration(path / CONFIGURATION), pins_of(path)
     there, asked = flat(before.model_dump(mode="json")), flat(with_absolute_paths(config).model_dump(mode="json"))

@@ -40,6 +40,6 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
 def nccl_environment() -> dict[str, str]:
     """What trainer ranks and engines must agree on, or a common group hangs while it forms: as the run's driver has it.
 
-    The default is what vLLM chose until version 0.10.
+    The default is what earlier versions of vLLM set.
     """
     return {"NCCL_CUMEM_ENABLE": os.environ.get("NCCL_CUMEM_ENABLE", "0")}

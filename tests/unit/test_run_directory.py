@@ -290,6 +290,14 @@ def test_a_run_that_began_from_another_checkpoint_is_another_one(tmp_path: Path)
     assert done_already(config(tmp_path, resume="outputs/b")) is None
 
 
+def test_a_finished_run_without_its_configuration_is_refused(tmp_path: Path):
+    settings = finished(config(tmp_path))
+    (settings.run_path / "config.yaml").unlink()
+    assert done_already(settings) is None
+    with pytest.raises(ConfigError, match="already holds a finished run"):
+        next_free(settings)
+
+
 def test_a_run_whose_mirror_is_not_whole_is_not_done(tmp_path: Path):
     mirror = {"checkpoint.mirror": f"file://{tmp_path}/mirror"}
     finished(config(tmp_path, **mirror))
