@@ -47,7 +47,7 @@ class StepBatch:
     """Rollouts that were too old, and were sampled again."""
     banked: int
     """Rollouts that came from the bank."""
-    banked_prompts: list[str]
+    banked_prompts: frozenset[str]
     """Prompts whose explorer rollouts came from there, also of groups that were not used."""
     redone: int
     """Requests and checks that were done again since the step before, because a worker was lost in the middle."""

@@ -74,10 +74,12 @@ def outcomes(
         key: that `timeout_s` is made of.
         tend: called every second of the wait.
     """
+    if not calls:
+        return {}, {}
     refs = list(calls.values())
     if tend is not None:
         watch(refs, timeout_s, lambda _: tend())
-    done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s if tend is None else 0) if refs else ([], [])
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s if tend is None else 0)
     returned: dict[int, Any] = {}
     failed: dict[int, Exception] = {}
     for number, ref in calls.items():

@@ -124,7 +124,7 @@ class Scheduler:
             stragglers=stragglers,
             stale_dropped=learned.stale,
             banked=sum(explored.banked.values()),
-            banked_prompts=list(explored.banked),
+            banked_prompts=frozenset(explored.banked),
             redone=self._dispatcher.take_redone(),
             prefetched_bytes=self._prefetched.held,
         )

@@ -15,6 +15,8 @@ from s2l_ray.vllm_bridge.environment import engine_environment
 from tests.support.paths import ROOT
 from tests.support.shared import built_once, shared_directory
 
+# Before anything imports Ray: a call without a Ray would start one, on this machine's outward address, and leave it.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 # Before anything imports vLLM.
 os.environ.update(engine_environment(EngineConfig(enforce_eager=True)))
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"

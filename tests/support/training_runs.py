@@ -110,7 +110,7 @@ class Graph:
             stragglers=["late"] if step == 2 else [],
             stale_dropped=0,
             banked=0,
-            banked_prompts=[],
+            banked_prompts=frozenset(),
             redone=0,
             prefetched_bytes=3 * 10**6,
         )
