@@ -94,10 +94,15 @@ def _group(name: str, node: NodeGroup, config: Config, infra: Infra) -> WorkerGr
 
 
 def default_store(config: Config, memory: int) -> int:
-    """Bytes for prefetched rollouts and those of two steps, in whole MB, at most a share of a node's memory."""
-    rollout = config.rollout
+    """Bytes for rollouts, in whole MB, at most a share of a node's memory.
+
+    Rollouts that are prefetched, those of two steps, and those since the latest checkpoint, from which a trainer that
+    loses a rank may do its updates again (recovery.snapshots).
+    """
+    rollout, recovery = config.rollout, config.recovery
+    again = 0 if recovery.snapshots == "memory" or recovery.max_restarts == 0 else config.checkpoint.every
     step = rollout.prompts_per_step * rollout.group_size * rollout.max_tokens * BYTES_PER_TOKEN
-    wanted = int(rollout.prefetch_gb * 2**30) + 2 * step + PROMPTS_BYTES
+    wanted = int(rollout.prefetch_gb * 2**30) + (2 + again) * step + PROMPTS_BYTES
     return min(wanted, int(STORE_SHARE * memory)) // MB * MB
 
 

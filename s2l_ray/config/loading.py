@@ -9,11 +9,11 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from s2l_ray.config.interpolation import check_interpolations
 from s2l_ray.config.problems import problems_of, shown, unknown_key
-from s2l_ray.config.renamed import ELSEWHERE, RENAMED
+from s2l_ray.config.renamed import what_became_of
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import (
@@ -128,7 +128,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = problems_of(error, Config, _renamed)
+        problems = problems_of(error, Config, lambda location: what_became_of(".".join(map(str, location))))
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
@@ -249,7 +249,7 @@ def type_at(key: str) -> Any:
             raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
         path.append(part)
         if section and part not in section.model_fields:
-            raise ConfigError(f"override {_unknown(path, section)}")
+            raise ConfigError(f"override {what_became_of(key) or unknown_key(path, section)}")
         key_type = type_of(section, part) if section else entry_type
     return key_type
 
@@ -261,17 +261,6 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 # ---- what is wrong, in a line each ----------------------------------------------------------------------------------
-
-
-def _unknown(path: Sequence[Any], section: type[BaseModel]) -> str:
-    return _renamed(path) or unknown_key(path, section)
-
-
-def _renamed(path: Sequence[Any]) -> str | None:
-    key = ".".join(map(str, path))
-    if key in RENAMED:
-        return f"{key}: this key is now {RENAMED[key]}"
-    return f"{key}: unknown key; see {ELSEWHERE[key]}" if key in ELSEWHERE else None
 
 
 def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from s2l_ray.config.extension_points import REGISTRIES
-from s2l_ray.config.renamed import RENAMED
+from s2l_ray.config.renamed import RENAMED, what_became_of
 from s2l_ray.config.run import Config
 from s2l_ray.config.text import section_of
 from s2l_ray.errors import ConfigError
@@ -53,12 +53,14 @@ def keys(prefix: str = "") -> list[Key]:
     Raises:
         ConfigError: there is no such key or section; the nearest ones are named.
     """
+    prefix = prefix.partition("=")[0]  # as an override has it
     every = keys_of(Config)
     found = [key for key in every if not prefix or key.name == prefix or key.name.startswith(f"{prefix}.")]
     if not found:
-        for old, new in RENAMED.items():
-            if prefix in (old, old.rpartition(".")[2]):
-                raise ConfigError(f"{prefix}: this key is now {new}")
+        if new := {old.rpartition(".")[2]: new for old, new in RENAMED.items()}.get(prefix):
+            raise ConfigError(f"{prefix}: this key is now {new}")
+        if said := what_became_of(prefix):
+            raise ConfigError(said)
         names = list(dict.fromkeys(name for key in every for name in (key.name, key.section) if name))
         same_ending = [name for name in names if name.rpartition(".")[2] == prefix.rpartition(".")[2]]
         nearest = same_ending or difflib.get_close_matches(prefix.lower(), names, n=3, cutoff=0.5)

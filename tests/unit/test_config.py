@@ -7,7 +7,7 @@ import pytest
 
 from s2l_ray.config import EngineConfig, load_config
 from s2l_ray.config.reference import keys
-from s2l_ray.config.renamed import ELSEWHERE, RENAMED
+from s2l_ray.config.renamed import ELSEWHERE, RENAMED, SECTIONS
 from s2l_ray.config.shipped import CONFIGURATIONS as CONFIGURATIONS_SHIPPED
 from s2l_ray.errors import ConfigError
 from tests.support.paths import ROOT
@@ -167,12 +167,33 @@ def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
     assert load_config(extended, ["bank.path=/b"]).bank.model_dump() == expected | {"mode": "readwrite"}
 
 
-@pytest.mark.parametrize(("other", "here"), ELSEWHERE.items())
-def test_a_key_of_another_framework_leads_to_ours(other: str, here: str) -> None:
-    with pytest.raises(ConfigError, match=f"^override {other}: unknown key; see {re.escape(here)}$"):
-        load_config("quickstart", [f"{other}=1"])
-    known = {name for key in keys() for name in (key.name, key.section, key.name.partition(".")[0])}
-    assert set(re.split(", | and ", here)) <= known
+def test_a_key_of_another_framework_leads_to_ours() -> None:
+    ours = {name for key in keys() for name in (key.name, key.section, key.name.partition(".")[0])}
+    for here, ends in ELSEWHERE.items():
+        assert set(here.split(" and ")) <= ours
+        for other in (before + end for end in ends for before in ("", "trainer.", "actor_rollout_ref.actor.")):
+            with pytest.raises(ConfigError, match=f"^override {other}: unknown key; see {re.escape(here)}$"):
+                load_config("quickstart", [f"{other}=1"])
+    for other, here in SECTIONS.items():
+        assert set(re.split(", | and ", here)) <= ours
+        with pytest.raises(ConfigError, match=f"^override {other}.any: unknown key; see {here}$"):
+            load_config("quickstart", [f"{other}.any=1"])
+
+
+def test_keys_are_explained_as_an_override_has_them() -> None:
+    assert [key.name for key in keys("trainer.learning_rate=3")] == ["trainer.learning_rate"]
+    with pytest.raises(ConfigError, match=r"^rollout\.n: unknown key; see rollout\.group_size$"):
+        keys("rollout.n=8")
+
+
+def test_what_only_looks_like_another_frameworks_key_is_told_what_is_there() -> None:
+    for key, said in {
+        "trainer.beta": "did you mean 'betas'?",
+        "evaluation.n": "valid keys here: ",
+        "bank.model": "'mode'",
+    }.items():
+        with pytest.raises(ConfigError, match=f"^override {key}: unknown key; .*{re.escape(said)}"):
+            load_config("quickstart", [f"{key}=1"])
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

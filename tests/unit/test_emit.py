@@ -104,12 +104,14 @@ def test_logical_gpus_are_counted_by_ray_alone():
     assert container_of(group)["resources"]["limits"] == {"cpu": "3", "memory": "16G"}
 
 
-def test_rollouts_prefetched_and_of_two_steps_fit_into_the_object_store_and_that_into_shm():
-    # 1 GiB prefetched, twice 32 prompts x 8 rollouts x 20 tokens x 16 bytes, 256 MB for the rest; in whole MB.
+def test_rollouts_that_a_run_keeps_fit_into_the_object_store_and_that_into_shm():
+    # 1 GiB prefetched, 2 + 20 times 32 prompts x 8 rollouts x 20 tokens x 16 bytes, 256 MB for the rest; in whole MB.
     (group,) = cluster_of(emitted(TRIAL))["workerGroupSpecs"]
-    assert group["rayStartParams"] == {"object-store-memory": "1329000000", "num-gpus": "0"}
-    assert volume(group, "shared-mem")["emptyDir"] == {"medium": "Memory", "sizeLimit": "1579M"}
+    assert group["rayStartParams"] == {"object-store-memory": "1331000000", "num-gpus": "0"}
+    assert volume(group, "shared-mem")["emptyDir"] == {"medium": "Memory", "sizeLimit": "1581M"}
     assert default_store(load_config("quickstart"), 4 * 10**9) == 1_200_000_000  # at most 30% of the memory
+    # A trainer that goes on from its state after the latest step needs no rollouts of steps before.
+    assert default_store(load_config("quickstart", ["recovery.snapshots=memory"]), 8 * 10**9) == 1_329_000_000
 
 
 def test_equal_nodes_are_one_group_wherever_they_stand_and_kinds_are_groups():
