@@ -44,6 +44,8 @@ class EvaluatedModel:
     """Directory of the checkpoint, if it is one."""
     began_as: str = ""
     """The learner that the checkpoint's run began with."""
+    lora_alpha: float = 0.0
+    """Of the checkpoint's run (trainer.lora_alpha)."""
 
 
 def find_models(words: Sequence[str], directory: Path) -> list[EvaluatedModel]:
@@ -96,8 +98,9 @@ def _checkpoint(run: Path, step: int, directory: Path) -> EvaluatedModel:
         has = ", ".join(f"{run}:step-{number}" for number in sorted(found)) or "none"
         raise ModelError(f"{run} has no checkpoint of step {step}; it has {has}")
     label = f"{run.name}:step-{step}"
-    began_as = load_config(run / "config.yaml").models.learner
-    return EvaluatedModel(label, str(directory / MODELS / label), found[step], began_as)
+    config = load_config(run / "config.yaml")
+    began_as, lora_alpha = config.models.learner, config.trainer.lora_alpha
+    return EvaluatedModel(label, str(directory / MODELS / label), found[step], began_as, lora_alpha)
 
 
 def write_models(models: Sequence[EvaluatedModel]) -> None:
@@ -112,7 +115,8 @@ def write_models(models: Sequence[EvaluatedModel]) -> None:
             from s2l_ray.training.checkpoint_model import write_checkpoint_model
 
             began_as = model_directory("models.learner", model.began_as)
-            write_checkpoint_model(model.checkpoint / TRAINER, began_as, Path(model.source))
+            trainer, target = model.checkpoint / TRAINER, Path(model.source)
+            write_checkpoint_model(trainer, began_as, target, lora_alpha=model.lora_alpha)
 
 
 def _expanded(word: str) -> str:

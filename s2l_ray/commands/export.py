@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Write the learner as a checkpoint has it, as a directory that transformers and
-vLLM load (Hugging Face layout). A run that has finished has its trained model
-in RUN_DIR/model. The whole model is in host memory meanwhile."""
+vLLM load (Hugging Face layout). Adapters (trainer.lora_rank) are merged, unless
+--adapter asks for them alone. A run that has finished has its trained model in
+RUN_DIR/model. The whole model is in host memory meanwhile."""
 
 
 def add_to(commands: Commands) -> None:
@@ -31,7 +32,12 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
     parser.add_argument(
-        "--dtype", choices=get_args(Dtype), help="of the weights (default: the type in which the run computed)"
+        "--adapter", action="store_true", help="write the adapters by themselves, as peft does (adapter_config.json)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        help="of the weights (default: the type in which the run computed; float32 for --adapter)",
     )
 
 
@@ -39,21 +45,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the model.
 
     Raises:
-        ConfigError: there is no such checkpoint, or `--to` exists.
+        ConfigError: there is no such checkpoint, `--to` exists, or there are no adapters.
         ModelError, DataError: the checkpoint, or the learner that the run began with, cannot be used.
         DiskError: the model cannot be written.
     """
     from s2l_ray.config import load_config
     from s2l_ray.run.checkpoints import TRAINER, named_checkpoint
     from s2l_ray.tasks.compat import model_directory
-    from s2l_ray.training.checkpoint_model import write_checkpoint_model
+    from s2l_ray.training.checkpoint_model import write_adapter, write_checkpoint_model
 
     checkpoint = named_checkpoint(arguments.checkpoint, "CHECKPOINT")
     if arguments.to.exists():
         raise ConfigError(f"--to: {arguments.to} exists already; name another directory")
-    models = load_config(checkpoint.parent.parent / "config.yaml").models
-    dtype = arguments.dtype or ("float32" if models.dtype == "auto" else models.dtype)
-    began_as = model_directory("models.learner", models.learner)
-    write_checkpoint_model(checkpoint / TRAINER, began_as, arguments.to.absolute(), dtype)
-    print(f"wrote {arguments.to}: the learner of {checkpoint.name}, in {dtype}")
+    config = load_config(checkpoint.parent.parent / "config.yaml")
+    models, lora_alpha = config.models, config.trainer.lora_alpha
+    target = arguments.to.absolute()
+    if arguments.adapter:
+        dtype = arguments.dtype or "float32"
+        write_adapter(checkpoint / TRAINER, models.learner, target, dtype, lora_alpha=lora_alpha)
+        what = "the adapters"
+    else:
+        dtype = arguments.dtype or ("float32" if models.dtype == "auto" else models.dtype)
+        began_as = model_directory("models.learner", models.learner)
+        write_checkpoint_model(checkpoint / TRAINER, began_as, target, dtype, lora_alpha=lora_alpha)
+        what = "the learner"
+    print(f"wrote {arguments.to}: {what} of {checkpoint.name}, in {dtype}")
     return 0

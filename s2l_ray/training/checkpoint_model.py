@@ -1,4 +1,8 @@
-"""A trainer's checkpoint as a model directory that transformers and vLLM load: a run's learner as it was at a step."""
+"""A trainer's checkpoint as a model directory that transformers and vLLM load: a run's learner as it was at a step.
+
+Of a run with adapters a checkpoint has these alone (see `checkpoint`): they are merged into the model that the run
+began with, or written by themselves, in PEFT's layout.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,33 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import ConfigError, ModelError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import open_up, writing
 from s2l_ray.training.checkpoint import read_about
+from s2l_ray.training.lora import ADAPTER, base_name, require_peft, with_adapter
 from s2l_ray.training.shard_files import Rows, ShardReader
+from s2l_ray.training.stored_model import StoredTensors
 from s2l_ray.training.weights import copy_beside_weights
 
 OF_POLICY = "model/model."
 """How the names of the policy's weights begin in a checkpoint; what follows is the model's own name of a tensor."""
+SIDES = ("lora_A", "lora_B")
+"""What peft calls the two sides of an adapter, [rank, in] and [out, rank]."""
 
 
-def write_checkpoint_model(trainer: Path, model_dir: Path, target: Path, dtype: Dtype | None = None) -> None:
-    """Write the weights of a checkpoint, with the other files of the model it began as.
+def write_checkpoint_model(
+    trainer: Path, model_dir: Path, target: Path, dtype: Dtype | None = None, *, lora_alpha: float
+) -> None:
+    """Write the weights of a checkpoint, adapters merged, with the other files of the model it began as.
 
     The whole model is in host memory meanwhile. The directory is there whole or not at all.
 
@@ -32,22 +44,70 @@ def write_checkpoint_model(trainer: Path, model_dir: Path, target: Path, dtype: 
         trainer: the directory trainer/ of a checkpoint.
         model_dir: the learner that its run began with.
         target: of the model; must not exist.
-        dtype: of the weights, which its configuration then names; None: the type of the checkpoint.
+        dtype: of the weights, which its configuration then names; None: the type of the checkpoint, or of the model
+            under its adapters.
+        lora_alpha: of the run, if it had adapters.
 
     Raises:
-        ModelError: it is no complete checkpoint, or one of adapters alone.
+        ModelError: it is no complete checkpoint, or its adapters are not of this model.
         DataError: it is damaged.
         DiskError: the directory cannot be written.
     """
-    weights = _weights(trainer, dtype)
+    cast = None if dtype is None else getattr(torch, dtype)
+    adapters = _read(trainer, cast=None, adapters=True)
+    weights = _merged(trainer, model_dir, adapters, cast, lora_alpha) if adapters else _read(trainer, cast=cast)
+    with _directory(target) as partial:
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        copy_beside_weights(model_dir, partial)
+        if dtype is not None:
+            _name_dtype(partial / "config.json", dtype)
+
+
+def write_adapter(trainer: Path, learner: str, target: Path, dtype: Dtype | None = None, *, lora_alpha: float) -> None:
+    """Write the adapters of a checkpoint in PEFT's layout, which peft and vLLM load on top of the learner.
+
+    Args:
+        trainer: the directory trainer/ of a checkpoint.
+        learner: the model that its run began with, as the adapter's configuration names it.
+        target: of the adapter; must not exist.
+        dtype: of its weights; None: float32, in which they are trained.
+        lora_alpha: of the run.
+
+    Raises:
+        ConfigError: peft is not installed, or the run had no adapters.
+        ModelError: it is no complete checkpoint.
+        DataError: it is damaged.
+        DiskError: the directory cannot be written.
+    """
+    require_peft("writing an adapter")
+    from peft import LoraConfig
+
+    adapters = _read(trainer, cast=None if dtype is None else getattr(torch, dtype), adapters=True)
+    if not adapters:
+        raise ConfigError(f"{trainer} has no adapters: its run had no trainer.lora_rank, and trained whole weights")
+    layers = {name.partition(".lora_")[0] for name in adapters}
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=learner,
+        r=_rank(adapters),
+        lora_alpha=lora_alpha,
+        target_modules=sorted({layer.rpartition(".")[2] for layer in layers}),
+        inference_mode=True,
+    )
+    weights = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in adapters.items()}
+    with _directory(target) as partial:
+        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(partial))
+
+
+@contextmanager
+def _directory(target: Path) -> Iterator[Path]:
+    """A directory that becomes `target` when everything is in it."""
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     with writing(target):
         try:
             partial.mkdir(parents=True)
-            save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-            copy_beside_weights(model_dir, partial)
-            if dtype is not None:
-                _name_dtype(partial / "config.json", dtype)
+            yield partial
             open_up(partial)
             os.replace(partial, target)
         finally:
@@ -60,23 +120,48 @@ def _name_dtype(config: Path, dtype: Dtype) -> None:
     config.write_text(json.dumps(values | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
-def _weights(trainer: Path, dtype: Dtype | None) -> dict[str, Tensor]:
+def _read(trainer: Path, *, cast: torch.dtype | None, adapters: bool = False) -> dict[str, Tensor]:
+    """The policy's weights, or its adapters, by the model's own names; cast one by one."""
     about = read_about(trainer)
     found: dict[str, Tensor] = {}
     with ShardReader(trainer, about["ranks"]) as reader:
-        for name, tensor in about["tensors"].items():
-            if not name.startswith(OF_POLICY):
+        for stored, tensor in about["tensors"].items():
+            name = stored.removeprefix(OF_POLICY)
+            if name == stored or (base_name(name) is None) != adapters:
                 continue
-            if "lora_" in name:
-                raise ModelError(
-                    f"{trainer} has adapters alone (trainer.lora_rank); evaluate the run's trained model, into which "
-                    "they are merged"
-                )
             shape = tensor["shape"]
             whole = torch.empty(shape, dtype=getattr(torch, tensor["dtype"]))
             if shape:
-                reader.read_rows(name, Rows(0, shape[0]), shape[0], whole)
+                reader.read_rows(stored, Rows(0, shape[0]), shape[0], whole)
             else:
-                reader.read_whole(name, whole)
-            found[name.removeprefix(OF_POLICY)] = whole if dtype is None else whole.to(getattr(torch, dtype))
+                reader.read_whole(stored, whole)
+            found[name] = whole if cast is None else whole.to(cast)
     return found
+
+
+def _merged(
+    trainer: Path, model_dir: Path, adapters: Mapping[str, Tensor], cast: torch.dtype | None, lora_alpha: float
+) -> dict[str, Tensor]:
+    """The model's weights with the adapters' shares, as engines had them: cast before and after (see `lora.merged`)."""
+    stored = StoredTensors(str(model_dir))
+    scaling = lora_alpha / _rank(adapters)
+    found: dict[str, Tensor] = {}
+    used = 0
+    for name in stored.names:
+        weight = stored.whole(name)
+        weight = weight if cast is None else weight.to(cast)
+        layer = name.removesuffix(".weight")
+        a, b = (adapters.get(f"{layer}.{side}.{ADAPTER}.weight") for side in SIDES)
+        if a is not None and b is not None:
+            if weight.shape != (len(b), a.shape[1]):
+                break
+            weight = with_adapter(weight, a.float(), b.float(), scaling)
+            used += len(SIDES)
+        found[name] = weight
+    if used < len(adapters):
+        raise ModelError(f"{trainer} has adapters of another model than {model_dir}: names or shapes of layers differ")
+    return found
+
+
+def _rank(adapters: Mapping[str, Tensor]) -> int:
+    return next(len(tensor) for name, tensor in adapters.items() if f".{SIDES[0]}." in name)

@@ -32,8 +32,7 @@ def add_adapters(model: PreTrainedModel, config: TrainerConfig, *, seed: int) ->
     Raises:
         ConfigError: peft is not installed, or trainer.lora_targets names no linear layer of the decoder.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError("trainer.lora_rank needs the package peft; run `pip install '.[lora]'`")
+    require_peft("trainer.lora_rank")
     from peft import LoraConfig, inject_adapter_in_model
 
     linear = {name.rpartition(".")[2] for name, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -48,6 +47,16 @@ def add_adapters(model: PreTrainedModel, config: TrainerConfig, *, seed: int) ->
         adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=sorted(targets))
         with _stand_ins(model.base_model, targets):
             inject_adapter_in_model(adapters, model, ADAPTER)
+
+
+def require_peft(what: str) -> None:
+    """Refuse `what` where peft is not installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(f"{what} needs the package peft; run `pip install '.[lora]'`")
 
 
 @contextmanager
@@ -78,5 +87,14 @@ def merged(model: PreTrainedModel, name: str, gathered: Tensor) -> Tensor:
     adapted = model.get_submodule(module)
     sides = (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER])
     a, b = (whole(side.weight.detach().to(gathered.device)).float() for side in sides)
-    with_adapter: Tensor = gathered.float() + (b @ a) * adapted.scaling[ADAPTER]
-    return with_adapter.to(gathered.dtype)
+    return with_adapter(gathered, a, b, adapted.scaling[ADAPTER])
+
+
+def with_adapter(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """A weight [out, in] with its adapter's share, which is added in float32; in the weight's dtype.
+
+    Args:
+        a, b: the adapter's sides, float32 [rank, in] and [out, rank].
+        scaling: lora_alpha / lora_rank.
+    """
+    return (weight.float() + (b @ a) * scaling).to(weight.dtype)

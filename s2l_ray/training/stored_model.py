@@ -45,6 +45,11 @@ class StoredTensors:
         return name in self._files
 
     @property
+    def names(self) -> list[str]:
+        """Of all tensors."""
+        return list(self._files)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of the first tensor of floating point, which stands for all."""
         for name in self._files:
@@ -71,6 +76,16 @@ class StoredTensors:
                     "config are of two models"
                 )
             found: Tensor = tensor[first : first + count]
+            return found
+
+    def whole(self, name: str) -> Tensor:
+        """The tensor `name`, in the type that it is stored in.
+
+        Raises:
+            ModelError: its file is damaged.
+        """
+        with self._open(name) as file:
+            found: Tensor = file.get_tensor(name)
             return found
 
     @contextmanager

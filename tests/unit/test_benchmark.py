@@ -242,7 +242,7 @@ def test_a_checkpoint_becomes_a_model_with_its_weights(tmp_path):
     assert all(torch.equal(found[name], weights[name].float() + 1) for name in weights)
     assert {"config.json", "tokenizer.json"} <= {file.name for file in Path(model.source).iterdir()}
     check_models(model.source, str(DIRECTORY / "small"))
-    write_checkpoint_model(checkpoint / "trainer", DIRECTORY / "large", tmp_path / "half", "bfloat16")
+    write_checkpoint_model(checkpoint / "trainer", DIRECTORY / "large", tmp_path / "half", "bfloat16", lora_alpha=1)
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert all(torch.equal(half[name], found[name].bfloat16()) for name in weights)
     config = json.loads((tmp_path / "half" / "config.json").read_text())
@@ -256,13 +256,34 @@ def test_a_checkpoint_becomes_a_model_with_its_weights(tmp_path):
         assert main(["export", str(word), "--to", str(tmp_path / "exported")]) == 1  # it exists
         shutil.rmtree(tmp_path / "exported")
     assert main(["export", f"{run}:step-40", "--to", str(tmp_path / "exported")]) == 1
+    assert main(["export", f"{run}:step-20", "--adapter", "--to", str(tmp_path / "exported")]) == 1  # it has none
 
 
-def test_a_checkpoint_of_adapters_is_refused(tmp_path):
-    adapters = {"model/model.layers.0.q_proj.lora_A.default.weight": torch.zeros(2, 4)}
-    save_checkpoint(str(tmp_path / "trainer"), adapters, optimizer_steps=1, rank=0, ranks=1)
-    with pytest.raises(ModelError, match="adapters alone"):
-        write_checkpoint_model(tmp_path / "trainer", DIRECTORY / "large", tmp_path / "model")
+def test_adapters_of_a_checkpoint_are_merged_or_written_by_themselves(tmp_path):
+    run = run_directory(tmp_path / "mine", trained=False)
+    (run / "config.yaml").write_text("extends: quickstart\ntrainer: {lora_rank: 2, lora_alpha: 6}\n")
+    name = "model.layers.0.self_attn.q_proj"
+    weights = load_file(DIRECTORY / "large" / "model.safetensors")
+    out, into = weights[f"{name}.weight"].shape
+    a, b = torch.linspace(-1, 1, 2 * into).view(2, into), torch.linspace(1, 2, 2 * out).view(out, 2)
+    adapters = {f"{name}.lora_A.default.weight": a, f"{name}.lora_B.default.weight": b}
+    checkpoint = run / "checkpoints" / "step-000020"
+    trained = {f"model/model.{key}": tensor for key, tensor in adapters.items()}
+    save_checkpoint(str(checkpoint / "trainer"), trained, optimizer_steps=5, rank=0, ranks=1)
+    (checkpoint / "state.json").write_text("{}")
+    assert main(["export", str(run), "--to", str(tmp_path / "model"), "--dtype", "float32"]) == 0
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    expected = {key: tensor.float() for key, tensor in weights.items()}
+    expected[f"{name}.weight"] += 3 * (b @ a)  # 6 / 2
+    torch.testing.assert_close(found, expected)
+    (model,) = find_models([f"{run}:step-20"], tmp_path / "out")
+    write_models([model])
+    torch.testing.assert_close(load_file(Path(model.source) / "model.safetensors"), expected, check_dtype=False)
+    assert main(["export", str(run), "--adapter", "--to", str(tmp_path / "adapter")]) == 0
+    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert torch.equal(written[f"base_model.model.{name}.lora_A.weight"], a) and len(written) == 2
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 6.0, ["q_proj"])
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.training.checkpoint_model import write_adapter, write_checkpoint_model
 from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.digest import tensor_digest
@@ -130,6 +133,48 @@ def test_a_checkpoint_goes_on_with_the_adapters(model_dirs: dict[str, str], tmp_
     resumed.load(str(tmp_path))
     assert resumed.update([random_groups(3, seed=5)]) == metrics
     assert all(torch.equal(t, weights[n]) for n, t in weights_of(resumed).items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_becomes_the_model_that_the_run_would_have_exported(
+    dtype: str, model_dirs: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = lora_trainer(model_dirs["llama"], dtype, learning_rate=0.1)
+    for seed in range(2):
+        trainer.update([random_groups(3, seed=seed)])
+    trainer.save(str(tmp_path / "checkpoint"))
+    trainer.export(str(tmp_path / "run"))
+    trainer.close()
+    base = Path(model_dirs["llama"])
+    write_checkpoint_model(tmp_path / "checkpoint", base, tmp_path / "model", dtype, lora_alpha=ALPHA)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "model"))
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert loaded.dtype == getattr(torch, dtype)
+    with pytest.raises(ModelError, match="adapters of another model"):
+        other = Path(write_model("qwen3", tmp_path / "other"))
+        write_checkpoint_model(tmp_path / "checkpoint", other, tmp_path / "none", lora_alpha=ALPHA)
+    assert not (tmp_path / "none").exists()
+
+
+def test_adapters_by_themselves_are_what_peft_puts_on_the_learner(model_dirs: dict[str, str], tmp_path: Path) -> None:
+    trainer = lora_trainer(model_dirs["qwen3"], learning_rate=0.1, lora_targets=("q_proj", "down_proj"))
+    trainer.update([random_groups(3)])
+    trainer.save(str(tmp_path / "checkpoint"))
+    trainer.close()
+    base = Path(model_dirs["qwen3"])
+    write_checkpoint_model(tmp_path / "checkpoint", base, tmp_path / "model", lora_alpha=ALPHA)
+    write_adapter(tmp_path / "checkpoint", str(base), tmp_path / "adapter", lora_alpha=ALPHA)
+    with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    assert with_adapter.peft_config["default"].base_model_name_or_path == str(base)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    text = torch.tensor([[5, 3, 60, 1, 9]])
+    with torch.no_grad():
+        expected, found, before = (
+            model(text).logits for model in (merged, with_adapter, AutoModelForCausalLM.from_pretrained(base))
+        )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - before).abs().max() > 0.01
 
 
 def test_adapters_are_recomputed_like_layers(model_dirs: dict[str, str]) -> None:
