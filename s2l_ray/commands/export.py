@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(checkpoint.parent.parent / "config.yaml")
     models, lora_alpha = config.models, config.trainer.lora_alpha
     target = arguments.to.absolute()
+    dtype: Dtype
     if arguments.adapter:
         dtype = arguments.dtype or "float32"
         write_adapter(checkpoint / TRAINER, models.learner, target, dtype, lora_alpha=lora_alpha)
