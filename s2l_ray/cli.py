@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import select
@@ -77,8 +78,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        _drop_what_is_printed()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+            raise
+        _drop_what_is_printed()  # standard output, most likely: errors of files are said where they are written
+        print(f"error: output cannot be written: {error.strerror}; make room, or send it elsewhere", file=sys.stderr)
+        return 1
     except S2LError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -94,6 +101,11 @@ def _nobody_reads() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_what_is_printed() -> None:
+    """Or the interpreter complains when it flushes standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,8 @@ from s2l_ray.machine.reading import read_bounded
 
 MOST_FILES = 100
 """Files that one configuration is made of."""
+NO_VARIABLE = re.compile(r"Environment variable '(\w+)' not found")
+"""What OmegaConf says of a variable that is not set."""
 
 
 class ConfigFile(Config):
@@ -267,5 +270,10 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
     key = error.full_key
     if isinstance(error, MissingMandatoryValue):
         return f"{where}: {key} must be given, as an override {key}=... or in a file"
+    if variable := NO_VARIABLE.search(str(error)):
+        name = variable[1]
+        return (
+            f"{where}: {key}: the environment variable {name} is not set; set it, or write ${{oc.env:{name},DEFAULT}}"
+        )
     hint = "; for these characters themselves write \\${" if isinstance(error, GrammarParseError) else ""
     return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"

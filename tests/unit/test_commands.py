@@ -173,3 +173,15 @@ def test_plan_refuses_a_function_that_the_run_could_not_use(key: str, capsys: py
     assert cli.main(words) == 1
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith(f"error: {key}: cannot import no_such_module:function")
+
+
+def test_where_nothing_can_be_printed_the_command_says_so_and_where_nobody_reads_it_ends():
+    command = [sys.executable, "-m", "s2l_ray", "config"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    said = "error: output cannot be written: No space left on device; make room, or send it elsewhere\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
+    first_line = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first_line.stdout.readline()
+    first_line.stdout.close()
+    assert first_line.stderr.read() == "" and first_line.wait(120) == 141

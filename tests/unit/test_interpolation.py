@@ -27,6 +27,15 @@ def test_other_keys_and_variables_are_read(tmp_path, monkeypatch):
     assert read(tmp_path, "name: \\${oc.env:HF_TOKEN}\n").name == "${oc.env:HF_TOKEN}"  # text
 
 
+def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MY_DATA", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "run_dir: ${oc.env:MY_DATA}/x\n")
+    assert str(caught.value).endswith(
+        "own.yaml: run_dir: the environment variable MY_DATA is not set; set it, or write ${oc.env:MY_DATA,DEFAULT}"
+    )
+
+
 @pytest.mark.filterwarnings("ignore:register_new_resolver")  # how users still have them
 @pytest.mark.parametrize(
     ("value", "said"),
