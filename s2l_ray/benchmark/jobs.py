@@ -137,7 +137,8 @@ def _job(
 def _settled(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DataConfig:
     """The settings of prompts, with what the user has left open."""
     given, settled = data.model_fields_set, data
-    if not (tokenizer.chat_template or "chat" in given or data.chat_template_kwargs):
+    asked_for = "chat" in given or data.system or data.chat_template or data.chat_template_kwargs
+    if not (tokenizer.chat_template or asked_for):
         settled = settled.model_copy(update={"chat": False})
     if "max_prompt_tokens" not in given:
         settled = settled.model_copy(update={"max_prompt_tokens": ANY_LENGTH})

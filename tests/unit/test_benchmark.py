@@ -338,6 +338,9 @@ def test_questions_are_put_into_the_chat_template_with_their_choices_and_the_ins
     plain = EvaluatedModel("plain", str(make_model(tmp_path / "plain", WORDS, rows=16, chat_template=None)))
     (job, _) = make_jobs(plain, load_benchmarks(paths), Options(2), tmp_path / "out", clip=False)
     assert job.prompts[0].text.startswith("Books?\nA. bank") and job.config.data.chat is False
+    for word in ("data.system=Think.", "data.chat_template=default"):  # which a model without a template cannot be told
+        with pytest.raises(ModelError, match="no chat template"):
+            make_jobs(plain, load_benchmarks(paths), Options(2, overrides=(word,)), tmp_path / "out", clip=False)
 
 
 def test_a_response_beyond_the_positions_is_refused_or_clipped(tmp_path):
