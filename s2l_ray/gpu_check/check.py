@@ -21,6 +21,10 @@ class Skip(Exception):
     """The stage cannot run here; the message says why."""
 
 
+UNFINISHED = "its process ended before the stage did"
+"""The reason of a stage until something is wrong or it ends."""
+
+
 @dataclass
 class StageResult:
     """One entry of the report."""
@@ -47,7 +51,7 @@ class Check:
         self._end = time.monotonic() + seconds
         self._file = file
         self._wrong: list[str] = []
-        self._result = StageResult(stage, "FAIL", "its process ended before the stage did")
+        self._result = StageResult(stage, "FAIL", UNFINISHED)
         self.cuda = torch.cuda.is_available()
 
     @property
@@ -72,6 +76,8 @@ class Check:
         self.say(f"{'ok' if holds else 'WRONG'}  {what}")
         if not holds:
             self._wrong.append(what)
+            self._result.reason = "; ".join(self._wrong)
+            self._write()  # it counts also where the stage does not end in time
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

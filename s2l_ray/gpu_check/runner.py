@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.gpu_check.check import StageResult, write_json
+from s2l_ray.gpu_check.check import UNFINISHED, StageResult, write_json
 from s2l_ray.gpu_check.stages import STAGES, Stage
+from s2l_ray.kinds import CheckStatus
 
 LEAST_SECONDS = 20.0
 """A stage that has less left is not begun."""
@@ -67,9 +68,9 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
         try:
             result = StageResult(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            result = StageResult(stage.name, "FAIL", "its process did not begin")
+            result = StageResult(stage.name, "FAIL", UNFINISHED if status is None else "its process did not begin")
     if status is None:
-        result.status, result.reason = "FAIL", f"it did not end within {bound:.0f} s"
+        result.status, result.reason = _unfinished(stage, bound, result.reason)
     elif status and result.status != "FAIL":
         result.status, result.reason = "FAIL", f"its process ended with status {status}"
     if result.status == "FAIL":
@@ -77,6 +78,18 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
         print("\n".join(f"  | {line}" for line in result.complaints[-SHOWN_LINES:]), flush=True)
     result.seconds = time.monotonic() - begin
     return result
+
+
+def _unfinished(stage: Stage, bound: float, reason: str) -> tuple[CheckStatus, str]:
+    """Status and reason of a stage that was killed at its bound: no failure where the total left it less than its own.
+
+    Args:
+        reason: UNFINISHED, or what did not hold before.
+    """
+    if reason == UNFINISHED and bound < stage.seconds:
+        return "SKIP", f"it was cut short after {bound:.0f} of {stage.seconds:.0f} s; give more with --minutes"
+    late = f"it did not end within {bound:.0f} s"
+    return "FAIL", late if reason == UNFINISHED else f"{reason}; {late}"
 
 
 def _start(stage: Stage, bound: float, file: Path, complaints: IO[str]) -> subprocess.Popen[str]:

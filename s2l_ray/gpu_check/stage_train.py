@@ -25,6 +25,7 @@ RUN: dict[str, Any] = {
     "objective.mini_batch_prompts": 8,
     "data.eval_limit": 32,
     "engines.learner.count": 1,
+    "engines.explorer.count": 1,
     "checkpoint.every": 3,
     "tracking.enabled": "false",
     "cluster.start_timeout_s": 180,

@@ -44,11 +44,13 @@ def result_of(check: Check) -> StageResult:
     return StageResult(**json.loads(check._file.read_text()))
 
 
-def run_made_up(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float = BOUND) -> StageResult:
-    """A stage of its own module, in its own process."""
+def run_made_up(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float = BOUND, own: float | None = None
+) -> StageResult:
+    """A stage of its own module, in its own process; `own`: its bound where there is time for all of it."""
     (tmp_path / "made_up_stage.py").write_text(f"import os, sys, time\n\ndef run(check):\n    {body}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return runner._run_stage(Stage("made up", "", bound, "made_up_stage"), bound)
+    return runner._run_stage(Stage("made up", "", own or bound, "made_up_stage"), bound)
 
 
 ENDS = {
@@ -88,6 +90,16 @@ def test_a_stage_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, mo
     assert (result.status, result.reason) == ("FAIL", "it did not end within 15 s")
     if child.exists() and (status := Path(f"/proc/{child.read_text()}/status")).exists():
         assert "State:\tZ" in status.read_text()
+
+
+def test_a_stage_that_the_total_cuts_short_has_not_failed_unless_something_was_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_made_up("check.measure(rate=2.5); time.sleep(600)", tmp_path, monkeypatch, bound=15, own=90)
+    assert (result.status, result.measured) == ("SKIP", {"rate": 2.5})
+    assert result.reason == "it was cut short after 15 of 90 s; give more with --minutes"
+    result = run_made_up("check.expect(False, 'bad'); time.sleep(600)", tmp_path, monkeypatch, bound=15, own=90)
+    assert (result.status, result.reason) == ("FAIL", "bad; it did not end within 15 s")
 
 
 def test_the_runner_goes_on_and_writes_after_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
