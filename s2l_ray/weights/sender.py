@@ -76,6 +76,7 @@ class GroupSender(ABC):
         Raises:
             BroadcastError: a receiver is gone, or did not take part within the timeout. The group is left.
             ValueError: the weights are not what was declared.
+            Exception: what walking the weights raised. The ranks are out of step then, and cannot walk again.
         """
         walk = _Timed(self.walk(weights))
         broadcast_s = 0.0
@@ -84,7 +85,7 @@ class GroupSender(ABC):
                 broadcast_s = self._broadcast(walk)
         except Exception as error:
             self.close()  # first: receivers that still wait for data learn of it from the closed connections
-            if isinstance(error, RuntimeError | TimeoutError):
+            if not walk.failed and isinstance(error, RuntimeError | TimeoutError):
                 raise BroadcastError(f"the broadcast failed: {error}") from error
             raise
         finally:
@@ -153,10 +154,17 @@ class _Timed(Iterator[T]):
     def __init__(self, inner: Iterator[T]) -> None:
         self._inner = inner
         self.seconds = 0.0
+        self.failed = False
+        """Whether a step raised, which ends the iterator."""
 
     def __next__(self) -> T:
         begin = time.perf_counter()
         try:
             return next(self._inner)
+        except StopIteration:
+            raise
+        except Exception:
+            self.failed = True
+            raise
         finally:
             self.seconds += time.perf_counter() - begin
