@@ -74,6 +74,24 @@ def _stand_ins(decoder: nn.Module, targets: set[str]) -> Iterator[None]:
         layer.weight = weight.requires_grad_(False)
 
 
+@contextmanager
+def without_adapters(model: PreTrainedModel) -> Iterator[None]:
+    """The model as it was before it had adapters: the reference. For forwards that no backward follows.
+
+    peft's own `enable_adapters` also changes which parameters have gradients, which FSDP2 takes note of.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
 def base_name(name: str) -> str | None:
     """The name that a parameter has without adapters; None for a parameter of an adapter."""
     return None if f".{ADAPTER}." in name else name.replace(".base_layer.", ".")

@@ -23,7 +23,7 @@ from s2l_ray.training.compiled import compile_layers
 from s2l_ray.training.determinism import compute_deterministically, seed_generators
 from s2l_ray.training.flash_attention import use_flash_attention
 from s2l_ray.training.lockstep import check_mini_batches, pack_in_step, without_empty
-from s2l_ray.training.lora import add_adapters
+from s2l_ray.training.lora import add_adapters, without_adapters
 from s2l_ray.training.metrics import SOURCES, MetricSums
 from s2l_ray.training.model import PackedPolicy, load_causal_lm, recompute_layers, shard
 from s2l_ray.training.optimizer import build_optimizer, check_lr_schedule, learning_rate
@@ -158,7 +158,8 @@ class PolicyTrainer:
         self.policy = self._load_policy(adapter_seed=seed)
         layers = len(self.policy.model.base_model.layers)
         recompute_layers(self.policy.model, trainer.layers_recomputed(layers, cuda=self.device.type == "cuda"))
-        self.reference = self._load_policy(frozen=True) if self.objective.kl > 0 else None
+        own_reference = self.objective.kl > 0 and not trainer.lora_rank  # else it is the policy without its adapters
+        self.reference = self._load_policy(frozen=True) if own_reference else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.policy, trainer)
         self.clock = UpdateClock(self.device)
@@ -194,8 +195,8 @@ class PolicyTrainer:
             mini_batches = punished_groups(mini_batches, self._overlong)
         if self.objective.grouping == "separate":
             mini_batches = without_empty(by_source(mini_batches))
-        if self.reference is not None and self.objective.kl_in == "reward":
-            mini_batches = self._penalised(mini_batches, self.reference, sums)
+        if self.objective.kl > 0 and self.objective.kl_in == "reward":
+            mini_batches = self._penalised(mini_batches, sums)
         shares = self._prepare(mini_batches)
         batches = self._pack(
             [share.sequences for share in shares], old_from_engine=self.objective.old_logprobs == "engine"
@@ -324,9 +325,7 @@ class PolicyTrainer:
             for mini, (tokens, sequences) in zip(mini_batches, all_reduce_sum(totals).tolist(), strict=True)
         ]
 
-    def _penalised(
-        self, mini_batches: list[list[RolloutGroup]], reference: PackedPolicy, sums: MetricSums
-    ) -> list[list[RolloutGroup]]:
+    def _penalised(self, mini_batches: list[list[RolloutGroup]], sums: MetricSums) -> list[list[RolloutGroup]]:
         """The same groups with rewards less the KL to the reference under the weights before the update."""
         self.clock.enter("reference")
         sequences = all_sequences(mini_batches)
@@ -334,7 +333,7 @@ class PolicyTrainer:
         rows, (batches,) = micro_batches(sequences, self.trainer.micro_batch_tokens), self._pack([sequences])
         for batch in batches:
             with torch.no_grad():
-                ours, theirs = self.policy(batch).logprobs, reference(batch).logprobs
+                ours, theirs = self.policy(batch).logprobs, self._reference_logprobs(batch)
             kl = KL_ESTIMATORS[self.objective.kl_estimator](ours, theirs)
             sums.add_kl(batch, kl)
             estimates.append(sequence_sums(kl, batch.lengths).cpu())
@@ -355,10 +354,18 @@ class PolicyTrainer:
             self.clock.enter("old_logprobs")
         for batch in unknown:
             batch.old_logprobs = self.policy(batch).logprobs
-        if self.reference is not None and self.objective.kl_in == "loss":
+        if self.objective.kl > 0 and self.objective.kl_in == "loss":
             self.clock.enter("reference")
             for batch in (b for of_one_step in batches for b in of_one_step):
-                batch.reference_logprobs = self.reference(batch).logprobs
+                batch.reference_logprobs = self._reference_logprobs(batch)
+
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+        if self.reference is not None:
+            logprobs: Tensor = self.reference(batch).logprobs
+            return logprobs
+        with without_adapters(self.policy.model):
+            logprobs = self.policy(batch).logprobs
+        return logprobs
 
     def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums, *, is_first: bool) -> tuple[float, float]:
         """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""

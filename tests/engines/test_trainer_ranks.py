@@ -87,7 +87,7 @@ SCENARIOS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "recomputed": (even, {}, {"gradient_checkpointing": "on"}),
     "kept whole": (mini_batches, KL, {"micro_batch_tokens": 30, "reshard_after_forward": False}),
     "decayed": (mini_batches, {}, DECAYED),
-    "lora": (mini_batches, {}, LORA),
+    "lora": (mini_batches, KL, LORA),
     "reinforce++": (mini_batches, WHITENED, {}),
     "separate": (mini_batches, SEPARATE, {"micro_batch_tokens": 30, "learning_rate": 0.3}),
     "shaped": (mini_batches, SHAPED, {"cpu_offload": True}),

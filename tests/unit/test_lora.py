@@ -17,10 +17,12 @@ from s2l_ray.errors import ConfigError, ModelError
 from s2l_ray.training.checkpoint_model import write_adapter, write_checkpoint_model
 from s2l_ray.training.logprobs import chunked_scores
 from s2l_ray.training.trainer import PolicyTrainer
+from s2l_ray.training.update import all_sequences
 from s2l_ray.weights.digest import tensor_digest
 from tests.support.training_models import (
     GRADIENT_READABLE,
     make_trainer,
+    objective,
     random_groups,
     random_model,
     trainer_config,
@@ -44,8 +46,9 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def lora_trainer(model_dir: str, dtype: str = "float32", **changes: Any) -> PolicyTrainer:
+    goal = changes.pop("goal", objective())
     config = trainer_config(**{"lora_rank": RANK, "lora_alpha": ALPHA, "weight_decay": 0.0} | changes)
-    return make_trainer(model_dir, config=config, dtype=dtype)
+    return make_trainer(model_dir, config=config, goal=goal, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -121,6 +124,29 @@ def test_merged_weights_are_the_adapted_model(model_dirs: dict[str, str], tmp_pa
     metrics = make_trainer(str(tmp_path)).update([random_groups(3)])
     for name in ("loss", "logprob/learner", "logprob/explorer"):
         assert metrics[name] == pytest.approx(expected[name], abs=1e-5), name
+
+
+def test_the_reference_is_the_policy_without_its_adapters(model_dirs: dict[str, str]) -> None:
+    """No second model is loaded, and the KL is that to the base model's own log-probs."""
+    sequences = all_sequences([random_groups(3)])
+    plain = make_trainer(model_dirs["qwen3"])
+    with torch.no_grad():
+        expected = torch.cat([plain.policy(batch).logprobs for batch in plain._pack([sequences])[0]])
+    plain.close()
+    trainer = lora_trainer(model_dirs["qwen3"], learning_rate=0.1, goal=objective(kl=0.1))
+    assert trainer.reference is None
+    trained = [p.requires_grad for p in trainer.policy.parameters()]
+    first = trainer.update([random_groups(3)])
+    assert first["kl"] == 0  # B is zero
+    batches = trainer._pack([sequences])[0]
+    with torch.no_grad():
+        found = torch.cat([trainer._reference_logprobs(batch) for batch in batches])
+        policys = torch.cat([trainer.policy(batch).logprobs for batch in batches])
+    assert torch.equal(found, expected)
+    assert [p.requires_grad for p in trainer.policy.parameters()] == trained
+    kl = (torch.exp(expected - policys) - (expected - policys) - 1).mean()  # k3, of every token
+    assert kl > 0.001
+    assert trainer.update([random_groups(3)])["kl"] == pytest.approx(float(kl), rel=1e-4)
 
 
 def test_a_checkpoint_goes_on_with_the_adapters(model_dirs: dict[str, str], tmp_path: Path) -> None:
