@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.cpu import Cpu, this_cpu
+from s2l_ray.placement.gpu_types import FIRST_WITH_BFLOAT16
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 SLOWDOWN = "4 to 8 times slower than float32"
 """How slow bfloat16 is on a CPU that emulates it, measured on training steps (docs/guides/machines.md)."""
-FIRST_WITH_BFLOAT16 = 8.0
-"""Compute capability of NVIDIA's Ampere; vLLM refuses bfloat16 on older GPUs."""
 
 
 Asked: TypeAlias = Literal["auto"] | Dtype

@@ -1,9 +1,10 @@
 """Data-sheet facts of the GPUs that an inventory may name.
 
-Memory is the total that torch reports for the device. FLOP rates are bfloat16 on tensor cores without sparsity; links
-are one way. Sources: NVIDIA's data sheets of H100 and H200 (SXM and PCIe), DGX B200, A100 (SXM), L40S, L4, A10G (AWS
-g5; the A10 with lower clocks), GeForce RTX 4090 (Ada whitepaper, FP32 accumulate). The network is that of the usual
-node: DGX H100 and B200 have 400 Gb/s per GPU, DGX A100 200 Gb/s, cloud nodes of PCIe cards about 100 Gb/s for eight.
+Memory is the total that torch reports for the device. FLOP rates are bfloat16 on tensor cores without sparsity, and
+float32 outside of them; links are one way. Sources: NVIDIA's data sheets of H100 and H200 (SXM and PCIe), DGX B200,
+A100 (SXM), L40S, L4, A10G (AWS g5; the A10 with lower clocks), GeForce RTX 4090 (Ada whitepaper, FP32 accumulate). The
+network is that of the usual node: DGX H100 and B200 have 400 Gb/s per GPU, DGX A100 200 Gb/s, cloud nodes of PCIe cards
+about 100 Gb/s for eight.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class GpuType:
     """10**9 bytes."""
     tflops: float
     """Dense bfloat16 matrix products, 10**12 FLOP/s."""
+    float32_tflops: float
+    """Dense float32, without TensorFloat-32, 10**12 FLOP/s."""
     hbm_gb_s: float
     """Bandwidth of its own memory, 10**9 bytes/s."""
     link_gb_s: float
@@ -34,18 +37,20 @@ class GpuType:
 
 
 GPU_TYPES: dict[str, GpuType] = {
-    "B200": GpuType(191.4, 2250, 8000, 900, 64, 50),
-    "H200": GpuType(150.1, 989, 4800, 450, 64, 50),
-    "H100-80GB": GpuType(84.9, 989, 3350, 450, 64, 50),
-    "H100-PCIE": GpuType(84.9, 756, 2000, 64, 64, 25),
-    "A100-80GB": GpuType(84.9, 312, 2039, 300, 32, 25),
-    "A100-40GB": GpuType(42.3, 312, 1555, 300, 32, 25),
-    "L40S": GpuType(47.7, 362, 864, 32, 32, 1.5625),
-    "L4": GpuType(23.6, 121, 300, 32, 32, 1.5625),
-    "A10G": GpuType(23.6, 70, 600, 32, 32, 1.5625),
-    "RTX-4090": GpuType(25.2, 165, 1008, 32, 32, 1.5625),
+    "B200": GpuType(191.4, 2250, 80, 8000, 900, 64, 50),
+    "H200": GpuType(150.1, 989, 67, 4800, 450, 64, 50),
+    "H100-80GB": GpuType(84.9, 989, 67, 3350, 450, 64, 50),
+    "H100-PCIE": GpuType(84.9, 756, 51, 2000, 64, 64, 25),
+    "A100-80GB": GpuType(84.9, 312, 19.5, 2039, 300, 32, 25),
+    "A100-40GB": GpuType(42.3, 312, 19.5, 1555, 300, 32, 25),
+    "L40S": GpuType(47.7, 362, 91.6, 864, 32, 32, 1.5625),
+    "L4": GpuType(23.6, 121, 30.3, 300, 32, 32, 1.5625),
+    "A10G": GpuType(23.6, 70, 31.2, 600, 32, 32, 1.5625),
+    "RTX-4090": GpuType(25.2, 165, 82.6, 1008, 32, 32, 1.5625),
 }
 
+FIRST_WITH_BFLOAT16 = 8.0
+"""Compute capability of NVIDIA's Ampere; vLLM refuses bfloat16 on older GPUs."""
 LOGICAL = "logical"
 """A GPU that Ray only counts (`ray start --num-gpus`), on a machine that has none: actors run on CPUs, weights go by
 gloo, and engines cannot give memory back."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,11 +23,8 @@ from s2l_ray.config.section import PositiveFloat, Section
 from s2l_ray.config.shipped import INVENTORIES
 from s2l_ray.config.text import NOT_YAML, listed, read_documents, yaml_problem
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.gpu_types import GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
+from s2l_ray.placement.gpu_types import FIRST_WITH_BFLOAT16, GPU_TYPES, LOGICAL, GpuType, canonical_name, like_memory
 from s2l_ray.placement.manifest_nodes import nodes_of_manifest, ray_object
-
-if TYPE_CHECKING:
-    pass
 
 GB = 10**9
 CPU_GFLOPS = 50.0
@@ -88,7 +85,7 @@ class NodeGroup(Section):
     gpu_memory_gb: PositiveFloat | None = None
     """Per GPU. Without `gpu` enough by itself: rates that are not given are those of the known GPU nearest to it."""
     gpu_tflops: PositiveFloat | None = None
-    """Dense bfloat16, 10**12 FLOP/s per GPU."""
+    """Dense bfloat16, 10**12 FLOP/s per GPU; float32 for GPUs below compute capability 8.0, which have no bfloat16."""
     hbm_gb_s: PositiveFloat | None = None
     """Memory bandwidth per GPU. Rates are in 10**9 bytes/s."""
     intra_node_gb_s: PositiveFloat | None = None
@@ -160,11 +157,18 @@ class NodeGroup(Section):
             memory_bytes=int(memory * GB),
             gpu_memory_bytes=int((self.gpu_memory_gb or model.memory_gb) * GB),
             flops=(self.gpu_tflops or model.tflops) * 1e12,
+            flops_float32=self._tflops_float32(model) * 1e12,
             hbm=(self.hbm_gb_s or model.hbm_gb_s) * 1e9,
             intra=(self.intra_node_gb_s or model.link_gb_s) * 1e9,
             inter=(self.inter_node_gb_s or model.network_gb_s * self.gpus) * 1e9,
             pcie=(self.pcie_gb_s or model.pcie_gb_s) * 1e9,
         )
+
+    def _tflops_float32(self, model: GpuType) -> float:
+        """As much slower than bfloat16 as on the known GPU; nothing here asks for TensorFloat-32."""
+        given = self.gpu_tflops or model.tflops
+        old = self.compute_capability and self.compute_capability < FIRST_WITH_BFLOAT16
+        return given if old and self.gpu_tflops else given * model.float32_tflops / model.tflops
 
     def _emulated(self, cpus: float, memory: float) -> NodeSpec:
         """Rates of a CPU node; of one CPU each, where actors are counted by CPUs or by logical GPUs."""
@@ -175,6 +179,7 @@ class NodeGroup(Section):
             memory_bytes=int(memory * GB),
             gpu_memory_bytes=int((self.gpu_memory_gb or memory / max(1, self.gpus)) * GB),
             flops=(self.gpu_tflops or CPU_GFLOPS / 1e3) * 1e12,
+            flops_float32=(self.gpu_tflops or CPU_GFLOPS / 1e3) * 1e12,
             hbm=(self.hbm_gb_s or CPU_MEMORY_GB_S) * 1e9,
             intra=(self.intra_node_gb_s or GLOO_GB_S) * 1e9,
             inter=(self.inter_node_gb_s or GLOO_GB_S) * 1e9,
@@ -193,7 +198,9 @@ class NodeSpec:
     memory_bytes: int
     gpu_memory_bytes: int
     flops: float
-    """FLOP/s of one GPU; on a node without (real) GPUs, of one CPU."""
+    """FLOP/s of one GPU in bfloat16; on a node without (real) GPUs, of one CPU."""
+    flops_float32: float
+    """In float32."""
     hbm: float
     """Memory bandwidth, of the same."""
     intra: float

@@ -62,14 +62,16 @@ class Rates:
         return self.intra if nodes <= 1 else min(self.intra, self.inter)
 
 
-def rates(specs: list[NodeSpec], efficiency: Efficiency, *, threads: int = 1) -> Rates:
+def rates(specs: list[NodeSpec], efficiency: Efficiency, *, float32: bool = False, threads: int = 1) -> Rates:
     """The rates of the slowest of some nodes, since a step waits for the slowest device.
 
     Args:
+        float32: whether they compute in it, and not in bfloat16 (models.dtype).
         threads: CPU threads of an actor; counts where nodes have no real GPUs.
     """
     scale = [1 if spec.real_gpus else threads for spec in specs]
-    flops = min(spec.flops * n for spec, n in zip(specs, scale, strict=True))
+    of_one = [spec.flops_float32 if float32 else spec.flops for spec in specs]
+    flops = min(rate * n for rate, n in zip(of_one, scale, strict=True))
     memory = min(spec.hbm * n for spec, n in zip(specs, scale, strict=True))
     return Rates(
         train=flops * efficiency.train,
@@ -233,8 +235,7 @@ def update_seconds(
     compute = work.forwards(split) * shape.forward_flops(tokens, work.sequence_tokens / 2) / rates.train
 
     rows = steps * math.ceil(tokens / steps / max(work.micro_batch_tokens, work.sequence_tokens))
-    # Backward's own gather serves the recomputation too.
-    gathers = work.forwards(split) - 1 - work.recompute - work.keeps_gathered
+    gathers = work.gathers(split)
     link, sharing = rates.link(replica_nodes or nodes), ranks // replicas
     traffic = gathers * gather_seconds(shape.parameters * dtype_bytes, sharing, link)
     traffic += 0.0 if work.lora else gather_seconds(shape.parameters * 4, sharing, link)

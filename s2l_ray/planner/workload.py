@@ -118,14 +118,23 @@ class Workload:
         return -(-self.prompts // self.mini_batch_prompts) * (2 if self.separate_groups and both else 1)
 
     def forwards(self, split: Split) -> float:
-        """Forward passes over the step's tokens that the trainer's FLOPs amount to: `update_passes`, and recompute.
+        """Forward passes over the step's tokens that the trainer's FLOPs amount to: `update_passes`, and recompute."""
+        return self._passes(split, lora=self.lora) + self.recompute
 
-        A backward gathers the weights and counts whole with LoRA too.
-        """
-        steps = self.optimizer_steps(split)
+    def gathers(self, split: Split) -> float:
+        """Passes over the step's tokens for which a rank gathers the weights: forwards, and backwards of any kind."""
+        # A backward has two forwards' FLOPs and gathers once, which serves the recomputation too.
+        return self._passes(split, lora=False) - 1 - self.keeps_gathered
+
+    def _passes(self, split: Split, *, lora: bool) -> float:
         rescored = split.explorer / self.group_size if self.old_from_engine else 1
-        passes = update_passes(steps, rescored=rescored, reference=self.reference, kl_in_reward=self.kl_in_reward)
-        return passes + self.recompute
+        return update_passes(
+            self.optimizer_steps(split),
+            rescored=rescored,
+            reference=self.reference,
+            kl_in_reward=self.kl_in_reward,
+            lora=lora,
+        )
 
 
 def workload(config: Config, *, cuda: bool, mean_response_tokens: float | None = None) -> Workload:

@@ -27,6 +27,7 @@ from s2l_ray.planner.memory import (
     kv_cache_bytes_for,
     trainer_ledger,
 )
+from s2l_ray.planner.search.fitting import ASLEEP_ITEMS
 from s2l_ray.rollouts.records import Rollout, RolloutGroup, Verdict
 from s2l_ray.training.trainer import PolicyTrainer
 from s2l_ray.weights.buckets import WeightSpec
@@ -232,6 +233,28 @@ def test_micro_batches_are_filled_by_sequences_of_other_lengths() -> None:
     """Two sequences of 4,608 tokens are too long for 8,192; one of 4,608 and one of 3,584 are not."""
     mixed, even = (eight_billion(8, rollout__max_tokens=most).update for most in (4096, 3584))
     assert mixed["activations"] == pytest.approx(even["activations"], rel=0.01)  # other shares of prompts
+
+
+def test_groups_go_to_ranks_whole() -> None:
+    """Of 8 prompts each of 8 ranks has one group of 4 rollouts, and of 16 or 32 ranks some have: as much each."""
+    small = {"objective__mini_batch_prompts": 8, "rollout__max_tokens": 512, "trainer__micro_batch_tokens": 65_536}
+    of_eight, of_more = eight_billion(8, **small).update, [eight_billion(ranks, **small).update for ranks in (16, 32)]
+    for more in of_more:
+        assert (more["activations"], more["batch"]) == (of_eight["activations"], of_eight["batch"])
+    # Eight mini-batches of a step are on the device together: 32 rollouts of 1,024 tokens, 512 of them a response's.
+    assert of_eight["batch"] == 32 * (24 * 1024 + 34 * 512)
+
+
+def test_an_engines_sampler_counts_tokens() -> None:
+    shape, config = ModelShape.load("Qwen/Qwen3-8B-Base"), run_config("Qwen/Qwen3-8B-Base")
+    ledger = engine_ledger(shape, config, "explorer", 1, 0, cuda=True)
+    assert ledger["sampler"] == config.engines.explorer.max_num_seqs * 4 * (151_936 + 4748)
+    assert "sampler" in ASLEEP_ITEMS and "sampler" not in engine_ledger(shape, config, "explorer", 1, 0, cuda=False)
+
+
+def test_with_adapters_the_reference_is_no_model_of_its_own() -> None:
+    ledger = eight_billion(8, objective__kl=0.1, trainer__lora_rank=16)
+    assert "reference" not in ledger.update and "reference" not in ledger.idle
 
 
 def test_uneven_shards_are_rounded_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,6 @@ def test_a_run_tells_who_sat_where(run: Path, tmp_path: Path):
     assert read_run(tmp_path).layout == host_layout(config())
     (tmp_path / "plan.json").write_text(plan_json(plan, config().models))
     assert read_run(tmp_path).layout == plan.layout
+    layout = replace(plan.layout, recomputed_layers=11, replicas=2)  # as only plans for GPUs have them
+    (tmp_path / "plan.json").write_text(plan_json(replace(plan, layout=layout), config().models))
+    assert read_run(tmp_path).layout == layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,20 @@ def test_rates_are_those_of_the_slowest_with_efficiency() -> None:
     assert rates.train == pytest.approx(0.4 * 312e12) and rates.memory == pytest.approx(0.5 * 2039e9)
     assert rates.intra == pytest.approx(0.8 * 300e9) and rates.inter == pytest.approx(0.8 * 200e9)
     assert rates.link(1) == rates.intra and rates.link(2) == rates.inter
+
+
+def test_float32_has_the_rate_of_float32() -> None:
+    """An H100's 67 of 989 TFLOP/s; of a card with its own figure as much less; of one without bfloat16 that figure."""
+
+    def train(**node: Any) -> tuple[float, float]:
+        inventory = Inventory.of([{"gpus": 1, **node}], efficiency={"train": 1.0})
+        specs = list(inventory.specs)
+        return tuple(costs.rates(specs, inventory.efficiency, float32=f).train / 1e12 for f in (False, True))
+
+    assert train(gpu="H100") == (989, 67)
+    assert train(gpu="H100", gpu_tflops=494.5) == (494.5, 33.5)
+    old = {"gpu_memory_gb": 16, "hbm_gb_s": 320, "intra_node_gb_s": 16, "gpu_tflops": 8.1, "compute_capability": 7.5}
+    assert train(**old)[1] == 8.1
 
 
 def test_threads_count_on_cpus_only() -> None:
@@ -165,6 +180,10 @@ def test_forward_passes_of_an_update() -> None:
     engines = replace(WORK, old_from_engine=True)  # the explorer's quarter of the rollouts alone
     assert engines.forwards(Split(1, 3, 1)) == 5 + 0.5 / 4 and engines.forwards(Split(0, 4, 1)) == 5
     assert replace(WORK, kl_in_reward=True).forwards(Split(2, 2, 1)) == 6.5
+    # A backward for adapters alone is as much as a forward, and gathers the weights once, as every backward does.
+    adapters = replace(plain, lora=True)
+    assert adapters.forwards(Split(0, 4, 1)) == 2 and adapters.gathers(Split(0, 4, 1)) == 2
+    assert plain.gathers(Split(0, 4, 1)) == 2 and replace(plain, keeps_gathered=True).gathers(Split(0, 4, 1)) == 1
 
 
 def test_an_update_that_is_bound_by_compute() -> None:

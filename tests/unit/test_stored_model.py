@@ -103,11 +103,16 @@ def test_adapters_begin_as_beside_weights_that_are_there(tmp_path: Path) -> None
     assert frozen == {name for name, p in loaded.named_parameters() if not p.requires_grad}
 
 
-@pytest.mark.parametrize(("rank", "replicas"), [(0, 1), (2, 1), (3, 2), (5, 2)])
-def test_a_rank_reads_its_own_rows(rank: int, replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rank", "sharing", "replicas"), [(0, 3, 1), (2, 3, 1), (3, 3, 2), (5, 3, 2), (22, 24, 1), (23, 24, 1)]
+)
+def test_a_rank_reads_its_own_rows(
+    rank: int, sharing: int, replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three ranks, for whom 32, 48 and 64 rows are not equally many: the last one has fewer.
 
-    Ranks 3 to 5 are a second replica, which reads what the first does.
+    Ranks 3 to 5 are a second replica, which reads what the first does. Of 24 ranks that have two of 32 or three of 64
+    rows each, the last ones have none.
     """
     directory = write_model("llama", tmp_path)
     rows_read: dict[str, int] = {}
@@ -118,19 +123,21 @@ def test_a_rank_reads_its_own_rows(rank: int, replicas: int, tmp_path: Path, mon
         return real(self, name, shape, first, count)
 
     monkeypatch.setattr(StoredTensors, "rows", counting)
-    dist.init_process_group("fake", rank=rank, world_size=3 * replicas, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=sharing * replicas, store=FakeStore())
     try:
         model = load_causal_lm(directory)
         policy = PackedPolicy(model, temperature=1.0, chunk=8)
         names = ("replicate", "shard")
-        two = init_device_mesh("cpu", (replicas, 3), mesh_dim_names=names)
+        two = init_device_mesh("cpu", (replicas, sharing), mesh_dim_names=names)
         mesh = two if replicas > 1 else two["shard"]
         shard(policy, mesh, compute_dtype=torch.bfloat16)
         fill(model, StoredTensors(directory), torch.device("cpu"))
         stored = load_file(tmp_path / "model.safetensors")
         for name, parameter in model.named_parameters():
             assert isinstance(parameter, DTensor)
-            expected = torch.chunk(stored[name], 3)[rank % 3]
+            own = rank % sharing
+            chunks = torch.chunk(stored[name], sharing)
+            expected = chunks[own] if own < len(chunks) else stored[name][:0]
             assert torch.equal(parameter.to_local(), expected), name
             assert rows_read[name] == len(expected)
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

@@ -58,6 +58,7 @@ def engine_ledger(
                 tensor_parallel,
                 dtype,
             ),
+            "sampler": _sampler_state(shape, engine.max_num_seqs) if cuda else 0,
             "cuda_graphs": 0 if engine.enforce_eager or not cuda else _cuda_graph_bytes(shape),
             "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if role == "learner" else 0,
             "context": context_bytes(cuda, tensor_parallel, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
@@ -116,6 +117,11 @@ def _activations(shape: ModelShape, tokens: int, sequences: int, tensor_parallel
     # picks a token (v1/sample/ops/topk_topp_sampler.py, forward_native).
     sampling = sequences * shape.vocab * (dtype + 4 * FLOAT32)
     return max(tokens * width * dtype, sampling)
+
+
+def _sampler_state(shape: ModelShape, sequences: int) -> int:
+    """An int32 and a bit for each sequence and token of the vocabulary (v1/worker/gpu/sample/penalties.py)."""
+    return sequences * (FLOAT32 * shape.vocab + math.ceil(shape.vocab / 32) * FLOAT32)
 
 
 def _cuda_graph_bytes(shape: ModelShape) -> int:

@@ -75,7 +75,9 @@ class _Rank:
         trainer, rollout = config.trainer, config.rollout
         self.longest = config.data.max_prompt_tokens + rollout.max_tokens
         prompts = config.objective.mini_batch_prompts or rollout.prompts_per_step
-        of_a_step = math.ceil(prompts * rollout.group_size / ranks)
+        of_a_step = math.ceil(prompts / ranks) * rollout.group_size  # groups go to ranks whole
+        self.rollouts = math.ceil(rollout.prompts_per_step / prompts) * of_a_step
+        """Of all mini-batches of a step, on this rank."""
         # Rows of at most the budget, which sequences of other lengths may fill although the longest do not; a sequence
         # that is longer is a row of its own (training/packing.py).
         self.tokens = min(of_a_step * self.longest, max(self.longest, trainer.micro_batch_tokens))
@@ -143,13 +145,18 @@ class _Rank:
         FSDP2 does not reshard the root after a forward, and without
         a backward nothing else does before the update ends.
         """
-        if self.config.objective.kl == 0:
+        if not self._has_reference:
             return 0
         return self._reference() + self.dtype * self.shape.root_parameters
 
+    @property
+    def _has_reference(self) -> bool:
+        """Whether there is a model of its own. With adapters the reference is the policy without them."""
+        return self.config.objective.kl > 0 and not self.lora
+
     def _reference(self) -> int:
         offloaded = self.cuda and self.config.objective.reference_offload
-        return 0 if offloaded or self.config.objective.kl == 0 else self.reference_shards()
+        return 0 if offloaded or not self._has_reference else self.reference_shards()
 
     def _shards(self, layer: Iterable[tuple[int, ...]], root: Iterable[tuple[int, ...]]) -> int:
         """Elements of rank 0's shards: FSDP2 cuts the first dimension into equal parts, rounded up."""
@@ -234,9 +241,7 @@ def _batch(rank: _Rank) -> int:
 
     24 bytes a token, and 34 bytes a response token (training/packing.py).
     """
-    rollout = rank.config.rollout
-    rollouts = math.ceil(rollout.prompts_per_step * rollout.group_size / rank.ranks)
-    return rollouts * (24 * rank.longest + 34 * rollout.max_tokens)
+    return rank.rollouts * (24 * rank.longest + 34 * rank.config.rollout.max_tokens)
 
 
 def _chunk(rank: _Rank) -> int:

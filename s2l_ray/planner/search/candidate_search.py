@@ -109,7 +109,8 @@ class Search:
             return [pinned] if pinned <= pool.gpus else []
         if not mode.has_engine_gpus:
             node = pool.largest_node
-            return sorted({*range(1, node), *(n * node for n in sizes(pool.gpus // node, NODE_BITS))})
+            # All GPUs too, which are no whole nodes where nodes have unequally many.
+            return sorted({*range(1, node), *(n * node for n in sizes(pool.gpus // node, NODE_BITS)), pool.gpus})
         found = []
         for ranks in sizes(pool.gpus, SPLIT_BITS):
             found.append(ranks)

@@ -219,7 +219,7 @@ class _Times:
         self._far = len(set(nodes)) > 1
 
     def _rates(self, threads: int) -> Rates:
-        return costs.rates(self._specs, self._frame.inventory.efficiency, threads=threads)
+        return costs.rates(self._specs, self._frame.inventory.efficiency, float32=self._frame.float32, threads=threads)
 
     def _sampling(self, role: Source, engines: int, rollouts: int) -> float:
         if rollouts == 0:

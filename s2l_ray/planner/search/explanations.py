@@ -197,7 +197,7 @@ def _smaller_ranks(config: Config, *, cuda: bool) -> dict[str, Config]:
         "trainer.logprob_chunk_tokens=256": {"logprob_chunk_tokens": min(256, trainer.logprob_chunk_tokens)},
         "trainer.micro_batch_tokens=2048": {"micro_batch_tokens": min(2048, trainer.micro_batch_tokens)},
     }
-    of_objective = {"reference_offload": True} if cuda and objective.kl else {}
+    of_objective = {"reference_offload": True} if cuda and objective.kl and not trainer.lora_rank else {}
     together = {key: value for change in of_trainer.values() for key, value in change.items()}
 
     def changed(trainer_change: dict[str, Any], objective_change: dict[str, Any]) -> Config:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SHARED_ITEMS = ("context", "transfer_buffers")
 """Added up over the actors of a device."""
-ASLEEP_ITEMS = ("context", "cuda_graphs")
+ASLEEP_ITEMS = ("context", "cuda_graphs", "sampler")
 """Items that vLLM's sleep mode leaves on the device."""
 KV_STEP = 256 * 2**20
 """Large KV caches are whole multiples of it, so that plans do not differ by a few blocks."""

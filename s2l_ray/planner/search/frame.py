@@ -77,9 +77,14 @@ class Frame:
         """engines.learner or engines.explorer."""
         return self.config.engines.learner if role == "learner" else self.config.engines.explorer
 
+    @property
+    def float32(self) -> bool:
+        """Whether the run computes in float32, not in bfloat16."""
+        return self.config.models.dtype == "float32"
+
     def rates(self, pool: NodePool, threads: int) -> Rates:
         """Rates of the slowest device of some nodes."""
-        return costs.rates(list(pool.specs), self.inventory.efficiency, threads=threads)
+        return costs.rates(list(pool.specs), self.inventory.efficiency, float32=self.float32, threads=threads)
 
     def sampling(self, rollouts: int, prompts: int | None = None) -> SamplingWork:
         """The sampling of one step.

@@ -22,6 +22,7 @@ import numpy as np
 
 from s2l_ray.config import Config
 from s2l_ray.kinds import Source
+from s2l_ray.placement.recomputation import as_planned
 from s2l_ray.planner.simulate.constants import Constants, EngineConstants
 from s2l_ray.planner.simulate.measured_run import MeasuredRun, own_seconds, read_run
 from s2l_ray.planner.simulate.simulated_run import Simulation
@@ -136,8 +137,9 @@ def _trained_tokens(measured: MeasuredRun) -> dict[int, float]:
 
 def _update(measured: MeasuredRun) -> tuple[float, float]:
     """Seconds of a rollout in an update, and of a pass over a token, if each were half of a median update."""
-    work, trained = workload(measured.config, cuda=False), _trained_tokens(measured)
-    ranks = measured.config.trainer.ranks or 1
+    config, cuda = as_planned(measured.config, measured.layout), measured.layout.device == "gpu"
+    work, trained = workload(config, cuda=cuda), _trained_tokens(measured)
+    ranks = len(measured.layout.phases[0].trainers)
     rollouts = math.ceil(work.prompts / ranks) * work.group_size
     passes = [
         work.forwards(Split(r.explorer_per_group, r.learner_per_group, 1)) * max(1.0, trained[r.step]) / ranks

@@ -115,7 +115,8 @@ def _layout(run: Path) -> Layout | None:
         )
         for phase in plan["slots"]
     )
-    return Layout(plan["mode"], plan["device"], bundles, found, plan["sleep"])
+    of_ranks = {key: plan[key] for key in ("replicas", "recomputed_layers") if key in plan}
+    return Layout(plan["mode"], plan["device"], bundles, found, plan["sleep"], **of_ranks)
 
 
 def _slot(row: dict[str, Any]) -> Slot:

@@ -44,7 +44,7 @@ def constants_of_plan(
     learner = ModelShape.load(config.models.learner)
     sources: list[Source] = ["learner", "explorer"] if work.explores else ["learner"]
     samplers = {source: _sampler(config, layout, inventory, source, cuda) for source in sources}
-    rates = _rates(layout, inventory, "trainer", config.trainer.threads_on(cuda=layout.device == "gpu"))
+    rates = _rates(config, layout, inventory, "trainer", config.trainer.threads_on(cuda=layout.device == "gpu"))
     beside = "explorer" in samplers and any(
         layout.shares_gpus_with_trainer(slot) for slot in _engine_slots(layout, "explorer")
     )
@@ -72,9 +72,14 @@ def _nodes(layout: Layout, role: Role) -> set[int]:
     return {layout.bundles[slot.bundle].node for slot in slots}
 
 
-def _rates(layout: Layout, inventory: Inventory, role: Role, threads: int) -> costs.Rates:
+def _rates(config: Config, layout: Layout, inventory: Inventory, role: Role, threads: int) -> costs.Rates:
     specs = [inventory.specs[node] for node in sorted(_nodes(layout, role))]
-    return costs.rates(list(dict.fromkeys(specs)), inventory.efficiency, threads=threads)
+    return costs.rates(
+        list(dict.fromkeys(specs)),
+        inventory.efficiency,
+        float32=config.models.dtype == "float32",
+        threads=threads,
+    )
 
 
 def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Source, cuda: bool) -> costs.Sampler:
@@ -85,7 +90,7 @@ def _sampler(config: Config, layout: Layout, inventory: Inventory, source: Sourc
         kv_cache_bytes=min(slot.kv_cache_bytes for slot in slots),
         max_num_seqs=engine.max_num_seqs,
         dtype_bytes=dtype_bytes(config),
-        rates=_rates(layout, inventory, source, engine.threads).of_engine(
+        rates=_rates(config, layout, inventory, source, engine.threads).of_engine(
             batch_invariant=engine.batch_invariant and cuda
         ),
     )
