@@ -23,7 +23,7 @@ from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
 from s2l_ray.tuning.ranking import best_of, over_seeds, overlapping, ranked
 from s2l_ray.tuning.rehearsal import plans_table
 from s2l_ray.tuning.report import write_report
-from s2l_ray.tuning.samples import Sample
+from s2l_ray.tuning.samples import Sample, with_values
 from s2l_ray.tuning.wording import before_text, event_text, value_text
 from tests.support.studies import KEYS, made_up, study, trial, with_exploits
 
@@ -264,12 +264,12 @@ def test_what_the_bank_spared_is_of_the_steps_that_were_done():
 def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_path: Path):
     about = study(tmp_path / "s", trials=8)
     outcomes = with_exploits(about, made_up(about))
+    best = ranked(about, outcomes)[0]
     base = load_config("quickstart", {"bank.mode": "off", "run_dir": "outputs/x"})
-    files = write_report(about, outcomes, FACTS, base)
+    files = write_report(about, outcomes, FACTS, with_values(base, dict(best.values)))
     assert files == list(study_files(about.directory).values()) and all(file.is_file() for file in files)
     row = json.loads(files[0].read_text())
     assert [TrialOutcome.from_json(one) for one in row["trials"]] == ranked(about, outcomes)
-    best = ranked(about, outcomes)[0]
     assert row["best"]["name"] == best.name and row["mlflow_uri"] == "http://***@mlflow:5000"
     assert row["versions"]["ray"] and row["seed"] == 7 and row["bank"] == {"tokens": 100}
     config = load_config(files[1])
