@@ -33,6 +33,7 @@ from s2l_ray.tuning.tune_loop import LogFormat
 METRIC = "eval/learner/pass_at_1"
 RATE = "trainer.learning_rate"
 LOSS = "objective.explorer_negatives"
+WARMUP = "trainer.warmup_steps"
 
 
 def trial(number: int, status: str = Trial.RUNNING, **values: Any) -> StudyTrial:
@@ -169,6 +170,16 @@ def test_changed_values_stay_in_the_space(seed: int) -> None:
     assert 1e-4 <= new[RATE] <= 1.1e-4 and new[LOSS] in (0.0, 0.5, 1.0)
     assert new == explored(values, space, base, 0.25, random.Random(seed))
     assert explored(values, space, base, 0.0, random.Random(seed))[LOSS] in (0.0, 1.0)  # the neighbours
+
+
+@pytest.mark.parametrize(
+    ("value", "lower", "higher"),
+    [(0, 0, 1), (1, 0, 2), (2, 1, 3), (5, 4, 6), (10, 8, 12), (39, 31, 40), (40, 32, 40)],
+)
+def test_an_integer_moves_by_at_least_one_within_its_bounds(value: int, lower: int, higher: int) -> None:
+    space, base = Space({WARMUP: Domain(randint=(0, 40))}), load_config("quickstart")
+    found = {explored({WARMUP: value}, space, base, 0.0, random.Random(seed))[WARMUP] for seed in range(20)}
+    assert found == {lower, higher}
 
 
 def test_values_that_cannot_go_together_are_not_explored() -> None:
