@@ -91,6 +91,7 @@ def _row(mean: SeedMean) -> dict[str, Any]:
     return {
         "values": dict(mean.values),
         "trials": [trial.name for trial in mean.trials],
+        "pruned": mean.pruned,
         "mean": mean.mean,
         "interval": mean.interval,
         "gap": mean.gap,
