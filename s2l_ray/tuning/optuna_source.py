@@ -98,8 +98,9 @@ class Suggested:
     def _measured(self, result: Mapping[str, Any]) -> tuple[int, float] | None:
         """The step after which the newest value of the metric was measured, and the value; None before training."""
         value, step = result.get(self._metric), measured_after(self._metric, result)
-        is_known = isinstance(value, int | float) and math.isfinite(value)
-        return (step, float(value)) if step and is_known else None
+        if not step or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return step, float(value)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

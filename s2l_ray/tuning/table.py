@@ -65,7 +65,7 @@ def _seeds(mean: SeedMean) -> str:
 
 def _signed(about: StudyAbout, mean: SeedMean, unit: float) -> str:
     """The difference of a mean from the best one, with its interval: -0.3 [-1.8, +1.3]."""
-    if mean.gap_interval is None:
+    if mean.gap is None or mean.gap_interval is None:
         return f"{unit * mean.gap:+.4g}" if mean.gap else ""
     digits = ".1f" if about.is_pass_at_k else ".4g"
     gap, low, high = (format(unit * value, f"+{digits}") for value in (mean.gap, *mean.gap_interval))
