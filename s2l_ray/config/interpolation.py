@@ -33,8 +33,7 @@ def check_interpolations(values: dict[str, Any], where: str) -> None:
     Raises:
         ConfigError: a value has one that is refused; the key is named.
     """
-    texts = dict(_texts(values, ""))
-    references = {key: _references(text, f"{where}: {key}") for key, text in texts.items() if "${" in text}
+    texts, references = dict(_texts(values, "")), references_of(values, where)
     if (count := sum(map(len, references.values()))) > MOST:
         raise ConfigError(f"{where}: has {count} interpolations; {MOST} are the most")
     sizes: dict[str, int] = {}
@@ -43,14 +42,29 @@ def check_interpolations(values: dict[str, Any], where: str) -> None:
         """Characters of a text, resolved: at least as many as there will be. A circle is for OmegaConf to refuse."""
         if key not in sizes:
             sizes[key] = 0
-            targets = [_absolute(reference, key) for reference in references.get(key, ())]
-            named = [other for target in targets for other in texts if f"{other}.".startswith(f"{target}.")]
+            named = [o for target in references.get(key, ()) for o in texts if f"{o}.".startswith(f"{target}.")]
             sizes[key] = len(texts[key]) + sum(map(size, named))
         return sizes[key]
 
     for key in references:
         if size(key) > LONGEST:
             raise ConfigError(f"{where}: {key}: refers to values that refer to others, until it is larger than 1 MiB")
+
+
+def references_of(values: dict[str, Any], where: str) -> dict[str, list[str]]:
+    """The dotted keys whose values interpolate others -> the dotted keys that each refers to; one may be a section.
+
+    Args:
+        values, where: as for `check_interpolations`.
+
+    Raises:
+        ConfigError: an interpolation is refused; the key is named.
+    """
+    return {
+        key: [_absolute(reference, key) for reference in _references(text, f"{where}: {key}")]
+        for key, text in _texts(values, "")
+        if "${" in text
+    }
 
 
 def _references(text: str, where: str) -> list[str]:

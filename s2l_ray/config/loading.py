@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from s2l_ray.config.interpolation import check_interpolations
+from s2l_ray.config.interpolation import check_interpolations, references_of
 from s2l_ray.config.problems import problems_of, shown, unknown_key
 from s2l_ray.config.renamed import what_became_of
 from s2l_ray.config.run import Config
@@ -101,6 +101,16 @@ def load_many(
     return lambda values: _resolved(_with(merged, [values], str(path)), str(path), incomplete=False)
 
 
+def interpolations(path: str | Path, *overrides: list[str] | dict[str, Any] | None) -> dict[str, list[str]]:
+    """The dotted keys that interpolate others -> the dotted keys that each refers to; one may be a section.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    merged = _with(_read(CONFIGURATIONS.find(path), ()), overrides, str(path))
+    return references_of(_unresolved(merged), str(path))
+
+
 def _load(path: str | Path, overrides: Sequence[list[str] | dict[str, Any] | None], *, incomplete: bool) -> Config:
     merged = _with(_read(CONFIGURATIONS.find(path), ()), overrides, str(path))
     return _resolved(merged, str(path), incomplete=incomplete)
@@ -118,7 +128,7 @@ def _with(merged: DictConfig, overrides: Sequence[list[str] | dict[str, Any] | N
 
 
 def _resolved(merged: DictConfig, where: str, *, incomplete: bool) -> Config:
-    check_interpolations(cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False)), where)
+    check_interpolations(_unresolved(merged), where)
     try:
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=not incomplete)
     except OmegaConfBaseException as error:
@@ -134,6 +144,10 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
         problems = problems_of(error, Config, lambda location: what_became_of(".".join(map(str, location))))
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
+
+
+def _unresolved(merged: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False))
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

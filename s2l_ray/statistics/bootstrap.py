@@ -42,8 +42,21 @@ def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
     if values.ndim != 2 or not len(values):
         raise ValueError(f"a bootstrap needs a matrix [problems, columns] with a problem, got shape {values.shape}")
     rows, problems = np.unique(values, axis=0, return_counts=True)
-    weights = generator(seed).multinomial(len(values), problems / len(values), size=resamples)
-    return np.asarray(weights @ rows / len(values))
+    return resampled_means_of(rows, problems, seed, resamples)
+
+
+def resampled_means_of(rows: np.ndarray, problems: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Means over resampled problems, float64 [resamples, columns], as `resampled_means`, of problems that are counted.
+
+    Args:
+        rows: values that problems have, [rows, columns].
+        problems: how many have each of them, [rows]; their order decides which problems a draw is of.
+        seed: of the draws.
+        resamples: how many.
+    """
+    total = problems.sum()
+    weights = generator(seed).multinomial(total, problems / total, size=resamples)
+    return np.asarray(weights @ rows / total)
 
 
 def interval(resampled: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

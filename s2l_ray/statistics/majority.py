@@ -1,4 +1,4 @@
-"""maj@k, the expected correctness of a majority vote of k samples, and mean@k.
+"""maj@k, the expected correctness of a majority vote of k samples.
 
 Of a problem's n samples, k vote: the answer that most of them give is that of the vote. maj@k is the mean over all
 C(n, k) subsets of size k, which is unbiased, as pass@k is. It is counted, not resampled. A tie between m answers is
@@ -80,20 +80,3 @@ def _sum(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     total = first.copy()
     total[: len(second)] += second
     return total
-
-
-def mean_at_k(right: np.ndarray, k: int) -> np.ndarray:
-    """Share of right answers among the first k samples of each problem, float64 [problems].
-
-    Its expectation is pass@1 for every k; k only says how many samples were averaged ("avg@k" in some reports).
-
-    Args:
-        right: bool [problems, n].
-        k: at most n.
-
-    Raises:
-        ValueError: k is not in [1, n].
-    """
-    if not 1 <= k <= right.shape[1]:
-        raise ValueError(f"mean@{k} of {right.shape[1]} samples: need 1 <= k <= n")
-    return np.asarray(right[:, :k].mean(axis=1, dtype=np.float64))

@@ -17,9 +17,7 @@ from math import comb
 
 import numpy as np
 
-from s2l_ray.seeds import generator
-
-RESAMPLES = 10_000
+from s2l_ray.statistics.bootstrap import interval, resampled_means_of
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -75,8 +73,6 @@ def evaluate_counts(
     """
     if not len(correct):
         raise ValueError("pass@k of no problems")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     values, problems = _values([np.asarray(correct)], samples, k)
     return _bootstrap(values[0], problems, k, confidence, seed)
 
@@ -101,7 +97,7 @@ def paired_change(
         k -> change in [-1, 1], and k -> (low, high).
 
     Raises:
-        ValueError: there are no problems, or not as many after as before.
+        ValueError: there are no problems, or not as many after as before; or as `evaluate_counts`.
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(f"a paired change needs the same problems twice, got {len(before)} and {len(after)}")
@@ -123,9 +119,7 @@ def _bootstrap(
     values: np.ndarray, problems: np.ndarray, k: Sequence[int], confidence: float, seed: int
 ) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
     """Mean of `values` [distinct counts, k], weighted by `problems` [distinct counts], and its percentile interval."""
-    total = problems.sum()
-    means = problems @ values / total
-    resampled = generator(seed).multinomial(total, problems / total, size=RESAMPLES) @ values / total
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    means = problems @ values / problems.sum()
+    low, high = interval(resampled_means_of(values, problems, seed), confidence)
     estimates = {i: float(mean) for i, mean in zip(k, means, strict=True)}
     return estimates, {i: (float(a), float(b)) for i, a, b in zip(k, low, high, strict=True)}

@@ -22,7 +22,7 @@ from s2l_ray.ray_bridge import TrialStorage
 from s2l_ray.run.checkpoints import CHECKPOINTS, STATE, place_of
 from s2l_ray.run.directory import DONATED
 from s2l_ray.run.earlier import MEMORY
-from s2l_ray.run.lineage import Donor
+from s2l_ray.run.lineage import Donor, Lineage
 from s2l_ray.run.mirror import Mirror, answered
 from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.run.trial_terms import TrialTerms
@@ -94,23 +94,31 @@ def follow(pointer: Pointer, run: TrainingRun) -> None:
     """Give a run the state that a pointer points to, unless the run is there already, or further.
 
     When it is set up, a run resumes from its own newest checkpoint, which is as new as any that Tune knows. The state
-    of another run, or one that was trained with other settings, begins a new branch of this run's history.
+    of another run, or one that was trained with other settings, begins a new branch of this run's history. Until the
+    run next reports a checkpoint to Tune, the donor's is what Tune gives it after a failure: then it has that branch.
 
     Raises:
         ConfigError: the checkpoint is not to be found; or it is one of another learner.
-        DataError: it is damaged.
+        DataError: it, or lineage.jsonl, is damaged.
         StorageError: its mirror cannot be read.
     """
-    own = pointer.run == run.state.id
-    if own and pointer.place <= run.state.place:
+    own, path = pointer.run == run.state.id, run.settings.run_path
+    if pointer.place <= run.state.place if own else _has_begun_with(pointer, run):
         return
-    path = run.settings.run_path
     into = path / CHECKPOINTS / pointer.checkpoint if own else path / DONATED
     try:
         run.state.take_over(_found(pointer, path, into), Donor(pointer.run, pointer.directory, pointer.checkpoint))
     finally:
         if not own:
             shutil.rmtree(into, ignore_errors=True)
+
+
+def _has_begun_with(pointer: Pointer, run: TrainingRun) -> bool:
+    """Whether the run's state is of its newest branch, and that began with this checkpoint of another run."""
+    branches = Lineage(run.settings.run_path).read()
+    if not branches or branches[-1].number != run.state.place[0]:
+        return False
+    return (branches[-1].donor.run, branches[-1].donor.checkpoint) == (pointer.run, pointer.checkpoint)
 
 
 def pointed(trial: Storage) -> set[str]:

@@ -87,6 +87,15 @@ class Domain(Section):
         low, high = self.bounds or (1.0, 1.0)
         return self.within(math.exp(generator.uniform(math.log(low), math.log(high))))
 
+    def scaled(self, value: Any, factor: float) -> Any:
+        """A number of the range times a factor, `within` the bounds; an integer moves by at least one.
+
+        A small integer would never change otherwise: 2 times 0.8 or 1.2 rounds to 2 again.
+        """
+        if self.randint and round(value * factor) == value:
+            return self.within(value + (1 if factor > 1 else -1))
+        return self.within(value * factor)
+
     def within(self, value: Any) -> Any:
         """The number itself, rounded to what people read, or the bound that is nearest to it."""
         if self.bounds is None:

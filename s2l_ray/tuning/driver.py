@@ -38,6 +38,7 @@ from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.parent_run import ParentRun
 from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
+from s2l_ray.tuning.ranking import best_of
 from s2l_ray.tuning.reading import load_study, split_overrides
 from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.room import Room
@@ -309,7 +310,7 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
     if outcomes:
-        files = ready.ending.report(ready.about, outcomes, facts, prepared.base_as_given)
+        files = ready.ending.report(ready.about, outcomes, facts, prepared.as_given(best_of(ready.about, outcomes)))
     said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
     failed = sum(outcome.status == "failed" for outcome in outcomes) if ready.ending.retries_failed else 0
     is_finished = status == "FINISHED" and not failed

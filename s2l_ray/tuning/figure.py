@@ -14,7 +14,7 @@ from s2l_ray.style import INK, MUTED, save_png
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.axes import Axis, colour_of, colours, horizontal
 from s2l_ray.tuning.outcomes import TrialOutcome
-from s2l_ray.tuning.ranking import SEED, best_of, over_seeds
+from s2l_ray.tuning.ranking import SEED, SeedMean, best_of, over_seeds
 from s2l_ray.tuning.wording import metric_label, short_name, value_text
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _draw_values(
             alpha=1.0 if len(outcomes) <= FEW else 0.75, **_mark(outcome, colour),
         )  # fmt: skip
     if axis is not None and axis.key != SEED:
-        for mean in over_seeds(about, outcomes):
+        for mean in _whole_means(about, outcomes):
             place, colour = axis.place(mean.values[axis.key]), drawn[mean.trials[0].name]
             axes.plot([place], [_shown(about, mean.mean)], zorder=1, color=colour, **MEAN)
     best = best_of(about, outcomes)
@@ -220,13 +220,18 @@ def _legend(
         if there:
             like = next(outcome for outcome in outcomes if outcome.status in there)
             handles.append(Line2D([], [], linestyle=LINES[status == "finished"], label=label, **_mark(like, MUTED)))
-    if over_seeds(about, outcomes):
+    if _whole_means(about, outcomes):
         handles.append(Line2D([], [], color=MUTED, label="mean over seeds", **(MEAN | {"markersize": 18})))
     if any(outcome.exploits for outcome in outcomes):
         handles.append(
             Line2D([], [], linestyle="", marker="^", markersize=9, color=MUTED, markeredgecolor=INK, label="exploit")
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), columnspacing=1.6)
+
+
+def _whole_means(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[SeedMean]:
+    """The means over seeds of which none was pruned: the others are too good to stand beside them."""
+    return [mean for mean in over_seeds(about, outcomes) if not mean.pruned]
 
 
 def _near(outcome: TrialOutcome, step: int, about: StudyAbout) -> float:

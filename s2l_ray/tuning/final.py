@@ -45,8 +45,9 @@ class FinalTable:
             yield Text(f"means over seeds, with {about.confidence:.0%} intervals over seeds", style="bold")
             yield seeds_table(about, means, options.max_width)
             yield Text("")
-        verdict = _over_seeds(about, means) if len(means) > 1 else _verdict(about, order)
-        said = (*verdict, *_failures(about, order), *_exploits(order), *_bank(order, facts))
+        whole = [mean for mean in means if not mean.pruned]
+        verdict = _over_seeds(whole, order) if len(whole) > 1 else _verdict(about, order)
+        said = (*verdict, *_pruned_seeds(means), *_failures(about, order), *_exploits(order), *_bank(order, facts))
         yield from (Text(sentence) for sentence in said)
         yield Text("")
         yield _places(about, order, facts)
@@ -73,8 +74,8 @@ def _verdict(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]:
         yield "Pruned trials were measured after fewer steps; they stand below those that finished."
 
 
-def _over_seeds(about: StudyAbout, means: Sequence[SeedMean]) -> Iterator[str]:
-    """What may be concluded from means over seeds, in whole sentences."""
+def _over_seeds(means: Sequence[SeedMean], order: Sequence[TrialOutcome]) -> Iterator[str]:
+    """What may be concluded from means over seeds of which none was pruned, in whole sentences."""
     best, *others = means
     near = [one for one in others if one.gap_interval is None or one.gap_interval[0] <= 0 <= one.gap_interval[1]]
     name = values_text(best.values)
@@ -82,8 +83,18 @@ def _over_seeds(about: StudyAbout, means: Sequence[SeedMean]) -> Iterator[str]:
         which = "the others" if len(near) == len(others) else f"{len(near)} of the {len(others)} others"
         yield f"The best mean is that of {name}; its lead over {which} may be chance."
     else:
-        yield f"The best mean is that of {name}; its lead over all others is more than seeds explain."
+        whole = " of which no seed was pruned" if any(outcome.status == "pruned" for outcome in order) else ""
+        yield f"The best mean is that of {name}; its lead over all others{whole} is more than seeds explain."
     yield "Differences are paired by seed, and their intervals are not corrected for how many there are."
+
+
+def _pruned_seeds(means: Sequence[SeedMean]) -> Iterator[str]:
+    if any(mean.pruned for mean in means):
+        yield (
+            "Where some seeds were pruned (as in 2 of 3), it was for their low values: the mean of the others is too "
+            "good, so that it has no interval and is compared with none. For that, repeat these values with "
+            "scheduler.kind: none."
+        )
 
 
 def _lead(about: StudyAbout, best: TrialOutcome, finished: Sequence[TrialOutcome]) -> str:

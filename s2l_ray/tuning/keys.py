@@ -217,6 +217,49 @@ def refuse_overrides(keys: Sequence[str], file: StudyFile) -> None:
             raise ConfigError(f"{key} cannot be given to the trials of a study: {SET_BY_THE_STUDY[key]}")
 
 
+def refuse_interpolated(interpolations: Mapping[str, Sequence[str]], file: StudyFile) -> None:
+    """Refuse keys that interpolate varied ones, where values are chosen or changed while the study runs.
+
+    CONFIG is read before: from then on a trial's configuration takes the values of the space's keys alone.
+
+    Args:
+        interpolations: keys of CONFIG -> the keys that each refers to, see `config.loading.interpolations`.
+        file: of the study.
+
+    Raises:
+        ConfigError: it names both keys.
+    """
+    if file.search != "optuna" and file.scheduler.kind != "pbt":
+        return
+    kind = "search: optuna" if file.search == "optuna" else "scheduler.kind: pbt"
+    for key in interpolations:
+        if key in SET_BY_THE_STUDY or any(_overlap(key, varied) for varied in file.space):
+            continue
+        if varied := _varied_source(key, interpolations, file.space):
+            raise ConfigError(
+                f"{key} interpolates {varied}, which the study varies: with {kind} it would keep its value while that "
+                f"of {varied} changes. Give {key} a value in the study's config, or vary it too"
+            )
+
+
+def _varied_source(key: str, interpolations: Mapping[str, Sequence[str]], varied: Iterable[str]) -> str | None:
+    """The varied key that a key's value comes from, directly or by way of others; None if there is none."""
+    left, seen = [key], {key}
+    while left:
+        for named in interpolations[left.pop()]:
+            if found := next((other for other in varied if _overlap(named, other)), None):
+                return found
+            further = [other for other in interpolations if other not in seen and _overlap(named, other)]
+            seen.update(further)
+            left += further
+    return None
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is in the other: a section, or a list with its elements."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
 def _field(key: str) -> FieldInfo:
     section, _, name = key.rpartition(".")
     owner = section_of(_type_of(section)) if section else Config

@@ -1,8 +1,10 @@
-"""The metric that trials are compared by: whether there is such a metric, and when it is measured."""
+"""The metric that trials are compared by: whether there is such a metric, and when it is, and was, measured."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from s2l_ray.config import Config
 from s2l_ray.errors import ConfigError
@@ -44,3 +46,17 @@ def is_measured_at(metric: str, step: int, base: Config) -> bool:
         return True
     every = base.evaluation.every
     return bool(every) and step % every == 0
+
+
+def step_of(result: Mapping[str, Any]) -> int:
+    """How many steps a trial's result was reported after."""
+    return int(result.get("step", result.get("training_iteration", 0)))
+
+
+def measured_after(metric: str, result: Mapping[str, Any]) -> int:
+    """How many steps the value of the metric in a trial's result was measured after.
+
+    An evaluation is carried on in the results of later steps, the one before training (0) too.
+    """
+    step = step_of(result)
+    return int(result.get(f"{EVALUATION}step", step)) if metric.startswith(EVALUATION) else step

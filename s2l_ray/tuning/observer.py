@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 from s2l_ray.kinds import TrialEvent, TrialStatus
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.failure import why_failed
+from s2l_ray.tuning.measured import measured_after, step_of
 from s2l_ray.tuning.outcomes import Exploit, TrialOutcome
 
 Listener = Callable[[TrialEvent, TrialOutcome], None]
@@ -193,15 +194,10 @@ def _at(config: Any, key: str) -> Any:
     return config
 
 
-def step_of(result: Mapping[str, Any]) -> int:
-    """How many steps a result was reported after."""
-    return int(result.get("step", result.get("training_iteration", 0)))
-
-
 def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an outcome that a result changes.
 
-    An evaluation is carried on in the results of later steps; it is one measurement, at the step that it was made at.
+    An evaluation is one measurement, however many results it is carried on in.
     """
     step, metric = step_of(result), result.get(about.metric)
     fields = {
@@ -213,7 +209,7 @@ def measured(about: StudyAbout, outcome: TrialOutcome, result: Mapping[str, Any]
     }
     if metric is None or not math.isfinite(metric):
         return fields
-    at = int(result.get("eval/learner/step", step)) if about.metric.startswith("eval/learner/") else step
+    at = measured_after(about.metric, result)
     low, high = result.get(f"{about.metric}_low"), result.get(f"{about.metric}_high")
     interval = None if low is None or high is None else (float(low), float(high))
     history = dict(outcome.history)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from s2l_ray.errors import ConfigError
 from s2l_ray.seeds import generator
 from s2l_ray.tuning.domain import Domain
+from s2l_ray.tuning.measured import measured_after, step_of
 from s2l_ray.tuning.space import Space, Values
 
 if TYPE_CHECKING:
@@ -65,21 +66,41 @@ class Suggested:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         seed = int(generator(self._seed, number).integers(2**31))
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
         return optuna.create_study(direction=self._direction, sampler=sampler)
 
     def _told(self, trial: Trial) -> FrozenTrial:
-        """A trial of Tune's as one of Optuna's, with its newest value of the metric; one without a value has failed."""
+        """A trial of Tune's as one of Optuna's.
+
+        Only a trial that has done all of its steps is complete. TPE takes those that were pruned for worse, ordered by
+        the step that they got to and their value there, and what still runs for bad, so that trials at the same time
+        differ. It passes over trials that failed, or whose newest value is that of the model before training.
+        """
         from optuna.trial import TrialState, create_trial
 
-        value = (trial.last_result or {}).get(self._metric)
-        known = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        state, value, values = TrialState.FAIL, None, {}
+        if not trial.is_finished():
+            state = TrialState.RUNNING
+        elif trial.status == Trial.TERMINATED and (found := self._measured(trial.last_result)) is not None:
+            step, newest = found
+            if step_of(trial.last_result) >= trial.config["schedule"]["steps"]:
+                state, value = TrialState.COMPLETE, newest
+            else:
+                state, values = TrialState.PRUNED, {step: newest}
         return create_trial(
-            state=TrialState.FAIL if known is None else TrialState.COMPLETE,
-            value=known,
+            state=state,
+            value=value,
+            intermediate_values=values,
             params={key: _parameter(self._space.domains[key], trial.evaluated_params[key]) for key in self._space.keys},
             distributions=self._distributions,
         )
+
+    def _measured(self, result: Mapping[str, Any]) -> tuple[int, float] | None:
+        """The step after which the newest value of the metric was measured, and the value; None before training."""
+        value, step = result.get(self._metric), measured_after(self._metric, result)
+        if not step or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return step, float(value)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

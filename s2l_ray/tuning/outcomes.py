@@ -68,6 +68,11 @@ class TrialOutcome:
     exploits: tuple[Exploit, ...] = ()
 
     @property
+    def number(self) -> int:
+        """From 1, as its name ends."""
+        return int(self.name.rpartition("_")[2])
+
+    @property
     def before(self) -> float | None:
         """The metric before training; None: not measured, or not yet."""
         return dict(self.history).get(0)

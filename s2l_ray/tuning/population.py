@@ -16,7 +16,7 @@ from s2l_ray.tuning.samples import nested_with, with_values
 from s2l_ray.tuning.space import Space, Values
 
 FACTORS = (0.8, 1.2)
-"""By one of these a number is multiplied."""
+"""By one of these a number is multiplied, see `Domain.scaled`."""
 TRIES = 20
 """How often values are drawn that cannot go together, before the donor's are kept."""
 KEPT = ("last_score", "last_result", "last_train_time", "last_perturbation_time")
@@ -190,6 +190,6 @@ def _perturbed(key: str, value: Any, space: Space, resample: float, generator: r
     if generator.random() < resample or (domain.values and value not in domain.values):
         return domain.draw(generator)
     if not domain.values:
-        return domain.within(value * generator.choice(FACTORS))
+        return domain.scaled(value, generator.choice(FACTORS))
     place = domain.values.index(value) + generator.choice((-1, 1))
     return domain.values[min(max(place, 0), len(domain.values) - 1)]

@@ -18,7 +18,7 @@ from s2l_ray.tasks.sources import SOURCES, FetchWatcher, Pin, fetch_sources
 from s2l_ray.tuning.keys import refuse_overrides
 from s2l_ray.tuning.measured import check_metric
 from s2l_ray.tuning.optuna_source import check_optuna
-from s2l_ray.tuning.outcomes import flat
+from s2l_ray.tuning.outcomes import TrialOutcome, flat
 from s2l_ray.tuning.place import StudyPlace, StudyState, next_free, refuse_differences, within
 from s2l_ray.tuning.reading import overridden, parse_study, split_overrides
 from s2l_ray.tuning.samples import (
@@ -55,10 +55,15 @@ class PreparedStudy:
         """Whether `samples` are the trials."""
         return self.state.trials is not None
 
-    @property
-    def base_as_given(self) -> Config:
-        """What is not varied, with paths as they were given: a configuration for other machines too."""
-        return with_values(self.base, {key: v for key, v in self.state.given.items() if key not in self.space.domains})
+    def as_given(self, trial: TrialOutcome | None) -> Config:
+        """The configuration of a trial with paths as they were given, for other machines too.
+
+        Args:
+            trial: its values may have been changed since it began. None: the configuration that the study varies.
+        """
+        given = {key: value for key, value in self.state.given.items() if key not in self.space.domains}
+        settings = {**self.settings_of(trial.number, dict(trial.values)), **trial.values} if trial else {}
+        return with_values(self.base, given | settings)
 
     @property
     def steps(self) -> int:

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from s2l_ray.statistics.over_seeds import t_interval
@@ -27,12 +27,17 @@ class SeedMean:
     """At least two, by ascending seed."""
     mean: float
     """Of the metric."""
-    interval: tuple[float, float]
-    """Of the mean, over seeds: Student's t with one degree of freedom less than there are trials."""
-    gap: float = 0.0
-    """Mean difference from the best `SeedMean`, this one minus the best, over the seeds that both have."""
+    interval: tuple[float, float] | None
+    """Of the mean, over seeds: Student's t with one degree of freedom less than there are trials. None where seeds were
+    pruned."""
+    gap: float | None = 0.0
+    """Mean difference from the best `SeedMean`, this one minus the best, over the seeds that both have; None where
+    seeds were pruned."""
     gap_interval: tuple[float, float] | None = None
     """Of that difference, paired by seed; None for the best one, and where fewer than two seeds are common."""
+    pruned: int = 0
+    """Other seeds with these values, whose trials were pruned because their metric was low: without them the mean is
+    too good, and is compared with none."""
 
     @property
     def by_seed(self) -> dict[Any, float]:
@@ -56,12 +61,12 @@ def ranked(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[TrialOut
 
 
 def best_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> TrialOutcome | None:
-    """The trial that ranks first, among those with the best mean where seeds are varied.
+    """The trial that ranks first, among those with the best mean of seeds of which none was pruned, if there is one.
 
     None if the metric was never measured.
     """
-    means = over_seeds(about, outcomes)
-    first = next(iter(ranked(about, means[0].trials if means else outcomes)), None)
+    best = next((mean for mean in over_seeds(about, outcomes) if not mean.pruned), None)
+    first = next(iter(ranked(about, best.trials if best else outcomes)), None)
     return first if first is not None and first.metric is not None else None
 
 
@@ -81,36 +86,41 @@ def overlapping(best: TrialOutcome, outcomes: Sequence[TrialOutcome]) -> list[Tr
 def over_seeds(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> list[SeedMean]:
     """Means over the trials that finished and differ in the seed alone, from best to worst.
 
-    Those with fewer seeds than others, of which a trial failed or was pruned, come last. Empty where no values have two
-    seeds, and of population based training, whose trials take over each other's weights.
+    Those with fewer seeds than others, of which a trial failed, come after these, and those of which seeds were pruned
+    come last. Empty where no values have two seeds, and of population based training, whose trials take over each
+    other's weights.
     """
     if SEED not in about.keys or any(outcome.exploits for outcome in outcomes):
         return []
     same: dict[str, list[TrialOutcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.status == "finished" and outcome.metric is not None:
-            same[json.dumps(_others(outcome), sort_keys=True)].append(outcome)
+        same[json.dumps(_others(outcome), sort_keys=True)].append(outcome)
+    found = [mean for alike in same.values() if (mean := _mean(about, alike)) is not None]
     sign = -1.0 if about.mode == "max" else 1.0
-    repeated = [_mean(about, trials) for trials in same.values() if len({t.values[SEED] for t in trials}) > 1]
-    means = sorted(repeated, key=lambda one: (-len(one.trials), sign * one.mean))
-    return [means[0], *(_compared(about, one, means[0]) for one in means[1:])] if means else []
+    means = sorted(found, key=lambda one: (one.pruned > 0, -len(one.trials), sign * one.mean))
+    return [means[0], *(one if one.pruned else _compared(about, one, means[0]) for one in means[1:])] if means else []
 
 
-def _mean(about: StudyAbout, trials: Sequence[TrialOutcome]) -> SeedMean:
-    by_seed = {trial.values[SEED]: trial for trial in trials}
+def _mean(about: StudyAbout, alike: Sequence[TrialOutcome]) -> SeedMean | None:
+    """The mean over the trials that finished; None where fewer than two seeds did."""
+    by_seed = {trial.values[SEED]: trial for trial in alike if trial.status == "finished" and trial.metric is not None}
+    if len(by_seed) < 2:
+        return None
     of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
     values = [trial.metric for trial in of_each if trial.metric is not None]
-    mean = statistics.fmean(values)
-    return SeedMean(_others(of_each[0]), of_each, mean, t_interval(values, about.confidence) or (mean, mean))
+    pruned = len({trial.values[SEED] for trial in alike if trial.status == "pruned"} - by_seed.keys())
+    mean, others = statistics.fmean(values), _others(of_each[0])
+    if pruned:
+        return SeedMean(others, of_each, mean, None, gap=None, pruned=pruned)
+    return SeedMean(others, of_each, mean, t_interval(values, about.confidence))
 
 
 def _compared(about: StudyAbout, one: SeedMean, best: SeedMean) -> SeedMean:
     common = one.by_seed.keys() & best.by_seed.keys()
     gaps = [one.by_seed[seed] - best.by_seed[seed] for seed in sorted(common)]
     if len(gaps) < 2:
-        return SeedMean(one.values, one.trials, one.mean, one.interval, one.mean - best.mean)
-    between = t_interval(gaps, about.confidence)
-    return SeedMean(one.values, one.trials, one.mean, one.interval, statistics.fmean(gaps), between)
+        return replace(one, gap=one.mean - best.mean)
+    return replace(one, gap=statistics.fmean(gaps), gap_interval=t_interval(gaps, about.confidence))
 
 
 def _others(outcome: TrialOutcome) -> dict[str, Any]:

@@ -19,22 +19,21 @@ from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.figure import draw_study
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome, study_files
 from s2l_ray.tuning.ranking import SeedMean, best_of, over_seeds, overlapping, ranked
-from s2l_ray.tuning.samples import with_values
 from s2l_ray.tuning.wording import metric_label, metric_text
 
 FORMAT = 1
 """Version of tune.json."""
 
 
-def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, base: Config) -> list[Path]:
+def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, config: Config) -> list[Path]:
     """Write tune.json, best.yaml (if a trial has a value) and figures/study.png into the study's directory.
 
     Args:
         about: the study.
         outcomes: of all of its trials.
         facts: what it cost.
-        base: the configuration that the study varies, with the study's fixed overrides and without what only the study
-            sets: placement of a slice, run directory, parent run, mode and absolute path of the bank.
+        config: that of the best trial, without what only the study sets: placement of a slice, run directory, parent
+            run, mode and absolute path of the bank. It is not looked at where no trial has a value.
 
     Returns:
         The files that were written.
@@ -47,7 +46,7 @@ def write_report(about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: Stu
     written: list[Path] = [files["table"]]
     best = best_of(about, outcomes)
     if best is not None:
-        write_whole(files["best"], best_yaml(about, best, base))
+        write_whole(files["best"], best_yaml(about, best, config))
         written.append(files["best"])
     if draw_study(about, outcomes, files["figure"]) is not None:
         written.append(files["figure"])
@@ -92,6 +91,7 @@ def _row(mean: SeedMean) -> dict[str, Any]:
     return {
         "values": dict(mean.values),
         "trials": [trial.name for trial in mean.trials],
+        "pruned": mean.pruned,
         "mean": mean.mean,
         "interval": mean.interval,
         "gap": mean.gap,
@@ -99,9 +99,9 @@ def _row(mean: SeedMean) -> dict[str, Any]:
     }
 
 
-def best_yaml(about: StudyAbout, best: TrialOutcome, base: Config) -> str:
-    """The best trial's configuration as a file for `s2l train`: the base with the trial's values."""
-    config = with_values(base, {**best.values, "name": f"{about.name}-best", "run_dir": None})
+def best_yaml(about: StudyAbout, best: TrialOutcome, config: Config) -> str:
+    """The best trial's configuration as a file for `s2l train`, with a name and a run directory of its own."""
+    config = config.model_copy(update={"name": f"{about.name}-best", "run_dir": None})
     measured = f"{metric_label(about)} {metric_text(about, best.metric, best.interval)} after step {best.metric_step}"
     lines = [f"# Trial {best.name} of the study {about.name}, its best by {about.metric}: {measured}."]
     lines += ["# Its values of what the study varied:", *(f"#   {key}: {as_yaml(v)}" for key, v in best.values.items())]

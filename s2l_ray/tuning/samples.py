@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from s2l_ray.config import Config
-from s2l_ray.config.loading import load_many, parse_config
+from s2l_ray.config.loading import interpolations, load_many, parse_config
 from s2l_ray.errors import ConfigError
-from s2l_ray.tuning.keys import check_keys, checked_run, checked_space, refuse_overrides
+from s2l_ray.tuning.keys import check_keys, checked_run, checked_space, refuse_interpolated, refuse_overrides
 from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
 from s2l_ray.tuning.study_file import StudyFile
@@ -70,6 +70,7 @@ class StudyConfigs:
         given = (dict(file.config), list(overrides))
         configure = load_many(config, *given)
         some = _possible_values(space, file.seed, configure)
+        refuse_interpolated(interpolations(config, *given), file)
         resolved = resolve(configure(some))
         configure = load_many(config, *given, {key: v for key, v in resolved.items() if key not in file.space})
         return cls(configure(some), space, configure)

@@ -52,14 +52,20 @@ def seeds_table(about: StudyAbout, means: Sequence[SeedMean], width: int) -> Tab
         **{heading(key, keys): [value_text(mean.values.get(key)) for mean in means] for key in keys},
         f"mean\n{metric_label(about)}": [metric_text(about, mean.mean, mean.interval) for mean in means],
         "less\nthe best": [_signed(about, mean, unit) for mean in means],
-        "seeds": [str(len(mean.trials)) for mean in means],
+        "seeds": [_seeds(mean) for mean in means],
     }
     return fitted_table(columns, keys, ("seeds",), [""] * len(means), width)
 
 
+def _seeds(mean: SeedMean) -> str:
+    """How many seeds a mean is of: 2 of 3 where one was pruned."""
+    count = len(mean.trials)
+    return f"{count} of {count + mean.pruned}" if mean.pruned else str(count)
+
+
 def _signed(about: StudyAbout, mean: SeedMean, unit: float) -> str:
     """The difference of a mean from the best one, with its interval: -0.3 [-1.8, +1.3]."""
-    if mean.gap_interval is None:
+    if mean.gap is None or mean.gap_interval is None:
         return f"{unit * mean.gap:+.4g}" if mean.gap else ""
     digits = ".1f" if about.is_pass_at_k else ".4g"
     gap, low, high = (format(unit * value, f"+{digits}") for value in (mean.gap, *mean.gap_interval))

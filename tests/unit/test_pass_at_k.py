@@ -124,6 +124,14 @@ def test_paired_change_is_narrower_than_two_independent_intervals():
     assert ci[1][1] - ci[1][0] < 0.5 * (unpaired[1] - unpaired[0])
 
 
+def test_draws_stay_those_of_published_figures():
+    """One draw for each count of right answers, also where counts (2 and 4) or pairs of them have the same estimate."""
+    _, interval = evaluate_counts([0, 1, 2, 4] * 25, samples=4, k=(3,), confidence=0.95, seed=7)
+    assert interval[3] == pytest.approx((0.605, 0.765), abs=1e-12)
+    _, interval = paired_change([0, 1, 2, 4] * 25, [1, 2, 1, 4] * 25, samples=4, k=(2,), confidence=0.95, seed=7)
+    assert interval[2] == pytest.approx((0.19 / 3, 0.56 / 3), abs=1e-12)
+
+
 def test_paired_change_needs_the_same_problems():
     with pytest.raises(ValueError, match="same problems twice, got 2 and 3"):
         paired_change([1, 2], [1, 2, 3], 4, [1], 0.95, 1)

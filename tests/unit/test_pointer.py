@@ -185,10 +185,31 @@ def test_an_exploit_takes_the_donors_state_and_keeps_its_own_settings(a: Trial, 
         assert [record.step for record in StepLog(path / "steps-branch-0.jsonl").read()] == [1, 2]
         train(run, b, 2)
         assert checkpoints(run) == ["step-000002", "step-000006-branch-1"]  # the first is named by a pointer
+
+
+def test_a_failure_after_an_exploit_does_not_set_the_trial_back_to_the_donor(a: Trial, b: Trial):
+    with a.run(steps=4) as donor:
+        saved = a.save(donor)
+        train(donor, a, 4)
+        later = a.save(donor)
+    with b.run(steps=2, **{RATE: 1e-3}):
+        pass
     with b.run(**{RATE: 2e-3}) as run:
+        restore(run, saved)
+        train(run, b, 3)  # of which the second has a checkpoint
+    with b.run(**{RATE: 2e-3}) as run:  # Tune has seen no checkpoint of its own since, and gives it the donor's again
+        loads = b.graph.calls.count("load")
+        restore(run, saved)
         assert (run.state.place, b.graph.weights) == ((1, 6), "study_00001 6 at 0.002")
-        restore(run, saved)  # again, by a driver that was killed
-        assert run.state.place == (2, 4)
+        assert b.graph.calls.count("load") == loads
+        train(run, b, 2)
+        path = run.settings.run_path
+        assert [(branch.number, branch.step) for branch in Lineage(path).read()] == [(1, 4)]
+        restore(run, later)  # the next exploit of the same donor
+        assert (run.state.place, b.graph.weights) == ((2, 8), "study_00000 8 at 1e-06")
+    with b.run(**{RATE: 3e-3}) as run:  # with other values, even the same checkpoint is another exploit
+        restore(run, later)
+        assert run.state.place == (3, 8)
 
 
 def test_an_exploit_that_was_interrupted_is_the_same_one_when_tune_repeats_it(a: Trial, b: Trial):

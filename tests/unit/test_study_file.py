@@ -18,11 +18,15 @@ from s2l_ray.tracking.metrics import step_metrics
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import checked_space
 from s2l_ray.tuning.measured import check_metric
+from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import STATE, StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.reading import load_study, parse_study, split_overrides
+from s2l_ray.tuning.report import write_report
 from s2l_ray.tuning.space import Space
 from tests.support.step_records import step
+from tests.support.studies import study as made_up_study
+from tests.support.studies import trial
 
 STUDY = """\
 trials: 4
@@ -48,9 +52,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(file)
 
 
-def prepared(study: str, *overrides: str) -> PreparedStudy:
+def prepared(study: str, *overrides: str, config: str = "quickstart") -> PreparedStudy:
     of_config, of_study = split_overrides(overrides)
-    return prepare("quickstart", load_study(study, of_study), of_config, SilentReporter())
+    return prepare(config, load_study(study, of_study), of_config, SilentReporter())
 
 
 def space_of(**space: Any) -> dict[str, Domain]:
@@ -142,9 +146,90 @@ def test_paths_that_the_study_has_resolved_are_remembered_as_they_were_given(stu
     assert first.base.data.train == str(tmp_path / "mine.jsonl")
     first.place.write(first.state)
     for ready in (first, prepared(study, *given), prepare_again(first.place, [])):
-        config = ready.base_as_given
+        config = ready.as_given(None)
         assert (config.bank.path, config.bank.mode, config.data.train) == ("outputs/shared", "readwrite", "mine.jsonl")
         assert config.models.learner == first.base.models.learner
+
+
+def interpolating(folder: Path, keys: str) -> str:
+    (folder / "own.yaml").write_text(f"extends: quickstart\n{keys}\n")
+    return str(folder / "own.yaml")
+
+
+def test_best_yaml_has_what_the_best_trial_interpolates(study: str, tmp_path: Path) -> None:
+    config = interpolating(tmp_path, "trainer: {warmup_steps: '${schedule.mix_steps}'}")
+    ready = prepared(study, "tune.space.schedule.mix_steps={grid: [5, 30]}", config=config)
+    about = made_up_study(tmp_path / "small", name="small", keys=ready.space.keys, trials=4)
+    best = trial(
+        about,
+        2,
+        values=ready.samples[1].values,
+        status="finished",
+        step=120,
+        metric=0.3,
+        metric_step=120,
+        history=((120, 0.3),),
+    )
+    assert (ready.base.trainer.warmup_steps, best.values["schedule.mix_steps"]) == (5, 30)
+    ready.place.write(ready.state)
+    for one in (ready, prepare_again(ready.place, [])):
+        write_report(about, [best], StudyFacts(60.0), one.as_given(best))
+        found = load_config(tmp_path / "small" / "best.yaml")
+        assert (found.schedule.mix_steps, found.trainer.warmup_steps) == (30, 30)
+
+
+def test_best_yaml_of_pbt_has_the_last_values(study: str) -> None:
+    ready = prepared(study, "tune.scheduler={kind: pbt}", "tune.space={trainer.learning_rate: {uniform: [1e-4, 2e-4]}}")
+    changed = TrialOutcome("small_00003", {"trainer.learning_rate": 1.5e-4}, 120)
+    assert ready.as_given(changed).trainer.learning_rate == 1.5e-4
+
+
+OPTUNA, PBT = "tune.search=optuna", "tune.scheduler={kind: pbt}"
+DIRECT = "trainer: {warmup_steps: '${schedule.mix_steps}'}"
+BY_ANOTHER = "trainer: {eps: '${objective.kl}', weight_decay: '${.eps}'}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "how", "space", "named"),
+    [
+        (DIRECT, OPTUNA, "{schedule.mix_steps: {randint: [5, 30]}}", ("trainer.warmup_steps", "schedule.mix_steps")),
+        (BY_ANOTHER, PBT, "{objective.kl: {uniform: [0.1, 0.2]}}", ("trainer.eps", "objective.kl")),
+        (
+            BY_ANOTHER,
+            OPTUNA,
+            "{objective.kl: {uniform: [0.1, 0.2]}, trainer.grad_clip: [1, 2]}",
+            ("trainer.eps", "objective.kl"),
+        ),
+        (
+            BY_ANOTHER,
+            PBT,
+            "{objective.kl: {uniform: [0.1, 0.2]}, trainer.weight_decay: [0.1, 0.2]}",
+            ("trainer.eps", "objective.kl"),
+        ),
+        (BY_ANOTHER, PBT, "{trainer.eps: {uniform: [0.1, 0.2]}}", ("trainer.weight_decay", "trainer.eps")),
+    ],
+)
+def test_what_follows_a_varied_key_is_refused_where_values_are_not_known_before(
+    study: str, tmp_path: Path, keys: str, how: str, space: str, named: tuple[str, str]
+) -> None:
+    """Trials of Optuna would all have that of the first draw; an exploit would leave it as it was."""
+    config, (follower, varied) = interpolating(tmp_path, keys), named
+    with pytest.raises(ConfigError) as refused:
+        prepared(study, how, f"tune.space={space}", config=config)
+    kind = "search: optuna" if how == OPTUNA else "scheduler.kind: pbt"
+    assert str(refused.value) == (
+        f"{follower} interpolates {varied}, which the study varies: with {kind} it would keep its value while that of "
+        f"{varied} changes. Give {follower} a value in the study's config, or vary it too"
+    )
+
+
+def test_what_is_fixed_or_varied_itself_does_not_follow_another_key(study: str, tmp_path: Path) -> None:
+    space = "tune.space={schedule.mix_steps: {randint: [5, 30]}}"
+    fixed = prepared(study, OPTUNA, space, "trainer.warmup_steps=3", config=interpolating(tmp_path, DIRECT))
+    assert fixed.base.trainer.warmup_steps == 3
+    prepared(study, OPTUNA, space, "tune.space.trainer.warmup_steps=[1, 2]", config=interpolating(tmp_path, DIRECT))
+    own = interpolating(tmp_path, "run_dir: 'outputs/${schedule.mix_steps}'")  # the study sets it
+    assert prepared(study, OPTUNA, space, config=own).base.run_dir is None
 
 
 def test_a_file_that_is_not_there_says_what_could_be_meant() -> None:

@@ -23,7 +23,7 @@ from s2l_ray.tuning.progress import Pace, StepsLeft, steps_left
 from s2l_ray.tuning.ranking import best_of, over_seeds, overlapping, ranked
 from s2l_ray.tuning.rehearsal import plans_table
 from s2l_ray.tuning.report import write_report
-from s2l_ray.tuning.samples import Sample
+from s2l_ray.tuning.samples import Sample, with_values
 from s2l_ray.tuning.wording import before_text, event_text, value_text
 from tests.support.studies import KEYS, made_up, study, trial, with_exploits
 
@@ -264,12 +264,12 @@ def test_what_the_bank_spared_is_of_the_steps_that_were_done():
 def test_tune_json_has_all_of_the_trials_and_best_yaml_is_a_configuration(tmp_path: Path):
     about = study(tmp_path / "s", trials=8)
     outcomes = with_exploits(about, made_up(about))
+    best = ranked(about, outcomes)[0]
     base = load_config("quickstart", {"bank.mode": "off", "run_dir": "outputs/x"})
-    files = write_report(about, outcomes, FACTS, base)
+    files = write_report(about, outcomes, FACTS, with_values(base, dict(best.values)))
     assert files == list(study_files(about.directory).values()) and all(file.is_file() for file in files)
     row = json.loads(files[0].read_text())
     assert [TrialOutcome.from_json(one) for one in row["trials"]] == ranked(about, outcomes)
-    best = ranked(about, outcomes)[0]
     assert row["best"]["name"] == best.name and row["mlflow_uri"] == "http://***@mlflow:5000"
     assert row["versions"]["ray"] and row["seed"] == 7 and row["bank"] == {"tokens": 100}
     config = load_config(files[1])
@@ -324,7 +324,7 @@ def test_names_beside_lines_are_moved_apart():
 
 
 def repeated(tmp_path: Path) -> tuple[StudyAbout, list[TrialOutcome]]:
-    """Two schedules with three seeds each, one with two, one with one, and one of which a trial was pruned."""
+    """Two schedules with three seeds each, one with two, one with one, and one of which a trial failed."""
     about = study(tmp_path, keys=("schedule.kind", "seed"), trials=11)
     values = {
         "linear": {1: 0.20, 2: 0.22, 3: 0.24},
@@ -337,8 +337,8 @@ def repeated(tmp_path: Path) -> tuple[StudyAbout, list[TrialOutcome]]:
         replace(measured(about, number, value), values={"schedule.kind": kind, "seed": seed})
         for number, (kind, seed, value) in enumerate(rows)
     ]
-    pruned = replace(measured(about, 9, 0.5, "pruned"), values={"schedule.kind": "abrupt", "seed": 2})
-    return about, [*outcomes, pruned]
+    failed = replace(measured(about, 9, 0.5, "failed"), values={"schedule.kind": "abrupt", "seed": 2})
+    return about, [*outcomes, failed]
 
 
 def test_means_over_seeds_by_hand(tmp_path: Path):
@@ -385,6 +385,49 @@ def test_the_final_table_compares_means_over_seeds(tmp_path: Path):
     row = json.loads((tmp_path / "tune.json").read_text())["over_seeds"][1]
     assert row["values"] == {"schedule.kind": "off"} and len(row["trials"]) == 3
     assert row["mean"] == pytest.approx(0.20) and row["gap"] == pytest.approx(-0.02)
+
+
+def with_pruned(outcomes: list[TrialOutcome], *pruned: tuple[str, int]) -> list[TrialOutcome]:
+    """The trials of these schedules and seeds did not get to their end."""
+    return [
+        replace(one, status="pruned") if (one.values["schedule.kind"], one.values["seed"]) in pruned else one
+        for one in outcomes
+    ]
+
+
+def test_a_mean_of_the_seeds_that_asha_left_is_compared_with_none(tmp_path: Path):
+    """Without seed 3 the differences of off from linear are -0.01 and -0.01: an interval that has no width."""
+    about, outcomes = repeated(tmp_path)
+    left = with_pruned(outcomes, ("off", 3), ("abrupt", 2))
+    linear, *others = over_seeds(about, left)
+    assert linear.pruned == 0 and linear.interval is not None
+    assert [(one.values["schedule.kind"], one.pruned, round(one.mean, 9)) for one in others] == [
+        ("abrupt", 1, 0.3),
+        ("off", 1, 0.2),
+    ]
+    assert {(one.interval, one.gap, one.gap_interval) for one in others} == {(None, None, None)}
+    best = best_of(about, left)
+    assert best is not None and best.values == {"schedule.kind": "linear", "seed": 3}
+    text = " ".join(printed(FinalTable(about, left, StudyFacts(60.0)), 100).split())
+    assert "abrupt 30.0 2 of 3 off 20.0 2 of 3 " in text
+    assert "more than seeds explain" not in text and "The best mean" not in text
+    assert "the mean of the others is too good, so that it has no interval and is compared with none." in text
+    write_report(about, left, StudyFacts(60.0), load_config("quickstart"))
+    row = json.loads((tmp_path / "tune.json").read_text())["over_seeds"][1]
+    assert (row["pruned"], row["mean"], row["interval"], row["gap"]) == (1, pytest.approx(0.3), None, None)
+
+
+def test_only_whole_means_are_compared_and_the_others_choose_no_best_trial(tmp_path: Path):
+    about, outcomes = repeated(tmp_path)
+    left = with_pruned(outcomes, ("abrupt", 2))
+    text = " ".join(printed(FinalTable(about, left, StudyFacts(60.0)), 100).split())
+    assert "The best mean is that of schedule.kind=linear; its lead over the others may be chance." in text
+    far = [replace(one, metric=0.1 * one.metric) if one.values["schedule.kind"] == "off" else one for one in left]
+    text = " ".join(printed(FinalTable(about, far, StudyFacts(60.0)), 100).split())
+    assert "its lead over all others of which no seed was pruned is more than seeds explain." in text
+    all_pruned = with_pruned(outcomes, ("linear", 1), ("off", 1), ("abrupt", 2))
+    best = best_of(about, all_pruned)
+    assert best is not None and best.values == {"schedule.kind": "cosine", "seed": 1}  # as without means
 
 
 def test_the_seed_is_on_the_axis_only_where_nothing_else_varies(tmp_path: Path):

@@ -33,10 +33,12 @@ from s2l_ray.tuning.tune_loop import LogFormat
 METRIC = "eval/learner/pass_at_1"
 RATE = "trainer.learning_rate"
 LOSS = "objective.explorer_negatives"
+WARMUP = "trainer.warmup_steps"
 
 
 def trial(number: int, status: str = Trial.RUNNING, **values: Any) -> StudyTrial:
-    made = StudyTrial("S2LPO", config={"trainer": {"learning_rate": 1e-4}}, trial_id=f"{number:05d}", stub=True)
+    config = {"trainer": {"learning_rate": 1e-4}, "schedule": {"steps": 40}}
+    made = StudyTrial("S2LPO", config=config, trial_id=f"{number:05d}", stub=True)
     made.evaluated_params = values
     made.status = status
     return made
@@ -170,6 +172,16 @@ def test_changed_values_stay_in_the_space(seed: int) -> None:
     assert explored(values, space, base, 0.0, random.Random(seed))[LOSS] in (0.0, 1.0)  # the neighbours
 
 
+@pytest.mark.parametrize(
+    ("value", "lower", "higher"),
+    [(0, 0, 1), (1, 0, 2), (2, 1, 3), (5, 4, 6), (10, 8, 12), (39, 31, 40), (40, 32, 40)],
+)
+def test_an_integer_moves_by_at_least_one_within_its_bounds(value: int, lower: int, higher: int) -> None:
+    space, base = Space({WARMUP: Domain(randint=(0, 40))}), load_config("quickstart")
+    found = {explored({WARMUP: value}, space, base, 0.0, random.Random(seed))[WARMUP] for seed in range(20)}
+    assert found == {lower, higher}
+
+
 def test_values_that_cannot_go_together_are_not_explored() -> None:
     space = Space({"trainer.warmup_steps": Domain(choice=(1, 2))})
     base = load_config("quickstart", {"trainer.lr_schedule": "linear"})
@@ -250,15 +262,79 @@ def test_a_trial_fails_at_once_or_after_its_tries() -> None:
 # ---- Optuna ---------------------------------------------------------------------------------------------------------
 
 
+def over(
+    number: int,
+    values: dict[str, Any],
+    step: int,
+    value: float,
+    *,
+    at: int | None = None,
+    status: str = Trial.TERMINATED,
+) -> StudyTrial:
+    """A trial that has done these steps of 40, with a value that was measured then, or after the step `at`."""
+    made = trial(number, status)
+    made.evaluated_params = values
+    made.run_metadata.last_result = {"step": step, METRIC: value, "eval/learner/step": step if at is None else at}
+    return made
+
+
+RATES = {RATE: Domain(loguniform=(1e-5, 1e-3))}
+
+
+def suggested(trials: list[StudyTrial]) -> dict[str, Any]:
+    """The values after these trials."""
+    pytest.importorskip("optuna")
+    return Suggested(Space(RATES), METRIC, "max", 1).next(9, trials)
+
+
+def finished(count: int) -> list[StudyTrial]:
+    """Trials whose rates are 1e-4, 2e-4, ... and which are the better the larger it is."""
+    return [over(number, {RATE: number * 1e-4}, 40, 0.1 * number) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "at"),
+    [
+        (Trial.RUNNING, 5, 0),
+        (Trial.PAUSED, 20, 20),
+        (Trial.ERROR, 3, 0),
+        (Trial.ERROR, 30, 20),
+        (Trial.TERMINATED, 5, 0),
+    ],
+)
+def test_optuna_learns_nothing_of_trials_that_run_or_failed_or_were_not_measured_after_training(
+    status: str, step: int, at: int
+) -> None:
+    """Six of them are more than the five at random, but nothing is known of any."""
+    trials = [over(number, {RATE: number * 1e-4}, step, 0.1 * number, at=at, status=status) for number in range(1, 7)]
+    assert suggested(trials) == suggested([])
+    assert suggested(finished(6)) != suggested([])
+
+
+def test_optuna_takes_pruned_trials_for_worse_than_finished_ones_and_orders_them_by_their_rung() -> None:
+    # With eight trials TPE takes the best one, of ten the best 10 %, for good: it is that of the largest rate.
+    high, low = (over(8, {RATE: 1e-5}, 10, value) for value in (0.9, 0.0))
+    assert suggested([*finished(7), high]) == suggested([*finished(7), low]) != suggested(finished(7))
+    rungs = [over(number, {RATE: number * 1e-4}, 10, 0.1 * number) for number in range(1, 7)]
+    further = over(8, {RATE: 1e-5}, 20, 0.05)
+    further_high = over(8, {RATE: 1e-5}, 20, 0.95)
+    assert suggested([*rungs, further]) == suggested([*rungs, further_high])
+
+
+def test_optuna_stays_away_from_what_still_runs() -> None:
+    values = suggested(finished(7))
+    high, low = (over(8, values, 5, value, at=0, status=Trial.RUNNING) for value in (0.9, 0.0))
+    assert suggested([*finished(7), high]) == suggested([*finished(7), low])
+    assert abs(suggested([*finished(7), high])[RATE] / values[RATE] - 1) > 0.5
+
+
 def test_suggestions_depend_on_the_seed_and_the_results_alone() -> None:
     pytest.importorskip("optuna")
     space = Space({RATE: Domain(loguniform=(1e-5, 1e-3)), "trainer.betas": Domain(choice=([0.9, 0.99], [0.9, 0.95]))})
     source, trials = Suggested(space, METRIC, "max", 1), []
     for number in range(1, 20):
         values = source.next(number, trials)
-        trials.append(trial(number))
-        trials[-1].evaluated_params = values
-        trials[-1].run_metadata.last_result = {METRIC: values[RATE]}
+        trials.append(over(number, values, 40, values[RATE]))
     restored = Suggested(space, METRIC, "max", 1)
     assert restored.next(12, trials[:11]) == trials[11].evaluated_params
     assert Suggested(space, METRIC, "max", 2).next(1, []) != trials[0].evaluated_params
