@@ -14,6 +14,7 @@ from s2l_ray.kinds import TrackedStatus
 from s2l_ray.results import EvaluationRecord
 from s2l_ray.run.description import tags_of
 from s2l_ray.run.directory import RunDirectory
+from s2l_ray.tracking.mlflow_tracker import OF_STEP
 from s2l_ray.tracking.opening import find_run
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 
@@ -27,7 +28,7 @@ def steps_lacking(directory: RunDirectory, tracking: TrackingConfig, run_id: str
     Raises:
         TrackingError: the store cannot be used, or has no such run.
     """
-    known = find_run(tracking, directory.path, run_id).steps_with("alpha") if run_id else set()
+    known = find_run(tracking, directory.path, run_id, [OF_STEP]).steps[OF_STEP] if run_id else set()
     return sum(record.step not in known for record in directory.log.read())
 
 

@@ -16,7 +16,6 @@ from s2l_ray.config import TrackingConfig
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.tracking.mlflow_tracker import MlflowTracker
-from s2l_ray.tracking.opening import open_run
 
 
 class Tracker(Protocol):
@@ -151,9 +150,9 @@ def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id:
 
     Raises:
         TrackingError: the store cannot be used, or the server did not answer within tracking.timeout_s.
+        DataError: what is not delivered cannot be read.
         DiskError: the directory cannot be written to.
     """
     if not config.enabled:
         return NoTracker()
-    directory = Path(directory).resolve()
-    return MlflowTracker(open_run(config, directory, run_name, run_id), directory, config.timeout_s)
+    return MlflowTracker.open(config, Path(directory).resolve(), run_name, run_id)
