@@ -139,11 +139,11 @@ class ParentRun:
         for path in files:
             self._tracker.log_artifact(path, "figures" if path.suffix == ".png" else None)
         said = []
-        try:
-            self._tracker.finish(status)
-            self._end_trials(outcomes)
-        except TrackingError as undelivered:
-            said.append(str(undelivered))
+        for end in (lambda: self._tracker.finish(status), lambda: self._end_trials(outcomes)):
+            try:
+                end()
+            except TrackingError as undelivered:
+                said.append(str(undelivered))
         lacking = [outcome.directory for outcome in outcomes if self.run_id and _is_lacking(outcome)]
         if lacking:
             which = "one trial" if len(lacking) == 1 else f"{len(lacking)} trials"
