@@ -29,7 +29,10 @@ def resend(path: Path) -> str:
     """
     path = path.resolve()
     if not (path / CONFIGURATION).exists():
-        raise ConfigError(f"{path} is not a run directory: it has no {CONFIGURATION}")
+        raise ConfigError(
+            f"{path} is not a run directory: it has no {CONFIGURATION}. Give the directory of a run, a study or an "
+            "experiment, or the URI of a study or an experiment in an object store"
+        )
     config = load_config(path / CONFIGURATION, {"run_dir": str(path), "resume": "auto"})
     directory = RunDirectory.acquire(config)
     try:
