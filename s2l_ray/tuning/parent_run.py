@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class ParentRun:
         for path in files:
             self._tracker.log_artifact(path, "figures" if path.suffix == ".png" else None)
         said = []
-        for end in (lambda: self._tracker.finish(status), lambda: self._end_trials(outcomes)):
+        for end in (partial(self._tracker.finish, status), partial(self._end_trials, outcomes)):
             try:
                 end()
             except TrackingError as undelivered:
