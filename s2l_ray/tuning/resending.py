@@ -59,9 +59,7 @@ def resend_study(place: StudyPlace) -> str:
         raise ConfigError(f"{redact(str(place))} holds no study: there is no {STATE} in it")
     directory = place.directory.resolve()
     if not directory.is_dir():
-        raise ConfigError(
-            f"{place} did not run on this machine: {directory}, which has what MLflow lacks, is not there"
-        )
+        raise ConfigError(f"the study did not run on this machine: {directory}, with what MLflow lacks, is not there")
     config = parse_config(state.config, f"{place}/{STATE}")
     try:
         lock = RunLock.acquire(directory / LOCK, config.cluster.lock_timeout_s, print)
