@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from s2l_ray.config import TrackingConfig
+from s2l_ray.config.dotted import flat
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import EntryKind, Source, TrackedStatus
 from s2l_ray.redaction import redact
@@ -93,7 +94,7 @@ class MlflowTracker:
 
         MLflow's parameters cannot change. A value that a resumed run has changed becomes the tag `resumed/<key>`.
         """
-        self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in _flat(values)})
+        self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in flat(values).items()})
 
     def log_step(self, record: StepRecord) -> bool:
         """One batch of metrics at step `record.step`; nothing, and False, if the step has its point already."""
@@ -256,14 +257,6 @@ def _steps(entries: list[Entry], metric: str) -> set[int]:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _text(value: Any, most: int) -> str:
