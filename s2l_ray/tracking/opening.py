@@ -84,7 +84,7 @@ def open_run(
     Raises:
         TrackingError: the store cannot be used, or did not answer in time. A run that was there is as it was.
     """
-    return _asked(config, directory, metrics, lambda opening: opening.start(directory, run_name, run_id), _end)
+    return asked(config, directory, metrics, lambda opening: opening.start(directory, run_name, run_id), _end)
 
 
 def find_run(config: TrackingConfig, directory: Path, run_id: str, metrics: Collection[str] = ()) -> OpenedRun:
@@ -99,7 +99,7 @@ def find_run(config: TrackingConfig, directory: Path, run_id: str, metrics: Coll
     Raises:
         TrackingError: the store cannot be used, did not answer in time, or has no such run.
     """
-    return _asked(config, directory, metrics, lambda opening: opening.find(run_id), lambda late: None)
+    return asked(config, directory, metrics, lambda opening: opening.find(run_id), lambda late: None)
 
 
 class _Opening:
@@ -185,13 +185,23 @@ class _Opening:
         return OpenedRun(self.client, self._uri, bring_artifacts_home(self.client, run, self._artifacts), steps)
 
 
-def _asked(
+def asked(
     config: TrackingConfig,
     directory: Path,
     metrics: Collection[str],
-    ask: Callable[[_Opening], OpenedRun],
-    abandon: Callable[[OpenedRun], None],
-) -> OpenedRun:
+    ask: Callable[[_Opening], T],
+    abandon: Callable[[T], None],
+) -> T:
+    """What a store answers, within a bound.
+
+    Args:
+        config, directory, metrics: as of `open_run`.
+        ask: asks it.
+        abandon: given what that returns after all, when its time was up, or the process was told to end.
+
+    Raises:
+        TrackingError: the store cannot be used, or did not answer in time.
+    """
     uri, artifacts = locate(config.uri, directory.parent)
     bound = (REQUESTS + len(metrics)) * config.timeout_s + (CREATION_S if sqlite_file(uri) else 0)
     if is_told():  # it is asked in order to end something

@@ -21,7 +21,7 @@ from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.run.description import git_commit, ray_job_id
 from s2l_ray.run.tracking import where_it_was_tracked
-from s2l_ray.tracking.mlflow_store import locate, why_not
+from s2l_ray.tracking.mlflow_store import locate
 from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
@@ -181,12 +181,8 @@ class ParentRun:
         endings = {outcome.name: ENDINGS.get(outcome.status, "KILLED") for outcome in outcomes}
         try:
             end_nested(self._config, self._about.directory, self.run_id, endings)
-        except TrackingError:
-            raise
-        except Exception as error:  # a store raises the errors of its own libraries
-            raise TrackingError(
-                f"MLflow at {self.uri}: {why_not(error)}. It may show trials that were killed as running"
-            ) from None
+        except TrackingError as error:
+            raise TrackingError(f"{error}. It may show trials that were killed as running") from None
 
 
 def table_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:

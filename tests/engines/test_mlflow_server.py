@@ -18,6 +18,7 @@ import pytest
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.tracking import opening, writer
+from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.opening import find_run
 from s2l_ray.tracking.sending import send_undelivered
 from s2l_ray.tracking.tracker import Tracker, open_tracker
@@ -282,3 +283,12 @@ def test_looking_for_a_run_does_not_end_it_when_the_user_stops_that(servers, pro
     with pytest.raises(KeyboardInterrupt):
         find_run(config, tmp_path / "run", str(tracker.run_id), ["alpha"])
     assert run_of(servers["sqlite"], tracker)["info"]["status"] == "FINISHED"
+
+
+def test_runs_of_trials_that_cannot_be_ended_are_said(proxy: Proxy, tmp_path: Path):
+    study = opened(proxy.url, tmp_path / "study")
+    study.finish()
+    proxy.too_large = "runs/search"
+    config = TrackingConfig(uri=proxy.url, timeout_s=PATIENCE_S)
+    with pytest.raises(TrackingError, match=f"MLflow at {proxy.url} cannot be used: .*413"):
+        end_nested(config, tmp_path / "study", str(study.run_id), {"trial": "KILLED"})
