@@ -51,15 +51,18 @@ class MlflowTracker:
         entries: what was not delivered before.
         directory: of the training run; what is not delivered is kept there.
         timeout_s: bound on the end of the run.
+        sent_by: what sends later what is not delivered then, as the end of a sentence.
 
     Raises:
         DiskError: the directory cannot be written to.
     """
 
-    def __init__(self, opened: OpenedRun, entries: Sequence[Entry], directory: Path, timeout_s: float) -> None:
+    def __init__(
+        self, opened: OpenedRun, entries: Sequence[Entry], directory: Path, timeout_s: float, sent_by: str
+    ) -> None:
         self.uri = redact(opened.uri)
         self.run_id: str | None = opened.run_id
-        self._directory, self._timeout_s = directory, timeout_s
+        self._directory, self._timeout_s, self._sent_by = directory, timeout_s, sent_by
         self._deliver = Deliveries(opened.client, opened.run, directory, timeout_s)
         before = still_missing(opened, entries)
         left = [entry for entry in before if entry.kind != "status"]  # of an end that is not the end
@@ -71,7 +74,9 @@ class MlflowTracker:
         self._writer.start()
 
     @classmethod
-    def open(cls, config: TrackingConfig, directory: Path, run_name: str, run_id: str | None) -> MlflowTracker:
+    def open(
+        cls, config: TrackingConfig, directory: Path, run_name: str, run_id: str | None, sent_by: str | None
+    ) -> MlflowTracker:
         """Start the MLflow run of a training run, or go on with it, see `tracker.open_tracker`.
 
         Raises:
@@ -79,7 +84,9 @@ class MlflowTracker:
         """
         entries = read_undelivered(directory / UNDELIVERED)
         metrics = {OF_STEP, *OF_EVALUATION.values(), *metrics_of(entries)}
-        return cls(open_run(config, directory, run_name, run_id, metrics), entries, directory, config.timeout_s)
+        opened = open_run(config, directory, run_name, run_id, metrics)
+        sent_by = sent_by or f"s2l track {directory} sends them, and so does a resume"
+        return cls(opened, entries, directory, config.timeout_s, sent_by)
 
     @property
     def problem(self) -> str | None:
@@ -202,13 +209,13 @@ class MlflowTracker:
             why = self._writer.problem or f"MLflow at {self.uri} is slow"
             said.append(
                 f"{why}. It has not confirmed {in_words(pending)} of run {self.run_id}, kept in "
-                f"{self._directory / UNDELIVERED}: s2l track {self._directory} sends them, and so does a resume"
+                f"{self._directory / UNDELIVERED}: {self._sent_by}"
             )
         if refused := self._writer.refused:
             entries, (_, why) = [entry for entry, _ in refused], refused[0]
             said.append(f"MLflow at {self.uri} refused {in_words(entries)}, which it will lack (first: {why})")
         if said:
-            raise TrackingError(". ".join(said) + ". Training is not affected")
+            raise TrackingError(". ".join(said) + ". Results are not affected")
 
     def _relative(self, path: Path) -> str:
         """A path in the entries: relative to the run directory where it is in it, since that may be moved."""

@@ -24,6 +24,7 @@ from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.tracking import RunTracking, where_it_was_tracked
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
+from s2l_ray.tracking.measurements import track_measurements
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, why_not
 from s2l_ray.tracking.node_meter import NodeMeter
@@ -534,6 +535,25 @@ def test_a_trial_that_was_not_tracked_is_logged_with_what_it_was_pruned_by(
     found = client(store).get_run(run_id)
     assert (found.info.status, found.data.tags.get("s2l.trial_status")) == (status, tag)
     assert [m.step for m in client(store).get_metric_history(run_id, "eval/learner/pass_at_1")] == [0, 2]
+
+
+def test_what_mlflow_lacks_of_measurements_is_sent_by_the_command_that_made_them(store, monkeypatch):
+    """`s2l track` takes no directory of an evaluation."""
+
+    def refuse(*args: object) -> None:
+        raise ConnectionRefusedError("refused")
+
+    def log(tracker: Tracker) -> None:
+        away.setattr("s2l_ray.tracking.deliveries.probe", refuse)
+        tracker.log_metrics({"pass_at_1": 0.5}, 1)
+
+    known: list[str] = []
+    short, config = TrackingConfig(timeout_s=2), TrackingConfig(timeout_s=PATIENCE_S)
+    with monkeypatch.context() as away:
+        said = str(track_measurements(short, store / "measured", None, known.append, log))
+    assert f"kept in {store}/measured/undelivered.jsonl: the same command sends them. Results are not" in said
+    assert track_measurements(config, store / "measured", known[0], known.append, lambda tracker: None) is None
+    assert [m.value for m in client(store).get_metric_history(known[0], "pass_at_1")] == [0.5]
 
 
 def test_a_server_that_the_run_had_from_its_environment_is_remembered(monkeypatch):
