@@ -16,7 +16,9 @@ Send MLflow what it has not taken of a run: because its server was away, or the
 run was killed. RUN/undelivered.jsonl has it. Nothing is sent twice. A run that
 was killed, which MLflow still shows as running, is shown as KILLED after that.
 
-Of a study, RUN is its directory, or that of one of its trials.
+RUN is the directory of a run, of a study, of one of its trials, or of an
+experiment. A study or an experiment in an object store can be given as its URI,
+on the machine on which it ran.
 
 The server is that of the run; MLFLOW_TRACKING_URI names another, unless the run
 has tracking.uri."""
@@ -25,13 +27,14 @@ has tracking.uri."""
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "track", run, help="send MLflow what it lacks of a run", description=DESCRIPTION)
-    parser.add_argument("directory", type=existing_output, metavar="RUN", help="run directory, or that of a study")
+    parser.add_argument("directory", metavar="RUN", help="run directory, or that of a study or an experiment")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Send it, and say what was sent."""
     from s2l_ray.run.resending import resend
-    from s2l_ray.tuning.resending import is_study, resend_study
+    from s2l_ray.tuning.resending import find_study, resend_study
 
-    print(resend_study(arguments.directory) if is_study(arguments.directory) else resend(arguments.directory))
+    study = find_study(arguments.directory)
+    print(resend(existing_output(arguments.directory)) if study is None else resend_study(study))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, TypeVar
 
 from s2l_ray.config import Config, load_config
 from s2l_ray.errors import ConfigError, DataError
-from s2l_ray.evaluation.held_out import ONCE, Evaluations
+from s2l_ray.evaluation.held_out import Evaluations
 from s2l_ray.machine.disk import read_json
 from s2l_ray.machine.reading import MISREAD, misread
 from s2l_ray.results import EvaluationRecord, StepRecord
-from s2l_ray.run.checkpoints import STATE, checkpoints_in
+from s2l_ray.run.earlier_evaluations import evaluations_in
 from s2l_ray.step_log import StepLog
 
 Made = TypeVar("Made")
@@ -45,15 +44,7 @@ class RunFiles:
     @cached_property
     def evaluations(self) -> Evaluations:
         """The held-out evaluations; of a run that has not got to its end, those that its newest checkpoint has."""
-        if self.summary is not None:
-            found = self.summary["evaluation"]
-            once = {when: found[when] for when in ONCE if found.get(when)}
-            return Evaluations.from_json({"evaluations": once, "during": found["during"]})
-        for _, checkpoint in reversed(checkpoints_in(self.directory)):
-            with suppress(DataError):  # resuming sets a damaged one aside, and goes on from the one before
-                if "evaluations" in (state := read_json(checkpoint / STATE, "")):
-                    return Evaluations.from_json(state)
-        return Evaluations()
+        return evaluations_in(self.directory, self.summary)
 
     @cached_property
     def learner_evaluations(self) -> list[EvaluationRecord]:

@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 
 from s2l_ray.config import Config
+from s2l_ray.config.dotted import flat
 from s2l_ray.errors import ConfigError
 from s2l_ray.run.checkpoints import checkpoints_in
 from s2l_ray.run.earlier import CONFIGURATION, pins_of, read_configuration
-from s2l_ray.run.identity import flat, is_same_run
+from s2l_ray.run.identity import is_same_run
 from s2l_ray.run.inputs import with_absolute_paths
 from s2l_ray.run.mirror import SUMMARY, Mirror, answered
 

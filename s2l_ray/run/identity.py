@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.bank.contents import model_digest, tokenizer_digest
 from s2l_ray.bank.fingerprint import prompt_digest
 from s2l_ray.config import Config
+from s2l_ray.config.dotted import flat
 from s2l_ray.config.extension_points import sources
 from s2l_ray.rollouts.records import Prompt
 from s2l_ray.rollouts.stragglers import read_stragglers
@@ -164,11 +165,3 @@ def _digest(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

@@ -25,11 +25,15 @@ def resend(path: Path) -> str:
 
     Raises:
         ConfigError: it is not a run directory, was not tracked, or another process is writing to it.
+        DataError: one of its files is damaged.
         TrackingError: MLflow cannot be used, has not got the run, or did not take everything.
     """
     path = path.resolve()
     if not (path / CONFIGURATION).exists():
-        raise ConfigError(f"{path} is not a run directory: it has no {CONFIGURATION}")
+        raise ConfigError(
+            f"{path} is not a run directory: it has no {CONFIGURATION}. Give the directory of a run, a study or an "
+            "experiment, or the URI of a study or an experiment in an object store"
+        )
     config = load_config(path / CONFIGURATION, {"run_dir": str(path), "resume": "auto"})
     directory = RunDirectory.acquire(config)
     try:
@@ -39,10 +43,17 @@ def resend(path: Path) -> str:
         late = tracking.enabled and tracking.parent_run is not None
         if run_id is None and not late:
             raise ConfigError(f"{path} was not tracked (tracking.enabled): there is no MLflow run to send to")
-        status: TrackedStatus = "FINISHED" if (path / "summary.json").exists() else "KILLED"
+        status = _status(path, ended := remembered.get("ended"))
         said = send_undelivered(tracking, path, run_id, status) if run_id else None
         if late and steps_lacking(directory, tracking, run_id):
-            said = log_late(directory, config, tracking, run_id, status)
+            said = log_late(directory, config, tracking, run_id, status, ended == "pruned")
         return said or f"MLflow has no run of {path}, in which no step was done"
     finally:
         directory.close()
+
+
+def _status(path: Path, ended: str | None) -> TrackedStatus:
+    """How a run ended, of which run.json says whether it failed or was pruned; else it was killed, or finished."""
+    if ended == "failed":
+        return "FAILED"
+    return "FINISHED" if ended == "pruned" or (path / "summary.json").exists() else "KILLED"

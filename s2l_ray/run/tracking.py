@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from s2l_ray.config import Config, TrackingConfig
-from s2l_ray.errors import TrackingError
+from s2l_ray.errors import S2LError, TrackingError
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
@@ -35,9 +36,12 @@ class RunTracking:
     Args:
         tracker: the MLflow run.
         reporter: shows what happens.
+        remember: told that the run was "pruned", or has "failed", for those who log it in MLflow later.
     """
 
-    def __init__(self, tracker: Tracker, reporter: Reporter) -> None:
+    def __init__(
+        self, tracker: Tracker, reporter: Reporter, remember: Callable[[str], None] = lambda ended: None
+    ) -> None:
         self.tracker = tracker
         self.reporter = reporter
         self.finished = False
@@ -45,6 +49,7 @@ class RunTracking:
         self.failed = False
         """Whether its last step raised an error; set by the run. Who ends the run may not see that, such as Tune."""
         self._pruned = False
+        self._remember = remember
         self._problem: str | None = None
         self._checkpoints: set[str] = set()
         self._extras: list[AfterStep] = []
@@ -62,6 +67,10 @@ class RunTracking:
             TrackingError: the MLflow store cannot be used.
             DataError: run.json is damaged.
         """
+
+        def remember(ended: str) -> None:
+            directory.remember(ended=ended)
+
         remembered = directory.remembered()
         config = where_it_was_tracked(settings.tracking, remembered.get("mlflow_uri"))
         try:
@@ -70,10 +79,11 @@ class RunTracking:
             if config.parent_run is None or isinstance(error, NoParentError):
                 raise
             reporter.note(f"not tracked for now: {error}. s2l track {directory.path} logs this run when it is over")
-            return cls(NoTracker(), reporter)
-        tracking = cls(tracker, reporter)
+            directory.remember(ended=None)
+            return cls(NoTracker(), reporter, remember)
+        tracking = cls(tracker, reporter, remember)
         try:
-            directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri)
+            directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri, ended=None)
             describe(tracker, settings, inputs, bank)
             tracking._extras = extras(settings, directory.path, inputs, tracker)
         except BaseException as error:  # nobody else can end it yet
@@ -94,6 +104,8 @@ class RunTracking:
         stopped = (error is None and not self.failed) or isinstance(error, KeyboardInterrupt)
         ended_well = self.finished or (self._pruned and stopped)
         status: TrackedStatus = "FINISHED" if ended_well else "KILLED" if stopped else "FAILED"
+        if status == "FAILED":
+            self._ended("failed")
         try:
             self.tracker.finish(status, brief=self._pruned)
         except TrackingError as undelivered:
@@ -105,7 +117,12 @@ class RunTracking:
         The MLflow run is then FINISHED, with a tag that says so: nothing went wrong.
         """
         self._pruned = True
+        self._ended("pruned")
         self.tracker.set_tags({TRIAL_STATUS: "pruned"})
+
+    def _ended(self, how: str) -> None:
+        with suppress(S2LError):  # a full disk must not hide an error on the way out
+            self._remember(how)
 
     def step(self, records: Sequence[StepRecord]) -> None:
         """Pass on a step that has ended, and say what is notable about it.

@@ -32,7 +32,7 @@ def track_measurements(
         What MLflow did not take, and why; None if there is nothing to say. Measurements are on disk in any case.
     """
     try:
-        tracker = open_tracker(config, directory, directory.name, run_id)
+        tracker = open_tracker(config, directory, directory.name, run_id, "the same command sends them")
         if tracker.run_id is not None:
             remember(tracker.run_id)
             tracker.set_tags(SOURCE_TAGS)

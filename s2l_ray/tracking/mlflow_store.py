@@ -222,14 +222,6 @@ def run_or_none(client: MlflowClient, run_id: str) -> Run | None:
     return None if run.info.lifecycle_stage == "deleted" else run
 
 
-def continued_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run `run_id`, set to running again; None if the store has no such run."""
-    run = run_or_none(client, run_id)
-    if run is not None:
-        client.update_run(run_id, status="RUNNING")
-    return run
-
-
 def bring_artifacts_home(client: MlflowClient, run: Run, artifacts: str | None) -> Run:
     """Correct the absolute path of this run's artifacts, if the store was moved together with them.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from s2l_ray.config import TrackingConfig
+from s2l_ray.config.dotted import flat
 from s2l_ray.errors import TrackingError
 from s2l_ray.kinds import EntryKind, Source, TrackedStatus
 from s2l_ray.redaction import redact
@@ -16,7 +18,7 @@ from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.metrics import evaluation_metrics, metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import why_not
-from s2l_ray.tracking.opening import OpenedRun
+from s2l_ray.tracking.opening import OpenedRun, open_run
 from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
 from s2l_ray.tracking.writer import Writer
 
@@ -32,6 +34,12 @@ STATUS_S = 2.0
 """Seconds that are kept for the status at the end of a run."""
 
 
+OF_STEP = "alpha"
+"""Metric that every step has."""
+OF_EVALUATION: Mapping[Source, str] = {source: f"eval/{source}/reward" for source in get_args(Source)}
+"""Metric that every evaluation of a source has."""
+
+
 class MlflowTracker:
     """A `Tracker` that delivers to MLflow from a thread of its own.
 
@@ -39,28 +47,46 @@ class MlflowTracker:
     the rest, so a run may repeat the steps after its last checkpoint without a second point.
 
     Args:
-        opened: the MLflow run.
+        opened: the MLflow run, with the steps at which it has points.
+        entries: what was not delivered before.
         directory: of the training run; what is not delivered is kept there.
         timeout_s: bound on the end of the run.
+        sent_by: what sends later what is not delivered then, as the end of a sentence.
 
     Raises:
         DiskError: the directory cannot be written to.
     """
 
-    def __init__(self, opened: OpenedRun, directory: Path, timeout_s: float) -> None:
+    def __init__(
+        self, opened: OpenedRun, entries: Sequence[Entry], directory: Path, timeout_s: float, sent_by: str
+    ) -> None:
         self.uri = redact(opened.uri)
         self.run_id: str | None = opened.run_id
-        self._directory, self._timeout_s = directory, timeout_s
+        self._directory, self._timeout_s, self._sent_by = directory, timeout_s, sent_by
         self._deliver = Deliveries(opened.client, opened.run, directory, timeout_s)
-        before = still_missing(opened, read_undelivered(directory / UNDELIVERED))
+        before = still_missing(opened, entries)
         left = [entry for entry in before if entry.kind != "status"]  # of an end that is not the end
-        self._steps = opened.steps_with("alpha") | _steps(left, "alpha")
+        self._steps = opened.steps[OF_STEP] | _steps(left, OF_STEP)
         self._evaluations: dict[Source, set[int]] = {
-            source: opened.steps_with(marker) | _steps(left, marker)
-            for source, marker in ((source, f"eval/{source}/reward") for source in get_args(Source))
+            source: opened.steps[metric] | _steps(left, metric) for source, metric in OF_EVALUATION.items()
         }
         self._writer = Writer(Undelivered(directory / UNDELIVERED, left), left, self._deliver, self._explain)
         self._writer.start()
+
+    @classmethod
+    def open(
+        cls, config: TrackingConfig, directory: Path, run_name: str, run_id: str | None, sent_by: str | None
+    ) -> MlflowTracker:
+        """Start the MLflow run of a training run, or go on with it, see `tracker.open_tracker`.
+
+        Raises:
+            TrackingError, DataError, DiskError: as there.
+        """
+        entries = read_undelivered(directory / UNDELIVERED)
+        metrics = {OF_STEP, *OF_EVALUATION.values(), *metrics_of(entries)}
+        opened = open_run(config, directory, run_name, run_id, metrics)
+        sent_by = sent_by or f"s2l track {directory} sends them, and so does a resume"
+        return cls(opened, entries, directory, config.timeout_s, sent_by)
 
     @property
     def problem(self) -> str | None:
@@ -75,7 +101,7 @@ class MlflowTracker:
 
         MLflow's parameters cannot change. A value that a resumed run has changed becomes the tag `resumed/<key>`.
         """
-        self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in _flat(values)})
+        self._put("params", {metric_name(key): _text(value, MAX_VALUE) for key, value in flat(values).items()})
 
     def log_step(self, record: StepRecord) -> bool:
         """One batch of metrics at step `record.step`; nothing, and False, if the step has its point already."""
@@ -183,13 +209,13 @@ class MlflowTracker:
             why = self._writer.problem or f"MLflow at {self.uri} is slow"
             said.append(
                 f"{why}. It has not confirmed {in_words(pending)} of run {self.run_id}, kept in "
-                f"{self._directory / UNDELIVERED}: s2l track {self._directory} sends them, and so does a resume"
+                f"{self._directory / UNDELIVERED}: {self._sent_by}"
             )
         if refused := self._writer.refused:
             entries, (_, why) = [entry for entry, _ in refused], refused[0]
             said.append(f"MLflow at {self.uri} refused {in_words(entries)}, which it will lack (first: {why})")
         if said:
-            raise TrackingError(". ".join(said) + ". Training is not affected")
+            raise TrackingError(". ".join(said) + ". Results are not affected")
 
     def _relative(self, path: Path) -> str:
         """A path in the entries: relative to the run directory where it is in it, since that may be moved."""
@@ -206,22 +232,30 @@ class MlflowTracker:
         return f"MLflow at {self.uri}: {why_not(error)}"
 
 
-def still_missing(opened: OpenedRun, entries: list[Entry]) -> list[Entry]:
+def metrics_of(entries: Sequence[Entry]) -> set[str]:
+    """The metrics by whose points it is seen which entries a run has: the first one of each."""
+    return {metric for entry in entries if (metric := _first_metric(entry)) is not None}
+
+
+def still_missing(opened: OpenedRun, entries: Sequence[Entry]) -> list[Entry]:
     """Those of a run's entries that its MLflow run lacks.
 
     A process that was killed between a delivery and its note in the file leaves what was delivered there.
+
+    Args:
+        opened: the MLflow run, with the steps at which it has points of `metrics_of(entries)`.
+        entries: of a file that may be of other runs, too.
     """
     own = [entry for entry in entries if entry.run_id == opened.run_id]
-    known: dict[str, set[int]] = {}
-    missing = []
-    for entry in own:
-        if entry.kind == "metrics" and (marker := next(iter(entry.values["metrics"]), None)):
-            if marker not in known:
-                known[marker] = opened.steps_with(marker)
-            if entry.values["step"] in known[marker]:
-                continue
-        missing.append(entry)
-    return missing
+    return [
+        entry
+        for entry in own
+        if (metric := _first_metric(entry)) is None or entry.values["step"] not in opened.steps[metric]
+    ]
+
+
+def _first_metric(entry: Entry) -> str | None:
+    return next(iter(entry.values["metrics"]), None) if entry.kind == "metrics" else None
 
 
 def _steps(entries: list[Entry], metric: str) -> set[int]:
@@ -230,14 +264,6 @@ def _steps(entries: list[Entry], metric: str) -> set[int]:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _text(value: Any, most: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from s2l_ray.config import TrackingConfig
 from s2l_ray.kinds import TrackedStatus
-from s2l_ray.tracking.opening import PARENT, find_run
+from s2l_ray.tracking.opening import PARENT, OpenedRun, asked
 
 
 def end_nested(
@@ -25,15 +25,18 @@ def end_nested(
         The names of those that were ended.
 
     Raises:
-        TrackingError: the store cannot be used, has no such parent, or does not answer in time.
+        TrackingError: the store cannot be used, has no such parent, or does not answer in time; some may be ended.
     """
-    opened = find_run(config, directory, parent_run)
-    found = opened.client.search_runs(
-        [opened.run.info.experiment_id], f"tags.`{PARENT}` = '{parent_run}' and attributes.status = 'RUNNING'"
+    return asked(config, directory, (), lambda store: _end(store.find(parent_run), endings), lambda late: None)
+
+
+def _end(parent: OpenedRun, endings: Mapping[str, TrackedStatus]) -> list[str]:
+    found = parent.client.search_runs(
+        [parent.run.info.experiment_id], f"tags.`{PARENT}` = '{parent.run_id}' and attributes.status = 'RUNNING'"
     )
     ended = []
     for run in found:
         if (status := endings.get(run.info.run_name)) is not None:
-            opened.client.set_terminated(run.info.run_id, status)
+            parent.client.set_terminated(run.info.run_id, status)
             ended.append(run.info.run_name)
     return ended

@@ -11,7 +11,7 @@ from s2l_ray.kinds import TrackedStatus
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.mlflow_store import why_not
-from s2l_ray.tracking.mlflow_tracker import still_missing
+from s2l_ray.tracking.mlflow_tracker import metrics_of, still_missing
 from s2l_ray.tracking.opening import find_run
 from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
 from s2l_ray.tracking.writer import Writer
@@ -30,11 +30,13 @@ def send_undelivered(config: TrackingConfig, directory: Path, run_id: str, statu
         What was sent, in a sentence.
 
     Raises:
+        DataError: the file cannot be read.
         TrackingError: the store cannot be used or has no such run, or did not take everything.
     """
-    opened = find_run(config, directory, run_id)
     path = directory / UNDELIVERED
-    entries = still_missing(opened, read_undelivered(path))
+    kept = read_undelivered(path)
+    opened = find_run(config, directory, run_id, metrics_of(kept))
+    entries = still_missing(opened, kept)
     if opened.run.info.status == "RUNNING" and not any(entry.kind == "status" for entry in entries):
         entries.append(Entry("status", run_id, {"status": status, "time": int(time.time() * 1000)}))
     uri = redact(opened.uri)

@@ -16,7 +16,6 @@ from s2l_ray.config import TrackingConfig
 from s2l_ray.kinds import TrackedStatus
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.tracking.mlflow_tracker import MlflowTracker
-from s2l_ray.tracking.opening import open_run
 
 
 class Tracker(Protocol):
@@ -139,7 +138,9 @@ class NoTracker(Tracker):
         """Do nothing."""
 
 
-def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id: str | None = None) -> Tracker:
+def open_tracker(
+    config: TrackingConfig, directory: Path, run_name: str, run_id: str | None = None, sent_by: str | None = None
+) -> Tracker:
     """Start a run, or continue one; a `run_id` that the store does not have (any more) starts a new run.
 
     Args:
@@ -148,12 +149,13 @@ def open_tracker(config: TrackingConfig, directory: Path, run_name: str, run_id:
             MLFLOW_TRACKING_URI is set; in it is what is not delivered.
         run_name: what MLflow shows for a new run.
         run_id: of the MLflow run to continue; None: the one that MLFLOW_RUN_ID names, or a new one.
+        sent_by: what sends later what MLflow has not taken at the end, for messages; None: `s2l track`, or a resume.
 
     Raises:
         TrackingError: the store cannot be used, or the server did not answer within tracking.timeout_s.
+        DataError: what is not delivered cannot be read.
         DiskError: the directory cannot be written to.
     """
     if not config.enabled:
         return NoTracker()
-    directory = Path(directory).resolve()
-    return MlflowTracker(open_run(config, directory, run_name, run_id), directory, config.timeout_s)
+    return MlflowTracker.open(config, Path(directory).resolve(), run_name, run_id, sent_by)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.run.description import git_commit, ray_job_id
 from s2l_ray.run.tracking import where_it_was_tracked
-from s2l_ray.tracking.mlflow_store import locate, why_not
+from s2l_ray.tracking.mlflow_store import locate
 from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
@@ -139,11 +140,11 @@ class ParentRun:
         for path in files:
             self._tracker.log_artifact(path, "figures" if path.suffix == ".png" else None)
         said = []
-        try:
-            self._tracker.finish(status)
-            self._end_trials(outcomes)
-        except TrackingError as undelivered:
-            said.append(str(undelivered))
+        for end in (partial(self._tracker.finish, status), partial(self._end_trials, outcomes)):
+            try:
+                end()
+            except TrackingError as undelivered:
+                said.append(str(undelivered))
         lacking = [outcome.directory for outcome in outcomes if self.run_id and _is_lacking(outcome)]
         if lacking:
             which = "one trial" if len(lacking) == 1 else f"{len(lacking)} trials"
@@ -180,12 +181,8 @@ class ParentRun:
         endings = {outcome.name: ENDINGS.get(outcome.status, "KILLED") for outcome in outcomes}
         try:
             end_nested(self._config, self._about.directory, self.run_id, endings)
-        except TrackingError:
-            raise
-        except Exception as error:  # a store raises the errors of its own libraries
-            raise TrackingError(
-                f"MLflow at {self.uri}: {why_not(error)}. It may show trials that were killed as running"
-            ) from None
+        except TrackingError as error:
+            raise TrackingError(f"{error}. It may show trials that were killed as running") from None
 
 
 def table_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:

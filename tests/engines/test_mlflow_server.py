@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 from s2l_ray.config import TrackingConfig
 from s2l_ray.errors import TrackingError
 from s2l_ray.tracking import opening, writer
+from s2l_ray.tracking.nested import end_nested
+from s2l_ray.tracking.opening import find_run
 from s2l_ray.tracking.sending import send_undelivered
 from s2l_ray.tracking.tracker import Tracker, open_tracker
+from s2l_ray.tracking.undelivered import Entry, Undelivered
 from tests.support.mlflow_servers import ADMIN, Proxy, mlflow_server, postgres, why_no_postgres
 from tests.support.patience import PATIENCE_S, until
 from tests.support.step_records import step
@@ -245,3 +249,46 @@ def test_a_process_that_is_told_to_end_while_it_opens_a_run_ends_it(servers, pro
 
     runs = MlflowClient(servers["sqlite"]).search_runs([found["experiment_id"]])
     assert [run.info.status for run in runs] == ["KILLED"]
+
+
+def test_a_server_that_fails_in_the_middle_of_opening_a_run_is_said_and_the_run_stays_as_it_was(
+    servers, proxy: Proxy, tmp_path: Path
+):
+    """A raw error of MLflow's would end a training run, and `s2l track`, with a traceback."""
+    tracker = opened(proxy.url, tmp_path / "run")
+    tracker.log_step(step(1))
+    tracker.finish("KILLED")
+    entry = Entry("metrics", str(tracker.run_id), {"step": 2, "time": 2, "metrics": {"alpha": 0.75}})
+    Undelivered(tmp_path / "run" / "undelivered.jsonl", [entry]).close()
+    proxy.too_large = "metrics/get-history"
+    with pytest.raises(TrackingError, match=f"no answer from MLflow at {proxy.url} within 1 s"):
+        opened(proxy.url, tmp_path / "run", tracker.run_id, timeout_s=1)
+    assert run_of(servers["sqlite"], tracker)["info"]["status"] == "KILLED"
+    with pytest.raises(TrackingError, match=f"no answer from MLflow at {proxy.url} within 1 s"):
+        send_undelivered(TrackingConfig(uri=proxy.url, timeout_s=1), tmp_path / "run", str(tracker.run_id), "KILLED")
+    proxy.too_large = ""
+    again = opened(proxy.url, tmp_path / "run", tracker.run_id)
+    again.finish()
+    assert sorted(steps_of(servers["sqlite"], tracker, "alpha")) == [1, 2]
+
+
+def test_looking_for_a_run_does_not_end_it_when_the_user_stops_that(servers, proxy: Proxy, tmp_path: Path, monkeypatch):
+    tracker = opened(servers["sqlite"], tmp_path / "run")
+    tracker.finish()
+    monkeypatch.setattr(opening, "ABANDONED_S", PATIENCE_S)
+    told = chain([False, False], repeat(True))  # while the first answer is waited for
+    monkeypatch.setattr(opening, "is_told", lambda: next(told))
+    proxy.delay_s = 0.5
+    config = TrackingConfig(uri=proxy.url, timeout_s=PATIENCE_S)
+    with pytest.raises(KeyboardInterrupt):
+        find_run(config, tmp_path / "run", str(tracker.run_id), ["alpha"])
+    assert run_of(servers["sqlite"], tracker)["info"]["status"] == "FINISHED"
+
+
+def test_runs_of_trials_that_cannot_be_ended_are_said(proxy: Proxy, tmp_path: Path):
+    study = opened(proxy.url, tmp_path / "study")
+    study.finish()
+    proxy.too_large = "runs/search"
+    config = TrackingConfig(uri=proxy.url, timeout_s=PATIENCE_S)
+    with pytest.raises(TrackingError, match=f"MLflow at {proxy.url} cannot be used: .*413"):
+        end_nested(config, tmp_path / "study", str(study.run_id), {"trial": "KILLED"})

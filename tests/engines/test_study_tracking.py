@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ import pytest
 
 from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig
+from s2l_ray.experiments.memory import Memory
+from s2l_ray.run.directory import LOCK
+from s2l_ray.run.lock import RunLock
 from s2l_ray.tracking import mlflow_tracker, opening
 from s2l_ray.tracking.tracker import Tracker, open_tracker
-from s2l_ray.tracking.undelivered import read_undelivered
+from s2l_ray.tracking.undelivered import Entry, Undelivered, read_undelivered
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.parent_run import ParentRun
+from s2l_ray.tuning.place import StudyPlace, StudyState
 from s2l_ray.tuning.report import write_report
 from tests.support.patience import PATIENCE_S, until
 from tests.support.shared import built_once, shared_directory
@@ -52,6 +57,14 @@ def client(store: Path):
 def trial_of(parent: ParentRun, outcome: TrialOutcome) -> Tracker:
     """The MLflow run of a trial, as its process opens it."""
     return open_tracker(parent.tracking, Path(outcome.directory), outcome.name)
+
+
+def remember(directory: Path, parent: ParentRun, finished: bool = False) -> None:
+    """The study's state, as the driver keeps it."""
+    config = _base().model_dump(mode="json") | {"tracking": parent._config.model_dump(mode="json")}
+    state = StudyState("quickstart", config, {}, None, finished=finished)
+    state.mlflow_run_id, state.mlflow_uri = parent.run_id, parent.uri
+    StudyPlace(str(directory)).write(state)
 
 
 def test_a_study_from_start_to_end(store: Path, capsys, monkeypatch):
@@ -92,6 +105,7 @@ def test_a_study_from_start_to_end(store: Path, capsys, monkeypatch):
     assert table["trial"].iloc[0] == best.name and len(table) == 6
     figure = client(store).download_artifacts(parent.run_id, "figures/study.png")
     assert Path(figure).read_bytes() == files[2].read_bytes()
+    remember(about.directory, parent, finished=True)
     assert main(["track", str(about.directory)]) == 0
     assert f"has everything of run {parent.run_id}" in capsys.readouterr().out
 
@@ -144,6 +158,17 @@ def test_a_study_that_is_stopped_ends_its_trials_runs_however_slow_the_store_is(
     assert [client(store).get_run(one).info.status for one in (parent.run_id, run_id)] == ["KILLED", "KILLED"]
 
 
+def test_trials_that_were_killed_are_ended_also_when_something_of_the_study_is_refused(store: Path):
+    about = study(store / "s", trials=1)
+    outcome = replace(made_up(about)[0], status="stopped")
+    parent = ParentRun.open(CONFIG, about)
+    trial = trial_of(parent, outcome)
+    trial._writer.stop()
+    said = parent.finish("FINISHED", [outcome], StudyFacts(1.0), [store / "gone.yaml"])
+    assert said is not None and "refused 1 file, which it will lack" in said and "as running" not in said
+    assert client(store).get_run(trial.run_id).info.status == "KILLED"
+
+
 def test_trials_track_where_the_study_does_and_no_password_is_in_their_configuration(store: Path, monkeypatch):
     about = study(store / "s", trials=1)
     parent = ParentRun.open(CONFIG, about)
@@ -184,3 +209,41 @@ def test_a_server_that_goes_away_is_said_and_what_it_lacks_is_kept(store: Path, 
     assert said is not None and "refused" in said and f"s2l track {about.directory}" in said
     left = read_undelivered(about.directory / "undelivered.jsonl")
     assert {"metrics", "file", "status"} <= {entry.kind for entry in left}
+
+
+@pytest.mark.parametrize(("experiment", "status"), [(False, "KILLED"), (True, "FINISHED")])
+def test_the_command_sends_what_a_killed_study_and_a_finished_experiment_left(
+    store: Path, capsys, experiment: bool, status: str
+):
+    """Neither has a tune.json, and the store is the one that the configuration names, not the one beside the study."""
+    about = study(store / "outputs" / "s", trials=1)
+    parent = ParentRun.open(CONFIG.model_copy(update={"uri": f"sqlite:///{store}/mlflow.db"}), about)
+    assert parent._tracker._writer.wait(time.monotonic() + PATIENCE_S)
+    parent._tracker._writer.stop()  # as SIGKILL
+    remember(about.directory, parent, finished=experiment)
+    if experiment:
+        Memory({}, []).write(StudyPlace(str(about.directory)))
+    left = [Entry("tags", str(parent.run_id), {"late": "1"})]
+    Undelivered(about.directory / "undelivered.jsonl", left).close()
+    assert main(["track", str(about.directory)]) == 0
+    assert capsys.readouterr().out.startswith(f"sent 1 set of tags, 1 status to MLflow at sqlite:///{store}/mlflow.db")
+    run = client(store).get_run(parent.run_id)
+    assert (run.info.status, run.data.tags["late"]) == (status, "1")
+    assert not (store / "outputs" / "mlflow.db").exists()
+
+
+def test_the_command_leaves_a_study_alone_that_is_running(store: Path, capsys):
+    about = study(store / "s", trials=1)
+    parent = ParentRun.open(CONFIG, about)
+    remember(about.directory, parent)
+    table = {"mlflow_run_id": parent.run_id, "mlflow_uri": parent.uri, "trials": []}  # of an earlier start
+    (about.directory / "tune.json").write_text(json.dumps(table))
+    lock = RunLock.acquire(about.directory / LOCK, 1.0, print)
+    file = (about.directory / "undelivered.jsonl").stat().st_ino
+    assert main(["track", str(about.directory)]) == 1
+    said = capsys.readouterr().err
+    assert f"another process is writing to {about.directory}: process" in said and said.endswith("; wait for it\n")
+    assert client(store).get_run(parent.run_id).info.status == "RUNNING"
+    assert (about.directory / "undelivered.jsonl").stat().st_ino == file
+    lock.close()
+    assert parent.finish("FINISHED", [], StudyFacts(1.0), []) is None

@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.cli import main
-from s2l_ray.config import TrackingConfig
+from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.errors import TrackingError
 from s2l_ray.redaction import redact
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
+from s2l_ray.run.directory import RunDirectory
 from s2l_ray.run.tracking import RunTracking, where_it_was_tracked
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking import mlflow_store, mlflow_tracker, opening
+from s2l_ray.tracking.measurements import track_measurements
 from s2l_ray.tracking.metrics import metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import how_to_open, why_not
 from s2l_ray.tracking.node_meter import NodeMeter
@@ -70,7 +72,7 @@ def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     directory = tmp_path_factory.mktemp("first use")
     code = """
 from pathlib import Path
-from s2l_ray.config import TrackingConfig
+from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.tracking.tracker import open_tracker
 open_tracker(TrackingConfig(timeout_s=900), Path("outputs/run"), "run").finish()
 """
@@ -498,6 +500,62 @@ def test_a_nested_run_that_began_without_its_server_is_logged_later(store, monke
     assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("ends", "status", "tag"),
+    [(["pruned"], "FINISHED", "pruned"), (["failed"], "FAILED", None), (["failed", "stopped"], "KILLED", None)],
+)
+def test_a_trial_that_was_not_tracked_is_logged_with_what_it_was_pruned_by(
+    store, tmp_path, monkeypatch, capsys, ends: list[str], status: str, tag: str | None
+):
+    study = opened(store)
+    study.finish()
+    run = tmp_path / "trial"
+    run.mkdir()
+    keys = f"name: s_00001\nmodels: {{learner: a, explorer: b}}\ndata: {{train: x}}\nrun_dir: {run}\n"
+    (run / "config.yaml").write_text(keys + f"tracking: {{parent_run: {study.run_id}, timeout_s: 1}}\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    for how in ends:  # one start each
+        directory = RunDirectory.acquire(settings := load_config(run / "config.yaml"))
+        with RunTracking.open(settings, directory, None, None, SilentReporter()) as tracking:
+            assert tracking.tracker.run_id is None
+            if how == "pruned":
+                tracking.pruned()
+            tracking.failed = how == "failed"
+        directory.close()
+    for number in (1, 2, 3):
+        StepLog(run / "steps.jsonl").append(step(number))
+    taken = {"evaluations": {"before": evaluation(0).to_json()}, "during": [evaluation(2).to_json()]}
+    for number, state in ((1, {"evaluations": {}, "during": []}), (2, taken)):
+        (run / "checkpoints" / f"step-00000{number}").mkdir(parents=True)
+        (run / "checkpoints" / f"step-00000{number}" / "state.json").write_text(json.dumps(state))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(study.uri))
+    (run / "config.yaml").write_text(keys + f"tracking: {{parent_run: {study.run_id}, timeout_s: {PATIENCE_S}}}\n")
+    assert main(["track", str(run)]) == 0, capsys.readouterr().err
+    run_id = json.loads((run / "run.json").read_text())["mlflow_run_id"]
+    found = client(store).get_run(run_id)
+    assert (found.info.status, found.data.tags.get("s2l.trial_status")) == (status, tag)
+    assert [m.step for m in client(store).get_metric_history(run_id, "eval/learner/pass_at_1")] == [0, 2]
+
+
+def test_what_mlflow_lacks_of_measurements_is_sent_by_the_command_that_made_them(store, monkeypatch):
+    """`s2l track` takes no directory of an evaluation."""
+
+    def refuse(*args: object) -> None:
+        raise ConnectionRefusedError("refused")
+
+    def log(tracker: Tracker) -> None:
+        away.setattr("s2l_ray.tracking.deliveries.probe", refuse)
+        tracker.log_metrics({"pass_at_1": 0.5}, 1)
+
+    known: list[str] = []
+    short, config = TrackingConfig(timeout_s=2), TrackingConfig(timeout_s=PATIENCE_S)
+    with monkeypatch.context() as away:
+        said = str(track_measurements(short, store / "measured", None, known.append, log))
+    assert f"kept in {store}/measured/undelivered.jsonl: the same command sends them. Results are not" in said
+    assert track_measurements(config, store / "measured", known[0], known.append, lambda tracker: None) is None
+    assert [m.value for m in client(store).get_metric_history(known[0], "pass_at_1")] == [0.5]
+
+
 def test_a_server_that_the_run_had_from_its_environment_is_remembered(monkeypatch):
     known = "http://mlflow:5000"
     assert where_it_was_tracked(TrackingConfig(), known).uri == known
@@ -530,7 +588,7 @@ def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from s2l_ray.config import TrackingConfig
+from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.tracking.tracker import open_tracker
 tracker = open_tracker(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
 tracker.log_params({"a": 1})

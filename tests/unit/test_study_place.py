@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from s2l_ray.config import load_config
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.tuning.place import StudyPlace, StudyState, within
 from s2l_ray.tuning.preparing import prepare, prepare_again
 from s2l_ray.tuning.reading import parse_study
+from s2l_ray.tuning.resending import find_study, resend_study
 from tests.support.object_stores import Store, s3
 
 
@@ -94,3 +97,29 @@ def test_an_experiment_is_not_gone_on_with_as_the_study_that_it_runs(tmp_path: P
     Memory({}, []).write(place)
     with pytest.raises(ConfigError, match=r"is an experiment's: give the s2l experiment command that began it again"):
         StudyPlace.existing(str(tmp_path))
+
+
+def test_a_study_in_a_store_is_found_by_its_uri_and_by_its_directory(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not tracked, which is said once the study is found."""
+    monkeypatch.chdir(tmp_path)
+    place = StudyPlace(store.uri("bucket/tracked"))
+    place.write(StudyState("quickstart", load_config("quickstart").model_dump(mode="json"), {}, None))
+    with pytest.raises(ConfigError, match=f"did not run on this machine: {tmp_path}/outputs/tracked, with what"):
+        resend_study(found(store.uri("bucket/tracked")))
+    directory = tmp_path / "outputs" / "tracked"
+    directory.mkdir(parents=True)
+    assert find_study(str(directory)) is None
+    (directory / "tune.json").write_text(json.dumps({"directory": store.uri("bucket/tracked")}))
+    for given in (store.uri("bucket/tracked"), str(directory)):
+        with pytest.raises(ConfigError, match=f"{directory} was not tracked"):
+            resend_study(found(given))
+    with pytest.raises(ConfigError, match="s3://bucket/none holds no study"):
+        resend_study(found(store.uri("bucket/none")))
+
+
+def found(given: str) -> StudyPlace:
+    place = find_study(given)
+    assert place is not None
+    return place
