@@ -79,8 +79,8 @@ class TrainerConfig(Section):
     """Equal inputs give bit-equal updates, at some cost in speed; an operation that cannot raises an error."""
     lora_rank: NonNegative = 0
     """0: every weight is trained. Above: only adapters of this rank (LoRA, through peft) beside frozen weights, so
-    gradients, optimizer states and float32 master weights exist for the adapters alone. Engines, exports and checks
-    get the merged weights."""
+    gradients, optimizer states and float32 master weights exist for the adapters alone, and the reference of
+    objective.kl is the learner without them. Engines, exports and checks get the merged weights."""
     lora_alpha: PositiveFloat = 32.0
     """An adapter's output is scaled by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ()
