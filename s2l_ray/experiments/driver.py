@@ -134,7 +134,7 @@ class _Writer:
         return self.result
 
     def _measured(self, outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
-        return measured_runs(runs_of(self.file), outcomes)
+        return measured_runs(runs_of(self.file), outcomes, self.place.storage)
 
     def _compared(self, runs: Sequence[MeasuredRun], confidence: float, facts: StudyFacts, *, keep: bool) -> list[Path]:
         """Write the results, and before them, with `keep`, the runs: all else can be made of these again."""
