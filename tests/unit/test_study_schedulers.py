@@ -270,8 +270,8 @@ def test_suggestions_depend_on_the_seed_and_the_results_alone() -> None:
 
 
 def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: dict[str, Any] = {"other": {"state": "CREATED", "bundles": {0: {"CPU": 2.0}}}}
-    monkeypatch.setattr(room, "placement_group_table", lambda: groups)
+    groups = [[{"CPU": 2.0}]]
+    monkeypatch.setattr(room, "groups_of_this_job", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.5})
     now, notes = [0.0], []
     watch = room.Room(300.0, notes.append, lambda: now[0])
@@ -285,7 +285,7 @@ def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypat
     for _ in range(9):
         after(11)
     assert notes == ["waited 66 of 300 s for 2 bundles (1.25 CPU); free now: 0.5 CPU"]
-    groups["own"] = {"state": "CREATED", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 0.25}}}
+    groups.append([{"CPU": 1.0}, {"CPU": 0.25}])
     after(400)  # its engines start
     del groups["own"]
     waiting.status = Trial.RUNNING
