@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+import ray
 from rich.console import RenderableType
 
 from actors.connection import connect
@@ -251,7 +251,7 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     try:
         with display:
             room = Room(prepared.base.cluster.start_timeout_s, display.note)
-            _loop(prepared, ready, [observer, room]).run()
+            _loop(prepared, ready, observer, room).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
         status = "FINISHED"
@@ -263,7 +263,7 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     return result
 
 
-def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback]) -> Loop:
+def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, room: Room) -> Loop:
     file, is_pbt = prepared.file, prepared.file.scheduler.kind == "pbt"
     source: Source
     if prepared.drawn:
@@ -285,7 +285,8 @@ def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback])
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        callbacks=callbacks,
+        callbacks=[observer, room],
+        begun=lambda: len(observer.outcomes),
         max_failures=file.max_failures,
         at_once=ready.at_once,
         exploits=is_pbt,
