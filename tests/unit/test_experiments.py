@@ -26,7 +26,7 @@ from s2l_ray.experiments.figure import experiment_figure
 from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
-from s2l_ray.experiments.rehearsal import Rehearsal
+from s2l_ray.experiments.rehearsal import Rehearsal, rehearse_experiment
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
 from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
@@ -43,6 +43,7 @@ from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import number_at_once, sliced
 from s2l_ray.tuning.study_file import StudyFile
 from tests.support.experiments import PASS_AT_1, comparison, experiment
+from tests.support.object_stores import s3
 from tests.support.step_records import evaluation
 
 REWARD = "eval/learner/reward"
@@ -425,6 +426,37 @@ def test_runs_are_found_beside_the_study_where_their_own_paths_are_those_of_anot
     with pytest.raises(DataError, match=r"of any of the 4 runs that finished cannot be read; of grpo, seed 1 its summ"):
         run_experiment(str(tmp_path / "all.yaml"))
     assert results.read_bytes() == before
+
+
+def test_results_that_do_not_get_into_the_store_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path / "outputs"))
+    with s3() as store:
+        file = experiment(name="all", storage=store.uri("bucket/studies"))
+        finished_runs(file, tmp_path)
+        StudyPlace.of(file.storage, file.name).write(StudyState("quickstart", {}, {}, None, finished=True))
+        store.fails = lambda method, path: method == "PUT" and path.endswith("/experiment.json")
+        mine = experiment(name="mine", runs_from="all", storage=file.storage)
+        for one, where in ((file, "studies/all"), (mine, "studies/mine")):
+            (path := tmp_path / f"{one.name}.yaml").write_text(yaml.safe_dump(one.model_dump(mode="json")))
+            run_experiment(str(path))
+            said = " ".join(capsys.readouterr().out.split())
+            assert said.startswith("note: ") and f"could not be copied to s3://bucket/{where}" in said
+
+
+def test_a_rehearsal_says_where_nothing_would_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = experiment(name="all", storage=str(tmp_path / "outputs"))
+    finished_runs(file, tmp_path)
+    place = StudyPlace.of(file.storage, file.name)
+    place.write(StudyState("quickstart", {}, {}, None, finished=True))
+    mine = experiment(name="mine", runs_from="all", storage=file.storage)
+    compared = "all: the experiment is finished; nothing would be run, and its arms would be compared again"
+    taken = "mine: nothing would be run; the arms would be compared from 4 runs of runs_from"
+    for one, expected in ((file, compared), (mine, taken)):
+        (path := tmp_path / f"{one.name}.yaml").write_text(yaml.safe_dump(one.model_dump(mode="json")))
+        rehearse_experiment(str(path), [])
+        assert expected in " ".join(capsys.readouterr().out.split())
 
 
 def test_shipped_experiments_can_be_compared_from_the_runs_of_all_arms(tmp_path: Path) -> None:
