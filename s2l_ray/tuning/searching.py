@@ -97,15 +97,18 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         for trial in trials:
             now = self._configured(int(trial.trial_id), trial.evaluated_params)
             trial.config |= {section: now[section] for section in FREE_OF_CONFIG}
-            trial.max_failures = self._spec["max_failures"]
             trial.invalidate_json_state()
 
-    def forgive(self, trials: Sequence[Trial]) -> None:
-        """Let trials that had failed for good, and are tried again, fail as often as new ones."""
+    def allow_failures(self, trials: Sequence[Trial]) -> None:
+        """Let trials that Tune has restored fail as often as the study says now.
+
+        One that had failed for good and is tried again may fail as often as a new one.
+        """
         for trial in trials:
             if not trial.is_finished() and 0 <= trial.max_failures < trial.num_failures:
                 trial.run_metadata.num_failures = 0
-                trial.invalidate_json_state()
+            trial.max_failures = self._spec["max_failures"]
+            trial.invalidate_json_state()
 
     def is_finished(self) -> bool:
         """Whether all trials have been given to Tune."""

@@ -46,7 +46,7 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
         self._search.trials = trials
         if self._resumes:
             self._resumes = False
-            self._search.forgive(trials)
+            self._search.allow_failures(trials)
         if is_told() and not self._ended:
             self._ended = True
             signal.raise_signal(signal.SIGUSR1)  # Tune's way to be told: it ends the loop and saves its state

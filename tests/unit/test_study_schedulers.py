@@ -224,8 +224,12 @@ def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_e
     monkeypatch.setattr(TuneController, "_restore_trials", lambda self, experiment_state: [restored])
     with restoring_study_trials(search):
         assert TuneController._restore_trials(None, {}) == [restored]
-    assert isinstance(restored, StudyTrial) and restored.max_failures == 4
-    assert restored.config == configured(7, {RATE: 0.8})
+    assert isinstance(restored, StudyTrial) and restored.config == configured(7, {RATE: 0.8})
+    restored.max_failures = 0  # as after an error that is not mended
+    restored.run_metadata.num_failures = 1
+    restored.status = Trial.PENDING  # it is tried again
+    Steward(search, TrialScheduler(), resumes=True, begun=lambda: 1).on_step_begin(1, [restored])
+    assert (restored.max_failures, restored.num_failures) == (4, 0)
 
 
 def test_a_state_of_tunes_that_was_read_in_part_begins_no_trial_anew() -> None:
@@ -250,6 +254,7 @@ def test_an_error_that_would_come_again_is_not_tried_again() -> None:
     assert is_not_mended(ActorDiedError(raised_in_actor(BrokenVerifierError("m:f failed on each"))))
     assert not is_not_mended(raised_in_actor(VerifierError("the worker of verifier m:f did not start within 60 s")))
     assert not is_not_mended(raised_in_actor(ActorLostError("a node went away")))
+    assert not is_not_mended(ActorDiedError(raised_in_actor(NodesChangedError("its plan has others"))))
     assert not is_not_mended(raised_in_actor(ValueError("ConfigError: no")))
     assert not is_not_mended(ActorDiedError())
 
