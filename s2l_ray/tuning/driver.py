@@ -47,6 +47,7 @@ from s2l_ray.tuning.searching import Drawn, Source, StudyTrials, trial_id
 from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import sliced
 from s2l_ray.tuning.space import Values
+from s2l_ray.tuning.store_lock import StoreLock
 from s2l_ray.tuning.study_bank import record_bank
 from s2l_ray.tuning.study_file import StudyFile
 from s2l_ray.tuning.trial_plans import planned_trials
@@ -143,6 +144,8 @@ def _run(prepared: PreparedStudy, ending: Ending) -> StudyResult:
     with ExitStack() as stack:
         refuse_session_directory("storage" if place.is_local else None, place.directory)
         stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
+        if not place.is_local:
+            stack.callback(StoreLock.acquire(place.storage, print).close)
         _refuse_another_state(prepared)
         with TaskDisplay() as display:
             ready = _ready(prepared, display, stack, ending)

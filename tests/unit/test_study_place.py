@@ -17,6 +17,7 @@ from s2l_ray.tuning.parent_run import check_store
 from s2l_ray.tuning.place import StudyPlace, StudyState, within
 from s2l_ray.tuning.preparing import prepare, prepare_again
 from s2l_ray.tuning.reading import parse_study
+from s2l_ray.tuning.store_lock import StoreLock
 from tests.support.object_stores import Store, s3
 
 
@@ -98,6 +99,20 @@ def test_what_another_start_has_done_meanwhile_is_not_written_over(tmp_path: Pat
     for late in (first, again):  # both have read the state before
         with pytest.raises(ConfigError, match="another start of this study has gone on with it"):
             _refuse_another_state(late)
+
+
+def test_a_study_in_a_store_that_another_process_drives_is_left_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own directory, whose lock is free, is not the other one's."""
+    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path))
+    space = {"trainer.learning_rate": [1e-4, 2e-4]}
+    file = parse_study({"name": "driven", "trials": 2, "space": space, "storage": store.uri("bucket/studies")})
+    other = StoreLock.acquire(StudyPlace.of(file.storage, "driven").storage, pytest.fail)
+    with pytest.raises(ConfigError, match="^s3://bucket/studies/driven is driven by process"):
+        run_study("quickstart", file, ["cluster.address=127.0.0.1:1"])
+    assert not (tmp_path / "driven").exists()
+    other.close()
 
 
 def test_a_study_in_a_store_whose_trials_run_in_rays_session_directory_is_refused_at_once(
