@@ -61,6 +61,10 @@ class PlacementError(S2LError):
     """No Ray can be joined or started, or the cluster cannot hold what the configuration asks for."""
 
 
+class NodesChangedError(PlacementError):
+    """The cluster's nodes are others than when the placement group of a trial was planned."""
+
+
 class TrackingError(S2LError):
     """The MLflow server or store does not answer."""
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 from ray._common.network_utils import build_address, is_localhost, parse_address
 from ray._common.utils import get_default_system_temp_dir
-from ray._private import node, ray_constants, services, utils, worker
+from ray._private import node, ray_constants, services, state, utils, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2 as messages
 from ray.core.generated import gcs_service_pb2_grpc as stubs
-from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.core.generated.gcs_pb2 import GcsNodeInfo, PlacementGroupTableData
 
 if TYPE_CHECKING:
     import grpc
@@ -261,6 +261,21 @@ def error_log() -> Path:
 def driver_directories() -> list[str]:
     """Directories of the driver that workers of this job import from; the last is where it called `ray.init`."""
     return list(worker.global_worker.core_worker.get_job_config().py_driver_sys_path)
+
+
+def groups_of_this_job() -> list[list[dict[str, float]]]:
+    """The bundles of each placement group that this job has made and that has its resources.
+
+    Ray's own `placement_group_table` has the groups of all jobs, and does not say whose each is.
+    """
+    rows = state.state._connect_and_get_accessor().get_placement_group_table()
+    job = ray.get_runtime_context().get_job_id()
+    groups = [PlacementGroupTableData.FromString(row) for row in rows]
+    return [
+        [dict(bundle.unit_resources) for bundle in sorted(group.bundles, key=lambda one: one.bundle_id.bundle_index)]
+        for group in groups
+        if group.creator_job_id.hex() == job and group.state == PlacementGroupTableData.CREATED
+    ]
 
 
 class TrialStorage(Protocol):

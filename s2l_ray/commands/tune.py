@@ -70,10 +70,10 @@ def add_to(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a study. Returns 1 if every trial failed, else 0.
+    """Run a study. Returns 1 if its results could not all be written, else 0.
 
     Raises:
-        S2LError: the study cannot be run.
+        S2LError: the study cannot be run, or every trial failed.
     """
     files = [word for word in (arguments.config, arguments.study) if word and "=" not in word]
     overrides = [word for word in (arguments.config, arguments.study) if word and "=" in word] + arguments.overrides
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     CommandConsole().print(result.table)
     if result.first_error:
         raise ConfigError(f"every trial failed, the first one with: {result.first_error}")
-    return 0
+    return 1 if result.problems else 0
 
 
 def _check(config: str, study: str, overrides: list[str]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s2l_ray.config import Config
+from s2l_ray.display.text import print_line
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import runs_of, study_of
 from s2l_ray.experiments.comparison import Comparison, compared
@@ -24,8 +25,10 @@ from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.runs_csv import RUNS, write_runs
 from s2l_ray.experiments.table import ResultTable
 from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, kept_outcomes, taken_runs
+from s2l_ray.machine.console import CommandConsole
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.driver import Ending, run_study
+from s2l_ray.tuning.last_words import last_words
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
 
@@ -78,7 +81,9 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     command = shlex.join(["s2l", "experiment", path, *overrides])
     labels = {run.number: run.label for run in runs_of(file)}
     ending = Ending(memory.write, writer.write, lambda place: command, retries_failed=True, labels=labels)
-    run_study(file.config, study, of_config, ending)
+    done = run_study(file.config, study, of_config, ending)
+    if not writer.has_result:
+        raise done.problems[0]
     return writer.result
 
 
@@ -109,6 +114,10 @@ class _Writer:
     _results: list[ExperimentResult] = field(default_factory=list)
 
     @property
+    def has_result(self) -> bool:
+        return bool(self._results)
+
+    @property
     def result(self) -> ExperimentResult:
         return self._results[-1]
 
@@ -124,23 +133,27 @@ class _Writer:
         facts = StudyFacts(state.seconds, state.bank, state.mlflow_run_id, state.mlflow_uri)
         # The file of runs stays as the last start wrote it; an earlier version wrote none.
         keep = not self.place.storage.exists(RUNS)
-        self.place.upload(self._compared(self._measured(outcomes), confidence, facts, keep=keep))
+        self._upload(self._compared(self._measured(outcomes), confidence, facts, keep=keep))
         return ExperimentResult(self.result.comparison, facts, self.place, again=True)
 
     def of_taken(self, taken: TakenRuns) -> ExperimentResult:
         """Compare runs that were done elsewhere."""
         self.memory.write(self.place)
-        self.place.upload(self._compared(taken.runs, taken.confidence, taken.facts, keep=True))
+        self._upload(self._compared(taken.runs, taken.confidence, taken.facts, keep=True))
         return self.result
 
+    def _upload(self, files: list[Path]) -> None:
+        for line in last_words([self.place.upload(files)], None):
+            print_line(CommandConsole(), line)
+
     def _measured(self, outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
-        return measured_runs(runs_of(self.file), outcomes)
+        return measured_runs(runs_of(self.file), outcomes, self.place.storage)
 
     def _compared(self, runs: Sequence[MeasuredRun], confidence: float, facts: StudyFacts, *, keep: bool) -> list[Path]:
         """Write the results, and before them, with `keep`, the runs: all else can be made of these again."""
+        comparison = compared(self.file, runs, confidence)
+        self._results.append(ExperimentResult(comparison, facts, self.place))  # which a full disk does not take away
         kept = [self.place.directory / RUNS] if keep else []
         for path in kept:
             write_runs(runs, self.configurations, path)
-        comparison = compared(self.file, runs, confidence)
-        self._results.append(ExperimentResult(comparison, facts, self.place))
         return [*write_results(comparison, facts, self.place.directory, self.memory.begun), *kept]

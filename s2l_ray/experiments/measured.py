@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from s2l_ray.errors import S2LError
+from s2l_ray.errors import DataError, S2LError
 from s2l_ray.experiments.arms import PlannedRun
 from s2l_ray.experiments.experiment_file import AXES, COMMON, AtSection, Axis
 from s2l_ray.kinds import TrialStatus
@@ -89,24 +89,38 @@ def interpolated(places: Sequence[float], values: Sequence[float], place: float)
     return values[-1] if place == places[-1] else None
 
 
-def measured_runs(runs: Sequence[PlannedRun], outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
+def measured_runs(runs: Sequence[PlannedRun], outcomes: Sequence[TrialOutcome], study: Storage) -> list[MeasuredRun]:
     """What each run came to.
 
     Args:
         runs: of the experiment.
         outcomes: of the trials that were begun, by number in their names.
+        study: where the study that ran them is kept.
+
+    Raises:
+        DataError: runs have finished, and what they left can be read of none of them.
+        StorageError: the store does not answer.
     """
     by_number = {int(outcome.name.rpartition("_")[2]): outcome for outcome in outcomes}
-    return [_measured(run, by_number.get(run.number)) for run in runs]
+    found = [_measured(run, by_number.get(run.number), study) for run in runs]
+    unread = [one for one in found if one.status == "failed" and by_number[one.run.number].status == "finished"]
+    if unread and not any(one.status == "finished" for one in found):
+        which = "the run that finished" if len(unread) == 1 else f"any of the {len(unread)} runs that finished"
+        first = unread[0]
+        raise DataError(f"the results of {which} cannot be read; of {first.run.label} {first.error}")
+    return found
 
 
-def _measured(run: PlannedRun, outcome: TrialOutcome | None) -> MeasuredRun:
+def _measured(run: PlannedRun, outcome: TrialOutcome | None, study: Storage) -> MeasuredRun:
     if outcome is None:
         return MeasuredRun(run, "waiting", "")
     if outcome.status != "finished":
         return MeasuredRun(run, outcome.status, outcome.directory, outcome.error)
+    # The run's own path is one on the machine that ran it, or where the study was before it was moved.
+    is_kept = study.exists(kept := f"{outcome.directory_name}/{SUMMARY}")
     try:
-        summary = json.loads(Storage(outcome.directory, "the directory of a run").read(SUMMARY))
+        text = study.read(kept) if is_kept else Storage(outcome.directory, "the directory of a run").read(SUMMARY)
+        summary = json.loads(text)
         evaluation = summary["evaluation"]
         records = [evaluation["before"], *evaluation["during"], evaluation["after"]]
         points = [point_of(EvaluationRecord.from_json(record)) for record in records if record is not None]

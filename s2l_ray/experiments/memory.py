@@ -16,8 +16,8 @@ from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.machine.reading import misread
 from s2l_ray.tuning.place import EXPERIMENT, StudyPlace
 
-FREE = ("axis", "also", "question", "storage", "max_failures")
-"""Keys without influence on runs and tests: they may change at any time."""
+FREE = ("axis", "also", "question", "storage", "max_failures", "nodes_per_trial", "cpus_per_trial")
+"""Keys without influence on what runs compute and on tests: they may change at any time."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ from actors.connection import connect
 from actors.private_ray import end_private_ray
 from s2l_ray.config.embedded import source_name
 from s2l_ray.display import FetchDisplay, TaskDisplay
-from s2l_ray.display.text import duration, with_short_paths
+from s2l_ray.display.text import duration, print_line, with_short_paths
 from s2l_ray.experiments.arms import study_of
+from s2l_ray.experiments.configurations import configurations_of
+from s2l_ray.experiments.driver import begun
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.experiments.reading import load_experiment, split_overrides
+from s2l_ray.experiments.taken import taken_runs
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.placement.plan import Plan
+from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.preparing import prepare
 from s2l_ray.tuning.rehearsal import PREDICTED, devices_of, most_engines
 from s2l_ray.tuning.study_bank import described_need
@@ -33,7 +37,7 @@ BASELINE = " (baseline)"
 
 
 def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
-    """Check and plan the runs of an experiment, and print them.
+    """Check and plan the runs of an experiment, and print them; or say that none would be run.
 
     Raises:
         S2LError: the experiment cannot be run.
@@ -41,6 +45,9 @@ def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
     of_config, of_file = split_overrides(overrides)
     file = load_experiment(path, of_file)
     study = study_of(file, of_config)
+    if (compared := _only_compared(file, of_config)) is not None:
+        print_line(CommandConsole(), compared)
+        return
     with TaskDisplay() as display:
         prepared = prepare(file.config, study, of_config, FetchDisplay(display))
         owned = connect(prepared.base.cluster, display.say)
@@ -52,6 +59,23 @@ def rehearse_experiment(path: str, overrides: Sequence[str]) -> None:
                 end_private_ray()
     place = with_short_paths(str(prepared.place))
     CommandConsole().print(Rehearsal(file, study, place, planned.plans, planned.at_once, needed))
+
+
+def _only_compared(file: ExperimentFile, overrides: Sequence[str]) -> str | None:
+    """A line for people where an experiment would run nothing; None where it would.
+
+    Raises:
+        ConfigError: another experiment is in its place; or there are no runs that it can be compared from.
+    """
+    place = StudyPlace.of(file.storage, file.name)
+    _, state = begun(place, file, overrides)
+    where = with_short_paths(str(place))
+    if file.runs_from is not None:
+        runs = len(taken_runs(file, configurations_of(file, overrides)).runs)
+        return f"{where}: nothing would be run; the arms would be compared from {runs} runs of runs_from"
+    if state is not None and state.finished:
+        return f"{where}: the experiment is finished; nothing would be run, and its arms would be compared again"
+    return None
 
 
 @dataclass(frozen=True)

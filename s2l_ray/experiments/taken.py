@@ -101,7 +101,7 @@ def _of_experiment(file: ExperimentFile, configurations: Sequence[Configuration]
             "leave runs_from out to run them"
         )
     facts = StudyFacts(sum(outcome.seconds for outcome in taken))
-    return TakenRuns(measured_runs(runs_of(file), taken), confidence, facts)
+    return TakenRuns(measured_runs(runs_of(file), taken, place.storage), confidence, facts)
 
 
 def kept_outcomes(place: StudyPlace) -> tuple[float, list[TrialOutcome]]:

@@ -57,20 +57,22 @@ def existing_output(path: str | Path) -> Path:
         raise ConfigError(f"{shown} cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
 
 
-def refuse_session_directory(key: str, path: Path) -> None:
+def refuse_session_directory(key: str | None, path: Path) -> None:
     """Refuse an output in a directory that Ray made when it was started, as a job's working directory is.
 
     Args:
-        key: of the configuration, that says where the output goes.
+        key: of the configuration, that says where the output goes; None: S2L_OUTPUTS alone says it.
 
     Raises:
         ConfigError: `path` is in such a directory.
     """
     if SESSION.search(str(path.resolve())):
+        where = f"{key}: " if key else ""
+        how = f"Give {key} an absolute path on storage that lasts and that every node has, or set" if key else "Set"
         raise ConfigError(
-            f"{key}: {path} is in the session directory of Ray, where Ray unpacks the working directory of a job: it "
-            f"is lost with the node or pod, and every job of the same code would share it. Give {key} an absolute path "
-            f"on storage that lasts and that every node has, or set {OUTPUTS} to a directory there (`ray job submit "
+            f"{where}{path} is in the session directory of Ray, where Ray unpacks the working directory of a job: it "
+            f"is lost with the node or pod, and every job of the same code would share it. {how} "
+            f"{OUTPUTS} to a directory {'there' if key else 'elsewhere'} (`ray job submit "
             f'--runtime-env-json \'{{"env_vars": {{"{OUTPUTS}": "/shared/outputs"}}}}\'`)'
         )
 

@@ -22,7 +22,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from s2l_ray.errors import PlacementError
+from s2l_ray.errors import NodesChangedError, PlacementError
 from s2l_ray.placement.live_nodes import PROBE_TIMEOUT_S, REPORT_EVERY_S, address_of
 from s2l_ray.placement.node_check import Resources, check_nodes, describe, list_nodes, pick
 from s2l_ray.placement.plan import PlannedBundle, Slot
@@ -103,7 +103,7 @@ def reserve(
 
     Raises:
         PlacementError: the cluster's nodes cannot hold the bundles (unless `may_grow`), or not within `timeout_s` s;
-            or the placement group of this process has others.
+            or the placement group of this process has others (NodesChangedError).
     """
     asked = [bundle.resources for bundle in bundles]
     if given := get_current_placement_group():
@@ -141,10 +141,11 @@ def _check_given(has: Sequence[Resources], asked: Sequence[Resources]) -> None:
         for name in names
     ):
         return
-    raise PlacementError(
+    raise NodesChangedError(
         f"the run is in a placement group of {describe(has)}, and its plan has {describe(asked)}. Under Tune leave "
-        "tune.with_resources out, since S2LPO asks for what its plan needs; where the cluster's nodes have changed "
-        "since the trial was planned, restore the study, or describe its nodes in placement.inventory"
+        "tune.with_resources out, since S2LPO asks for what its plan needs. Where nodes have joined or left since "
+        "the trial was planned, restore the Tuner; a study of s2l tune plans the trial again by itself, "
+        "max_failures times. To plan for certain nodes whatever there is, describe them in placement.inventory"
     )
 
 

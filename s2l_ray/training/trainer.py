@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -360,12 +361,9 @@ class PolicyTrainer:
                 batch.reference_logprobs = self._reference_logprobs(batch)
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
-        if self.reference is not None:
-            logprobs: Tensor = self.reference(batch).logprobs
-            return logprobs
-        with without_adapters(self.policy.model):
-            logprobs = self.policy(batch).logprobs
-        return logprobs
+        with without_adapters(self.policy.model) if self.reference is None else nullcontext():
+            scores = (self.reference or self.policy)(batch)
+        return cast(Tensor, scores.logprobs)
 
     def _optimizer_step(self, batches: list[MicroBatch], sums: MetricSums, *, is_first: bool) -> tuple[float, float]:
         """Loss and gradient norm of the whole mini-batch; steps if both are finite and the norm is not too large."""

@@ -7,13 +7,13 @@ result = resume_study("outputs/tune_schedule")
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+import ray
 from rich.console import RenderableType
 
 from actors.connection import connect
@@ -35,7 +35,7 @@ from s2l_ray.tuning.live import StudyDisplay
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
-from s2l_ray.tuning.parent_run import ParentRun
+from s2l_ray.tuning.parent_run import ParentRun, check_store
 from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.ranking import best_of
@@ -48,6 +48,7 @@ from s2l_ray.tuning.searching import Drawn, Source, StudyTrials, trial_id
 from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import sliced
 from s2l_ray.tuning.space import Values
+from s2l_ray.tuning.store_lock import StoreLock
 from s2l_ray.tuning.study_bank import record_bank
 from s2l_ray.tuning.study_file import StudyFile
 from s2l_ray.tuning.trial_plans import planned_trials
@@ -62,6 +63,8 @@ class StudyResult:
     outcomes: list[TrialOutcome]
     """Of all trials that were begun."""
     facts: StudyFacts
+    problems: Sequence[S2LError] = ()
+    """Why some of it could not be written; none if everything was."""
 
     @property
     def table(self) -> RenderableType:
@@ -140,9 +143,11 @@ def _prepared(config: str, study: str | StudyFile, overrides: Sequence[str], dis
 def _run(prepared: PreparedStudy, ending: Ending) -> StudyResult:
     place = prepared.place
     with ExitStack() as stack:
-        if place.is_local:
-            refuse_session_directory("storage", place.directory)
+        refuse_session_directory("storage" if place.is_local else None, place.directory)
         stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
+        if not place.is_local:
+            stack.callback(StoreLock.acquire(place.storage, print).close)
+        _refuse_another_state(prepared)
         with TaskDisplay() as display:
             ready = _ready(prepared, display, stack, ending)
         return _tuned(prepared, ready)
@@ -167,6 +172,19 @@ def _locked(place: StudyPlace, timeout_s: float) -> Callable[[], None]:
     return unlock
 
 
+def _refuse_another_state(prepared: PreparedStudy) -> None:
+    """Refuse to write over what another start has done since this one read the study's state.
+
+    Raises:
+        ConfigError: the state is another one now.
+    """
+    if prepared.place.read() != prepared.before:
+        raise ConfigError(
+            f"{prepared.place}: another start of this study has gone on with it since this one began; give the same "
+            "command again"
+        )
+
+
 @dataclass
 class _Ready:
     """A study whose trials can begin."""
@@ -187,12 +205,15 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, endi
         display.say(f"going on with the study in {with_short_paths(str(prepared.place))}")
     if connect(prepared.base.cluster, display.say):
         stack.callback(end_private_ray)
-    at_once = planned_trials(prepared, display).at_once
+    planned = planned_trials(prepared, display)
+    at_once, state = planned.at_once, prepared.state
+    nodes = max(len(planned.inventory.specs), sum(node["Alive"] for node in ray.nodes()))
+    check_store(prepared.base.tracking, prepared.place, state.mlflow_uri, nodes)
     began = time.monotonic()
     ending.begins(prepared.place)
-    prepared.place.write(prepared.state)
+    prepared.place.write(state)
     about = _about(prepared, at_once, ending.labels)
-    parent = ParentRun.open(prepared.base.tracking, about, prepared.state.mlflow_run_id, prepared.state.mlflow_uri)
+    parent = ParentRun.open(prepared.base.tracking, about, state.mlflow_run_id, state.mlflow_uri)
     bank_mode = None
     try:
         _remember(prepared, mlflow_run_id=parent.run_id, mlflow_uri=parent.uri)
@@ -252,7 +273,7 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     try:
         with display:
             room = Room(prepared.base.cluster.start_timeout_s, display.note)
-            _loop(prepared, ready, [observer, room]).run()
+            _loop(prepared, ready, observer, room).run()
         if any(outcome.status == "stopped" for outcome in observer.outcomes):  # by a signal that only Tune has seen
             raise KeyboardInterrupt
         status = "FINISHED"
@@ -264,7 +285,7 @@ def _tuned(prepared: PreparedStudy, ready: _Ready) -> StudyResult:
     return result
 
 
-def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback]) -> Loop:
+def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, room: Room) -> Loop:
     file, is_pbt = prepared.file, prepared.file.scheduler.kind == "pbt"
     source: Source
     if prepared.drawn:
@@ -286,7 +307,8 @@ def _loop(prepared: PreparedStudy, ready: _Ready, callbacks: Sequence[Callback])
         place=prepared.place,
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
-        callbacks=callbacks,
+        callbacks=[observer, room],
+        begun=lambda: len(observer.outcomes),
         max_failures=file.max_failures,
         at_once=ready.at_once,
         exploits=is_pbt,
@@ -305,21 +327,38 @@ def _trial(prepared: PreparedStudy, ready: _Ready, number: int, values: Values) 
 
 
 def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, status: TrackedStatus) -> StudyResult:
+    """Write the results, end the MLflow run and say how to go on; what cannot be written is said and hides nothing."""
     place, outcomes = prepared.place, observer.outcomes
     seconds = _seconds(prepared, ready)
     facts = StudyFacts(seconds, prepared.state.bank, ready.parent.run_id, ready.parent.uri)
     files: list[Path] = []
-    if outcomes:
-        files = ready.ending.report(ready.about, outcomes, facts, prepared.as_given(best_of(ready.about, outcomes)))
-    said = [place.upload(files), ready.parent.finish(status, outcomes, facts, files)]
+    said: list[str | None] = []
+    problems: list[S2LError] = []
+    with _collected(problems):
+        if outcomes:
+            best = prepared.as_given(best_of(ready.about, outcomes))
+            files = ready.ending.report(ready.about, outcomes, facts, best)
+    with _collected(problems):
+        said.append(place.upload(files))
+    with _collected(problems):
+        said.append(ready.parent.finish(status, outcomes, facts, files))
     failed = sum(outcome.status == "failed" for outcome in outcomes) if ready.ending.retries_failed else 0
-    is_finished = status == "FINISHED" and not failed
-    _remember(prepared, seconds=seconds, finished=is_finished)
+    with _collected(problems):
+        _remember(prepared, seconds=seconds, finished=status == "FINISHED" and not failed and not problems)
+    goes_on = None if prepared.state.finished and not problems else ready.ending.resume_command(place)
     console = CommandConsole()
-    goes_on = None if is_finished else ready.ending.resume_command(place)
-    for line in last_words(said, goes_on, failed if status == "FINISHED" else 0):
+    for line in last_words([*map(str, problems), *said], goes_on, failed if status == "FINISHED" else 0):
         print_line(console, line)
-    return StudyResult(ready.about, outcomes, facts)
+    return StudyResult(ready.about, outcomes, facts, problems)
+
+
+@contextmanager
+def _collected(problems: list[S2LError]) -> Iterator[None]:
+    """Add what is raised in here to `problems`: the error that ended a study is not to be lost over it."""
+    try:
+        yield
+    except S2LError as error:
+        problems.append(error)
 
 
 def _seconds(prepared: PreparedStudy, ready: _Ready) -> float:

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import TrackingConfig
-from s2l_ray.errors import DiskError, TrackingError
+from s2l_ray.errors import ConfigError, DiskError, TrackingError
 from s2l_ray.kinds import TrackedStatus, TrialEvent, TrialStatus
 from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.run.description import git_commit, ray_job_id
 from s2l_ray.run.tracking import where_it_was_tracked
-from s2l_ray.tracking.mlflow_store import locate
+from s2l_ray.tracking.mlflow_store import locate, sqlite_file
 from s2l_ray.tracking.nested import end_nested
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import UNDELIVERED, read_undelivered
 from s2l_ray.tuning.about import StudyAbout
 from s2l_ray.tuning.observer import Listener
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
+from s2l_ray.tuning.place import StudyPlace
 from s2l_ray.tuning.ranking import best_of, ranked
 
 TABLE = "trials.json"
@@ -183,6 +184,28 @@ class ParentRun:
             end_nested(self._config, self._about.directory, self.run_id, endings)
         except TrackingError as error:
             raise TrackingError(f"{error}. It may show trials that were killed as running") from None
+
+
+def check_store(config: TrackingConfig, place: StudyPlace, known: str | None, nodes: int) -> None:
+    """Refuse a database file of this machine for trials on others, which would each find an empty one.
+
+    Args:
+        config: tracking, of the configuration that the study varies.
+        place: of the study. Where it is a directory, the nodes share it, and the database beside it.
+        known: the tracking URI that the study's state remembers.
+        nodes: how many the cluster has.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
+    if place.is_local or nodes == 1 or not config.enabled:
+        return
+    uri, _ = locate(where_it_was_tracked(config, known).uri, place.directory.parent)
+    if sqlite_file(uri) is not None:
+        raise ConfigError(
+            f"tracking: {redact(uri)} is a file of this machine, and trials run on {nodes} nodes, which share the "
+            "storage alone. Several nodes need an MLflow server: set MLFLOW_TRACKING_URI, or tracking.enabled=false"
+        )
 
 
 def table_of(about: StudyAbout, outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:

@@ -197,8 +197,8 @@ def refuse_differences(place: StudyPlace, before: StudyState, now: StudyState) -
         )
 
 
-FREE_OF_STUDY = ("storage", "max_failures", "name")
-FREE_OF_CONFIG = ("cluster", "tracking", "checkpoint", "recovery", "run_dir")
+FREE_OF_STUDY = ("storage", "max_failures", "name", "nodes_per_trial", "cpus_per_trial")
+FREE_OF_CONFIG = ("cluster", "placement", "tracking", "checkpoint", "recovery", "run_dir")
 """What may differ when a study goes on, beside the values of the keys that it varies."""
 
 

@@ -48,7 +48,13 @@ class PreparedStudy:
     space: Space
     samples: list[Sample]
     """The trials; where values are suggested while the study runs, samples from all over the space."""
-    resumed: bool
+    before: StudyState | None
+    """What the study remembered of itself when it was read; None of a new one."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the study was begun before."""
+        return self.before is not None
 
     @property
     def drawn(self) -> bool:
@@ -116,7 +122,7 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
     if before is not None:
         refuse_differences(place, before, now)
         now = _going_on(before, now)
-    return PreparedStudy(place, now, file, configs.base, configs.space, samples, before is not None)
+    return PreparedStudy(place, now, file, configs.base, configs.space, samples, before)
 
 
 def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
@@ -148,7 +154,7 @@ def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
     configs = StudyConfigs.of(base, file)
     refuse_overrides([word.partition("=")[0] for word in of_config], file)
     samples = _samples(configs, file) if before.trials is None else _remembered(place, configs, file, before.trials)
-    return PreparedStudy(place, _going_on(before, now), file, base, configs.space, samples, True)
+    return PreparedStudy(place, _going_on(before, now), file, base, configs.space, samples, before)
 
 
 def _remembered(place: StudyPlace, configs: StudyConfigs, file: StudyFile, trials: list[Values]) -> list[Sample]:

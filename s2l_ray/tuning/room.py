@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from ray.util.placement_group import placement_group_table
 
 from s2l_ray.errors import PlacementError
-from s2l_ray.placement.node_check import Resources, describe, pick
+from s2l_ray.placement.node_check import describe, pick
+from s2l_ray.ray_bridge import groups_of_this_job
 
 LOOK_S = 10.0
 """Seconds between two looks, while no trial runs."""
@@ -51,7 +51,7 @@ class Room(Callback):  # type: ignore[misc]  # Ray has no types
 
     def _look(self, trial: Trial, now: float) -> None:
         wanted = trial.placement_group_factory.bundles
-        if has_room(wanted, placement_group_table()):
+        if wanted in groups_of_this_job():  # a trial is being set up in it; other jobs may have groups like it
             self._since = now
             return
         waited, free = now - self._since, pick(ray.available_resources())
@@ -63,16 +63,3 @@ class Room(Callback):  # type: ignore[misc]  # Ray has no types
         if now - self._said > SAY_S:
             self._said = now
             self._note(f"waited {waited:.0f} of {self._timeout_s:.0f} s for {describe(wanted)}; free now: {free}")
-
-
-def has_room(wanted: Sequence[Resources], groups: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether one of Ray's placement groups with these bundles has got them: a trial is being set up in it.
-
-    Args:
-        wanted: the bundles.
-        groups: as `placement_group_table` returns them.
-    """
-    return any(
-        group["state"] == "CREATED" and [group["bundles"][index] for index in sorted(group["bundles"])] == list(wanted)
-        for group in groups.values()
-    )

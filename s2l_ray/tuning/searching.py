@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ NOT_MENDED = (
     *("ConfigError", "DataError", "ModelError", "BankError", "PlacementError", "GroupError"),
     *("BrokenVerifierError", "HealthError"),
 )
-"""Errors that the same trial would have again."""
+"""Errors that the same trial would have again. A subclass is none of them unless it is named too."""
 RAISED = re.compile(r"^(?:s2l_ray\.[\w.]+\.)?(\w+Error): ", re.MULTILINE)
 
 
@@ -92,15 +93,20 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         self._spec = experiment.spec
 
     def renew(self, trials: Sequence[Trial]) -> None:
-        """Give trials that Tune restored what may be another value since then: MLflow's run of the study, say.
+        """Give trials that Tune restores what may be another value since then: MLflow's run of the study, say."""
+        for trial in trials:
+            now = self._configured(int(trial.trial_id), trial.evaluated_params)
+            trial.config |= {section: now[section] for section in FREE_OF_CONFIG}
+            trial.invalidate_json_state()
+
+    def allow_failures(self, trials: Sequence[Trial]) -> None:
+        """Let trials that Tune has restored fail as often as the study says now.
 
         One that had failed for good and is tried again may fail as often as a new one.
         """
         for trial in trials:
             if not trial.is_finished() and 0 <= trial.max_failures < trial.num_failures:
                 trial.run_metadata.num_failures = 0
-            now = self._configured(int(trial.trial_id), trial.evaluated_params)
-            trial.config |= {section: now[section] for section in FREE_OF_CONFIG}
             trial.max_failures = self._spec["max_failures"]
             trial.invalidate_json_state()
 
@@ -141,7 +147,9 @@ class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
     """A trial that is not tried again where it would fail in the same way, and fails at once where it is impossible."""
 
     def create_placement_group_factory(self) -> None:
-        """Plan the trial. Tune calls this when it takes the trial in."""
+        """Plan the trial, unless it is over. Tune calls this when it takes the trial in."""
+        if self.is_finished():
+            return
         try:
             super().create_placement_group_factory()
         except errors.S2LError as error:  # of values that Optuna has suggested; drawn ones are checked before
@@ -151,14 +159,22 @@ class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
         """Make it a trial that has failed for good before it began."""
         self.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])  # never asked for
         self.init_local_path()
+        self.max_failures = 0
         self.handle_error(error)
         self.set_status(Trial.ERROR)
 
     def handle_error(self, exc: BaseException | None = None) -> None:
-        """Take note of a failure; if it would happen again, it is the last one."""
+        """Take note of a failure; if it would happen again, it is the last one. Else plan the trial anew.
+
+        Nodes may have joined or left, and then it needs other bundles. While no plan fits those that are there, it
+        waits for the room that it had.
+        """
         super().handle_error(exc)
         if exc is not None and is_not_mended(exc):
             self.max_failures = 0
+        if self.should_recover():
+            with suppress(errors.S2LError):
+                super().create_placement_group_factory()
 
 
 def is_not_mended(error: BaseException) -> bool:

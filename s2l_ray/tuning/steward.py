@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune import Callback
@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from s2l_ray.errors import StorageError
 from s2l_ray.machine.ending import is_told
-from s2l_ray.tuning.searching import StudyTrial, StudyTrials
+from s2l_ray.tuning.searching import StudyTrials
 
 
 class Steward(Callback):  # type: ignore[misc]  # Ray has no types
@@ -22,30 +22,31 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
         search: told of the trials that there are.
         scheduler: whose state is kept with the study's, since Tune does not.
         resumes: whether Tune has to find trials of before.
+        begun: how many those are, once Tune has given its callbacks their states.
     """
 
-    def __init__(self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool) -> None:
-        self._search, self._scheduler, self._resumes = search, scheduler, resumes
+    def __init__(
+        self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool, begun: Callable[[], int]
+    ) -> None:
+        self._search, self._scheduler, self._resumes, self._begun = search, scheduler, resumes, begun
         self._ended = False
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
         """Before Tune asks for new trials.
 
         Raises:
-            StorageError: Tune could not read its state of before. It would begin all trials anew.
+            StorageError: Tune could not read its state of before, or not all of it. It would begin trials anew.
         """
-        if self._resumes and not trials:
+        if self._resumes and len(trials) < max(1, self._begun()):
             raise StorageError(
-                "Ray Tune cannot read its own state of the study (experiment_state-*.json, callback-states-*.pkl); the "
-                "reason is in tune.log. Put copies of the files back, or move them away: then each trial goes on from "
-                "its own last checkpoint, and which ones were pruned is forgotten"
+                f"Ray Tune has read {len(trials)} of the study's trials from its own state (experiment_state-*.json, "
+                "callback-states-*.pkl); the reason is in tune.log. Put copies of the files back, or move them away: "
+                "then each trial goes on from its own last checkpoint, and which ones were pruned is forgotten"
             )
         self._search.trials = trials
         if self._resumes:
             self._resumes = False
-            self._search.renew(trials)
-        for trial in trials:
-            trial.__class__ = StudyTrial  # Tune makes plain ones of those that it restores
+            self._search.allow_failures(trials)
         if is_told() and not self._ended:
             self._ended = True
             signal.raise_signal(signal.SIGUSR1)  # Tune's way to be told: it ends the loop and saves its state

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ray import tune
@@ -21,6 +21,7 @@ from s2l_ray.algorithm import S2LPO
 from s2l_ray.machine.ending import held, is_watching
 from s2l_ray.tuning.own_actors import keeping_own_actors
 from s2l_ray.tuning.place import StudyPlace
+from s2l_ray.tuning.restoring import restoring_study_trials
 from s2l_ray.tuning.searching import StudyTrials
 from s2l_ray.tuning.steward import Steward
 
@@ -41,6 +42,8 @@ class Loop:
     search: StudyTrials
     scheduler: TrialScheduler
     callbacks: Sequence[Callback]
+    begun: Callable[[], int]
+    """How many trials the study has begun, as `callbacks` know once Tune has given them their states."""
     max_failures: int
     at_once: int
     exploits: bool
@@ -70,8 +73,8 @@ class Loop:
         self.search.adopt(experiment)
         resumes = self.place.has_tunes_state
         errored = ResumeConfig.ResumeType.RESUME if self.retries_failed else ResumeConfig.ResumeType.SKIP
-        steward = Steward(self.search, self.scheduler, resumes=resumes)
-        with self._quiet(), _environment(self.at_once), keeping_own_actors(), _usual_signals(), held():
+        steward = Steward(self.search, self.scheduler, resumes=resumes, begun=self.begun)
+        with self._quiet(), _environment(self.at_once), self._ours(), _usual_signals(), held():
             tune.run(
                 experiment,
                 search_alg=self.search,
@@ -82,6 +85,12 @@ class Loop:
                 raise_on_failed_trial=False,
                 verbose=0,
             )
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        """What of Tune's is done in another way."""
+        with keeping_own_actors(), restoring_study_trials(self.search):
+            yield
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -237,7 +237,12 @@ def test_micro_batches_are_filled_by_sequences_of_other_lengths() -> None:
 
 def test_groups_go_to_ranks_whole() -> None:
     """Of 8 prompts each of 8 ranks has one group of 4 rollouts, and of 16 or 32 ranks some have: as much each."""
-    small = {"objective__mini_batch_prompts": 8, "rollout__max_tokens": 512, "trainer__micro_batch_tokens": 65_536}
+    small = {
+        "objective__mini_batch_prompts": 8,
+        "rollout__max_tokens": 512,
+        "trainer__micro_batch_tokens": 65_536,
+        "trainer__gradient_checkpointing": "off",
+    }
     of_eight, of_more = eight_billion(8, **small).update, [eight_billion(ranks, **small).update for ranks in (16, 32)]
     for more in of_more:
         assert (more["activations"], more["batch"]) == (of_eight["activations"], of_eight["batch"])

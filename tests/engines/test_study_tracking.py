@@ -12,17 +12,23 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.cli import main
-from s2l_ray.config import TrackingConfig
+from s2l_ray.config import TrackingConfig, load_config
+from s2l_ray.errors import DiskError, StorageError
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
 from s2l_ray.tracking import mlflow_tracker, opening
 from s2l_ray.tracking.tracker import Tracker, open_tracker
 from s2l_ray.tracking.undelivered import Entry, Undelivered, read_undelivered
+from s2l_ray.tuning.driver import Ending, _Ready, _reported
+from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.parent_run import ParentRun
 from s2l_ray.tuning.place import StudyPlace, StudyState
+from s2l_ray.tuning.preparing import PreparedStudy
 from s2l_ray.tuning.report import write_report
+from s2l_ray.tuning.space import Space
+from s2l_ray.tuning.study_file import StudyFile
 from tests.support.patience import PATIENCE_S, until
 from tests.support.shared import built_once, shared_directory
 from tests.support.studies import made_up, study, with_exploits
@@ -111,8 +117,6 @@ def test_a_study_from_start_to_end(store: Path, capsys, monkeypatch):
 
 
 def _base():
-    from s2l_ray.config import load_config
-
     return load_config("quickstart")
 
 
@@ -131,6 +135,24 @@ def test_a_study_that_is_resumed_goes_on_in_its_run(store: Path):
     history = client(store).get_metric_history(parent.run_id, "best/eval/learner/pass_at_1")
     assert [point.value for point in history] == [max(o.metric for o in first if o.status == "finished")]
     assert len(client(store).get_metric_history(parent.run_id, "study/seconds")) == 1
+    assert client(store).get_run(parent.run_id).info.status == "FINISHED"
+
+
+def test_what_cannot_be_written_at_the_end_is_said_and_the_run_ends_all_the_same(store: Path, capsys):
+    about = study(store / "s", trials=1, name="s")
+    place, file = StudyPlace(str(about.directory)), StudyFile.model_validate({"trials": 1, "space": {"seed": [1]}})
+    state = StudyState("quickstart", {}, {}, None)
+    prepared = PreparedStudy(place, state, file, load_config("quickstart"), Space({}), [], None)
+    observer = StudyObserver(about)
+    observer._outcomes = {outcome.name: outcome for outcome in made_up(about)}
+    for name in ("tune.json", "study.yaml"):  # neither can be written
+        (about.directory / name / "there").mkdir(parents=True)
+    parent = ParentRun.open(CONFIG, about)
+    result = _reported(prepared, _Ready(about, 1, parent, None, time.monotonic(), Ending()), observer, "FINISHED")
+    said = " ".join(capsys.readouterr().out.split())
+    assert [type(problem) for problem in result.problems] == [DiskError, StorageError]
+    assert "tune.json" in said and "study.yaml" in said and "s2l tune --resume" in said
+    assert [outcome.name for outcome in result.outcomes] == [outcome.name for outcome in made_up(about)]
     assert client(store).get_run(parent.run_id).info.status == "FINISHED"
 
 

@@ -46,6 +46,7 @@ def start(folder: Path, *, max_failures: int, retries_failed: bool = True) -> tu
         search=StudyTrials("counted", 2, Drawn([{}, {}]), configured, at_once=1),
         scheduler=FIFOScheduler(),
         callbacks=[observer],
+        begun=lambda: len(observer.outcomes),
         max_failures=max_failures,
         at_once=1,
         exploits=False,
@@ -84,3 +85,47 @@ def test_a_trial_that_failed_goes_on_in_the_next_start_and_may_fail_as_often_aga
     assert (one.status, two.status, two.step, two.error) == ("finished", "finished", 3, None)
     assert steps(tmp_path) == [*done, "2: 2", "2: 3"]  # from its last checkpoint on
     assert json.dumps([trial.to_json() for trial in (one, two)])
+
+
+def have_begun_later(study: Path) -> None:
+    """As if the local time of what has begun were one to come: the time zone has changed since."""
+    later = "2999-01-01_00-00-00"
+    (state,), (callbacks,) = study.glob("experiment_state-*.json"), study.glob("callback-states-*.pkl")
+    content = json.loads(state.read_text())
+    content["runner_data"]["_session_str"] = later
+    state.write_text(json.dumps(content))
+    state.rename(study / f"experiment_state-{later}.json")
+    callbacks.rename(study / f"callback-states-{later}.pkl")
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_a_start_goes_on_from_the_newest_state_whatever_the_clock_says(started_ray: None, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    assert [trial.status for trial in start(tmp_path, max_failures=0)[0]] == ["finished", "failed"]
+    have_begun_later(tmp_path / "outputs" / "counted")
+    (tmp_path / "broken").unlink()
+    assert [trial.status for trial in start(tmp_path, max_failures=0)[0]] == ["finished", "finished"]
+    outcomes, events = start(tmp_path, max_failures=0)
+    assert [trial.status for trial in outcomes] == ["finished", "finished"] and events == ["restored"]
+    assert steps(tmp_path) == ["1: 1", "1: 2", "1: 3", "2: 1", "2: 2", "2: 3"]
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_a_trial_that_is_impossible_takes_no_other_one_with_it_when_the_study_goes_on(
+    started_ray: None, tmp_path: Path
+) -> None:
+    (tmp_path / "impossible").touch()
+    (one, two), _ = start(tmp_path, max_failures=1)
+    assert (one.status, one.failures, two.status) == ("failed", 1, "finished")
+    done = ["2: 1", "2: 2", "2: 3"]
+    assert steps(tmp_path) == done
+
+    for retries_failed in (False, True):
+        (one, two), _ = start(tmp_path, max_failures=1, retries_failed=retries_failed)
+        assert (one.status, one.error, two.status) == ("failed", "no node has 64 CPUs", "finished")
+        assert steps(tmp_path) == done
+
+    (tmp_path / "impossible").unlink()
+    (one, two), _ = start(tmp_path, max_failures=1)
+    assert (one.status, two.status) == ("finished", "finished")
+    assert steps(tmp_path) == [*done, "1: 1", "1: 2", "1: 3"]

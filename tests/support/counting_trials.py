@@ -1,4 +1,4 @@
-"""Trials of Ray Tune that only count: whoever runs them imports nothing of ours."""
+"""Trials of Ray Tune that only count."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from typing import Any
 
 from ray import tune
 
+from s2l_ray.errors import ConfigError
+
 STEPS = 3
 METRIC = "eval/learner/pass_at_1"
 
 
 class Counter(tune.Trainable):
-    """Counts steps, in a file too. The second trial fails in its second step while the file `broken` is there."""
+    """Counts steps, in a file too. The second trial fails in its second step while the file `broken` is there.
+
+    The first one is impossible while there is a file `impossible`.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        if config["number"] == 1 and (Path(config["folder"]) / "impossible").exists():
+            raise ConfigError("no node has 64 CPUs")
+        return tune.PlacementGroupFactory([{"CPU": 1}])
 
     def setup(self, config: dict[str, Any]) -> None:
         self.count = 0

@@ -16,7 +16,7 @@ from rich.console import Console
 from s2l_ray.compute import Compute
 from s2l_ray.config.shipped import CONFIGURATIONS, EXPERIMENTS, STUDIES
 from s2l_ray.display.text import duration
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.experiments.arms import PlannedRun, runs_of, study_of
 from s2l_ray.experiments.comparison import Comparison
 from s2l_ray.experiments.configurations import configurations_of
@@ -26,10 +26,11 @@ from s2l_ray.experiments.figure import experiment_figure
 from s2l_ray.experiments.measured import interpolated, measured_runs
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.experiments.reading import load_experiment
-from s2l_ray.experiments.rehearsal import Rehearsal
+from s2l_ray.experiments.rehearsal import Rehearsal, rehearse_experiment
 from s2l_ray.experiments.report import write_results
 from s2l_ray.experiments.table import ResultTable
 from s2l_ray.experiments.taken import OUTCOMES, TakenRuns, taken_runs
+from s2l_ray.machine.storage import Storage
 from s2l_ray.placement.inventory import Inventory, load_inventory
 from s2l_ray.placement.slicing import slice_of
 from s2l_ray.planner.search import make_plan
@@ -42,6 +43,7 @@ from s2l_ray.tuning.sharing import with_bank
 from s2l_ray.tuning.slices import number_at_once, sliced
 from s2l_ray.tuning.study_file import StudyFile
 from tests.support.experiments import PASS_AT_1, comparison, experiment
+from tests.support.object_stores import s3
 from tests.support.step_records import evaluation
 
 REWARD = "eval/learner/reward"
@@ -393,11 +395,68 @@ def test_runs_are_read_from_their_directories(tmp_path: Path) -> None:
         TrialOutcome("e_00001", {}, 4, "finished", directory=str(tmp_path)),
         TrialOutcome("e_00002", {}, 4, "finished", directory=str(tmp_path / "gone")),
     ]
-    found, broken, late = measured_runs(runs, outcomes)
+    found, broken, late = measured_runs(runs, outcomes, Storage(str(tmp_path / "study"), "storage"))
     assert found.points[1].at == {"steps": 4, "prompts": 8, "tokens": 10, "flops": 150, "seconds": 3}
     assert found.points[1].values[PASS_AT_1] == 0.2 and found.spent == spent
     assert broken.status == "failed" and "summary.json" in str(broken.error)
     assert late.status == "waiting"
+
+
+def test_runs_are_found_beside_the_study_where_their_own_paths_are_those_of_another_machine(tmp_path: Path) -> None:
+    """As in a store, of which each machine has its own trials only, and after a project was moved."""
+    file = experiment(name="all", storage=str(tmp_path / "outputs"))
+    place = StudyPlace.of(file.storage, file.name)
+    finished_runs(file, place.directory)
+    place.write(StudyState("quickstart", {}, {}, None, finished=True))
+    kept = json.loads(place.storage.read(OUTCOMES))
+    for row in kept["outcomes"]:
+        row["directory"] = f"/of/another/machine/{Path(row['directory']).name}"
+    place.storage.put(OUTCOMES, json.dumps(kept).encode())
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(file.model_dump(mode="json")))
+    result = run_experiment(str(tmp_path / "all.yaml"))
+    grpo, ours = (arm.metrics[PASS_AT_1] for arm in result.comparison.arms)
+    assert result.again and (grpo.by_seed, ours.by_seed) == ({1: 0.01, 2: 0.03}, {1: 0.02, 2: 0.04})
+    mine = experiment(name="mine", runs_from="all", storage=file.storage)
+    assert [run.status for run in taken_by(mine).runs] == ["finished"] * 4
+
+    results = place.directory / "experiment.json"
+    before = results.read_bytes()
+    for number in (1, 2, 3, 4):
+        (place.directory / str(number) / "summary.json").unlink()
+    with pytest.raises(DataError, match=r"of any of the 4 runs that finished cannot be read; of grpo, seed 1 its summ"):
+        run_experiment(str(tmp_path / "all.yaml"))
+    assert results.read_bytes() == before
+
+
+def test_results_that_do_not_get_into_the_store_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path / "outputs"))
+    with s3() as store:
+        file = experiment(name="all", storage=store.uri("bucket/studies"))
+        finished_runs(file, tmp_path)
+        StudyPlace.of(file.storage, file.name).write(StudyState("quickstart", {}, {}, None, finished=True))
+        store.fails = lambda method, path: method == "PUT" and path.endswith("/experiment.json")
+        mine = experiment(name="mine", runs_from="all", storage=file.storage)
+        for one, where in ((file, "studies/all"), (mine, "studies/mine")):
+            (path := tmp_path / f"{one.name}.yaml").write_text(yaml.safe_dump(one.model_dump(mode="json")))
+            run_experiment(str(path))
+            said = " ".join(capsys.readouterr().out.split())
+            assert said.startswith("note: ") and f"could not be copied to s3://bucket/{where}" in said
+
+
+def test_a_rehearsal_says_where_nothing_would_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = experiment(name="all", storage=str(tmp_path / "outputs"))
+    finished_runs(file, tmp_path)
+    place = StudyPlace.of(file.storage, file.name)
+    place.write(StudyState("quickstart", {}, {}, None, finished=True))
+    mine = experiment(name="mine", runs_from="all", storage=file.storage)
+    compared = "all: the experiment is finished; nothing would be run, and its arms would be compared again"
+    taken = "mine: nothing would be run; the arms would be compared from 4 runs of runs_from"
+    for one, expected in ((file, compared), (mine, taken)):
+        (path := tmp_path / f"{one.name}.yaml").write_text(yaml.safe_dump(one.model_dump(mode="json")))
+        rehearse_experiment(str(path), [])
+        assert expected in " ".join(capsys.readouterr().out.split())
 
 
 def test_shipped_experiments_can_be_compared_from_the_runs_of_all_arms(tmp_path: Path) -> None:

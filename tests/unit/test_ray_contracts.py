@@ -7,11 +7,13 @@ import inspect
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from ray._private import node, ray_constants, services, utils, worker
+from ray._private import node, ray_constants, services, state, utils, worker
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
 from s2l_ray import ray_bridge
 
@@ -102,6 +104,31 @@ def test_ray_calls_this_function_in_each_process_that_ends_with_this_one() -> No
     start = inspect.getsource(services.start_ray_process)
     assert start.index("def preexec_fn") < start.index("utils.set_kill_on_parent_death_linux()")
     assert "detect_fate_sharing_support()" in inspect.getsource(node.Node.__init__)
+
+
+def test_placement_groups_say_which_job_has_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(job: bytes, state: str, *bundles: dict[str, float]) -> bytes:
+        made = PlacementGroupTableData(
+            creator_job_id=job, state=PlacementGroupTableData.PlacementGroupState.Value(state)
+        )
+        for index, resources in reversed(list(enumerate(bundles))):
+            bundle = made.bundles.add(unit_resources=resources)
+            bundle.bundle_id.bundle_index = index
+        return bytes(made.SerializeToString())
+
+    own, other = b"\1\0\0\0", b"\2\0\0\0"
+    rows = [
+        row(own, "CREATED", {"CPU": 1.0}, {"CPU": 0.25, "GPU": 2.0}),
+        row(own, "PENDING", {"CPU": 2.0}),
+        row(other, "CREATED", {"CPU": 4.0}),
+    ]
+    accessor = SimpleNamespace(get_placement_group_table=lambda: rows)
+    monkeypatch.setattr(state.state, "_connect_and_get_accessor", lambda: accessor)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01000000"))
+    assert ray_bridge.groups_of_this_job() == [[{"CPU": 1.0}, {"CPU": 0.25, "GPU": 2.0}]]
+    table = inspect.getsource(state.GlobalState.placement_group_table)
+    assert "self._connect_and_get_accessor()" in table and "accessor.get_placement_group_table()" in table
+    assert ray.JobID.from_int(1).binary() == own and ray.JobID(own).hex() == "01000000"
 
 
 def test_whether_ray_was_started_here() -> None:

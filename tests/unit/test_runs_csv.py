@@ -27,6 +27,7 @@ from s2l_ray.experiments.runs_csv import write_runs
 from s2l_ray.experiments.runs_from_csv import runs_from_csv
 from s2l_ray.experiments.taken import OUTCOMES
 from s2l_ray.kinds import Source
+from s2l_ray.machine.storage import Storage
 from s2l_ray.results import EvaluationRecord, Spent
 from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState
@@ -83,7 +84,7 @@ def configurations() -> list[Configuration]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The file of an experiment."""
-    runs = measured_runs(runs_of(FILE), finished(FILE, tmp_path / "runs"))
+    runs = measured_runs(runs_of(FILE), finished(FILE, tmp_path / "runs"), Storage(str(tmp_path), "storage"))
     write_runs(runs, configurations(), tmp_path / "runs.csv")
     return tmp_path / "runs.csv"
 
@@ -256,7 +257,11 @@ def test_the_file_that_an_experiment_writes_is_none_that_it_is_compared_from(tmp
     content = FILE.model_dump(mode="json") | {"storage": str(tmp_path), "name": "mine"}
     (tmp_path / "mine").mkdir()
     own = tmp_path / "mine" / "runs.csv"
-    write_runs(measured_runs(runs_of(FILE), finished(FILE, tmp_path / "runs")), configurations(), own)
+    write_runs(
+        measured_runs(runs_of(FILE), finished(FILE, tmp_path / "runs"), Storage(str(tmp_path), "storage")),
+        configurations(),
+        own,
+    )
     before = own.read_bytes()
     link = tmp_path / "link.csv"
     link.symlink_to(own)

@@ -393,8 +393,11 @@ def test_an_unfinished_study_is_not_gone_on_with_as_another_one(study: str) -> N
 def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
     first = prepared(study)
     first.place.write(first.state)
-    again = prepare_again(first.place, ["cluster.address=auto", "tune.max_failures=9"])
+    again = prepare_again(first.place, ["cluster.address=auto", "placement.mode=separate", "tune.max_failures=9"])
     assert (again.base.cluster.address, again.file.max_failures, again.resumed) == ("auto", 9, True)
+    assert again.base.placement.mode == "separate"
+    fewer = prepare_again(first.place, ["tune.cpus_per_trial=2"])
+    assert fewer.file.cpus_per_trial == 2
     assert [s.values for s in again.samples] == [s.values for s in first.samples]
     with pytest.raises(ConfigError, match=r"trainer.eps: 1e-08 before, 1e-06 now"):
         prepare_again(first.place, ["trainer.eps=1e-6"])

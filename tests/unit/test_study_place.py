@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from s2l_ray.config import load_config
+from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.reporter import SilentReporter
+from s2l_ray.tuning.driver import _refuse_another_state, run_study
+from s2l_ray.tuning.parent_run import check_store
 from s2l_ray.tuning.place import StudyPlace, StudyState, within
 from s2l_ray.tuning.preparing import prepare, prepare_again
 from s2l_ray.tuning.reading import parse_study
 from s2l_ray.tuning.resending import find_study, resend_study
+from s2l_ray.tuning.store_lock import StoreLock
 from tests.support.object_stores import Store, s3
 
 
@@ -66,6 +70,65 @@ def test_a_study_in_a_store_is_found_again_by_another_machine(
     store.fails = lambda method, path: method == "PUT"
     assert "could not be copied to s3://bucket/studies/s" in (place.upload([place.directory / "tune.json"]) or "")
     store.fails = lambda method, path: False
+
+
+def test_a_database_of_one_machine_is_none_for_trials_on_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path))
+    place, config = StudyPlace.of(store.uri("bucket/studies"), "s"), TrackingConfig()
+    server = "http://mlflow:5000"
+    for named in (config, TrackingConfig(uri="sqlite:////shared/mlflow.db")):
+        with pytest.raises(ConfigError, match=r"mlflow.db is a file of this machine, and trials run on 2 nodes"):
+            check_store(named, place, None, nodes=2)
+    check_store(config, place, None, nodes=1)
+    check_store(config, place, server, nodes=2)
+    check_store(TrackingConfig(uri=server), place, None, nodes=2)
+    check_store(TrackingConfig(enabled=False), place, None, nodes=2)
+    check_store(config, StudyPlace.of(str(tmp_path), "s"), None, nodes=2)
+
+
+def test_what_another_start_has_done_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    file = parse_study({"name": "s", "trials": 2, "space": {"trainer.learning_rate": [1e-4, 2e-4]}})
+    file = file.model_copy(update={"storage": str(tmp_path)})
+    first = prepare("quickstart", file, [], SilentReporter())
+    _refuse_another_state(first)
+    first.place.write(first.state)
+    again = prepare("quickstart", file, [], SilentReporter())
+    _refuse_another_state(again)
+    first.place.write(replace(first.state, mlflow_run_id="of the other start"))
+    for late in (first, again):  # both have read the state before
+        with pytest.raises(ConfigError, match="another start of this study has gone on with it"):
+            _refuse_another_state(late)
+
+
+def test_a_study_in_a_store_that_another_process_drives_is_left_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own directory, whose lock is free, is not the other one's."""
+    monkeypatch.setenv("S2L_OUTPUTS", str(tmp_path))
+    space = {"trainer.learning_rate": [1e-4, 2e-4]}
+    file = parse_study({"name": "driven", "trials": 2, "space": space, "storage": store.uri("bucket/studies")})
+    other = StoreLock.acquire(StudyPlace.of(file.storage, "driven").storage, pytest.fail)
+    with pytest.raises(ConfigError, match="^s3://bucket/studies/driven is driven by process"):
+        run_study("quickstart", file, ["cluster.address=127.0.0.1:1"])
+    assert not (tmp_path / "driven").exists()
+    other.close()
+
+
+def test_a_study_in_a_store_whose_trials_run_in_rays_session_directory_is_refused_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tmp_path / "session_2026-11-29_09-01-02_123456_7" / "runtime_resources" / "working_dir_files" / "x"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    monkeypatch.delenv("S2L_OUTPUTS", raising=False)
+    space = {"trainer.learning_rate": [1e-4, 2e-4]}
+    file = parse_study({"name": "late", "trials": 2, "space": space, "storage": store.uri("bucket/studies")})
+    with pytest.raises(ConfigError, match=r"^\S+/outputs/late is in the session directory .* Set S2L_OUTPUTS to a dir"):
+        run_study("quickstart", file)
+    assert not (job / "outputs").exists()
 
 
 def test_paths_that_cannot_be_followed_are_one_line(tmp_path: Path) -> None:

@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Checkpoint, PlacementGroupFactory
+from ray.tune import Checkpoint, PlacementGroupFactory, Trainable, register_trainable
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
 from s2l_ray.config import load_config
-from s2l_ray.errors import ActorLostError, ConfigError, HealthError, PlacementError
+from s2l_ray.errors import ActorLostError, ConfigError, HealthError, NodesChangedError, PlacementError, StorageError
 from s2l_ray.tasks.verifiers import BrokenVerifierError, VerifierError
 from s2l_ray.tuning import room
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.optuna_source import Suggested
 from s2l_ray.tuning.population import Population, PopulationSettings, explored
+from s2l_ray.tuning.restoring import restoring_study_trials
 from s2l_ray.tuning.schedulers import Halving, rungs_of
 from s2l_ray.tuning.searching import Drawn, StudyTrial, StudyTrials, is_not_mended
 from s2l_ray.tuning.space import Space
@@ -215,12 +217,14 @@ def test_trials_are_numbered_and_no_more_than_may_run_are_begun(monkeypatch: pyt
     assert found[2].trial_id == "00003" and search.is_finished()
 
 
-def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_else() -> None:
-    """MLflow's database was deleted, so that the study has another run there, and more failures are allowed."""
+def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """MLflow's database was deleted, so that the study has another run there; more failures and CPUs are allowed."""
 
     def configured(number: int, values: Any) -> dict[str, Any]:
         free = {"cluster": {}, "checkpoint": {"every": number}, "run_dir": None, "tracking": {"parent_run": "new"}}
-        free["recovery"] = {"max_restarts": number}
+        free |= {"recovery": {"max_restarts": number}, "placement": {"cpus": number}}
         return {"trainer": {"learning_rate": values[RATE]}, **free}
 
     search = StudyTrials("s", 1, Drawn([{RATE: 1}]), configured, 1)
@@ -228,9 +232,24 @@ def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_e
     restored = trial(7)
     restored.evaluated_params = {RATE: 1}
     restored.config = configured(3, {RATE: 0.8}) | {"tracking": {"parent_run": "old"}}  # pbt has changed the rate
-    Steward(search, TrialScheduler(), resumes=True).on_step_begin(1, [restored])
-    assert restored.config == configured(7, {RATE: 0.8})
-    assert restored.max_failures == 4
+    restored.__class__ = Trial  # as Tune makes them
+    monkeypatch.setattr(TuneController, "_restore_trials", lambda self, experiment_state: [restored])
+    with restoring_study_trials(search):
+        assert TuneController._restore_trials(None, {}) == [restored]
+    assert isinstance(restored, StudyTrial) and restored.config == configured(7, {RATE: 0.8})
+    restored.max_failures = 0  # as after an error that is not mended
+    restored.run_metadata.num_failures = 1
+    restored.status = Trial.PENDING  # it is tried again
+    Steward(search, TrialScheduler(), resumes=True, begun=lambda: 1).on_step_begin(1, [restored])
+    assert (restored.max_failures, restored.num_failures) == (4, 0)
+
+
+def test_a_state_of_tunes_that_was_read_in_part_begins_no_trial_anew() -> None:
+    search = StudyTrials("s", 3, Drawn([]), lambda number, values: {}, 1)
+    for found, begun in (([], 0), ([trial(1)], 2)):
+        steward = Steward(search, TrialScheduler(), resumes=True, begun=lambda count=begun: count)  # type: ignore[misc]
+        with pytest.raises(StorageError, match=rf"Ray Tune has read {len(found)} of the study's trials"):
+            steward.on_step_begin(1, found)
 
 
 def raised_in_actor(error: Exception) -> RayTaskError:
@@ -247,6 +266,7 @@ def test_an_error_that_would_come_again_is_not_tried_again() -> None:
     assert is_not_mended(ActorDiedError(raised_in_actor(BrokenVerifierError("m:f failed on each"))))
     assert not is_not_mended(raised_in_actor(VerifierError("the worker of verifier m:f did not start within 60 s")))
     assert not is_not_mended(raised_in_actor(ActorLostError("a node went away")))
+    assert not is_not_mended(ActorDiedError(raised_in_actor(NodesChangedError("its plan has others"))))
     assert not is_not_mended(raised_in_actor(ValueError("ConfigError: no")))
     assert not is_not_mended(ActorDiedError())
 
@@ -257,6 +277,33 @@ def test_a_trial_fails_at_once_or_after_its_tries() -> None:
         one.max_failures, one.storage = 2, SimpleNamespace(trial_driver_staging_path=None)
         one.handle_error(raised_in_actor(error))
     assert lost.should_recover() and not wrong.should_recover()
+
+
+class Planned(Trainable):
+    """A trial that is planned for as many CPUs as the cluster has."""
+
+    cpus = 2
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        if cls.cpus == 0:
+            raise PlacementError("no node is left")
+        return PlacementGroupFactory([{"CPU": cls.cpus}])
+
+
+def test_a_trial_that_is_tried_again_is_planned_for_the_nodes_that_there_are_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register_trainable("planned", Planned)
+    one = StudyTrial("planned", max_failures=2)
+    one.storage = SimpleNamespace(trial_driver_staging_path=None)
+    one.create_placement_group_factory()
+    planned = []
+    for cpus in (4, 0, 6):
+        monkeypatch.setattr(Planned, "cpus", cpus)
+        one.handle_error(raised_in_actor(NodesChangedError("its plan has others")))
+        planned.append((one.placement_group_factory.bundles[0]["CPU"], one.should_recover()))
+    assert planned == [(4, True), (4, True), (4, False)]  # no plan fits no nodes; the last failure is one too many
 
 
 # ---- Optuna ---------------------------------------------------------------------------------------------------------
@@ -346,8 +393,8 @@ def test_suggestions_depend_on_the_seed_and_the_results_alone() -> None:
 
 
 def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: dict[str, Any] = {"other": {"state": "CREATED", "bundles": {0: {"CPU": 2.0}}}}
-    monkeypatch.setattr(room, "placement_group_table", lambda: groups)
+    groups = [[{"CPU": 2.0}]]
+    monkeypatch.setattr(room, "groups_of_this_job", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.5})
     now, notes = [0.0], []
     watch = room.Room(300.0, notes.append, lambda: now[0])
@@ -361,9 +408,9 @@ def test_a_study_that_gets_no_room_says_so_and_ends_with_what_is_short(monkeypat
     for _ in range(9):
         after(11)
     assert notes == ["waited 66 of 300 s for 2 bundles (1.25 CPU); free now: 0.5 CPU"]
-    groups["own"] = {"state": "CREATED", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 0.25}}}
+    groups.append([{"CPU": 1.0}, {"CPU": 0.25}])
     after(400)  # its engines start
-    del groups["own"]
+    groups.pop()
     waiting.status = Trial.RUNNING
     after(400)
     waiting.status = Trial.PENDING
