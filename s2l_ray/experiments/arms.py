@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.config import Config, load_config
+from s2l_ray.config.dotted import flat
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.tuning.domain import Domain
 from s2l_ray.tuning.keys import OF_THE_STUDY, check_keys, value_of
 from s2l_ray.tuning.measured import EVALUATION, check_metric
-from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 from s2l_ray.tuning.study_file import StudyFile
 

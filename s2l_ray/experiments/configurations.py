@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from s2l_ray.config import load_config
+from s2l_ray.config.dotted import flat
 from s2l_ray.config.embedded import source_name
 from s2l_ray.errors import ConfigError
 from s2l_ray.experiments.arms import EXPLORER_SEED, runs_of, study_of
@@ -15,7 +16,6 @@ from s2l_ray.experiments.experiment_file import ExperimentFile
 from s2l_ray.run.identity import FREE_TO_CHANGE
 from s2l_ray.tasks.sources import SOURCES
 from s2l_ray.tuning.keys import default_of
-from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.ranking import SEED
 
 Configuration = Mapping[str, Any]

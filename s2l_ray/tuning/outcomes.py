@@ -122,14 +122,6 @@ class StudyFacts:
     mlflow_uri: str | None = None
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
 def study_files(directory: Path) -> dict[str, Path]:
     """Where the results of a study are, by what they are."""
     return {

@@ -10,8 +10,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining
 
 from s2l_ray.config import Config
+from s2l_ray.config.dotted import flat
 from s2l_ray.errors import ConfigError
-from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.samples import nested_with, with_values
 from s2l_ray.tuning.space import Space, Values
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from s2l_ray.bank.date import dated
 from s2l_ray.config import BankConfig, Config, load_config
+from s2l_ray.config.dotted import flat
 from s2l_ray.config.extension_points import check_extensions
 from s2l_ray.config.loading import parse_config
 from s2l_ray.errors import ConfigError
@@ -18,7 +19,7 @@ from s2l_ray.tasks.sources import SOURCES, FetchWatcher, Pin, fetch_sources
 from s2l_ray.tuning.keys import refuse_overrides
 from s2l_ray.tuning.measured import check_metric
 from s2l_ray.tuning.optuna_source import check_optuna
-from s2l_ray.tuning.outcomes import TrialOutcome, flat
+from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.place import StudyPlace, StudyState, next_free, refuse_differences, within
 from s2l_ray.tuning.reading import overridden, parse_study, split_overrides
 from s2l_ray.tuning.samples import (

@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Any
 
 from s2l_ray.config import Config
+from s2l_ray.config.dotted import flat
 from s2l_ray.config.loading import interpolations, load_many, parse_config
 from s2l_ray.errors import ConfigError
 from s2l_ray.tuning.keys import check_keys, checked_run, checked_space, refuse_interpolated, refuse_overrides
-from s2l_ray.tuning.outcomes import flat
 from s2l_ray.tuning.space import Space, Values, written
 from s2l_ray.tuning.study_file import StudyFile
 
