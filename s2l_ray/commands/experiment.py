@@ -41,7 +41,8 @@ directory for each run. The same command goes on with an experiment that was
 interrupted, and tries runs that failed again; of a finished one it compares the
 arms again. One whose file has changed is refused.
 
-exit status: 0; 1 if a run failed (the others go on, and the table says why)"""
+exit status: 0; 1 if a run failed (the others go on, and the table says why),
+or if results could not be written"""
 
 
 def add_to(commands: Commands) -> None:
@@ -67,7 +68,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run an experiment. Returns 1 if a run failed, else 0.
+    """Run an experiment. Returns 1 if a run failed, or results could not be written, else 0.
 
     Raises:
         S2LError: the experiment cannot be run.
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if result.again:
         console.print("The experiment is finished; its arms are compared again.", highlight=False)
     console.print(result.table)
-    return 1 if result.failed else 0
+    return 1 if result.failed or result.problems else 0
 
 
 def _check(file: str, overrides: list[str]) -> None:

@@ -40,7 +40,8 @@ run directory for each trial. The same command goes on with a study that was
 interrupted; where outputs/NAME holds a finished one, the new one is written to
 outputs/NAME-2, and so on.
 
-exit status: 0, also if some trials failed (the table says why); 1 if all did"""
+exit status: 0, also if some trials failed (the table says why); 1 if all did,
+or if results could not be written"""
 
 
 def add_to(commands: Commands) -> None:

@@ -106,7 +106,8 @@ class ObjectiveConfig(Section):
     """After explorer_negatives, shift each group's advantages to mean 0 again."""
     reference_offload: bool = False
     """Keep the reference's shards in host memory and copy each layer to the GPU when it is used (CUDA; on CPUs it lies
-    there anyway)."""
+    there anyway). With trainer.lora_rank the reference is the learner without its adapters, and there is nothing to
+    keep elsewhere."""
     mini_batch_prompts: Positive | None = None
     """Prompts per optimizer step; default: all prompts of the step at once."""
 

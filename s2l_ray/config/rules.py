@@ -57,16 +57,6 @@ def objective_overlong_buffer_tokens(config: Sections) -> str | None:
     )
 
 
-def objective_reference_offload(config: Sections) -> str | None:
-    """With adapters the reference is the policy without them, which has to be on the device anyway."""
-    if not (config.objective.reference_offload and config.trainer.lora_rank):
-        return None
-    return (
-        "objective.reference_offload has no use with trainer.lora_rank: the reference is the learner without its "
-        "adapters, and no model of its own; leave it out"
-    )
-
-
 def objective_old_logprobs(config: Sections) -> str | None:
     """Engines report log-probs of the distribution that they sample from; the trainer's are of the whole softmax."""
     sampling = config.rollout.learner
@@ -146,7 +136,6 @@ RULES = (
     objective_mini_batch_prompts,
     objective_overlong_buffer_tokens,
     objective_old_logprobs,
-    objective_reference_offload,
     rollout_max_staleness_needs_awake_engines,
     rollout_prefetch_steps,
     rollout_max_staleness_with_adaptive_schedule,

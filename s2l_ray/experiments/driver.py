@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from s2l_ray.config import Config
 from s2l_ray.display.text import print_line
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, S2LError, StorageError
 from s2l_ray.experiments.arms import runs_of, study_of
 from s2l_ray.experiments.comparison import Comparison, compared
 from s2l_ray.experiments.configurations import Configuration, configurations_of
@@ -42,6 +42,8 @@ class ExperimentResult:
     place: StudyPlace
     again: bool = False
     """It was finished before: nothing was run."""
+    problems: Sequence[S2LError] = ()
+    """What could not be written."""
 
     @property
     def table(self) -> ResultTable:
@@ -82,9 +84,9 @@ def run_experiment(path: str, overrides: Sequence[str] = ()) -> ExperimentResult
     labels = {run.number: run.label for run in runs_of(file)}
     ending = Ending(memory.write, writer.write, lambda place: command, retries_failed=True, labels=labels)
     done = run_study(file.config, study, of_config, ending)
-    if not writer.has_result:
+    if not writer.has_result and done.problems:
         raise done.problems[0]
-    return writer.result
+    return replace(writer.result, problems=done.problems)
 
 
 def begun(place: StudyPlace, file: ExperimentFile, overrides: Sequence[str]) -> tuple[Memory, StudyState | None]:
@@ -121,8 +123,8 @@ class _Writer:
     def result(self) -> ExperimentResult:
         return self._results[-1]
 
-    def write(self, about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, base: Config) -> list[Path]:
-        """See `tuning.driver.Ending`."""
+    def write(self, about: StudyAbout, outcomes: Sequence[TrialOutcome], facts: StudyFacts, best: Config) -> list[Path]:
+        """See `tuning.driver.Ending`. Which trial is the best says nothing of an experiment."""
         kept = {"confidence": about.confidence, "outcomes": [outcome.to_json() for outcome in outcomes]}
         self.place.storage.put(OUTCOMES, json.dumps(kept, indent=2).encode())
         return self._compared(self._measured(outcomes), about.confidence, facts, keep=True)
@@ -143,8 +145,11 @@ class _Writer:
         return self.result
 
     def _upload(self, files: list[Path]) -> None:
-        for line in last_words([self.place.upload(files)], None):
-            print_line(CommandConsole(), line)
+        try:
+            self.place.upload(files)
+        except StorageError as error:
+            for line in last_words([str(error)], None):
+                print_line(CommandConsole(), line)
 
     def _measured(self, outcomes: Sequence[TrialOutcome]) -> list[MeasuredRun]:
         return measured_runs(runs_of(self.file), outcomes, self.place.storage)

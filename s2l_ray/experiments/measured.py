@@ -101,7 +101,7 @@ def measured_runs(runs: Sequence[PlannedRun], outcomes: Sequence[TrialOutcome], 
         DataError: runs have finished, and what they left can be read of none of them.
         StorageError: the store does not answer.
     """
-    by_number = {int(outcome.name.rpartition("_")[2]): outcome for outcome in outcomes}
+    by_number = {outcome.number: outcome for outcome in outcomes}
     found = [_measured(run, by_number.get(run.number), study) for run in runs]
     unread = [one for one in found if one.status == "failed" and by_number[one.run.number].status == "finished"]
     if unread and not any(one.status == "finished" for one in found):

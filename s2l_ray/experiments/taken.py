@@ -86,7 +86,7 @@ def _of_experiment(file: ExperimentFile, configurations: Sequence[Configuration]
         what = "no experiment" if memory is None else "an experiment of which no start has ended"
         raise ConfigError(f"runs_from: {place} holds {what}; run it first (s2l experiment {file.runs_from})")
     confidence, outcomes = kept_outcomes(place)
-    by_number = {_number(found): found for found in outcomes}
+    by_number = {found.number: found for found in outcomes}
     theirs = configurations_of(memory.file(place), memory.overrides)
     taken, missing = [], []
     for run, configuration in zip(runs_of(file), configurations, strict=True):
@@ -118,7 +118,3 @@ def kept_outcomes(place: StudyPlace) -> tuple[float, list[TrialOutcome]]:
             f"{place}/{OUTCOMES} is damaged ({misread(error)}); put a copy of it back, or compare from {RUNS} "
             f"(experiment.runs_from={place.directory / RUNS} and another experiment.name)"
         ) from None
-
-
-def _number(outcome: TrialOutcome) -> int:
-    return int(outcome.name.rpartition("_")[2])

@@ -21,10 +21,6 @@ class Skip(Exception):
     """The stage cannot run here; the message says why."""
 
 
-UNFINISHED = "its process ended before the stage did"
-"""The reason of a stage until something is wrong or it ends."""
-
-
 @dataclass
 class StageResult:
     """One entry of the report."""
@@ -35,6 +31,8 @@ class StageResult:
     """The expectations that did not hold, or why the stage was skipped."""
     seconds: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
+    """Whether the stage got to its end."""
     complaints: list[str] = field(default_factory=list)
     """The last lines of standard error of a stage that failed, tracebacks among them."""
 
@@ -51,7 +49,7 @@ class Check:
         self._end = time.monotonic() + seconds
         self._file = file
         self._wrong: list[str] = []
-        self._result = StageResult(stage, "FAIL", UNFINISHED)
+        self._result = StageResult(stage, "FAIL")
         self.cuda = torch.cuda.is_available()
 
     @property
@@ -101,6 +99,7 @@ class Check:
         """Write the result: what does not hold makes it a failure, whatever else."""
         self._result.status = "FAIL" if self._wrong else "PASS" if skipped is None else "SKIP"
         self._result.reason = "; ".join(self._wrong) or skipped or ""
+        self._result.ended = True
         self._write()
         return self._result.status
 

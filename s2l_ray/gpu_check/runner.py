@@ -15,9 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from s2l_ray.gpu_check.check import UNFINISHED, StageResult, write_json
+from s2l_ray.gpu_check.check import StageResult, write_json
 from s2l_ray.gpu_check.stages import STAGES, Stage
-from s2l_ray.kinds import CheckStatus
 
 LEAST_SECONDS = 20.0
 """A stage that has less left is not begun."""
@@ -68,11 +67,12 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
         try:
             result = StageResult(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            result = StageResult(stage.name, "FAIL", UNFINISHED if status is None else "its process did not begin")
-    if status is None:
-        result.status, result.reason = _unfinished(stage, bound, result.reason)
-    elif status and result.status != "FAIL":
-        result.status, result.reason = "FAIL", f"its process ended with status {status}"
+            result = StageResult(stage.name, "FAIL")
+    if why := _unfinished(result, status, bound):
+        cut_short = status is None and bound < stage.seconds and not result.reason
+        result.status = "SKIP" if cut_short else "FAIL"
+        more = f" of {stage.seconds:.0f} s; give more with --minutes" if cut_short else ""
+        result.reason = "; ".join(filter(None, (result.reason, why + more)))
     if result.status == "FAIL":
         result.complaints = [line[:300] for line in last]
         print("\n".join(f"  | {line}" for line in result.complaints[-SHOWN_LINES:]), flush=True)
@@ -80,16 +80,19 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
     return result
 
 
-def _unfinished(stage: Stage, bound: float, reason: str) -> tuple[CheckStatus, str]:
-    """Status and reason of a stage that was killed at its bound: no failure where the total left it less than its own.
+def _unfinished(result: StageResult, status: int | None, bound: float) -> str | None:
+    """Why a stage is not to be taken by its own word; None if it is.
 
     Args:
-        reason: UNFINISHED, or what did not hold before.
+        result: what it has written.
+        status: of its process; None if that was killed at its bound.
+        bound: in seconds.
     """
-    if reason == UNFINISHED and bound < stage.seconds:
-        return "SKIP", f"it was cut short after {bound:.0f} of {stage.seconds:.0f} s; give more with --minutes"
-    late = f"it did not end within {bound:.0f} s"
-    return "FAIL", late if reason == UNFINISHED else f"{reason}; {late}"
+    if not result.ended and status is None:
+        return f"it did not end within {bound:.0f} s"
+    if not result.ended:
+        return f"its process ended early, with status {status}"
+    return f"its process ended with status {status}" if status and result.status != "FAIL" else None
 
 
 def _start(stage: Stage, bound: float, file: Path, complaints: IO[str]) -> subprocess.Popen[str]:

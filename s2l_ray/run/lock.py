@@ -59,6 +59,18 @@ class Holder:
         process = f"{_namespace()}/{_started(os.getpid())}"
         return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), process, now, _ray_job())
 
+    @classmethod
+    def of_json(cls, text: str | bytes) -> Holder | None:
+        """The holder that was written; None if it is damaged."""
+        try:
+            found = cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        texts = found.id, found.host, found.process, found.since
+        numbers = found.pid, found.beat
+        right = all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
+        return found if right else None
+
     def __str__(self) -> str:
         job = f", Ray job {self.job}" if self.job else ""
         return f"process {self.pid} on {self.host}{job}, since {self.since}"
@@ -237,13 +249,9 @@ def _flock(descriptor: int) -> bool | None:
 def _read(path: Path) -> Holder | None:
     """The holder that the file names. Opened anew each time: then a network file system asks its server."""
     try:
-        found = Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return Holder.of_json(path.read_bytes())
+    except OSError:
         return None
-    texts = found.id, found.host, found.process, found.since
-    numbers = found.pid, found.beat
-    right = all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
-    return found if right else None
 
 
 def _write(descriptor: int, holder: Holder) -> None:

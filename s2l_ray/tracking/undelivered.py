@@ -125,7 +125,7 @@ def read_undelivered(path: Path) -> list[Entry]:
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # whoever writes to it says what is wrong with the directory
         return []
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); correct that, or move it away") from None

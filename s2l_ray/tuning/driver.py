@@ -146,7 +146,8 @@ def _run(prepared: PreparedStudy, ending: Ending) -> StudyResult:
         refuse_session_directory("storage" if place.is_local else None, place.directory)
         stack.callback(_locked(place, prepared.base.cluster.lock_timeout_s))
         if not place.is_local:
-            stack.callback(StoreLock.acquire(place.storage, print).close)
+            place.lock = StoreLock.acquire(place.storage, print)
+            stack.callback(place.lock.close)
         _refuse_another_state(prepared)
         with TaskDisplay() as display:
             ready = _ready(prepared, display, stack, ending)
@@ -248,7 +249,7 @@ def _about(prepared: PreparedStudy, at_once: int, labels: Mapping[int, str]) -> 
         trials=len(prepared.samples) if prepared.drawn else file.trials or 1,
         steps=prepared.steps,
         directory=place.directory,
-        place=str(place),
+        place=str(place) if place.is_local else place.storage.url,
         metric=file.metric,
         mode=file.mode,
         at_once=at_once,
@@ -308,7 +309,7 @@ def _loop(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, room:
         search=search,
         scheduler=build_scheduler(file, prepared.space, prepared.base, prepared.steps, ready.at_once),
         callbacks=[observer, room],
-        begun=lambda: len(observer.outcomes),
+        check=prepared.place.check,
         max_failures=file.max_failures,
         at_once=ready.at_once,
         exploits=is_pbt,
@@ -335,11 +336,12 @@ def _reported(prepared: PreparedStudy, ready: _Ready, observer: StudyObserver, s
     said: list[str | None] = []
     problems: list[S2LError] = []
     with _collected(problems):
+        place.check()
         if outcomes:
             best = prepared.as_given(best_of(ready.about, outcomes))
             files = ready.ending.report(ready.about, outcomes, facts, best)
     with _collected(problems):
-        said.append(place.upload(files))
+        place.upload(files)
     with _collected(problems):
         said.append(ready.parent.finish(status, outcomes, facts, files))
     failed = sum(outcome.status == "failed" for outcome in outcomes) if ready.ending.retries_failed else 0

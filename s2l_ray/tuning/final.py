@@ -63,6 +63,11 @@ def _verdict(about: StudyAbout, order: Sequence[TrialOutcome]) -> Iterator[str]:
     finished = [outcome for outcome in order if outcome.status == "finished" and outcome.metric is not None]
     if best.status != "finished":
         yield f"No trial did all of its steps: {name} is the best of those that were measured, after different steps."
+    elif finished[0] is not best:
+        yield (
+            f"{name} is the best of the only values that were done with several seeds, none of them pruned; "
+            f"{short_name(about, finished[0].name)} has a better value of {about.metric}, to which it is not compared."
+        )
     elif len(finished) == 1:
         yield f"{name} alone did all of its steps, so that it is compared with none."
     elif best.interval is None:
@@ -145,7 +150,7 @@ def _bank(order: Sequence[TrialOutcome], facts: StudyFacts) -> Iterator[str]:
 
 def _places(about: StudyAbout, order: Sequence[TrialOutcome], facts: StudyFacts) -> RenderableType:
     files, best = study_files(about.directory), best_of(about, order)
-    rows = [("study", about.place), ("results", str(files["table"]))]
+    rows = [("study", redact(about.place)), ("results", str(files["table"]))]
     if best is not None:
         rows += [("figure", str(files["figure"])), ("best trial", best.directory)]
         rows += [("its config", f"s2l train {files['best']}")]

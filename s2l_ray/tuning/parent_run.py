@@ -73,7 +73,9 @@ class ParentRun:
             DiskError: the directory cannot be written to.
         """
         config = where_it_was_tracked(config, uri)
-        tracker = open_tracker(config, about.directory, about.name, run_id)
+        in_store = "://" in about.place  # whose directory here does not say which study it is of
+        sent_by = f"s2l track {redact(about.place)} sends them, and so does a resume" if in_store else None
+        tracker = open_tracker(config, about.directory, about.name, run_id, sent_by)
         tracker.log_params({"study": about.study, "config": about.config, "run_dir": str(about.directory.resolve())})
         tags = {
             "s2l.study": about.name,

@@ -18,6 +18,7 @@ from s2l_ray.machine.places import existing_output, output_path
 from s2l_ray.machine.storage import Storage
 from s2l_ray.tuning.reading import parse_study
 from s2l_ray.tuning.space import Values
+from s2l_ray.tuning.store_lock import StoreLock
 
 STATE = "study.yaml"
 TUNES = "experiment_state-"
@@ -74,6 +75,8 @@ class StudyPlace:
         self.is_local = self.storage.is_local
         self.directory = Path(plain.removeprefix("file://")) if self.is_local else output_path("outputs") / self.name
         """On this machine: what is shown and drawn is written here, and copied to a store."""
+        self.lock: StoreLock | None = None
+        """This process's, where it drives a study in a store."""
 
     def __str__(self) -> str:
         return str(self.storage)
@@ -138,21 +141,41 @@ class StudyPlace:
             "(tune.name=...)"
         )
 
+    def check(self) -> None:
+        """Make sure that the place in a store is this process's, which has it for as long as `lock` is held.
+
+        Raises:
+            ConfigError: another driver has taken it over.
+        """
+        if self.lock is not None:
+            self.lock.check()
+
     def write(self, state: StudyState) -> None:
-        """Remember the state, whole or not at all."""
+        """Remember the state, whole or not at all.
+
+        Raises:
+            ConfigError: as `check`.
+            StorageError: the store cannot be used.
+        """
+        self.check()
         text = yaml.safe_dump(asdict(state), sort_keys=False, allow_unicode=True)
         self.storage.put(STATE, text.encode())
 
-    def upload(self, files: list[Path]) -> str | None:
-        """Copy files of `directory` to the store; why it was not possible, or None. A local study has them already."""
+    def upload(self, files: list[Path]) -> None:
+        """Copy files of `directory` to the store. A local study has them already.
+
+        Raises:
+            ConfigError: as `check`.
+            StorageError: they could not be copied.
+        """
         if self.is_local:
-            return None
+            return
+        self.check()
         try:
             for file in files:
                 self.storage.put(file.relative_to(self.directory).as_posix(), file.read_bytes())
         except (OSError, StorageError) as error:
-            return f"{self.directory} could not be copied to {self}: {error}"
-        return None
+            raise StorageError(f"{self.directory} could not be copied to {self}: {error}") from error
 
 
 def within(url: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from s2l_ray.config import Config, parse_config
@@ -15,6 +16,7 @@ from s2l_ray.run.tracking import where_it_was_tracked
 from s2l_ray.tracking.sending import send_undelivered
 from s2l_ray.tuning.outcomes import study_files
 from s2l_ray.tuning.place import STATE, StudyPlace, StudyState
+from s2l_ray.tuning.store_lock import StoreLock
 
 
 def find_study(given: str) -> StudyPlace | None:
@@ -65,10 +67,11 @@ def resend_study(place: StudyPlace) -> str:
         lock = RunLock.acquire(directory / LOCK, config.cluster.lock_timeout_s, print)
     except ConfigError as error:
         raise ConfigError(str(error).replace("; wait for it, or choose another run_dir", "; wait for it")) from None
-    try:
-        return _send(state, config, directory)
-    finally:
-        lock.close()
+    with closing(lock):
+        if place.is_local:
+            return _send(state, config, directory)
+        with closing(StoreLock.acquire(place.storage, print)):  # it may go on on another machine
+            return _send(state, config, directory)
 
 
 def _send(state: StudyState, config: Config, directory: Path) -> str:

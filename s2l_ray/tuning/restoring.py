@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from ray.tune import ResumeConfig
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
@@ -24,9 +25,10 @@ from s2l_ray.tuning.searching import StudyTrial, StudyTrials
 def restoring_study_trials(search: StudyTrials) -> Iterator[None]:
     """Within this context the trials that Tune restores are `StudyTrial`s, which `search` has renewed.
 
-    And Tune's new state gets a larger name than the one that is restored.
+    And Tune's new state gets a larger name than the one that is restored, and `search` is told why Tune could not
+    restore all of it.
     """
-    before = TuneController._restore_trials, TuneController.__setstate__
+    before = TuneController._restore_trials, TuneController.__setstate__, TuneController.resume
 
     def restore(self: TuneController, experiment_state: dict[str, Any]) -> list[Trial]:
         trials: list[Trial] = before[0](self, experiment_state)
@@ -40,8 +42,16 @@ def restoring_study_trials(search: StudyTrials) -> Iterator[None]:
         before[1](self, state)
         self._session_str = max(self._session_str, f"{restored}_")
 
-    TuneController._restore_trials, TuneController.__setstate__ = restore, set_state
+    def resume(self: TuneController, resume_config: ResumeConfig) -> None:
+        try:
+            before[2](self, resume_config)
+        except Exception as error:  # which Tune logs, to go on with what it has read so far
+            search.not_restored = error
+            raise
+
+    changed = restore, set_state, resume
+    TuneController._restore_trials, TuneController.__setstate__, TuneController.resume = changed
     try:
         yield
     finally:
-        TuneController._restore_trials, TuneController.__setstate__ = before
+        TuneController._restore_trials, TuneController.__setstate__, TuneController.resume = before

@@ -25,6 +25,8 @@ NOT_MENDED = (
 RAISED = re.compile(r"^(?:s2l_ray\.[\w.]+\.)?(\w+Error): ", re.MULTILINE)
 
 
+PLAN_ANEW_S = 1.0
+"""Bound on the wait for nodes, in seconds, where a trial that failed is planned anew."""
 OF_TRIALS = ("checkpoint_config", "trial_name_creator", "trial_dirname_creator", "max_failures", "storage")
 """Settings of an experiment that are those of each trial."""
 
@@ -76,6 +78,8 @@ class StudyTrials(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
     ) -> None:
         self.trials: Sequence[Trial] = ()
         """All trials that there are. `Steward` keeps it up to date."""
+        self.not_restored: Exception | None = None
+        """Why Tune could not restore all trials of before."""
         self._name, self._total, self._source, self._configured = name, total, source, configured
         self._at_once, self._keeps_actors = at_once, keeps_actors
         self._spec: dict[str, Any] = {}
@@ -146,6 +150,8 @@ def trial_id(number: int) -> str:
 class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
     """A trial that is not tried again where it would fail in the same way, and fails at once where it is impossible."""
 
+    config: dict[str, Any]
+
     def create_placement_group_factory(self) -> None:
         """Plan the trial, unless it is over. Tune calls this when it takes the trial in."""
         if self.is_finished():
@@ -173,8 +179,17 @@ class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
         if exc is not None and is_not_mended(exc):
             self.max_failures = 0
         if self.should_recover():
+            self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        given = self.config
+        # Tune's loop does nothing else meanwhile, so that nodes which are not there are not waited for.
+        self.config = given | {"cluster": {**given.get("cluster", {}), "start_timeout_s": PLAN_ANEW_S}}
+        try:
             with suppress(errors.S2LError):
                 super().create_placement_group_factory()
+        finally:
+            self.config = given
 
 
 def is_not_mended(error: BaseException) -> bool:

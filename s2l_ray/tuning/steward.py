@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from s2l_ray.errors import StorageError
 from s2l_ray.machine.ending import is_told
+from s2l_ray.recovery.causes import short_cause
 from s2l_ray.tuning.searching import StudyTrials
 
 
@@ -22,13 +23,13 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
         search: told of the trials that there are.
         scheduler: whose state is kept with the study's, since Tune does not.
         resumes: whether Tune has to find trials of before.
-        begun: how many those are, once Tune has given its callbacks their states.
+        check: raises if the study's place is no longer this process's.
     """
 
     def __init__(
-        self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool, begun: Callable[[], int]
+        self, search: StudyTrials, scheduler: TrialScheduler, *, resumes: bool, check: Callable[[], None]
     ) -> None:
-        self._search, self._scheduler, self._resumes, self._begun = search, scheduler, resumes, begun
+        self._search, self._scheduler, self._resumes, self._check = search, scheduler, resumes, check
         self._ended = False
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
@@ -36,12 +37,15 @@ class Steward(Callback):  # type: ignore[misc]  # Ray has no types
 
         Raises:
             StorageError: Tune could not read its state of before, or not all of it. It would begin trials anew.
+            ConfigError: another driver has taken the study over.
         """
-        if self._resumes and len(trials) < max(1, self._begun()):
+        self._check()
+        if self._resumes and (self._search.not_restored is not None or not trials):
+            reason = short_cause(self._search.not_restored) if self._search.not_restored else "it holds no trial"
             raise StorageError(
-                f"Ray Tune has read {len(trials)} of the study's trials from its own state (experiment_state-*.json, "
-                "callback-states-*.pkl); the reason is in tune.log. Put copies of the files back, or move them away: "
-                "then each trial goes on from its own last checkpoint, and which ones were pruned is forgotten"
+                "Ray Tune cannot read all of the study's trials from its own state (experiment_state-*.json, "
+                f"callback-states-*.pkl): {reason}. tune.log says more. Put copies of the files back, or move them "
+                "away: then each trial goes on from its own last checkpoint, and which ones were pruned is forgotten"
             )
         self._search.trials = trials
         if self._resumes:

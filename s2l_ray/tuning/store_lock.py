@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 
-from s2l_ray.errors import ConfigError, S2LError
+from s2l_ray.errors import ConfigError, S2LError, StorageError
 from s2l_ray.machine.storage import Storage
 from s2l_ray.run.lock import Holder
 
@@ -32,6 +32,7 @@ class StoreLock:
 
     def __init__(self, storage: Storage, holder: Holder) -> None:
         self._storage, self._holder = storage, holder
+        self._taken_by: Holder | None = None
         self._closed = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="store-lock", daemon=True)
         self._beating.start()
@@ -59,6 +60,18 @@ class StoreLock:
             raise _in_use(storage, now)
         return cls(storage, mine)
 
+    def check(self) -> None:
+        """Make sure that no other driver has taken the place over while this one showed no sign of life.
+
+        Raises:
+            ConfigError: one has, as was seen at the last beat.
+        """
+        if self._taken_by is not None:
+            raise ConfigError(
+                f"{self._storage} was taken over by {self._taken_by}, while this process or its store did not get to "
+                "answer; that one goes on with the study"
+            )
+
     def close(self) -> None:
         """Give the place back. Safe to call twice."""
         if self._closed.is_set():
@@ -66,18 +79,19 @@ class StoreLock:
         self._closed.set()
         self._beating.join(BEAT_S)  # a store that hangs must not hold the end of the study up
         with suppress(S2LError):
-            if self._is_ours():
+            if self._other() is None:
                 self._storage.remove(DRIVER)
 
-    def _is_ours(self) -> bool:
-        """Whether no other driver has taken the place over while this process did not get to run."""
+    def _other(self) -> Holder | None:
+        """The driver that has taken the place over while this process did not get to run, if one has."""
         holder = _read(self._storage)
-        return holder is None or holder.id == self._holder.id
+        return holder if holder is not None and holder.id != self._holder.id else None
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
             with suppress(S2LError):  # a store that is away now may answer later
-                if not self._is_ours():
+                if (other := self._other()) is not None:
+                    self._taken_by = other
                     return
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
                 _write(self._storage, self._holder)
@@ -106,9 +120,11 @@ def _read(storage: Storage) -> Holder | None:
     if not storage.exists(DRIVER):
         return None
     try:
-        return Holder(**json.loads(storage.read(DRIVER)))
-    except (ValueError, TypeError, RecursionError):
-        return None
+        return Holder.of_json(storage.read(DRIVER))
+    except StorageError:
+        if storage.exists(DRIVER):
+            raise
+        return None  # it has ended in between
 
 
 def _write(storage: Storage, holder: Holder) -> None:

@@ -42,8 +42,8 @@ class Loop:
     search: StudyTrials
     scheduler: TrialScheduler
     callbacks: Sequence[Callback]
-    begun: Callable[[], int]
-    """How many trials the study has begun, as `callbacks` know once Tune has given them their states."""
+    check: Callable[[], None]
+    """Raises if another driver has taken the study over."""
     max_failures: int
     at_once: int
     exploits: bool
@@ -73,7 +73,7 @@ class Loop:
         self.search.adopt(experiment)
         resumes = self.place.has_tunes_state
         errored = ResumeConfig.ResumeType.RESUME if self.retries_failed else ResumeConfig.ResumeType.SKIP
-        steward = Steward(self.search, self.scheduler, resumes=resumes, begun=self.begun)
+        steward = Steward(self.search, self.scheduler, resumes=resumes, check=self.check)
         with self._quiet(), _environment(self.at_once), self._ours(), _usual_signals(), held():
             tune.run(
                 experiment,

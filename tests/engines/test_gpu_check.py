@@ -97,9 +97,19 @@ def test_a_stage_that_the_total_cuts_short_has_not_failed_unless_something_was_w
 ) -> None:
     result = run_made_up("check.measure(rate=2.5); time.sleep(600)", tmp_path, monkeypatch, bound=15, own=90)
     assert (result.status, result.measured) == ("SKIP", {"rate": 2.5})
-    assert result.reason == "it was cut short after 15 of 90 s; give more with --minutes"
+    assert result.reason == "it did not end within 15 s of 90 s; give more with --minutes"
     result = run_made_up("check.expect(False, 'bad'); time.sleep(600)", tmp_path, monkeypatch, bound=15, own=90)
     assert (result.status, result.reason) == ("FAIL", "bad; it did not end within 15 s")
+
+
+def test_a_stage_counts_as_it_ended_if_only_its_process_lingers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "check.finish('nothing to do'); time.sleep(600)"
+    result = run_made_up(body, tmp_path, monkeypatch, bound=15)
+    assert (result.status, result.reason) == ("SKIP", "nothing to do")
+    result = run_made_up("check.expect(False, 'bad'); os.abort()", tmp_path, monkeypatch)
+    assert (result.status, result.reason) == ("FAIL", "bad; its process ended early, with status -6")
 
 
 def test_the_runner_goes_on_and_writes_after_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def first_use(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     directory = tmp_path_factory.mktemp("first use")
     code = """
 from pathlib import Path
-from s2l_ray.config import TrackingConfig, load_config
+from s2l_ray.config import TrackingConfig
 from s2l_ray.tracking.tracker import open_tracker
 open_tracker(TrackingConfig(timeout_s=900), Path("outputs/run"), "run").finish()
 """
@@ -588,7 +588,7 @@ def test_tracking_off_does_nothing_and_imports_nothing(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from s2l_ray.config import TrackingConfig, load_config
+from s2l_ray.config import TrackingConfig
 from s2l_ray.tracking.tracker import open_tracker
 tracker = open_tracker(TrackingConfig(enabled=False), Path(sys.argv[1]), "run")
 tracker.log_params({"a": 1})

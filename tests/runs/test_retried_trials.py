@@ -46,7 +46,7 @@ def start(folder: Path, *, max_failures: int, retries_failed: bool = True) -> tu
         search=StudyTrials("counted", 2, Drawn([{}, {}]), configured, at_once=1),
         scheduler=FIFOScheduler(),
         callbacks=[observer],
-        begun=lambda: len(observer.outcomes),
+        check=lambda: None,
         max_failures=max_failures,
         at_once=1,
         exploits=False,

@@ -115,13 +115,6 @@ def test_bad_values_name_the_key(minimal: Path, override: str, message: str):
         load_config(minimal, [override])
 
 
-def test_adapters_leave_no_reference_to_off_load(minimal: Path):
-    overrides = ["objective.reference_offload=true", "objective.kl=0.1"]
-    assert load_config(minimal, overrides).objective.reference_offload
-    with pytest.raises(ConfigError, match=r"objective\.reference_offload has no use with trainer\.lora_rank"):
-        load_config(minimal, [*overrides, "trainer.lora_rank=4"])
-
-
 def test_the_engines_old_log_probs_need_the_whole_softmax(minimal: Path):
     engine = "objective.old_logprobs=engine"
     assert load_config(minimal, [engine, "rollout.learner.temperature=1.2"]).objective.old_logprobs == "engine"

@@ -87,6 +87,27 @@ def test_of_two_that_begin_at_once_one_gets_it(place: Storage, monkeypatch: pyte
         StoreLock.acquire(place, pytest.fail)
 
 
+def test_a_driver_that_was_silent_learns_who_has_taken_its_place(
+    place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_lock, "BEAT_S", 0.02)
+    lock = StoreLock.acquire(place, pytest.fail)
+    lock.check()
+    put(place, ELSEWHERE)
+
+    until(lambda: lock._taken_by is not None)
+    with pytest.raises(ConfigError, match="was taken over by process 42 on node-7"):
+        lock.check()
+    lock.close()
+    assert driver(place) == asdict(ELSEWHERE)
+
+
+@pytest.mark.parametrize("text", ["{", "3", json.dumps(asdict(replace(ELSEWHERE, process=None)))])  # type: ignore[arg-type]
+def test_a_damaged_object_is_no_driver(text: str, place: Storage) -> None:
+    place.put(DRIVER, text.encode())
+    StoreLock.acquire(place, pytest.fail).close()
+
+
 def test_a_driver_shows_signs_of_life(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_lock, "BEAT_S", 0.01)
     lock = StoreLock.acquire(place, pytest.fail)

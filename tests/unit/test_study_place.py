@@ -13,6 +13,7 @@ from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.experiments.memory import Memory
 from s2l_ray.reporter import SilentReporter
+from s2l_ray.tuning import store_lock
 from s2l_ray.tuning.driver import _refuse_another_state, run_study
 from s2l_ray.tuning.parent_run import check_store
 from s2l_ray.tuning.place import StudyPlace, StudyState, within
@@ -65,10 +66,11 @@ def test_a_study_in_a_store_is_found_again_by_another_machine(
 
     place.directory.mkdir(parents=True)
     (place.directory / "tune.json").write_text("{}")
-    assert place.upload([place.directory / "tune.json"]) is None
+    place.upload([place.directory / "tune.json"])
     assert place.storage.read("tune.json") == b"{}"
     store.fails = lambda method, path: method == "PUT"
-    assert "could not be copied to s3://bucket/studies/s" in (place.upload([place.directory / "tune.json"]) or "")
+    with pytest.raises(StorageError, match="could not be copied to s3://bucket/studies/s"):
+        place.upload([place.directory / "tune.json"])
     store.fails = lambda method, path: False
 
 
@@ -175,9 +177,14 @@ def test_a_study_in_a_store_is_found_by_its_uri_and_by_its_directory(
     directory.mkdir(parents=True)
     assert find_study(str(directory)) is None
     (directory / "tune.json").write_text(json.dumps({"directory": store.uri("bucket/tracked")}))
+    monkeypatch.setattr(store_lock, "CONFIRM_S", 0.0)
     for given in (store.uri("bucket/tracked"), str(directory)):
         with pytest.raises(ConfigError, match=f"{directory} was not tracked"):
             resend_study(found(given))
+    lock = StoreLock.acquire(place.storage, pytest.fail)  # it goes on, perhaps on another machine
+    with pytest.raises(ConfigError, match="s3://bucket/tracked is driven by process"):
+        resend_study(place)
+    lock.close()
     with pytest.raises(ConfigError, match="s3://bucket/none holds no study"):
         resend_study(found(store.uri("bucket/none")))
 

@@ -411,6 +411,8 @@ def test_a_mean_of_the_seeds_that_asha_left_is_compared_with_none(tmp_path: Path
     text = " ".join(printed(FinalTable(about, left, StudyFacts(60.0)), 100).split())
     assert "abrupt 30.0 2 of 3 off 20.0 2 of 3 " in text
     assert "more than seeds explain" not in text and "The best mean" not in text
+    assert "is the best of the only values that were done with several seeds, none of them pruned" in text
+    assert "beyond that of" not in text and "its lead" not in text
     assert "the mean of the others is too good, so that it has no interval and is compared with none." in text
     write_report(about, left, StudyFacts(60.0), load_config("quickstart"))
     row = json.loads((tmp_path / "tune.json").read_text())["over_seeds"][1]

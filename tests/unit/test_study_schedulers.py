@@ -6,7 +6,7 @@ import logging
 import random
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -240,16 +240,19 @@ def test_trials_that_are_restored_take_what_may_have_changed_since_and_nothing_e
     restored.max_failures = 0  # as after an error that is not mended
     restored.run_metadata.num_failures = 1
     restored.status = Trial.PENDING  # it is tried again
-    Steward(search, TrialScheduler(), resumes=True, begun=lambda: 1).on_step_begin(1, [restored])
+    Steward(search, TrialScheduler(), resumes=True, check=lambda: None).on_step_begin(1, [restored])
     assert (restored.max_failures, restored.num_failures) == (4, 0)
 
 
 def test_a_state_of_tunes_that_was_read_in_part_begins_no_trial_anew() -> None:
     search = StudyTrials("s", 3, Drawn([]), lambda number, values: {}, 1)
-    for found, begun in (([], 0), ([trial(1)], 2)):
-        steward = Steward(search, TrialScheduler(), resumes=True, begun=lambda count=begun: count)  # type: ignore[misc]
-        with pytest.raises(StorageError, match=rf"Ray Tune has read {len(found)} of the study's trials"):
-            steward.on_step_begin(1, found)
+    steward = Steward(search, TrialScheduler(), resumes=True, check=lambda: None)
+    with pytest.raises(StorageError, match="Ray Tune cannot read all .*: it holds no trial. tune.log says more"):
+        steward.on_step_begin(1, [])
+    with restoring_study_trials(search), pytest.raises(AttributeError):  # Tune logs it, and goes on
+        TuneController.resume({}, None)
+    with pytest.raises(StorageError, match="Ray Tune cannot read all .*: AttributeError"):
+        steward.on_step_begin(1, [trial(1)])
 
 
 def raised_in_actor(error: Exception) -> RayTaskError:
@@ -283,9 +286,11 @@ class Planned(Trainable):
     """A trial that is planned for as many CPUs as the cluster has."""
 
     cpus = 2
+    waits: ClassVar[list[float]] = []
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        cls.waits.append(config["cluster"]["start_timeout_s"])
         if cls.cpus == 0:
             raise PlacementError("no node is left")
         return PlacementGroupFactory([{"CPU": cls.cpus}])
@@ -295,7 +300,7 @@ def test_a_trial_that_is_tried_again_is_planned_for_the_nodes_that_there_are_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register_trainable("planned", Planned)
-    one = StudyTrial("planned", max_failures=2)
+    one = StudyTrial("planned", config={"cluster": {"start_timeout_s": 300.0}}, max_failures=2)
     one.storage = SimpleNamespace(trial_driver_staging_path=None)
     one.create_placement_group_factory()
     planned = []
@@ -303,6 +308,8 @@ def test_a_trial_that_is_tried_again_is_planned_for_the_nodes_that_there_are_the
         monkeypatch.setattr(Planned, "cpus", cpus)
         one.handle_error(raised_in_actor(NodesChangedError("its plan has others")))
         planned.append((one.placement_group_factory.bundles[0]["CPU"], one.should_recover()))
+    assert Planned.waits == [300, 1, 1]  # Tune's loop is not to wait for nodes
+    assert one.config == {"cluster": {"start_timeout_s": 300.0}}
     assert planned == [(4, True), (4, True), (4, False)]  # no plan fits no nodes; the last failure is one too many
 
 

@@ -53,7 +53,7 @@ def trainer_ledger(
     offloaded = set(OFFLOADED) if cuda and config.trainer.cpu_offload else set()
     sending = {"transfer_buffers": _sending(rank, transfer or ("nccl" if cuda else "gloo"))}
     host = {item: size for item, size in (resident | {"gradients": gradients}).items() if item in offloaded}
-    if cuda and config.objective.reference_offload:
+    if cuda and config.objective.reference_offload and rank.has_reference:
         host["reference"] = rank.reference_shards()
 
     def on_device(ledger: Ledger) -> Ledger:
@@ -145,18 +145,18 @@ class _Rank:
         FSDP2 does not reshard the root after a forward, and without
         a backward nothing else does before the update ends.
         """
-        if not self._has_reference:
+        if not self.has_reference:
             return 0
         return self._reference() + self.dtype * self.shape.root_parameters
 
     @property
-    def _has_reference(self) -> bool:
+    def has_reference(self) -> bool:
         """Whether there is a model of its own. With adapters the reference is the policy without them."""
         return self.config.objective.kl > 0 and not self.lora
 
     def _reference(self) -> int:
         offloaded = self.cuda and self.config.objective.reference_offload
-        return 0 if offloaded or not self._has_reference else self.reference_shards()
+        return 0 if offloaded or not self.has_reference else self.reference_shards()
 
     def _shards(self, layer: Iterable[tuple[int, ...]], root: Iterable[tuple[int, ...]]) -> int:
         """Elements of rank 0's shards: FSDP2 cuts the first dimension into equal parts, rounded up."""
