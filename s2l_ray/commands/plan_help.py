@@ -26,8 +26,9 @@ inventory file (YAML; a GB is 10**9 bytes, as on data sheets):
   Keys of a node: count (1), gpus, gpu, gpu_memory_gb, gpu_tflops (dense
   bfloat16, or float32 where there is none), hbm_gb_s, intra_node_gb_s (of each
   GPU, one way), inter_node_gb_s (of the node, one way), pcie_gb_s,
-  compute_capability (below 8.0: no bfloat16), cpus, memory_gb. `fixed: true` beside nodes: a run refuses to start
-  on others. A RayJob or RayCluster manifest is an inventory too.
+  compute_capability (below 8.0: no bfloat16), cpus, memory_gb. `fixed: true`
+  beside nodes: a run refuses to start on others. A RayJob or RayCluster
+  manifest is an inventory too.
 
 what can be fixed instead of planned: placement.mode and
 placement.hand_over (`s2l config placement` has their values), trainer.ranks,

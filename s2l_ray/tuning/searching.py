@@ -184,7 +184,7 @@ class StudyTrial(Trial):  # type: ignore[misc]  # Ray has no types
     def _plan_anew(self) -> None:
         given = self.config
         # Tune's loop does nothing else meanwhile, so that nodes which are not there are not waited for.
-        self.config = given | {"cluster": {**given.get("cluster", {}), "start_timeout_s": PLAN_ANEW_S}}
+        self.config = given | {"cluster": {**(given.get("cluster") or {}), "start_timeout_s": PLAN_ANEW_S}}
         try:
             with suppress(errors.S2LError):
                 super().create_placement_group_factory()
