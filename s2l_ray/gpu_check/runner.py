@@ -71,8 +71,9 @@ def _run_stage(stage: Stage, bound: float) -> StageResult:
     if why := _unfinished(result, status, bound):
         cut_short = status is None and bound < stage.seconds and not result.reason
         result.status = "SKIP" if cut_short else "FAIL"
-        more = f" of {stage.seconds:.0f} s; give more with --minutes" if cut_short else ""
-        result.reason = "; ".join(filter(None, (result.reason, why + more)))
+        if cut_short:
+            why = f"it was cut short after {bound:.0f} s, and may take {stage.seconds:.0f} s; give more with --minutes"
+        result.reason = "; ".join(filter(None, (result.reason, why)))
     if result.status == "FAIL":
         result.complaints = [line[:300] for line in last]
         print("\n".join(f"  | {line}" for line in result.complaints[-SHOWN_LINES:]), flush=True)

@@ -46,7 +46,7 @@ class StoredTensors:
 
     @property
     def names(self) -> list[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return list(self._files)
 
     @property

@@ -105,11 +105,15 @@ def test_a_driver_that_was_silent_learns_who_has_taken_its_place(
 @pytest.mark.parametrize("text", ["{", "3", json.dumps(asdict(replace(ELSEWHERE, process=None)))])  # type: ignore[arg-type]
 def test_a_damaged_object_is_no_driver(text: str, place: Storage) -> None:
     place.put(DRIVER, text.encode())
-    StoreLock.acquire(place, pytest.fail).close()
+    lock = StoreLock.acquire(place, pytest.fail)
+    assert driver(place)["pid"] == os.getpid()
+    lock.close()
 
 
 def test_a_driver_shows_signs_of_life(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_lock, "BEAT_S", 0.01)
     lock = StoreLock.acquire(place, pytest.fail)
     until(lambda: driver(place)["beat"] >= 2)
+    lock.check()
+    assert driver(place)["pid"] == os.getpid()
     lock.close()
