@@ -95,7 +95,8 @@ def run(check: Check) -> None:
                 continue
             with check.part(name):
                 config = _config(path, sizes, objective, trainer, check.cuda)
-                ledger = trainer_ledger(ModelShape.load(path), config, 1, cuda=check.cuda, transfer=_transfer(check))
+                transfers = (_transfer(check),)
+                ledger = trainer_ledger(ModelShape.load(path), config, 1, cuda=check.cuda, transfers=transfers)
                 _compare(check, name, ledger, (_on_gpu if check.cuda else _on_cpu)(check, name, config))
     check.need_gpu("the ledger agrees with the CPU's allocator")
 

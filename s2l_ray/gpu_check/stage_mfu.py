@@ -194,7 +194,7 @@ def bytes_needed(shape: ModelShape, option: Option) -> int:
         rollout=RolloutConfig(group_size=SIZE, prompts_per_step=GROUPS, max_tokens=option.micro_batch_tokens - PROMPT),
         trainer=TrainerConfig(**option.changes),
     )
-    return sum(trainer_ledger(shape, config, 1, cuda=True).update.values())
+    return sum(trainer_ledger(shape, config, 1, cuda=True, transfers=()).update.values())
 
 
 def _seconds(update: Callable[[], None]) -> float:

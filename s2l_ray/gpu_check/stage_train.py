@@ -31,10 +31,12 @@ RUN: dict[str, Any] = {
     "cluster.start_timeout_s": 180,
     "cluster.step_timeout_s": 120,
     "cluster.weight_sync_timeout_s": 60,
+    "cluster.verify_weights": "true",
 }
 MODES: dict[str, tuple[int, dict[str, Any]]] = {
     "colocated": (1, {"placement.mode": "colocated", "trainer.ranks": 1}),
     "separate": (3, {"placement.mode": "separate", "trainer.ranks": 1}),
+    "separate, learner alone": (2, {"placement.mode": "separate", "trainer.ranks": 1, "schedule.kind": "off"}),
     "mixed": (2, {"placement.mode": "mixed", "trainer.ranks": 1}),
     "colocated, two ranks": (2, {"placement.mode": "colocated", "trainer.ranks": 2}),
     "colocated, tensor parallel": (

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from s2l_ray.config import Config, parse_config
 from s2l_ray.gpu_check.cpu_meter import AllocatedBytes, metered
+from s2l_ray.kinds import Source, Transfer
 from s2l_ray.planner.architecture import ModelShape
 from s2l_ray.planner.memory import (
     TrainerMemory,
@@ -189,7 +190,7 @@ def test_trainer_allocates_what_the_ledger_says(case: str, tmp_path: Path) -> No
     sizes, family, changes = CASES[case]
     config = run_config(str(tmp_path), **changes)
     write_model(tmp_path, sizes, family, config.models.dtype)
-    ledger = trainer_ledger(ModelShape.load(str(tmp_path)), config, 1, cuda=False)
+    ledger = trainer_ledger(ModelShape.load(str(tmp_path)), config, 1, cuda=False, transfers=("gloo",))
     first, second, weight_sync = measure(config, sizes["vocab_size"])
     assert tensors(ledger.idle) == pytest.approx(first.end, rel=0.01)
     assert tensors(ledger.update) == pytest.approx(first.end + second.peak, rel=0.1)
@@ -201,7 +202,7 @@ def tensors(ledger: dict[str, int]) -> int:
     return sum(ledger.values()) - ledger["context"]
 
 
-def eight_billion(ranks: int, **changes: Any) -> TrainerMemory:
+def eight_billion(ranks: int, transfers: tuple[Transfer, ...] = ("nccl",), **changes: Any) -> TrainerMemory:
     name = "Qwen/Qwen3-8B-Base"
     values: dict[str, Any] = {
         "data__max_prompt_tokens": 512,
@@ -211,7 +212,8 @@ def eight_billion(ranks: int, **changes: Any) -> TrainerMemory:
         "models__dtype": "bfloat16",
         "trainer__micro_batch_tokens": 8192,
     }
-    return trainer_ledger(ModelShape.load(name), run_config(name, **values | changes), ranks, cuda=True)
+    config = run_config(name, **values | changes)
+    return trainer_ledger(ModelShape.load(name), config, ranks, cuda=True, transfers=transfers)
 
 
 def test_shards_of_eight_gpus_by_hand() -> None:
@@ -252,9 +254,11 @@ def test_groups_go_to_ranks_whole() -> None:
 
 def test_an_engines_sampler_counts_tokens() -> None:
     shape, config = ModelShape.load("Qwen/Qwen3-8B-Base"), run_config("Qwen/Qwen3-8B-Base")
-    ledger = engine_ledger(shape, config, "explorer", 1, 0, cuda=True)
+    ledger = engine_ledger(shape, config, "explorer", 1, 0, cuda=True, transfer=None)
     assert ledger["sampler"] == config.engines.explorer.max_num_seqs * 4 * (151_936 + 4748)
-    assert "sampler" in ASLEEP_ITEMS and "sampler" not in engine_ledger(shape, config, "explorer", 1, 0, cuda=False)
+    assert "sampler" in ASLEEP_ITEMS and "sampler" not in engine_ledger(
+        shape, config, "explorer", 1, 0, cuda=False, transfer=None
+    )
 
 
 def test_with_adapters_the_reference_is_no_model_of_its_own() -> None:
@@ -262,10 +266,48 @@ def test_with_adapters_the_reference_is_no_model_of_its_own() -> None:
     assert "reference" not in ledger.update and "reference" not in ledger.idle
 
 
+@pytest.mark.parametrize(
+    ("ranks", "replicas", "transfers", "communicators"),
+    [
+        (1, 1, ("ipc",), 0),
+        (1, 1, ("nccl",), 1),  # the weight sync's
+        (8, 1, ("ipc",), 1),  # the ranks'
+        (8, 1, ("ipc", "nccl"), 2),
+        (8, 2, ("ipc",), 3),  # the ranks' of a copy, those with the same shard, all
+        (8, 8, ("ipc",), 2),  # a rank holds a copy alone
+    ],
+)
+def test_communicators_of_a_rank(
+    ranks: int, replicas: int, transfers: tuple[Transfer, ...], communicators: int
+) -> None:
+    ledger = eight_billion(ranks, transfers, trainer__replicas=replicas)
+    assert ledger.idle["context"] == 850 * 2**20 + communicators * 400 * 2**20
+
+
+def test_buffers_of_a_weight_sync_by_hand() -> None:
+    """By ipc a chunk, or the largest tensor; by nccl three chunks and it; of both in turn the larger."""
+    largest, chunk = 2 * 151_936 * 4096, 256 * 2**20
+    alone = {way: eight_billion(1, (way,)).weight_sync["transfer_buffers"] for way in ("ipc", "nccl")}
+    casting = largest  # a tensor in models.dtype, beside the float32 shard; nothing is gathered on one rank
+    assert alone == {"ipc": largest + casting, "nccl": 3 * chunk + largest + casting}
+    assert eight_billion(1, ("ipc", "nccl")).weight_sync["transfer_buffers"] == alone["nccl"]
+
+
+@pytest.mark.parametrize(
+    ("tensor_parallel", "transfer", "communicators"),
+    [(1, None, 0), (1, "ipc", 0), (1, "nccl", 1), (2, None, 1), (2, "ipc", 1), (2, "nccl", 2)],
+)
+def test_communicators_of_an_engine(tensor_parallel: int, transfer: Transfer | None, communicators: int) -> None:
+    shape, config = ModelShape.load("Qwen/Qwen3-1.7B"), run_config("Qwen/Qwen3-1.7B")
+    role: Source = "learner" if transfer else "explorer"
+    ledger = engine_ledger(shape, config, role, tensor_parallel, 0, cuda=True, transfer=transfer)
+    assert ledger["context"] == 850 * 2**20 + communicators * 400 * 2**20
+
+
 def test_uneven_shards_are_rounded_up() -> None:
     shape = ModelShape.load("Qwen/Qwen3-0.6B")
     config = run_config("Qwen/Qwen3-0.6B")
-    weights = trainer_ledger(shape, config, 3, cuda=True).idle["weights"]
+    weights = trainer_ledger(shape, config, 3, cuda=True, transfers=("ipc",)).idle["weights"]
     thirds = [(2048, 1024), (1024, 1024), (1024, 1024), (1024, 2048), (3072, 1024), (3072, 1024), (1024, 3072)]
     layer = sum(-(-rows // 3) * columns for rows, columns in thirds) + 2 * -(-1024 // 3) + 2 * -(-128 // 3)
     assert weights == 4 * (28 * layer + -(-151936 // 3) * 1024 + -(-1024 // 3))
@@ -310,7 +352,7 @@ def test_engine_weights_by_hand() -> None:
     shape, config = ModelShape.load("Qwen/Qwen3-8B-Base"), run_config("Qwen/Qwen3-8B-Base", models__dtype="bfloat16")
 
     def weights(tensor_parallel: int) -> int:
-        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True)["weights"]
+        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True, transfer=None)["weights"]
 
     assert weights(1) == 2 * shape.parameters
     norms = 36 * (2 * 4096 + 2 * 128) + 4096
@@ -326,7 +368,7 @@ def test_an_engines_activations_by_hand() -> None:
 
     def activations(tensor_parallel: int, **engine: int) -> int:
         config = run_config("Qwen/Qwen3-8B-Base", models__dtype="bfloat16", engines__explorer=engine)
-        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True)["activations"]
+        return engine_ledger(shape, config, "explorer", tensor_parallel, 0, cuda=True, transfer=None)["activations"]
 
     width = 3 * 4096 + 3 * 12288 + 2 * 4096
     assert activations(1) == 8192 * width * 2 == 939_524_096
@@ -336,8 +378,8 @@ def test_an_engines_activations_by_hand() -> None:
 
 def test_only_learners_receive_weights() -> None:
     shape, config = ModelShape.load("Qwen/Qwen3-1.7B"), run_config("Qwen/Qwen3-1.7B")
-    explorer = engine_ledger(shape, config, "explorer", 1, 10**9, cuda=True)
-    learner = engine_ledger(shape, config, "learner", 1, 10**9, cuda=True)
+    explorer = engine_ledger(shape, config, "explorer", 1, 10**9, cuda=True, transfer=None)
+    learner = engine_ledger(shape, config, "learner", 1, 10**9, cuda=True, transfer="ipc")
     assert explorer["kv_cache"] == 10**9
     assert set(learner) - set(explorer) == {"transfer_buffers"}
-    assert "cuda_graphs" not in engine_ledger(shape, config, "explorer", 1, 0, cuda=False)
+    assert "cuda_graphs" not in engine_ledger(shape, config, "explorer", 1, 0, cuda=False, transfer=None)

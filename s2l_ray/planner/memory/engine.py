@@ -35,18 +35,18 @@ def engine_ledger(
     kv_cache_bytes: int,
     *,
     cuda: bool,
-    transfer: Transfer | None = None,
+    transfer: Transfer | None,
 ) -> Ledger:
     """Memory of an engine on each of its `tensor_parallel` devices while it samples.
 
     Args:
         kv_cache_bytes: on each device; what the engine is started with.
         cuda: False for an engine on CPUs: no CUDA context but its processes.
-        transfer: how a learner's weights arrive; None: nccl on GPUs, gloo on CPUs.
+        transfer: how new weights arrive; None: the engine is an explorer, which gets none.
     """
     engine: EngineConfig = getattr(config.engines, role)
     dtype = dtype_bytes(config)
-    transfer = transfer or ("nccl" if cuda else "gloo")
+    communicators = (tensor_parallel > 1) + (transfer == "nccl")
     return positive(
         {
             "weights": engine_weight_bytes(shape, tensor_parallel, dtype),
@@ -60,8 +60,8 @@ def engine_ledger(
             ),
             "sampler": _sampler_state(shape, engine.max_num_seqs) if cuda else 0,
             "cuda_graphs": 0 if engine.enforce_eager or not cuda else _cuda_graph_bytes(shape),
-            "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if role == "learner" else 0,
-            "context": context_bytes(cuda, tensor_parallel, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
+            "transfer_buffers": _receiving(shape, tensor_parallel, dtype, transfer) if transfer else 0,
+            "context": context_bytes(cuda, communicators, _processes(tensor_parallel) * ENGINE_PROCESS_BYTES),
         }
     )
 

@@ -18,7 +18,7 @@ GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
 CUDA_CONTEXT_BYTES = 850 * MIB
 """Context, loaded kernels and cuBLAS work space of a process: 821 MiB in a trainer rank on an H200 (driver 580)."""
 NCCL_BYTES = 400 * MIB
-"""A communicator's buffers. Not measured here."""
+"""Buffers of one communicator. Not measured here."""
 TRAINER_PROCESS_BYTES = 600 * MIB
 ENGINE_PROCESS_BYTES = 800 * MIB
 """Resident memory on Linux before a model is loaded: a trainer rank (measured: 576 MiB), a process with
@@ -30,11 +30,9 @@ def dtype_bytes(config: Config) -> int:
     return {"bfloat16": 2, "float32": 4}[config.models.dtype]
 
 
-def context_bytes(cuda: bool, devices: int, process: int) -> int:
-    """Bytes of an actor before it does anything: on a GPU the CUDA context and, with others, NCCL; else `process`."""
-    if not cuda:
-        return process
-    return CUDA_CONTEXT_BYTES + (NCCL_BYTES if devices > 1 else 0)
+def context_bytes(cuda: bool, communicators: int, process: int) -> int:
+    """Bytes of an actor without a model: on a GPU the CUDA context and NCCL's communicators; else `process`."""
+    return CUDA_CONTEXT_BYTES + communicators * NCCL_BYTES if cuda else process
 
 
 def positive(ledger: Ledger) -> Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class TrainerMemory:
 
 
 def trainer_ledger(
-    shape: ModelShape, config: Config, ranks: int, *, cuda: bool, transfer: Transfer | None = None
+    shape: ModelShape, config: Config, ranks: int, *, cuda: bool, transfers: Collection[Transfer]
 ) -> TrainerMemory:
     """Memory of one trainer rank out of `ranks` (rank 0, whose shards are the largest and which sends).
 
@@ -45,13 +45,13 @@ def trainer_ledger(
 
     Args:
         cuda: False for a rank on CPUs: no CUDA context but the process itself.
-        transfer: how weights are sent; None: nccl on GPUs, gloo on CPUs.
+        transfers: the ways in which weights are sent, one after the other.
     """
-    rank = _Rank(shape, config, ranks, cuda)
+    rank = _Rank(shape, config, ranks, cuda, "nccl" in transfers)
     resident, gradients = rank.resident(), rank.gradients()
     peak = max(_moments(rank, gradients), key=lambda moment: sum(moment.values()))
     offloaded = set(OFFLOADED) if cuda and config.trainer.cpu_offload else set()
-    sending = {"transfer_buffers": _sending(rank, transfer or ("nccl" if cuda else "gloo"))}
+    sending = {"transfer_buffers": max((_sending(rank, transfer) for transfer in transfers), default=0)}
     host = {item: size for item, size in (resident | {"gradients": gradients}).items() if item in offloaded}
     if cuda and config.objective.reference_offload and rank.has_reference:
         host["reference"] = rank.reference_shards()
@@ -66,10 +66,12 @@ def trainer_ledger(
 class _Rank:
     """Facts of a rank that several items of the ledger depend on."""
 
-    def __init__(self, shape: ModelShape, config: Config, ranks: int, cuda: bool) -> None:
+    def __init__(self, shape: ModelShape, config: Config, ranks: int, cuda: bool, broadcasts: bool) -> None:
         self.shape, self.config, self.ranks, self.cuda = shape, config, ranks, cuda
         self.sharing = ranks // config.trainer.replicas_of(ranks)
         """Ranks that share one copy of the model."""
+        self.communicators = (self.sharing > 1) + 2 * (self.sharing < ranks) + broadcasts
+        """NCCL's: of a copy's ranks; with replicas of ranks with the same shard, and of all; of weight syncs."""
         self.dtype = dtype_bytes(config)
         self.lora = config.trainer.lora_rank
         trainer, rollout = config.trainer, config.rollout
@@ -127,7 +129,7 @@ class _Rank:
             "weights": self.gradients() + self.dtype * frozen,
             "optimizer": 2 * self.gradients(),
             "reference": self._reference(),
-            "context": context_bytes(self.cuda, self.ranks, TRAINER_PROCESS_BYTES),
+            "context": context_bytes(self.cuda, self.communicators, TRAINER_PROCESS_BYTES),
         }
 
     def gradients(self) -> int:

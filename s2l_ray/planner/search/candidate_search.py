@@ -191,10 +191,10 @@ class Search:
 
         An explorer that sleeps keeps its weights in pinned host memory (vLLM's level 1; device_allocator/cumem.py).
         """
-        offloaded = ranks * sum(self.trainer_memory(key.ranks, replicas=key.replicas).host.values())
+        offloaded = ranks * sum(self.trainer_memory(key).host.values())
         asleep = 0
         if self.frame.cuda and "explorer" in key.beside:
-            asleep = ranks * self.need("explorer", key.tp("explorer")).ledger["weights"]
+            asleep = ranks * self.need("explorer", key.tp("explorer"), beside=True).ledger["weights"]
         has = min(spec.memory_bytes for spec in key.trainers.specs)
         if offloaded + asleep <= has:
             return ""
@@ -206,7 +206,7 @@ class Search:
         """A rank's device with the engines beside it; and, if the plan is to say it, how many layers are recomputed."""
         roles = key.beside
         return self._cache.get(
-            ("ranked", key.trainers, key.ranks, key.replicas, *((role, key.tp(role)) for role in roles)),
+            ("ranked", key.mode, key.trainers, key.ranks, key.replicas, *((role, key.tp(role)) for role in roles)),
             lambda: self._least_recomputed(key, roles),
         )
 
@@ -231,33 +231,36 @@ class Search:
         """A device with engines of these roles, and with a trainer rank or without."""
         pool, ranks = (key.trainers, key.ranks) if ranked else (key.samplers, 0)
         return self._cache.get(
-            ("device", pool, ranks, key.replicas, recomputed, *((role, key.tp(role)) for role in roles)),
+            ("device", key.mode, pool, ranks, key.replicas, recomputed, *((role, key.tp(role)) for role in roles)),
             lambda: fit(
                 self.frame.budget(pool),
-                self.trainer_memory(ranks, recomputed, replicas=key.replicas) if ranked else None,
-                [self.need(role, key.tp(role)) for role in roles],
+                self.trainer_memory(key, recomputed) if ranked else None,
+                [self.need(role, key.tp(role), beside=ranked) for role in roles],
                 sleep=self.frame.cuda,
             ),
         )
 
-    def trainer_memory(self, ranks: int, recomputed: int | None = None, *, replicas: int) -> TrainerMemory:
+    def trainer_memory(self, key: CandidateKey, recomputed: int | None = None) -> TrainerMemory:
         """Memory of a trainer rank that recomputes as many layers as the configuration says, or as are given."""
-        frame = self.frame
-        config = with_replicas(frame.config, replicas)
+        frame, transfers = self.frame, self.frame.transfers(key.mode)
+        config = with_replicas(frame.config, key.replicas)
         config = config if recomputed is None else with_recomputed_layers(config, recomputed)
         return self._cache.get(
-            ("trainer", ranks, replicas, recomputed),
-            lambda: trainer_ledger(frame.learner, config, ranks, cuda=frame.cuda),
+            ("trainer", key.ranks, key.replicas, transfers, recomputed),
+            lambda: trainer_ledger(frame.learner, config, key.ranks, cuda=frame.cuda, transfers=transfers),
         )
 
-    def need(self, role: Source, tp: int) -> EngineNeed:
+    def need(self, role: Source, tp: int, *, beside: bool) -> EngineNeed:
         """Memory of an engine on one device."""
         frame = self.frame
         groups = {"learner": "learner_groups", "explorer": "explorer_groups"}[role]
         rollouts = sum(getattr(phase, groups) for phase in frame.work.phases)
+        transfer = frame.transfer(role, beside=beside)
         return self._cache.get(
-            ("need", role, tp),
-            lambda: engine_need(frame.shape(role), frame.config, role, tp, cuda=frame.cuda, rollouts=rollouts),
+            ("need", role, tp, transfer),
+            lambda: engine_need(
+                frame.shape(role), frame.config, role, tp, cuda=frame.cuda, transfer=transfer, rollouts=rollouts
+            ),
         )
 
     # ---- which bundles are whose ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from s2l_ray.placement.plan import DeviceLoad, EngineSlot, Layout, PhaseSlots, P
 from s2l_ray.planner import costs
 from s2l_ray.planner.costs import Rates, Sampler, StepParts
 from s2l_ray.planner.memory import Ledger, trainer_ledger
-from s2l_ray.planner.search.fitting import device_ledger, engine_need
+from s2l_ray.planner.search.fitting import EngineNeed, device_ledger, engine_need
 from s2l_ray.planner.search.frame import Frame
 from s2l_ray.planner.search.handover import PhaseCosts, fixed_split, growing_split, late_seconds
 from s2l_ray.planner.search.pools import replica_nodes
@@ -57,11 +57,11 @@ class _Actors:
     def memory(self) -> dict[Role, Ledger]:
         """Bytes of one actor of each kind, all of its processes together."""
         frame = self.frame
-        rank = trainer_ledger(frame.learner, frame.config, self.ranks, cuda=False)
+        rank = trainer_ledger(frame.learner, frame.config, self.ranks, cuda=False, transfers=frame.transfers(SLEEPLESS))
         found: dict[Role, Ledger] = {"trainer": device_ledger(rank, [], sleep=False)}
         for role in frame.roles:
             size = self.tensor_parallel(role)
-            need = engine_need(frame.shape(role), frame.config, role, size, cuda=False)
+            need = _need(frame, role)
             ledger = device_ledger(None, [(need, _kv_cache_bytes(frame, role))], sleep=False)
             found[role] = {item: amount * size for item, amount in ledger.items()}
         return found
@@ -112,12 +112,17 @@ def cpu_slot(frame: Frame, role: Source, index: int, bundle: int) -> EngineSlot:
         devices=(),
         share=frame.engine(role).cpus,
         kv_cache_bytes=_kv_cache_bytes(frame, role),
-        transfer="gloo" if role == "learner" else None,
+        transfer=frame.transfer(role, beside=False),
     )
 
 
+def _need(frame: Frame, role: Source) -> EngineNeed:
+    size, transfer = frame.engine(role).tensor_parallel or 1, frame.transfer(role, beside=False)
+    return engine_need(frame.shape(role), frame.config, role, size, cuda=False, transfer=transfer)
+
+
 def _kv_cache_bytes(frame: Frame, role: Source) -> int:
-    need = engine_need(frame.shape(role), frame.config, role, frame.engine(role).tensor_parallel or 1, cuda=False)
+    need = _need(frame, role)
     return need.pinned or max(need.least, DEFAULT_KV_CACHE)
 
 

@@ -14,6 +14,7 @@ from s2l_ray.planner.search.fitting import Misfit
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config
+    from s2l_ray.config.placement_modes import PlacementMode
     from s2l_ray.planner.architecture import ModelShape
 
 GB = 10**9
@@ -128,9 +129,13 @@ def problems(found: Found, search: Search) -> tuple[str, ...]:
     by_mode = [nearest_misses(r for r in found.rejected if r.key.mode == mode) for mode in MODES]
     nearest = [misses[0] for misses in by_mode if misses]
     lines = [f"{rejected.key.mode.name} does not fit: {why_not(rejected)}" for rejected in nearest]
-    remedies = [text for r in nearest if r.misfit for text in _remedies(r.key, r.misfit, search)]
+    remedies: dict[str, str] = {}
+    for rejected in nearest:
+        if rejected.misfit:
+            for change, effect in _remedies(rejected.key, rejected.misfit, search).items():
+                remedies.setdefault(change, effect)
     if remedies:
-        lines.append("what would help: " + "; ".join(dict.fromkeys(remedies)))
+        lines.append("what would help: " + "; ".join(f"{change}{effect}" for change, effect in remedies.items()))
     return tuple(lines)
 
 
@@ -157,34 +162,41 @@ def _nothing_tried(search: Search) -> str:
     )
 
 
-def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
+def _remedies(key: CandidateKey, miss: Misfit, search: Search) -> dict[str, str]:
+    """Changes, and what each would do."""
     ranked = "trainer rank" in miss.actors
-    if ranked and _rank_bytes(search, with_replicas(search.frame.config, key.replicas), key.ranks) > miss.budget:
+    config = with_replicas(search.frame.config, key.replicas)
+    if ranked and _rank_bytes(search, key.mode, config, key.ranks) > miss.budget:
         return _for_ranks(key, miss, search)
     found = ["GPUs with more memory"]
     for role in search.frame.roles:
         if f"{role} engine" in miss.actors:
             sequences = search.frame.engine(role).max_num_seqs
             found += [f"a larger engines.{role}.tensor_parallel", f"engines.{role}.max_num_seqs below {sequences}"]
-    return found
+    return dict.fromkeys(found, "")
 
 
-def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> list[str]:
+def _for_ranks(key: CandidateKey, miss: Misfit, search: Search) -> dict[str, str]:
     """Changes that make a rank smaller, and the memory that it then needs."""
     config, cuda = with_replicas(search.frame.config, key.replicas), search.frame.cuda
-    before = _rank_bytes(search, config, key.ranks)
-    found, ranks = [], key.ranks
-    while ranks < 4096 and _rank_bytes(search, config, ranks) > miss.budget:
+
+    def needed(config: Config, ranks: int) -> int:
+        return _rank_bytes(search, key.mode, config, ranks)
+
+    before = needed(config, key.ranks)
+    found: dict[str, str] = {}
+    ranks = key.ranks
+    while ranks < 4096 and needed(config, ranks) > miss.budget:
         ranks *= 2
-    if ranks > key.ranks and _rank_bytes(search, config, ranks) <= miss.budget:
-        found.append(f"more GPUs of this kind (a rank fits when there are about {ranks})")
+    if ranks > key.ranks and needed(config, ranks) <= miss.budget:
+        found["more GPUs of this kind"] = f" (a rank fits when there are about {ranks})"
     if key.replicas > 1:
-        after = _rank_bytes(search, with_replicas(config, 1), key.ranks)
-        found.append(f"trainer.replicas=1 (a rank then needs {after / GB:.1f} GB)")
+        after = needed(with_replicas(config, 1), key.ranks)
+        found["trainer.replicas=1"] = f" (a rank then needs {after / GB:.1f} GB)"
     for name, changed in _smaller_ranks(config, cuda=cuda).items():
-        after = _rank_bytes(search, changed, key.ranks)
+        after = needed(changed, key.ranks)
         if after < before * 0.98:
-            found.append(f"{name} (a rank then needs {after / GB:.1f} GB)")
+            found[name] = f" (a rank then needs {after / GB:.1f} GB)"
     return found
 
 
@@ -215,8 +227,9 @@ def _smaller_ranks(config: Config, *, cuda: bool) -> dict[str, Config]:
     }
 
 
-def _rank_bytes(search: Search, config: Config, ranks: int) -> int:
-    memory = trainer_ledger(search.frame.learner, config, ranks, cuda=search.frame.cuda)
+def _rank_bytes(search: Search, mode: PlacementMode, config: Config, ranks: int) -> int:
+    frame = search.frame
+    memory = trainer_ledger(frame.learner, config, ranks, cuda=frame.cuda, transfers=frame.transfers(mode))
     return max(sum(ledger.values()) for ledger in (memory.update, memory.weight_sync))
 
 

@@ -92,7 +92,7 @@ def _fitting(frame: Frame, spec: NodeSpec) -> _Engine | Misfit | None:
     budget = int(spec.gpu_memory_bytes * (1 - frame.config.placement.headroom))
     misfit = None
     for size in (n for n in sizes if n <= spec.gpus):
-        need = engine_need(shape, frame.config, "explorer", size, cuda=spec.real_gpus)
+        need = engine_need(shape, frame.config, "explorer", size, cuda=spec.real_gpus, transfer=None)
         found = fit(budget, None, [need], sleep=False)
         if isinstance(found, Fit):
             return _Engine(size, found.kv["explorer"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from s2l_ray.kinds import Source
+from s2l_ray.kinds import Source, Transfer
 from s2l_ray.planner.memory import (
     CPU_BLOCK_TOKENS,
     GPU_BLOCK_TOKENS,
@@ -78,7 +78,14 @@ class Misfit:
 
 
 def engine_need(
-    shape: ModelShape, config: Config, role: Source, tensor_parallel: int, *, cuda: bool, rollouts: int = 1
+    shape: ModelShape,
+    config: Config,
+    role: Source,
+    tensor_parallel: int,
+    *,
+    cuda: bool,
+    transfer: Transfer | None,
+    rollouts: int = 1,
 ) -> EngineNeed:
     """Memory that an engine of this role needs on one device.
 
@@ -87,13 +94,14 @@ def engine_need(
     caches are as the square roots of rollouts * weights * (KV bytes per token).
 
     Args:
+        transfer: how new weights arrive; None: the engine is an explorer, which gets none.
         rollouts: in the whole run, in any unit.
     """
     engine, dtype = getattr(config.engines, role), dtype_bytes(config)
     length = config.max_model_len(role)
     block = GPU_BLOCK_TOKENS if cuda else CPU_BLOCK_TOKENS
     per_token = kv_bytes_per_token(shape, tensor_parallel, dtype)
-    ledger = engine_ledger(shape, config, role, tensor_parallel, 0, cuda=cuda)
+    ledger = engine_ledger(shape, config, role, tensor_parallel, 0, cuda=cuda, transfer=transfer)
     return EngineNeed(
         role=role,
         ledger=ledger,

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from s2l_ray.errors import PlacementError
-from s2l_ray.kinds import Device, Source
+from s2l_ray.kinds import Device, Source, Transfer
 from s2l_ray.placement.inventory import Inventory
 from s2l_ray.planner import costs
 from s2l_ray.planner.architecture import ModelShape
@@ -18,6 +18,7 @@ from s2l_ray.planner.workload import Split, Workload, workload
 
 if TYPE_CHECKING:
     from s2l_ray.config import Config, EngineConfig
+    from s2l_ray.config.placement_modes import PlacementMode
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,20 @@ class Frame:
         return SamplingWork(
             prompts or work.prompts, rollouts, work.prompt_tokens, work.response_tokens, work.max_tokens
         )
+
+    def transfer(self, role: Source, *, beside: bool) -> Transfer | None:
+        """How new weights reach an engine beside a trainer rank, or one on a device of its own; explorers get none."""
+        if role == "explorer":
+            return None
+        if not self.cuda:
+            return "gloo"
+        return "ipc" if beside else "nccl"
+
+    def transfers(self, mode: PlacementMode) -> tuple[Transfer, ...]:
+        """The ways in which the trainer of this mode may send weights."""
+        places = (mode.learner_sleeps, True), (mode.has_engine_gpus, False)
+        ways = [self.transfer("learner", beside=beside) for has_learners, beside in places if has_learners]
+        return tuple(dict.fromkeys(way for way in ways if way))
 
     def budget(self, pool: NodePool) -> int:
         """Bytes of each GPU that a plan may use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from s2l_ray.kinds import Source, Transfer
+from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout, PhaseSlots, PlannedBundle, Slot, TrainerSlot
 from s2l_ray.planner.search.candidates import Candidate
 from s2l_ray.planner.search.frame import Frame
@@ -83,7 +83,7 @@ def _slots_beside_ranks(candidate: Candidate, frame: Frame, bundles: list[Planne
             for first in range(0, len(planned.gpus) - size + 1, size)
         ]
         share, kv = 0.5 / len(key.beside), candidate.trainer.kv[role]
-        transfer: Transfer | None = ("ipc" if frame.cuda else "gloo") if role == "learner" else None
+        transfer = frame.transfer(role, beside=True)
         slots += [
             EngineSlot(role, number, bundle, devices, share, kv, transfer)
             for number, (bundle, devices) in enumerate(places[: candidate.shared[role]])
@@ -101,7 +101,7 @@ def _engine_slots(candidate: Candidate, frame: Frame, role: Source, position: in
     key = candidate.key
     per, size = key.engines_per_bundle(role), key.tp(role)
     asked, shared = frame.engine(role).count, candidate.shared.get(role, 0)
-    transfer: Transfer | None = ("nccl" if frame.cuda else "gloo") if role == "learner" else None
+    transfer = frame.transfer(role, beside=False)
     # Explorers count from the last bundle, so that the ones that stay longest have the lowest numbers.
     place = position if role == "learner" else candidate.bundles.total - 1 - position
     numbers = list(range(place * per, (place + 1) * per))

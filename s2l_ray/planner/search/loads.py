@@ -48,11 +48,11 @@ def _ledger(candidate: Candidate, search: Search, kinds: tuple[str, ...]) -> Led
     key, ranked = candidate.key, "trainer" in kinds
     engines = [
         (
-            search.need(role, key.tp(role)),
+            search.need(role, key.tp(role), beside=ranked),
             (candidate.trainer if ranked else candidate.bundle_fit[role]).kv[role],
         )
         for role in frame.roles
         if role in kinds
     ]
-    trainer = search.trainer_memory(key.ranks, candidate.recomputed, replicas=key.replicas) if ranked else None
+    trainer = search.trainer_memory(key, candidate.recomputed) if ranked else None
     return device_ledger(trainer, engines, sleep=frame.cuda)
