@@ -31,12 +31,13 @@ RUN: dict[str, Any] = {
     "cluster.start_timeout_s": 180,
     "cluster.step_timeout_s": 120,
     "cluster.weight_sync_timeout_s": 60,
-    "cluster.verify_weights": "true",
 }
+SEPARATE = {"placement.mode": "separate", "trainer.ranks": 1, "cluster.verify_weights": "true"}
+"""Weights go over NCCL, which no other stage sends them over: every engine's are compared with the trainer's."""
 MODES: dict[str, tuple[int, dict[str, Any]]] = {
     "colocated": (1, {"placement.mode": "colocated", "trainer.ranks": 1}),
-    "separate": (3, {"placement.mode": "separate", "trainer.ranks": 1}),
-    "separate, learner alone": (2, {"placement.mode": "separate", "trainer.ranks": 1, "schedule.kind": "off"}),
+    "separate": (3, SEPARATE),
+    "separate, learner alone": (2, SEPARATE | {"schedule.kind": "off"}),
     "mixed": (2, {"placement.mode": "mixed", "trainer.ranks": 1}),
     "colocated, two ranks": (2, {"placement.mode": "colocated", "trainer.ranks": 2}),
     "colocated, tensor parallel": (
