@@ -96,10 +96,14 @@ class Dispatcher:
             part = await self._from_bank(request)
             batch.banked[request.prompt_id] = request.count
             return part
-        part = await self.roll_out(request, batch)
-        if self._records:
-            await self.bank.record(request, part.scored)
-        return part
+        while True:
+            part = await self.roll_out(request, batch)
+            try:
+                if self._records:
+                    await self.bank.record(request, part.scored)
+                return part
+            except OBJECT_GONE:
+                self._redone += 1  # the rollouts are gone with the node that held them
 
     async def retire(self, source: Source, number: int) -> None:
         """Give an engine no more requests and return once those it has are done.

@@ -29,6 +29,7 @@ from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
 from s2l_ray.placement.recomputation import as_planned
+from s2l_ray.recovery.causes import short_cause
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
@@ -210,13 +211,16 @@ class ActorGraph:
 
     @property
     def engines(self) -> dict[Source, int]:
-        """How many engines sample for each source. One that was lost and is being started again counts."""
+        """How many engines sample for each source.
+
+        One that was lost and is being started again counts, unless it has no node.
+        """
         return {source: self._workers.count(source) for source in ("explorer", "learner")}
 
     @property
     def explores(self) -> bool:
-        """Whether there are explorer engines."""
-        return self.engines["explorer"] > 0
+        """Whether the run has explorer engines now."""
+        return self._workers.has("explorer")
 
     def take_restarts(self) -> int:
         """How many actors were started again since the last call; the trainer's ranks count as one."""
@@ -253,12 +257,14 @@ class ActorGraph:
         self._free_devices()
         try:
             return batch, *self.trainer.update(batch)
-        except ObjectGoneError as error:  # rollouts belong to the scheduler that asked for them
-            self.trainer.start_over(error)
+        except ObjectGoneError as error:  # with the scheduler that asked for the rollouts, or with a node
+            step = batch.split.step
+            self._note(f"rollouts of step {step} are gone, and are sampled again: {short_cause(error)}")
+            # What was sampled ahead may be gone with the same node.
+            self.restore_schedule({before: seen for before, seen in self._observed.items() if before < step})
             if self._workers.share_devices:  # whose engines sleep, and have nothing to sample with
-                self.trainer.recover()
                 self.weight_sync(self.version)
-            return self.update(self.collect(batch.split.step))
+            return self.update(self.collect(step))
 
     def load(self, directory: str) -> None:
         """Let the trainer go on from a checkpoint; engines on its devices sleep from here to the next weight sync."""

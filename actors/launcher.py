@@ -29,7 +29,7 @@ from s2l_ray.generation.engine import EngineSettings
 from s2l_ray.kinds import Source
 from s2l_ray.machine.processes import kill_with_environment
 from s2l_ray.placement.plan import EngineSlot, Layout, TrainerSlot
-from s2l_ray.placement.ray_binding import Reservation
+from s2l_ray.placement.ray_binding import Reservation, nodes_alive
 from s2l_ray.placement.start_bound import start_bound
 from s2l_ray.rollouts.records import Prompt, without_columns
 from s2l_ray.rollouts.step_planner import step_planner
@@ -44,6 +44,8 @@ RANK_CLOSE_S = 2.0
 """Seconds for trainer ranks, after all others. An idle rank leaves its groups at once; a busy one is killed."""
 BURY_S = 60.0
 """Seconds for killing what is left of an actor on another node."""
+AGAIN = "The same command resumes from the last checkpoint, on the nodes that there are then."
+"""What to do where a run ends for want of a node."""
 ACTOR = "S2L_ACTOR"
 """Environment variable that an actor's process and all processes that it starts have, with a value of their own."""
 
@@ -112,7 +114,8 @@ class ActorLauncher:
         Raises:
             NodeLostError: the node of its bundle is gone.
         """
-        self._check_node(slot, f"trainer rank {slot.index}")
+        if self._reservation.places[slot.bundle].node not in nodes_alive():
+            raise NodeLostError(f"{self.lost_node(slot)}, and with it trainer rank {slot.index}. {AGAIN}")
         process = RankProcess.of(self._config, slot.index, ranks)
         env = {"OMP_NUM_THREADS": str(process.threads or 1)} | nccl_environment() | _loopback()
         rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
@@ -121,12 +124,7 @@ class ActorLauncher:
         return rank
 
     def launch_engine(self, slot: EngineSlot) -> PlacedEngine:
-        """Begin to start an engine; `PlacedEngine.ready` is done once it answers.
-
-        Raises:
-            NodeLostError: the node of its bundle is gone.
-        """
-        self._check_node(slot, f"{slot.role} engine {slot.index}")
+        """Begin to start an engine on its bundle, which has a node; `PlacedEngine.ready` is done once it answers."""
         settings = engine_settings(self._config, self._layout, slot)
         options = self._reservation.options(
             slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
@@ -135,6 +133,18 @@ class ActorLauncher:
         actor = self._spawn_holder(kind, options, settings, self._for_engines)
         self._nodes[actor] = self._reservation.places[slot.bundle].node
         return PlacedEngine(slot, settings, actor, self._ready[actor])
+
+    def has_node(self, slot: EngineSlot) -> bool:
+        """Whether the bundle of an engine that is to be started has a node; see `Reservation.find`."""
+        return self._reservation.find(slot.bundle)
+
+    def is_lost(self, node: str | None) -> bool:
+        """Whether a node, by its id, is not there any more. None: it is not known, and not taken for lost."""
+        return node is not None and node not in nodes_alive()
+
+    def lost_node(self, slot: EngineSlot | TrainerSlot) -> str:
+        """Says that the node which a slot was on is lost."""
+        return f"node {self._reservation.places[slot.bundle].node[:8]} is lost"
 
     def sleeps(self, slot: EngineSlot) -> bool:
         """Whether the engine of a slot shares devices with the trainer, and has to sleep while that is at work."""
@@ -155,8 +165,12 @@ class ActorLauncher:
         return actor, self._ready[actor]
 
     def launch_scheduler(self, settings: SchedulerSettings) -> Any:
-        """Start the scheduler over engines, verifiers and bank that are ready."""
-        return self._spawn(Scheduler, {"runtime_env": {"env_vars": {}}}, settings)
+        """Start the scheduler over engines, verifiers and bank that are ready.
+
+        It is on the driver's node: whatever else is lost, it is not, and it knows what was sampled.
+        """
+        here = NodeAffinitySchedulingStrategy(self._node, soft=False)
+        return self._spawn(Scheduler, {"scheduling_strategy": here, "runtime_env": {"env_vars": {}}}, settings)
 
     def scheduler_settings(
         self,
@@ -260,14 +274,6 @@ class ActorLauncher:
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
                 killing = _kill_there.options(scheduling_strategy=there).remote(mark)
                 ray.get(killing, timeout=BURY_S)
-
-    def _check_node(self, slot: EngineSlot | TrainerSlot, name: str) -> None:
-        node = self._reservation.places[slot.bundle].node
-        if node not in {found["NodeID"] for found in ray.nodes() if found["Alive"]}:
-            raise NodeLostError(
-                f"node {node[:8]} is lost, and with it {name}. The same command resumes from the last checkpoint, on "
-                "the nodes that there are then."
-            )
 
     def _forget(self, actor: Any) -> None:
         self._actors.remove(actor)

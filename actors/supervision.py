@@ -67,7 +67,7 @@ class Supervision:
 
         Raises:
             FailureBudgetError: an actor died more often than recovery.max_restarts allows.
-            NodeLostError: an engine or a rank has gone with its node.
+            NodeLostError: a node is lost that the run cannot go on without.
         """
         if not self.serving:
             return

@@ -40,6 +40,7 @@ class TrainerRank:
     """
 
     _config: Config
+    _fetched: Span
 
     def __init__(self, process: RankProcess) -> None:
         self._process = process
@@ -50,6 +51,8 @@ class TrainerRank:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
         self._listener: Listener | None = None
         self._built: PolicyTrainer | None = None
+        self._groups: list[list[RolloutGroup]] = []
+        """[mini-batch]: what `fetch` got for the next update."""
         self._staged: Snapshot | None = None
         self._senders: dict[Transfer, GroupSender] = {}
         self._chunk_senders: dict[Transfer, ChunkSender] = {}
@@ -95,16 +98,23 @@ class TrainerRank:
             raise RuntimeError(f"trainer rank {self._rank} was used before `build`")
         return self._built
 
-    def update(self, step: int, mini_batches: list[list[GroupRefs]]) -> tuple[dict[str, float], list[Span]]:
-        """One logical step on this rank's groups. Every rank returns the same, global, metrics, and its own work."""
+    def fetch(self, step: int, mini_batches: list[list[GroupRefs]]) -> None:
+        """Get this rank's groups of a step out of the object store, for `update`.
+
+        A call of its own: where a rollout is gone, no rank has begun an update in which the others wait for it.
+        """
         begin = time.time()
-        groups = [[self._fetch(group) for group in batch] for batch in mini_batches]
-        fetched = time.time()
+        self._groups = [[self._merged(group) for group in batch] for batch in mini_batches]
+        self._fetched = self._span("fetch", step, begin, time.time())
+
+    def update(self, step: int) -> tuple[dict[str, float], list[Span]]:
+        """One logical step on what was fetched. Every rank returns the same, global, metrics, and its own work."""
+        groups, self._groups = self._groups, []
         kept = [group for batch in groups for group in batch][: self._config.rollout.keep_groups]
         if self._rank == 0 and kept:
             write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept)
         metrics = self._trainer.update(groups)
-        return metrics, [self._span("fetch", step, begin, fetched), *self._updated(step)]
+        return metrics, [self._fetched, *self._updated(step)]
 
     def _updated(self, step: int) -> list[Span]:
         """Rank 0 in detail. The others are in step with it: a span each keeps a large trainer's trace small."""
@@ -116,7 +126,7 @@ class TrainerRank:
     def _span(self, name: str, step: int, start: float, end: float) -> Span:
         return Span(f"trainer {self._rank}", name, step, start, end)
 
-    def _fetch(self, group: GroupRefs) -> RolloutGroup:
+    def _merged(self, group: GroupRefs) -> RolloutGroup:
         parts = ray.get(group.parts, timeout=self._process.step_timeout_s)
         return RolloutGroup.merge(parts, self._config.rollout.group_size)
 

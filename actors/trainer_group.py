@@ -93,10 +93,14 @@ class TrainerGroup:
         self._get(self._building, "building the trainer")
 
     def update(self, batch: StepBatch) -> tuple[dict[str, float], list[Span]]:
-        """Metrics of the update, and when every rank did what."""
-        pairs = zip(self.ranks, batch.assignment, strict=True)
-        refs = [rank.update.remote(batch.split.step, share) for rank, share in pairs]
-        found = self._get(refs, "the update")
+        """Metrics of the update, and when every rank did what.
+
+        Raises:
+            ObjectGoneError: rollouts of the batch are gone. No rank has begun.
+        """
+        step, shares = batch.split.step, zip(self.ranks, batch.assignment, strict=True)
+        self._get([rank.fetch.remote(step, share) for rank, share in shares], "fetching rollouts for the update")
+        found = self._get([rank.update.remote(step) for rank in self.ranks], "the update")
         return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:

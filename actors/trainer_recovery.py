@@ -19,7 +19,7 @@ from actors.calls import CallLostError, ObjectGoneError, unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer_group import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
-from s2l_ray.errors import ActorLostError, BroadcastError, FailureBudgetError, NodeLostError, S2LError, StepTimeoutError
+from s2l_ray.errors import ActorLostError, BroadcastError, FailureBudgetError, NodeLostError, StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import short_cause
@@ -175,11 +175,6 @@ class RecoveringTrainer:
         """A rank is gone or hangs. All are ended, so that no rank waits for it; `recover` starts them again."""
         if self._cause is None and death.actor in self._group.ranks:
             self._end_ranks(f"{death.name}: {death.cause}", death.log)
-
-    def start_over(self, error: S2LError) -> None:
-        """Some ranks cannot do what others have begun: end all. The next call starts them again."""
-        if self._cause is None:
-            self._end_ranks(short_cause(error))
 
     def surviving(self, call: Callable[[], T]) -> T:
         """Do something with the ranks; where one is lost, do it again once they are back.

@@ -10,10 +10,10 @@ from typing import Any
 import ray
 
 from actors.calls import ANSWER_S, fetch
-from actors.launcher import ActorLauncher, PlacedEngine
+from actors.launcher import AGAIN, ActorLauncher, PlacedEngine
 from actors.liveness import Death, Watch
 from s2l_ray.bank.rollout_bank import BankSettings
-from s2l_ray.errors import S2LError
+from s2l_ray.errors import NodeLostError, S2LError
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot
 from s2l_ray.recovery.budget import RestartBudget
@@ -22,6 +22,8 @@ from s2l_ray.recovery.causes import short_cause
 Key = tuple[str, int]
 """Kind of a worker ("explorer", "learner", "verifier" or "bank") and its number."""
 BANK: Key = ("bank", 0)
+NODE_POLL_S = 5.0
+"""Seconds between two looks for a node in place of a lost one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Workers:
         self._slots: dict[Key, EngineSlot] = {}
         self._bank_settings: BankSettings | None = None
         self._lost_at: dict[Key, float] = {}
+        """time.monotonic() since when places are empty that were not."""
+        self._away: set[Key] = set()
+        """Engines among them that cannot be started: the node of their bundle is lost, and it has no other yet."""
         self.restarts = 0
         """Workers that were started again."""
 
@@ -79,8 +84,12 @@ class Workers:
         return [engine for key, engine in self._engines(self._present) if key[0] == source]
 
     def count(self, source: Source) -> int:
-        """How many engines there are; one that was lost and is being started again counts."""
-        return len({key for key in (*self._present, *self._lost_at) if key[0] == source})
+        """How many engines there are; one that was lost and is being started again counts, unless its node is lost."""
+        return len({key for key in (*self._present, *self._lost_at) if key[0] == source and key not in self._away})
+
+    def has(self, source: Source) -> bool:
+        """Whether the run has engines for this source now, lost ones too."""
+        return any(key[0] == source for key in self._slots)
 
     @property
     def all_engines(self) -> list[PlacedEngine]:
@@ -107,12 +116,12 @@ class Workers:
         return self.actor(BANK)
 
     def expects(self, kind: str, *, asleep: bool = False) -> bool:
-        """Whether workers of a kind are starting, or are to be started.
+        """Whether workers of a kind are starting, or are to be started as soon as may be.
 
         Args:
             asleep: count only engines that share devices with the trainer.
         """
-        coming = [key for key in (*self._starting, *self._vacant) if key[0] == kind]
+        coming = [key for key in (*self._starting, *self._vacant) if key[0] == kind and key not in self._away]
         return any(not asleep or self._sleeps(key) for key in coming)
 
     @property
@@ -149,6 +158,7 @@ class Workers:
         self._vacant.pop(key, None)
         self._slots.pop(key, None)
         self._lost_at.pop(key, None)
+        self._away.discard(key)
         worker = self._present.pop(key, None) or self._starting.pop(key, None)
         if worker is not None:
             self._watch.remove(worker.actor)
@@ -183,7 +193,7 @@ class Workers:
 
         Args:
             log: the end of its log.
-            node: of the worker, where it is not on a bundle.
+            node: of the worker, if that is known.
 
         Raises:
             ActorLostError: it was started again as often as recovery.max_restarts allows.
@@ -196,9 +206,14 @@ class Workers:
         self._launcher.bury(worker.actor, node)
         if there:
             self._on_lost(key)
-        wait_s = self._budget.spend(worker.name, cause, log)
         self._lost_at.setdefault(key, time.monotonic())
+        placed = self._has_node(key)
+        # A process whose node is lost has not failed.
+        failed = placed and not self._launcher.is_lost(node)
+        wait_s = self._budget.spend(worker.name, cause, log) if failed else 0.0
         self._vacant[key] = time.monotonic() + wait_s
+        if not placed:  # which is said when it cannot be started
+            return
         later = f" in {wait_s:.0f} s" if wait_s else ""
         self._note(f"{worker.name} is lost and is started again{later}: {cause}")
 
@@ -212,12 +227,13 @@ class Workers:
 
         Args:
             devices_free: the trainer is not at work. Else engines that share its devices have to wait.
+
+        Raises:
+            NodeLostError: an engine cannot be started for want of a node, and the run cannot go on without it.
         """
         due = [key for key, when in self._vacant.items() if when <= time.monotonic()]
         for key in due:
-            if devices_free or not self._sleeps(key):
-                del self._vacant[key]
-                self._launch(key)
+            if (devices_free or not self._sleeps(key)) and self._launch(key):
                 self.restarts += 1
 
     def arrivals(self, kinds: Iterable[str]) -> list[Key]:
@@ -262,7 +278,13 @@ class Workers:
 
         return replace
 
-    def _launch(self, key: Key) -> None:
+    def _launch(self, key: Key) -> bool:
+        """Begin to start a worker, if its bundle has a node."""
+        if not self._has_node(key):
+            self._go_without(key)
+            return False
+        self._vacant.pop(key, None)
+        self._away.discard(key)
         deadline = time.monotonic() + self._launcher.start_bound.seconds
         if key in self._slots:
             engine = self._launcher.launch_engine(self._slots[key])
@@ -272,6 +294,27 @@ class Workers:
             self._starting[key] = Worker(key, *self._launcher.launch_bank(self._bank_settings), deadline)
         else:
             self._starting[key] = Worker(key, *self._launcher.launch_verifier(), deadline)
+        return True
+
+    def _has_node(self, key: Key) -> bool:
+        return key not in self._slots or self._launcher.has_node(self._slots[key])
+
+    def _go_without(self, key: Key) -> None:
+        """An engine has no node: try again later, if the others of its kind can do its work, or for a time."""
+        now = time.monotonic()
+        since = self._lost_at.setdefault(key, now)
+        self._vacant[key] = now + NODE_POLL_S
+        bound = self._launcher.start_bound
+        what = f"{self._launcher.lost_node(self._slots[key])}, and with it {name_of(key)}"
+        others = {other for other in self._slots if other[0] == key[0]} - self._away - {key}
+        if self._sleeps(key):  # a trainer rank has gone with it
+            raise NodeLostError(f"{what}. {AGAIN}")
+        if not others and now - since > bound.seconds:
+            raise NodeLostError(f"{what}, the last of its kind; no other node came within {bound.text}. {AGAIN}")
+        if key not in self._away:
+            self._away.add(key)
+            left = f"{len(others)} {key[0]} engines are left" if others else "none is left, and one is waited for"
+            self._note(f"{what}: {left}. It is started again once there is a node for it")
 
     def _sleeps(self, key: Key) -> bool:
         return key in self._slots and self._launcher.sleeps(self._slots[key])

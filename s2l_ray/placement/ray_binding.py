@@ -50,15 +50,32 @@ class Reservation:
 
     Args:
         group: created.
-        places: for every planned bundle, in the plan's order, where it is.
+        places: for every planned bundle, in the plan's order, where it is. `find` brings them up to date.
         given: the group is that of the process that the run is in, such as a trial of Tune's; whoever made it removes
             it.
     """
 
     def __init__(self, group: PlacementGroup, places: Sequence[Place], given: bool = False) -> None:
         self.group = group
-        self.places = tuple(places)
+        self.places = list(places)
         self._given = given
+
+    def find(self, bundle: int) -> bool:
+        """Whether a bundle's node is there. In place of one that is lost Ray chooses another, if it has room or joins.
+
+        Args:
+            bundle: its position in the plan, of which no actor is left where its node is lost.
+        """
+        place, alive = self.places[bundle], nodes_alive()
+        if place.node in alive:
+            return True
+        if placement_group_table(self.group)["bundles_to_node_id"].get(place.index) not in alive:
+            return False
+        try:
+            self.places[bundle] = _locate(self.group, [place.index])[0]
+        except PlacementError:  # it is lost again
+            return False
+        return True
 
     def options(self, slot: Slot, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
         """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
@@ -85,6 +102,11 @@ class Reservation:
             remove_placement_group(self.group)
 
 
+def nodes_alive() -> set[str]:
+    """Ids of the nodes that Ray takes for alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def reserve(
     bundles: Sequence[PlannedBundle],
     timeout_s: float,
@@ -108,13 +130,13 @@ def reserve(
     asked = [bundle.resources for bundle in bundles]
     if given := get_current_placement_group():
         _check_given(given.bundle_specs, asked)
-        return Reservation(given, _in_physical_order(bundles, _locate(given, asked)), given=True)
+        return Reservation(given, _in_physical_order(bundles, _locate(given, range(len(asked)))), given=True)
     if not may_grow:
         check_cluster(asked)
     group = placement_group(asked, strategy="PACK")
     try:
         _wait(group, asked, timeout_s, on_wait, may_grow)
-        return Reservation(group, _in_physical_order(bundles, _locate(group, asked)))
+        return Reservation(group, _in_physical_order(bundles, _locate(group, range(len(asked)))))
     except BaseException:
         # In a thread: where Ray was ended at the same time, the answer may not come.
         removal = threading.Thread(target=remove_placement_group, args=(group,), daemon=True)
@@ -172,21 +194,22 @@ def _wait(
         on_wait(f"waited {waited:.0f} of {timeout_s:.0f} s for {describe(asked)}; free now: {free}")
 
 
-def _locate(group: PlacementGroup, asked: Sequence[Resources]) -> list[Place]:
-    nodes = placement_group_table(group)["bundles_to_node_id"]
+def _locate(group: PlacementGroup, indices: Sequence[int]) -> list[Place]:
+    """Where these bundles of the group are."""
+    nodes, bundles = placement_group_table(group)["bundles_to_node_id"], group.bundle_specs
     probes = {
         index: _gpu_ids.options(
-            num_gpus=bundle["GPU"],
+            num_gpus=bundles[index]["GPU"],
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         ).remote()
-        for index, bundle in enumerate(asked)
-        if bundle.get("GPU")
+        for index in indices
+        if bundles[index].get("GPU")
     }
     try:
         gpus = dict(zip(probes, ray.get(list(probes.values()), timeout=PROBE_TIMEOUT_S), strict=True))
     except ray.exceptions.RayError as error:
         raise PlacementError(f"the reserved bundles did not say which GPUs they hold: {error}") from error
-    return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(asked))]
+    return [Place(index, nodes[index], gpus.get(index, ())) for index in indices]
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types

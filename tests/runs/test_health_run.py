@@ -12,20 +12,12 @@ from s2l_ray import S2LPO, load_config
 from s2l_ray.config import Config
 from s2l_ray.errors import HealthError
 from s2l_ray.miniature.build import Family
-from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.checkpoints import checkpoints_in
 from s2l_ray.step_log import StepLog
 from s2l_ray.tracking.mlflow_store import locate
+from tests.support.notes import Notes
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.long

@@ -14,20 +14,12 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from s2l_ray import S2LPO, load_config
-from s2l_ray.reporter import SilentReporter
 from s2l_ray.step_log import StepLog
 from tests.support.logical_cluster import logical_cluster
+from tests.support.notes import Notes
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def trained(algo: S2LPO) -> list[dict]:
@@ -85,7 +77,7 @@ def test_every_mode_gives_the_same_groups(run: Undisturbed, family, tmp_path: Pa
     assert summary["evaluation"]["after"]["correct"] == run.summary["evaluation"]["after"]["correct"]
     moved = [(h["step"], h["engines_after"]) for h in summary["hand_overs"]]
     assert moved == ([] if mode == "colocated" else [(4, {"explorer": 0, "learner": 2})])
-    said = [line for line in notes.lines if not line.startswith(("computing in", "your code runs here"))]
+    said = [line for line in notes.notes if not line.startswith(("computing in", "your code runs here"))]
     assert [line for line in said if line.startswith("hand-over before step 4")] == said
     assert len(said) == len(moved)
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())

@@ -16,9 +16,9 @@ from s2l_ray import S2LPO, load_config
 from s2l_ray.config import Config
 from s2l_ray.errors import ModelError
 from s2l_ray.miniature.build import Family
-from s2l_ray.reporter import SilentReporter
 from s2l_ray.run.directory import RunDirectory
 from s2l_ray.tracking.mlflow_store import locate
+from tests.support.notes import Notes
 from tests.support.run_settings import run_config
 from tests.support.undisturbed import QUICKSTART, Undisturbed
 
@@ -36,14 +36,6 @@ OTHER = {
     "trainer.lr_schedule": "linear",
     "evaluation.every": 1,
 }
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def test_a_reset_run_is_a_fresh_one_to_the_token_and_the_bit(run: Undisturbed, family: Family, tmp_path: Path):

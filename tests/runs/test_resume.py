@@ -13,8 +13,8 @@ import pytest
 
 from s2l_ray import S2LPO, load_config
 from s2l_ray.miniature.build import Family
-from s2l_ray.reporter import SilentReporter
 from s2l_ray.training.checkpoint import read_about
+from tests.support.notes import Notes
 from tests.support.patience import PATIENCE_S
 from tests.support.run_settings import run_config
 from tests.support.train_command import output_of, processes_of, start_train, steps_of, wait_until
@@ -36,14 +36,6 @@ SMALL: dict[str, Any] = {
     "checkpoint.every": 1,
     "checkpoint.keep": STEPS,
 }
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def stopped_after(step: int, whole: Path, run_dir: Path) -> None:

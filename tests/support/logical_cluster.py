@@ -13,11 +13,16 @@ from s2l_ray.ray_bridge import on_loopback
 
 
 @contextlib.contextmanager
-def logical_cluster(gpus: Sequence[int], cpus: float = 4) -> Iterator[Cluster]:
-    """One node per entry, with so many logical GPUs; this process is connected to it."""
+def logical_cluster(gpus: Sequence[int], cpus: float = 4, **system: int) -> Iterator[Cluster]:
+    """One node per entry, with so many logical GPUs; this process is connected to it.
+
+    Args:
+        system: settings of Ray's own.
+    """
     with on_loopback(), within(300):
         nodes = [{"num_gpus": n, "num_cpus": cpus, "object_store_memory": 100 * 2**20} for n in gpus]
-        cluster = Cluster(initialize_head=True, connect=False, head_node_args={**nodes[0], "include_dashboard": False})
+        head = {**nodes[0], "include_dashboard": False, "_system_config": system}
+        cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         try:
             for node in nodes[1:]:
                 cluster.add_node(**node)

@@ -14,6 +14,7 @@ from s2l_ray.reporter import SilentReporter
 from s2l_ray.run import run_actors
 from s2l_ray.run.run_actors import RunActors
 from s2l_ray.trials.changeable import CHANGEABLE
+from tests.support.notes import Notes
 from tests.support.plans import colocated_plan, separate_plan
 
 CONTENTS = {"models.learner": "digest 11", "tokenizer": "digest 44"}
@@ -143,14 +144,6 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(run_actors, "connect", lambda cluster, note: not ended)
     monkeypatch.setattr(run_actors, "end_private_ray", lambda: ended.append("Ray"))
     return ended
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def run_needs() -> RunNeeds:

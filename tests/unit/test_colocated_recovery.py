@@ -14,6 +14,7 @@ from actors.liveness import Death
 from actors.supervision import Supervision
 from actors.trainer_recovery import RecoveringTrainer
 from s2l_ray.errors import ActorLostError
+from s2l_ray.reporter import SilentReporter
 
 SLEEP = ["explorer sleep", "learner sleep"]
 AGAIN = ["start", "finish_build", "update 1", "connect []"]
@@ -55,10 +56,11 @@ class Run:
             SimpleNamespace(slot=SimpleNamespace(role=role), settings=SimpleNamespace(sleep=True))
             for role in ("explorer", "learner")
         ]
-        graph._awake, graph.version = "all", -1
+        graph._awake, graph.version, graph._observed = "all", -1, {1: (0, 4), 2: (1, 4)}
+        graph._reporter = SilentReporter()
         graph._workers = SimpleNamespace(share_devices=True, all_engines=engines)
         graph._supervision = SimpleNamespace(await_sleepers=lambda: None, lose_members=lambda lost, version: None)
-        graph._scheduler = SimpleNamespace(tell=self._tell)
+        graph._scheduler = SimpleNamespace(tell=self._tell, forget=lambda: self.calls.append("forget"))
         monkeypatch.setattr(graph, "_sleepers", lambda: (self._of("explorer"), self._of("learner")))
         vigil = SimpleNamespace(add=lambda *args: None, remove=lambda rank: None, gone=self._gone)
         budget = SimpleNamespace(spend=lambda name, cause, log: 0.0)
@@ -129,13 +131,14 @@ def test_rollouts_that_are_gone_are_sampled_again_by_engines_that_are_awake(
     monkeypatch.setattr(run.graph, "collect", collect)
     run.graph._workers.share_devices = share_devices
     assert run.graph.update(gone)[0] is again
-    awake = [*AGAIN, HOLD, *SLEEP, *WEIGHT_SYNC, *WAKE, "release 1"]
+    awake = [HOLD, *SLEEP, *WEIGHT_SYNC, *WAKE, "release 1"]
     assert run.calls == [
         *SLEEP,
+        "forget",
+        "restore_schedule {1: (0, 4)}",
         *(awake if share_devices else []),
         "collect 2",
         *SLEEP,
-        *([] if share_devices else AGAIN),
         "update 2",
     ]
 

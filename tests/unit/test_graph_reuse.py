@@ -50,6 +50,9 @@ class Launcher:
         self.calls.append("launch bank")
         return Actor("bank", self.calls), None
 
+    def has_node(self, slot: EngineSlot) -> bool:
+        return True
+
     def sleeps(self, slot: EngineSlot) -> bool:
         return False
 

@@ -23,6 +23,7 @@ from s2l_ray.run.finished import next_free
 from s2l_ray.run.from_mirror import fetch, open_mirror
 from s2l_ray.run.mirror import Mirror
 from s2l_ray.run.uploader import Uploader
+from tests.support.notes import Notes
 from tests.support.object_stores import CREDENTIALS, Store, gcs, s3
 from tests.support.run_directories import RECORD, acquired, config, to_resume, write_checkpoint
 
@@ -52,14 +53,6 @@ def store(in_s3: Store) -> Iterator[Store]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploading, "RETRY_S", (0.05, 0.1))
     monkeypatch.setattr("s2l_ray.machine.storage.TRIES", 1)
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def mirrored(folder: Path, url: str, **overrides: object) -> Config:

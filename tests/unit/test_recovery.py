@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,12 @@ import pytest
 import ray
 
 from actors.bank_client import BankClient
-from actors.launcher import ActorLauncher
+from actors.launcher import ActorLauncher, PlacedEngine
+from actors.workers import Workers
 from s2l_ray.bank.writer import Receipt
 from s2l_ray.errors import ActorLostError, NodeLostError
-from s2l_ray.placement.plan import EngineSlot
+from s2l_ray.placement.plan import EngineSlot, TrainerSlot
+from s2l_ray.placement.start_bound import StartBound
 from s2l_ray.recovery.budget import RestartBudget
 from s2l_ray.recovery.causes import kernel_kills, log_tail, short_cause
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -77,13 +81,107 @@ def test_rays_advice_is_left_out() -> None:
     assert short_cause(ValueError()) == "ValueError"
 
 
-def test_an_engine_whose_node_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_whose_node_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = object.__new__(ActorLauncher)
     launcher._reservation = SimpleNamespace(places=[SimpleNamespace(node="a" * 56), SimpleNamespace(node="b" * 56)])
-    slot = EngineSlot("learner", 3, 1, (), 1.0, 1, "gloo")
+    slot = TrainerSlot(3, 1, (), 1.0)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": c * 56, "Alive": c == "a"} for c in "ab"])
-    with pytest.raises(NodeLostError, match="node bbbbbbbb is lost, and with it learner engine 3"):
-        launcher.launch_engine(slot)
+    with pytest.raises(NodeLostError, match=r"node bbbbbbbb is lost, and with it trainer rank 3\. The same command"):
+        launcher.launch_rank(slot, 4)
+
+
+class Nodes:
+    """Stands for the launcher: engines that sleep share a node with a trainer rank, and some bundles have none."""
+
+    start_bound = StartBound(30.0, "30 s (cluster.start_timeout_s)")
+
+    def __init__(self, lost: set[int], asleep: bool) -> None:
+        self.lost, self._asleep = lost, asleep
+        self.launched: list[int] = []
+
+    def has_node(self, slot: EngineSlot) -> bool:
+        return slot.bundle not in self.lost
+
+    def is_lost(self, node: str | None) -> bool:
+        return node == "lost"
+
+    def bury(self, actor: Any, node: str | None) -> None: ...
+
+    def launch_verifier(self) -> tuple[Any, Any]:
+        return object(), object()
+
+    def lost_node(self, slot: EngineSlot) -> str:
+        return f"node {slot.bundle} is lost"
+
+    def sleeps(self, slot: EngineSlot) -> bool:
+        return self._asleep
+
+    def launch_engine(self, slot: EngineSlot) -> Any:
+        self.launched.append(slot.bundle)
+        return PlacedEngine(slot, None, object(), object())
+
+
+@dataclass
+class Away:
+    """Two explorer engines on bundles 0 and 1, at a time of the test's own."""
+
+    nodes: Nodes
+    monkeypatch: pytest.MonkeyPatch
+    notes: list[str] = field(default_factory=list)
+    now: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        spent = RestartBudget(0, 100.0, 2.0)
+        self.workers = Workers(
+            self.nodes, SimpleNamespace(remove=lambda actor: None), spent, self.notes.append, lambda key: None
+        )
+        self.workers.launch_engines({("explorer", i): EngineSlot("explorer", i, i, (), 1.0, 1, None) for i in (0, 1)})
+
+
+def test_an_engine_whose_node_is_lost_is_started_once_it_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the failure budget, which allows nothing, that takes nothing."""
+    away = Away(Nodes({1}, asleep=False), monkeypatch)
+    assert away.nodes.launched == [0] and not away.workers.expects("learner")
+    assert away.notes == [
+        "node 1 is lost, and with it explorer engine 1: 1 explorer engines are left. It is started again once there "
+        "is a node for it"
+    ]
+    away.now += 4.0
+    away.nodes.lost.clear()
+    away.workers.fill(devices_free=False)
+    assert away.nodes.launched == [0]  # nobody looks before 5 s are over
+    away.now += 1.0
+    away.workers.fill(devices_free=False)
+    assert away.nodes.launched == [0, 1] and len(away.notes) == 1 and away.workers.restarts == 1
+    assert away.workers.engine_keys == {("explorer", 0), ("explorer", 1)}
+
+
+def test_the_last_engine_of_its_kind_is_waited_for_within_the_bound_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Away(Nodes({0, 1}, asleep=False), monkeypatch)
+    assert "explorer engine 1: none is left, and one is waited for" in away.notes[1]
+    away.now += 29.0
+    away.workers.fill(devices_free=False)
+    assert away.workers.count("explorer") == 0 and away.workers.has("explorer") and not away.workers.has("learner")
+    away.now += 5.0
+    with pytest.raises(NodeLostError, match=r"node 0 is lost, .* no other node came within 30 s .* The same command"):
+        away.workers.fill(devices_free=False)
+
+
+def test_a_process_whose_node_is_lost_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Away(Nodes(set(), asleep=False), monkeypatch)
+    away.workers.launch_verifiers(1)
+    for key, name in ((("verifier", 0), "verifier 0"), (("explorer", 1), "explorer engine 1")):
+        away.workers.lose(key, "its node died", node="lost")
+        away.workers.fill(devices_free=False)
+        assert away.notes.pop() == f"{name} is lost and is started again: its node died"
+        with pytest.raises(ActorLostError, match=rf"{name} is gone and recovery\.max_restarts is 0\. it crashed"):
+            away.workers.lose(key, "it crashed", node="there")
+
+
+def test_an_engine_beside_a_rank_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NodeLostError, match=r"node 1 is lost, and with it explorer engine 1\. The same command"):
+        Away(Nodes({1}, asleep=True), monkeypatch)
 
 
 # ---- the bank's client ---------------------------------------------------------------------------------------------

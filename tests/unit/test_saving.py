@@ -20,19 +20,12 @@ from s2l_ray.run.manifest import read_manifest
 from s2l_ray.run.tracking import RunTracking
 from s2l_ray.run.training_run import TrainingRun
 from s2l_ray.step_log import StepLog
+from tests.support.notes import Notes
 from tests.support.patience import PATIENCE_S
 from tests.support.training_runs import Graph, set_up_over
 
 STEPS = 9
 """Of a run; it ends with figures, which take long to draw, so most tests stop before."""
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Gate:
