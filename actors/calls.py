@@ -30,6 +30,7 @@ OBJECT_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError)
 """What Ray raises where a value is gone: the node that held it, or the process that had asked for it."""
 GONE = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 """What Ray raises in who called an actor whose process is gone."""
+VALUE_GONE = "what it needs has gone with the process that had asked for it, or with the node that held it."
 LONGEST_REPORT = 400
 """Characters of Ray's report of a full memory that are repeated: it goes on with a table of processes."""
 ANSWER_S = 60.0
@@ -133,10 +134,10 @@ def fetch(refs: Any, timeout_s: float, what: str, tend: Callable[[], None] | Non
         if isinstance(cause, S2LError):
             raise cause from error
         if isinstance(cause, LOST):
-            raise _kind_of_loss(cause)(
-                f"{what} failed: an actor is gone. {' '.join(str(cause).split())} "
-                "The same command resumes from the last checkpoint."
-            ) from error
+            kind = _kind_of_loss(cause)
+            # Of a value Ray says how it could be debugged.
+            why = VALUE_GONE if kind is ObjectGoneError else f"an actor is gone. {' '.join(str(cause).split())}"
+            raise kind(f"{what} failed: {why} The same command resumes from the last checkpoint.") from error
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             raise ActorLostError(
                 f"{what} failed: Ray ended one of its processes because the memory of its node was nearly full. Give "

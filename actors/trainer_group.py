@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from actors.batch import StepBatch
-from actors.calls import fetch
+from actors.calls import ANSWER_S, fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
@@ -173,6 +173,18 @@ class TrainerGroup:
     def finish_snapshot(self, snapshot: GroupSnapshot) -> None:
         """Wait until a snapshot is whole."""
         self._get(snapshot.taken, "taking a snapshot of the trainer")
+
+    @staticmethod
+    def is_whole(snapshot: GroupSnapshot) -> bool:
+        """Whether a snapshot is whole, without waiting for it."""
+        done, _ = ray.wait(snapshot.taken, num_returns=len(snapshot.taken), timeout=0)
+        if len(done) < len(snapshot.taken):
+            return False
+        try:
+            ray.get(done, timeout=ANSWER_S)
+        except ray.exceptions.RayError:
+            return False
+        return True
 
     def snapshot_bytes(self) -> dict[str, int]:
         """Size of a snapshot on every node of a rank, by the node's id (hex)."""

@@ -227,7 +227,7 @@ class RecoveringTrainer:
             except ObjectGoneError as error:
                 raise ActorLostError(
                     f"{NAME} was started again, but rollouts that it has to train on once more have gone with the "
-                    f"scheduler or a node. The same command resumes from the last checkpoint. {short_cause(error)}"
+                    "scheduler or a node. The same command resumes from the last checkpoint"
                 ) from error
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):
@@ -246,8 +246,9 @@ class RecoveringTrainer:
             self._bury(rank)
 
     def _start_again(self) -> None:
-        # A snapshot that was under way is whole or lost; with the base before it nothing depends on which.
-        self._coming = None
+        if self._coming is not None and self._group.is_whole(self._coming):
+            self._begin_at(self._coming)
+        self._coming = None  # one that was under way is lost
         self._group = self._start(self._group.groups_named)
         self._group.finish_build()
         self._watch_ranks()

@@ -62,6 +62,9 @@ class Ranks:
     def begin_snapshot(self) -> list[tuple[str, ...]]:
         return [self.state]
 
+    def is_whole(self, snapshot: list[tuple[str, ...]]) -> bool:
+        return self.world.whole
+
     def finish_snapshot(self, snapshot: list[tuple[str, ...]]) -> None:
         self._call("snapshot")
 
@@ -79,6 +82,8 @@ class World:
     started: list[Ranks] = field(default_factory=list)
     buried: list[Any] = field(default_factory=list)
     watched: dict[Any, Any] = field(default_factory=dict)
+    whole: bool = False
+    """Whether snapshots under way are whole when a rank is lost."""
     looks: bool = False
     """Whether the watch sees who is gone before the call that waits for it does."""
 
@@ -154,6 +159,17 @@ def test_what_is_done_again_is_what_came_after_the_snapshot_or_the_checkpoint() 
         world, _ = trained((fourth,), in_memory)
         assert world.calls.count(restored) == 1
         assert world.calls.count("update") == 5 + 1 + again  # one failed
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_snapshot_that_is_whole_when_a_rank_is_lost_is_gone_on_from(whole: bool) -> None:
+    """Nothing is done again then, so that it does not matter if the scheduler, which has the rollouts, is lost, too."""
+    world, trainer = trained((), in_memory=True)
+    world.whole, world.started[-1].dead = whole, True
+    world.calls.clear()
+    assert trainer.update(batch(6)) == tuple(f"batch {i}" for i in range(1, 7))
+    again = [] if whole else ["update"]
+    assert world.calls == ["snapshot", "build", "restore", *again, "connect", "update"]
 
 
 def test_the_budget_counts_and_other_errors_are_not_deaths() -> None:
