@@ -119,6 +119,7 @@ class ActorGraph:
             self._supervision.tend_busy,
             groups_named,
             self._launcher.start_bound,
+            self._needs.prompts,
         )
         try:
             group.begin_build(as_planned(self._config, self._layout))

@@ -107,12 +107,20 @@ class TrainerRank:
         self._groups = [[self._merged(group) for group in batch] for batch in mini_batches]
         self._fetched = self._span("fetch", step, begin, time.time())
 
-    def update(self, step: int) -> tuple[dict[str, float], list[Span]]:
-        """One logical step on what was fetched. Every rank returns the same, global, metrics, and its own work."""
+    def update(self, step: int, problems: dict[str, tuple[str, str]]) -> tuple[dict[str, float], list[Span]]:
+        """One logical step on what was fetched.
+
+        Args:
+            step: its number.
+            problems: rank 0: question and gold answer by prompt id, for the rollouts that it keeps for people to read.
+
+        Returns:
+            The same, global, metrics on every rank, and its own work.
+        """
         groups, self._groups = self._groups, []
         kept = [group for batch in groups for group in batch][: self._config.rollout.keep_groups]
         if self._rank == 0 and kept:
-            write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept)
+            write_groups(self._config.run_path / "rollouts" / f"step-{step:06d}.jsonl", kept, problems)
         metrics = self._trainer.update(groups)
         return metrics, [self._fetched, *self._updated(step)]
 

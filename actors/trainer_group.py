@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
 from s2l_ray.machine.checksums import FileSum
 from s2l_ray.placement.start_bound import StartBound
+from s2l_ray.rollouts.records import Prompt
 from s2l_ray.timing import Span
 
 STAGED_SHARE = 0.8
@@ -41,6 +42,7 @@ class TrainerGroup:
         tend: called every second of a wait.
         groups_named: see `WeightSync`.
         start_bound: cluster.start_timeout_s, for the ranks to join and to load the model; default: `timeout_s`.
+        prompts: by id, of all batches.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TrainerGroup:
         tend: Callable[[], None] | None = None,
         groups_named: int = 0,
         start_bound: StartBound | None = None,
+        prompts: Mapping[str, Prompt] | None = None,
     ) -> None:
         self.ranks = ranks
         self._timeout_s = timeout_s
@@ -58,6 +61,7 @@ class TrainerGroup:
         self._tend = tend
         self._groups_named = groups_named
         self._start_bound = start_bound
+        self._prompts = prompts or {}
 
     @property
     def groups_named(self) -> int:
@@ -100,7 +104,10 @@ class TrainerGroup:
         """
         step, shares = batch.split.step, zip(self.ranks, batch.assignment, strict=True)
         self._get([rank.fetch.remote(step, share) for rank, share in shares], "fetching rollouts for the update")
-        found = self._get([rank.update.remote(step) for rank in self.ranks], "the update")
+        mine = [self._prompts[group.prompt_id] for mini_batch in batch.assignment[0] for group in mini_batch]
+        problems = {prompt.id: (prompt.question, prompt.answer) for prompt in mine}
+        updates = [rank.update.remote(step, {} if i else problems) for i, rank in enumerate(self.ranks)]
+        found = self._get(updates, "the update")
         return found[0][0], [span for _, spans in found for span in spans]
 
     def connect(self, members: list[LearnerMember]) -> None:

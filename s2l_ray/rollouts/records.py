@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -274,14 +275,21 @@ class RolloutGroup:
         return sum(len(self.prompt_token_ids) + len(r.token_ids) for r in self.rollouts)
 
 
-def write_groups(path: Path, groups: list[RolloutGroup]) -> None:
-    """Write groups for people to read: JSONL, one rollout a row, with text, verdict, source and weight version.
+def write_groups(path: Path, groups: list[RolloutGroup], problems: Mapping[str, tuple[str, str]]) -> None:
+    """Write groups for people to read: JSONL, one rollout a row, with its problem, verdict, source and weight version.
 
     Lone surrogates, which UTF-8 cannot encode, are written as the escapes that JSON has for them.
+
+    Args:
+        path: of the file.
+        groups: in the order of its rows.
+        problems: question and gold answer by prompt id.
     """
     rows = [
         {
             "prompt_id": r.prompt_id,
+            "question": problems[r.prompt_id][0],
+            "answer": problems[r.prompt_id][1],
             "source": r.source,
             "model": r.model,
             "weight_version": r.weight_version,

@@ -37,7 +37,7 @@ def test_a_run_goes_on_without_an_explorers_node_and_takes_another_one(
         with TrainingRun(config, notes) as training:
             training.step()
             cluster.remove_node(node, allow_graceful=False)
-            _until(lambda: sum(found["Alive"] for found in ray.nodes()) == 1)
+            _until(lambda: training.graph.apply_phase(2) or training.graph.engines["explorer"] == 1)
             training.step()
             assert training.graph.engines == {"explorer": 1, "learner": 1} and training.graph.explores
             cluster.add_node(num_cpus=SMALL)

@@ -109,7 +109,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "summary.json": lambda path: write_summary(path, {"name": "x" * 5000}),
     "trace.json": lambda path: TraceFile(path).append([Span("driver", "step", 1, 0.0, 1.0)] * 100),
     "stragglers.jsonl": lambda path: append_stragglers(path, 2, ["p" * 5000]),
-    "step-000001.jsonl": lambda path: write_groups(path, random_groups(20)),
+    "step-000001.jsonl": lambda path: write_groups(path, random_groups(20), {f"p{i}": ("?", "1") for i in range(20)}),
     "run.json": lambda path: write_whole(path, "x" * 5000),
     "plan.png": lambda path: save_png(Figure, path),
 }

@@ -91,9 +91,10 @@ def test_a_report_arrives_as_it_was_sent() -> None:
 def test_texts_that_utf8_cannot_encode_are_written_as_escapes(tmp_path) -> None:
     odd = replace(rollout(0, [1], Verdict("wrong", 0.0, "x")), text='half \ud83d, "whole" \U0001f642 \0 \\ud83d')
     path = tmp_path / "deep" / "step.jsonl"
-    write_groups(path, [RolloutGroup("p", np.array([1], np.int32), [odd])])
+    write_groups(path, [RolloutGroup("p", np.array([1], np.int32), [odd])], {"p": ("2 + 3?", "5")})
     assert "\U0001f642" in path.read_text(encoding="utf-8")
-    assert json.loads(path.read_text(encoding="utf-8"))["response"] == odd.text
+    row = json.loads(path.read_text(encoding="utf-8"))
+    assert (row["question"], row["answer"], row["response"]) == ("2 + 3?", "5", odd.text)
 
 
 def test_engines_get_no_columns_and_the_same_prompts_where_there_are_none():

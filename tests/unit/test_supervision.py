@@ -67,6 +67,9 @@ class Watched:
     def bury(self, actor: Any, node: str | None = None) -> None:
         self.buried.append(actor)
 
+    def is_lost(self, node: str | None) -> bool:
+        return False
+
     def stop(self, actor: Any) -> None:
         self.stopped.append(actor)
 
@@ -113,7 +116,7 @@ def test_ranks_that_do_not_begin_to_build_leave_their_devices(monkeypatch: pytes
     buried: list[str] = []
     run = object.__new__(ActorGraph)
     cluster = SimpleNamespace(step_timeout_s=1.0, weight_sync_timeout_s=1.0)
-    run._config = SimpleNamespace(cluster=cluster)
+    run._config, run._needs = SimpleNamespace(cluster=cluster), SimpleNamespace(prompts={})
     run._layout = SimpleNamespace(phase_at=lambda step: SimpleNamespace(trainers=["slot 0", "slot 1"]))
     run._launcher = SimpleNamespace(
         launch_rank=lambda slot, ranks: f"rank on {slot}", bury=buried.append, start_bound=StartBound(1.0, "1 s")
