@@ -207,6 +207,10 @@ class Spent:
         return cls(row["seconds"], Compute.from_json(row["compute"]) if row["compute"] else None)
 
 
+SAME_REWARD = 1e-9
+"""Means of rewards that differ by less are the same."""
+
+
 @dataclass(frozen=True)
 class EvaluationRecord:
     """Held-out pass@k of one model with the weights of one step."""
@@ -230,6 +234,11 @@ class EvaluationRecord:
     """What training had spent before it; None in records that earlier versions have written."""
     files: dict[str, EvaluationRecord] = field(default_factory=dict)
     """Of the problems of each file, by its stem, where data.eval is a directory; without `seconds` and `spent`."""
+
+    @property
+    def graded(self) -> bool:
+        """Whether rewards say more than pass@k: a right answer did not always get 1, or a wrong one 0."""
+        return abs(self.reward - sum(self.correct) / (self.problems * self.samples)) > SAME_REWARD
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, with the keys "pass@k" at its top level, where users look for them."""

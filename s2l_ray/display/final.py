@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_ray.display.text import percent, with_short_paths
+from s2l_ray.results import EvaluationRecord
 from s2l_ray.style import SOURCE_COLOURS
 from s2l_ray.tracking.mlflow_store import how_to_open
 
@@ -41,6 +42,8 @@ def _outcome(evaluation: dict[str, Any], confidence: float) -> RenderableType:
         table.add_column(Text(heading, SOURCE_COLOURS[record["model"]]), no_wrap=True)
     for k in ks:
         table.add_row(f"pass@{k}", *(percent(r[f"pass@{k}"], r["ci"][f"pass@{k}"]) for r in records.values()))
+    if any(EvaluationRecord.from_json(record).graded for record in records.values()):
+        table.add_row("mean reward", *(f"{record['reward']:.3f}" for record in records.values()))
     for file in measured.get("files", {}):
         of_file = [record.get("files", {}).get(file) for record in records.values()]
         for key in dict.fromkeys((f"pass@{ks[0]}", f"pass@{ks[-1]}")):

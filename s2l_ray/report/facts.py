@@ -128,6 +128,9 @@ def _by_k(run: RunFiles) -> Facts:
 
     ks = sorted({k for record in _measured(run) for k in record.pass_at})
     rows = [row(f"pass@{k} in %", k) for k in ks]
+    if any(record.graded for record in _measured(run)):
+        rewards = [_mean_reward(record) for record in (explorer, before, after)]
+        rows.append(Fact("mean reward", tuple(cell or NOTHING for cell in (*rewards, None))))
     rows += [
         row(f"{file}: pass@{k} in %", k, file)
         for file in dict.fromkeys(name for record in _measured(run) for name in record.files)
@@ -153,6 +156,8 @@ def _held_out(runs: Sequence[RunFiles]) -> Iterator[Fact]:
         yield from _rows(runs, values)
         if any(cells := [None, *(difference(runs[0], run, k) for run in runs[1:])]):
             yield Fact(f"pass@{k} minus {runs[0].name}'s", tuple(cell or NOTHING for cell in cells))
+    if any(record.graded for run in runs for record in _measured(run)):
+        yield from _rows(runs, {"mean reward after": lambda run: _mean_reward(_last(run))})
     for file in dict.fromkeys(name for run in runs for record in _measured(run) for name in record.files):
         yield from _rows(runs, {f"{file}: pass@1 after": partial(_after_in, file=file)})
 
@@ -187,6 +192,10 @@ def _pass(record: EvaluationRecord | None, k: int) -> str | None:
     if record is None or k not in record.pass_at:
         return None
     return percent(record.pass_at[k], record.ci[k])
+
+
+def _mean_reward(record: EvaluationRecord | None) -> str | None:
+    return None if record is None else f"{record.reward:.3f}"
 
 
 def _change(run: RunFiles, k: int) -> str | None:

@@ -273,6 +273,14 @@ def test_the_end_has_each_file_of_held_out_problems(tmp_path):
     )
 
 
+def test_the_end_has_the_mean_reward_where_it_says_more_than_the_share_of_right_answers(tmp_path):
+    right = evaluation(0, 0.25)  # 4 of 16 samples of each problem
+    assert "reward" not in rendered(final_table(summary(tmp_path, before=right)), 80)
+    graded = replace(evaluation(60, 0.25), reward=0.4375)
+    lines = rendered(final_table(summary(tmp_path, before=right, after=graded)), 80).splitlines()
+    assert ["mean", "reward", "0.250", "0.438"] in [line.split() for line in lines]
+
+
 def test_the_end_of_a_run_that_was_evaluated_once(tmp_path):
     text = rendered(final_table(summary(tmp_path, before=evaluation(0, 0.2))), 80)
     assert "20.0 [15.0, 25.0]" in text and "points" not in text

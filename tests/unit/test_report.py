@@ -167,6 +167,19 @@ def test_each_file_of_held_out_problems_has_rows(tmp_path: Path) -> None:
     assert cells(facts_of([run, other]), "aime24: pass@1 after") == ("50.0 [40.0, 60.0]",) * 2
 
 
+def test_the_mean_reward_has_a_row_where_it_says_more_than_the_share_of_right_answers(tmp_path: Path) -> None:
+    folder = run_directory(tmp_path / "run", after=[2, 2, 2, 2])
+    run = read_run(folder)
+    assert not any(row.label == "mean reward" for section in facts_of([run]) for row in section.rows)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["evaluation"]["after"]["reward"] = 0.625
+    (folder / "summary.json").write_text(json.dumps(summary))
+    graded = read_run(folder)
+    assert cells(facts_of([graded]), "mean reward") == ("-", "0.250", "0.625", "-")
+    both = facts_of([run, replace(graded, directory=tmp_path / "other")])
+    assert cells(both, "mean reward after") == ("0.500", "0.625")
+
+
 def test_the_evaluation_before_training_is_within_the_figure(tmp_path: Path) -> None:
     top = rewards_figure(read_run(run_directory(tmp_path / "run", after=[2, 2, 2, 2]))).get_axes()[0]
     (evaluations,) = top.containers
