@@ -116,7 +116,7 @@ def output_file(path: Path, key: str = "") -> Path:
     target = Path(os.path.realpath(path))
     with writing(path):
         try:
-            found = target.stat()
+            found = Path(path).stat()  # not of the target: links in /proc lead to what has no path, such as a pipe
         except FileNotFoundError:
             return target
     where = f"{key}: {path}" if key else str(path)

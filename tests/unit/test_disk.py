@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -229,13 +230,18 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(name: str, tmp_path: P
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["target"]
 
 
-def test_a_file_is_not_replaced_while_the_command_prints_into_it(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from s2l_ray.machine.disk import write_whole; write_whole(Path('/dev/stdout'), 'x')"
-    )
+@pytest.mark.parametrize("into", ["file", "pipe"])
+def test_what_the_command_prints_into_is_not_replaced(into: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/proc/self/fd/1")  # as /dev/stdout is one
+    code = "import sys; from pathlib import Path; from s2l_ray.machine.disk import write_whole; "
+    command = [sys.executable, "-c", code + "write_whole(Path(sys.argv[1]), 'x')", str(link)]
     with (tmp_path / "out").open("w") as out:
-        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert "/dev/stdout is the file to which this command prints; name another file" in done.stderr
+        to = out if into == "file" else subprocess.PIPE
+        done = subprocess.run(command, stdout=to, stderr=subprocess.PIPE, text=True, timeout=60)
+    why = "the file to which this command prints" if into == "file" else r"a pipe \(FIFO\)"
+    assert re.search(f"DiskError: {link} is {why}.*; name", done.stderr)
+    assert link.is_symlink() and not done.stdout and not (tmp_path / "out").read_text()
 
 
 @pytest.mark.parametrize(
