@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.kinds import Source
-from s2l_ray.machine.disk import writing
+from s2l_ray.machine.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,6 @@ def save_png(make: Callable[[], Figure], path: Path) -> Path:
 
     with rc_context(STYLE):
         figure = make()
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=110, facecolor="white")
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=110, facecolor="white")
     return path

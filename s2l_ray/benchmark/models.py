@@ -13,23 +13,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from s2l_ray.config import load_config
+from s2l_ray.config import Config, load_config
 from s2l_ray.config.embedded import PREFIX, ModelSource
 from s2l_ray.config.problems import problem_of_value
 from s2l_ray.errors import ModelError
 from s2l_ray.machine.places import existing_output
-from s2l_ray.tasks.compat import model_directory
+from s2l_ray.tasks.model_files import instead_of_model
 
 PARTS = ("learner", "explorer")
-STATE, TRAINER = "state.json", "trainer"
-"""What a checkpoint has; the first comes last, so that a directory without it is none."""
+STATE = "state.json"
+"""What a checkpoint gets last, so that a directory without it is none."""
 MODELS = "models"
 _STEP = re.compile(r"step-0*(\d+)")
+_CHECKPOINT = re.compile(rf"{_STEP.pattern}(?:-branch-([1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,8 @@ class EvaluatedModel:
     """Directory, or name on the Hub. Of a checkpoint: where its model is to be written."""
     checkpoint: Path | None = None
     """Directory of the checkpoint, if it is one."""
-    began_as: str = ""
-    """The learner that the checkpoint's run began with."""
-    lora_alpha: float = 0.0
-    """Of the checkpoint's run (trainer.lora_alpha)."""
+    config: Config | None = field(default=None, compare=False)
+    """Of the checkpoint's run."""
 
 
 def find_models(words: Sequence[str], directory: Path) -> list[EvaluatedModel]:
@@ -56,7 +55,8 @@ def find_models(words: Sequence[str], directory: Path) -> list[EvaluatedModel]:
         directory: of the evaluation, which gets the models of checkpoints.
 
     Raises:
-        ModelError: a run has no trained model yet, or a model is named twice. Whether other models exist is seen later.
+        ModelError: a run has no trained model yet, a directory is known to be no model, or a model is named twice.
+            Whether other models exist is seen later.
         ConfigError: a run's configuration cannot be read.
     """
     found = [_find(word, directory) for word in words]
@@ -88,35 +88,21 @@ def _find(word: str, directory: Path) -> EvaluatedModel:
                 f"train {run / 'config.yaml'}`, or evaluate {word}:learner or {word}:explorer"
             )
         return EvaluatedModel(run.name, str(model))
+    if what := instead_of_model(word):
+        raise ModelError(what)
     return EvaluatedModel(Path(word).name or word, word)
 
 
 def _checkpoint(run: Path, step: int, directory: Path) -> EvaluatedModel:
-    states = (run / "checkpoints").glob(f"step-*/{STATE}")
-    found = {int(match[1]): path.parent for path in states if (match := _STEP.fullmatch(path.parent.name))}
+    directories = [path.parent for path in (run / "checkpoints").glob(f"step-*/{STATE}")]
+    named = [(match, path) for path in directories if (match := _CHECKPOINT.fullmatch(path.name))]
+    # Of several of a step, as in a trial's history, the one of the newest branch.
+    found = {int(match[1]): path for match, path in sorted(named, key=lambda one: int(one[0][2] or 0))}
     if step not in found:
         has = ", ".join(f"{run}:step-{number}" for number in sorted(found)) or "none"
         raise ModelError(f"{run} has no checkpoint of step {step}; it has {has}")
     label = f"{run.name}:step-{step}"
-    config = load_config(run / "config.yaml")
-    began_as, lora_alpha = config.models.learner, config.trainer.lora_alpha
-    return EvaluatedModel(label, str(directory / MODELS / label), found[step], began_as, lora_alpha)
-
-
-def write_models(models: Sequence[EvaluatedModel]) -> None:
-    """Write the models of checkpoints that are not there yet.
-
-    Raises:
-        ModelError, DataError: a checkpoint or its learner cannot be used.
-        DiskError: a model cannot be written.
-    """
-    for model in models:
-        if model.checkpoint is not None and not Path(model.source).exists():
-            from s2l_ray.training.checkpoint_model import write_checkpoint_model
-
-            began_as = model_directory("models.learner", model.began_as)
-            trainer, target = model.checkpoint / TRAINER, Path(model.source)
-            write_checkpoint_model(trainer, began_as, target, lora_alpha=model.lora_alpha)
+    return EvaluatedModel(label, str(directory / MODELS / label), found[step], load_config(run / "config.yaml"))
 
 
 def _expanded(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,6 +13,7 @@ from s2l_ray.kinds import Dtype
 
 if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
+    from s2l_ray.config import Config
 
 DESCRIPTION = """\
 Write the learner as a checkpoint has it, as a directory that transformers and
@@ -37,7 +39,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--dtype",
         choices=get_args(Dtype),
-        help="of the weights (default: the type in which the run computed; float32 for --adapter)",
+        help="of the weights (default: the type in which the run computed, for the weights that it sampled from to the "
+        "last bit; float32 for --adapter)",
     )
 
 
@@ -45,30 +48,38 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the model.
 
     Raises:
-        ConfigError: there is no such checkpoint, `--to` exists, or there are no adapters.
+        ConfigError: there is no such checkpoint in a run, `--to` exists, or there are no adapters.
         ModelError, DataError: the checkpoint, or the learner that the run began with, cannot be used.
         DiskError: the model cannot be written.
     """
-    from s2l_ray.config import load_config
-    from s2l_ray.run.checkpoints import TRAINER, named_checkpoint
-    from s2l_ray.tasks.compat import model_directory
-    from s2l_ray.training.checkpoint_model import write_adapter, write_checkpoint_model
+    from s2l_ray.run.checkpoint_models import configuration_of, dtype_of, write_model
+    from s2l_ray.run.checkpoints import named_checkpoint
 
     checkpoint = named_checkpoint(arguments.checkpoint, "CHECKPOINT")
-    if arguments.to.exists():
+    if os.path.lexists(arguments.to):
         raise ConfigError(f"--to: {arguments.to} exists already; name another directory")
-    config = load_config(checkpoint.parent.parent / "config.yaml")
-    models, lora_alpha = config.models, config.trainer.lora_alpha
+    config = configuration_of(checkpoint)
     target = arguments.to.absolute()
     dtype: Dtype
     if arguments.adapter:
-        dtype = arguments.dtype or "float32"
-        write_adapter(checkpoint / TRAINER, models.learner, target, dtype, lora_alpha=lora_alpha)
-        what = "the adapters"
+        dtype, what = arguments.dtype or "float32", "the adapters"
+        _write_adapter(checkpoint, config, target, dtype)
     else:
-        dtype = arguments.dtype or ("float32" if models.dtype == "auto" else models.dtype)
-        began_as = model_directory("models.learner", models.learner)
-        write_checkpoint_model(checkpoint / TRAINER, began_as, target, dtype, lora_alpha=lora_alpha)
-        what = "the learner"
+        dtype, what = arguments.dtype or dtype_of(config), "the learner"
+        write_model(checkpoint, config, target, dtype, _say)
     print(f"wrote {arguments.to}: {what} of {checkpoint.name}, in {dtype}")
     return 0
+
+
+def _write_adapter(checkpoint: Path, config: Config, target: Path, dtype: Dtype) -> None:
+    from s2l_ray.run.checkpoint_models import check_whole
+    from s2l_ray.run.checkpoints import TRAINER
+
+    check_whole(checkpoint, _say)
+    from s2l_ray.training.checkpoint_model import write_adapter  # after what is quick: it imports torch
+
+    write_adapter(checkpoint / TRAINER, config.models.learner, target, dtype, lora_alpha=config.trainer.lora_alpha)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -84,8 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from s2l_ray.config import load_config
     from s2l_ray.config.extension_points import check_extensions
+    from s2l_ray.machine.disk import output_file
     from s2l_ray.planner.search import make_plan
 
+    if arguments.png:
+        for path in (arguments.png, _timeline_path(arguments.png)):
+            output_file(path, "--png")
     config = load_config(arguments.config, arguments.overrides)
     check_extensions(config)
     mean, longest = arguments.mean_response_tokens, config.rollout.max_tokens

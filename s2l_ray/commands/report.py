@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page."""
     from s2l_ray.benchmark.directory import RESULTS as EVALUATION
     from s2l_ray.diversity.record import RECORD
+    from s2l_ray.machine.disk import output_file
     from s2l_ray.report.experiment import RESULTS as EXPERIMENT
     from s2l_ray.report.experiment import experiment_section
     from s2l_ray.report.measured import diversity_section, evaluation_section
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.report.reading import read_runs, refuse_doubles
 
     path = arguments.output or arguments.directories[0] / "report.html"
+    output_file(path, "--output")
     refuse_doubles(arguments.directories)
     kinds = {EXPERIMENT: experiment_section, EVALUATION: evaluation_section, RECORD: diversity_section}
     runs: list[Path] = []

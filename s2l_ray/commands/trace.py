@@ -37,9 +37,12 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; draw the timeline if it is wanted."""
     from s2l_ray.machine.console import CommandConsole
+    from s2l_ray.machine.disk import output_file
     from s2l_ray.timing.parts_table import parts_table
 
     directory: Path = arguments.directory
+    if arguments.png is not None:
+        output_file(arguments.png, "--png")
     records = _read_steps(directory)
     shown = _steps_between(records, arguments.steps) if arguments.steps else records
     CommandConsole().print(parts_table(shown))

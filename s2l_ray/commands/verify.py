@@ -71,12 +71,14 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check every row, write the verdicts, and print how many there are of each."""
     from s2l_ray.display import TaskDisplay
+    from s2l_ray.machine.disk import output_file
     from s2l_ray.tasks.verify_file import verify_file
 
     verifier = _verifier(arguments)
     if not arguments.file.name:  # such as . or /
         raise ConfigError(f"{arguments.file} is a directory; name a JSONL file")
     target = arguments.to or arguments.file.with_suffix(".verdicts.jsonl")
+    output_file(target, "--to")
     with TaskDisplay() as display:
         summary = verify_file(
             arguments.file,

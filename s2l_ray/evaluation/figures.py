@@ -18,7 +18,7 @@ import numpy as np
 
 from s2l_ray.evaluation.summary import SOURCES
 from s2l_ray.kinds import Source
-from s2l_ray.machine.disk import writing
+from s2l_ray.machine.disk import replacing
 from s2l_ray.results import StepRecord
 from s2l_ray.style import ACTIVITY_COLOURS, INK, SOURCE_COLOURS, STYLE
 from s2l_ray.timing.drawing import run_panels, timeline_figure, typical_windows
@@ -51,8 +51,7 @@ def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = 
 
     directory = Path(directory)
     paths = []
-    with rc_context(STYLE), writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    with rc_context(STYLE):
         for name, figure in (
             ("learning", learning_figure(summary)),
             ("pass_at_k", pass_at_k_figure(summary)),
@@ -61,7 +60,8 @@ def draw_figures(summary: dict[str, Any], directory: Path, trace: Path | None = 
         ):
             if figure is not None:
                 paths.append(directory / f"{name}.png")
-                figure.savefig(paths[-1], dpi=150)
+                with replacing(paths[-1]) as partial:
+                    figure.savefig(partial, format="png", dpi=150)
     return paths
 
 

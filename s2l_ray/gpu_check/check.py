@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from s2l_ray.kinds import CheckStatus
+from s2l_ray.machine.disk import write_whole
 
 
 class Skip(Exception):
@@ -109,6 +109,4 @@ class Check:
 
 def write_json(file: Path, content: Any) -> None:
     """Replace the file at once: whoever reads it finds the whole of the old content or of the new."""
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    write_whole(file, json.dumps(content, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from s2l_ray.errors import S2LError
 from s2l_ray.gpu_check.stages import STAGES
 
 DESCRIPTION = """\
@@ -18,7 +19,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="s2l gpu-check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except S2LError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen stages, and return the exit status: 1 if a stage failed."""
-    from s2l_ray.gpu_check.runner import run_stages
+    """Run the chosen stages, and return the exit status: 1 if a stage failed.
 
+    Raises:
+        DiskError: the report cannot be written.
+    """
+    from s2l_ray.gpu_check.runner import run_stages
+    from s2l_ray.machine.disk import output_file
+
+    if arguments.json is not None:
+        output_file(arguments.json, "--json")
     names = [name for name in STAGES if name in arguments.stages]
     results = run_stages(names, arguments.minutes, arguments.json)
     print("\n" + ", ".join(f"{result.stage} {result.status}" for result in results))

@@ -6,13 +6,14 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import DataError, DiskError, S2LError
-from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
+from s2l_ray.machine.reading import KINDS, MOST_JSON_BYTES, read_bounded
 
 _ROOM = "free some space there"
 _ACCESS = "give this user the right to write there, or choose another place"
@@ -31,6 +32,7 @@ REMEDIES = {
     errno.ENOTDIR: "part of the path is a file: choose another place",
     errno.EEXIST: "another file is in the way: move it, or choose another place",
     errno.EISDIR: "a directory is in the way: move it, or choose another place",
+    errno.ELOOP: "its links go in a circle: choose another place",
 }
 """Error number -> what to do about it."""
 
@@ -72,21 +74,64 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         DiskError: see `writing`. The old file is unchanged.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()  # it takes space that is short
-            raise
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     with suppress(OSError):  # not every file system can
-        sync_directory(path.parent)
+        sync_directory(output_file(path).parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of a file to write, which takes the place of `path` when the block ends. Its directory is made.
+
+    Raises:
+        DiskError: see `writing` and `output_file`. The old file is unchanged.
+    """
+    target = output_file(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()  # it takes space that may be short
+            raise
+
+
+def output_file(path: Path, key: str = "") -> Path:
+    """Where a file is to be written that need not exist: at the end of links, so that these stay links.
+
+    What is written takes the place of what is there, which must be a file therefore. A pipe or a device would be gone.
+
+    Args:
+        key: whose value the path is, such as "--to", for the message.
+
+    Raises:
+        DiskError: there is something else, or the file to which this process prints.
+    """
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        try:
+            found = Path(path).stat()  # not of the target: links in /proc lead to what has no path, such as a pipe
+        except FileNotFoundError:
+            return target
+    where = f"{key}: {path}" if key else str(path)
+    if kind := KINDS.get(stat.S_IFMT(found.st_mode)):
+        raise DiskError(f"{where} is {kind}, and what is written would take its place; name a file")
+    if any(_is_open_as(stream, found) for stream in (1, 2)):
+        raise DiskError(f"{where} is the file to which this command prints; name another file")
+    return target
+
+
+def _is_open_as(descriptor: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file)
+    except OSError:  # it is closed
+        return False
 
 
 def append(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import struct
 import tempfile
@@ -71,19 +72,22 @@ def import_gguf(source: Path, target: Path, chat_template: str | None = None) ->
     Raises:
         ModelError: `source` is missing or not a GGUF file that transformers can read, `target` exists, or the packages
             gguf and accelerate are not installed.
+        DiskError: `target` cannot be written.
     """
-    source, target = Path(source).absolute(), Path(target).absolute()
+    source, target = Path(source).absolute(), Path(os.path.realpath(target))  # a link stays one
     _check_paths(source, target)
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise ModelError(f"reading a GGUF file needs the package {package}; run `pip install gguf accelerate`")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _convert(source, scratch, chat_template)
         scratch.chmod(0o755)  # mkdtemp makes it private
         open_up(scratch)
-        scratch.rename(target)
+        with writing(target):
+            scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target

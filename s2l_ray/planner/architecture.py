@@ -19,6 +19,7 @@ from s2l_ray.hub.fetching import cached_model, fetch_file
 from s2l_ray.hub.names import model_repository
 from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 from s2l_ray.planner.known_models import KNOWN_MODELS
+from s2l_ray.tasks.model_files import instead_of_model
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,8 @@ def _load(name_or_path: str) -> ModelShape:
     file = Path(name_or_path) / "config.json"
     if file.is_file():
         return ModelShape.from_config(_read(file), name_or_path)
+    if what := instead_of_model(name_or_path):
+        raise ModelError(what)
     repository = model_repository(name_or_path)
     if repository is not None and (cached := cached_model(repository)) is not None:
         return ModelShape.from_config(_read(cached / "config.json"), name_or_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from s2l_ray.bank.rollout_bank import RolloutBank
 from s2l_ray.benchmark.directory import SAMPLES
 from s2l_ray.benchmark.jobs import Job, make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark
 from s2l_ray.benchmark.settings import Options, common_configuration
 from s2l_ray.config import Config
@@ -27,6 +27,7 @@ from s2l_ray.placement.inventory import Inventory
 from s2l_ray.rollouts.records import Prompt, RolloutSet
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import Planned, sample
+from s2l_ray.run.checkpoint_models import ready
 from s2l_ray.run.diversity_settings import DiversitySettings
 from s2l_ray.run.exploration import Recorded, nodes
 from s2l_ray.run.lock import RunLock
@@ -205,11 +206,14 @@ def open_samples(request: Request, display: TaskDisplay) -> Iterator[Samples]:
     """
     common = common_configuration(request.options)
     watcher, timeout = FetchDisplay(display), common.cluster.fetch_timeout_s
-    source = fetch_source("data.train", data_source(request.benchmark), timeout, watcher)
+
+    def fetched(key: str, value: str) -> str:
+        return fetch_source(key, value, timeout, watcher)
+
+    source = fetched("data.train", data_source(request.benchmark))
     benchmark = load_benchmark(source, request.limit, common.verifier.columns)
     found = [model for word in request.models for model in find_models([word], request.directory)]
-    models = [replace(one, source=fetch_source("models.explorer", one.source, timeout, watcher)) for one in found]
-    write_models(models)
+    models = ready(found, fetched, display.say)
     for explorer in models[1:]:
         check_models(models[0].source, explorer.source, common.models.trust_remote_code)
     if request.options.samples < common.rollout.group_size:

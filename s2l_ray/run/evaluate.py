@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from s2l_ray.benchmark.contamination import Contamination, TrainingText
 from s2l_ray.benchmark.directory import FIGURE, RESULTS, EvaluationDirectory, settings_of
 from s2l_ray.benchmark.figure import pass_at_k_figure
 from s2l_ray.benchmark.jobs import Job, make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmarks
 from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import read_outcomes
@@ -26,6 +26,7 @@ from s2l_ray.display import FetchDisplay, TaskDisplay
 from s2l_ray.machine.disk import write_whole, writing
 from s2l_ray.placement.dtype import choose_dtype
 from s2l_ray.run.benchmarking import Planned, sample
+from s2l_ray.run.checkpoint_models import ready
 from s2l_ray.run.exploration import Recorded, nodes
 from s2l_ray.run.lock import RunLock
 from s2l_ray.style import save_png
@@ -103,16 +104,8 @@ def _sources(
     benchmarks = load_benchmarks(paths, request.limit, common.verifier.columns)
     against = [fetched("data.train", data_source(word)) for word in request.against]
     training = [TrainingText(source_name(path), load_problems(path).problems, request.words) for path in against]
-    models = [_fetched_model(one, fetched) for one in find_models(request.models, request.directory)]
-    write_models(models)
+    models = ready(find_models(request.models, request.directory), fetched, display.say)
     return models, benchmarks, training
-
-
-def _fetched_model(model: EvaluatedModel, fetched: Callable[[str, str], str]) -> EvaluatedModel:
-    """The model with what it needs of the Hub in the local cache."""
-    if model.checkpoint is not None:
-        return replace(model, began_as=fetched("models.learner", model.began_as))
-    return replace(model, source=fetched("models.explorer", model.source))
 
 
 def _sampled(jobs: Sequence[Job], common: Config, directory: EvaluationDirectory, display: TaskDisplay) -> list[Job]:

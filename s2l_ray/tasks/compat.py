@@ -10,7 +10,15 @@ from s2l_ray.errors import HubError, ModelError
 from s2l_ray.hub.fetching import cached_model
 from s2l_ray.hub.names import model_repository
 from s2l_ray.machine.places import left_out_of_upload
-from s2l_ray.tasks.model_files import REMEDY, check_rows, check_small_files, read_json, readable, weight_shapes
+from s2l_ray.tasks.model_files import (
+    REMEDY,
+    check_rows,
+    check_small_files,
+    instead_of_model,
+    read_json,
+    readable,
+    weight_shapes,
+)
 from s2l_ray.tasks.prompts import load_tokenizer
 
 if TYPE_CHECKING:
@@ -119,12 +127,27 @@ def _load(key: str, name: str, trust_remote_code: bool) -> _Model:
     _transformers_config(key, path, trust_remote_code)
     rows = _number(_text_config(config), "vocab_size") or None
     check_rows(key, path, weight_shapes(key, path), rows)
-    try:
-        tokenizer = load_tokenizer(path, trust_remote_code)
-    except ModelError as error:
-        raise ModelError(f"{key}: {error}") from error
+    tokenizer = _tokenizer(key, path, trust_remote_code)
     _check_ids(key, path, rows, tokenizer)
     return _Model(key, path, tokenizer, _eos_ids(key, path, config, tokenizer), rows)
+
+
+def check_beside_weights(key: str, directory: Path, trust_remote_code: bool) -> None:
+    """Check what a model has beside its weights, and hands on to models that are made of it: config and tokenizer.
+
+    Raises:
+        ModelError: one of them is missing or damaged; the message names `key`.
+    """
+    read_json(key, directory / "config.json")
+    check_small_files(key, directory)
+    _tokenizer(key, directory, trust_remote_code)
+
+
+def _tokenizer(key: str, directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        return load_tokenizer(directory, trust_remote_code)
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +184,8 @@ def model_directory(key: str, name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return path.resolve()
+    if what := instead_of_model(name):
+        raise ModelError(f"{key}: {what}")
     try:
         repository = model_repository(name)
     except HubError as error:

@@ -7,12 +7,14 @@ not say which file it was.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.errors import ModelError
+from s2l_ray.machine.places import existing_output, expanded
 from s2l_ray.machine.reading import MOST_JSON_BYTES, read_bounded
 from s2l_ray.tasks import git_lfs
 
@@ -21,11 +23,14 @@ REMEDY = (
     "or import SmolLM2 with `s2l family import`"
 )
 AGAIN = "copy it again from the model's source"
+CONFIG = "config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model", ".py")
 """Endings of the files that are read with the weights: configuration, tokenizer, templates, code."""
 EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
 """Modules whose weight has a row for every token id."""
+_STEP = re.compile(r"step-[0-9]+")
+"""What follows RUN: where a checkpoint is named."""
 Shapes = dict[str, tuple[int, ...]]
 """Shapes by the name of the tensor."""
 
@@ -53,6 +58,8 @@ def read_json(key: str, path: Path) -> dict[str, Any]:
         ModelError: there is none, or the file is something else; the message names `key`.
     """
     if not path.is_file():
+        if path.name == CONFIG and (what := instead_of_model(path.parent)):
+            raise ModelError(f"{key}: {what}")
         raise ModelError(f"{key}: {path.parent} has no {path.name}; {REMEDY}")
     _refuse_pointer(key, path)
     with readable(key, path):
@@ -66,15 +73,51 @@ def read_json(key: str, path: Path) -> dict[str, Any]:
     return values
 
 
+def instead_of_model(name: str | Path) -> str | None:
+    """What a path names that is easily taken for a model, and what to do, in a sentence; None if it is no such thing.
+
+    These are adapters of peft, and checkpoints and run directories of ours.
+
+    Raises:
+        ConfigError: the operating system cannot follow the path.
+    """
+    run, _, part = str(name).rpartition(":")
+    path = expanded(name)
+    if (path / CONFIG).is_file():
+        return None
+    if (path / "adapter_config.json").is_file():
+        return (
+            f"{name} holds an adapter alone (adapter_config.json), not a model; merge it into its base model (peft's "
+            "merge_and_unload), or, of a checkpoint of a run, give `s2l export` again, without --adapter"
+        )
+    of_run = run and _STEP.fullmatch(part) and (existing_output(run) / "config.yaml").is_file()
+    if of_run or ((path / "state.json").is_file() and (path / "trainer").is_dir()):
+        return f"{name} is a checkpoint, not a model; write its model with `s2l export {name} --to DIR`, and name DIR"
+    return _instead_of_run(name, path) if (path / "config.yaml").is_file() else None
+
+
+def _instead_of_run(name: str | Path, path: Path) -> str:
+    if (path / "model" / CONFIG).is_file():
+        return f"{name} is a run directory, not a model; name its trained model, {path / 'model'}"
+    return (
+        f"{name} is the directory of a run without a trained model (model/), which it writes at its end; write that of "
+        f"its newest checkpoint with `s2l export {name} --to DIR`, and name DIR"
+    )
+
+
 def check_small_files(key: str, directory: Path) -> None:
-    """Check that configuration and tokenizer are no pointers of git-lfs.
+    """Check that configuration and tokenizer are neither pointers of git-lfs nor links to nothing.
 
     Raises:
         ModelError: one is, or cannot be read.
     """
     with readable(key, directory):
         for path in sorted(directory.iterdir()):
-            if path.is_file() and path.name.endswith(BESIDE_WEIGHTS):
+            if not path.name.endswith(BESIDE_WEIGHTS):
+                continue
+            if path.is_symlink() and not path.exists():  # as a cache of the Hub has them from which files were removed
+                raise ModelError(f"{key}: {path} is a link to a file that is not there; {AGAIN}")
+            if path.is_file():
                 _refuse_pointer(key, path)
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from s2l_ray.errors import DataError
 from s2l_ray.kinds import VerdictStatus
-from s2l_ray.machine.disk import writing
+from s2l_ray.machine.disk import output_file, writing
 from s2l_ray.rollouts.records import Verdict
 from s2l_ray.tasks.data import columns_of, final_answer, optional_id
 from s2l_ray.tasks.pool import VerifierPool
@@ -70,7 +70,8 @@ def verify_file(
 
     Args:
         source: JSONL or Parquet file.
-        target: JSONL file; its directory is created and an older file replaced. None writes nothing.
+        target: JSONL file; its directory is created and an older file replaced; of a link, what it leads to. None
+            writes nothing.
         kind: verifier.kind of a configuration.
         workers: number of processes.
         timeout_s: verifier.timeout_s of a configuration.
@@ -79,11 +80,12 @@ def verify_file(
         columns: verifier.columns of a configuration; every row must have them.
 
     Raises:
-        DataError: `source` has no rows or cannot be read, or `target` cannot be written.
+        DataError: `source` has no rows or cannot be read, or is `target`.
+        DiskError: `target` cannot be written, or is no file, which is found before anything is checked.
         ConfigError: the verifier cannot be imported.
         VerifierError: its workers cannot start.
     """
-    source, target = Path(source), None if target is None else Path(target)
+    source, target = Path(source), None if target is None else output_file(Path(target))
     rows = [_read(row, number, f"{source}, line {number}", columns) for number, row in rows_and_errors(source)]
     if not rows:
         raise DataError(f'{source} has no rows; give it one {{"answer": ..., "response": ...}} a line')

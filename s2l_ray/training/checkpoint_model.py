@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from torch import Tensor
 from s2l_ray.errors import ConfigError, ModelError
 from s2l_ray.kinds import Dtype
 from s2l_ray.machine.disk import open_up, writing
+from s2l_ray.tasks.model_files import read_json
 from s2l_ray.training.checkpoint import read_about
 from s2l_ray.training.lora import ADAPTER, base_name, require_peft, with_adapter
 from s2l_ray.training.shard_files import Rows, ShardReader
@@ -33,9 +35,7 @@ SIDES = ("lora_A", "lora_B")
 """What peft calls the two sides of an adapter, [rank, in] and [out, rank]."""
 
 
-def write_checkpoint_model(
-    trainer: Path, model_dir: Path, target: Path, dtype: Dtype | None = None, *, lora_alpha: float
-) -> None:
+def write_checkpoint_model(trainer: Path, model_dir: Path, target: Path, dtype: Dtype, *, lora_alpha: float) -> None:
     """Write the weights of a checkpoint, adapters merged, with the other files of the model it began as.
 
     The whole model is in host memory meanwhile. The directory is there whole or not at all.
@@ -44,33 +44,39 @@ def write_checkpoint_model(
         trainer: the directory trainer/ of a checkpoint.
         model_dir: the learner that its run began with.
         target: of the model; must not exist.
-        dtype: of the weights, which its configuration then names; None: the type of the checkpoint, or of the model
-            under its adapters.
+        dtype: of the weights, which its configuration then names. Adapters are merged as the trainer of a run that
+            computes in this type does it.
         lora_alpha: of the run, if it had adapters.
 
     Raises:
-        ModelError: it is no complete checkpoint, or its adapters are not of this model.
+        ModelError: it is no complete checkpoint, its adapters are not of this model, or the model is damaged.
         DataError: it is damaged.
         DiskError: the directory cannot be written.
     """
-    cast = None if dtype is None else getattr(torch, dtype)
+    cast = getattr(torch, dtype)
+    config = read_json("models.learner", model_dir / "config.json")
     adapters = _read(trainer, cast=None, adapters=True)
-    weights = _merged(trainer, model_dir, adapters, cast, lora_alpha) if adapters else _read(trainer, cast=cast)
+    if adapters:
+        stored = StoredTensors(str(model_dir))
+        weights = _merged(trainer, stored, _built_in(config, stored), adapters, cast, lora_alpha)
+    else:
+        weights = _read(trainer, cast=cast)
     with _directory(target) as partial:
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
         copy_beside_weights(model_dir, partial)
-        if dtype is not None:
-            _name_dtype(partial / "config.json", dtype)
+        config.pop("torch_dtype", None)  # its name in versions of transformers before 5
+        text = json.dumps(config | {"dtype": dtype}, indent=2) + "\n"
+        (partial / "config.json").write_text(text, encoding="utf-8")
 
 
-def write_adapter(trainer: Path, learner: str, target: Path, dtype: Dtype | None = None, *, lora_alpha: float) -> None:
+def write_adapter(trainer: Path, learner: str, target: Path, dtype: Dtype, *, lora_alpha: float) -> None:
     """Write the adapters of a checkpoint in PEFT's layout, which peft and vLLM load on top of the learner.
 
     Args:
         trainer: the directory trainer/ of a checkpoint.
         learner: the model that its run began with, as the adapter's configuration names it.
         target: of the adapter; must not exist.
-        dtype: of its weights; None: float32, in which they are trained.
+        dtype: of its weights, which are trained in float32.
         lora_alpha: of the run.
 
     Raises:
@@ -82,7 +88,7 @@ def write_adapter(trainer: Path, learner: str, target: Path, dtype: Dtype | None
     require_peft("writing an adapter")
     from peft import LoraConfig
 
-    adapters = _read(trainer, cast=None if dtype is None else getattr(torch, dtype), adapters=True)
+    adapters = _read(trainer, cast=getattr(torch, dtype), adapters=True)
     if not adapters:
         raise ConfigError(f"{trainer} has no adapters: its run had no trainer.lora_rank, and trained whole weights")
     layers = {name.partition(".lora_")[0] for name in adapters}
@@ -114,10 +120,10 @@ def _directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _name_dtype(config: Path, dtype: Dtype) -> None:
-    values = json.loads(config.read_bytes())
-    values.pop("torch_dtype", None)  # its name in versions of transformers before 5
-    config.write_text(json.dumps(values | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+def _built_in(config: Mapping[str, Any], stored: StoredTensors) -> torch.dtype:
+    """The type that the trainer builds the model in, which every value goes through (see `stored_model.fill`)."""
+    named = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), None)
+    return named if isinstance(named, torch.dtype) else stored.dtype
 
 
 def _read(trainer: Path, *, cast: torch.dtype | None, adapters: bool = False) -> dict[str, Tensor]:
@@ -140,16 +146,19 @@ def _read(trainer: Path, *, cast: torch.dtype | None, adapters: bool = False) ->
 
 
 def _merged(
-    trainer: Path, model_dir: Path, adapters: Mapping[str, Tensor], cast: torch.dtype | None, lora_alpha: float
+    trainer: Path,
+    stored: StoredTensors,
+    built: torch.dtype,
+    adapters: Mapping[str, Tensor],
+    cast: torch.dtype,
+    lora_alpha: float,
 ) -> dict[str, Tensor]:
     """The model's weights with the adapters' shares, as engines had them: cast before and after (see `lora.merged`)."""
-    stored = StoredTensors(str(model_dir))
     scaling = lora_alpha / _rank(adapters)
     found: dict[str, Tensor] = {}
     used = 0
     for name in stored.names:
-        weight = stored.whole(name)
-        weight = weight if cast is None else weight.to(cast)
+        weight = stored.whole(name).to(built).to(cast)
         layer = name.removesuffix(".weight")
         a, b = (adapters.get(f"{layer}.{side}.{ADAPTER}.weight") for side in SIDES)
         if a is not None and b is not None:
@@ -159,7 +168,9 @@ def _merged(
             used += len(SIDES)
         found[name] = weight
     if used < len(adapters):
-        raise ModelError(f"{trainer} has adapters of another model than {model_dir}: names or shapes of layers differ")
+        raise ModelError(
+            f"{trainer} has adapters of another model than {stored.model_dir}: names or shapes of layers differ"
+        )
     return found
 
 

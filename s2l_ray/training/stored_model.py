@@ -6,7 +6,6 @@ memory than its shards and the rows that are being read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from s2l_ray.errors import ModelError
+from s2l_ray.machine.disk import read_json
 from s2l_ray.training.lora import base_name
 from s2l_ray.training.shard_files import rows_of
 
@@ -31,6 +31,7 @@ class StoredTensors:
 
     Raises:
         ModelError: there are no such files, or they are damaged.
+        DataError: the index of several is no JSON.
     """
 
     def __init__(self, model_dir: str) -> None:
@@ -102,8 +103,7 @@ class StoredTensors:
 def _files_by_name(model_dir: Path) -> dict[str, Path]:
     index = model_dir / INDEX
     if index.is_file():
-        names: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return {name: model_dir / file for name, file in names.items()}
+        return _files_in(index)
     found: dict[str, Path] = {}
     for path in sorted(model_dir.glob("*.safetensors")):
         try:
@@ -112,6 +112,14 @@ def _files_by_name(model_dir: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ModelError(f"{path} is damaged ({error}); fetch or copy the model again") from None
     return found
+
+
+def _files_in(index: Path) -> dict[str, Path]:
+    again = "fetch or copy the model again"
+    weight_map = read_json(index, again).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ModelError(f"{index} is damaged (it names no shards: weight_map); {again}")
+    return {name: index.parent / file for name, file in weight_map.items()}
 
 
 def build_without_weights(

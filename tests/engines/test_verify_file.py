@@ -178,6 +178,19 @@ def test_targets_that_cannot_be_written(tmp_path):
         verify_file(source, source / "out.jsonl", "countdown")
 
 
+def test_what_is_no_file_is_refused_before_anything_is_checked_and_a_link_is_followed(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(GOOD)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DiskError, match=r"pipe is a pipe \(FIFO\), and what is written would take its place"):
+        verify_file(source, tmp_path / "pipe", "countdown", on_progress=lambda *_: pytest.fail("it was checked"))
+    assert (tmp_path / "pipe").is_fifo()
+    target, link = tmp_path / "verdicts", tmp_path / "out.jsonl"
+    link.symlink_to(target)
+    verify_file(source, link, "countdown")
+    assert link.is_symlink() and len(verdicts(target)) == 1
+
+
 def test_a_full_disk_is_one_message(tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes((COUNTDOWN + b"\n") * 20)

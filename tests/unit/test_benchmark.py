@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
 from s2l_ray.bank.fingerprint import Fingerprint
 from s2l_ray.bank.recording import create
@@ -21,7 +19,7 @@ from s2l_ray.benchmark.contamination import TrainingText
 from s2l_ray.benchmark.directory import Evaluation, EvaluationDirectory, settings_of
 from s2l_ray.benchmark.figure import pass_at_k_figure
 from s2l_ray.benchmark.jobs import make_jobs
-from s2l_ray.benchmark.models import EvaluatedModel, find_models, write_models
+from s2l_ray.benchmark.models import EvaluatedModel, find_models
 from s2l_ray.benchmark.problems import Benchmark, data_source, load_benchmark, load_benchmarks
 from s2l_ray.benchmark.results import Report, results
 from s2l_ray.benchmark.samples import Outcomes, read_outcomes, read_problems, read_rollouts
@@ -36,10 +34,7 @@ from s2l_ray.rollouts.records import Prompt, Rollout, RolloutSet, Verdict
 from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import remaining, rounds
 from s2l_ray.statistics import pass_at_k
-from s2l_ray.tasks.compat import check_models
 from s2l_ray.tasks.data import Problem
-from s2l_ray.training.checkpoint import save_checkpoint
-from s2l_ray.training.checkpoint_model import write_checkpoint_model
 from tests.support.paths import SHARED_DATA
 from tests.support.word_models import WORDS, make_model
 
@@ -222,68 +217,6 @@ def test_a_run_without_a_trained_model_and_a_model_given_twice_are_refused(tmp_p
         find_models(["embedded:small", "embedded:small"], tmp_path / "out")
     with pytest.raises(ModelError, match="embedded:tiny: the embedded family has"):
         find_models(["embedded:tiny"], tmp_path / "out")
-
-
-def test_a_checkpoint_becomes_a_model_with_its_weights(tmp_path):
-    run = run_directory(tmp_path / "mine", trained=False)
-    weights = load_file(DIRECTORY / "large" / "model.safetensors")
-    trained = {f"model/model.{name}": tensor.float() + 1 for name, tensor in weights.items()}
-    checkpoint = run / "checkpoints" / "step-000020"
-    state = {"exp_avg/model.lm_head.weight": torch.zeros(2, 2), "step": torch.tensor(5.0)}
-    save_checkpoint(str(checkpoint / "trainer"), trained | state, optimizer_steps=5, rank=0, ranks=1)
-    with pytest.raises(ModelError, match="no checkpoint of step 20; it has none"):  # state.json comes last
-        find_models([f"{run}:step-20"], tmp_path / "out")
-    (checkpoint / "state.json").write_text("{}")
-    (model,) = find_models([f"{run}:step-20"], tmp_path / "out")
-    assert (model.label, model.began_as) == ("mine:step-20", str(DIRECTORY / "large"))
-    write_models([model])
-    found = load_file(Path(model.source) / "model.safetensors")
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[name], weights[name].float() + 1) for name in weights)
-    assert {"config.json", "tokenizer.json"} <= {file.name for file in Path(model.source).iterdir()}
-    check_models(model.source, str(DIRECTORY / "small"))
-    write_checkpoint_model(checkpoint / "trainer", DIRECTORY / "large", tmp_path / "half", "bfloat16", lora_alpha=1)
-    half = load_file(tmp_path / "half" / "model.safetensors")
-    assert all(torch.equal(half[name], found[name].bfloat16()) for name in weights)
-    config = json.loads((tmp_path / "half" / "config.json").read_text())
-    assert config["dtype"] == "bfloat16" and "torch_dtype" not in config
-    with pytest.raises(ModelError, match=r"no checkpoint of step 40; it has .*mine:step-20"):
-        find_models([f"{run}:step-40"], tmp_path / "out")
-    for word in (run, f"{run}:step-20", checkpoint):
-        assert main(["export", str(word), "--to", str(tmp_path / "exported"), "--dtype", "float32"]) == 0
-        exported = load_file(tmp_path / "exported" / "model.safetensors")
-        assert all(torch.equal(exported[name], found[name]) for name in weights)
-        assert main(["export", str(word), "--to", str(tmp_path / "exported")]) == 1  # it exists
-        shutil.rmtree(tmp_path / "exported")
-    assert main(["export", f"{run}:step-40", "--to", str(tmp_path / "exported")]) == 1
-    assert main(["export", f"{run}:step-20", "--adapter", "--to", str(tmp_path / "exported")]) == 1  # it has none
-
-
-def test_adapters_of_a_checkpoint_are_merged_or_written_by_themselves(tmp_path):
-    run = run_directory(tmp_path / "mine", trained=False)
-    (run / "config.yaml").write_text("extends: quickstart\ntrainer: {lora_rank: 2, lora_alpha: 6}\n")
-    name = "model.layers.0.self_attn.q_proj"
-    weights = load_file(DIRECTORY / "large" / "model.safetensors")
-    out, into = weights[f"{name}.weight"].shape
-    a, b = torch.linspace(-1, 1, 2 * into).view(2, into), torch.linspace(1, 2, 2 * out).view(out, 2)
-    adapters = {f"{name}.lora_A.default.weight": a, f"{name}.lora_B.default.weight": b}
-    checkpoint = run / "checkpoints" / "step-000020"
-    trained = {f"model/model.{key}": tensor for key, tensor in adapters.items()}
-    save_checkpoint(str(checkpoint / "trainer"), trained, optimizer_steps=5, rank=0, ranks=1)
-    (checkpoint / "state.json").write_text("{}")
-    assert main(["export", str(run), "--to", str(tmp_path / "model"), "--dtype", "float32"]) == 0
-    found = load_file(tmp_path / "model" / "model.safetensors")
-    expected = {key: tensor.float() for key, tensor in weights.items()}
-    expected[f"{name}.weight"] += 3 * (b @ a)  # 6 / 2
-    torch.testing.assert_close(found, expected)
-    (model,) = find_models([f"{run}:step-20"], tmp_path / "out")
-    write_models([model])
-    torch.testing.assert_close(load_file(Path(model.source) / "model.safetensors"), expected, check_dtype=False)
-    assert main(["export", str(run), "--adapter", "--to", str(tmp_path / "adapter")]) == 0
-    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert torch.equal(written[f"base_model.model.{name}.lora_A.weight"], a) and len(written) == 2
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 6.0, ["q_proj"])
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------

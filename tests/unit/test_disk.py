@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -197,6 +200,73 @@ def test_a_full_tracking_store_is_a_notice(disk: Path, capfd: pytest.CaptureFixt
     assert tracker.problem is None
 
 
+# ---- what is at the place already -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["summary.json", "step-000001.jsonl", "run.json", "plan.png"])
+def test_what_is_no_file_stays_what_it_is(name: str, tmp_path: Path) -> None:
+    pipe, directory, link, circle = (tmp_path / f"{kind}-{name}" for kind in ("pipe", "directory", "link", "circle"))
+    os.mkfifo(pipe)
+    directory.mkdir()
+    link.symlink_to(pipe)
+    circle.symlink_to(circle)
+    for path, why in ((pipe, "a pipe"), (directory, "a directory"), (link, "a pipe"), (circle, "links go in a circle")):
+        with pytest.raises(DiskError, match=f"^{path} .*{why}"):
+            WRITERS[name](path)
+    assert pipe.is_fifo() and directory.is_dir() and link.is_symlink() and circle.is_symlink()
+    assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("name", ["summary.json", "step-000001.jsonl", "run.json", "plan.png"])
+def test_a_link_stays_one_and_what_it_leads_to_is_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / name
+    link.symlink_to(target)
+    for old in (None, "old"):
+        if old is not None:
+            target.write_text(old)
+        WRITERS[name](link)
+        assert link.is_symlink() and target.stat().st_size > 100
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("into", ["file", "pipe"])
+def test_what_the_command_prints_into_is_not_replaced(into: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/proc/self/fd/1")  # as /dev/stdout is one
+    code = "import sys; from pathlib import Path; from s2l_ray.machine.disk import write_whole; "
+    command = [sys.executable, "-c", code + "write_whole(Path(sys.argv[1]), 'x')", str(link)]
+    with (tmp_path / "out").open("w") as out:
+        to = out if into == "file" else subprocess.PIPE
+        done = subprocess.run(command, stdout=to, stderr=subprocess.PIPE, text=True, timeout=60)
+    why = "the file to which this command prints" if into == "file" else r"a pipe \(FIFO\)"
+    assert re.search(f"DiskError: {link} is {why}.*; name", done.stderr)
+    assert link.is_symlink() and not done.stdout and not (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "option"),
+    [
+        (["verify", "none.jsonl", "--to"], "v.jsonl", "--to"),
+        (["report", "none", "--output"], "r.html", "--output"),
+        (["trace", "none", "--png"], "t.png", "--png"),
+        (["plan", "none.yaml", "--png"], "p.png", "--png"),
+        (["gpu-check", "--stages", "machine", "--json"], "g.json", "--json"),
+    ],
+)
+def test_commands_refuse_a_pipe_before_they_begin(
+    words: list[str], name: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    assert main([*words, str(tmp_path / name)]) == 1  # nothing that they are to read is there
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (
+        "",
+        f"error: {option}: {tmp_path / name} is a pipe (FIFO), and what is written would take its place; name a file\n",
+    )
+    assert (tmp_path / name).is_fifo()
+
+
 # ---- the mechanism --------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +308,8 @@ def test_the_command_tells_it_in_one_line(tmp_path: Path, capsys: pytest.Capture
     target = answers / "verdicts.jsonl"
     assert main(["verify", str(answers), "--workers", "1", "--to", str(target)]) == 1
     assert capsys.readouterr().err == (
-        f"error: {target} cannot be written: File exists; another file is in the way: move it, or choose another "
-        "place, then give the same command again\n"
+        f"error: {target} cannot be written: Not a directory; part of the path is a file: choose another place, then "
+        "give the same command again\n"
     )
     with pytest.raises(DiskError, match="/dev/full cannot be written: No space left on device"):
         append(Path("/dev/full"), "x")

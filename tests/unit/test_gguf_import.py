@@ -157,6 +157,15 @@ def test_user_mistakes_are_model_errors(gguf_file: Path, tmp_path: Path) -> None
     assert gguf_file.is_file() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_the_new_directory_stays_one(there: bool, gguf_file: Path, tmp_path: Path) -> None:
+    if there:
+        (tmp_path / "models").mkdir()  # empty
+    (tmp_path / "link").symlink_to("models")
+    import_gguf(gguf_file, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "models" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("kept", [500, 50_000], ids=["ends in the header", "ends in the weights"])
 def test_a_damaged_file_leaves_nothing_behind(gguf_file: Path, tmp_path: Path, kept: int) -> None:
     (tmp_path / "cut.gguf").write_bytes(gguf_file.read_bytes()[:kept])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,17 +162,20 @@ def test_a_checkpoint_goes_on_with_the_adapters(model_dirs: dict[str, str], tmp_
     assert all(torch.equal(t, weights[n]) for n, t in weights_of(resumed).items())
 
 
+@pytest.mark.parametrize("built", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_checkpoint_becomes_the_model_that_the_run_would_have_exported(
-    dtype: str, model_dirs: dict[str, str], tmp_path: Path
+    dtype: str, built: str, tmp_path: Path
 ) -> None:
-    trainer = lora_trainer(model_dirs["llama"], dtype, learning_rate=0.1)
+    base = Path(write_model("llama", tmp_path / "base"))
+    described = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(described | {"dtype": built}))  # its files are in float32
+    trainer = lora_trainer(str(base), dtype, learning_rate=0.1)
     for seed in range(2):
         trainer.update([random_groups(3, seed=seed)])
     trainer.save(str(tmp_path / "checkpoint"))
     trainer.export(str(tmp_path / "run"))
     trainer.close()
-    base = Path(model_dirs["llama"])
     write_checkpoint_model(tmp_path / "checkpoint", base, tmp_path / "model", dtype, lora_alpha=ALPHA)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "model"))
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
@@ -179,7 +183,7 @@ def test_a_checkpoint_becomes_the_model_that_the_run_would_have_exported(
     assert loaded.dtype == getattr(torch, dtype)
     with pytest.raises(ModelError, match="adapters of another model"):
         other = Path(write_model("qwen3", tmp_path / "other"))
-        write_checkpoint_model(tmp_path / "checkpoint", other, tmp_path / "none", lora_alpha=ALPHA)
+        write_checkpoint_model(tmp_path / "checkpoint", other, tmp_path / "none", dtype, lora_alpha=ALPHA)
     assert not (tmp_path / "none").exists()
 
 
@@ -189,8 +193,8 @@ def test_adapters_by_themselves_are_what_peft_puts_on_the_learner(model_dirs: di
     trainer.save(str(tmp_path / "checkpoint"))
     trainer.close()
     base = Path(model_dirs["qwen3"])
-    write_checkpoint_model(tmp_path / "checkpoint", base, tmp_path / "model", lora_alpha=ALPHA)
-    write_adapter(tmp_path / "checkpoint", str(base), tmp_path / "adapter", lora_alpha=ALPHA)
+    write_checkpoint_model(tmp_path / "checkpoint", base, tmp_path / "model", "float32", lora_alpha=ALPHA)
+    write_adapter(tmp_path / "checkpoint", str(base), tmp_path / "adapter", "float32", lora_alpha=ALPHA)
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
     assert with_adapter.peft_config["default"].base_model_name_or_path == str(base)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
