@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from s2l_ray.config.interpolation import check_interpolations, references_of
-from s2l_ray.config.problems import problems_of, shown, unknown_key
-from s2l_ray.config.renamed import what_became_of
+from s2l_ray.config.interpolation import absolute, check_interpolations, references_of
+from s2l_ray.config.problems import problems_of, shown
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import (
@@ -31,6 +30,7 @@ from s2l_ray.config.text import (
     type_of,
     yaml_problem,
 )
+from s2l_ray.config.unknown import is_known, unknown_config_key
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.reading import read_bounded
 
@@ -38,6 +38,8 @@ MOST_FILES = 100
 """Files that one configuration is made of."""
 NO_VARIABLE = re.compile(r"Environment variable '(\w+)' not found")
 """What OmegaConf says of a variable that is not set."""
+NO_KEY = re.compile(r"Interpolation key '([^']+)' not found")
+"""What OmegaConf says of a key that an interpolation names and that has no value."""
 
 
 class ConfigFile(Config):
@@ -141,7 +143,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = problems_of(error, Config, lambda location: what_became_of(".".join(map(str, location))))
+        problems = problems_of(error, Config, lambda location: unknown_config_key(".".join(map(str, location))))
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
@@ -266,7 +268,7 @@ def type_at(key: str) -> Any:
             raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
         path.append(part)
         if section and part not in section.model_fields:
-            raise ConfigError(f"override {what_became_of(key) or unknown_key(path, section)}")
+            raise ConfigError(f"override {unknown_config_key(key)}")
         key_type = type_of(section, part) if section else entry_type
     return key_type
 
@@ -289,5 +291,14 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
         return (
             f"{where}: {key}: the environment variable {name} is not set; set it, or write ${{oc.env:{name},DEFAULT}}"
         )
+    if isinstance(error, InterpolationKeyError) and (named := NO_KEY.search(str(error))):
+        return f"{where}: {key}: ${{{named[1]}}}: {_why_it_has_no_value(absolute(named[1], key or ''))}"
     hint = "; for these characters themselves write \\${" if isinstance(error, GrammarParseError) else ""
     return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"
+
+
+def _why_it_has_no_value(key: str) -> str:
+    """What is wrong with a key that an interpolation names."""
+    if is_known(key):
+        return f"{key} has no value in the files and overrides, and its default is not read; give it a value"
+    return unknown_config_key(key)
