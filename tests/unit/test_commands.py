@@ -120,6 +120,48 @@ def test_an_unknown_key_is_one_line(capsys: pytest.CaptureFixture):
     assert told.err.startswith("error: schedule.mixsteps: unknown key; did you mean schedule.mix_")
 
 
+def test_config_prints_what_a_configuration_comes_to(capsys: pytest.CaptureFixture, tmp_path: Path):
+    overrides = ["schedule.steps=20", "schedule.mix_steps=9", "data.prompt=${x} {question}"]
+    assert cli.main(["config", "quickstart", *overrides]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and printed.out == load_config("quickstart", overrides).to_yaml()
+    (tmp_path / "config.yaml").write_text(printed.out)
+    assert load_config(tmp_path / "config.yaml") == load_config("quickstart", overrides)
+    for place in (ROOT / "configs" / "quickstart.yaml", tmp_path, tmp_path / "config.yaml"):
+        assert cli.main(["config", str(place)]) == 0
+        assert capsys.readouterr().out.startswith("name: quickstart\n")
+
+
+def test_a_configuration_is_checked_before_it_is_printed(capsys: pytest.CaptureFixture):
+    for words, message in (
+        (["quickstart", "trainer.lora_rank=abc"], "quickstart: trainer.lora_rank: must be a whole number (got 'abc')"),
+        (["gsm8k_smollm2"], "data.train must be given"),
+        (["nowhere/run.yaml"], "nowhere/run.yaml does not exist"),
+        (["quickstrat"], "quickstrat: there is no such key, section or configuration; did you mean quickstart?"),
+        (["quickstrat", "seed=3"], "quickstrat does not exist; did you mean quickstart?"),
+        (["seed=3", "seed=4"], "the file or name comes first, then keys such as seed=3"),
+    ):
+        assert cli.main(["config", *words]) == 1
+        told = capsys.readouterr()
+        assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err
+
+
+def test_a_configuration_is_printed_without_passwords(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "quickstart", "tracking.uri=https://me:hush@host/x"]) == 0
+    told = capsys.readouterr()
+    assert "uri: https://***@host/x\n" in told.out and "hush" not in told.out and "password" in told.err
+
+
+def test_a_value_without_its_configuration_is_said_to_be_unchecked(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "trainer.lora_rank=abc"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("trainer.lora_rank   integer")
+    assert told.err == (
+        "note: a value is checked together with the configuration that it is for: "
+        "s2l config CONFIG trainer.lora_rank=abc\n"
+    )
+
+
 @pytest.fixture
 def two_runs(tmp_path: Path) -> tuple[Path, Path]:
     """A run directory, and a YAML file that differs from its configuration in three keys."""
