@@ -164,6 +164,10 @@ def _read(path: Path, seen: tuple[Path, ...], left: Iterator[int] | None = None)
     if path in seen:
         raise ConfigError("extends goes in a circle: " + " -> ".join(str(p) for p in (*seen, path)))
     try:
+        if not content.strip():
+            raise ConfigError(
+                f"{path} is empty; write keys into it, or, if a run wrote it, restore it from a copy: it is damaged"
+            )
         own = read_yaml(content, ConfigFile)
         if not isinstance(own, dict | None):
             raise ConfigError(f"{path} must be a mapping of keys to values")
@@ -240,12 +244,25 @@ def _from_word(key: str, value: str) -> dict[str, Any]:
     """The layer of keys that an override `key=value` adds."""
     key_type = type_at(key)
     if is_text(key_type):
+        if "${" in value and _is_path(key):
+            item = shown(f"{key}={value}")
+            raise ConfigError(
+                f"override {item}: text on the command line is taken as it is typed, and ${{...}} is read in files "
+                f'alone; write the path out, or let the shell put a variable in, as in "{key}=$DIRECTORY/..."'
+            )
         return _nested(key, None if value == "null" and can_be_none(key_type) else literal(value))
     try:
         return _nested(key, read_yaml(value, key_type))
     except NOT_YAML as error:
         item = shown(f"{key}={value}")
         raise ConfigError(f"override {item}: the value is not valid YAML: {yaml_problem(error)}") from error
+
+
+def _is_path(key: str) -> bool:
+    """Whether the value of a text key is a path, in which nobody means `${` as it is."""
+    from s2l_ray.config.reference import keys  # makes schemas of all sections, which few overrides need
+
+    return any(known.type.startswith("path") for known in keys(key))
 
 
 def _from_python(key: str, value: Any) -> dict[str, Any]:

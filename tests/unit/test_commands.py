@@ -209,6 +209,22 @@ def test_diff_says_in_a_line_what_is_no_configuration(tmp_path: Path, capsys: py
         assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err
 
 
+def test_an_empty_configuration_of_a_run_is_named(capsys: pytest.CaptureFixture, tmp_path: Path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-000001").mkdir(parents=True)
+    (run / "checkpoints" / "step-000001" / "state.json").write_text('{"format": 2, "step": 1}')
+    (run / "config.yaml").touch()
+    for words in (
+        ["export", str(run), "--to", str(tmp_path / "model")],
+        ["track", str(run)],
+        ["config", str(run)],
+        ["train", str(run / "config.yaml")],
+    ):
+        assert cli.main(words) == 1
+        told = capsys.readouterr()
+        assert f"{run / 'config.yaml'} is empty; write keys into it, or, if a run wrote it, restore it" in told.err
+
+
 @pytest.mark.parametrize("key", ["objective.loss", "verifier.kind"])
 def test_plan_refuses_a_function_that_the_run_could_not_use(key: str, capsys: pytest.CaptureFixture):
     words = ["plan", "paper/qwen3_1.7b_to_8b", "--inventory", "8xH100", f"{key}=no_such_module:function"]

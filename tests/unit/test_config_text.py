@@ -161,6 +161,7 @@ def test_interpolations_of_files_are_resolved(tmp_path: Path, monkeypatch: pytes
     config = load_config(file)
     assert (config.name, config.run_dir, config.tracking.experiment) == ("r3-${seed}", "/somewhere/r3-${seed}", "3")
     assert load_config(file, ["name=${x}", "seed=4"]).run_dir == "/somewhere/${x}"
+    assert load_config(file, {"run_dir": "${x}"}).run_dir == "${x}"
     assert load_config(file, ["schedule.mix_steps=${seed}"]).schedule.mix_steps == 3
 
 
@@ -183,6 +184,13 @@ def test_interpolations_of_files_are_resolved(tmp_path: Path, monkeypatch: pytes
         ("seed=${nope}", "seed: \\${nope}: nope: unknown key; `s2l config` lists all keys$"),
         ("seed=${", r"seed: no viable alternative at input '\${'; for these characters themselves write \\\${$"),
         ("trainer={<<: &a [*a]}", "override 'trainer={<<: &a .*': the value is not valid YAML"),
+        *[
+            (
+                f"{key}=${{oc.env:NOPE}}/x",
+                f"override '{key}=.*' ?: text on the command line is taken as it is typed, and",
+            )
+            for key in ("data.train", "run_dir", "models.learner", "bank.path", "checkpoint.mirror")
+        ],
         ("data.train=", "data.train: is empty; give a path"),
         ("run_dir=", "run_dir: is empty; give a path"),
         ("data.eval=a\0b", "data.eval: a path cannot have a NUL character"),
@@ -213,7 +221,8 @@ def test_paths_may_be_given_as_paths_in_python(minimal: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "models: missing"),
+        ("# a comment\n", "models: missing"),
+        *[(content, "run.yaml is empty; write keys into it, or, if a run wrote it, ") for content in ("", "\n")],
         ("# nothing but this", "models: missing"),
         (b"\xef\xbb\xbfname: x", "models: missing"),
         ("[1, 2]", "must be a mapping"),
