@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,6 +88,46 @@ def test_a_count_is_at_least_one(number: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         cli.main(["explore", "x.yaml", f"--rollouts={number}"])
     assert f"--rollouts: must be an integer of at least 1, not '{number}'" in capsys.readouterr().err
+
+
+# ---- s2l verify -----------------------------------------------------------------------------------------------------
+
+OWN = "def check(response, answer, question, **columns):\n    return sorted(columns) == ['a', 'b']\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{file}", "--columns", "a,b"],
+        ["{file}", "--columns", "a", "b"],
+        ["{file}", "--columns", "[a,b]"],
+        ["{file}", "--columns", "[a,", "b]"],
+        ["--columns", "a,b", "{file}"],
+        ["--columns", "a", "b", "{file}"],
+        ["--columns", "a", "b", "--workers=1", "{file}"],
+    ],
+)
+def test_columns_are_separated_by_commas_or_spaces_and_a_file_may_follow_them(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[Path, tuple[str, ...]]] = []
+
+    def verify_file(source: Path, *others: object) -> SimpleNamespace:
+        asked.append((source, others[-1]))
+        return SimpleNamespace(counts={"right": 1, "failed": 0}, rows=1, answers_per_second=1, failure=None)
+
+    monkeypatch.setattr("s2l_ray.tasks.verify_file.verify_file", verify_file)
+    (tmp_path / "own_columns.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "answers.jsonl"
+    assert cli.main(["verify", "--kind", "own_columns:check", *[word.format(file=file) for word in words]]) == 0
+    assert asked == [(file, ("a", "b"))]
+
+
+@pytest.mark.parametrize("words", [[], ["--columns", "a", "b"], ["--columns", "answers.jsonl"]])
+def test_without_a_file_there_is_nothing_to_verify(words: list[str], capsys: pytest.CaptureFixture):
+    assert cli.main(["verify", *words]) == 1
+    assert capsys.readouterr().err.startswith("error: FILE is missing; name a JSONL or Parquet file")
 
 
 # ---- s2l config -----------------------------------------------------------------------------------------------------
