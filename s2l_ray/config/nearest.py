@@ -13,7 +13,8 @@ MOST = 3
 
 
 def nearest(given: str, names: Iterable[str]) -> list[str]:
-    """The name that is most like the one that was given; else those that begin with it. There may be none."""
+    """The name that is most like the one that was given; else those that begin with it, or have its letters."""
     names, given = list(names), given.lower()
     begun = [name for name in names if len(given) >= SHORTEST_BEGINNING and name.startswith(given)]
-    return difflib.get_close_matches(given, names, n=1, cutoff=CUTOFF) or begun[:MOST]
+    swapped = [name for name in names if sorted(name) == sorted(given)]  # in short names these are not alike
+    return difflib.get_close_matches(given, names, n=1, cutoff=CUTOFF) or (begun or swapped)[:MOST]

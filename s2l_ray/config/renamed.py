@@ -45,7 +45,7 @@ ELSEWHERE = {
     "rollout.learner.top_p and rollout.explorer.top_p": ("rollout.top_p",),
     "trainer.learning_rate": ("lr",),
     "trainer.warmup_steps": ("warmup_ratio", "lr_warmup_steps", "lr_warmup_steps_ratio", "num_warmup_steps"),
-    "trainer.lr_schedule": ("lr_scheduler_type",),
+    "trainer.lr_schedule": ("lr_scheduler_type", "lr_scheduler"),
     "trainer.weight_decay": ("optim.weight_decay",),
     "trainer.grad_clip": ("max_grad_norm", "actor.grad_clip"),
     "trainer.lora_rank": ("model.lora_rank", "peft_config", "use_peft", "lora_r"),
