@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from s2l_ray.commands.arguments import Commands
     from s2l_ray.config.verifier import VerifierConfig
 
+COLUMNS = r"\[?[\w,]+\]?"
+"""Names of columns. What has other characters, such as those of a path, is FILE."""
 DESCRIPTION = """\
 Check the responses in a file against their gold answers. Each row is
 {"answer": gold, "response": text}, with "question" and "id" if wanted; each
@@ -25,7 +28,7 @@ verdict is right, wrong, unparsable (no answer can be read), timeout or failed
 EPILOG = """\
 examples:
   s2l verify answers.jsonl
-  s2l verify answers.jsonl --kind my_rewards:check --columns data_source
+  s2l verify answers.jsonl --kind my_rewards:check --columns data_source,level
 
 exit status: 0, or 1 if no row could be checked"""
 
@@ -35,7 +38,7 @@ def add_to(commands: Commands) -> None:
     parser = add_command(
         commands, "verify", run, help="check the answers in a file", description=DESCRIPTION, epilog=EPILOG
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="JSONL or Parquet file")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSONL or Parquet file; it must be given")
     parser.add_argument("--to", type=Path, metavar="FILE", help="JSONL file of verdicts (default: FILE.verdicts.jsonl)")
     parser.add_argument(
         "--kind", default="math", help=f"{', '.join(VERIFIERS.names)} or module:function (default: %(default)s)"
@@ -50,7 +53,8 @@ def add_to(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="columns of FILE that a function of your own is called with, too, as with verifier.columns",
+        help="columns of FILE that a function of your own is called with, too, as with verifier.columns: names "
+        "separated by commas or spaces",
     )
     parser.add_argument(
         "--workers",
@@ -74,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     from s2l_ray.machine.disk import output_file
     from s2l_ray.tasks.verify_file import verify_file
 
+    _take_columns_apart(arguments)
     verifier = _verifier(arguments)
     if not arguments.file.name:  # such as . or /
         raise ConfigError(f"{arguments.file} is a directory; name a JSONL file")
@@ -97,6 +102,20 @@ def run(arguments: argparse.Namespace) -> int:
         failed = f"{summary.counts['failed']} of {summary.rows} rows could not be checked"
         print(f"{failed}, the first so: {summary.failure}", file=sys.stderr)
     return 1 if summary.counts["failed"] == summary.rows else 0
+
+
+def _take_columns_apart(arguments: argparse.Namespace) -> None:
+    """Names that are separated by commas, as verifier.columns has them; and FILE, where it follows `--columns`.
+
+    Raises:
+        ConfigError: FILE is not given.
+    """
+    if arguments.file is None and len(arguments.columns) > 1 and not re.fullmatch(COLUMNS, arguments.columns[-1]):
+        arguments.file = Path(arguments.columns.pop())
+    if arguments.file is None:
+        raise ConfigError("FILE is missing; name a JSONL or Parquet file, as in s2l verify answers.jsonl")
+    words = " ".join(arguments.columns).strip("[]")
+    arguments.columns = [name for name in re.split(r"[,\s]+", words) if name]
 
 
 def _verifier(arguments: argparse.Namespace) -> VerifierConfig:

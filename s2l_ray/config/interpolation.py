@@ -61,10 +61,20 @@ def references_of(values: dict[str, Any], where: str) -> dict[str, list[str]]:
         ConfigError: an interpolation is refused; the key is named.
     """
     return {
-        key: [_absolute(reference, key) for reference in _references(text, f"{where}: {key}")]
+        key: [absolute(reference, key) for reference in _references(text, f"{where}: {key}")]
         for key, text in _texts(values, "")
         if "${" in text
     }
+
+
+def absolute(reference: str, key: str) -> str:
+    """The dotted key that a reference in the value of `key` means; `.a` is beside it, `..a` one section up."""
+    name = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", reference)
+    dots = len(name) - len(name.lstrip("."))
+    if not dots:
+        return name
+    sections = key.split(".")[: -dots or None]
+    return ".".join([*sections, name[dots:]]).rstrip(".")
 
 
 def _references(text: str, where: str) -> list[str]:
@@ -91,16 +101,6 @@ def _references(text: str, where: str) -> list[str]:
                 "environment, where what needs it looks for it"
             )
     return references
-
-
-def _absolute(reference: str, key: str) -> str:
-    """The dotted key that a reference in the value of `key` means; `.a` is beside it, `..a` one section up."""
-    name = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", reference)
-    dots = len(name) - len(name.lstrip("."))
-    if not dots:
-        return name
-    sections = key.split(".")[: -dots or None]
-    return ".".join([*sections, name[dots:]]).rstrip(".")
 
 
 def _texts(values: Any, prefix: str) -> Iterator[tuple[str, str]]:

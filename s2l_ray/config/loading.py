@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from s2l_ray.config.interpolation import check_interpolations, references_of
-from s2l_ray.config.problems import problems_of, shown, unknown_key
-from s2l_ray.config.renamed import what_became_of
+from s2l_ray.config.interpolation import absolute, check_interpolations, references_of
+from s2l_ray.config.problems import problems_of, shown
 from s2l_ray.config.run import Config
 from s2l_ray.config.shipped import CONFIGURATIONS
 from s2l_ray.config.text import (
@@ -31,6 +30,7 @@ from s2l_ray.config.text import (
     type_of,
     yaml_problem,
 )
+from s2l_ray.config.unknown import is_known, unknown_config_key
 from s2l_ray.errors import ConfigError
 from s2l_ray.machine.reading import read_bounded
 
@@ -38,6 +38,8 @@ MOST_FILES = 100
 """Files that one configuration is made of."""
 NO_VARIABLE = re.compile(r"Environment variable '(\w+)' not found")
 """What OmegaConf says of a variable that is not set."""
+NO_KEY = re.compile(r"Interpolation key '([^']+)' not found")
+"""What OmegaConf says of a key that an interpolation names and that has no value."""
 
 
 class ConfigFile(Config):
@@ -141,7 +143,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = problems_of(error, Config, lambda location: what_became_of(".".join(map(str, location))))
+        problems = problems_of(error, Config, lambda location: unknown_config_key(".".join(map(str, location))))
         separator = " " if len(problems) == 1 else "\n  "
         raise ConfigError(f"{where}:{separator}{listed(problems)}") from None
 
@@ -162,6 +164,10 @@ def _read(path: Path, seen: tuple[Path, ...], left: Iterator[int] | None = None)
     if path in seen:
         raise ConfigError("extends goes in a circle: " + " -> ".join(str(p) for p in (*seen, path)))
     try:
+        if not content.strip():
+            raise ConfigError(
+                f"{path} is empty; write keys into it, or, if a run wrote it, restore it from a copy: it is damaged"
+            )
         own = read_yaml(content, ConfigFile)
         if not isinstance(own, dict | None):
             raise ConfigError(f"{path} must be a mapping of keys to values")
@@ -238,12 +244,25 @@ def _from_word(key: str, value: str) -> dict[str, Any]:
     """The layer of keys that an override `key=value` adds."""
     key_type = type_at(key)
     if is_text(key_type):
+        if "${" in value and _is_path(key):
+            item = shown(f"{key}={value}")
+            raise ConfigError(
+                f"override {item}: text on the command line is taken as it is typed, and ${{...}} is read in files "
+                f'alone; write the path out, or let the shell put a variable in, as in "{key}=$DIRECTORY/..."'
+            )
         return _nested(key, None if value == "null" and can_be_none(key_type) else literal(value))
     try:
         return _nested(key, read_yaml(value, key_type))
     except NOT_YAML as error:
         item = shown(f"{key}={value}")
         raise ConfigError(f"override {item}: the value is not valid YAML: {yaml_problem(error)}") from error
+
+
+def _is_path(key: str) -> bool:
+    """Whether the value of a text key is a path, in which nobody means `${` as it is."""
+    from s2l_ray.config.reference import keys  # makes schemas of all sections, which few overrides need
+
+    return any(known.type.startswith("path") for known in keys(key))
 
 
 def _from_python(key: str, value: Any) -> dict[str, Any]:
@@ -266,7 +285,7 @@ def type_at(key: str) -> Any:
             raise ConfigError(f"override {key!r}: {'.'.join(path)} is a value and has no keys of its own")
         path.append(part)
         if section and part not in section.model_fields:
-            raise ConfigError(f"override {what_became_of(key) or unknown_key(path, section)}")
+            raise ConfigError(f"override {unknown_config_key(key)}")
         key_type = type_of(section, part) if section else entry_type
     return key_type
 
@@ -289,5 +308,14 @@ def _explain_omegaconf(error: OmegaConfBaseException, where: str) -> str:
         return (
             f"{where}: {key}: the environment variable {name} is not set; set it, or write ${{oc.env:{name},DEFAULT}}"
         )
+    if isinstance(error, InterpolationKeyError) and (named := NO_KEY.search(str(error))):
+        return f"{where}: {key}: ${{{named[1]}}}: {_why_it_has_no_value(absolute(named[1], key or ''))}"
     hint = "; for these characters themselves write \\${" if isinstance(error, GrammarParseError) else ""
     return f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}"
+
+
+def _why_it_has_no_value(key: str) -> str:
+    """What is wrong with a key that an interpolation names."""
+    if is_known(key):
+        return f"{key} has no value in the files and overrides, and its default is not read; give it a value"
+    return unknown_config_key(key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from s2l_ray.config.nearest import nearest
 from s2l_ray.config.section import FINGERPRINT_PATTERN, NAME_PATTERN
 from s2l_ray.config.text import section_of, type_of
 from s2l_ray.redaction import redact
@@ -70,8 +70,8 @@ def problem_of_record(error: ValidationError) -> str:
 def unknown_key(location: Location, section: type[BaseModel]) -> str:
     """What is said of a key that a section does not have: the nearest one that it has."""
     valid = sorted(section.model_fields)
-    nearest = difflib.get_close_matches(str(location[-1]).lower(), valid, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys here: {', '.join(valid)}"
+    near = nearest(str(location[-1]), valid)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid keys here: {', '.join(valid)}"
     return f"{_dotted(location)}: unknown key; {hint}"
 
 

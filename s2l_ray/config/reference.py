@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from s2l_ray.config.extension_points import REGISTRIES
-from s2l_ray.config.renamed import RENAMED, what_became_of
 from s2l_ray.config.run import Config
 from s2l_ray.config.text import section_of
+from s2l_ray.config.unknown import unknown_config_key
 from s2l_ray.errors import ConfigError
 
 MISSING = "???"
@@ -57,15 +56,7 @@ def keys(prefix: str = "") -> list[Key]:
     every = keys_of(Config)
     found = [key for key in every if not prefix or key.name == prefix or key.name.startswith(f"{prefix}.")]
     if not found:
-        if new := {old.rpartition(".")[2]: new for old, new in RENAMED.items()}.get(prefix):
-            raise ConfigError(f"{prefix}: this key is now {new}")
-        if said := what_became_of(prefix):
-            raise ConfigError(said)
-        names = list(dict.fromkeys(name for key in every for name in (key.name, key.section) if name))
-        same_ending = [name for name in names if name.rpartition(".")[2] == prefix.rpartition(".")[2]]
-        nearest = same_ending or difflib.get_close_matches(prefix.lower(), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`s2l config` lists all keys"
-        raise ConfigError(f"{prefix}: there is no such key or section; {hint}")
+        raise ConfigError(unknown_config_key(prefix))
     return found
 
 

@@ -174,6 +174,15 @@ def read_checkpoint(directory: Path, learner: Mapping[str, Any], *, checked: boo
     return Checkpoint(directory, state["step"], branch, state, records)
 
 
+def is_of_learner(directory: Path, learner: Mapping[str, Any]) -> bool:
+    """Whether a learner can load a whole checkpoint: it is the one that the checkpoint was trained from.
+
+    Raises:
+        ConfigError, DataError: as `read_state`.
+    """
+    return not _of_another_learner(read_state(directory).get("learner", {}), learner)
+
+
 def checkpoint_name(step: int, branch: int = 0) -> str:
     """Name of a checkpoint's directory."""
     return f"step-{step:06d}" + (f"-branch-{branch}" if branch else "")
@@ -224,12 +233,16 @@ def _of_step(run: Path, step: int, key: str) -> Path:
 
 
 def _check_learner(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differ = [f"{key} was {before[key]}, now {now.get(key)}" for key in before if before[key] != now.get(key)]
-    if differ:
+    if differ := _of_another_learner(before, now):
         raise ConfigError(
             f"{directory} is a checkpoint of another learner ({'; '.join(differ)}); give the run the learner that it "
             "was trained from"
         )
+
+
+def _of_another_learner(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two learners, one line each; none where they are the same."""
+    return [f"{key} was {before[key]}, now {now.get(key)}" for key in before if before[key] != now.get(key)]
 
 
 def _remedy(directory: Path) -> str:

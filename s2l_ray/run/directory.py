@@ -40,6 +40,7 @@ from s2l_ray.run.checkpoints import (
     Checkpoint,
     CheckpointDraft,
     checkpoints_in,
+    is_of_learner,
     named_checkpoint,
     place_of,
     read_checkpoint,
@@ -149,7 +150,7 @@ class RunDirectory:
             judge = self._terms.judge if self._terms else all_that_differ
             if differ := differences(before, config, known, contents, judge):
                 if self.has_begun:
-                    raise ConfigError(self._refusal(differ))
+                    raise ConfigError(self._refusal(differ, learner_of(config, contents)))
                 self._forget()
         self._drop_unfinished()
         write_whole(self._configuration, config.to_yaml())
@@ -310,13 +311,16 @@ class RunDirectory:
         self.remember(mlflow_run_id=None, mlflow_uri=None, id=None)
         (self.path / STRAGGLERS).unlink(missing_ok=True)
 
-    def _refusal(self, differ: list[str]) -> str:
+    def _refusal(self, differ: list[str], learner: dict[str, Any]) -> str:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         text = (
             f"{self.path} holds another run ({'; '.join(differ[:5])}{more}). Restore what has changed, or choose "
             "another name or run_dir"
         )
         if self.checkpoints:
-            overrides = resuming_overrides(self.path)
-            text += f". To train on from this run's last checkpoint as things are now: {overrides}"
+            if is_of_learner(self.checkpoints[-1][1], learner):
+                overrides = resuming_overrides(self.path)
+                text += f". To train on from this run's last checkpoint as things are now: {overrides}"
+            else:
+                text += ". Its checkpoints are of another learner, which this run cannot train on from"
         return text

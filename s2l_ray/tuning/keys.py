@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,7 +11,7 @@ from pydantic.fields import FieldInfo
 from s2l_ray.config import Config
 from s2l_ray.config.loading import type_at
 from s2l_ray.config.problems import problem_of_value
-from s2l_ray.config.reference import as_yaml, keys_of
+from s2l_ray.config.reference import as_yaml
 from s2l_ray.config.section import no_number
 from s2l_ray.config.text import entry_type_of, section_of
 from s2l_ray.errors import ConfigError
@@ -127,10 +126,6 @@ def _type_of(key: str) -> Any:
     try:
         return type_at(key)
     except ConfigError as error:
-        names = [known.name for known in keys_of(Config)]
-        nearest = get_close_matches(str(key).lower(), names, n=1, cutoff=0.7)
-        if nearest and "unknown key" in str(error):
-            raise ConfigError(f"{key}: unknown key; did you mean {nearest[0]}?") from None
         raise ConfigError(str(error).removeprefix("override ")) from None
 
 

@@ -157,7 +157,7 @@ def test_the_inventory_of_the_configuration_is_the_default(capsys, inventory):
     [
         ([PAPER], "which nodes? Give --inventory FILE"),
         ([PAPER, "--inventory", "missing.yaml"], "inventory missing.yaml does not exist; s2l-ray ships"),
-        ([PAPER, "rollout.grup_size=4", "--inventory", "missing.yaml"], "did you mean 'group_size'"),
+        ([PAPER, "rollout.grup_size=4", "--inventory", "missing.yaml"], "did you mean rollout.group_size"),
     ],
 )
 def test_what_the_user_can_mend_is_one_error(capsys, words, message):

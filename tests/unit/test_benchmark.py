@@ -167,7 +167,7 @@ def test_a_configuration_file_says_prompts_and_verifier():
     ("words", "message"),
     [
         (["evaluation.k=[1,8]"], r"samples \(4\) must be at least the largest k \(8\)"),
-        (["evaluation.sampling.temp=1"], "unknown key; did you mean 'temperature'"),
+        (["evaluation.sampling.temp=1"], "unknown key; did you mean evaluation.sampling.temperature"),
         (["rollout.max_tokens=many"], "rollout.max_tokens"),
     ],
 )

@@ -209,7 +209,7 @@ def test_what_cannot_be_an_argument_is_refused_by_name(run_file: Path, override:
         (["data.chat=false", f"{THINKING}=false"], "data: chat_template_kwargs needs chat: true$"),
         (["data.chat_template_kwargs={on: 1}"], "data.chat_template_kwargs: the name True must be text; put it in quo"),
         (["data.chat_template_kwargs=low"], r"data.chat_template_kwargs: must be a mapping of keys to values \(got"),
-        (["data.chat_template_kwarg={a: 1}"], "unknown key; did you mean 'chat_template_kwargs'"),
+        (["data.chat_template_kwarg={a: 1}"], "unknown key; did you mean data.chat_template_kwargs"),
     ],
 )
 def test_a_mapping_that_cannot_be_is_refused(run_file: Path, overrides: list[str], message: str):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,6 +90,46 @@ def test_a_count_is_at_least_one(number: str, capsys: pytest.CaptureFixture):
     assert f"--rollouts: must be an integer of at least 1, not '{number}'" in capsys.readouterr().err
 
 
+# ---- s2l verify -----------------------------------------------------------------------------------------------------
+
+OWN = "def check(response, answer, question, **columns):\n    return sorted(columns) == ['a', 'b']\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{file}", "--columns", "a,b"],
+        ["{file}", "--columns", "a", "b"],
+        ["{file}", "--columns", "[a,b]"],
+        ["{file}", "--columns", "[a,", "b]"],
+        ["--columns", "a,b", "{file}"],
+        ["--columns", "a", "b", "{file}"],
+        ["--columns", "a", "b", "--workers=1", "{file}"],
+    ],
+)
+def test_columns_are_separated_by_commas_or_spaces_and_a_file_may_follow_them(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[Path, tuple[str, ...]]] = []
+
+    def verify_file(source: Path, *others: object) -> SimpleNamespace:
+        asked.append((source, others[-1]))
+        return SimpleNamespace(counts={"right": 1, "failed": 0}, rows=1, answers_per_second=1, failure=None)
+
+    monkeypatch.setattr("s2l_ray.tasks.verify_file.verify_file", verify_file)
+    (tmp_path / "own_columns.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "answers.jsonl"
+    assert cli.main(["verify", "--kind", "own_columns:check", *[word.format(file=file) for word in words]]) == 0
+    assert asked == [(file, ("a", "b"))]
+
+
+@pytest.mark.parametrize("words", [[], ["--columns", "a", "b"], ["--columns", "answers.jsonl"]])
+def test_without_a_file_there_is_nothing_to_verify(words: list[str], capsys: pytest.CaptureFixture):
+    assert cli.main(["verify", *words]) == 1
+    assert capsys.readouterr().err.startswith("error: FILE is missing; name a JSONL or Parquet file")
+
+
 # ---- s2l config -----------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +158,49 @@ def test_an_unknown_key_is_one_line(capsys: pytest.CaptureFixture):
     assert cli.main(["config", "schedule.mixsteps"]) == 1
     told = capsys.readouterr()
     assert told.out == "" and len(told.err.splitlines()) == 1
-    assert told.err.startswith("error: schedule.mixsteps: there is no such key or section; did you mean schedule.mix_")
+    assert told.err.startswith("error: schedule.mixsteps: unknown key; did you mean schedule.mix_")
+
+
+def test_config_prints_what_a_configuration_comes_to(capsys: pytest.CaptureFixture, tmp_path: Path):
+    overrides = ["schedule.steps=20", "schedule.mix_steps=9", "data.prompt=${x} {question}"]
+    assert cli.main(["config", "quickstart", *overrides]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and printed.out == load_config("quickstart", overrides).to_yaml()
+    (tmp_path / "config.yaml").write_text(printed.out)
+    assert load_config(tmp_path / "config.yaml") == load_config("quickstart", overrides)
+    for place in (ROOT / "configs" / "quickstart.yaml", tmp_path, tmp_path / "config.yaml"):
+        assert cli.main(["config", str(place)]) == 0
+        assert capsys.readouterr().out.startswith("name: quickstart\n")
+
+
+def test_a_configuration_is_checked_before_it_is_printed(capsys: pytest.CaptureFixture):
+    for words, message in (
+        (["quickstart", "trainer.lora_rank=abc"], "quickstart: trainer.lora_rank: must be a whole number (got 'abc')"),
+        (["gsm8k_smollm2"], "data.train must be given"),
+        (["nowhere/run.yaml"], "nowhere/run.yaml does not exist"),
+        (["quickstrat"], "quickstrat: there is no such key, section or configuration; did you mean quickstart?"),
+        (["quickstrat", "seed=3"], "quickstrat does not exist; did you mean quickstart?"),
+        (["seed=3", "seed=4"], "the file or name comes first, then keys such as seed=3"),
+    ):
+        assert cli.main(["config", *words]) == 1
+        told = capsys.readouterr()
+        assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err
+
+
+def test_a_configuration_is_printed_without_passwords(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "quickstart", "tracking.uri=https://me:hush@host/x"]) == 0
+    told = capsys.readouterr()
+    assert "uri: https://***@host/x\n" in told.out and "hush" not in told.out and "password" in told.err
+
+
+def test_a_value_without_its_configuration_is_said_to_be_unchecked(capsys: pytest.CaptureFixture):
+    assert cli.main(["config", "trainer.lora_rank=abc"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("trainer.lora_rank   integer")
+    assert told.err == (
+        "note: a value is checked together with the configuration that it is for: "
+        "s2l config CONFIG trainer.lora_rank=abc\n"
+    )
 
 
 @pytest.fixture
@@ -159,12 +242,28 @@ def test_diff_says_in_a_line_what_is_no_configuration(tmp_path: Path, capsys: py
     (tmp_path / "old" / "config.yaml").write_text("models: {learner: a, explorer: b}\ndata: {train: x}\nsead: 3\n")
     for place, message in (
         ("empty", "empty holds no config.yaml: it is no run directory"),
-        ("old", "old/config.yaml: sead: unknown key; did you mean 'seed'?"),
+        ("old", "old/config.yaml: sead: unknown key; did you mean seed?"),
         ("nothing", "nothing does not exist"),
     ):
         assert cli.main(["config", "--diff", str(tmp_path / place), str(tmp_path / place)]) == 1
         told = capsys.readouterr()
         assert told.out == "" and len(told.err.splitlines()) == 1 and message in told.err
+
+
+def test_an_empty_configuration_of_a_run_is_named(capsys: pytest.CaptureFixture, tmp_path: Path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-000001").mkdir(parents=True)
+    (run / "checkpoints" / "step-000001" / "state.json").write_text('{"format": 2, "step": 1}')
+    (run / "config.yaml").touch()
+    for words in (
+        ["export", str(run), "--to", str(tmp_path / "model")],
+        ["track", str(run)],
+        ["config", str(run)],
+        ["train", str(run / "config.yaml")],
+    ):
+        assert cli.main(words) == 1
+        told = capsys.readouterr()
+        assert f"{run / 'config.yaml'} is empty; write keys into it, or, if a run wrote it, restore it" in told.err
 
 
 @pytest.mark.parametrize("key", ["objective.loss", "verifier.kind"])

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from s2l_ray.config import EngineConfig, load_config
 from s2l_ray.config.reference import keys
-from s2l_ray.config.renamed import ELSEWHERE, RENAMED, SECTIONS
+from s2l_ray.config.renamed import ELSEWHERE, RENAMED, SECTIONS, WHOLE_KEYS
 from s2l_ray.config.shipped import CONFIGURATIONS as CONFIGURATIONS_SHIPPED
+from s2l_ray.config.unknown import is_known, unknown_config_key
 from s2l_ray.errors import ConfigError
+from tests.support.documents import braces
 from tests.support.paths import ROOT
 
 MINIMAL = "models: {learner: a, explorer: b}\ndata: {train: x.jsonl}\n"
@@ -58,7 +63,7 @@ def test_resolved_yaml_reads_back_equal(minimal: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("schedule.mix_step=3", "schedule.mix_step: unknown key; did you mean 'mix_steps'?"),
+        ("schedule.mix_step=3", "schedule.mix_step: unknown key; did you mean schedule.mix_steps?"),
         ("trainer.learning_rate=fast", "trainer.learning_rate: must be a number"),
         ("schedule.mix_steps=61", r"mix_steps \(T_mix = 61\) must not exceed steps \(T = 60\)"),
         ("rollout.group_size=1", "group_size must be at least 2"),
@@ -168,16 +173,78 @@ def test_the_short_form_of_the_bank_keeps_its_path(tmp_path):
 
 
 def test_a_key_of_another_framework_leads_to_ours() -> None:
-    ours = {name for key in keys() for name in (key.name, key.section, key.name.partition(".")[0])}
     for here, ends in ELSEWHERE.items():
-        assert set(here.split(" and ")) <= ours
-        for other in (before + end for end in ends for before in ("", "trainer.", "actor_rollout_ref.actor.")):
-            with pytest.raises(ConfigError, match=f"^override {other}: unknown key; see {re.escape(here)}$"):
-                load_config("quickstart", [f"{other}=1"])
+        assert all(map(is_known, here.split(" and ")))
+        for end in ends:
+            befores = ("",) if end in WHOLE_KEYS else ("", "trainer.", "actor_rollout_ref.actor.")
+            for other in (before + end for before in befores):
+                with pytest.raises(ConfigError, match=f"^override {other}: unknown key; see {re.escape(here)}$"):
+                    load_config("quickstart", [f"{other}=1"])
     for other, here in SECTIONS.items():
-        assert set(re.split(", | and ", here)) <= ours
+        assert all(map(is_known, re.split(", | and ", here)))
         with pytest.raises(ConfigError, match=f"^override {other}.any: unknown key; see {here}$"):
             load_config("quickstart", [f"{other}.any=1"])
+
+
+def keys_of_the_guide() -> Iterator[tuple[str, set[str]]]:
+    """Each key of another framework in own.md's tables, with the keys of ours beside it."""
+    text = (ROOT / "docs/guides/own.md").read_text().split("## Coming from another framework\n")[1]
+    for row in (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")):
+        ours = {key for code in re.findall("`([^`]+)`", row[-1]) for key in braces(code.partition(":")[0])}
+        for part in ";".join(row[1:-1]).split(";"):
+            keys_alone = re.split("[:/]| with ", part)[0]  # before values, and keys of other rows
+            yield from ((key, ours) for key in re.findall("`([a-z_.]+)`?", keys_alone))
+
+
+def test_every_key_in_the_guides_tables_leads_to_the_one_beside_it() -> None:
+    found = [(key, ours) for key, ours in keys_of_the_guide() if key != "accelerate"]  # which is a command
+    assert len(found) > 80
+    for key, ours in found:
+        said = unknown_config_key(key).partition("unknown key; ")[2]
+        named = {name for name in re.findall(r"[a-z_.]+[a-z]", said) if is_known(name)}
+        assert named and named <= ours, f"{key}: {said}, and the guide has {sorted(ours)}"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        *[(key, "there is none like it here: each rollout is used once") for key in ("ppo_epochs", "num_iterations")],
+        ("trainer.val_before_train", "there is none like it here: before and after its steps a run evaluates anyway"),
+        ("logging_steps", "there is none like it here: every step is logged"),
+        ("critic.model.path", "there is none like it here: the mean of a group takes the place of a critic"),
+        ("actor_rollout_ref.actor.optim.weight_decay", "see trainer.weight_decay"),
+        ("algorithm.filter_groups.max_num_gen_batches", "see rollout.refill_rounds"),
+        ("fsdp_config", "`s2l config` lists all keys"),
+        ("gradient_accumulation_steps", "`s2l config` lists all keys"),
+        ("delta", "`s2l config` lists all keys"),
+        ("sede", "did you mean seed?"),
+        ("rollout.max", "did you mean rollout.max_tokens or rollout.max_staleness?"),
+        *[(key, f"did you mean trainer.{key}?") for key in ("lora_rank", "learning_rate", "gradient_checkpointing")],
+        ("group_size", "did you mean rollout.group_size?"),
+        ("lora_rnk", "did you mean trainer.lora_rank?"),
+        ("kl", "did you mean objective.kl?"),
+        ("rollout.lora_rank", "did you mean trainer.lora_rank?"),
+        ("traner.lora_rnk", "did you mean trainer.lora_rank?"),
+        ("evaluation.temperature", "did you mean evaluation.sampling.temperature?"),
+        ("data.path", "valid keys here: train, eval, "),
+        ("swap_mode", "this key is now rollout.weight_sync_mode"),
+    ],
+)
+def test_files_overrides_and_s2l_config_say_the_same_of_an_unknown_key(key: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^override {key}: .*{re.escape(said)}"):
+        load_config("quickstart", [f"{key}=1"])
+    with pytest.raises(ConfigError, match=f"^{key}: .*{re.escape(said)}"):
+        keys(key)
+    section = key.rpartition(".")[0]
+    if not section or is_known(section):  # of other sections a file is told the first part alone
+        (tmp_path / "run.yaml").write_text(f"extends: quickstart\n{yaml.safe_dump(nested(key))}")
+        with pytest.raises(ConfigError, match=f"run.yaml: {key}: .*{re.escape(said)}"):
+            load_config(tmp_path / "run.yaml")
+
+
+def nested(key: str) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: nested(rest) if rest else 1}
 
 
 def test_keys_are_explained_as_an_override_has_them() -> None:
@@ -188,9 +255,9 @@ def test_keys_are_explained_as_an_override_has_them() -> None:
 
 def test_what_only_looks_like_another_frameworks_key_is_told_what_is_there() -> None:
     for key, said in {
-        "trainer.beta": "did you mean 'betas'?",
+        "trainer.beta": "did you mean trainer.betas?",
         "evaluation.n": "valid keys here: ",
-        "bank.model": "'mode'",
+        "bank.model": "did you mean bank.mode?",
     }.items():
         with pytest.raises(ConfigError, match=f"^override {key}: unknown key; .*{re.escape(said)}"):
             load_config("quickstart", [f"{key}=1"])

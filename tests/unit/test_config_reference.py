@@ -80,10 +80,10 @@ def test_a_prefix_is_a_key_or_a_section(prefix: str, count: int):
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [
-        ("max_tokens", r"max_tokens: there is no such key or section; did you mean rollout.max_tokens\?"),
-        ("rolout", "rolout: there is no such key or section; did you mean rollout or "),
-        ("rollout.max", "rollout.max: there is no such key or section; did you mean rollout or rollout.max_tokens"),
-        ("zzz", "zzz: there is no such key or section; `s2l config` lists all keys"),
+        ("max_tokens", r"^max_tokens: unknown key; did you mean rollout.max_tokens\?$"),
+        ("rolout", r"^rolout: unknown key; did you mean rollout\?$"),
+        ("rollout.max", r"^rollout.max: unknown key; did you mean rollout.max_tokens or rollout.max_staleness\?$"),
+        ("zzz", "^zzz: unknown key; `s2l config` lists all keys$"),
     ],
 )
 def test_an_unknown_prefix_names_the_nearest(prefix: str, message: str):

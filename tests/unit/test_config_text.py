@@ -161,6 +161,7 @@ def test_interpolations_of_files_are_resolved(tmp_path: Path, monkeypatch: pytes
     config = load_config(file)
     assert (config.name, config.run_dir, config.tracking.experiment) == ("r3-${seed}", "/somewhere/r3-${seed}", "3")
     assert load_config(file, ["name=${x}", "seed=4"]).run_dir == "/somewhere/${x}"
+    assert load_config(file, {"run_dir": "${x}"}).run_dir == "${x}"
     assert load_config(file, ["schedule.mix_steps=${seed}"]).schedule.mix_steps == 3
 
 
@@ -172,7 +173,7 @@ def test_interpolations_of_files_are_resolved(tmp_path: Path, monkeypatch: pytes
         (".seed=1", "override '.seed': that is not a key"),
         ("seed.x=1", "override 'seed.x': seed is a value and has no keys of its own"),
         ("data.prompt.x=1", "override 'data.prompt.x': data.prompt is a value"),
-        ("name =x", "override name : unknown key; did you mean 'name'?"),
+        ("name =x", "override name : unknown key; did you mean name?"),
         ("extends=x.yaml", "override extends: unknown key"),
         ("schedule=3", r"schedule: must be a mapping of keys to values \(got 3\)"),
         ("trainer=", "trainer: is empty; give it keys or leave it out"),
@@ -180,9 +181,16 @@ def test_interpolations_of_files_are_resolved(tmp_path: Path, monkeypatch: pytes
         ("seed=[1", r"override 'seed=\[1': the value is not valid YAML: did not find .* at line"),
         ("seed=!!int x", "override 'seed=!!int x': the value is not valid YAML: invalid literal"),
         ("seed=" + "9" * 5000, r"override 'seed=9*\.\.\.: the value is not valid YAML: Exceeds the limit"),
-        ("seed=${nope}", "seed: Interpolation key 'nope' not found$"),
+        ("seed=${nope}", "seed: \\${nope}: nope: unknown key; `s2l config` lists all keys$"),
         ("seed=${", r"seed: no viable alternative at input '\${'; for these characters themselves write \\\${$"),
         ("trainer={<<: &a [*a]}", "override 'trainer={<<: &a .*': the value is not valid YAML"),
+        *[
+            (
+                f"{key}=${{oc.env:NOPE}}/x",
+                f"override '{key}=.*' ?: text on the command line is taken as it is typed, and",
+            )
+            for key in ("data.train", "run_dir", "models.learner", "bank.path", "checkpoint.mirror")
+        ],
         ("data.train=", "data.train: is empty; give a path"),
         ("run_dir=", "run_dir: is empty; give a path"),
         ("data.eval=a\0b", "data.eval: a path cannot have a NUL character"),
@@ -213,7 +221,8 @@ def test_paths_may_be_given_as_paths_in_python(minimal: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "models: missing"),
+        ("# a comment\n", "models: missing"),
+        *[(content, "run.yaml is empty; write keys into it, or, if a run wrote it, ") for content in ("", "\n")],
         ("# nothing but this", "models: missing"),
         (b"\xef\xbb\xbfname: x", "models: missing"),
         ("[1, 2]", "must be a mapping"),
@@ -223,7 +232,7 @@ def test_paths_may_be_given_as_paths_in_python(minimal: Path):
         ("extends: [[a]]", "extends must be the path"),
         ("extends: 007", "extends: /.*/007 does not exist"),
         ("extends: [null]", "extends: /.*/null does not exist"),
-        ("extends: ${nope}", "extends: Interpolation key 'nope' not found"),
+        ("extends: ${nope}", "extends: \\${nope}: nope: unknown key"),
         ("extends: .", "cannot be read: Is a directory"),
         ('extends: "a\\0b"', r"a\\x00b' cannot be read: embedded null byte"),
         ("seed: 1\nname: x\nseed: 2", "not valid YAML: found duplicate key seed at line 3, column 1"),

@@ -58,7 +58,24 @@ def test_files_that_hold_something_else_are_refused_and_named(key: str, tmp_path
     message = str(caught.value)
     assert f"{key}{where} was {CONTENTS[key]}, now digest 99" in message and message.count(" was ") == 1
     assert "Restore what has changed, or choose another name or run_dir" in message
-    assert message.endswith(f"resume={tmp_path}/run run_dir={tmp_path}/run-more")
+    of_the_learner = key in ("models.learner", "tokenizer")
+    assert message.endswith(
+        "Its checkpoints are of another learner, which this run cannot train on from"
+        if of_the_learner
+        else f"resume={tmp_path}/run run_dir={tmp_path}/run-more"
+    )
+
+
+@pytest.mark.parametrize("changed", [{"trainer.lora_rank": 8}, {"trainer.lora_targets": ["q_proj"]}])
+def test_what_no_checkpoint_could_be_loaded_for_is_not_advised(changed: dict[str, object], tmp_path: Path):
+    run = acquired(config(tmp_path, **{"trainer.lora_rank": 4}))
+    save(run, 1)
+    run.close()
+    with pytest.raises(ConfigError, match=f"{next(iter(changed))} was .*are of another learner") as caught:
+        acquired(config(tmp_path, **{"trainer.lora_rank": 4, **changed}))
+    assert "choose another name or run_dir" in str(caught.value) and "resume=" not in str(caught.value)
+    with pytest.raises(ConfigError, match="seed was 1, now 2.* To train on .* resume="):
+        acquired(config(tmp_path, **{"trainer.lora_rank": 4, "seed": 2}))
 
 
 def test_where_files_lie_does_not_matter(tmp_path: Path):

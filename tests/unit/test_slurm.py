@@ -114,6 +114,25 @@ def test_ray_is_started_on_all_nodes_before_the_run_that_joins_it(job: Job):
     assert job.lines("srun") == ["--cpus-per-task=16", "--kill-on-bad-exit=1"]
 
 
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["tune", "quickstart", "tune_schedule"], ["tune", "quickstart", "tune_schedule"]),
+        (["experiment", "figure4", "seed=2"], ["experiment", "figure4", "seed=2"]),
+        (["train", "quickstart"], ["train", "quickstart"]),
+        (["configs/tune.yaml"], ["train", "configs/tune.yaml"]),
+    ],
+)
+def test_a_study_or_an_experiment_is_run_in_the_place_of_a_run(words: list[str], called: list[str], job: Job):
+    assert ended(job.start(*words)) == 7
+    assert job.lines("s2l") == [*called, "cluster.address=10.1.2.3:6379"]
+
+
+def test_the_nodes_are_the_jobs_alone_with_all_of_their_memory():
+    options = re.findall("^#SBATCH (.*)$", SCRIPT.read_text(), re.MULTILINE)
+    assert {"--exclusive", "--mem=0"} <= set(options)
+
+
 def test_the_token_is_in_the_environment_alone(job: Job):
     assert ended(job.start("quickstart")) == 7
     ((mode, token),) = (line.split() for line in job.lines("token"))
