@@ -135,9 +135,10 @@ def fetch(refs: Any, timeout_s: float, what: str, tend: Callable[[], None] | Non
             raise cause from error
         if isinstance(cause, LOST):
             kind = _kind_of_loss(cause)
-            # Of a value Ray says how it could be debugged.
-            why = VALUE_GONE if kind is ObjectGoneError else f"an actor is gone. {' '.join(str(cause).split())}"
-            raise kind(f"{what} failed: {why} The same command resumes from the last checkpoint.") from error
+            # Ray's own words on a value are about debugging.
+            said = f"{what} failed: an actor is gone. {' '.join(str(cause).split())}"
+            said = f"{what} failed: {VALUE_GONE}" if kind is ObjectGoneError else said
+            raise kind(f"{said} The same command resumes from the last checkpoint.") from error
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             raise ActorLostError(
                 f"{what} failed: Ray ended one of its processes because the memory of its node was nearly full. Give "
