@@ -576,7 +576,7 @@ def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):
     assert main(["track", str(run)]) == 1
     assert "has no run 00000000000000000000000000000000; set MLFLOW_TRACKING_URI" in capsys.readouterr().err
     (run / "run.json").unlink()
-    assert main(["track", str(run)]) == 1 and "was not tracked" in capsys.readouterr().err
+    assert main(["track", str(run)]) == 0 and "in which no step was done" in capsys.readouterr().out
     assert main(["track", str(store)]) == 1 and "is not a run directory" in capsys.readouterr().err
 
 
@@ -605,6 +605,53 @@ def test_a_nested_run_that_began_without_its_server_is_logged_later(store, monke
     assert client(store).get_run(run_id).info.status == "FINISHED"
     assert [m.step for m in client(store).get_metric_history(run_id, "eval/learner/pass_at_1")] == [0, 3]
     assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+
+
+def test_a_run_that_was_not_to_be_tracked_is_logged_from_its_files(store, capsys):
+    run = store / "off"
+    run.mkdir()
+    keys = "name: off\nmodels: {learner: a, explorer: b}\ndata: {train: x}\ntracking: {enabled: false}\n"
+    (run / "config.yaml").write_text(keys)
+    log = StepLog(run / "steps.jsonl")
+    log.append(step(1))
+    assert main(["track", str(run)]) == 0 and "logged 1 step to MLflow at sqlite:///" in capsys.readouterr().out
+    log.append(step(2))  # it was resumed, and not tracked again
+    evaluations = {"before": evaluation(0).to_json(), "explorer": None, "after": evaluation(2).to_json(), "during": []}
+    (run / "summary.json").write_text(json.dumps({"evaluation": evaluations}))
+    assert main(["track", str(run)]) == 0 and "logged 1 step to" in capsys.readouterr().out
+    run_id = json.loads((run / "run.json").read_text())["mlflow_run_id"]
+    found = client(store).get_run(run_id)
+    assert (found.info.run_name, found.info.status) == ("off", "FINISHED")
+    assert sorted(m.step for m in client(store).get_metric_history(run_id, "reward")) == [1, 2]
+    assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+
+
+def test_the_answer_says_which_store_was_asked_and_none_is_made(store, tmp_path, monkeypatch, capsys):
+    tracker = opened(store)
+    tracker.finish()
+    uri, run = f"sqlite:///{store}/mlflow.db", tmp_path / "elsewhere" / "run"
+    run.mkdir(parents=True)
+    keys = "models: {learner: a, explorer: b}\ndata: {train: x}\n"
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": tracker.run_id, "mlflow_uri": uri}))
+
+    def told(config: str) -> tuple[int, str]:
+        (run / "config.yaml").write_text(config)
+        returned, said = main(["track", str(run)]), capsys.readouterr()
+        return returned, said.out + said.err
+
+    returned, said = told(keys)
+    assert returned == 1 and f"there is no MLflow store {run.parent}/mlflow.db; set MLFLOW_TRACKING_URI" in said
+    assert f"When it was last tracked, its store was {uri}" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mistyped/mlflow.db")
+    returned, said = told(keys)
+    assert returned == 1 and f"there is no MLflow store {tmp_path}/mistyped/mlflow.db" in said and uri in said
+    returned, said = told(keys + f"tracking: {{uri: {uri}}}\n")
+    assert returned == 0 and f"MLflow at {uri} has everything" in said
+    assert "MLFLOW_TRACKING_URI was not used: the configuration in that directory has tracking.uri" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert told(keys) == (0, f"MLflow at {uri} has everything of run {tracker.run_id}\n")
 
 
 @pytest.mark.parametrize(
