@@ -113,7 +113,7 @@ def read_problems(directory: Path, benchmark: str) -> list[dict[str, Any]]:
     """
     path = directory / PROBLEMS / f"{benchmark}.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_bytes().splitlines()]  # of bytes: a question may have U+2028
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); give the command of the evaluation again") from None
 

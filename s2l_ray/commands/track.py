@@ -15,6 +15,7 @@ DESCRIPTION = """\
 Send MLflow what it has not taken of a run: because its server was away, or the
 run was killed. RUN/undelivered.jsonl has it. Nothing is sent twice. A run that
 was killed, which MLflow still shows as running, is shown as KILLED after that.
+A run that was not tracked is logged from the files in its directory.
 
 RUN is the directory of a run, of a study, of one of its trials, or of an
 experiment. A study or an experiment in an object store can be given as its URI,

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
@@ -91,6 +91,23 @@ def held() -> Iterator[None]:
             raise ending.told
 
 
+@contextmanager
+def parting_words(text: str) -> Iterator[None]:
+    """Where a command that is told to end is ended within this context before it has tidied up, these lines are said.
+
+    Else whoever presses Ctrl-C twice would not hear, for example, how to go on.
+    """
+    ending = _Ending.current
+    if ending is None:
+        yield
+        return
+    ending.parting_words = text
+    try:
+        yield
+    finally:
+        ending.parting_words = ""
+
+
 def is_watching() -> bool:
     """Whether signals tell a command to end, see `ends_when_told`."""
     return _Ending.current is not None
@@ -111,6 +128,7 @@ class _Ending:
         self.told: Ended | None = None
         self.holds = False
         """Whether what is told is raised later, see `held`."""
+        self.parting_words = ""
         self._known = threading.Event()
         self._dropped = threading.Event()
         self._again_at = 0.0
@@ -125,7 +143,7 @@ class _Ending:
             # Ctrl-C again: somebody waits in vain. Who sends SIGTERM again may be someone else than before, as when a
             # job is stopped and then its pod deleted, and knows SIGKILL.
             if number == signal.SIGINT and time.monotonic() > self._again_at:
-                leave(self.told.status)
+                self._leave(self.told)
             return
         self.told = Ended(number)
         self._again_at = time.monotonic() + AGAIN_S
@@ -152,8 +170,12 @@ class _Ending:
             time.sleep(min(0.1, GRACE_S))  # by then the finaliser is over
             if self._dropped.is_set():
                 signal.pthread_kill(threading.main_thread().ident or 0, self.told.signal)
-        os.write(2, f"tidying up took more than {GRACE_S:g} s; ended without it\n".encode())
-        leave(self.told.status)
+        self._leave(self.told, f"tidying up took more than {GRACE_S:g} s; ended without it\n")
+
+    def _leave(self, told: Ended, said: str = "") -> NoReturn:
+        with suppress(OSError):  # nobody reads any more
+            os.write(2, (said + self.parting_words).encode())
+        leave(told.status)
 
     def over(self) -> None:
         """The command is over."""

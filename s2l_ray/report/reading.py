@@ -19,6 +19,8 @@ from s2l_ray.step_log import StepLog
 
 Made = TypeVar("Made")
 CONFIG, STEPS, SUMMARY, PLAN = "config.yaml", "steps.jsonl", "summary.json", "plan.json"
+SHOWN = 8
+"""Directories that an error names at most."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,31 @@ def read_run(directory: Path) -> RunFiles:
         raise ConfigError(f"{directory} does not exist")
     records = StepLog(directory / STEPS).read()
     if not records:
-        raise ConfigError(f"{directory} is no run directory with steps: it has no {STEPS}, or an empty one")
+        raise ConfigError(_why_none(directory))
     if not (directory / CONFIG).exists():
         raise ConfigError(f"{directory} is no run directory: it has no {CONFIG}")
     config = load_config(directory / CONFIG)
     run = RunFiles(directory, config.name, config, records, document(directory / SUMMARY), document(directory / PLAN))
     guarded(directory, lambda: run.learner_evaluations)
     return run
+
+
+def _why_none(directory: Path) -> str:
+    """Why a directory is not that of a run with steps, and what to give in its place where it has runs."""
+    from s2l_ray.tuning.outcomes import study_files  # not above: what is a run needs nothing of studies
+    from s2l_ray.tuning.place import EXPERIMENT, STATE
+
+    if (directory / EXPERIMENT).exists():
+        kind = "an experiment, which has no steps of its own"
+    elif (directory / STATE).exists() or study_files(directory)["table"].exists():
+        kind = "a study, which has no steps of its own"
+    else:
+        return f"{directory} is no run directory with steps: it has no {STEPS}, or an empty one"
+    runs = [str(path.parent) for path in sorted(directory.glob(f"*/{STEPS}")) if path.stat().st_size]
+    if not runs:
+        return f"{directory} is {kind}, and none of its runs has done a step here"
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f"{directory} is {kind}; give directories of its runs: {', '.join(runs[:SHOWN])}{more}"
 
 
 def read_runs(directories: Sequence[Path]) -> list[RunFiles]:

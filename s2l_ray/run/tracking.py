@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from s2l_ray.config import Config, TrackingConfig
 from s2l_ray.errors import S2LError, TrackingError
 from s2l_ray.kinds import TrackedStatus
+from s2l_ray.redaction import redact
 from s2l_ray.reporter import Reporter
 from s2l_ray.results import EvaluationRecord, StepRecord
 from s2l_ray.run.description import describe
@@ -20,6 +21,7 @@ from s2l_ray.run.extras import AfterStep, extras
 from s2l_ray.run.inputs import Inputs
 from s2l_ray.run.lineage import Branch
 from s2l_ray.run.notices import notices
+from s2l_ray.tracking.mlflow_store import locate
 from s2l_ray.tracking.opening import NoParentError
 from s2l_ray.tracking.tracker import NoTracker, Tracker, open_tracker
 
@@ -180,3 +182,33 @@ def where_it_was_tracked(config: TrackingConfig, known: str | None) -> TrackingC
     if named or known is None or known.startswith("sqlite") or "***" in known:
         return config
     return config.model_copy(update={"uri": known})
+
+
+def named_in_vain(config: TrackingConfig) -> str:
+    """The end of an answer where the environment names another store than the configuration, which goes first."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not (given and config.uri) or given == config.uri:
+        return ""
+    return ". MLFLOW_TRACKING_URI was not used: the configuration in that directory has tracking.uri"
+
+
+@contextmanager
+def saying_which_store(config: TrackingConfig, known: str | None, directory: Path) -> Iterator[None]:
+    """In the block, errors also say why the store is not the one that may be meant.
+
+    Args:
+        config: tracking, as of the run's configuration.
+        known: the tracking URI that the run remembers.
+        directory: of the run.
+
+    Raises:
+        TrackingError: in place of every such error.
+    """
+    try:
+        yield
+    except TrackingError as error:
+        said = f"{error}{named_in_vain(config)}"
+        used = redact(locate(where_it_was_tracked(config, known).uri, directory.parent)[0])
+        if known is not None and known != used:
+            said += f". When it was last tracked, its store was {known}"
+        raise TrackingError(said) from None

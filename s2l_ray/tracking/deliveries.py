@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.errors import DataError
 from s2l_ray.kinds import EntryKind
 from s2l_ray.tracking.mlflow_store import first_line, probe
 from s2l_ray.tracking.models import forget_model, log_model
@@ -32,7 +33,8 @@ FINAL = frozenset(
 )
 """Error codes of answers that stay the same however often the request is repeated."""
 
-
+UNSENDABLE = (UnicodeEncodeError, OverflowError)
+"""Errors that say of a value that no store can take it: a lone surrogate, or a number that is too large."""
 OF_ONE_REQUEST = (404, 405, 413, 414, 501)
 """Statuses of answers that may say something of the request, or that the server is not there."""
 
@@ -70,7 +72,7 @@ class Deliveries:
         """Send entries: one of any kind, or several of metrics, in one request.
 
         Raises:
-            Refused: the answer is no, and will stay so.
+            Refused: the answer is no, or a file of the run is damaged, and will stay so.
             Exception: anything else that went wrong; it may be sent again.
         """
         probe(self._uri, self._timeout_s)
@@ -79,6 +81,8 @@ class Deliveries:
                 self._log_metrics(entries)
             else:
                 self._send[entries[0].kind](entries[0].values)
+        except DataError as error:
+            raise Refused(str(error)) from error
         except Exception as error:
             if self._is_final(error) or self._is_of_this_request(error):
                 raise Refused(first_line(error)) from error
@@ -87,6 +91,8 @@ class Deliveries:
     def _is_final(self, error: Exception) -> bool:
         from mlflow.exceptions import MlflowException, RestException
 
+        if isinstance(error, UNSENDABLE) or isinstance(error.__cause__, UNSENDABLE):  # a database's come in MLflow's
+            return True
         # An answer over HTTP without MLflow's JSON comes from something between, such as a proxy without its server.
         kind = RestException if self._uri.startswith("http") else MlflowException
         return isinstance(error, kind) and error.error_code in FINAL

@@ -19,7 +19,7 @@ from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.metrics import evaluation_metrics, metric_name, step_metrics
 from s2l_ray.tracking.mlflow_store import why_not
 from s2l_ray.tracking.opening import OpenedRun, open_run
-from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
+from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, damaged_aside, in_words, read_undelivered
 from s2l_ray.tracking.writer import Writer
 
 MAX_VALUE = 6000
@@ -70,6 +70,7 @@ class MlflowTracker:
         self._evaluations: dict[Source, set[int]] = {
             source: opened.steps[metric] | _steps(left, metric) for source, metric in OF_EVALUATION.items()
         }
+        self._damage = damaged_aside(directory / UNDELIVERED)
         self._writer = Writer(Undelivered(directory / UNDELIVERED, left), left, self._deliver, self._explain)
         self._writer.start()
 
@@ -92,9 +93,8 @@ class MlflowTracker:
     def problem(self) -> str | None:
         """Why something is not delivered, or was refused; None when everything is delivered, or on its way."""
         if self._writer.problem is None and (refused := self._writer.refused):
-            entry, why = refused[0]
-            return f"MLflow at {self.uri} refused {in_words([entry])}, which it will lack: {why}"
-        return self._writer.problem
+            return what_is_lost(self.uri, refused[:1])
+        return self._writer.problem or self._damage
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flattened. Long values are cut, passwords hidden.
@@ -203,7 +203,7 @@ class MlflowTracker:
         return took.is_set()
 
     def _say_what_is_left(self, pending: list[Entry]) -> None:
-        """Raise TrackingError with what is pending and what is lost; nothing if there is neither."""
+        """Raise TrackingError with what is pending, what is lost and what was damaged; nothing if there is none."""
         said = []
         if pending:
             why = self._writer.problem or f"MLflow at {self.uri} is slow"
@@ -212,8 +212,9 @@ class MlflowTracker:
                 f"{self._directory / UNDELIVERED}: {self._sent_by}"
             )
         if refused := self._writer.refused:
-            entries, (_, why) = [entry for entry, _ in refused], refused[0]
-            said.append(f"MLflow at {self.uri} refused {in_words(entries)}, which it will lack (first: {why})")
+            said.append(what_is_lost(self.uri, refused))
+        if self._damage:
+            said.append(self._damage)
         if said:
             raise TrackingError(". ".join(said) + ". Results are not affected")
 
@@ -230,6 +231,12 @@ class MlflowTracker:
 
     def _explain(self, error: BaseException) -> str:
         return f"MLflow at {self.uri}: {why_not(error)}"
+
+
+def what_is_lost(uri: str, refused: Sequence[tuple[Entry, str]]) -> str:
+    """What MLflow will lack, in a sentence: it refused these entries, or files that they name cannot be read."""
+    (_, why), more = refused[0], "first: " if len(refused) > 1 else ""
+    return f"MLflow at {uri} will lack {in_words([entry for entry, _ in refused])} ({more}{why})"
 
 
 def metrics_of(entries: Sequence[Entry]) -> set[str]:

@@ -97,8 +97,11 @@ def find_run(config: TrackingConfig, directory: Path, run_id: str, metrics: Coll
         metrics: whose points are looked up.
 
     Raises:
-        TrackingError: the store cannot be used, did not answer in time, or has no such run.
+        TrackingError: the store is not there, cannot be used, did not answer in time, or has no such run.
     """
+    file = sqlite_file(locate(config.uri, directory.parent)[0])
+    if file is not None and not file.exists():  # MLflow would make a new one
+        raise TrackingError(f"there is no MLflow store {file}; set MLFLOW_TRACKING_URI to where the run was logged")
     return asked(config, directory, metrics, lambda opening: opening.find(run_id), lambda late: None)
 
 

@@ -11,9 +11,9 @@ from s2l_ray.kinds import TrackedStatus
 from s2l_ray.redaction import redact
 from s2l_ray.tracking.deliveries import Deliveries
 from s2l_ray.tracking.mlflow_store import why_not
-from s2l_ray.tracking.mlflow_tracker import metrics_of, still_missing
+from s2l_ray.tracking.mlflow_tracker import metrics_of, still_missing, what_is_lost
 from s2l_ray.tracking.opening import find_run
-from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, in_words, read_undelivered
+from s2l_ray.tracking.undelivered import UNDELIVERED, Entry, Undelivered, damaged_aside, in_words, read_undelivered
 from s2l_ray.tracking.writer import Writer
 
 
@@ -36,7 +36,7 @@ def send_undelivered(config: TrackingConfig, directory: Path, run_id: str, statu
     path = directory / UNDELIVERED
     kept = read_undelivered(path)
     opened = find_run(config, directory, run_id, metrics_of(kept))
-    entries = still_missing(opened, kept)
+    entries, damage = still_missing(opened, kept), damaged_aside(path)
     if opened.run.info.status == "RUNNING" and not any(entry.kind == "status" for entry in entries):
         entries.append(Entry("status", run_id, {"status": status, "time": int(time.time() * 1000)}))
     uri = redact(opened.uri)
@@ -49,12 +49,13 @@ def send_undelivered(config: TrackingConfig, directory: Path, run_id: str, statu
     while writer.pending and writer.deliver_next():
         pass
     writer.stop()
+    said = [damage] if damage else []
     if pending := writer.pending:
-        raise TrackingError(f"{writer.problem}. Still not sent: {in_words(pending)}, kept in {path}; try again later")
+        said.append(f"{writer.problem}. Still not sent: {in_words(pending)}, kept in {path}; try again later")
     if writer.refused:
-        raise TrackingError(
-            f"MLflow at {uri} refused {in_words([e for e, _ in writer.refused])}: {writer.refused[0][1]}"
-        )
+        said.append(what_is_lost(uri, writer.refused))
+    if said:
+        raise TrackingError(". ".join(said))
     if not entries:
         return f"MLflow at {uri} has everything of run {run_id}"
     return f"sent {in_words(entries)} to MLflow at {uri}, run {run_id}"

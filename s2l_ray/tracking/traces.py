@@ -7,13 +7,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, cast
+
+from s2l_ray.errors import DataError
+from s2l_ray.machine.reading import MISREAD, MOST_LOG_BYTES, misread, read_bounded
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
 
 PREVIEW = 1000
 """Characters of prompt and response in MLflow's list of traces."""
+KEYS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("prompt_id", "source", "model", "verdict", "detail", "response"), str),
+    **dict.fromkeys(("weight_version", "index", "tokens"), int),
+    "reward": int | float,
+}
+"""What a trace needs of a rollout, and its types."""
 MS, NS = 1, 10**6
 """A millisecond in milliseconds and nanoseconds."""
 
@@ -42,9 +52,30 @@ def log_rollouts(
 
 
 def read_rows(path: Path, count: int, questions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The first `count` rollouts of a file of RUN_DIR/rollouts/, with the questions that are known."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:count]
-    return [{"question": questions.get(row["prompt_id"])} | row for row in map(json.loads, lines)]
+    """The first `count` rollouts of a file of RUN_DIR/rollouts/, with the questions that are known.
+
+    Raises:
+        DataError: the file cannot be read, or one of these lines is no rollout.
+    """
+    try:
+        lines = read_bounded(path, MOST_LOG_BYTES).splitlines()[:count]  # of bytes: a text may have Unicode's own ends
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+    return [row | {"question": questions.get(row["prompt_id"])} for row in rows]
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The rollout on a line. Lone surrogates, which a store cannot encode, are replaced."""
+    try:
+        row = json.loads(line.decode(errors="replace"))
+        row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
+        wrong = [key for key, kind in KEYS.items() if not isinstance(row[key], kind)]
+    except MISREAD as error:
+        raise DataError(f"{path}, line {number}: this is no rollout ({misread(error)})") from None
+    if wrong:
+        raise DataError(f"{path}, line {number}: this is no rollout ({wrong[0]!r} is {row[wrong[0]]!r:.80})")
+    return cast("dict[str, Any]", row)
 
 
 def _info(digest: bytes, run_id: str, experiment_id: str, row: dict[str, Any], step: int, time_ms: int) -> TraceInfo:

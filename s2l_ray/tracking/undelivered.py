@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, get_args
 
 from s2l_ray.errors import DataError, DiskError
-from s2l_ray.kinds import EntryKind
+from s2l_ray.kinds import EntryKind, TrackedStatus
 from s2l_ray.machine.disk import write_whole, writing
+from s2l_ray.machine.reading import MISREAD
 
 UNDELIVERED = "undelivered.jsonl"
 """Name of the file in a run directory."""
@@ -35,6 +39,19 @@ WORDS: dict[EntryKind, tuple[str, str]] = {
     "status": ("status", "statuses"),
 }
 """What a user is told that one entry, and that several are."""
+OF_TEXTS: tuple[EntryKind, ...] = ("params", "tags")
+"""Kinds whose values are texts by any names."""
+VALUES: dict[EntryKind, dict[str, type | UnionType]] = {
+    "metrics": {"step": int, "time": int, "metrics": dict},
+    "dataset": {"name": str, "digest": str, "source": str, "context": str, "profile": dict},
+    "text": {"text": str, "file": str},
+    "file": {"path": str, "folder": str | None},
+    "model": {"name": str, "step": int, "params": dict},
+    "model_gone": {"name": str},
+    "traces": {"path": str, "step": int, "count": int, "time": int},
+    "status": {"status": str, "time": int},
+}
+"""What the other kinds have, and the types of that."""
 
 
 @dataclass(frozen=True)
@@ -118,33 +135,68 @@ def read_undelivered(path: Path) -> list[Entry]:
     """The entries of a file that were not delivered; [] if there is none.
 
     The last line may be part of one: the process was killed while it wrote, or the disk was full. It is left out, as is
-    whatever else is no entry.
+    whatever else is no entry (`damaged_aside`).
 
     Raises:
         DataError: it cannot be read.
     """
+    return _read(path)[0]
+
+
+def damaged_aside(path: Path) -> str | None:
+    """Keep a copy of a file some of whose lines are no entries, since it is about to be written again without them.
+
+    Returns:
+        Which lines, and where the copy is, in a sentence; None if nothing is damaged.
+
+    Raises:
+        DataError: the file cannot be read.
+        DiskError: the copy cannot be written.
+    """
+    damaged = _read(path)[1]
+    if not damaged:
+        return None
+    copies = (path.with_name(f"damaged-{number}-{path.name}") for number in count(1))
+    copy = next(place for place in copies if not place.exists())
+    with writing(copy):
+        shutil.copyfile(path, copy)
+    lines = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged)} lines, the first of them {damaged[0]},"
+    return f"{path}: {lines} cannot be read, so that MLflow may lack what was there; {copy.name} is a copy of the file"
+
+
+def _read(path: Path) -> tuple[list[Entry], list[int]]:
+    """The entries of a file, and the numbers of the lines that are neither entries nor marks."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):  # whoever writes to it says what is wrong with the directory
-        return []
+        return [], []
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); correct that, or move it away") from None
     entries: dict[int, Entry] = {}
-    for line in text.splitlines():
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
+    damaged = []
+    for place, line in enumerate(lines, start=1):
+        with suppress(*MISREAD):
             row = json.loads(line)
             if "delivered" in row:
                 entries = {number: entry for number, entry in entries.items() if number > row["delivered"]}
-            elif _is_entry(row):
+                continue
+            if _is_entry(row):
                 entries[row["number"]] = Entry(row["kind"], row["run_id"], row["values"])
-    return list(entries.values())
+                continue
+        if line.endswith("\n"):  # else it is the last, of a process that was killed while it wrote
+            damaged.append(place)
+    return list(entries.values()), damaged
 
 
 def _is_entry(row: dict[str, Any]) -> bool:
-    values = row["values"]
-    if not isinstance(row["number"], int) or row["kind"] not in WORDS or not isinstance(values, dict):
+    kind, values = row["kind"], row["values"]
+    if not (isinstance(row["number"], int) and isinstance(row["run_id"], str) and isinstance(values, dict)):
         return False
-    return row["kind"] != "metrics" or (isinstance(values["step"], int) and isinstance(values["metrics"], dict))
+    if kind in OF_TEXTS:
+        return all(isinstance(value, str) for value in values.values())
+    if kind == "status" and values["status"] not in get_args(TrackedStatus):
+        return False
+    return all(isinstance(values[key], of) for key, of in VALUES[kind].items())
 
 
 def in_words(entries: Sequence[Entry]) -> str:

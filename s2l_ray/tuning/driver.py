@@ -25,6 +25,7 @@ from s2l_ray.errors import ConfigError, S2LError
 from s2l_ray.kinds import BankMode, TrackedStatus
 from s2l_ray.machine.console import CommandConsole
 from s2l_ray.machine.disk import writing
+from s2l_ray.machine.ending import parting_words
 from s2l_ray.machine.places import refuse_session_directory
 from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
@@ -36,7 +37,7 @@ from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.optuna_source import Suggested
 from s2l_ray.tuning.outcomes import StudyFacts, TrialOutcome
 from s2l_ray.tuning.parent_run import ParentRun, check_store
-from s2l_ray.tuning.place import StudyPlace
+from s2l_ray.tuning.place import RESULTS, StudyPlace
 from s2l_ray.tuning.preparing import PreparedStudy, prepare, prepare_again
 from s2l_ray.tuning.ranking import best_of
 from s2l_ray.tuning.reading import load_study, split_overrides
@@ -202,8 +203,13 @@ class _Ready:
 
 def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, ending: Ending) -> _Ready:
     """Connect to Ray, plan every trial, open MLflow and record the bank. Nothing is written before all are possible."""
-    if prepared.resumed:
-        display.say(f"going on with the study in {with_short_paths(str(prepared.place))}")
+    where = with_short_paths(str(prepared.place))
+    if prepared.before is not None and prepared.before.finished:
+        display.say(
+            f"{where}/{RESULTS} is damaged or not there: it is made again from what Ray Tune keeps of the trials"
+        )
+    elif prepared.resumed:
+        display.say(f"going on with the study in {where}")
     if connect(prepared.base.cluster, display.say):
         stack.callback(end_private_ray)
     planned = planned_trials(prepared, display)
@@ -213,6 +219,8 @@ def _ready(prepared: PreparedStudy, display: TaskDisplay, stack: ExitStack, endi
     began = time.monotonic()
     ending.begins(prepared.place)
     prepared.place.write(state)
+    goes_on = last_words([], ending.resume_command(prepared.place))
+    stack.enter_context(parting_words("".join(f"{line}\n" for line in goes_on)))
     about = _about(prepared, at_once, ending.labels)
     parent = ParentRun.open(prepared.base.tracking, about, state.mlflow_run_id, state.mlflow_uri)
     bank_mode = None

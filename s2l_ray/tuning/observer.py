@@ -138,11 +138,12 @@ class StudyObserver(Callback):  # type: ignore[misc]  # Ray has no types
             self._change("exploited", trial, values=values, exploits=(*outcome.exploits, exploit))
 
     def _take_status(self, trial: Trial) -> None:
-        outcome = self._of(trial)
+        outcome, last = self._of(trial), trial.run_metadata.last_result
+        if trial.status == Trial.TERMINATED and step_of(last) > outcome.step:  # found finished, see `restoring`
+            outcome = self._set(trial, status="running", **measured(self.about, outcome, last))
         if outcome.is_over and trial.status in (Trial.TERMINATED, Trial.ERROR):
             return
         if trial.status == Trial.TERMINATED:
-            last = trial.run_metadata.last_result
             done: TrialStatus = "finished" if outcome.has_done_all else "pruned" if last.get("done") else "stopped"
             self._change("ended", trial, status=done)
         elif trial.status == Trial.ERROR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from s2l_ray.config.problems import problem_of_record
 from s2l_ray.config.run import directory_name
 from s2l_ray.errors import ConfigError, StorageError
 from s2l_ray.machine.places import existing_output, output_path
+from s2l_ray.machine.reading import MISREAD
 from s2l_ray.machine.storage import Storage
 from s2l_ray.tuning.reading import parse_study
 from s2l_ray.tuning.space import Values
 from s2l_ray.tuning.store_lock import StoreLock
 
-STATE = "study.yaml"
+STATE, RESULTS = "study.yaml", "tune.json"
 TUNES = "experiment_state-"
 """How the files of Tune's own state begin."""
 FORMAT = 1
@@ -112,6 +114,14 @@ class StudyPlace:
     def has_tunes_state(self) -> bool:
         """Whether Tune has written its state at least once."""
         return any(name.startswith(TUNES) for name, _ in self.storage.files("", ".json"))
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the table of a study's results is there and whole."""
+        try:
+            return self.storage.exists(RESULTS) and bool(json.loads(self.storage.read(RESULTS))["trials"])
+        except MISREAD:
+            return False
 
     def read(self) -> StudyState | None:
         """The study's state; None if there is none.

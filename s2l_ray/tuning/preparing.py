@@ -20,7 +20,7 @@ from s2l_ray.tuning.keys import refuse_overrides
 from s2l_ray.tuning.measured import check_metric
 from s2l_ray.tuning.optuna_source import check_optuna
 from s2l_ray.tuning.outcomes import TrialOutcome
-from s2l_ray.tuning.place import StudyPlace, StudyState, next_free, refuse_differences, within
+from s2l_ray.tuning.place import RESULTS, StudyPlace, StudyState, next_free, refuse_differences, within
 from s2l_ray.tuning.reading import overridden, parse_study, split_overrides
 from s2l_ray.tuning.samples import (
     Sample,
@@ -127,18 +127,23 @@ def prepare(config: str, file: StudyFile, overrides: Sequence[str], watcher: Fet
 
 
 def prepare_again(place: StudyPlace, overrides: Sequence[str]) -> PreparedStudy:
-    """A study that is to be resumed from what it remembers of itself.
+    """A study that is to be resumed from what it remembers of itself: it is unfinished, or its results are damaged.
 
     Args:
         place: of the study.
         overrides: of keys that have no influence on results, such as `cluster.address=auto` or `tune.max_failures=3`.
 
     Raises:
-        ConfigError: it is finished, or an override changes it.
+        ConfigError: it is finished and its results are whole, or an override changes it.
     """
     before = place.read()
-    if before is None or before.finished:
+    if before is None or (before.finished and place.has_results):
         raise ConfigError(f"{place}: this study is finished; its results are in {place.directory}/tune.json")
+    if before.finished and not place.has_tunes_state:
+        raise ConfigError(
+            f"{place}: this study is finished, and {RESULTS}, with its results, is damaged or not there. Put a copy of "
+            "it back: it cannot be made again, since Ray Tune's own state (experiment_state-*.json) is not there either"
+        )
     of_config, of_study = split_overrides(overrides)
     base = _overridden(parse_config(before.config, str(place)), of_config, str(place))
     refuse_password(base.tracking.uri)

@@ -12,7 +12,7 @@ from s2l_ray.machine.places import existing_output
 from s2l_ray.redaction import redact
 from s2l_ray.run.directory import LOCK
 from s2l_ray.run.lock import RunLock
-from s2l_ray.run.tracking import where_it_was_tracked
+from s2l_ray.run.tracking import named_in_vain, saying_which_store, where_it_was_tracked
 from s2l_ray.tracking.sending import send_undelivered
 from s2l_ray.tuning.outcomes import study_files
 from s2l_ray.tuning.place import STATE, StudyPlace, StudyState
@@ -76,6 +76,11 @@ def resend_study(place: StudyPlace) -> str:
 
 def _send(state: StudyState, config: Config, directory: Path) -> str:
     if state.mlflow_run_id is None:
-        raise ConfigError(f"{directory} was not tracked (tracking.enabled): there is no MLflow run to send to")
+        raise ConfigError(
+            f"{directory} was not tracked (tracking.enabled): there is no MLflow run to send to. s2l track TRIAL logs "
+            "one of its trials from the files in the trial's directory"
+        )
     tracking = where_it_was_tracked(config.tracking, state.mlflow_uri)
-    return send_undelivered(tracking, directory, state.mlflow_run_id, "FINISHED" if state.finished else "KILLED")
+    with saying_which_store(config.tracking, state.mlflow_uri, directory):
+        said = send_undelivered(tracking, directory, state.mlflow_run_id, "FINISHED" if state.finished else "KILLED")
+    return said + named_in_vain(config.tracking)

@@ -187,7 +187,7 @@ def test_trials_that_were_killed_are_ended_also_when_something_of_the_study_is_r
     trial = trial_of(parent, outcome)
     trial._writer.stop()
     said = parent.finish("FINISHED", [outcome], StudyFacts(1.0), [store / "gone.yaml"])
-    assert said is not None and "refused 1 file, which it will lack" in said and "as running" not in said
+    assert said is not None and "will lack 1 file" in said and "as running" not in said
     assert client(store).get_run(trial.run_id).info.status == "KILLED"
 
 
@@ -235,7 +235,7 @@ def test_a_server_that_goes_away_is_said_and_what_it_lacks_is_kept(store: Path, 
 
 @pytest.mark.parametrize(("experiment", "status"), [(False, "KILLED"), (True, "FINISHED")])
 def test_the_command_sends_what_a_killed_study_and_a_finished_experiment_left(
-    store: Path, capsys, experiment: bool, status: str
+    store: Path, capsys, monkeypatch, experiment: bool, status: str
 ):
     """Neither has a tune.json, and the store is the one that the configuration names, not the one beside the study."""
     about = study(store / "outputs" / "s", trials=1)
@@ -247,8 +247,12 @@ def test_the_command_sends_what_a_killed_study_and_a_finished_experiment_left(
         Memory({}, []).write(StudyPlace(str(about.directory)))
     left = [Entry("tags", str(parent.run_id), {"late": "1"})]
     Undelivered(about.directory / "undelivered.jsonl", left).close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/another.db")
     assert main(["track", str(about.directory)]) == 0
-    assert capsys.readouterr().out.startswith(f"sent 1 set of tags, 1 status to MLflow at sqlite:///{store}/mlflow.db")
+    said = capsys.readouterr().out
+    assert said.startswith(f"sent 1 set of tags, 1 status to MLflow at sqlite:///{store}/mlflow.db")
+    assert "MLFLOW_TRACKING_URI was not used: the configuration in that directory has tracking.uri" in said
+    assert not (store / "another.db").exists()
     run = client(store).get_run(parent.run_id)
     assert (run.info.status, run.data.tags["late"]) == (status, "1")
     assert not (store / "outputs" / "mlflow.db").exists()

@@ -17,6 +17,7 @@ import pytest
 from s2l_ray.cli import main
 from s2l_ray.config import TrackingConfig, load_config
 from s2l_ray.errors import TrackingError
+from s2l_ray.machine.disk import write_whole
 from s2l_ray.redaction import redact
 from s2l_ray.reporter import SilentReporter
 from s2l_ray.results import EvaluationRecord, PipelineStats, SourceStats, StepRecord
@@ -205,7 +206,7 @@ def test_a_file_that_is_gone_is_lost_and_counted_and_holds_up_nothing(store, tmp
     tracker = opened(store)
     tracker.log_artifact(tmp_path / "gone.png")
     tracker.log_step(step(1))
-    with pytest.raises(TrackingError, match=r"refused 1 file, which it will lack \(first: .*gone.png is not there\)"):
+    with pytest.raises(TrackingError, match=r"will lack 1 file \(.*gone.png is not there\)"):
         tracker.finish()
     assert points(store, tracker, "reward") == [(1, 0.25)]
     assert client(store).get_run(tracker.run_id).info.status == "FINISHED"
@@ -220,7 +221,7 @@ def test_a_metric_that_is_refused_takes_no_other_with_it(store):
             tracker._writer._undelivered.add(entry := Entry("metrics", tracker.run_id, values))
             tracker._writer._last += 1
             tracker._writer._queue.append((tracker._writer._last, entry))
-    with pytest.raises(TrackingError, match="refused 1 step or evaluation"):
+    with pytest.raises(TrackingError, match="will lack 1 step or evaluation"):
         tracker.finish()
     assert points(store, tracker, "a") == [(1, 0.5), (3, 0.5)]
 
@@ -246,22 +247,128 @@ def test_what_was_delivered_before_the_process_was_killed_is_not_sent_again(stor
     assert sorted(points(store, again, "alpha")) == [(1, 0.75), (2, 0.75), (3, 0.75), (4, 0.75)]
 
 
+def rollout(index: int, response: str | None = None) -> dict[str, object]:
+    return {
+        "prompt_id": f"p{index}", "source": "learner", "model": "m", "weight_version": 3, "index": index,
+        "reward": float(index), "verdict": "right", "detail": "", "tokens": 2,
+        "response": response or f"größe {index}",
+    }  # fmt: skip
+
+
+def responses(store: Path, run_id: str | None) -> list[str]:
+    from mlflow.tracing.client import TracingClient
+
+    experiment = client(store).get_run(run_id).info.experiment_id
+    found = TracingClient(f"sqlite:///{store}/mlflow.db").search_traces(
+        locations=[experiment], filter_string=f"request_metadata.`mlflow.sourceRun` = '{run_id}'"
+    )
+    return sorted(trace.data.spans[0].outputs for trace in found)
+
+
+DAMAGES = {
+    "a line that was cut": (json.dumps(rollout(1))[:32].encode(), "this is no rollout (Unterminated string"),
+    "no JSON": (b"nonsense", "this is no rollout (Expecting value"),
+    "a list": (b"[1]", "this is no rollout (a value in it is of another type"),
+    "a missing key": (b'{"prompt_id": "p1"}', "this is no rollout (it has no 'source')"),
+    "other bytes": (bytes(range(14, 200)), "this is no rollout (Expecting value"),
+    "a null": (json.dumps(rollout(1) | {"response": None}).encode(), "this is no rollout ('response' is None)"),
+    "a text for a number": (json.dumps(rollout(1) | {"reward": "1"}).encode(), "('reward' is '1')"),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_rollouts_that_are_damaged_are_named_once_and_hold_up_nothing(store, tmp_path, capsys, damage, said):
+    run = tmp_path / "run"
+    tracker = open_tracker(TrackingConfig(uri=f"sqlite:///{store}/mlflow.db", timeout_s=PATIENCE_S), run, "a-run")
+    whole, damaged = (run / "rollouts" / f"step-00000{number}.jsonl" for number in (1, 2))
+    whole.parent.mkdir()
+    whole.write_text(json.dumps(rollout(0)) + "\n")
+    damaged.write_bytes(json.dumps(rollout(0)).encode() + b"\n" + damage + b"\n")
+    tracker.log_traces(damaged, 2, 2, {})
+    tracker.log_metrics({"later": 1.0}, 2)
+    settled(tracker)
+    assert f"will lack 1 set of traces ({damaged}, line 2: " in str(tracker.problem) and said in str(tracker.problem)
+    with pytest.raises(TrackingError, match="will lack 1 set of traces"):
+        tracker.finish()
+    assert points(store, tracker, "later") == [(2, 1.0)]
+
+    run_id = str(tracker.run_id)
+    (run / "config.yaml").write_text(
+        f"models: {{learner: a, explorer: b}}\ndata: {{train: x}}\ntracking: {{uri: {tracker.uri}}}\n"
+    )
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": run_id}))
+    kept = [
+        Entry("traces", run_id, {"path": f"rollouts/{file.name}", "step": number, "count": 2, "time": 1})
+        for number, file in ((2, damaged), (1, whole))
+    ]
+    Undelivered(run / "undelivered.jsonl", [*kept, Entry("metrics", run_id, metric_at(3))])
+    assert main(["track", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert f"will lack 1 set of traces ({damaged}, line 2: " in error and said in error
+    assert responses(store, run_id) == ["größe 0"] and (3, 1.0) in points(store, tracker, "later")
+    assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+
+
+def metric_at(step: int) -> dict[str, object]:
+    return {"step": step, "time": 1, "metrics": {"later": 1.0}}
+
+
+def test_rollouts_of_any_text_are_traces(store):
+    """Unicode has ends of lines of its own, and a lone surrogate is nothing that a store can take."""
+    tracker = opened(store)
+    file = store / "run" / "rollouts" / "step-000006.jsonl"
+    texts = ["a\u2028b\x85c\u2029d", "a\ud800b"]
+    write_whole(file, "".join(json.dumps(rollout(n, t), ensure_ascii=False) + "\n" for n, t in enumerate(texts)))
+    tracker.log_traces(file, 6, 2, {})
+    tracker.finish()
+    assert responses(store, tracker.run_id) == ["a?b", texts[0]]
+
+
+def test_what_no_store_can_encode_is_lost_alone(store):
+    tracker = opened(store)
+    tracker.set_tags({"place": "a\udcffb"})
+    tracker.log_text("a\udcffb", "notes.txt")
+    tracker.log_metrics({"later": 1.0}, 10**30)
+    tracker.log_metrics({"later": 1.0}, 2)
+    with pytest.raises(TrackingError, match="will lack 1 set of tags, 1 text, 1 step or evaluation .*surrogates not"):
+        tracker.finish()
+    assert points(store, tracker, "later") == [(2, 1.0)]
+
+
+def test_a_damaged_line_of_what_was_kept_is_said_and_the_rest_is_sent(store, tmp_path, capsys):
+    tracker = opened(store)
+    tracker.finish()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        f"models: {{learner: a, explorer: b}}\ndata: {{train: x}}\ntracking: {{uri: {tracker.uri}}}\n"
+    )
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": tracker.run_id}))
+    kept, config = run / "undelivered.jsonl", TrackingConfig(uri=tracker.uri, timeout_s=PATIENCE_S)
+    for step_number, first in ((1, '{"kind": "tags"}\n'), (2, "nonsense\n")):
+        Undelivered(kept, [Entry("metrics", str(tracker.run_id), metric_at(step_number))])
+        kept.write_text(first + kept.read_text())
+        if step_number == 1:
+            assert main(["track", str(run)]) == 1
+            assert f"{kept}: line 1 cannot be read" in capsys.readouterr().err
+            assert main(["track", str(run)]) == 0
+        else:
+            again = open_tracker(config, run, "a-run", tracker.run_id)
+            assert "line 1 cannot be read" in str(again.problem)
+            with pytest.raises(TrackingError, match="line 1 cannot be read, so that MLflow may lack"):
+                again.finish()
+    assert sorted(points(store, tracker, "later")) == [(1, 1.0), (2, 1.0)]
+
+
 def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
     tracker = opened(store)
-    rows = [
-        {
-            "prompt_id": f"p{index}", "source": "learner", "model": "m", "weight_version": 3, "index": index,
-            "reward": float(index), "verdict": "right", "detail": "", "tokens": 2, "response": f"größe {index}",
-        }
-        for index in range(3)
-    ]  # fmt: skip
     file = store / "run" / "rollouts" / "step-000004.jsonl"
     file.parent.mkdir(exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(rollout(index)) + "\n" for index in range(3)))
     questions = {"p1": "how large?"}
     for path, number in ((file, 4), (file, 4), (file.with_name("step-000005.jsonl"), 5)):
         tracker.log_traces(path, number, 2, questions)
-    with pytest.raises(TrackingError, match="refused 1 set of traces"):
+    with pytest.raises(TrackingError, match="will lack 1 set of traces"):
         tracker.finish()
 
     from mlflow.tracing.client import TracingClient
@@ -469,7 +576,7 @@ def test_the_command_sends_what_a_killed_run_left(store, monkeypatch, capsys):
     assert main(["track", str(run)]) == 1
     assert "has no run 00000000000000000000000000000000; set MLFLOW_TRACKING_URI" in capsys.readouterr().err
     (run / "run.json").unlink()
-    assert main(["track", str(run)]) == 1 and "was not tracked" in capsys.readouterr().err
+    assert main(["track", str(run)]) == 0 and "in which no step was done" in capsys.readouterr().out
     assert main(["track", str(store)]) == 1 and "is not a run directory" in capsys.readouterr().err
 
 
@@ -498,6 +605,53 @@ def test_a_nested_run_that_began_without_its_server_is_logged_later(store, monke
     assert client(store).get_run(run_id).info.status == "FINISHED"
     assert [m.step for m in client(store).get_metric_history(run_id, "eval/learner/pass_at_1")] == [0, 3]
     assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+
+
+def test_a_run_that_was_not_to_be_tracked_is_logged_from_its_files(store, capsys):
+    run = store / "off"
+    run.mkdir()
+    keys = "name: off\nmodels: {learner: a, explorer: b}\ndata: {train: x}\ntracking: {enabled: false}\n"
+    (run / "config.yaml").write_text(keys)
+    log = StepLog(run / "steps.jsonl")
+    log.append(step(1))
+    assert main(["track", str(run)]) == 0 and "logged 1 step to MLflow at sqlite:///" in capsys.readouterr().out
+    log.append(step(2))  # it was resumed, and not tracked again
+    evaluations = {"before": evaluation(0).to_json(), "explorer": None, "after": evaluation(2).to_json(), "during": []}
+    (run / "summary.json").write_text(json.dumps({"evaluation": evaluations}))
+    assert main(["track", str(run)]) == 0 and "logged 1 step to" in capsys.readouterr().out
+    run_id = json.loads((run / "run.json").read_text())["mlflow_run_id"]
+    found = client(store).get_run(run_id)
+    assert (found.info.run_name, found.info.status) == ("off", "FINISHED")
+    assert sorted(m.step for m in client(store).get_metric_history(run_id, "reward")) == [1, 2]
+    assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
+
+
+def test_the_answer_says_which_store_was_asked_and_none_is_made(store, tmp_path, monkeypatch, capsys):
+    tracker = opened(store)
+    tracker.finish()
+    uri, run = f"sqlite:///{store}/mlflow.db", tmp_path / "elsewhere" / "run"
+    run.mkdir(parents=True)
+    keys = "models: {learner: a, explorer: b}\ndata: {train: x}\n"
+    (run / "run.json").write_text(json.dumps({"mlflow_run_id": tracker.run_id, "mlflow_uri": uri}))
+
+    def told(config: str) -> tuple[int, str]:
+        (run / "config.yaml").write_text(config)
+        returned, said = main(["track", str(run)]), capsys.readouterr()
+        return returned, said.out + said.err
+
+    returned, said = told(keys)
+    assert returned == 1 and f"there is no MLflow store {run.parent}/mlflow.db; set MLFLOW_TRACKING_URI" in said
+    assert f"When it was last tracked, its store was {uri}" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mistyped/mlflow.db")
+    returned, said = told(keys)
+    assert returned == 1 and f"there is no MLflow store {tmp_path}/mistyped/mlflow.db" in said and uri in said
+    returned, said = told(keys + f"tracking: {{uri: {uri}}}\n")
+    assert returned == 0 and f"MLflow at {uri} has everything" in said
+    assert "MLFLOW_TRACKING_URI was not used: the configuration in that directory has tracking.uri" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert told(keys) == (0, f"MLflow at {uri} has everything of run {tracker.run_id}\n")
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,22 @@ def test_tidying_up_that_never_ends_is_cut_off(tmp_path: Path):
     assert ended(process) == (143, "tidying\n", said)
 
 
+@pytest.mark.parametrize(("grace", "said"), [(100, ""), (0.2, "tidying up took more than 0.2 s; ended without it\n")])
+def test_how_to_go_on_is_said_also_where_tidying_up_is_cut_short(grace: float, said: str, tmp_path: Path):
+    text = TIDIES.format(grace=grace, tidy="wait()")
+    words = "with ending.parting_words('go on with\\n  s2l tune --resume DIR\\n'):"
+    text = text.replace(
+        "def work(arguments):", f"def work(arguments):\n    {words} tidying_work()\n\ndef tidying_work():"
+    )
+    process = program(text, tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "tidying\n"
+    if not said:
+        time.sleep(AGAIN_S)
+        process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "", said + "go on with\n  s2l tune --resume DIR\n")
+
+
 def test_a_terminal_that_is_gone_is_not_written_to(tmp_path: Path):
     """As when its window is closed: the terminal's writes fail from then on."""
     ours, theirs = os.openpty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import ray
 from ray.tune.schedulers import FIFOScheduler
 
 from actors.connection import connect
+from s2l_ray.config import load_config
+from s2l_ray.evaluation.summary import build_summary
+from s2l_ray.results import EvaluationRecord
 from s2l_ray.tuning.observer import StudyObserver
 from s2l_ray.tuning.outcomes import TrialOutcome
 from s2l_ray.tuning.place import FREE_OF_CONFIG, StudyPlace
@@ -19,6 +23,7 @@ from s2l_ray.tuning.searching import Drawn, StudyTrials
 from s2l_ray.tuning.tune_loop import Loop
 from tests.support.counting_trials import STEPS, Counter
 from tests.support.patience import PATIENCE_S
+from tests.support.step_records import step
 from tests.support.studies import study
 
 
@@ -85,6 +90,39 @@ def test_a_trial_that_failed_goes_on_in_the_next_start_and_may_fail_as_often_aga
     assert (one.status, two.status, two.step, two.error) == ("finished", "finished", 3, None)
     assert steps(tmp_path) == [*done, "2: 2", "2: 3"]  # from its last checkpoint on
     assert json.dumps([trial.to_json() for trial in (one, two)])
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_trial_whose_run_is_finished_is_over_though_tune_was_stopped_before_it_heard_so(
+    started_ray: None, tmp_path: Path, whole: bool
+) -> None:
+    (tmp_path / "stops").write_text(str(os.getpid()))
+    after = EvaluationRecord(STEPS, "learner", STEPS, 50, 8, {1: 0.25}, {1: (0.2, 0.3)}, 0.25, 9000, [2] * 50, 3.0)
+    summary = build_summary(
+        config=load_config("quickstart"),
+        steps=[step(number, seconds={"total": 2.0}) for number in range(1, STEPS + 1)],
+        after=after,
+        mlflow_run_id="f" * 32,
+        machine={},
+    )
+    text = json.dumps(summary)
+    (tmp_path / "summary.json").write_text(text if whole else text[:-9])
+    (one, two), events = start(tmp_path, max_failures=0)
+    assert (one.status, two.status, two.step, events[-1]) == ("finished", "stopped", 2, "ended")
+    done = ["1: 1", "1: 2", "1: 3", "2: 1", "2: 2", "2: 3"]
+    assert steps(tmp_path) == done
+
+    (tmp_path / "stops").unlink()
+    (one, two), events = start(tmp_path, max_failures=0)
+    assert (one.status, two.status, two.step) == ("finished", "finished", STEPS)
+    if whole:
+        assert steps(tmp_path) == done and events == ["restored", "ended"]
+        assert (two.metric, two.metric_step, two.interval) == (0.25, STEPS, (0.2, 0.3))
+        assert (two.mlflow_run_id, two.directory) == ("f" * 32, summary["run_dir"])
+        assert start(tmp_path, max_failures=0)[1] == ["restored"]
+    else:
+        assert steps(tmp_path) == [*done, "2: 3"]  # its last step, done again
 
 
 def have_begun_later(study: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ METRIC = "eval/learner/pass_at_1"
 class Counter(tune.Trainable):
     """Counts steps, in a file too. The second trial fails in its second step while the file `broken` is there.
 
-    The first one is impossible while there is a file `impossible`.
+    The first one is impossible while there is a file `impossible`. While there is a file `stops`, with the driver's
+    process, the second one's last step writes the run's summary and has the study stopped before Tune hears of it.
     """
 
     @classmethod
@@ -39,6 +44,10 @@ class Counter(tune.Trainable):
         self.count += 1
         with (self.folder / "steps").open("a") as file:
             print(f"{self.config['number']}: {self.count}", file=file)
+        if self.config["number"] == 2 and self.count == STEPS and (self.folder / "stops").exists():
+            shutil.copy(self.folder / "summary.json", self._storage.trial_fs_path)
+            os.kill(int((self.folder / "stops").read_text()), signal.SIGUSR1)
+            time.sleep(600)
         return {"step": self.count, METRIC: 0.1, "done": self.count == STEPS, "should_checkpoint": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -389,6 +389,9 @@ def test_rollouts_have_tokens_logprobs_and_texts(recorded):
     sample = found["b/1"][0]
     assert sample.token_ids.tolist() == list(range(9)) and sample.logprobs.tolist() == [-0.5] * 9
     assert (sample.text, sample.judged.status, sample.finish_reason) == ("text 0", "unparsable", "length")
+    file = directory / "problems" / "b.jsonl"
+    file.write_text(file.read_text().replace('"question": "q"', '"question": "q\u2028q"', 1))
+    assert read_problems(directory, "b")[0]["question"] == "q\u2028q"  # no end of a line in a file of JSON lines
     assert read_problems(directory, "b")[1] == {"id": "b/1", "question": "q", "answer": "42"}
 
 

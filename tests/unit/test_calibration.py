@@ -32,6 +32,16 @@ def found(run: Path) -> Calibration:
     return calibrate(run, cores=2.0)
 
 
+def test_rollouts_with_line_ends_of_unicodes_own_are_read(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "rollouts").mkdir(exist_ok=True)
+    rows = [{"source": "learner", "tokens": tokens, "response": "a\u2028b\x85c"} for tokens in (7, 9)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (copy / "rollouts" / "step-000001.jsonl").write_text(text, encoding="utf-8")
+    assert read_run(copy).lengths["learner"] == (7, 9)
+
+
 def test_the_simulators_constants_come_back(found: Calibration):
     constants = found.constants
     assert constants.weight_sync_s == pytest.approx(0.07)

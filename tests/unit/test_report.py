@@ -277,6 +277,24 @@ def test_a_file_that_is_broken_is_one_error(tmp_path: Path, name: str, content: 
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("study.yaml", "a study"), ("tune.json", "a study"), ("experiment.yaml", "an experiment")]
+)
+def test_a_study_is_answered_with_its_runs(tmp_path: Path, name: str, kind: str, capsys) -> None:
+    (tmp_path / name).write_text("")
+    for command in ("report", "compare"):
+        assert main([command, str(tmp_path), str(tmp_path / "other")]) == 1
+        said = capsys.readouterr().err
+        assert f"{tmp_path} is {kind}, which has no steps of its own, and none of its runs has done a step here" in said
+    for number in range(1, 11):
+        run_directory(tmp_path / f"s_{number:05d}", after=None)
+    (tmp_path / "s_00003" / "steps.jsonl").write_text("")
+    assert main(["report", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"give directories of its runs: {tmp_path}/s_00001, {tmp_path}/s_00002, {tmp_path}/s_00004, " in said
+    assert said.endswith(f"{tmp_path}/s_00009 and 1 more\n") and not (tmp_path / "report.html").exists()
+
+
 def test_the_commands_say_what_they_did(tmp_path: Path, capsys) -> None:
     first, second = (
         run_directory(tmp_path / name, after=[2, 0, 4, 2], name=name, **{"trainer.learning_rate": rate})

@@ -407,8 +407,24 @@ def test_a_study_is_resumed_from_what_it_remembers(study: str) -> None:
         prepare_again(first.place, ["cluster={adress: auto}"])
     first.state.finished = True
     first.place.write(first.state)
-    with pytest.raises(ConfigError, match="this study is finished"):
+    results = first.place.directory / "tune.json"
+    results.write_text('{"trials": [{}]}')
+    with pytest.raises(ConfigError, match="this study is finished; its results are in"):
         prepare_again(first.place, [])
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"trials": [{"na', "[]", None])
+def test_results_that_are_damaged_are_made_again_from_tunes_state(study: str, content: str | None) -> None:
+    first = prepared(study)
+    first.state.finished = True
+    first.place.write(first.state)
+    if content is not None:
+        (first.place.directory / "tune.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"tune.json, with its results, is damaged or not there. Put a copy"):
+        prepare_again(first.place, [])
+    (first.place.directory / "experiment_state-2026-01-01_00-00-00.json").write_text("{}")
+    again = prepare_again(first.place, [])
+    assert again.before is not None and again.before.finished and not again.state.finished
 
 
 @pytest.mark.parametrize(

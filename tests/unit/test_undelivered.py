@@ -16,7 +16,7 @@ import pytest
 
 from s2l_ray.errors import DataError
 from s2l_ray.tracking import writer as writing
-from s2l_ray.tracking.undelivered import Entry, Undelivered, in_words, read_undelivered
+from s2l_ray.tracking.undelivered import Entry, Undelivered, damaged_aside, in_words, read_undelivered
 from s2l_ray.tracking.writer import Refused, Writer
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S, until
@@ -122,6 +122,10 @@ def test_part_of_a_line_counts_as_not_written(tmp_path: Path):
             for changed in (
                 *({"kind": "of a later version"}, {"kind": []}, {"number": []}, {"values": None}, {"values": []}),
                 *({"values": {}}, {"values": {"step": [], "metrics": {}}}, {"values": {"step": 1, "metrics": [1]}}),
+                *({"run_id": 1}, {"kind": "traces"}, {"kind": "tags"}, {"kind": "text", "values": {"text": "t"}}),
+                {"kind": "file", "values": {"path": None, "folder": None}},
+                {"kind": "model", "values": {"name": "m", "step": "1", "params": {}}},
+                {"kind": "status", "values": {"status": "FINI", "time": 1}},
             )
         ),
     ],
@@ -131,6 +135,23 @@ def test_a_line_that_is_no_entry_spoils_no_other(tmp_path: Path, damage: str):
     Undelivered(path, [metrics(1)])
     path.write_text(damage + "\n" + path.read_text() + damage)
     assert read_undelivered(path) == [metrics(1)]
+
+
+def test_lines_that_are_damaged_are_named_and_kept_in_a_copy(tmp_path: Path):
+    path = tmp_path / "u.jsonl"
+    assert damaged_aside(path) is None
+    Undelivered(path, [metrics(1), metrics(2), metrics(3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])  # by a process that was killed while it wrote
+    assert damaged_aside(path) is None
+    first, second, third = whole.splitlines(keepends=True)
+    for number, damage in enumerate((b"nonsense\n", bytes(range(128, 200)) + b"\n"), start=1):
+        path.write_bytes(first + damage + third)
+        said = f"{path}: line 2 cannot be read, so that MLflow may lack what was there; damaged-{number}-u.jsonl is a"
+        assert str(damaged_aside(path)).startswith(said)
+        assert (tmp_path / f"damaged-{number}-u.jsonl").read_bytes() == first + damage + third
+    path.write_bytes(b"x\n" + second + b"y\n")
+    assert f"{path}: 2 lines, the first of them 1, cannot be read" in str(damaged_aside(path))
 
 
 def test_what_was_put_survives_a_killed_process(tmp_path: Path):

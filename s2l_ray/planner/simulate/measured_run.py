@@ -144,7 +144,7 @@ def _lengths(run: Path, records: tuple[StepRecord, ...]) -> dict[Source, tuple[i
     kept: dict[str, list[int]] = defaultdict(list)
     for path in sorted((run / "rollouts").glob("step-*.jsonl")):
         with _whole(path):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_bytes().splitlines():  # of bytes: a text may have Unicode's own ends
                 row = json.loads(line)
                 kept[row["source"]].append(max(1, row["tokens"]))
     result: dict[Source, tuple[int, ...]] = {}
