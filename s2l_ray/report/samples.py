@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import DataError, S2LError
+from s2l_ray.errors import DataError
 from s2l_ray.machine.reading import MOST_LOG_BYTES, misread, read_bounded
 from s2l_ray.report.reading import RunFiles
-from s2l_ray.tasks.data import load_problems
 
 NAME = re.compile(r"step-([0-9]+)\.jsonl")
 STEPS = 3
@@ -41,7 +40,7 @@ class SampledPrompt:
     step: int
     prompt_id: str
     question: str | None
-    """None if the data are not where they were."""
+    """None in files that earlier versions have written."""
     answer: str | None
     group: str
     """Such as "explorer 1 of 4 right, learner 2 of 4 right"."""
@@ -60,27 +59,17 @@ def samples_of(run: RunFiles) -> list[SampledPrompt]:
     if not kept:
         return []
     chosen = sorted({round(i * (len(kept) - 1) / (STEPS - 1)) for i in range(STEPS)})
-    problems = _problems(run)
-    return [prompt for number in chosen for prompt in _of_step(*kept[number], problems)]
+    return [prompt for number in chosen for prompt in _of_step(*kept[number])]
 
 
-def _problems(run: RunFiles) -> dict[str, tuple[str, str]]:
-    """Question and answer by id; empty if the file is gone or cannot be read any more, which is no fault of the run."""
-    try:
-        problems = load_problems(run.config.data.train, run.config.data.train_limit).problems
-    except (S2LError, OSError):
-        return {}
-    return {problem.id: (problem.question, str(problem.answer)) for problem in problems}
-
-
-def _of_step(step: int, path: Path, problems: dict[str, tuple[str, str]]) -> Iterator[SampledPrompt]:
+def _of_step(step: int, path: Path) -> Iterator[SampledPrompt]:
     try:
         rows = [json.loads(line) for line in read_bounded(path, MOST_LOG_BYTES).splitlines()]
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             groups.setdefault(row["prompt_id"], []).append(row)
         for prompt_id, group in list(groups.items())[:1]:
-            question, answer = problems.get(prompt_id, (None, None))
+            question, answer = group[0].get("question"), group[0].get("answer")
             yield SampledPrompt(step, prompt_id, question, answer, _counted(group), _chosen(group))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no file of rollouts ({misread(error)}); remove it") from error

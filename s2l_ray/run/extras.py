@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_ray.config import Config
-from s2l_ray.run.inputs import Inputs
 
 if TYPE_CHECKING:
     from s2l_ray.tracking.tracker import Tracker
@@ -16,13 +15,12 @@ AfterStep = Callable[[int], None]
 """Given the number of a step that has ended."""
 
 
-def extras(settings: Config, directory: Path, inputs: Inputs, tracker: Tracker) -> list[AfterStep]:
+def extras(settings: Config, directory: Path, tracker: Tracker) -> list[AfterStep]:
     """What to call after every step. Ray is running.
 
     Args:
         settings: of the run, with what is wanted (tracking.system_metrics, tracking.rollout_traces).
         directory: of the run.
-        inputs: with the questions of its prompts.
         tracker: hears of it.
     """
     if not settings.tracking.enabled:
@@ -31,7 +29,7 @@ def extras(settings: Config, directory: Path, inputs: Inputs, tracker: Tracker) 
     if settings.tracking.system_metrics:
         wanted.append(_system_metrics(tracker))
     if settings.tracking.rollout_traces:
-        wanted.append(_rollout_traces(settings.tracking.rollout_traces, directory, inputs, tracker))
+        wanted.append(_rollout_traces(settings.tracking.rollout_traces, directory, tracker))
     return wanted
 
 
@@ -47,10 +45,8 @@ def _system_metrics(tracker: Tracker) -> AfterStep:
     return log
 
 
-def _rollout_traces(count: int, directory: Path, inputs: Inputs, tracker: Tracker) -> AfterStep:
-    questions = {prompt.id: prompt.question for prompt in inputs.train}
-
+def _rollout_traces(count: int, directory: Path, tracker: Tracker) -> AfterStep:
     def log(step: int) -> None:
-        tracker.log_traces(directory / "rollouts" / f"step-{step:06d}.jsonl", step, count, questions)
+        tracker.log_traces(directory / "rollouts" / f"step-{step:06d}.jsonl", step, count)
 
     return log

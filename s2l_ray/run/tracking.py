@@ -87,7 +87,7 @@ class RunTracking:
         try:
             directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri, ended=None)
             describe(tracker, settings, inputs, bank)
-            tracking._extras = extras(settings, directory.path, inputs, tracker)
+            tracking._extras = extras(settings, directory.path, tracker)
         except BaseException as error:  # nobody else can end it yet
             tracking.__exit__(type(error), error, None)
             raise

@@ -54,8 +54,6 @@ class Deliveries:
         self._run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
         self._uri = str(client.tracking_uri)
         self._params = dict(run.data.params)
-        self.questions: Mapping[str, str] = {}
-        """The questions of prompts by id, for traces."""
         self._send: dict[EntryKind, Callable[[Mapping[str, Any]], None]] = {
             "params": self._log_params,
             "tags": self._set_tags,
@@ -162,7 +160,7 @@ class Deliveries:
         path = self._directory / values["path"]
         if not path.is_file():
             raise Refused(f"{path} is not there")
-        rows = read_rows(path, values["count"], self.questions)
+        rows = read_rows(path, values["count"])
         log_rollouts(self._uri, self._run_id, self._experiment_id, rows, values["step"], values["time"])
 
     def _set_status(self, values: Mapping[str, Any]) -> None:

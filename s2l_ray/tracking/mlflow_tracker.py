@@ -148,12 +148,8 @@ class MlflowTracker:
         """Store a file as an artifact, in `folder` of the run's artifacts: as it is when it is sent."""
         self._put("file", {"path": self._relative(path), "folder": folder})
 
-    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
-        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces.
-
-        The `questions`, by prompt id, are not copied; traces that another process sends have the ids alone.
-        """
-        self._deliver.questions = questions
+    def log_traces(self, path: Path, step: int, count: int) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces."""
         self._put("traces", {"path": self._relative(path), "step": step, "count": count, "time": _now()})
 
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +18,13 @@ if TYPE_CHECKING:
 PREVIEW = 1000
 """Characters of prompt and response in MLflow's list of traces."""
 KEYS: dict[str, type | UnionType] = {
-    **dict.fromkeys(("prompt_id", "source", "model", "verdict", "detail", "response"), str),
+    **dict.fromkeys(("prompt_id", "question", "answer", "source", "model", "verdict", "detail", "response"), str),
     **dict.fromkeys(("weight_version", "index", "tokens"), int),
     "reward": int | float,
 }
 """What a trace needs of a rollout, and its types."""
+UNKNOWN_BEFORE = {"question": "", "answer": ""}
+"""Of files that earlier versions have written."""
 MS, NS = 1, 10**6
 """A millisecond in milliseconds and nanoseconds."""
 
@@ -37,7 +38,7 @@ def log_rollouts(
         uri: tracking URI.
         run_id: MLflow's id of the run.
         experiment_id: of the run.
-        rows: of RUN_DIR/rollouts/, with the `question` where it is known.
+        rows: of RUN_DIR/rollouts/.
         step: of the rollouts.
         time_ms: when the step ended.
     """
@@ -51,8 +52,8 @@ def log_rollouts(
         client.log_spans(experiment_id, [_span(digest, row, time_ms)])
 
 
-def read_rows(path: Path, count: int, questions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The first `count` rollouts of a file of RUN_DIR/rollouts/, with the questions that are known.
+def read_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first `count` rollouts of a file of RUN_DIR/rollouts/.
 
     Raises:
         DataError: the file cannot be read, or one of these lines is no rollout.
@@ -61,15 +62,14 @@ def read_rows(path: Path, count: int, questions: Mapping[str, str]) -> list[dict
         lines = read_bounded(path, MOST_LOG_BYTES).splitlines()[:count]  # of bytes: a text may have Unicode's own ends
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
-    return [row | {"question": questions.get(row["prompt_id"])} for row in rows]
+    return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     """The rollout on a line. Lone surrogates, which a store cannot encode, are replaced."""
     try:
         row = json.loads(line.decode(errors="replace"))
-        row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
+        row = UNKNOWN_BEFORE | json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
         wrong = [key for key, kind in KEYS.items() if not isinstance(row[key], kind)]
     except MISREAD as error:
         raise DataError(f"{path}, line {number}: this is no rollout ({misread(error)})") from None
@@ -97,11 +97,10 @@ def _info(digest: bytes, run_id: str, experiment_id: str, row: dict[str, Any], s
 def _span(digest: bytes, row: dict[str, Any], time_ms: int) -> Span:
     from mlflow.entities import Span
 
-    given = {"question": row["question"]} if row["question"] else {}
     attributes = {
         "mlflow.traceRequestId": f"tr-{digest.hex()}",
         "mlflow.spanType": "LLM",
-        "mlflow.spanInputs": {"prompt_id": row["prompt_id"], **given},
+        "mlflow.spanInputs": {key: row[key] for key in ("prompt_id", "question", "answer") if row[key]},
         "mlflow.spanOutputs": row["response"],
         **{key: row[key] for key in ("source", "model", "weight_version", "reward", "verdict", "detail", "tokens")},
     }

@@ -71,8 +71,8 @@ class Tracker(Protocol):
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log further metrics at a step."""
 
-    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
-        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces, with the questions by prompt id."""
+    def log_traces(self, path: Path, step: int, count: int) -> None:
+        """Show the first `count` rollouts of a file of RUN_DIR/rollouts/ as traces."""
 
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:
         """Add a model to the run, taken after `step`, by what is said of it (`params`)."""
@@ -125,7 +125,7 @@ class NoTracker(Tracker):
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Do nothing."""
 
-    def log_traces(self, path: Path, step: int, count: int, questions: Mapping[str, str]) -> None:
+    def log_traces(self, path: Path, step: int, count: int) -> None:
         """Do nothing."""
 
     def log_model(self, name: str, step: int, params: Mapping[str, str]) -> None:

@@ -284,7 +284,7 @@ def test_rollouts_that_are_damaged_are_named_once_and_hold_up_nothing(store, tmp
     whole.parent.mkdir()
     whole.write_text(json.dumps(rollout(0)) + "\n")
     damaged.write_bytes(json.dumps(rollout(0)).encode() + b"\n" + damage + b"\n")
-    tracker.log_traces(damaged, 2, 2, {})
+    tracker.log_traces(damaged, 2, 2)
     tracker.log_metrics({"later": 1.0}, 2)
     settled(tracker)
     assert f"will lack 1 set of traces ({damaged}, line 2: " in str(tracker.problem) and said in str(tracker.problem)
@@ -319,7 +319,7 @@ def test_rollouts_of_any_text_are_traces(store):
     file = store / "run" / "rollouts" / "step-000006.jsonl"
     texts = ["a\u2028b\x85c\u2029d", "a\ud800b"]
     write_whole(file, "".join(json.dumps(rollout(n, t), ensure_ascii=False) + "\n" for n, t in enumerate(texts)))
-    tracker.log_traces(file, 6, 2, {})
+    tracker.log_traces(file, 6, 2)
     tracker.finish()
     assert responses(store, tracker.run_id) == ["a?b", texts[0]]
 
@@ -364,10 +364,10 @@ def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
     tracker = opened(store)
     file = store / "run" / "rollouts" / "step-000004.jsonl"
     file.parent.mkdir(exist_ok=True)
-    file.write_text("".join(json.dumps(rollout(index)) + "\n" for index in range(3)))
-    questions = {"p1": "how large?"}
+    rows = [rollout(0), rollout(1) | {"question": "how large?", "answer": "5"}, rollout(2)]  # the first as it was once
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for path, number in ((file, 4), (file, 4), (file.with_name("step-000005.jsonl"), 5)):
-        tracker.log_traces(path, number, 2, questions)
+        tracker.log_traces(path, number, 2)
     with pytest.raises(TrackingError, match="will lack 1 set of traces"):
         tracker.finish()
 
@@ -381,7 +381,8 @@ def test_rollouts_are_traces_once_and_are_found_by_run_and_tag(store):
         ("0.0", "größe 0"),
         ("1.0", "größe 1"),
     ]
-    assert {trace.data.spans[0].inputs.get("question") for trace in found} == {None, "how large?"}
+    given = {"prompt_id": "p1", "question": "how large?", "answer": "5"}
+    assert sorted((trace.data.spans[0].inputs for trace in found), key=len) == [{"prompt_id": "p0"}, given]
 
 
 def test_a_node_meter_gives_means_since_it_was_read(monkeypatch):
