@@ -223,13 +223,13 @@ def test_the_page_needs_nothing_else_and_no_text_becomes_a_tag(tmp_path: Path) -
     folder = run_directory(tmp_path / "run", after=[2, 0, 4, 2], name="a <b> & c")
     (folder / "rollouts").mkdir()
     row = {"prompt_id": HOSTILE, "source": "learner", "reward": 0.0, "verdict": "wrong", "detail": HOSTILE}
-    row |= {"tokens": 3, "response": HOSTILE + "\x00\ud800"}
+    row |= {"tokens": 3, "response": HOSTILE + "\x00\ud800", "question": f"Is it {HOSTILE}?", "answer": "<i>"}
     (folder / "rollouts" / "step-000001.jsonl").write_text(json.dumps(row) + "\n")
     write_report([read_run(folder)], tmp_path / "page.html")
     found = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert found.tags.count("svg") == 1 and not {"script", "img", "link", "iframe"} & set(found.tags)
     assert all(reference.startswith("#") for reference in found.references)
-    assert "a <b> & c" in found.text and HOSTILE in found.text
+    assert "a <b> & c" in found.text and f"Is it {HOSTILE}?" in found.text and "the answer is <i>" in found.text
     assert "var(--series-0)" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
