@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import ray
 
-from actors.calls import GONE
+from actors.calls import GONE, OBJECT_GONE
 from s2l_ray.bank.writer import Receipt
 from s2l_ray.rollouts.records import SetReport
 from s2l_ray.rollouts.requests import ExplorerRequest
@@ -39,7 +40,7 @@ class BankClient:
         again, self._unwritten = list(self._unwritten.values()), {}
         self._bank, self.failed = bank, False
         self._there.set()
-        await asyncio.gather(*[self.record(request, scored) for request, scored in again])
+        await asyncio.gather(*[self._record_again(request, scored) for request, scored in again])
 
     async def covers(self, requests: list[ExplorerRequest]) -> list[bool]:
         """See `Bank.covers`."""
@@ -62,6 +63,10 @@ class BankClient:
             self._unwritten[receipt.number] = (request, scored)
         for number in [number for number in self._unwritten if number <= receipt.written]:
             del self._unwritten[number]
+
+    async def _record_again(self, request: ExplorerRequest, scored: ray.ObjectRef) -> None:
+        with contextlib.suppress(*OBJECT_GONE):  # they were on a node that is lost, too, and will be missing
+            await self.record(request, scored)
 
     async def _retried(self, call: Callable[[Any], Awaitable[T]]) -> T:
         while True:

@@ -47,6 +47,10 @@ class ObjectGoneError(ActorLostError):
     """A value in Ray's object store is gone, with its node or with the process that had asked for it."""
 
 
+class RolloutsGoneError(ActorLostError):
+    """Rollouts that trainer ranks were given are gone. No rank has begun the update."""
+
+
 def watch(refs: Sequence[ray.ObjectRef], timeout_s: float, tell: Callable[[list[ray.ObjectRef]], None]) -> None:
     """Wait until all of `refs` are done or the time is up; every second `tell` receives those that are done."""
     deadline = time.monotonic() + timeout_s

@@ -13,7 +13,7 @@ import ray
 
 from actors.batch import StepBatch
 from actors.blueprint import Blueprint, RunNeeds
-from actors.calls import POLL_S, ObjectGoneError, fetch, outcomes
+from actors.calls import POLL_S, RolloutsGoneError, fetch, outcomes
 from actors.launcher import ActorLauncher
 from actors.node_files import check_node_files
 from actors.scheduler_client import SchedulerClient
@@ -22,14 +22,13 @@ from actors.supervision import Supervision
 from actors.trainer_group import TrainerGroup
 from actors.trainer_recovery import RecoveringTrainer
 from actors.weight_sync import NoMemberLeftError, WeightSyncReport
-from actors.workers import BANK, Key, Workers
+from actors.workers import BANK, Key, Workers, name_of
 from s2l_ray.bank.rollout_bank import BankSettings
 from s2l_ray.generation.sleeping import Call, fall_asleep, weight_sync_and_wake
 from s2l_ray.kinds import Source
 from s2l_ray.placement.plan import EngineSlot, Layout
 from s2l_ray.placement.ray_binding import reserve
 from s2l_ray.placement.recomputation import as_planned
-from s2l_ray.recovery.causes import short_cause
 from s2l_ray.rollouts.records import RolloutSummary
 from s2l_ray.timing import Span
 
@@ -161,6 +160,8 @@ class ActorGraph:
         Engines that only one of the runs has at this step are none: `reconfigure` stops and starts them.
         """
         slots = _by_key(needs.layout, first_step)
+        if away := self._workers.away:
+            return [f"{name_of(key)} has no node" for key in away]
         stay = [engine for engine in self._workers.all_engines if _key(engine.slot) in slots]
         engines = {engine.slot: engine.settings for engine in stay}
         there = replace(Blueprint.of(self._needs, []), engines=engines, contents=self._contents)
@@ -258,9 +259,9 @@ class ActorGraph:
         self._free_devices()
         try:
             return batch, *self.trainer.update(batch)
-        except ObjectGoneError as error:  # with the scheduler that asked for the rollouts, or with a node
+        except RolloutsGoneError as error:
             step = batch.split.step
-            self._note(f"rollouts of step {step} are gone, and are sampled again: {short_cause(error)}")
+            self._note(f"{error}, and are sampled again")
             # What was sampled ahead may be gone with the same node.
             self.restore_schedule({before: seen for before, seen in self._observed.items() if before < step})
             if self._workers.share_devices:  # whose engines sleep, and have nothing to sample with

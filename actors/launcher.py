@@ -115,7 +115,7 @@ class ActorLauncher:
             NodeLostError: the node of its bundle is gone.
         """
         if self._reservation.places[slot.bundle].node not in nodes_alive():
-            raise NodeLostError(f"{self.lost_node(slot)}, and with it trainer rank {slot.index}. {AGAIN}")
+            raise NodeLostError(f"{self._lost_node(slot)}, and with it trainer rank {slot.index}. {AGAIN}")
         process = RankProcess.of(self._config, slot.index, ranks)
         env = {"OMP_NUM_THREADS": str(process.threads or 1)} | nccl_environment() | _loopback()
         rank = self._spawn(TrainerRank, self._reservation.options(slot, process.cpus, env), process)
@@ -124,7 +124,13 @@ class ActorLauncher:
         return rank
 
     def launch_engine(self, slot: EngineSlot) -> PlacedEngine:
-        """Begin to start an engine on its bundle, which has a node; `PlacedEngine.ready` is done once it answers."""
+        """Begin to start an engine; `PlacedEngine.ready` is done once it answers.
+
+        Raises:
+            NodeLostError: its bundle has no node.
+        """
+        if not self.has_node(slot):
+            raise NodeLostError(f"{self._lost_node(slot)}, and with it {slot.role} engine {slot.index}. {AGAIN}")
         settings = engine_settings(self._config, self._layout, slot)
         options = self._reservation.options(
             slot, settings.engine.cpus, engine_environment(settings.engine) | _loopback() | TOKENS_ASIDE
@@ -135,14 +141,23 @@ class ActorLauncher:
         return PlacedEngine(slot, settings, actor, self._ready[actor])
 
     def has_node(self, slot: EngineSlot) -> bool:
-        """Whether the bundle of an engine that is to be started has a node; see `Reservation.find`."""
+        """Whether the bundle of an engine that is to be started has a node; see `Reservation.find`.
+
+        A bundle with trainer ranks stays where it was: they cannot go on elsewhere.
+        """
+        if self.sleeps(slot):
+            return not self.is_lost(self._reservation.places[slot.bundle].node)
         return self._reservation.find(slot.bundle)
+
+    def node_of(self, actor: Any) -> str | None:
+        """Id of the node of an actor that is on a bundle, and was not ended."""
+        return self._nodes.get(actor)
 
     def is_lost(self, node: str | None) -> bool:
         """Whether a node, by its id, is not there any more. None: it is not known, and not taken for lost."""
         return node is not None and node not in nodes_alive()
 
-    def lost_node(self, slot: EngineSlot | TrainerSlot) -> str:
+    def _lost_node(self, slot: EngineSlot | TrainerSlot) -> str:
         """Says that the node which a slot was on is lost."""
         return f"node {self._reservation.places[slot.bundle].node[:8]} is lost"
 

@@ -11,6 +11,7 @@ import transformers
 
 from actors.batch import GroupRefs
 from actors.blueprint import RankProcess
+from actors.calls import OBJECT_GONE
 from actors.liveness import Heartbeat
 from s2l_ray.config import Config
 from s2l_ray.kinds import Transfer
@@ -98,14 +99,21 @@ class TrainerRank:
             raise RuntimeError(f"trainer rank {self._rank} was used before `build`")
         return self._built
 
-    def fetch(self, step: int, mini_batches: list[list[GroupRefs]]) -> None:
+    def fetch(self, step: int, mini_batches: list[list[GroupRefs]]) -> bool:
         """Get this rank's groups of a step out of the object store, for `update`.
 
         A call of its own: where a rollout is gone, no rank has begun an update in which the others wait for it.
+
+        Returns:
+            Whether they were there.
         """
         begin = time.time()
-        self._groups = [[self._merged(group) for group in batch] for batch in mini_batches]
+        try:
+            self._groups = [[self._merged(group) for group in batch] for batch in mini_batches]
+        except OBJECT_GONE:
+            return False
         self._fetched = self._span("fetch", step, begin, time.time())
+        return True
 
     def update(self, step: int, problems: dict[str, tuple[str, str]]) -> tuple[dict[str, float], list[Span]]:
         """One logical step on what was fetched.

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from actors.batch import StepBatch
-from actors.calls import ANSWER_S, fetch
+from actors.calls import ANSWER_S, RolloutsGoneError, fetch
 from actors.weight_sync import LearnerMember, WeightSync, WeightSyncReport
 from s2l_ray.config import Config
 from s2l_ray.errors import StepTimeoutError
@@ -100,10 +100,12 @@ class TrainerGroup:
         """Metrics of the update, and when every rank did what.
 
         Raises:
-            ObjectGoneError: rollouts of the batch are gone. No rank has begun.
+            RolloutsGoneError: rollouts of the batch are gone. No rank has begun.
         """
         step, shares = batch.split.step, zip(self.ranks, batch.assignment, strict=True)
-        self._get([rank.fetch.remote(step, share) for rank, share in shares], "fetching rollouts for the update")
+        fetches = [rank.fetch.remote(step, share) for rank, share in shares]
+        if not all(self._get(fetches, "fetching rollouts for the update")):
+            raise RolloutsGoneError(f"rollouts of step {step} have gone with the scheduler, or with a node")
         mine = [self._prompts[group.prompt_id] for mini_batch in batch.assignment[0] for group in mini_batch]
         problems = {prompt.id: (prompt.question, prompt.answer) for prompt in mine}
         updates = [rank.update.remote(step, {} if i else problems) for i, rank in enumerate(self.ranks)]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.batch import StepBatch
-from actors.calls import CallLostError, ObjectGoneError, unwrapped
+from actors.calls import CallLostError, ObjectGoneError, RolloutsGoneError, unwrapped
 from actors.liveness import Death, Watch
 from actors.trainer_group import GroupSnapshot, TrainerGroup
 from actors.weight_sync import LearnerMember
@@ -224,10 +224,12 @@ class RecoveringTrainer:
                 self._start_again()
             except (FailureBudgetError, NodeLostError):
                 raise
-            except ObjectGoneError as error:
+            except (RolloutsGoneError, ObjectGoneError) as error:
+                snapshot = "the snapshot that it was to go on from has gone with a node"
+                rollouts = "rollouts that it has to train on once more have gone with the scheduler or a node"
                 raise ActorLostError(
-                    f"{NAME} was started again, but rollouts that it has to train on once more have gone with the "
-                    "scheduler or a node. The same command resumes from the last checkpoint"
+                    f"{NAME} was started again, but {rollouts if isinstance(error, RolloutsGoneError) else snapshot}. "
+                    "The same command resumes from the last checkpoint."
                 ) from error
             except Exception as error:
                 if not isinstance(error, LOSSES) and not is_broken(unwrapped(error)):

@@ -92,6 +92,11 @@ class Workers:
         return any(key[0] == source for key in self._slots)
 
     @property
+    def away(self) -> list[Key]:
+        """Engines whose node is lost, and whose bundle has no other."""
+        return sorted(self._away)
+
+    @property
     def all_engines(self) -> list[PlacedEngine]:
         """Those that are there."""
         return [engine for _, engine in self._engines(self._present)]
@@ -203,6 +208,7 @@ class Workers:
             return
         del (self._present if there else self._starting)[key]
         self._watch.remove(worker.actor)
+        node = node or self._launcher.node_of(worker.actor)
         self._launcher.bury(worker.actor, node)
         if there:
             self._on_lost(key)
@@ -280,41 +286,46 @@ class Workers:
 
     def _launch(self, key: Key) -> bool:
         """Begin to start a worker, if its bundle has a node."""
-        if not self._has_node(key):
-            self._go_without(key)
-            return False
-        self._vacant.pop(key, None)
-        self._away.discard(key)
         deadline = time.monotonic() + self._launcher.start_bound.seconds
         if key in self._slots:
-            engine = self._launcher.launch_engine(self._slots[key])
+            try:
+                engine = self._launcher.launch_engine(self._slots[key])
+            except NodeLostError as error:
+                self._go_without(key, error)
+                return False
             self._starting[key] = Worker(key, engine.actor, engine.ready, deadline, engine)
         elif key == BANK:
             assert self._bank_settings is not None
             self._starting[key] = Worker(key, *self._launcher.launch_bank(self._bank_settings), deadline)
         else:
             self._starting[key] = Worker(key, *self._launcher.launch_verifier(), deadline)
+        self._vacant.pop(key, None)
+        self._away.discard(key)
         return True
 
     def _has_node(self, key: Key) -> bool:
         return key not in self._slots or self._launcher.has_node(self._slots[key])
 
-    def _go_without(self, key: Key) -> None:
+    def _go_without(self, key: Key, error: NodeLostError) -> None:
         """An engine has no node: try again later, if the others of its kind can do its work, or for a time."""
-        now = time.monotonic()
-        since = self._lost_at.setdefault(key, now)
+        now, bound = time.monotonic(), self._launcher.start_bound
+        self._lost_at.setdefault(key, now)
         self._vacant[key] = now + NODE_POLL_S
-        bound = self._launcher.start_bound
-        what = f"{self._launcher.lost_node(self._slots[key])}, and with it {name_of(key)}"
-        others = {other for other in self._slots if other[0] == key[0]} - self._away - {key}
+        what, kind = str(error).partition(". ")[0], [other for other in self._slots if other[0] == key[0]]
+        alone = {*kind} <= {*self._away, key}
         if self._sleeps(key):  # a trainer rank has gone with it
-            raise NodeLostError(f"{what}. {AGAIN}")
-        if not others and now - since > bound.seconds:
+            raise error
+        if alone and now - max(self._lost_at.get(other, now) for other in kind) > bound.seconds:
             raise NodeLostError(f"{what}, the last of its kind; no other node came within {bound.text}. {AGAIN}")
         if key not in self._away:
             self._away.add(key)
-            left = f"{len(others)} {key[0]} engines are left" if others else "none is left, and one is waited for"
-            self._note(f"{what}: {left}. It is started again once there is a node for it")
+            self._note(f"{what}: {self._left(key[0])}. It is started again once there is a node for it")
+
+    def _left(self, kind: str) -> str:
+        left = sum(key[0] == kind for key in (*self._present, *self._starting))
+        if not left:
+            return "none is left, and one is waited for"
+        return f"one {kind} engine is left" if left == 1 else f"{left} {kind} engines are left"
 
     def _sleeps(self, key: Key) -> bool:
         return key in self._slots and self._launcher.sleeps(self._slots[key])

@@ -59,6 +59,8 @@ class Reservation:
         self.group = group
         self.places = list(places)
         self._given = given
+        self._asked: dict[int, tuple[str, ray.ObjectRef]] = {}
+        """By index of a bundle: the node that it was moved to, and the ids of its GPUs there."""
 
     def find(self, bundle: int) -> bool:
         """Whether a bundle's node is there. In place of one that is lost Ray chooses another, if it has room or joins.
@@ -69,13 +71,27 @@ class Reservation:
         place, alive = self.places[bundle], nodes_alive()
         if place.node in alive:
             return True
-        if placement_group_table(self.group)["bundles_to_node_id"].get(place.index) not in alive:
+        node = placement_group_table(self.group)["bundles_to_node_id"].get(place.index)
+        if node not in alive or (gpus := self._gpus_on(node, place.index)) is None:
             return False
-        try:
-            self.places[bundle] = _locate(self.group, [place.index])[0]
-        except PlacementError:  # it is lost again
-            return False
+        self.places[bundle] = Place(place.index, node, gpus)
         return True
+
+    def _gpus_on(self, node: str, index: int) -> tuple[str, ...] | None:
+        """Ids of the GPUs that a bundle of the group has got on another node; None: it has not said so yet."""
+        if not self.group.bundle_specs[index].get("GPU"):
+            return ()
+        if self._asked.get(index, ("", None))[0] != node:
+            self._asked[index] = (node, _ask_gpus(self.group, index))
+        asked = self._asked[index][1]
+        if not ray.wait([asked], timeout=0)[0]:
+            return None
+        del self._asked[index]
+        try:
+            gpus: tuple[str, ...] = ray.get(asked, timeout=PROBE_TIMEOUT_S)
+        except ray.exceptions.RayError:  # the node is lost again
+            return None
+        return gpus
 
     def options(self, slot: Slot, cpus: float, environment: dict[str, str]) -> dict[str, Any]:
         """Ray options that put an actor on its bundle, with its share of the devices and only these visible.
@@ -130,13 +146,13 @@ def reserve(
     asked = [bundle.resources for bundle in bundles]
     if given := get_current_placement_group():
         _check_given(given.bundle_specs, asked)
-        return Reservation(given, _in_physical_order(bundles, _locate(given, range(len(asked)))), given=True)
+        return Reservation(given, _in_physical_order(bundles, _locate(given)), given=True)
     if not may_grow:
         check_cluster(asked)
     group = placement_group(asked, strategy="PACK")
     try:
         _wait(group, asked, timeout_s, on_wait, may_grow)
-        return Reservation(group, _in_physical_order(bundles, _locate(group, range(len(asked)))))
+        return Reservation(group, _in_physical_order(bundles, _locate(group)))
     except BaseException:
         # In a thread: where Ray was ended at the same time, the answer may not come.
         removal = threading.Thread(target=remove_placement_group, args=(group,), daemon=True)
@@ -194,22 +210,21 @@ def _wait(
         on_wait(f"waited {waited:.0f} of {timeout_s:.0f} s for {describe(asked)}; free now: {free}")
 
 
-def _locate(group: PlacementGroup, indices: Sequence[int]) -> list[Place]:
-    """Where these bundles of the group are."""
+def _locate(group: PlacementGroup) -> list[Place]:
+    """Where the bundles of the group are."""
     nodes, bundles = placement_group_table(group)["bundles_to_node_id"], group.bundle_specs
-    probes = {
-        index: _gpu_ids.options(
-            num_gpus=bundles[index]["GPU"],
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
-        ).remote()
-        for index in indices
-        if bundles[index].get("GPU")
-    }
+    probes = {index: _ask_gpus(group, index) for index, bundle in enumerate(bundles) if bundle.get("GPU")}
     try:
         gpus = dict(zip(probes, ray.get(list(probes.values()), timeout=PROBE_TIMEOUT_S), strict=True))
     except ray.exceptions.RayError as error:
         raise PlacementError(f"the reserved bundles did not say which GPUs they hold: {error}") from error
-    return [Place(index, nodes[index], gpus.get(index, ())) for index in indices]
+    return [Place(index, nodes[index], gpus.get(index, ())) for index in range(len(bundles))]
+
+
+def _ask_gpus(group: PlacementGroup, index: int) -> ray.ObjectRef:
+    """Ask a bundle for the ids of its GPUs, of which nothing else is in use."""
+    place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+    return _gpu_ids.options(num_gpus=group.bundle_specs[index]["GPU"], scheduling_strategy=place).remote()
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray has no types

@@ -85,7 +85,9 @@ class RunTracking:
             return cls(NoTracker(), reporter, remember)
         tracking = cls(tracker, reporter, remember)
         try:
-            directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri, ended=None)
+            directory.remember(ended=None)
+            if tracker.run_id is not None:  # else a run that `s2l track` has made stays the run's own
+                directory.remember(mlflow_run_id=tracker.run_id, mlflow_uri=tracker.uri)
             describe(tracker, settings, inputs, bank)
             tracking._extras = extras(settings, directory.path, tracker)
         except BaseException as error:  # nobody else can end it yet

@@ -189,6 +189,25 @@ def test_live_inventory_is_what_ray_has(cluster):
     assert {group.cpus for group in inventory.nodes} == {4}
 
 
+def test_a_bundle_whose_node_is_lost_is_found_on_the_node_that_takes_its_place(cluster):
+    node = cluster.add_node(num_gpus=6, num_cpus=1)
+    reservation = reserve([PlannedBundle(0, tuple(range(6)), {"GPU": 6}), PlannedBundle(1, (0,), {"GPU": 1})], 60)
+    try:
+        large, small = reservation.places
+        assert reservation.find(0) and reservation.find(1)
+        cluster.remove_node(node)
+        until(lambda: not reservation.find(0))
+        assert reservation.find(1) and reservation.places == [large, small]
+        node = cluster.add_node(num_gpus=7, num_cpus=1)
+        until(lambda: reservation.find(0))
+        moved, stayed = reservation.places
+        assert stayed == small and moved.node != large.node
+        assert (moved.index, len(moved.gpus)) == (large.index, 6) and set(moved.gpus) <= set("0123456")
+    finally:
+        reservation.release()
+        cluster.remove_node(node)
+
+
 def test_fixed_nodes_that_are_there_are_planned_for_and_others_refused(cluster, tmp_path):
     there = sorted(live_inventory().nodes, key=lambda node: -node.gpus)
     rows = [{"gpus": node.gpus, "gpu": "logical", "cpus": 4, "memory_gb": node.memory_gb} for node in there]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.calls import ObjectGoneError
+from actors.calls import RolloutsGoneError
 from actors.graph import ActorGraph
 from actors.liveness import Death
 from actors.supervision import Supervision
@@ -120,7 +120,7 @@ def test_rollouts_that_are_gone_are_sampled_again_by_engines_that_are_awake(
 
     def without_rollouts(batch: Any) -> Any:
         if batch is gone:
-            raise ObjectGoneError("the scheduler is gone")
+            raise RolloutsGoneError("rollouts of step 2 have gone")
         return update(batch)
 
     def collect(step: int) -> Any:

@@ -50,9 +50,6 @@ class Launcher:
         self.calls.append("launch bank")
         return Actor("bank", self.calls), None
 
-    def has_node(self, slot: EngineSlot) -> bool:
-        return True
-
     def sleeps(self, slot: EngineSlot) -> bool:
         return False
 
@@ -127,6 +124,9 @@ def test_engines_of_another_phase_are_exchanged_and_weight_syncs_go_to_those_tha
     graph._workers.launch_engines({("learner", 9): EngineSlot("learner", 9, 9, (0, 1), 1.0, 1, "nccl")})
     calls.clear()
     assert graph.differences(needs(), 1) == []
+    graph._workers._away.add(("explorer", 1))
+    assert graph.differences(needs(), 1) == ["explorer engine 1 has no node"]
+    graph._workers._away.clear()
     graph.reconfigure(needs(), 1)
     assert sorted(call for call in calls if call.startswith("stop")) == [f"stop learner {i}" for i in (2, 3, 9)]
     launched = [call for call in calls if call.startswith("launch")]

@@ -98,6 +98,7 @@ class Nodes:
     def __init__(self, lost: set[int], asleep: bool) -> None:
         self.lost, self._asleep = lost, asleep
         self.launched: list[int] = []
+        self.on = "there"
 
     def has_node(self, slot: EngineSlot) -> bool:
         return slot.bundle not in self.lost
@@ -110,13 +111,15 @@ class Nodes:
     def launch_verifier(self) -> tuple[Any, Any]:
         return object(), object()
 
-    def lost_node(self, slot: EngineSlot) -> str:
-        return f"node {slot.bundle} is lost"
+    def node_of(self, actor: Any) -> str:
+        return self.on
 
     def sleeps(self, slot: EngineSlot) -> bool:
         return self._asleep
 
     def launch_engine(self, slot: EngineSlot) -> Any:
+        if not self.has_node(slot):
+            raise NodeLostError(f"node {slot.bundle} is lost, and with it explorer engine {slot.index}. Again.")
         self.launched.append(slot.bundle)
         return PlacedEngine(slot, None, object(), object())
 
@@ -144,8 +147,8 @@ def test_an_engine_whose_node_is_lost_is_started_once_it_has_another(monkeypatch
     away = Away(Nodes({1}, asleep=False), monkeypatch)
     assert away.nodes.launched == [0] and not away.workers.expects("learner")
     assert away.notes == [
-        "node 1 is lost, and with it explorer engine 1: 1 explorer engines are left. It is started again once there "
-        "is a node for it"
+        "node 1 is lost, and with it explorer engine 1: one explorer engine is left. It is started again once there is "
+        "a node for it"
     ]
     away.now += 4.0
     away.nodes.lost.clear()
@@ -158,13 +161,18 @@ def test_an_engine_whose_node_is_lost_is_started_once_it_has_another(monkeypatch
 
 
 def test_the_last_engine_of_its_kind_is_waited_for_within_the_bound_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    away = Away(Nodes({0, 1}, asleep=False), monkeypatch)
-    assert "explorer engine 1: none is left, and one is waited for" in away.notes[1]
+    away = Away(Nodes({1}, asleep=False), monkeypatch)
+    away.now += 3600.0  # an hour without one of them
+    away.nodes.lost.add(0)
+    away.workers.lose(("explorer", 0), "its node died", node="lost")
+    away.workers.fill(devices_free=False)
+    assert "explorer engine 0: none is left, and one is waited for" in away.notes[1]
+    assert away.workers.away == [("explorer", 0), ("explorer", 1)]
     away.now += 29.0
     away.workers.fill(devices_free=False)
     assert away.workers.count("explorer") == 0 and away.workers.has("explorer") and not away.workers.has("learner")
     away.now += 5.0
-    with pytest.raises(NodeLostError, match=r"node 0 is lost, .* no other node came within 30 s .* The same command"):
+    with pytest.raises(NodeLostError, match=r"node . is lost, .* no other node came within 30 s .* The same command"):
         away.workers.fill(devices_free=False)
 
 
@@ -177,10 +185,13 @@ def test_a_process_whose_node_is_lost_has_not_failed(monkeypatch: pytest.MonkeyP
         assert away.notes.pop() == f"{name} is lost and is started again: its node died"
         with pytest.raises(ActorLostError, match=rf"{name} is gone and recovery\.max_restarts is 0\. it crashed"):
             away.workers.lose(key, "it crashed", node="there")
+    away.nodes.on = "lost"  # an engine that has not answered yet says nothing of its node
+    away.workers.lose(("explorer", 0), "it does not start")
+    assert away.notes.pop().startswith("explorer engine 0 is lost and is started again")
 
 
 def test_an_engine_beside_a_rank_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NodeLostError, match=r"node 1 is lost, and with it explorer engine 1\. The same command"):
+    with pytest.raises(NodeLostError, match="node 1 is lost, and with it explorer engine 1"):
         Away(Nodes({1}, asleep=True), monkeypatch)
 
 
@@ -215,6 +226,31 @@ class There:
 
 def request(number: int) -> ExplorerRequest:
     return ExplorerRequest(1, f"p{number}", 2, 0, 0)
+
+
+class Lost:
+    """Rollouts of the first set are gone."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.record = SimpleNamespace(remote=self._record)
+
+    async def _record(self, request: ExplorerRequest, scored: str) -> Receipt:
+        if scored == "set 0":
+            raise ray.exceptions.ObjectLostError("0" * 56, None, "")
+        self.given.append(scored)
+        return Receipt(len(self.given), len(self.given))
+
+
+def test_what_a_lost_node_held_is_missing_from_the_next_bank() -> None:
+    async def story() -> None:
+        client, next_one = BankClient(There()), Lost()
+        for number in range(2):
+            await client.record(request(number), f"set {number}")
+        await client.replace(next_one)
+        assert next_one.given == ["set 1"]
+
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_a_new_bank_gets_what_the_old_one_had_not_written_and_calls_wait_for_it() -> None:

@@ -70,6 +70,8 @@ class Watched:
     def is_lost(self, node: str | None) -> bool:
         return False
 
+    def node_of(self, actor: Any) -> None: ...
+
     def stop(self, actor: Any) -> None:
         self.stopped.append(actor)
 

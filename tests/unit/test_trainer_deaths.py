@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.calls import ObjectGoneError
+from actors.calls import RolloutsGoneError
 from actors.liveness import Death
 from actors.trainer_recovery import RecoveringTrainer
 from s2l_ray.errors import ActorLostError, ConfigError, NodeLostError
@@ -209,12 +209,12 @@ def test_rollouts_that_are_gone_with_the_scheduler_end_the_run_once_they_are_nee
         return ranks
 
     def fetch_nothing() -> tuple[str, ...]:
-        raise ObjectGoneError("the update failed")
+        raise RolloutsGoneError("rollouts of step 5 have gone")
 
     trainer._start = without_rollouts
     with pytest.raises(
         ActorLostError, match="have gone with the scheduler .* resumes from the last checkpoint"
     ) as error:
         trainer.update(batch(6))
-    assert not isinstance(error.value, ObjectGoneError)  # which would be taken for one of the step's own groups
+    assert not isinstance(error.value, RolloutsGoneError)  # which would be taken for one of the step's own groups
     assert trainer.restarts == 1
