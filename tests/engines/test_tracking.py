@@ -616,7 +616,11 @@ def test_a_run_that_was_not_to_be_tracked_is_logged_from_its_files(store, capsys
     log = StepLog(run / "steps.jsonl")
     log.append(step(1))
     assert main(["track", str(run)]) == 0 and "logged 1 step to MLflow at sqlite:///" in capsys.readouterr().out
-    log.append(step(2))  # it was resumed, and not tracked again
+    log.append(step(2))
+    directory = RunDirectory.acquire(settings := load_config(run / "config.yaml", [f"run_dir={run}"]))
+    with RunTracking.open(settings, directory, None, None, SilentReporter()):  # it was resumed, and is not tracked
+        pass
+    directory.close()
     evaluations = {"before": evaluation(0).to_json(), "explorer": None, "after": evaluation(2).to_json(), "during": []}
     (run / "summary.json").write_text(json.dumps({"evaluation": evaluations}))
     assert main(["track", str(run)]) == 0 and "logged 1 step to" in capsys.readouterr().out
