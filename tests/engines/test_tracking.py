@@ -608,7 +608,8 @@ def test_a_nested_run_that_began_without_its_server_is_logged_later(store, monke
     assert main(["track", str(run)]) == 0 and "has everything of run" in capsys.readouterr().out
 
 
-def test_a_run_that_was_not_to_be_tracked_is_logged_from_its_files(store, capsys):
+def test_a_run_that_was_not_to_be_tracked_is_logged_from_its_files(store, capsys, monkeypatch):
+    monkeypatch.setattr("s2l_ray.run.tracking.describe", lambda *_: None)  # of problems and models, which are not there
     run = store / "off"
     run.mkdir()
     keys = "name: off\nmodels: {learner: a, explorer: b}\ndata: {train: x}\ntracking: {enabled: false}\n"
