@@ -129,6 +129,7 @@ class _Ending:
         self.holds = False
         """Whether what is told is raised later, see `held`."""
         self.parting_words = ""
+        self._is_over = False
         self._known = threading.Event()
         self._dropped = threading.Event()
         self._again_at = 0.0
@@ -149,7 +150,8 @@ class _Ending:
         self._again_at = time.monotonic() + AGAIN_S
         if number == signal.SIGHUP:
             _let_go_of_the_terminal()
-        self._known.set()
+        if not self._is_over:  # else this may be in the middle of `over`, which has a lock that this would wait for
+            self._known.set()
         if not self.holds:
             raise self.told
 
@@ -179,6 +181,7 @@ class _Ending:
 
     def over(self) -> None:
         """The command is over."""
+        self._is_over = True
         _Ending.current = None
         self._known.set()
         sys.unraisablehook = self._hook

@@ -250,6 +250,31 @@ def test_how_to_go_on_is_said_also_where_tidying_up_is_cut_short(grace: float, s
     assert ended(process) == (130, "", said + "go on with\n  s2l tune --resume DIR\n")
 
 
+def test_a_signal_in_the_last_moment_of_a_command_ends_it(tmp_path: Path):
+    """Python runs the handler between any two instructions, and the one that is interrupted may have a lock."""
+    text = """
+import signal, sys, threading
+from s2l_ray import cli
+from s2l_ray.commands import doctor
+known = threading.Event.set
+
+def interrupted(event):
+    threading.Event.set = known
+    with event._cond:
+        signal.raise_signal(signal.SIGTERM)
+    known(event)
+
+def work(arguments):
+    print("ready", flush=True)
+    threading.Event.set = interrupted
+    return 0
+
+doctor.run = work
+sys.exit(cli.main(["doctor"]))
+"""
+    assert ended(program(text, tmp_path))[0] == 143
+
+
 def test_a_terminal_that_is_gone_is_not_written_to(tmp_path: Path):
     """As when its window is closed: the terminal's writes fail from then on."""
     ours, theirs = os.openpty()
@@ -265,7 +290,10 @@ def test_a_terminal_that_is_gone_is_not_written_to(tmp_path: Path):
         preexec_fn=ignoring(),
     )
     os.close(theirs)
-    assert os.read(ours, 100).strip() == b"ready"
+    said = b""
+    while not said.endswith(b"\n"):  # a terminal hands a line on in parts; what it has not taken fails once it is gone
+        said += os.read(ours, 100)
+    assert said.strip() == b"ready"
     os.close(ours)
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 129 and (tmp_path / "tidied").exists()
