@@ -319,7 +319,7 @@ class Workers:
             raise NodeLostError(f"{what}, the last of its kind; no other node came within {bound.text}. {AGAIN}")
         if key not in self._away:
             self._away.add(key)
-            self._note(f"{what}: {self._left(key[0])}. It is started again once there is a node for it")
+            self._note(f"{what}: {self._left(key[0])}. The lost engine is started again once there is a node for it")
 
     def _left(self, kind: str) -> str:
         left = sum(key[0] == kind for key in (*self._present, *self._starting))

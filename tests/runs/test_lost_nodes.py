@@ -46,7 +46,7 @@ def test_a_run_goes_on_without_an_explorers_node_and_takes_another_one(
                 training.step()
             records = training.records
     (lost,) = [line for line in notes.notes if "and with it explorer engine" in line]
-    assert ": one explorer engine is left. It is started again once there is a node for it" in lost
+    assert ": one explorer engine is left. The lost engine is started again once there is a node for it" in lost
     assert [record.digest for record in records] == [record["digest"] for record in run.records]
     assert [record.engines["explorer"] for record in records] == [2, 1, 2, 2, 2, 2]
     # No restart is allowed after a failure, and nothing has failed.

@@ -35,6 +35,7 @@ from s2l_ray.rollouts.requests import ExplorerRequest
 from s2l_ray.run.benchmarking import remaining, rounds
 from s2l_ray.statistics import pass_at_k
 from s2l_ray.tasks.data import Problem
+from tests.support.evaluated_runs import run_directory
 from tests.support.paths import SHARED_DATA
 from tests.support.word_models import WORDS, make_model
 
@@ -182,15 +183,6 @@ def test_the_table_shows_1_the_given_k_and_n():
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
-
-
-def run_directory(path: Path, *, trained: bool) -> Path:
-    path.mkdir()
-    (path / "config.yaml").write_text("extends: quickstart\n")
-    if trained:
-        (path / "model").mkdir()
-        (path / "model" / "config.json").write_text("{}")
-    return path
 
 
 def test_models_are_directories_runs_and_parts_of_runs(tmp_path):

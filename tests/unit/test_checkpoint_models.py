@@ -23,15 +23,7 @@ from s2l_ray.tasks.compat import check_models
 from s2l_ray.training.checkpoint import save_checkpoint
 from s2l_ray.training.checkpoint_model import write_checkpoint_model
 from s2l_ray.training.stored_model import StoredTensors
-
-
-def run_directory(path: Path, *, trained: bool) -> Path:
-    path.mkdir()
-    (path / "config.yaml").write_text("extends: quickstart\n")
-    if trained:
-        (path / "model").mkdir()
-        (path / "model" / "config.json").write_text("{}")
-    return path
+from tests.support.evaluated_runs import run_directory
 
 
 def checkpoint_of(run: Path, tensors: dict[str, torch.Tensor], name: str = "step-000020") -> Path:

@@ -147,8 +147,8 @@ def test_an_engine_whose_node_is_lost_is_started_once_it_has_another(monkeypatch
     away = Away(Nodes({1}, asleep=False), monkeypatch)
     assert away.nodes.launched == [0] and not away.workers.expects("learner")
     assert away.notes == [
-        "node 1 is lost, and with it explorer engine 1: one explorer engine is left. It is started again once there is "
-        "a node for it"
+        "node 1 is lost, and with it explorer engine 1: one explorer engine is left. The lost engine "
+        "is started again once there is a node for it"
     ]
     away.now += 4.0
     away.nodes.lost.clear()
